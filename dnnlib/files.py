@@ -1,0 +1,117 @@
+"""Files: written whole or not at all, downloaded once and checked, named by what they contain."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import urllib.parse
+import uuid
+
+import requests
+
+from .util import UserError
+
+REASONS = {
+    errno.ENOSPC: 'the disk is full; free some space and run the same command again',
+    errno.EDQUOT: 'the disk quota is used up; free some space and run the same command again',
+    errno.EACCES: 'no permission to write there; choose another folder',
+    errno.EROFS: 'the file system is read-only; choose another folder',
+    errno.ENOTDIR: 'a part of the path is a file; choose another folder',
+}
+
+
+@contextlib.contextmanager
+def atomic_path(path: str):
+    """Gives a temporary path beside `path`; moves it to `path` on success, removes it on any failure.
+
+    A reader thus sees the old file or the new one, never a half-written one.
+    Raises UserError with the reason and the remedy where the file cannot be written.
+    """
+    temp = f'{path}.{uuid.uuid4().hex[:8]}.tmp'
+    try:
+        yield temp
+        os.replace(temp, path)
+    except requests.RequestException:               # an OSError too, but not one of this disk
+        raise
+    except OSError as err:
+        raise write_error(path, err) from err
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temp)
+
+
+def write_error(path: str, err: OSError) -> UserError:
+    """The `UserError` that says why `path` could not be written and what to do."""
+    return UserError(f'{path}: cannot be written: {REASONS.get(err.errno, err.strerror or str(err))}')
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes `text` to `path`, whole or not at all."""
+    with atomic_path(path) as temp, open(temp, 'w', encoding='utf-8') as f:
+        f.write(text)
+
+
+def sha256_of_file(path: str) -> str:
+    """Hex SHA-256 of the bytes of `path`."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as f:
+        while chunk := f.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def cache_dir(*parts: str) -> str:
+    """Folder for downloads and computed statistics: $KDGAN_CACHE_DIR, else ~/.cache/kdgan; made if it is missing."""
+    root = os.environ.get('KDGAN_CACHE_DIR') or os.path.join(os.path.expanduser('~'), '.cache', 'kdgan')
+    path = os.path.join(root, *parts)
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as err:
+        raise write_error(path, err) from err
+    return path
+
+
+def is_url(text: str) -> bool:
+    """Whether `text` is an http or https address."""
+    return text.startswith(('http://', 'https://'))
+
+
+def download(url: str, sha256: str | None = None, *, what: str, option: str) -> str:
+    """Path of the cached file of `url`, fetched on first use.
+
+    Where no digest is known, the one of the first download is kept beside the file and holds from then on.
+
+    Args:
+        url:    http(s) address.
+        sha256: expected digest in hex; None = not published.
+        what:   what the file is, for the message ("Inception detector").
+        option: the option that takes a local copy instead ("--detector").
+    Raises: UserError when it cannot be had or its digest differs; it says where to put a copy fetched by hand.
+    """
+    name = os.path.basename(urllib.parse.urlparse(url).path)
+    path = os.path.join(cache_dir('downloads'), f'{hashlib.sha256(url.encode()).hexdigest()[:8]}_{name}')
+    if not os.path.isfile(path):
+        _fetch(url, path, what=what, option=option)
+    got = sha256_of_file(path)
+    pin = path + '.sha256'
+    if sha256 is None and os.path.isfile(pin):
+        with open(pin, encoding='utf-8') as f:
+            sha256 = f.read().strip()
+    if sha256 is None:
+        write_text(pin, got + '\n')
+    elif got != sha256:
+        raise UserError(f'{path}: SHA-256 is {got}, expected {sha256}: the copy of {url} is damaged or another file; '
+                        'delete it and try again')
+    return path
+
+
+def _fetch(url: str, path: str, *, what: str, option: str) -> None:
+    try:
+        with requests.get(url, stream=True, timeout=30) as response:
+            response.raise_for_status()
+            with atomic_path(path) as temp, open(temp, 'wb') as f:
+                for chunk in response.iter_content(1 << 20):
+                    f.write(chunk)
+    except requests.RequestException as err:
+        raise UserError(f'{what}: {url} cannot be fetched ({type(err).__name__}); '
+                        f'download it elsewhere and name the file with {option}=FILE, or put it at {path}') from err

@@ -1,0 +1,105 @@
+"""Configuration dictionaries, objects built by name, the log file, and how a user's mistake is reported."""
+
+import contextlib
+import importlib
+import sys
+from typing import Any, Callable
+
+
+class UserError(Exception):
+    """A mistake the user can mend: the message names the file or option, the value and the remedy.
+
+    Programs end with it as one line and exit code 1 (see `user_errors`); it never shows a traceback.
+    """
+
+
+@contextlib.contextmanager
+def user_errors():
+    """Ends the program with one line instead of a traceback on `UserError`, and with code 130 on Ctrl-C."""
+    try:
+        yield
+    except UserError as err:
+        sys.exit(f'Error: {err}')
+    except KeyboardInterrupt:
+        sys.stderr.write('\nInterrupted.\n')
+        sys.exit(130)
+
+
+class EasyDict(dict):
+    """A dictionary whose entries can also be read and written as attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        del self[name]
+
+
+def get_obj_by_name(name: str) -> Any:
+    """'package.module.attribute' -> the object. Raises ImportError or AttributeError if there is none."""
+    module_name, _, attribute = name.rpartition('.')
+    return getattr(importlib.import_module(module_name), attribute)
+
+
+def construct_class_by_name(*args, class_name: str, **kwargs) -> Any:
+    """Calls the class named `class_name` with the other arguments: how a `*_kwargs` entry becomes an object."""
+    return get_obj_by_name(class_name)(*args, **kwargs)
+
+
+def call_func_by_name(*args, func_name: str, **kwargs) -> Any:
+    """Calls the function named `func_name` with the other arguments."""
+    func: Callable = get_obj_by_name(func_name)
+    return func(*args, **kwargs)
+
+
+def format_time(seconds: float) -> str:
+    """Seconds -> '59s', '1m 01s', '1h 02m 03s' or '2d 07h 33m'."""
+    s = round(seconds)
+    minutes, sec = divmod(s, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if s < 60:
+        return f'{s}s'
+    if s < 60 * 60:
+        return f'{minutes}m {sec:02}s'
+    if s < 24 * 60 * 60:
+        return f'{hours}h {minutes:02}m {sec:02}s'
+    return f'{days}d {hours:02}h {minutes:02}m'
+
+
+class Logger:
+    """While open, everything printed also goes to `file_name`, so that a run directory tells its own story."""
+
+    def __init__(self, file_name: str, file_mode: str = 'a'):
+        self.file = open(file_name, file_mode, encoding='utf-8')
+        self.stdout = sys.stdout
+        sys.stdout = self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def write(self, text: str) -> None:
+        self.stdout.write(text)
+        self.file.write(text)
+        self.flush()
+
+    def flush(self) -> None:
+        self.stdout.flush()
+        self.file.flush()
+
+    def isatty(self) -> bool:
+        return self.stdout.isatty()
+
+    def close(self) -> None:
+        if sys.stdout is self:
+            sys.stdout = self.stdout
+        self.file.close()
