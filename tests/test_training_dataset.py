@@ -1,0 +1,256 @@
+"""training/dataset.py: images, labels, subsets, mirroring, workers, and every refusal."""
+
+import io
+import json
+import pickle
+import re
+import zipfile
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from training.dataset import DatasetError, ImageFolderDataset
+
+NAMES = [f'00000/img0000000{i}.png' for i in range(7)]
+CLASSES = [2, 1, 3, 2, 0, 2, 0]
+
+
+def noise(*shape, seed=0):
+    return np.random.RandomState(seed).randint(0, 256, shape, dtype=np.uint8)
+
+
+def encode(picture, **options):
+    buffer = io.BytesIO()
+    (picture if isinstance(picture, PIL.Image.Image) else PIL.Image.fromarray(picture)).save(buffer, 'png', **options)
+    return buffer.getvalue()
+
+
+def write(path, files, comment=None):
+    """A zip or, without that ending, a folder, from {name: bytes}."""
+    if path.suffix == '.zip':
+        with zipfile.ZipFile(path, 'w') as archive:
+            for name, data in files.items():
+                archive.writestr(name, data)
+            archive.comment = comment or b''
+    else:
+        for name, data in files.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(data)
+    return str(path)
+
+
+def make_files(labels=CLASSES, **extra):
+    files = {name: encode(noise(8, 8, 3, seed=i)) for i, name in enumerate(NAMES)}
+    files['dataset.json'] = json.dumps({'labels': None if labels is None else list(zip(NAMES, labels, strict=True)), **extra}).encode()
+    return files
+
+
+@pytest.fixture(params=['data.zip', 'data'])
+def path(tmp_path, request):
+    return write(tmp_path / request.param, make_files())
+
+
+# What is served.
+
+def test_images_and_shapes(path):
+    ds = ImageFolderDataset(path, resolution=8)
+    assert (ds.name, ds.image_shape, ds.num_channels, ds.resolution, len(ds), ds.num_images) == ('data', [3, 8, 8], 3, 8, 7, 7)
+    assert (ds.label_shape, ds.label_dim, ds.has_labels, ds.has_onehot_labels) == ([0], 0, False, False)
+    for i in range(7):
+        image, label = ds[i]
+        np.testing.assert_array_equal(image, noise(8, 8, 3, seed=i).transpose(2, 0, 1))
+        assert image.dtype == np.uint8 and image.flags.writeable and label.shape == (0,) and label.dtype == np.float32
+
+
+def test_class_numbers_become_one_hot(path):
+    ds = ImageFolderDataset(path, use_labels=True)
+    assert (ds.label_shape, ds.label_dim, ds.has_labels, ds.has_onehot_labels) == ([4], 4, True, True)
+    for i, number in enumerate(CLASSES):
+        label = ds[i][1]
+        assert label.dtype == np.float32 and label.tolist() == [float(k == number) for k in range(4)]
+        assert ds.get_details(i) == {'raw_idx': i, 'xflip': False, 'raw_label': number}
+
+
+def test_vectors_stay_as_they_are(tmp_path):
+    vectors = [[0.5, -1.25, i] for i in range(7)]
+    ds = ImageFolderDataset(write(tmp_path / 'x.zip', make_files(vectors)), use_labels=True)
+    assert (ds.label_dim, ds.has_labels, ds.has_onehot_labels) == (3, True, False)
+    assert [ds.get_label(i).tolist() for i in range(7)] == vectors
+
+
+def test_labels_null_means_none(tmp_path):
+    ds = ImageFolderDataset(write(tmp_path / 'x.zip', make_files(None)), use_labels=True)
+    assert not ds.has_labels and ds[0][1].shape == (0,)
+
+
+def test_class_names_and_absent_classes(tmp_path):
+    path = write(tmp_path / 'x.zip', make_files(class_names=['a', 'b', 'c', 'd', 'e']))
+    assert ImageFolderDataset(path).class_names == ['a', 'b', 'c', 'd', 'e']
+    assert ImageFolderDataset(path, use_labels=True).label_dim == 5             # so that it agrees with the rest of its data set
+
+
+def test_class_folders(tmp_path):
+    files = {f'{animal}/{i}.png': encode(noise(8, 8, 3, seed=i)) for animal in ('dog', 'cat') for i in range(2)}
+    ds = ImageFolderDataset(write(tmp_path / 'x', files), use_labels=True)
+    assert ds.class_names == ['cat', 'dog'] and [ds.get_details(i).raw_label for i in range(4)] == [0, 0, 1, 1]
+
+
+def test_the_folders_of_the_format_are_no_classes(tmp_path):
+    files = {f'0000{i}/img0000{i}000.png': encode(noise(8, 8, 3)) for i in range(2)}
+    assert ImageFolderDataset(write(tmp_path / 'x', files)).class_names is None
+
+
+def test_mirrored_images_come_after_the_others(path):
+    ds = ImageFolderDataset(path, xflip=True, use_labels=True)
+    assert len(ds) == 14 and ds.num_images == 7
+    for i in range(7):
+        np.testing.assert_array_equal(ds[7 + i][0], np.flip(noise(8, 8, 3, seed=i), 1).transpose(2, 0, 1))
+        np.testing.assert_array_equal(ds[7 + i][1], ds[i][1])
+        assert ds.get_details(7 + i) == {'raw_idx': i, 'xflip': True, 'raw_label': CLASSES[i]}
+
+
+@pytest.mark.parametrize('max_size, seed, want', [(3, 0, [1, 2, 6]), (5, 1, [0, 1, 2, 4, 6]), (7, 3, range(7)), (99, 3, range(7))])
+def test_subsets(path, max_size, seed, want):
+    """Numbers recorded from the format's other implementations: the same --subset and --seed draw the same images."""
+    ds = ImageFolderDataset(path, max_size=max_size, random_seed=seed, use_labels=True)
+    assert [ds.get_details(i).raw_idx for i in range(len(ds))] == list(want) and ds.label_dim == 4
+    np.testing.assert_array_equal(ds[1][0], noise(8, 8, 3, seed=list(want)[1]).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize('picture, want', [
+    (noise(8, 8), noise(8, 8)[None]),
+    (PIL.Image.fromarray(noise(8, 8) > 127), (noise(8, 8) > 127)[None] * 255),
+    ((noise(8, 8).astype(np.uint16) * 257), noise(8, 8)[None]),
+    (np.dstack([noise(8, 8, 3), np.full([8, 8], 255, np.uint8)]), noise(8, 8, 3).transpose(2, 0, 1)),
+    (PIL.Image.fromarray(np.full([8, 8, 3], [9, 8, 7], np.uint8)).quantize(2), np.full([8, 8, 3], [9, 8, 7]).transpose(2, 0, 1)),
+], ids=['grey', 'bilevel', '16 bit', 'rgba', 'palette'])
+def test_pictures_not_made_by_the_tool(tmp_path, picture, want):
+    ds = ImageFolderDataset(write(tmp_path / 'x.zip', {'a.png': encode(picture)}))
+    assert ds.image_shape == list(want.shape) and ds[0][0].flags.writeable
+    np.testing.assert_array_equal(ds[0][0], want)
+
+
+# Processes.
+
+@pytest.mark.filterwarnings('ignore:This process .* is multi-threaded', 'ignore:This DataLoader will create')  # Python >= 3.12; few cores
+@pytest.mark.parametrize('ending', ['.zip', ''])
+def test_workers_read_what_this_process_reads(tmp_path, ending):
+    """Many large reads: workers that shared one file position would soon disturb each other."""
+    files = {f'{"ab"[i % 2]}/{i}.png': encode(noise(64, 64, 3, seed=i), compress_level=0) for i in range(60)}
+    ds = ImageFolderDataset(write(tmp_path / f'x{ending}', files), use_labels=True, xflip=True)
+    here = [ds[i] for i in range(len(ds))]                                      # the handle is open before the fork
+    for _ in range(3):
+        loader = torch.utils.data.DataLoader(ds, batch_size=2, num_workers=3)
+        images, labels = (torch.cat(parts).numpy() for parts in zip(*loader, strict=True))
+        np.testing.assert_array_equal(images, [image for image, _ in here])
+        np.testing.assert_array_equal(labels, [label for _, label in here])
+
+
+def test_pickled_and_closed(path):
+    ds = ImageFolderDataset(path)
+    image = ds[3][0]
+    ds.close()
+    np.testing.assert_array_equal(ds[3][0], image)                              # opens again
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(ds))[3][0], image)
+    ds.close()
+    ds.close()
+
+
+# Content hash.
+
+def test_content_hash_is_that_of_what_is_served(tmp_path):
+    files = make_files()
+    path = write(tmp_path / 'a.zip', files)
+    plain = ImageFolderDataset(path).content_hash()
+    assert re.fullmatch('[0-9a-f]{64}', plain)
+    assert ImageFolderDataset(write(tmp_path / 'b', files)).content_hash() == plain           # the same as a folder
+    others = [ImageFolderDataset(path, **kwargs).content_hash() for kwargs in
+              [{'use_labels': True}, {'xflip': True}, {'max_size': 3}, {'max_size': 3, 'random_seed': 2}]]
+    files[NAMES[2]] = encode(noise(8, 8, 3, seed=99))
+    others.append(ImageFolderDataset(write(tmp_path / 'c.zip', files)).content_hash())
+    files = {name + '.png' if name == NAMES[6] else name: data for name, data in make_files().items()}
+    others.append(ImageFolderDataset(write(tmp_path / 'd.zip', files)).content_hash())
+    assert len({plain, *others}) == 7
+
+
+# Bad input.
+
+def error(path, read=None, **kwargs):
+    with pytest.raises(DatasetError) as info:
+        ds = ImageFolderDataset(str(path), **kwargs)
+        assert read is not None, 'it should have been refused at once'
+        ds[read]
+    assert '\n' not in str(info.value)
+    return str(info.value)
+
+
+def test_nothing_there(tmp_path):
+    assert re.search('nothing.zip: no such file or folder; check the spelling', error(tmp_path / 'nothing.zip'))
+    assert re.search('empty.zip: no images in it; name a folder or .zip made by', error(write(tmp_path / 'empty.zip', {'a.txt': b'-'})))
+    (tmp_path / 'text.zip').write_bytes(b'hello')
+    assert re.search('text.zip: not a readable zip archive .*; copy or download it again', error(tmp_path / 'text.zip'))
+
+
+def test_mixed_and_non_square_sizes(tmp_path):
+    files = {name: encode(noise(16, 16, 3)) for name in 'abc'}
+    files = {f'{name}.png': data for name, data in files.items()}
+    mixed = write(tmp_path / 'mixed.zip', {**files, 'b.png': encode(noise(16, 20, 3))})
+    assert re.search('mixed.zip: b.png is 20x16 RGB, others are 16x16 RGB; rebuild with dataset_tool.py --width=16 --height=16', error(mixed))
+    grey = write(tmp_path / 'grey.zip', {**files, 'c.png': encode(noise(16, 16))})
+    assert re.search('grey.zip: c.png is 16x16 grey, others are 16x16 RGB; .* --color=rgb', error(grey))
+    wide = write(tmp_path / 'wide.zip', {'a.png': encode(noise(8, 16, 3))})
+    assert re.search('wide.zip: a.png is 16x8 RGB, training needs square images; rebuild .* --transform=center-crop', error(wide))
+    assert re.search('x.zip: images are 8x8, not of resolution 16; .* --width=16', error(write(tmp_path / 'x.zip', make_files()), resolution=16))
+
+
+def test_a_wrong_record_is_found_out_on_reading(tmp_path):
+    """The record vouches for the headers; an archive edited since then still cannot serve a wrong shape."""
+    files = {'a.png': encode(noise(16, 16, 3)), 'b.png': encode(noise(8, 8, 3))}
+    path = write(tmp_path / 'x.zip', files, comment=json.dumps({'tool': 'dataset_tool 1', 'images': 2}).encode())
+    assert re.search('x.zip: b.png is 8x8 RGB, others are 16x16 RGB', error(path, read=1))
+
+
+@pytest.mark.parametrize('ending', ['.zip', ''])
+def test_damaged_images(tmp_path, ending):
+    data = encode(noise(64, 64, 3))
+    path = write(tmp_path / f'cut{ending}', {'a.png': data, 'b.png': data[:6000]})
+    assert re.search(r'cut(.zip)?: b.png is damaged \(.*\); rebuild .* --on-error=skip', error(path, read=1))
+    path = write(tmp_path / f'text{ending}', {'a.png': data, 'b.png': b'hello'})
+    assert re.search(r'text(.zip)?: b.png is damaged', error(path))
+    path = write(tmp_path / f'jpeg{ending}', {'a.png': encode(np.zeros([8, 8, 4], np.uint8))})
+    assert re.search(r'jpeg(.zip)?: a.png has transparent parts; --color=rgb .*; rebuild', error(path, read=0))
+
+
+def test_a_damaged_zip_member(tmp_path):
+    path = tmp_path / 'x.zip'
+    write(path, {'a.png': encode(noise(16, 16, 3))})
+    data = bytearray(path.read_bytes())
+    data[300] ^= 255
+    path.write_bytes(data)
+    assert re.search(r'x.zip: a.png is damaged \(BadZipFile: Bad CRC-32', error(path, read=0))
+    with pytest.raises(DatasetError, match='a.png is damaged'):
+        ImageFolderDataset(str(path)).content_hash()
+
+
+def test_missing_labels(tmp_path):
+    files = make_files()
+    files['dataset.json'] = json.dumps({'labels': [[NAMES[0], 1]]}).encode()
+    message = error(write(tmp_path / 'some.zip', files), use_labels=True)
+    assert re.search(r'some.zip: 6 of 7 images have no label \(00000/img00000001.png, .*7 in all|6 in all.*; dataset.json\)', message)
+    assert '--cond' in message
+    assert len(ImageFolderDataset(str(tmp_path / 'some.zip'))) == 7              # nobody asked for labels
+    del files['dataset.json']
+    message = error(write(tmp_path / 'none.zip', files), use_labels=True)
+    assert re.search(r'none.zip: 7 of 7 images have no label \(.*there is no dataset.json, nor a folder per class\)', message)
+
+
+@pytest.mark.parametrize('content', [b'nonsense', b'{}', b'{"labels": [["00000/img00000000.png", "cat"]]}'])
+def test_bad_dataset_json(tmp_path, content):
+    path = write(tmp_path / 'x.zip', {**make_files(), 'dataset.json': content})
+    assert re.search('x.zip: dataset.json is not of the form .*; correct it or remove it', error(path))
+
+
+def test_a_subset_of_nothing(path):
+    assert re.search('0 images were asked for; ask for 1 to 7', error(path, max_size=0))

@@ -1,0 +1,210 @@
+"""Training images and their labels, from a folder or zip archive as dataset_tool.py makes it."""
+
+import collections
+import hashlib
+import io
+import json
+import os
+import zipfile
+
+import numpy as np
+import PIL.Image
+import pyspng
+import torch
+
+from dnnlib import EasyDict
+
+from .image_convert import UnusableImage, num_channels, to_rgb_or_grey
+from .image_files import DatasetError, ImageFiles, folder_labels, some
+
+__all__ = ['DatasetError', 'ImageFolderDataset']
+
+
+class ImageFolderDataset(torch.utils.data.Dataset):
+    """Square images of one size; item i is (uint8 numpy array [C, H, W], float32 label [label_dim]).
+
+    The images are in plain string order of their names. With `xflip`, item len/2 + i is item i mirrored left to right.
+    Picklable; any number of DataLoader workers may read it.
+
+    Args:
+        path:        folder or .zip archive.
+        resolution:  side that the images must have; None = any.
+        use_labels:  serve labels: class numbers become one-hot, vectors stay as they are. They come from `dataset.json`, or
+                     without one from class folders. Where it says {"labels": null}, `has_labels` is False.
+        max_size:    serve only so many images, drawn by `random_seed`; None = all.
+        xflip:       serve each image a second time, mirrored; doubles the length.
+        random_seed: of the draw for `max_size`.
+    Attributes:
+        name:        name of the folder or archive, without ending.
+        image_shape: [C, H, W], with C = 3 (RGB) or 1 (grey).
+        label_shape: [label_dim]; [0] without labels.
+        class_names: names by label, or None if they are not known; whether or not labels are used.
+        num_images:  images served, mirrored ones not counted.
+    Raises: DatasetError, here or on reading an item, if the images or labels cannot be used.
+    """
+
+    def __init__(self, path: str, resolution: int | None = None, use_labels: bool = False, max_size: int | None = None,
+                 xflip: bool = False, random_seed: int = 0):
+        self.path, self.xflip = path, xflip
+        self.files = ImageFiles(path)
+        name = os.path.basename(os.path.abspath(path))
+        self.name = os.path.splitext(name)[0] if self.files.is_zip else name
+        if not self.files.names:
+            raise DatasetError(f'{path}: no images in it; name a folder or .zip made by dataset_tool.py')
+        self.image_shape = self._find_image_shape()
+        if resolution not in (None, self.resolution):
+            raise DatasetError(f'{path}: images are {self.resolution}x{self.resolution}, not of resolution {resolution}; '
+                               f'rebuild it with dataset_tool.py --width={resolution} --height={resolution}')
+        self._labels, self.class_names = self._load_labels(use_labels)
+        self.has_onehot_labels = self._labels.dtype == np.int64
+        self.label_shape = [self._num_classes()] if self.has_onehot_labels else [self._labels.shape[1]]
+        self._raw_idx = self._draw(max_size, random_seed)
+        self.num_images = len(self._raw_idx)
+        self._content_hash: str | None = None
+
+    @property
+    def num_channels(self) -> int:
+        return self.image_shape[0]
+
+    @property
+    def resolution(self) -> int:
+        return self.image_shape[1]
+
+    @property
+    def label_dim(self) -> int:
+        return self.label_shape[0]
+
+    @property
+    def has_labels(self) -> bool:
+        return self.label_dim > 0
+
+    def __len__(self) -> int:
+        return self.num_images * (2 if self.xflip else 1)
+
+    def __getitem__(self, idx: int) -> tuple[np.ndarray, np.ndarray]:
+        raw_idx, xflip = self._locate(idx)
+        image = self._decode(self.files.names[raw_idx])
+        return (image[:, :, ::-1].copy() if xflip else image), self.get_label(idx)
+
+    def get_label(self, idx: int) -> np.ndarray:
+        """Label of item `idx`: float32 [label_dim]."""
+        label = self._labels[self._locate(idx)[0]]
+        if not self.has_onehot_labels:
+            return label.copy()
+        onehot = np.zeros(self.label_shape, dtype=np.float32)
+        onehot[label] = 1
+        return onehot
+
+    def get_details(self, idx: int) -> EasyDict:
+        """Where item `idx` comes from: raw_idx (its place among all images), xflip, raw_label (class number or vector)."""
+        raw_idx, xflip = self._locate(idx)
+        return EasyDict(raw_idx=raw_idx, xflip=xflip, raw_label=self._labels[raw_idx].copy())
+
+    def content_hash(self) -> str:
+        """Hex SHA-256 of what is served: names, image files, labels and whether mirrored; for caches of anything computed from it."""
+        if self._content_hash is None:
+            names = [self.files.names[i] for i in self._raw_idx]
+            digest = hashlib.sha256(json.dumps([names, self._labels[self._raw_idx].tolist(), self.label_dim, self.xflip]).encode())
+            for name in names:
+                digest.update(hashlib.sha256(self._read(name)).digest())
+            self._content_hash = digest.hexdigest()
+        return self._content_hash
+
+    def close(self) -> None:
+        """Closes the archive in this process; reading opens it again."""
+        self.files.close()
+
+    def _locate(self, idx: int) -> tuple[int, bool]:
+        if not 0 <= idx < len(self):
+            raise IndexError(f'{idx} is not in 0..{len(self) - 1}')
+        return int(self._raw_idx[idx % self.num_images]), bool(idx >= self.num_images)
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return self.files.read(name)
+        except (OSError, RuntimeError, zipfile.BadZipFile) as err:
+            raise self._damaged(name, err) from err
+
+    def _decode(self, name: str) -> np.ndarray:
+        """uint8 [C, H, W] of the shape that all must have."""
+        data = self._read(name)
+        try:
+            image = pyspng.load(data) if _is_plain_png(data) else np.array(to_rgb_or_grey(PIL.Image.open(io.BytesIO(data))))
+        except UnusableImage as err:
+            raise DatasetError(f'{self.path}: {name} {err}; rebuild the data set with dataset_tool.py') from err
+        except Exception as err:                    # decoders raise anything from SyntaxError to struct.error for a damaged file
+            raise self._damaged(name, err) from err
+        image = image.reshape(*image.shape[:2], -1).transpose(2, 0, 1)
+        if list(image.shape) != self.image_shape:
+            raise self._mixed(name, image.shape, self.image_shape)
+        return np.ascontiguousarray(image)
+
+    def _damaged(self, name: str, err: Exception) -> DatasetError:
+        return DatasetError(f'{self.path}: {name} is damaged ({type(err).__name__}: {err}); '
+                            'rebuild the data set with dataset_tool.py, where --on-error=skip leaves such files out')
+
+    def _mixed(self, name: str, shape, others) -> DatasetError:
+        side = 1 << (min(others[1:]).bit_length() - 1)
+        return DatasetError(f'{self.path}: {name} is {_describe(shape)}, others are {_describe(others)}; rebuild with '
+                            f'dataset_tool.py --width={side} --height={side} --transform=center-crop --color={"grey" if others[0] == 1 else "rgb"}')
+
+    def _header_shape(self, name: str) -> tuple[int, int, int]:
+        """(C, H, W) as the file's header has it."""
+        try:
+            with self.files.open(name) as f, PIL.Image.open(f) as img:
+                return num_channels(img.mode), img.height, img.width
+        except Exception as err:                    # see _decode
+            raise self._damaged(name, err) from err
+
+    def _find_image_shape(self) -> list[int]:
+        """[C, H, W] of all images, by their headers; an archive with a record of dataset_tool.py was checked when it was made."""
+        names, record = self.files.names, self.files.record
+        made_by_tool = record.get('images') == len(names) and 'tool' in record
+        shapes = {name: self._header_shape(name) for name in (names[:1] if made_by_tool else names)}
+        common = collections.Counter(shapes.values()).most_common(1)[0][0]
+        for name, shape in shapes.items():
+            if shape != common:
+                raise self._mixed(name, shape, common)
+        if common[1] != common[2]:
+            raise DatasetError(f'{self.path}: {names[0]} is {_describe(common)}, training needs square images; rebuild with '
+                               f'dataset_tool.py --transform=center-crop --width=256 --height=256')
+        return list(common)
+
+    def _load_labels(self, use_labels: bool) -> tuple[np.ndarray, list[str] | None]:
+        """(raw labels: int64 [N] class numbers, or float32 [N, label_dim] with label_dim 0 for none; class names)."""
+        names, (has_file, by_name, class_names) = self.files.names, self.files.load_labels()
+        if not has_file:
+            by_name, class_names = folder_labels(names)
+        if not use_labels or (has_file and not by_name):
+            return np.zeros([len(names), 0], dtype=np.float32), class_names
+        missing = [name for name in names if name not in by_name]
+        if missing:
+            where = 'dataset.json' if has_file else 'there is no dataset.json, nor a folder per class'
+            raise DatasetError(f'{self.path}: {len(missing)} of {len(names)} images have no label ({some(missing, 3)}; {where}); label all of '
+                               'them, or sort the originals into one folder per class and run dataset_tool.py, or leave out --cond')
+        labels = np.array([by_name[name] for name in names])
+        return labels.astype(np.int64 if labels.ndim == 1 else np.float32), class_names
+
+    def _num_classes(self) -> int:
+        """Classes named but absent here count, so that parts of one data set agree."""
+        return max(int(self._labels.max()) + 1, len(self.class_names or []))
+
+    def _draw(self, max_size: int | None, random_seed: int) -> np.ndarray:
+        """Places of the images to serve, ascending."""
+        order = np.arange(len(self.files.names))
+        if max_size is not None and max_size < 1:
+            raise DatasetError(f'{self.path}: {max_size} images were asked for; ask for 1 to {len(order)}')
+        if max_size is not None and max_size < len(order):
+            np.random.RandomState(random_seed).shuffle(order)
+            order = np.sort(order[:max_size])
+        return order
+
+
+def _is_plain_png(data: bytes) -> bool:
+    """Whether it is a PNG with 8-bit RGB or grey and no transparent colour."""
+    signature, depth, color_type = data[:8], data[24:25], data[25:26]
+    return (signature, depth) == (b'\x89PNG\r\n\x1a\n', b'\x08') and color_type in (b'\0', b'\2') and b'tRNS' not in data[:data.find(b'IDAT')]
+
+
+def _describe(shape) -> str:
+    return f'{shape[2]}x{shape[1]} {"grey" if shape[0] == 1 else "RGB"}'

@@ -1,0 +1,150 @@
+"""What dataset_tool.py reads from: folders, zip archives and the CIFAR-10/100 python archives."""
+
+import codecs
+import gzip
+import io
+import os
+import pickle
+import tarfile
+import zlib
+
+import numpy as np
+import PIL.Image
+
+from .image_files import DatasetError, ImageFiles, folder_labels, some
+
+
+def open_source(path: str, split: str | None = None):
+    """The `FileSource` or `CifarSource` of a path.
+
+    Args:
+        path:  folder, .zip archive, or CIFAR python archive (.tar.gz).
+        split: use only the images under this folder of it ('train'); of a CIFAR archive 'train' (default) or 'test'.
+    Raises: DatasetError if there is nothing usable.
+    """
+    if not os.path.exists(path):
+        raise DatasetError(f'--source={path}: no such file or folder; check the spelling (a relative path counts from {os.getcwd()})')
+    if os.path.isfile(path) and path.lower().endswith(('.tar.gz', '.tgz')):
+        return CifarSource(path, split)
+    if os.path.isfile(path) and not path.lower().endswith('.zip'):
+        raise DatasetError(f'--source={path}: cannot read this kind of file; give a folder, a .zip archive, cifar-10-python.tar.gz '
+                           'or cifar-100-python.tar.gz')
+    return FileSource(path, split)
+
+
+class FileSource:
+    """Images of a folder or zip, with labels from `dataset.json`, or else from folder names.
+
+    Attributes (of `CifarSource` too):
+        name:        what to call it in messages and in the record.
+        names:       names of the images: a folder's by path components, a zip's in plain string order.
+        labels:      {name: integer or list of numbers}; images without a label are missing.
+        class_names: list of str, by label, or None.
+        record:      of the images, if they are a data set of dataset_tool.py already; else {}.
+        notes:       what the user should know, one line each.
+    """
+
+    def __init__(self, path: str, split: str | None = None):
+        self.name = os.path.basename(os.path.abspath(path))
+        self.files = ImageFiles(path)
+        self.names = self.files.names if self.files.is_zip else sorted(self.files.names, key=lambda name: name.split('/'))
+        self.record, self.notes = self.files.record, []
+        if self.files.others:
+            endings = sorted({os.path.splitext(name)[1] or name for name in self.files.others})
+            self.notes.append(f'{len(self.files.others)} other files ignored ({some(endings)})')
+        if split is not None:
+            self._select(split)
+        if not self.names:
+            raise DatasetError(f'--source={path}: no images in it; '
+                               + '; '.join(self.notes + ['give a folder or .zip with files such as .jpg or .png']))
+        self._find_labels()
+
+    def _select(self, split: str) -> None:
+        folders = sorted({name.split('/')[0] for name in self.names if '/' in name})
+        self.names = [name for name in self.names if name.startswith(split.strip('/') + '/')]
+        if not self.names:
+            raise DatasetError(f'--split={split}: {self.name} has no images in such a folder; '
+                               + (f'its folders are {some(folders)}' if folders else 'it has no folders: leave --split out'))
+
+    def _find_labels(self) -> None:
+        has_file, self.labels, self.class_names = self.files.load_labels()
+        if has_file:
+            return
+        self.labels, self.class_names = folder_labels(self.names)
+        folders = sorted({name.rpartition('/')[0] for name in self.names})
+        if self.class_names and len(folders) > len(self.class_names):
+            self.notes.append(f'folders of the same name are one class, all are used: {some(folders)}; --split=FOLDER takes one part')
+
+    def load(self, name: str) -> PIL.Image.Image:
+        """The picture as Pillow opens it. Raises whatever Pillow or zipfile raise for a damaged one."""
+        img = PIL.Image.open(io.BytesIO(self.files.read(name)))
+        img.load()
+        return img
+
+    def close(self) -> None:
+        self.files.close()
+
+
+class CifarSource:
+    """The images of a CIFAR python archive in the order of its batches; attributes as of `FileSource`.
+
+    Source: https://www.cs.toronto.edu/~kriz/cifar.html
+    """
+
+    # (file of the class names, its key, key of the labels, {split: files})
+    LAYOUTS = [
+        ('cifar-10-batches-py/batches.meta', 'label_names', 'labels',
+         {'train': [f'cifar-10-batches-py/data_batch_{i}' for i in range(1, 6)], 'test': ['cifar-10-batches-py/test_batch']}),
+        ('cifar-100-python/meta', 'fine_label_names', 'fine_labels',
+         {'train': ['cifar-100-python/train'], 'test': ['cifar-100-python/test']}),
+    ]
+
+    def __init__(self, path: str, split: str | None = None):
+        self.name = os.path.basename(os.path.abspath(path))
+        split = split or 'train'
+        if split not in ('train', 'test'):
+            raise DatasetError(f'--split={split}: {self.name} has the parts train and test')
+        try:
+            with tarfile.open(path, 'r:gz') as archive:
+                self._load(archive, split)
+        except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, zlib.error, gzip.BadGzipFile, tarfile.TarError,
+                pickle.UnpicklingError) as err:
+            raise DatasetError(f'--source={path}: not a readable CIFAR python archive ({type(err).__name__}: {err}); '
+                               'download cifar-10-python.tar.gz or cifar-100-python.tar.gz again, or give a folder or .zip') from err
+        self.record, self.notes = {}, [f'the {split} images are used; --split=train or --split=test chooses']
+
+    def _load(self, archive: tarfile.TarFile, split: str) -> None:
+        members = archive.getnames()
+        layouts = [layout for layout in self.LAYOUTS if layout[0] in members]
+        if not layouts:
+            raise ValueError('it holds neither ' + ' nor '.join(layout[0] for layout in self.LAYOUTS))
+        meta_file, names_key, labels_key, files = layouts[0]
+        batches = [_load_arrays(archive.extractfile(file)) for file in files[split]]
+        self._images = np.concatenate([batch['data'] for batch in batches]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        labels = [label for batch in batches for label in batch[labels_key]]
+        self.names = [f'{split}/{i:05d}' for i in range(len(self._images))]
+        self.labels = {name: int(label) for name, label in zip(self.names, labels, strict=True)}
+        self.class_names = list(_load_arrays(archive.extractfile(meta_file))[names_key])
+
+    def load(self, name: str) -> PIL.Image.Image:
+        return PIL.Image.fromarray(self._images[int(name.split('/')[1])])
+
+    def close(self) -> None:
+        pass
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads pickles of plain values and numpy arrays; any other class is refused, so that no code of the file runs."""
+
+    ALLOWED = {('numpy', '_reconstruct'): np.empty(0).__reduce__()[0], ('numpy', 'ndarray'): np.ndarray, ('numpy', 'dtype'): np.dtype,
+               ('_codecs', 'encode'): codecs.encode}
+
+    def find_class(self, module, name):
+        try:
+            return self.ALLOWED[module.split('.')[0], name]
+        except KeyError:
+            raise pickle.UnpicklingError(f'{module}.{name} does not belong into it') from None
+
+
+def _load_arrays(file) -> dict:
+    return _ArrayUnpickler(file, encoding='latin1').load()          # written by Python 2

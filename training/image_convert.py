@@ -1,0 +1,106 @@
+"""From any picture to the images of a data set: 8-bit RGB or grey, upright, cropped and resized."""
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+
+RESIZE_FILTERS = {'box': PIL.Image.Resampling.BOX, 'lanczos': PIL.Image.Resampling.LANCZOS}
+TRANSFORMS = ('center-crop', 'center-crop-wide')
+
+
+class UnusableImage(ValueError):
+    """Why a picture cannot be used, as half a sentence."""
+
+
+def to_rgb_or_grey(img: PIL.Image.Image, color: str | None = None) -> PIL.Image.Image:
+    """The picture as 8-bit RGB or grey (mode 'RGB' or 'L').
+
+    Palettes become RGB, bilevel becomes grey, 16 bits become the nearest of 8, an alpha channel that hides nothing is dropped.
+    Photos are turned upright by their EXIF orientation. A PNG's is ignored: cameras write none, and converters leave it
+    behind in pictures that they have already turned.
+
+    Args:
+        img:   an opened picture.
+        color: 'rgb' or 'grey' converts to that, with white behind transparent parts; None = as the picture is.
+    Raises: UnusableImage for transparent parts (if color is None) and for pixels of more than 16 bits.
+            Whatever Pillow raises for damaged files.
+    """
+    img.load()
+    if img.format != 'PNG':
+        img = PIL.ImageOps.exif_transpose(img)
+    if img.mode.startswith('I'):
+        img = _from_16_bit(img)
+    elif img.mode == 'F':
+        raise UnusableImage('has floating-point pixels; save it with 8 or 16 bits')
+    if img.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in img.info:
+        img = _without_alpha(img, fill=color is not None)
+    if img.mode == '1':
+        img = img.convert('L')
+    elif img.mode not in ('RGB', 'L'):
+        img = img.convert('RGB')
+    return img.convert({'rgb': 'RGB', 'grey': 'L', None: img.mode}[color])
+
+
+def num_channels(mode: str) -> int:
+    """1 or 3: what `to_rgb_or_grey` makes of Pillow's `mode`."""
+    return 1 if mode in ('1', 'L', 'LA', 'La') or mode.startswith('I') else 3
+
+
+def _from_16_bit(img: PIL.Image.Image) -> PIL.Image.Image:
+    value = np.asarray(img).astype(np.int64)
+    if value.min() < 0 or value.max() > 65535:
+        raise UnusableImage('has 32-bit pixels; save it with 8 or 16 bits')
+    return PIL.Image.fromarray(((value + 128) // 257).astype(np.uint8))         # 65535 = 255 * 257
+
+
+def _without_alpha(img: PIL.Image.Image, fill: bool) -> PIL.Image.Image:
+    grey = img.mode in ('L', 'LA', 'La', '1')
+    img = img.convert('RGBA')
+    if img.getchannel('A').getextrema()[0] < 255:
+        if not fill:
+            raise UnusableImage('has transparent parts; --color=rgb puts white behind them')
+        img = PIL.Image.alpha_composite(PIL.Image.new('RGBA', img.size, 'white'), img)
+    return img.convert('L' if grey else 'RGB')
+
+
+class Resizer:
+    """Crops and resizes; `size_of` tells the result's size without doing it.
+
+    Args:
+        transform:     None: squeeze or stretch to width x height. 'center-crop': the largest centred square, resized.
+                       'center-crop-wide': the round(width * h / w) centre rows of a w x h picture, resized to width x height
+                       and set in the middle of a black width x width square; pictures that this would enlarge are dropped.
+        width, height: pixels; None = the picture's own (only without a transform).
+        resize_filter: 'box' or 'lanczos'.
+    """
+
+    def __init__(self, transform: str | None, width: int | None, height: int | None, resize_filter: str):
+        self.transform, self.width, self.height = transform, width, height
+        self.filter = RESIZE_FILTERS[resize_filter]
+
+    def _wide_rows(self, w: int, h: int) -> int:
+        return round(self.width * h / w)
+
+    def size_of(self, w: int, h: int) -> tuple[int, int] | None:
+        """(width, height) that a w x h picture gets; None if it is dropped as too small."""
+        if self.transform == 'center-crop-wide':
+            small = w < self.width or self._wide_rows(w, h) < self.height
+            return None if small else (self.width, self.width)
+        return self.width or w, self.height or h
+
+    def __call__(self, img: PIL.Image.Image) -> PIL.Image.Image:
+        """The picture, cropped and resized; one that `size_of` calls too small must not be passed."""
+        w, h = img.size
+        if self.transform == 'center-crop-wide':
+            rows = self._wide_rows(w, h)
+            band = self._resize(img.crop((0, (h - rows) // 2, w, (h + rows) // 2)), self.width, self.height)
+            canvas = PIL.Image.new(img.mode, (self.width, self.width))
+            canvas.paste(band, (0, (self.width - self.height) // 2))
+            return canvas
+        if self.transform == 'center-crop':
+            side = min(w, h)
+            img = img.crop(((w - side) // 2, (h - side) // 2, (w + side) // 2, (h + side) // 2))
+        return self._resize(img, self.width or w, self.height or h)
+
+    def _resize(self, img: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
+        return img if img.size == (width, height) else img.resize((width, height), self.filter)

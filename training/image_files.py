@@ -1,0 +1,182 @@
+"""Folders and zip archives of images, listed and read from many processes (`image_files_writer.py` writes them).
+
+Both hold images and one `dataset.json`: {"labels": [["00000/img00000000.png", 3], ...] or null, "class_names": ["airplane", ...]},
+the names only where they are known. A *record* says where the images came from and how they were made. It is not a file among
+the images, because every tool for this format takes each file but `dataset.json` for an image. The record (JSON) is
+
+- of a zip: the archive's comment (`unzip -z data.zip` shows it); it travels with the file;
+- of a folder: the file `FOLDER.source.json` beside it; copy it along when you copy the folder.
+
+Without it nothing but the history is lost.
+"""
+
+import contextlib
+import json
+import os
+import re
+import threading
+import zipfile
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from dnnlib.util import UserError
+
+IMAGE_ENDINGS = ('.avif', '.bmp', '.gif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.pnm', '.ppm',
+                 '.tga', '.tif', '.tiff', '.webp')
+OWN_LAYOUT = re.compile(r'\d{5}/img\d{8}\.png')
+LABELS_FILE = 'dataset.json'
+
+
+class DatasetError(UserError):
+    """Images or labels that cannot be used; the message names the data set, the file and the remedy."""
+
+
+class Labels(NamedTuple):
+    """The labels of a folder or archive; a label is an integer or a list of numbers."""
+    has_file: bool                                  # whether there is a dataset.json at all
+    by_name: dict[str, Any]                         # empty where it says null
+    class_names: list[str] | None                   # by label; None = not known
+
+
+def some(items: list[str], count: int = 6) -> str:
+    """'a, b, c, ... (9 in all)', for messages."""
+    return ', '.join(items[:count]) + (f', ... ({len(items)} in all)' if len(items) > count else '')
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a part of the path is hidden, or of what macOS adds to archives (`__MACOSX/._photo.jpg`)."""
+    return any(part.startswith('.') or part == '__MACOSX' for part in name.split('/'))
+
+
+def record_path(folder: str) -> str:
+    """Where the record of a data set folder lies."""
+    return folder.rstrip('/\\') + '.source.json'
+
+
+class ImageFiles:
+    """Read access to a folder or a zip archive; picklable, and usable in any number of processes and threads.
+
+    Args:
+        path:   folder, searched with its sub-folders, or .zip archive.
+    Attributes:
+        names:  names of the images (known by their endings), as relative paths with '/', in plain string order.
+        others: names of the other files; neither `dataset.json` nor hidden ones.
+        record: the record (see above); {} if there is none.
+    Raises: DatasetError if there is nothing at `path` or it is neither folder nor readable zip.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+        self.is_zip = not os.path.isdir(path)
+        self._handle, self._handle_pid, self._lock = None, None, threading.Lock()
+        if not os.path.exists(path):
+            raise DatasetError(f'{path}: no such file or folder; check the spelling, a relative path counts from {os.getcwd()}')
+        files = sorted(name for name in (self._list_zip() if self.is_zip else self._list_folder()) if not is_hidden(name))
+        self._has_labels_file = LABELS_FILE in files
+        self.names = [name for name in files if name.lower().endswith(IMAGE_ENDINGS)]
+        self.others = [name for name in files if not name.lower().endswith(IMAGE_ENDINGS) and name != LABELS_FILE]
+        self.record = self._load_record()
+
+    def _list_folder(self) -> Iterator[str]:
+        def refuse(err):
+            raise DatasetError(f'{err.filename}: this folder cannot be read ({err.strerror}); correct its permissions')
+        for folder, _, names in os.walk(self.path, onerror=refuse):
+            for name in names:
+                yield os.path.relpath(os.path.join(folder, name), self.path).replace(os.sep, '/')
+
+    def _list_zip(self) -> list[str]:
+        return [info.filename for info in self._zip().infolist() if not info.is_dir()]
+
+    def _zip(self) -> zipfile.ZipFile:
+        """This process's own handle: one shared by forked workers would share its file position."""
+        with self._lock:
+            if self._handle is None or self._handle_pid != os.getpid():
+                try:
+                    self._handle, self._handle_pid = zipfile.ZipFile(self.path), os.getpid()
+                except (OSError, zipfile.BadZipFile) as err:
+                    raise DatasetError(f'{self.path}: not a readable zip archive ({err}); copy or download it again, '
+                                       'or give a folder of images') from err
+            return self._handle
+
+    def _load_record(self) -> dict:
+        if self.is_zip:
+            text = self._zip().comment
+        elif os.path.isfile(record_path(self.path)):
+            with open(record_path(self.path), 'rb') as f:
+                text = f.read()
+        else:
+            text = b''
+        with contextlib.suppress(ValueError):       # another program's comment is not ours to judge
+            record = json.loads(text)
+            return record if isinstance(record, dict) else {}
+        return {}
+
+    def open(self, name: str):
+        """Binary file of one member."""
+        return self._zip().open(name) if self.is_zip else open(os.path.join(self.path, name), 'rb')
+
+    def read(self, name: str) -> bytes:
+        """Bytes of one member, checked against its checksum in a zip. Raises what the file system or zipfile raise."""
+        with self.open(name) as f:
+            return f.read()
+
+    def load_labels(self) -> Labels:
+        """Labels and class names from `dataset.json`.
+
+        Raises: DatasetError if `dataset.json` does not have the form of this format.
+        """
+        if not self._has_labels_file:
+            return Labels(False, {}, None)
+        try:
+            content = json.loads(self.read(LABELS_FILE))
+            by_name = {name.replace('\\', '/'): label for name, label in dict(content['labels'] or {}).items()}
+            class_names = content.get('class_names')
+            _check_labels(by_name, class_names)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as err:
+            raise DatasetError(f'{self.path}: {LABELS_FILE} is not of the form {{"labels": [["name.png", 0], ...]}} or {{"labels": null}} '
+                               f'({type(err).__name__}: {err}); correct it or remove it') from err
+        return Labels(True, by_name, class_names)
+
+    def close(self) -> None:
+        """Closes this process's handle; reading opens it again."""
+        with self._lock:
+            if self._handle is not None and self._handle_pid == os.getpid():
+                self._handle.close()
+            self._handle = None
+
+    def __getstate__(self):
+        return dict(self.__dict__, _handle=None, _handle_pid=None, _lock=None)
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, _lock=threading.Lock())
+
+
+def _check_labels(by_name: dict, class_names) -> None:
+    kinds = set()
+    for name, label in by_name.items():
+        if type(label) is int and label >= 0:
+            kinds.add('a class number')
+        elif isinstance(label, list) and all(type(value) in (int, float) for value in label):
+            kinds.add(f'a list of {len(label)}')
+        else:
+            raise TypeError(f'the label of {name} is {label!r}, neither a class number nor a list of numbers')
+        if len(kinds) > 1:
+            raise TypeError(f'the label of {name} is {label!r}, others are of another kind: {" and ".join(sorted(kinds))}')
+    if class_names is not None and not (isinstance(class_names, list) and all(isinstance(name, str) for name in class_names)):
+        raise TypeError('class_names is not a list of names')
+
+
+def folder_labels(names: list[str]) -> tuple[dict[str, int], list[str] | None]:
+    """Labels from folder names: ({name: label}, class names), or ({}, None) unless all images lie in two or more such folders.
+
+    The class of an image is the last folder of its path (`train/airplane/1.jpg` -> airplane); labels follow the sorted class names.
+    The folders of this format itself (`00003/img00003141.png`) are none.
+    """
+    if all(OWN_LAYOUT.fullmatch(name) for name in names):
+        return {}, None
+    folders = {name: name.split('/')[-2] for name in names if '/' in name}
+    class_names = sorted(set(folders.values()))
+    if len(folders) < len(names) or len(class_names) < 2:
+        return {}, None
+    number = {class_name: i for i, class_name in enumerate(class_names)}
+    return {name: number[folder] for name, folder in folders.items()}, class_names

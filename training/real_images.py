@@ -1,0 +1,172 @@
+"""An endless source of real images whose order depends on nothing but the seed and the number of images seen."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from dnnlib import UserError
+
+CHUNK = 256                                         # images that the host holds while it fills the device's memory
+
+
+class RealBatch(NamedTuple):
+    """Real images as the networks take them, on the device."""
+    img: torch.Tensor                               # float32 [B, C, H, W] in [-1, 1]
+    c: torch.Tensor                                 # float32 [B, c_dim]
+    idx: torch.Tensor                               # int64 [B], item of the data set; a mirrored image is an item of its own
+
+
+class ImageOrder:
+    """Which item is the k-th image of a run: item `permutation(seed, k // n)[k % n]`, one permutation of all n items per pass."""
+
+    def __init__(self, num_items: int, seed: int = 0):
+        self.num_items, self.seed = num_items, seed
+        self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
+
+    def permutation(self, epoch: int) -> np.ndarray:
+        """int64 [n], the order of pass number `epoch`; the last one asked for is kept."""
+        if epoch != self._epoch:
+            digest = hashlib.sha256(f'{self.seed}/{epoch}'.encode()).digest()
+            self._epoch, self._permutation = epoch, np.random.RandomState(np.frombuffer(digest, '<u4')).permutation(self.num_items)
+        return self._permutation
+
+    def items(self, start: int, count: int) -> np.ndarray:
+        """int64 [count]: the items at positions start, start + 1, ..."""
+        parts = []
+        while count > 0:
+            epoch, offset = divmod(start, self.num_items)
+            parts.append(self.permutation(epoch)[offset:offset + count])
+            start, count = start + len(parts[-1]), count - len(parts[-1])
+        return np.concatenate(parts)
+
+
+class RealImages:
+    """Batches of real images for one rank; `batch(cur_nimg)` gives images cur_nimg + rank * batch_size and the following.
+
+    A data set that fits is decoded once and kept as uint8 on the device; a larger one is streamed by worker processes. The
+    batches are the same. Nothing needs to be saved to resume: asking for another position than the next one just goes there.
+
+    Args:
+        dataset:         items (uint8 [C, H, W], float32 [c_dim]); `num_images`, and `xflip`, whereby item num_images + i is
+                         item i mirrored; as `ImageFolderDataset` has them.
+        batch_size:      images per batch of this rank.
+        device:          where the batches go.
+        rank, num_ranks: which part of the images of a step is this rank's, and of how many.
+        seed:            of the order; the same on all ranks.
+        num_workers:     processes that stream; 0 = this one.
+        memory_limit_gb: keep the decoded images if they take no more; None = a quarter of the free GPU memory, or 2 GB of
+                         the host's; 0 = always stream.
+    Attributes:
+        in_memory: whether the images are kept.
+    Raises: UserError, here or from `batch`, if an image cannot be read.
+    """
+
+    def __init__(self, dataset, batch_size: int, device, rank: int = 0, num_ranks: int = 1, seed: int = 0, num_workers: int = 2,
+                 memory_limit_gb: float | None = None):
+        self.dataset, self.batch_size, self.device = dataset, batch_size, torch.device(device)
+        self.offset, self.stride = rank * batch_size, num_ranks * batch_size
+        self.order = ImageOrder(len(dataset), seed)
+        self.num_workers = num_workers
+        size_gb = dataset.num_images * int(np.prod(dataset.image_shape)) / 1e9
+        self.in_memory = size_gb <= (_default_limit_gb(self.device) if memory_limit_gb is None else memory_limit_gb)
+        self._kept = _load_all(dataset, self.device) if self.in_memory else None
+        self._stream, self._stream_nimg = None, -1
+
+    def batch(self, cur_nimg: int) -> RealBatch:
+        """This rank's part of the step that begins after `cur_nimg` images, all ranks counted."""
+        if self._kept is not None:
+            return self._pick(torch.from_numpy(self.order.items(cur_nimg + self.offset, self.batch_size)))
+        if cur_nimg != self._stream_nimg:
+            self._stream = iter(self._loader(cur_nimg))
+        item = next(self._stream)
+        if isinstance(item, UserError):
+            self.close()
+            raise item
+        self._stream_nimg = cur_nimg + self.stride
+        img, c, idx = item
+        return RealBatch(_to_float(self._move(img)), self._move(c), self._move(idx))
+
+    def close(self) -> None:
+        """Ends the worker processes; `batch` starts them again."""
+        self._stream, self._stream_nimg = None, -1
+
+    def _move(self, x: torch.Tensor) -> torch.Tensor:
+        """Without waiting for the device."""
+        if self.device.type == 'cuda' and not x.is_pinned():
+            x = x.pin_memory()
+        return x.to(self.device, non_blocking=True)
+
+    def _pick(self, idx: torch.Tensor) -> RealBatch:
+        images, labels = self._kept
+        idx = self._move(idx)
+        raw_idx = idx % self.dataset.num_images
+        img = images.index_select(0, raw_idx)
+        if self.dataset.xflip:
+            mirrored = (idx >= self.dataset.num_images).view(-1, 1, 1, 1)
+            img = torch.where(mirrored, img.flip(3), img)
+        return RealBatch(_to_float(img), labels[raw_idx], idx)
+
+    def _loader(self, cur_nimg: int) -> torch.utils.data.DataLoader:
+        return torch.utils.data.DataLoader(
+            _Items(self.dataset), batch_sampler=_Steps(self.order, cur_nimg + self.offset, self.batch_size, self.stride),
+            num_workers=self.num_workers, collate_fn=_collate, pin_memory=self.device.type == 'cuda',
+            generator=torch.Generator(),            # or else each start of the workers would draw from torch's global generator
+        )
+
+
+class _Steps:
+    """The items of one step after the other, for ever."""
+
+    def __init__(self, order: ImageOrder, start: int, batch_size: int, stride: int):
+        self.order, self.start, self.batch_size, self.stride = order, start, batch_size, stride
+
+    def __iter__(self) -> Iterator[list[int]]:
+        position = self.start
+        while True:
+            yield self.order.items(position, self.batch_size).tolist()
+            position += self.stride
+
+
+class _Items(torch.utils.data.Dataset):
+    """(image, label, index), or the `UserError` itself, which would lose its one line in being raised across processes."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __getitem__(self, idx: int):
+        try:
+            return *self.dataset[idx], idx
+        except UserError as err:
+            return err
+
+
+def _collate(items: list):
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+    imgs, labels, idxs = zip(*items, strict=True)
+    return torch.from_numpy(np.stack(imgs)), torch.from_numpy(np.stack(labels)), torch.tensor(idxs)
+
+
+def _to_float(img_uint8: torch.Tensor) -> torch.Tensor:
+    return img_uint8.to(torch.float32).div_(127.5).sub_(1)
+
+
+def _default_limit_gb(device: torch.device) -> float:
+    if device.type == 'cuda':
+        return torch.cuda.mem_get_info(device)[0] / 4e9
+    return 2.0
+
+
+def _load_all(dataset, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(uint8 [N, C, H, W], float32 [N, c_dim]) of all images, not mirrored, on the device."""
+    images = torch.empty([dataset.num_images, *dataset.image_shape], dtype=torch.uint8, device=device)
+    labels = torch.empty([dataset.num_images, dataset.label_dim], device=device)
+    for start in range(0, dataset.num_images, CHUNK):
+        items = [dataset[i] for i in range(start, min(start + CHUNK, dataset.num_images))]
+        images[start:start + CHUNK] = torch.from_numpy(np.stack([img for img, _ in items]))
+        labels[start:start + CHUNK] = torch.from_numpy(np.stack([label for _, label in items]))
+    return images, labels
