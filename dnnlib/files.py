@@ -30,6 +30,7 @@ def atomic_path(path: str):
     temp = f'{path}.{uuid.uuid4().hex[:8]}.tmp'
     try:
         yield temp
+        os.chmod(temp, 0o666 & ~_umask())           # some writers make private files
         os.replace(temp, path)
     except requests.RequestException:               # an OSError too, but not one of this disk
         raise
@@ -38,6 +39,12 @@ def atomic_path(path: str):
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temp)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_error(path: str, err: OSError) -> UserError:

@@ -1,0 +1,1 @@
+"""Knowledge distillation from a vision-language teacher into the discriminator (KD-DLGAN, CVPR 2023)."""

@@ -1,0 +1,32 @@
+"""The two settings of knowledge distillation: as the paper prints it, and as the authors released it."""
+
+from typing import NamedTuple
+
+
+class Preset(NamedTuple):
+    """Defaults of the --kd-... options."""
+    weight_agkd: float          # factor on AGKD, once per pass
+    weight_cgkd: float
+    weight_pd: float            # factor on pairwise diversity
+    p: float                    # probability of aggregation
+    distance: str               # 'l1', or 'l2': Euclidean in AGKD, squared in CGKD
+    reduction: str              # of CGKD over the batch: 'mean' or 'sum'
+    samples: str                # CGKD on 'fake' or 'both'
+    head: str                   # a key of heads.HEADS
+    view: str                   # what the teacher sees: 'clean', or 'augmented' as D does
+    teacher_input: str          # 'clip' = CLIP's own preprocessing; 'raw' = nearest neighbours, values left in [-1, 1]
+    pd: str                     # diversity: 'off', on the 'student' rows in the D step, or through the 'generator' in the G step
+    texts: str                  # see prompts.resolve_texts
+    warmup: float               # kimg over which the weights grow from zero
+
+
+PRESETS = {
+    # Formulas of the paper with the gradient scale of the released weights: 0.44 * (L1 summed over 512) ~ 10 * Euclidean / sqrt(512).
+    # Diversity as printed trains nothing (teacher, texts and G are fixed in the D step): it is read on the student's rows.
+    'paper': Preset(weight_agkd=0.44, weight_cgkd=10, weight_pd=0.1, p=0.7, distance='l1', reduction='mean', samples='fake', head='linear',
+                    view='clean', teacher_input='clip', pd='student', texts='auto', warmup=0),
+    # github.com/cuikaiwen18/KD_DLGAN, with the slips that change its result: raw teacher input, aggregation always on, CGKD summed
+    # over the batch and on reals too, the CIFAR-10 texts whatever the data. Its diversity is a constant and only logged.
+    'released': Preset(weight_agkd=10, weight_cgkd=10, weight_pd=0, p=1, distance='l2', reduction='sum', samples='both', head='released',
+                       view='augmented', teacher_input='raw', pd='off', texts='released', warmup=0),
+}

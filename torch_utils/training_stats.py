@@ -1,0 +1,105 @@
+"""Statistics of named numbers during training, accumulated on their own device and read once in a while.
+
+`report()` costs a few small tensor operations and never waits for the device. A `Collector` gives count, mean and standard
+deviation of what was reported since its last update, over all processes.
+"""
+
+import re
+
+import torch
+import torch.distributed as dist
+
+_moments: dict[str, dict[torch.device, torch.Tensor]] = {}      # name -> device -> [count, sum, sum of squares] since the start
+
+
+def report(name, value):
+    """Adds the elements of `value` (number, list or tensor) to the statistic `name`; returns `value`.
+
+    In a distributed run every process must report the same names.
+    """
+    elems = torch.as_tensor(value).detach().flatten()
+    # MPS has no float64
+    elems = elems.to(torch.float32 if elems.device.type == 'mps' else torch.float64)
+    moments = torch.stack([torch.ones_like(elems).sum(), elems.sum(), elems.square().sum()])
+    per_device = _moments.setdefault(name, {})
+    if elems.device in per_device:
+        per_device[elems.device] += moments
+    else:
+        per_device[elems.device] = moments
+    return value
+
+
+def running_moments(name, device):
+    """[count, sum, sum of squares] of `name` on this process since the start, on `device` (zeros if nothing was reported there).
+
+    For rules that follow a statistic without waiting for the device. The result is a copy.
+    """
+    moments = _moments.get(name, {}).get(torch.device(device))
+    return torch.zeros([3], dtype=torch.float64, device=device) if moments is None else moments.clone()
+
+
+class Collector:
+    """Reads the statistics whose name matches `regex` wholly.
+
+    Args:
+        keep_previous: where nothing was reported between two updates, keep the numbers from before; False = forget them.
+    """
+
+    def __init__(self, regex='.*', keep_previous=True):
+        self.regex = re.compile(regex)
+        self.keep_previous = keep_previous
+        self._seen = {}         # name -> moments at the last update
+        self._current = {}      # name -> moments between the last two updates
+        self.update()
+        self._current.clear()
+
+    def names(self):
+        """Names of all matching statistics reported so far."""
+        return [name for name in _moments if self.regex.fullmatch(name)]
+
+    def update(self):
+        """Takes what was reported since the last update. Waits for the devices; all processes must call it."""
+        if not self.keep_previous:
+            self._current.clear()
+        names = self.names()
+        total = _sum_over_processes(names)
+        for name, moments in zip(names, total, strict=True):
+            delta = moments - self._seen.get(name, torch.zeros_like(moments))
+            self._seen[name] = moments
+            if delta[0] != 0:
+                self._current[name] = delta
+
+    def num(self, name):
+        """Number of elements."""
+        return int(self._get(name)[0])
+
+    def mean(self, name):
+        """Mean, NaN if there is none."""
+        count, total, _ = self._get(name)
+        return float(total / count)
+
+    def std(self, name):
+        """Standard deviation (of the population), NaN if there are no elements."""
+        count, total, squares = self._get(name)
+        mean = total / count
+        return float((squares / count - mean.square()).clamp(min=0).sqrt())
+
+    def as_dict(self):
+        """{name: {'num', 'mean', 'std'}} of all matching statistics."""
+        return {name: dict(num=self.num(name), mean=self.mean(name), std=self.std(name)) for name in self.names()}
+
+    def _get(self, name):
+        return self._current.get(name, torch.zeros([3], dtype=torch.float64))
+
+
+def _sum_over_processes(names):
+    """[len(names), 3] float64 on the CPU: moments since the start, summed over devices and processes."""
+    if not names:
+        return torch.zeros([0, 3], dtype=torch.float64)
+    total = torch.stack([sum(m.to('cpu', torch.float64) for m in _moments[name].values()) for name in names])
+    if dist.is_available() and dist.is_initialized():
+        device = torch.device('cuda', torch.cuda.current_device()) if dist.get_backend() == 'nccl' else torch.device('cpu')
+        total = total.to(device)
+        dist.all_reduce(total)
+        total = total.cpu()
+    return total

@@ -1,0 +1,180 @@
+"""The StyleGAN2 loss: non-saturating logistic loss, R1, path length regularisation, style mixing, and room for further terms."""
+
+import math
+
+import torch
+from torch.nn.functional import softplus
+
+from torch_utils import training_stats
+from torch_utils.ops.conv2d_gradfix import no_weight_gradients
+
+from .loss_terms import Step
+
+PHASES = ('Gmain', 'Greg', 'Gboth', 'Dmain', 'Dreg', 'Dboth')
+
+
+class StyleGAN2Loss:
+    """Accumulates the gradients of one phase (StyleGAN2, Karras et al., CVPR 2020; R1: Mescheder et al., ICML 2018).
+
+    Args:
+        device:            of the networks.
+        G_mapping, G_synthesis, D: networks; the one that a phase trains must require gradients, the other must not.
+        augment_pipe:      applied to every image that D sees; None = none.
+        style_mixing_prob: probability that a batch mixes the latents of two z.
+        r1_gamma:          weight of the gradient penalty, gamma / 2 * |grad D|^2; 0 = none.
+        pl_batch_shrink:   path length is computed on this fraction of the batch.
+        pl_decay:          decay of the running mean of path lengths.
+        pl_weight:         weight of path length regularisation; 0 = none.
+        terms:             {name: `Term`} of further methods.
+    """
+
+    def __init__(self, device, G_mapping, G_synthesis, D, augment_pipe=None, style_mixing_prob=0.9, r1_gamma=10, pl_batch_shrink=2,
+                 pl_decay=0.01, pl_weight=2, terms=None):
+        self.G_mapping = G_mapping
+        self.G_synthesis = G_synthesis
+        self.D = D
+        self.augment_pipe = augment_pipe
+        self.style_mixing_prob = style_mixing_prob
+        self.r1_gamma = r1_gamma
+        self.pl_batch_shrink = pl_batch_shrink
+        self.pl_decay = pl_decay
+        self.pl_weight = pl_weight
+        self.pl_mean = torch.zeros([], device=device)
+        self.terms = torch.nn.ModuleDict(terms or {})
+
+    def state_dict(self):
+        """Everything here that changes during training, as tensors by name."""
+        return {'pl_mean': self.pl_mean, **{f'terms.{name}': value for name, value in self.terms.state_dict().items()}}
+
+    def load_state_dict(self, state):
+        self.pl_mean.copy_(state['pl_mean'])
+        self.terms.load_state_dict({name.removeprefix('terms.'): value for name, value in state.items() if name.startswith('terms.')})
+
+    def start_step(self, cur_nimg):
+        """Before the micro-batches of an optimiser step."""
+        for term in self.terms.values():
+            term.start_step(cur_nimg)
+
+    def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, gain, real_idx=None):
+        """Adds the gradients of a phase to `.grad` of the network it trains.
+
+        Args:
+            phase:    one of PHASES; '...both' = main and regularisation in one pass.
+            real_img: [N, C, H, W] in [-1, 1].
+            real_c, gen_c: [N, c_dim].
+            gen_z:    [N, z_dim].
+            gain:     factor on the loss, the interval of a lazy regularisation.
+            real_idx: [N] numbers of the images, for terms that keep something per image; None = unknown.
+        """
+        if phase not in PHASES:
+            raise ValueError(f'phase is {phase!r}, it must be one of {", ".join(PHASES)}')
+        main, reg = not phase.endswith('reg'), not phase.endswith('main')
+        if phase[0] == 'G':
+            if main:
+                self._g_main(Step(real_img, real_c, real_idx, None, gen_c), gen_z, gain)
+            if reg and self.pl_weight != 0:
+                self._g_reg(gen_z, gen_c, gain)
+        else:
+            reg = reg and self.r1_gamma != 0
+            step = Step(real_img.detach().requires_grad_(reg), real_c, real_idx, None, gen_c)
+            if main:
+                self._d_main(step, gen_z, gain, reg)
+            elif reg:
+                self._d_real(step, gain, main=False, reg=True)
+
+    # -- the two networks
+
+    def run_G(self, z, c):
+        """-> gen_img, ws."""
+        ws = self.G_mapping(z, c)
+        if self.style_mixing_prob > 0:
+            num_ws = ws.shape[1]
+            cutoff = 1 + (torch.rand([], device=ws.device) * (num_ws - 1)).floor()
+            cutoff = torch.where(torch.rand([], device=ws.device) < self.style_mixing_prob, cutoff, num_ws)
+            other = self.G_mapping(torch.randn_like(z), c, skip_w_avg_update=True)
+            ws = torch.where(torch.arange(num_ws, device=ws.device)[None, :, None] < cutoff, ws, other)
+        return self.G_synthesis(ws), ws
+
+    def augment(self, img):
+        return img if self.augment_pipe is None else self.augment_pipe(img)
+
+    def run_D(self, step, img, c):
+        """Puts the logits (and the features, if a term may want them) of augmented images into the record; -> logits."""
+        if len(self.terms) > 0:
+            step.logits, step.features = self.D(img, c, return_features=True)
+        else:
+            step.logits = self.D(img, c)
+        return step.logits
+
+    # -- the phases
+
+    def _g_main(self, step, gen_z, gain):
+        """Non-saturating logistic loss, -log sigmoid(D(G(z)))."""
+        step.gen_img, _ws = self.run_G(gen_z, step.gen_c)
+        logits = self.run_D(step, self.augment(step.gen_img), step.gen_c)
+        report_logits('fake', logits)
+        loss = training_stats.report('Loss/G/loss', softplus(-logits))
+        (loss.mean() + self._terms('g_main', step)).mul(gain).backward()
+
+    def _g_reg(self, gen_z, gen_c, gain):
+        """Path length regularisation (StyleGAN2, equation 4)."""
+        n = max(gen_z.shape[0] // self.pl_batch_shrink, 1)
+        gen_img, ws = self.run_G(gen_z[:n], gen_c[:n])
+        noise = torch.randn_like(gen_img) / math.sqrt(gen_img[0, 0].numel())
+        with no_weight_gradients():
+            grads, = torch.autograd.grad((gen_img * noise).sum(), ws, create_graph=True)
+        lengths = grads.square().sum(2).mean(1).sqrt()
+        pl_mean = self.pl_mean.lerp(lengths.mean(), self.pl_decay)      # not detached: the mean, too, is moved towards the lengths
+        self.pl_mean.copy_(pl_mean.detach())
+        penalty = training_stats.report('Loss/pl_penalty', (lengths - pl_mean).square())
+        loss = training_stats.report('Loss/G/reg', penalty * self.pl_weight)
+        loss.mean().mul(gain).backward()
+
+    def _d_main(self, step, gen_z, gain, reg):
+        """Logistic loss in two backward passes, fakes and then reals, so that one graph is alive at a time."""
+        with torch.no_grad():
+            step.gen_img, _ws = self.run_G(gen_z, step.gen_c)
+            step.gen_aug = self.augment(step.gen_img)
+        step.real_aug = self.augment(step.real_img)
+        for term in self.terms.values():
+            term.prepare(step)
+        logits = self.run_D(step, step.gen_aug, step.gen_c)
+        report_logits('fake', logits)
+        loss_fake = softplus(logits)
+        (loss_fake.mean() + self._terms('d_fake', step)).mul(gain).backward()
+        self._d_real(step, gain, main=True, reg=reg, loss_fake=loss_fake.detach())
+
+    def _d_real(self, step, gain, main, reg, loss_fake=None):
+        if step.real_aug is None:
+            step.real_aug = self.augment(step.real_img)
+        logits = self.run_D(step, step.real_aug, step.real_c)
+        report_logits('real', logits)
+        loss = 0
+        if main:
+            loss_real = softplus(-logits)
+            training_stats.report('Loss/D/loss', loss_fake + loss_real)
+            loss = loss_real.mean() + self._terms('d_real', step)
+        if reg:
+            loss = loss + self._r1(step.real_img, logits).mean()
+        loss.mul(gain).backward()
+
+    def _r1(self, real_img, logits):
+        """Zero-centred gradient penalty, through the augmentation to the clean image. -> [N]."""
+        with no_weight_gradients():
+            grads, = torch.autograd.grad(logits.sum(), real_img, create_graph=True)
+        penalty = training_stats.report('Loss/r1_penalty', grads.square().sum([1, 2, 3]))
+        return training_stats.report('Loss/D/reg', penalty * (self.r1_gamma / 2))
+
+    def _terms(self, hook, step):
+        """Sum of what the terms give for a hook: what is reported is what is added."""
+        total = 0
+        for term in self.terms.values():
+            for name, value in getattr(term, hook)(step).items():
+                total = total + training_stats.report(f'Loss/{name}', value).mean()
+        return total
+
+
+def report_logits(kind, logits):
+    """`Loss/scores/...` = D's confidence, `Loss/signs/...` = the fraction it takes for real minus the rest (what ADA follows)."""
+    training_stats.report(f'Loss/scores/{kind}', logits)
+    training_stats.report(f'Loss/signs/{kind}', logits.sign())

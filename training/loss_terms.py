@@ -1,0 +1,50 @@
+"""What a method has to be to take part in training, and the record of a step that it sees."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Step:
+    """One micro-batch of a training step. `real_*` and `gen_*` rows are paired by position.
+
+    In the D step the fakes carry no gradient to G; in the G step they do.
+    """
+    real_img: torch.Tensor                      # [N, C, H, W] in [-1, 1], before augmentation
+    real_c: torch.Tensor                        # [N, c_dim]
+    real_idx: torch.Tensor | None               # [N] int64: number of the image in the data set, its mirror image counted apart
+    gen_img: torch.Tensor                       # [N, C, H, W]
+    gen_c: torch.Tensor
+    real_aug: torch.Tensor | None = None        # what D is fed: the images after augmentation (D step)
+    gen_aug: torch.Tensor | None = None
+    logits: torch.Tensor | None = None          # [N, 1] of the pass at hand
+    features: Any = None                        # `DiscriminatorFeatures` of the pass at hand
+    notes: dict = field(default_factory=dict)   # what a term wants to keep from one hook to the next
+
+
+class Term(torch.nn.Module):
+    """Base class of a method that adds to the D step or the G step; all hooks are optional.
+
+    Parameters are trained by D's optimiser, buffers are part of the training state. A hook returns {name: value}: each value
+    is a loss per sample [N] or a scalar, its weight included; it is reported as `Loss/{name}` and added to the loss.
+    """
+
+    def start_step(self, cur_nimg: int) -> None:
+        """Before the first micro-batch of an optimiser step; `cur_nimg` images have been seen. Draws that must agree on all processes."""
+
+    def prepare(self, step: Step) -> None:
+        """Before the fake pass of a D step, when all images are known."""
+
+    def d_fake(self, step: Step) -> dict[str, torch.Tensor]:
+        """After D has seen the fakes."""
+        return {}
+
+    def d_real(self, step: Step) -> dict[str, torch.Tensor]:
+        """After D has seen the reals."""
+        return {}
+
+    def g_main(self, step: Step) -> dict[str, torch.Tensor]:
+        """In the G step, after D has seen the fakes."""
+        return {}
