@@ -17,6 +17,7 @@ REASONS = {
     errno.EACCES: 'no permission to write there; choose another folder',
     errno.EROFS: 'the file system is read-only; choose another folder',
     errno.ENOTDIR: 'a part of the path is a file; choose another folder',
+    errno.EEXIST: 'there is a file of this name; choose another folder',
 }
 
 
@@ -52,6 +53,14 @@ def write_error(path: str, err: OSError) -> UserError:
     return UserError(f'{path}: cannot be written: {REASONS.get(err.errno, err.strerror or str(err))}')
 
 
+def make_dir(path: str) -> None:
+    """Makes a folder and its parents where they are missing. Raises UserError if that is not possible."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as err:
+        raise write_error(path, err) from err
+
+
 def write_text(path: str, text: str) -> None:
     """Writes `text` to `path`, whole or not at all."""
     with atomic_path(path) as temp, open(temp, 'w', encoding='utf-8') as f:
@@ -71,10 +80,7 @@ def cache_dir(*parts: str) -> str:
     """Folder for downloads and computed statistics: $KDGAN_CACHE_DIR, else ~/.cache/kdgan; made if it is missing."""
     root = os.environ.get('KDGAN_CACHE_DIR') or os.path.join(os.path.expanduser('~'), '.cache', 'kdgan')
     path = os.path.join(root, *parts)
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as err:
-        raise write_error(path, err) from err
+    make_dir(path)
     return path
 
 

@@ -6,7 +6,7 @@ import torch
 
 import dnnlib
 from dnnlib import UserError
-from torch_utils import training_stats
+from torch_utils import distributed, training_stats
 from training.loss import StyleGAN2Loss
 from training.loss_terms import Term
 
@@ -126,12 +126,15 @@ class KDLoss(StyleGAN2Loss):
         super().__init__(device, G_mapping, G_synthesis, D, terms={**(terms or {}), 'kd': distillation}, **kwargs)
 
 
-def build_distillation(device, feature_dim, methods, teacher, texts, settings, training_set_kwargs, seed=0):
+def build_distillation(device, feature_dim, methods, teacher, texts, texts_origin, settings, training_set_kwargs, seed=0):
     """Loads the teacher by name and, where it sees clean images, its features of the data set. -> `Distillation` on `device`.
 
     settings: dict of `presets.Preset`'s fields; training_set_kwargs: constructor arguments of the data set.
     """
     settings = Preset(**settings)
+    distributed.print0(f'Knowledge distillation: {", ".join(methods)} from teacher {teacher}; {len(texts)} texts ({texts_origin}).')
+    if 'cgkd' in methods and settings.pd == 'off':
+        distributed.print0('Pairwise diversity of the teacher has no gradient in the D step: it is logged, not trained (--kd-pd).')
     teacher = load_teacher(teacher, device)
     cache = None
     if settings.view == 'clean':

@@ -17,6 +17,11 @@ def init(device_type):
     return torch.device(device_type, local_rank) if device_type == 'cuda' else torch.device(device_type)
 
 
+def launched_rank():
+    """This process's number before it has joined the group."""
+    return int(os.environ.get('RANK', 0))
+
+
 def is_active():
     return dist.is_available() and dist.is_initialized()
 
@@ -48,6 +53,14 @@ def main_process_first():
     yield
     if get_rank() == 0:
         barrier()
+
+
+def agree(decide):
+    """The result of `decide()` on the first process, on all of them."""
+    box = [decide() if get_rank() == 0 else None]
+    if is_active():
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
 
 
 def broadcast_from_main(module):

@@ -1,12 +1,13 @@
 """Number formats of the networks, and small helpers for modules."""
 
+import ctypes
 import math
 from typing import NamedTuple
 
 import torch
 
-
 HALF_DTYPES = dict(float16=torch.float16, bfloat16=torch.bfloat16)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3      # of mallopt(3)
 
 
 class ComputeFormat(NamedTuple):
@@ -37,3 +38,14 @@ def block_resolutions(img_resolution):
 def half_resolutions(img_resolution, num_fp16_res):
     """The set of the `num_fp16_res` highest block resolutions, never with 4: small maps need the precision and gain no speed."""
     return {res for res in block_resolutions(img_resolution)[1:] if res * 2 ** num_fp16_res > img_resolution}
+
+
+def keep_freed_memory():
+    """Makes the C library keep freed memory for the next tensor instead of giving it back: on a CPU, fresh pages for every
+    tensor above 32 MB cost several times the arithmetic on them (benchmarks/ops_cpu.py). Does nothing where there is no glibc."""
+    try:
+        libc = ctypes.CDLL('libc.so.6')
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+    except (OSError, AttributeError):
+        pass

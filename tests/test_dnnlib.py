@@ -1,0 +1,127 @@
+import errno
+import hashlib
+import os
+import pathlib
+
+import pytest
+import requests
+
+from dnnlib import EasyDict, UserError, files, util
+
+
+def test_easydict_entries_are_attributes():
+    d = EasyDict(a=1)
+    d.b = 2
+    del d.a
+    assert d == {'b': 2}
+    with pytest.raises(AttributeError, match='a'):
+        _ = d.a
+
+
+def test_objects_by_name():
+    assert util.get_obj_by_name('os.path.join') is os.path.join
+    assert util.construct_class_by_name(3, class_name='fractions.Fraction', denominator=6) * 2 == 1
+    assert util.call_func_by_name('a', 'b', func_name='os.path.join') == os.path.join('a', 'b')
+
+
+@pytest.mark.parametrize('seconds, text', [(0, '0s'), (59.4, '59s'), (59.6, '1m 00s'), (3599, '59m 59s'), (3723.2, '1h 02m 03s'), (200000, '2d 07h 33m')])
+def test_format_time(seconds, text):
+    assert util.format_time(seconds) == text
+
+
+def test_a_user_error_ends_the_program_with_one_line(capsys):
+    with pytest.raises(SystemExit) as exit_info, util.user_errors():
+        raise UserError('--data=x: missing')
+    assert exit_info.value.code == 'Error: --data=x: missing'
+    with pytest.raises(SystemExit) as exit_info, util.user_errors():
+        raise KeyboardInterrupt
+    assert exit_info.value.code == 130
+
+
+def test_logger_writes_to_both(tmp_path, capsys):
+    with util.Logger(tmp_path / 'log.txt'):
+        print('one')
+    print('two')
+    assert (tmp_path / 'log.txt').read_text() == 'one\n'
+    assert capsys.readouterr().out == 'one\ntwo\n'
+
+
+def test_atomic_path_leaves_the_old_file_and_no_rest_when_the_disk_is_full(tmp_path):
+    path = str(tmp_path / 'a.txt')
+    files.write_text(path, 'old')
+    with pytest.raises(UserError, match=r'a\.txt: cannot be written: the disk is full; free some space'), files.atomic_path(path) as temp:
+        pathlib.Path(temp).write_text('half')
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    assert os.listdir(tmp_path) == ['a.txt']
+    assert pathlib.Path(path).read_text() == 'old'
+
+
+def test_atomic_path_cleans_up_after_ctrl_c(tmp_path):
+    with pytest.raises(KeyboardInterrupt), files.atomic_path(str(tmp_path / 'a')) as temp:
+        pathlib.Path(temp).write_text('half')
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+
+
+def test_make_dir_refuses_a_path_through_a_file(tmp_path):
+    (tmp_path / 'f').write_text('')
+    with pytest.raises(UserError, match='f/sub: cannot be written: a part of the path is a file'):
+        files.make_dir(str(tmp_path / 'f' / 'sub'))
+
+
+class FakeResponse:
+    def __init__(self, body, fail_after=None):
+        self.body, self.fail_after = body, fail_after
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        return False
+
+    def raise_for_status(self):
+        pass
+
+    def iter_content(self, _size):
+        yield self.body
+        if self.fail_after:
+            raise requests.ConnectionError('cut off')
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('KDGAN_CACHE_DIR', str(tmp_path / 'cache'))
+    return tmp_path / 'cache'
+
+
+def fetch(url='https://a.b/net.pt', sha256=None):
+    return files.download(url, sha256, what='Inception detector', option='--detector')
+
+
+def test_download_once_and_pin_the_digest(cache, monkeypatch):
+    calls = []
+    monkeypatch.setattr(requests, 'get', lambda url, **kw: calls.append(url) or FakeResponse(b'weights'))
+    path = fetch()
+    assert pathlib.Path(path).read_bytes() == b'weights'
+    assert fetch() == path and len(calls) == 1
+    pathlib.Path(path).write_bytes(b'other')
+    with pytest.raises(UserError, match=f'expected {hashlib.sha256(b"weights").hexdigest()}'):
+        fetch()
+
+
+def test_download_with_a_known_digest(cache, monkeypatch):
+    monkeypatch.setattr(requests, 'get', lambda url, **kw: FakeResponse(b'weights'))
+    with pytest.raises(UserError, match='SHA-256 is'):
+        fetch(sha256='0' * 64)
+
+
+@pytest.mark.parametrize('response', [None, FakeResponse(b'half', fail_after=True)])
+def test_offline_says_what_to_fetch_and_where_to_put_it(cache, monkeypatch, response):
+    def get(url, **kw):
+        if response is None:
+            raise requests.ConnectionError('no route')
+        return response
+    monkeypatch.setattr(requests, 'get', get)
+    with pytest.raises(UserError, match=r'Inception detector: https://a\.b/net\.pt cannot be fetched .*--detector=FILE, or put it at .*net\.pt'):
+        fetch()
+    assert os.listdir(cache / 'downloads') == []

@@ -1,0 +1,228 @@
+"""The distillation term in the D step and the G step: who receives gradients, what the teacher sees, what is logged."""
+
+import pytest
+import torch
+
+from kd_plugin.loss import Distillation
+from kd_plugin.presets import PRESETS
+from kd_plugin.teacher import Preprocess, Teacher
+from torch_utils import training_stats
+from training import networks
+from training.loss import StyleGAN2Loss
+
+N, RES, DIM = 4, 16, 12
+
+
+class ToyEncoder(torch.nn.Module):
+    """A fixed non-linear map of the image, and one vector per text."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(3 * 8 * 8, DIM)
+        self.seen = []
+
+    def image_features(self, x):
+        self.seen.append(x.detach().clone())
+        return torch.tanh(self.linear(x.flatten(1)))
+
+    def text_features(self, texts):
+        return torch.stack([torch.randn(DIM, generator=torch.Generator().manual_seed(len(text))) for text in texts])
+
+
+@pytest.fixture(scope='module')
+def teacher():
+    torch.manual_seed(7)
+    return Teacher(ToyEncoder(), Preprocess(8, (0.5,) * 3, (0.5,) * 3), DIM, 'toy')
+
+
+TEXTS = ['a', 'bb', 'ccc', 'dddd', 'eeeee']
+
+
+def setup(teacher, methods=('agkd', 'cgkd'), cache=None, augment=None, **settings):
+    torch.manual_seed(0)
+    small = dict(channel_base=128, channel_max=16)
+    G = networks.Generator(8, 0, 8, RES, 3, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=small).requires_grad_(False)
+    D = networks.Discriminator(0, RES, 3, **small).requires_grad_(False)
+    preset = settings.pop('preset', 'paper')
+    kd = Distillation(teacher, D.feature_dim, methods, TEXTS, PRESETS[preset]._replace(**settings), cache)
+    loss = StyleGAN2Loss('cpu', G.mapping, G.synthesis, D, augment, style_mixing_prob=0, terms=dict(kd=kd))
+    return G, D, kd, loss
+
+
+def step(loss, phase, G, D, kd, cur_nimg=0, **kwargs):
+    module = G if phase[0] == 'G' else D
+    module.requires_grad_(True)
+    kd.head.requires_grad_(phase[0] == 'D')
+    for p in [*G.parameters(), *D.parameters(), *kd.parameters()]:
+        p.grad = None
+    rng = torch.Generator().manual_seed(5)
+    c = torch.zeros(N, 0)
+    args = dict(real_img=torch.rand(N, 3, RES, RES, generator=rng) * 2 - 1, real_c=c, gen_z=torch.randn(N, 8, generator=rng), gen_c=c, gain=1)
+    torch.manual_seed(11)
+    loss.start_step(cur_nimg)
+    loss.accumulate_gradients(phase, **{**args, **kwargs})
+    module.requires_grad_(False)
+
+
+def size(module):
+    return sum(p.grad.abs().sum().item() for p in module.parameters() if p.grad is not None)
+
+
+TERMS = [('agkd', dict(pd='off'), {'KD/agkd_fake', 'KD/agkd_real'}),
+         ('cgkd', dict(pd='off'), {'KD/cgkd_fake'}),
+         ('cgkd', dict(pd='off', samples='both'), {'KD/cgkd_fake', 'KD/cgkd_real'}),
+         ('cgkd', dict(pd='student', weight_cgkd=0), {'KD/cgkd_fake', 'KD/diversity_student'}),
+         ('agkd', dict(preset='released'), {'KD/agkd_fake', 'KD/agkd_real'}),
+         ('cgkd', dict(preset='released'), {'KD/cgkd_fake', 'KD/cgkd_real'})]
+
+
+@pytest.mark.parametrize('method, settings, names', TERMS, ids=lambda v: str(v))
+def test_every_term_moves_head_and_trunk_in_the_d_step_and_nothing_else(teacher, method, settings, names):
+    """The terms' own gradient: what Dmain accumulates with them, less what it does without."""
+    G, D, kd, loss = setup(teacher, (method,), **settings)
+    reported = []
+    original = training_stats.report
+    training_stats.report = lambda name, value: reported.append(name) or value
+    try:
+        step(loss, 'Dmain', G, D, kd)
+    finally:
+        training_stats.report = original
+    assert {name.removeprefix('Loss/') for name in reported if name.startswith('Loss/KD/')} == names
+    with_kd = {name: p.grad.clone() for name, p in D.named_parameters()}
+    assert size(kd.head) > 0
+    assert size(G) == size(teacher) == 0
+    plain = StyleGAN2Loss('cpu', G.mapping, G.synthesis, D, style_mixing_prob=0)
+    step(plain, 'Dmain', G, D, kd)
+    changed = {name for name, p in D.named_parameters() if (p.grad - with_kd[name]).abs().max() > 1e-7}
+    assert {'b16.conv0.weight', 'b8.conv1.weight', 'b4.fc.weight'} <= changed
+    assert 'b4.out.weight' not in changed                   # the adversarial readout
+
+
+@pytest.mark.parametrize('phase', ['Dreg', 'Gmain', 'Greg'])
+def test_distillation_stays_out_of_regularisation_and_of_the_g_phase(teacher, phase):
+    G, D, kd, loss = setup(teacher)
+    teacher.encoder.seen.clear()
+    step(loss, phase, G, D, kd)
+    assert size(kd) == 0 and teacher.encoder.seen == []
+    mine = {name: p.grad.clone() for name, p in (G if phase[0] == 'G' else D).named_parameters() if p.grad is not None}
+    step(StyleGAN2Loss('cpu', G.mapping, G.synthesis, D, style_mixing_prob=0), phase, G, D, kd)
+    for name, p in (G if phase[0] == 'G' else D).named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(mine[name], p.grad)
+
+
+def test_diversity_through_the_generator(teacher):
+    """The only term that reaches G; it passes through the frozen teacher."""
+    G, D, kd, loss = setup(teacher, pd='generator', weight_pd=1000.0)
+    step(loss, 'Gmain', G, D, kd)
+    with_pd = {name: p.grad.clone() for name, p in G.named_parameters() if p.grad is not None}
+    assert size(D) == size(kd) == size(teacher) == 0
+    step(StyleGAN2Loss('cpu', G.mapping, G.synthesis, D, style_mixing_prob=0), 'Gmain', G, D, kd)
+    assert any((with_pd[name] - p.grad).abs().max() > 1e-6 for name, p in G.named_parameters() if p.grad is not None)
+
+
+def test_diversity_as_printed_is_logged_and_has_no_gradient(teacher):
+    G, D, kd, loss = setup(teacher, ('cgkd',), pd='off')
+    collector = training_stats.Collector('KD/diversity_teacher')
+    step(loss, 'Dmain', G, D, kd)
+    collector.update()
+    assert -1 / (N - 1) <= collector.mean('KD/diversity_teacher') <= 1
+
+
+def test_two_pass_step_equals_all_terms_in_one_backward(teacher):
+    """D's gradient of the two passes = that of hinge + AGKD + CGKD + diversity written as one sum from the paper's text."""
+    G, D, kd, loss = setup(teacher)
+    kd.agkd.p = 1.0
+    step(loss, 'Dmain', G, D, kd)
+    got = {name: p.grad.clone() for name, p in [*D.named_parameters(), *kd.head.named_parameters()]}
+    rng = torch.Generator().manual_seed(5)
+    real = torch.rand(N, 3, RES, RES, generator=rng) * 2 - 1
+    z = torch.randn(N, 8, generator=rng)
+    torch.manual_seed(11)
+    fake = G(z, None)
+    D.requires_grad_(True)
+    for p in [*D.parameters(), *kd.head.parameters()]:
+        p.grad = None
+    with torch.no_grad():
+        i_real, i_fake, t = teacher.encode_image(real), teacher.encode_image(fake), teacher.encode_text(TEXTS)
+    l_fake, f_fake = D(fake, None, return_features=True)
+    l_real, f_real = D(real, None, return_features=True)
+    d_fake, d_real = kd.head(f_fake.epilogue), kd.head(f_real.epilogue)
+    rows = lambda feats: (feats @ t.t()) / (feats @ t.t()).norm(dim=1, keepdim=True)
+    c_s = rows(d_fake)
+    total = torch.log1p(l_fake.exp()).mean() + torch.log1p((-l_real).exp()).mean()
+    total = total + 0.44 * sum((a - b).abs().sum(1).mean() for a in (i_real, i_fake) for b in (d_real, d_fake))
+    total = total + 10 * (rows(i_fake) - c_s).abs().sum(1).mean()
+    total = total + 0.1 * sum(c_s[i] @ c_s[j] for i in range(N) for j in range(N) if i != j) / (N * (N - 1))
+    total.backward()
+    for name, p in [*D.named_parameters(), *kd.head.named_parameters()]:
+        torch.testing.assert_close(got[name], p.grad, rtol=1e-3, atol=1e-5)
+
+
+def double_and_shift(img):
+    return img.roll(2, 3) * 0.5
+
+
+@pytest.mark.parametrize('view', ['clean', 'augmented'])
+def test_view_of_the_teacher(teacher, view):
+    G, D, kd, loss = setup(teacher, view=view, augment=double_and_shift)
+    teacher.encoder.seen.clear()
+    real = torch.rand(N, 3, RES, RES) * 2 - 1
+    step(loss, 'Dmain', G, D, kd, real_img=real)
+    assert len(teacher.encoder.seen) == 2               # fakes and reals, once each
+    want = double_and_shift(real) if view == 'augmented' else real
+    expected = torch.nn.functional.interpolate(want * 0.5 + 0.5, size=[8, 8], mode='bicubic', antialias=True).clamp(0, 1) * 2 - 1
+    torch.testing.assert_close(teacher.encoder.seen[1], expected)
+
+
+def test_cached_features_of_the_reals_are_used_by_index(teacher):
+    """With the cache the teacher sees fakes only, and the step is the same."""
+    real = torch.rand(10, 3, RES, RES) * 2 - 1
+    idx = torch.tensor([7, 2, 2, 9])
+    grads = []
+    for cache in (None, teacher.encode_image(real)):
+        G, D, kd, loss = setup(teacher, cache=cache)
+        teacher.encoder.seen.clear()
+        step(loss, 'Dmain', G, D, kd, real_img=real[idx], real_idx=idx)
+        assert len(teacher.encoder.seen) == (2 if cache is None else 1)
+        grads.append([p.grad.clone() for p in D.parameters()])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+    assert 'cache' not in kd.state_dict() and not any('teacher' in name for name in kd.state_dict())
+
+
+def test_warmup_grows_the_weights(teacher):
+    """Over 2 kimg, linearly: nothing at 0, a quarter at 500 images, everything from 2000 on."""
+    G, D, kd, loss = setup(teacher, ('agkd',), warmup=2.0, p=0.0)
+    collector = training_stats.Collector('Loss/KD/agkd_fake')
+    values = []
+    for nimg in (0, 500, 2000, 9000):
+        step(loss, 'Dmain', G, D, kd, cur_nimg=nimg)
+        collector.update()
+        values.append(collector.mean('Loss/KD/agkd_fake'))
+    assert values[2] > 0
+    assert [v / values[2] for v in values] == pytest.approx([0, 0.25, 1, 1])
+
+
+def test_raw_input_is_nearest_and_unnormalised(teacher):
+    """As the released code feeds CLIP: pixels copied, values left in [-1, 1]."""
+    img = torch.rand(1, 3, 4, 4) * 2 - 1
+    teacher.encoder.seen.clear()
+    teacher.encode_image(img, raw_input=True)
+    torch.testing.assert_close(teacher.encoder.seen[0], img.repeat_interleave(2, 2).repeat_interleave(2, 3))
+
+
+def test_teacher_stays_frozen_and_in_eval(teacher):
+    teacher.train()
+    assert not teacher.training and not teacher.encoder.training
+    assert not any(p.requires_grad for p in teacher.parameters())
+    img = torch.zeros(1, 3, 8, 8, requires_grad=True)
+    teacher.encode_image(img).sum().backward()
+    assert img.grad.abs().max() > 0
+
+
+def test_presets_hold_the_published_settings():
+    paper, released = PRESETS['paper'], PRESETS['released']
+    assert (paper.weight_agkd, paper.weight_cgkd, paper.p, paper.distance, paper.samples) == (0.44, 10, 0.7, 'l1', 'fake')
+    assert (released.weight_agkd, released.weight_cgkd, released.p, released.distance, released.samples) == (10, 10, 1, 'l2', 'both')
+    assert released.reduction == 'sum' and released.teacher_input == 'raw' and released.view == 'augmented' and released.pd == 'off'

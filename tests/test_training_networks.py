@@ -1,0 +1,161 @@
+import copy
+import math
+
+import pytest
+import torch
+
+from torch_utils import misc
+from training import networks
+
+SMALL = dict(channel_base=128, channel_max=16)
+
+
+def generator(res=16, c_dim=0, **synthesis):
+    torch.manual_seed(0)
+    return networks.Generator(8, c_dim, 8, res, 3, mapping_kwargs=dict(num_layers=2), synthesis_kwargs={**SMALL, **synthesis})
+
+
+def discriminator(res=16, c_dim=0, **kwargs):
+    torch.manual_seed(1)
+    return networks.Discriminator(c_dim, res, 3, **{**SMALL, **kwargs})
+
+
+@pytest.mark.parametrize('up', [1, 2])
+@pytest.mark.parametrize('demodulate', [True, False])
+def test_scaling_activations_equals_scaling_weights(up, demodulate):
+    """The two orders of the modulated convolution are the same sum; float64 leaves only rounding."""
+    x, s = torch.randn(3, 5, 6, 6, dtype=torch.double), torch.randn(3, 5, dtype=torch.double)
+    w, noise = torch.randn(4, 5, 3, 3, dtype=torch.double), torch.randn(3, 1, 6 * up, 6 * up, dtype=torch.double)
+    f = networks.Conv2dLayer(1, 1, 3).resample_filter
+    a, b = [networks.modulated_conv2d(x, w, s, noise=noise, up=up, padding=1, resample_filter=f if up > 1 else None, demodulate=demodulate,
+                                      flip_weight=up == 1, fused_modconv=fused) for fused in (True, False)]
+    torch.testing.assert_close(a, b)
+
+
+def test_demodulated_weights_have_unit_norm():
+    """An input that is 1 at one pixel of one channel reads off that channel's weights: their squares, over all inputs, sum to 1."""
+    w, s = torch.randn(4, 5, 3, 3, dtype=torch.double), torch.randn(1, 5, dtype=torch.double)
+    total = 0
+    for channel in range(5):
+        x = torch.zeros(1, 5, 3, 3, dtype=torch.double)
+        x[0, channel, 1, 1] = 1
+        total = total + networks.modulated_conv2d(x, w, s, padding=1, fused_modconv=False).square().sum([2, 3])
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-6, atol=1e-6)     # eps 1e-8 under the root
+
+
+def test_minibatch_std_of_known_groups():
+    """Groups are strided: with 4 samples in groups of 2, samples 0 and 2 share one, 1 and 3 the other."""
+    x = torch.tensor([0., 5, 2, 5]).reshape(4, 1, 1, 1)
+    y = networks.MinibatchStdLayer(group_size=2)(x)
+    assert y[:, 1].flatten().tolist() == pytest.approx([1, 1e-4, 1, 1e-4])              # population std of (0, 2) and of (5, 5) + eps
+    with pytest.raises(ValueError, match='5 samples cannot be split into groups of 2; use a batch per device that is a multiple of 2'):
+        networks.MinibatchStdLayer(group_size=2)(torch.zeros(5, 1, 1, 1))
+
+
+def test_truncation_moves_towards_the_average():
+    mapping = generator().mapping.eval()
+    mapping.w_avg.copy_(torch.randn(8))
+    z = torch.randn(2, 8)
+    full, none, half = [mapping(z, None, truncation_psi=psi) for psi in (1, 0, 0.5)]
+    torch.testing.assert_close(none, mapping.w_avg.expand_as(none))
+    torch.testing.assert_close(half, (full + none) / 2)
+    cut = mapping(z, None, truncation_psi=0, truncation_cutoff=3)
+    torch.testing.assert_close(cut[:, :3], none[:, :3])
+    torch.testing.assert_close(cut[:, 3:], full[:, 3:])
+
+
+def test_average_of_w_follows_in_training_only():
+    mapping = generator().mapping
+    z = torch.randn(64, 8)
+    mean = mapping.eval()(z, None)[:, 0].mean(0)
+    assert mapping.w_avg.abs().max() == 0
+    mapping.train()(z, None)
+    torch.testing.assert_close(mapping.w_avg, mean * (1 - mapping.w_avg_beta))
+    mapping(z, None, skip_w_avg_update=True)
+    torch.testing.assert_close(mapping.w_avg, mean * (1 - mapping.w_avg_beta))
+
+
+def test_noise_modes():
+    G = generator().eval()
+    for name, p in G.named_parameters():
+        if name.endswith('noise_strength'):
+            p.data.fill_(0.5)
+    ws = G.mapping(torch.randn(2, 8), None)
+    const, none = G.synthesis(ws, noise_mode='const'), G.synthesis(ws, noise_mode='none')
+    assert torch.equal(const, G.synthesis(ws, noise_mode='const'))
+    assert not torch.allclose(const, none, atol=1e-2)
+    assert not torch.allclose(G.synthesis(ws), G.synthesis(ws), atol=1e-2)
+    with pytest.raises(ValueError, match="noise_mode is 'loud'"):
+        G.synthesis(ws, noise_mode='loud')
+
+
+@pytest.mark.parametrize('architecture', ['orig', 'skip', 'resnet'])
+@pytest.mark.parametrize('c_dim', [0, 3])
+def test_architectures_and_conditioning(architecture, c_dim):
+    G, D = generator(c_dim=c_dim, architecture=architecture), discriminator(c_dim=c_dim, architecture=architecture)
+    c = torch.eye(3)[[0, 1, 2, 0]] if c_dim else torch.zeros(4, 0)
+    img = G(torch.randn(4, 8), c)
+    logits, features = D(img, c, return_features=True)
+    assert img.shape == (4, 3, 16, 16) and logits.shape == (4, 1)
+    assert features.trunk.shape == (4, 16, 4, 4) and features.epilogue.shape == (4, 16) == (4, D.feature_dim)
+    torch.testing.assert_close(D(img, c), logits)
+    logits.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in [*G.parameters(), *D.parameters()])
+    if c_dim:
+        assert not torch.allclose(D(img, c.roll(1, 0)), logits)
+
+
+def test_logit_is_the_linear_readout_of_the_epilogue_feature():
+    D = discriminator()
+    logits, features = D(torch.randn(4, 3, 16, 16), None, return_features=True)
+    torch.testing.assert_close(features.epilogue @ D.b4.out.weight.t() / 16 ** 0.5 + D.b4.out.bias, logits)
+
+
+@pytest.mark.parametrize('dtype, per_layer', [('bfloat16', 2 ** -8), ('float16', 2 ** -11)])
+def test_half_precision_is_near_float32(dtype, per_layer):
+    """A dozen layers each round a few times: 24 roundings of independent sign."""
+    kwargs = dict(num_fp16_res=2, half_dtype=dtype, fp16_channels_last=True, conv_clamp=256)
+    G = generator(**kwargs).eval()
+    z = torch.randn(4, 8)
+    half, full = G(z, None, noise_mode='const'), G(z, None, noise_mode='const', force_fp32=True)
+    assert half.dtype == torch.float32 and not torch.equal(half, full)
+    assert (half - full).square().mean().sqrt() < 24 ** 0.5 * 2 * per_layer * full.square().mean().sqrt()
+
+
+@pytest.mark.parametrize('num, expected', [(0, set()), (1, {32}), (2, {32, 16}), (4, {32, 16, 8}), (99, {32, 16, 8})])
+def test_half_resolutions(num, expected):
+    assert misc.half_resolutions(32, num) == expected
+    D = discriminator(32, num_fp16_res=num)
+    assert {res for res in D.block_resolutions if getattr(D, f'b{res}').compute.dtype == torch.float16} == expected
+
+
+@pytest.mark.parametrize('resolution', [0, 2, 24])
+def test_resolution_must_be_a_power_of_two(resolution):
+    with pytest.raises(ValueError, match=f'the resolution is {resolution}, it must be a power of two'):
+        generator(resolution)
+
+
+def test_channels_last_weights_give_the_same_image():
+    G = generator().eval()
+    H = copy.deepcopy(G).to(memory_format=torch.channels_last)
+    z = torch.randn(2, 8)
+    torch.testing.assert_close(G(z, None, noise_mode='const'), H(z, None, noise_mode='const'), rtol=1e-4, atol=1e-5)
+
+
+def test_equalised_learning_rate():
+    """Weights start at unit variance whatever the size; their scale is applied at run time: outputs of unit inputs have unit variance."""
+    torch.manual_seed(0)
+    layer = networks.FullyConnectedLayer(1024, 1024, lr_multiplier=0.01)
+    assert layer.weight.std().item() == pytest.approx(100, rel=0.01)
+    assert layer(torch.randn(64, 1024)).std().item() == pytest.approx(1, rel=0.05)
+    conv = networks.Conv2dLayer(64, 64, 3)
+    assert conv.weight.std().item() == pytest.approx(1, rel=0.02)
+    assert conv(torch.randn(4, 64, 16, 16))[:, :, 1:-1, 1:-1].std().item() == pytest.approx(1, rel=0.05)
+
+
+def test_freezing_makes_buffers_of_the_first_layers():
+    D = discriminator(block_kwargs=dict(freeze_layers=2))
+    trained = {name for name, _ in D.named_parameters()}
+    assert not any(name.startswith(('b16.fromrgb', 'b16.conv0')) for name in trained)
+    assert 'b16.conv1.weight' in trained and math.prod(D.state_dict()['b16.conv0.weight'].shape) > 0
+    assert set(D.state_dict()) == set(discriminator().state_dict())

@@ -1,0 +1,148 @@
+"""Train a GAN: python train.py --outdir=runs --data=photos.zip --kd=agkd,cgkd --aug=ada"""
+
+import contextlib
+import json
+import os
+
+import click
+
+import dnnlib
+from dnnlib import UserError
+from dnnlib.util import user_errors
+from kd_plugin.loss import check_distillation
+from kd_plugin.options import DEFAULT_TEACHER, kd_config, kd_options
+from metrics import metric_main
+from torch_utils import distributed
+from training import demo_data, presets
+from training.augment import augpipe_specs
+from training.config import add_augmentation, add_networks, add_schedule, check_dataset, number_of_processes, torch_device
+from training.runs import find_run, launch
+
+@click.command(context_settings=dict(max_content_width=140))
+# General.
+@click.option('--outdir', help='Where to save the runs', required=True, metavar='DIR')
+@click.option('--data', help='Training images: folder or zip from dataset_tool.py, or demo = 100 drawn faces', required=True, metavar='PATH|demo')
+@click.option('--cfg', help='Base configuration', type=click.Choice(list(presets.PRESETS)), default='auto', show_default=True)
+@click.option('--gpus', help='Number of processes, a power of two', type=click.IntRange(min=1), metavar='INT')
+@click.option('--device', help='Where to train', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto', show_default=True)
+@click.option('--snap', help='Snapshot every so many ticks', type=click.IntRange(min=1), metavar='INT')
+@click.option('--tick', help='Thousands of images per tick', type=click.FloatRange(min=0, min_open=True), metavar='KIMG')
+@click.option('--metrics', help='Comma-separated list or none  [default: fid50k_full]', metavar='LIST')
+@click.option('--detector', help='Inception network of the FID, if it cannot be downloaded', metavar='FILE')
+@click.option('--metric-teacher', help='Teacher whose features clipfid measures  [default: that of --kd-teacher]', metavar='NAME')
+@click.option('--seed', help='Random seed', type=click.IntRange(min=0), default=0, show_default=True)
+@click.option('--new-run', help='Start afresh where the same command would continue a run', type=bool, default=False, metavar='BOOL')
+@click.option('-n', '--dry-run', help='Print the options and exit', is_flag=True)
+# Data.
+@click.option('--cond', help='Train a conditional model on the labels', type=bool, default=False, metavar='BOOL')
+@click.option('--subset', help='Train with so many images only', type=click.IntRange(min=1), metavar='INT')
+@click.option('--mirror', help='Use every image mirrored, too', type=bool, metavar='BOOL')
+# Base configuration.
+@click.option('--gamma', help='R1 weight', type=click.FloatRange(min=0))
+@click.option('--kimg', help='Length of the training in thousands of images', type=click.FloatRange(min=0, min_open=True), metavar='KIMG')
+@click.option('--batch', help='Images per step, over all processes', type=click.IntRange(min=1), metavar='INT')
+@click.option('--batch-gpu', help='Images that one process handles at a time', type=click.IntRange(min=1), metavar='INT')
+# Augmentation.
+@click.option('--aug', help='Augmentation', type=click.Choice(['noaug', 'ada', 'fixed']), metavar='noaug|ada|fixed')
+@click.option('--p', help='Probability for --aug=fixed', type=click.FloatRange(0, 1))
+@click.option('--target', help='Target of ADA', type=click.FloatRange(0, 1))
+@click.option('--augpipe', help='Kinds of augmentation  [default: bgc]', type=click.Choice(list(augpipe_specs)))
+# Transfer learning.
+@click.option('--init-from', help='Start from the weights of a network snapshot', metavar='FILE')
+@click.option('--freezed', help="Freeze the discriminator's first layers", type=click.IntRange(min=0), metavar='INT')
+# Performance.
+@click.option('--fp32', help='No half precision', type=bool, metavar='BOOL')
+@click.option('--nhwc', help='channels_last memory format  [default: on a CPU]', type=bool, metavar='BOOL')
+@click.option('--allow-tf32', help='TF32 in float32 matrix products on a GPU', type=bool, default=False, metavar='BOOL')
+@click.option('--nobench', help='No cuDNN benchmarking', type=bool, default=False, metavar='BOOL')
+@click.option('--workers', help='DataLoader workers, where the images do not fit into memory', type=click.IntRange(min=0), default=3, metavar='INT')
+@kd_options
+def main(**opts):
+    """Train a GAN, on a hundred photos if need be. The same command again continues the run."""
+    with user_errors():
+        opts = dnnlib.EasyDict(opts)
+        config, description = build_config(opts)
+        if 'RANK' in os.environ:
+            distributed.init(config.device)
+        run_dir, status = distributed.agree(lambda: find_run(opts.outdir, config, description, opts.new_run))
+        print_summary(config, run_dir, status)
+        if opts.dry_run:
+            print('Dry run; exiting.')
+        elif status == 'complete':
+            print(f'{run_dir} is complete. A larger --kimg trains it further, --new-run=1 trains another one.')
+        else:
+            preflight(config)
+            launch(config, run_dir)
+
+
+def build_config(opts):
+    """Reads the data set, writes nothing. -> (configuration, name for the run directory).
+
+    Raises UserError for whatever does not go together.
+    """
+    gpus = number_of_processes(opts.gpus)
+    device = torch_device(opts.device)
+    data_kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=data_path(opts), use_labels=opts.cond, max_size=None, xflip=False)
+    with contextlib.closing(dnnlib.util.construct_class_by_name(**data_kwargs)) as dataset:
+        num_images = min(opts.subset or dataset.num_images, dataset.num_images)
+        preset = presets.resolve(opts.cfg, dataset.resolution, gpus, num_images)
+        check_dataset(opts, dataset)
+        mirror = preset.mirror if opts.mirror is None else opts.mirror
+        data_kwargs.update(resolution=dataset.resolution, max_size=num_images, xflip=mirror)
+        if num_images < dataset.num_images:
+            data_kwargs.update(random_seed=opts.seed)
+        config = dnnlib.EasyDict(num_gpus=gpus, device=device, random_seed=opts.seed, training_set_kwargs=data_kwargs,
+                                 data_loader_kwargs=dict(num_workers=opts.workers))
+        add_schedule(config, opts, preset)
+        add_networks(config, opts, preset)
+        add_augmentation(config, opts)
+        kd = kd_config(opts, dataset, data_kwargs, opts.seed)
+    if kd is not None:
+        config.loss_kwargs.update(class_name='kd_plugin.loss.KDLoss', kd_kwargs=kd)
+    add_metrics(config, opts, preset, kd)
+    return config, describe(opts, dataset.name, config)
+
+
+def data_path(opts):
+    return demo_data.demo_set(32) if opts.data == 'demo' else opts.data
+
+
+def add_metrics(config, opts, preset, kd):
+    names = preset.metrics if opts.metrics is None else opts.metrics
+    config.metrics = [name.strip() for name in names.split(',') if name.strip() not in ('', 'none')]
+    unknown = [name for name in config.metrics if not metric_main.is_valid_metric(name)]
+    if unknown:
+        raise UserError(f'--metrics={names}: {unknown[0]} is no metric; use none or {", ".join(metric_main.list_valid_metrics())}')
+    teacher = opts.metric_teacher or (kd['teacher'] if kd else opts.kd_teacher or ('demo' if opts.data == 'demo' else DEFAULT_TEACHER))
+    config.metric_kwargs = dict(detector=opts.detector, teacher_kwargs=dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
+
+
+def describe(opts, dataset_name, config):
+    """The run directory's name: data, configuration, and every option that departs from it."""
+    given = lambda name, form=None: [] if opts[name] in (None, False) else [form or f'{name}{opts[name]:g}']
+    parts = [dataset_name, *given('cond', 'cond'), *given('subset'), *given('mirror', 'mirror'),
+             f'auto{config.num_gpus}' if opts.cfg == 'auto' else opts.cfg, *given('gamma'), *given('kimg'), *given('batch'),
+             *given('aug', opts.aug), *given('p'), *given('target'), *given('augpipe', opts.augpipe), *given('init_from', 'init'), *given('freezed')]
+    if opts.kd is not None:
+        parts += ['kd', *config.loss_kwargs['kd_kwargs']['methods'], *([opts.kd_preset] if opts.kd_preset != 'paper' else [])]
+    return '-'.join(parts)
+
+
+def print_summary(config, run_dir, status):
+    distributed.print0('Training options:')
+    distributed.print0(json.dumps(config, indent=2))
+    distributed.print0(f'Output directory:   {run_dir}' + (' (continued)' if status == 'continue' else ''))
+
+
+def preflight(config):
+    """Finds out now what would fail later: teacher, detector, snapshot to start from."""
+    kd = config.loss_kwargs.get('kd_kwargs')
+    if kd is not None:
+        check_distillation(min(config.D_kwargs['channel_base'] // 4, config.D_kwargs['channel_max']), **kd)
+    metric_main.check_metrics(config.metrics, **config.metric_kwargs)
+    if config.init_from and not os.path.isfile(config.init_from):
+        raise UserError(f'--init-from={config.init_from}: there is no such file; name a network-snapshot-....safetensors')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,64 @@
+"""The feedback rule of adaptive discriminator augmentation (ADA, Karras et al., NeurIPS 2020, section 3.1)."""
+
+import torch
+
+from torch_utils import distributed, training_stats
+
+WARN_ABOVE = 0.8            # there augmentations are known to leak into the generated images
+
+
+class AdaptiveProbability:
+    """Moves the augmentation probability p so that D takes a fraction of the reals for real, without waiting for the device.
+
+    Every `interval` iterations r = mean sign(D(reals)) since the last time, and p moves by one step in the direction of
+    r - target, within [0, 1].
+
+    Args:
+        p:          scalar tensor, changed in place: the `p` of the augmentation pipeline.
+        target:     r to hold.
+        interval:   in iterations.
+        kimg:       thousands of images in which p can move from 0 to 1.
+        batch_size: images per iteration, over all processes.
+        statistic:  name under which the signs of D's logits for reals are reported.
+    """
+
+    def __init__(self, p, target=0.6, interval=4, kimg=500, batch_size=1, statistic='Loss/signs/real'):
+        self.p = p
+        self.target = target
+        self.interval = interval
+        self.step_size = batch_size * interval / (kimg * 1000)
+        self.statistic = statistic
+        self._seen = training_stats.running_moments(statistic, p.device)
+        self._warned = False
+
+    def update(self, batch_idx):
+        """After iteration number `batch_idx` (from 0)."""
+        if (batch_idx + 1) % self.interval != 0:
+            return
+        count, total, _ = distributed.all_reduce_sum(self._pending())
+        self._seen = training_stats.running_moments(self.statistic, self.p.device)
+        direction = (total / count.clamp(min=1) - self.target).sign() * (count > 0)
+        self.p.add_(direction.to(self.p.dtype) * self.step_size).clamp_(0, 1)
+
+    def warning(self):
+        """A sentence the first time that p is above WARN_ABOVE, else None. Reads p from the device: ask once per tick."""
+        if self._warned or self.p.item() <= WARN_ABOVE:
+            return None
+        self._warned = True
+        return (f'Warning: the augmentation probability is above {WARN_ABOVE}; augmentations may show in the generated images. '
+                'D still overfits: more data, --kd, or a weaker --augpipe may help.')
+
+    def state_dict(self):
+        """The signs that wait for the next update; p itself belongs to the pipeline."""
+        return {'pending': self._pending()}
+
+    def load_state_dict(self, state):
+        self._seen = training_stats.running_moments(self.statistic, self.p.device) - state['pending'].to(self.p.device)
+
+    def _pending(self):
+        return training_stats.running_moments(self.statistic, self.p.device) - self._seen
+
+
+def set_probability(augment_pipe, p):
+    """Fixes the probability of a pipeline."""
+    augment_pipe.p.copy_(torch.as_tensor(float(p)))

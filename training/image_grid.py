@@ -1,0 +1,79 @@
+"""Grids of sample images, written as one PNG."""
+
+import math
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+import torch
+
+from dnnlib import files
+
+MAX_GRID = (7680, 4320)         # pixels, width and height
+
+
+def grid_size(width, height, max_images):
+    """(columns, rows) of a snapshot grid: as many images as fit MAX_GRID, at least 7x4, at most 32x32 and `max_images`."""
+    columns = min(max(MAX_GRID[0] // width, 7), 32)
+    rows = min(max(MAX_GRID[1] // height, 4), 32)
+    if columns * rows > max_images:
+        columns = min(columns, max(math.isqrt(max_images * 16 // 9), 1))
+        rows = max(max_images // columns, 1)
+    return columns, rows
+
+
+def choose_reals(dataset, columns, rows, seed):
+    """Items of the data set for a grid: random, but with one class per row where there are classes. -> list of columns * rows indices."""
+    rng = np.random.RandomState(seed)
+    if not dataset.has_onehot_labels or not dataset.has_labels:
+        order = rng.permutation(len(dataset))
+        return [int(order[i % len(order)]) for i in range(columns * rows)]
+    by_class = {}
+    for i in rng.permutation(len(dataset)):
+        by_class.setdefault(int(dataset.get_label(int(i)).argmax()), []).append(int(i))
+    classes = sorted(by_class)
+    picks = []
+    for row in range(rows):
+        members = by_class[classes[row % len(classes)]]
+        start = row // len(classes) * columns
+        picks += [members[(start + i) % len(members)] for i in range(columns)]
+    return picks
+
+
+def to_uint8(img):
+    """[N, C, H, W] in [-1, 1] -> uint8 by (x / 2 + 0.5) * 255, rounded and clipped: the rule of the FID protocol, too."""
+    return (img.to(torch.float32) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+
+
+def to_grid(img_uint8, columns):
+    """uint8 [N, C, H, W] -> PIL image, row by row; missing images at the end stay black."""
+    n, c, h, w = img_uint8.shape
+    rows = math.ceil(n / columns)
+    grid = torch.zeros([rows * columns, c, h, w], dtype=torch.uint8)
+    grid[:n] = img_uint8.cpu()
+    grid = grid.reshape(rows, columns, c, h, w).permute(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c).numpy()
+    return PIL.Image.fromarray(grid[:, :, 0] if c == 1 else grid)
+
+
+def to_labelled_grid(img_uint8, columns, labels, min_tile=64):
+    """As `to_grid`, with a line of text under each image; small images are enlarged, pixel by pixel, to at least `min_tile`."""
+    n, _c, h, w = img_uint8.shape
+    zoom = -(-min_tile // w)
+    text_height = max(h * zoom // 10, 9)
+    tile_w, tile_h = w * zoom, h * zoom + text_height + 4
+    sheet = PIL.Image.new('RGB', (columns * tile_w, math.ceil(n / columns) * tile_h), 'white')
+    pen = PIL.ImageDraw.Draw(sheet)
+    font = PIL.ImageFont.load_default(size=text_height)
+    for i, label in enumerate(labels):
+        x, y = i % columns * tile_w, i // columns * tile_h
+        tile = to_grid(img_uint8[i:i + 1], 1).convert('RGB').resize((w * zoom, h * zoom), PIL.Image.Resampling.NEAREST)
+        sheet.paste(tile, (x, y))
+        pen.text((x + 2, y + h * zoom + 1), label, fill='black', font=font)
+    return sheet
+
+
+def save_image(image, path):
+    """Writes a PIL image as PNG, whole or not at all."""
+    with files.atomic_path(path) as temp:
+        image.save(temp, format='png')

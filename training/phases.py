@@ -1,0 +1,98 @@
+"""The training phases as data: which network takes a step, how often, with which optimiser."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+import dnnlib
+from torch_utils import distributed, training_stats
+
+
+class PhaseTimer:
+    """Seconds spent between `start()` and `stop()`, summed since the last `take()`, without waiting for the device in between."""
+
+    def __init__(self, device):
+        self.device = device
+        self._intervals = []
+        self._begin = None
+
+    def _now(self):
+        if self.device.type == 'cuda':
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            return event
+        return time.perf_counter()
+
+    def start(self):
+        self._begin = self._now()
+
+    def stop(self):
+        self._intervals.append((self._begin, self._now()))
+
+    def take(self):
+        """-> (seconds, number of intervals). Waits for the device."""
+        intervals, self._intervals = self._intervals, []
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize(self.device)
+            return sum(a.elapsed_time(b) for a, b in intervals) / 1000, len(intervals)
+        return sum(b - a for a, b in intervals), len(intervals)
+
+
+@dataclass
+class Phase:
+    """One of Gmain, Greg, Gboth, Dmain, Dreg, Dboth."""
+    name: str
+    module: torch.nn.Module                 # G or D
+    params: list                            # what the optimiser trains
+    opt: torch.optim.Optimizer
+    interval: int                           # run every so many iterations
+    timer: PhaseTimer
+
+    def begin(self):
+        self.timer.start()
+        self.opt.zero_grad(set_to_none=True)
+        for param in self.params:
+            param.requires_grad_(True)
+
+    def end(self):
+        """Averages the gradients over processes and takes the step, unless one of them is infinite or NaN."""
+        for param in self.params:
+            param.requires_grad_(False)
+        distributed.average_gradients(self.params)
+        grads = [param.grad for param in self.params if param.grad is not None]
+        if grads:
+            norms = torch.stack(torch._foreach_norm(grads))
+            bad = (~norms.isfinite().all()).to(torch.float32)
+            training_stats.report(f'Progress/skipped_steps/{self.name}', bad)
+            self.opt.found_inf = bad            # a fused optimiser leaves everything as it is where this is 1, without waiting
+            self.opt.step()
+        self.timer.stop()
+
+    def restore_layout(self):
+        """Gives the optimiser's state, after loading, the memory format of its parameters, as a fused step wants it."""
+        for param, state in self.opt.state.items():
+            for name, value in state.items():
+                if torch.is_tensor(value) and value.shape == param.shape:
+                    state[name] = torch.empty_like(param).copy_(value)
+
+
+def make_phases(G, D, extra_D_params, G_opt_kwargs, D_opt_kwargs, G_reg_interval, D_reg_interval, device):
+    """The phases of one iteration, in order.
+
+    With lazy regularisation (interval k; StyleGAN2, appendix B) main and regularisation alternate on one optimiser, whose learning
+    rate and betas are adjusted for the extra steps: lr * c, beta ** c with c = k / (k + 1).
+
+    Args:
+        extra_D_params: parameters of further terms, trained with D.
+        G_reg_interval, D_reg_interval: iterations; None = regularise in every main phase.
+    """
+    phases = []
+    for name, module, extra, opt_kwargs, interval in [('G', G, [], G_opt_kwargs, G_reg_interval), ('D', D, extra_D_params, D_opt_kwargs, D_reg_interval)]:
+        params = [*module.parameters(), *extra]
+        c = 1 if interval is None else interval / (interval + 1)
+        opt_kwargs = dict(opt_kwargs, lr=opt_kwargs['lr'] * c, betas=[float(beta) ** c for beta in opt_kwargs['betas']], fused=True)
+        opt = dnnlib.util.construct_class_by_name(params, **opt_kwargs)
+        for part, every in [('both', 1)] if interval is None else [('main', 1), ('reg', interval)]:
+            phases.append(Phase(name + part, module, params, opt, every, PhaseTimer(device)))
+    return phases

@@ -1,0 +1,120 @@
+"""What a run tells: a line per tick, stats.jsonl, TensorBoard where it is installed, a progress bar."""
+
+import json
+import os
+import time
+
+import psutil
+import torch
+import tqdm
+
+from dnnlib import files
+from dnnlib.util import format_time
+from torch_utils import training_stats
+
+try:
+    from torch.utils.tensorboard import SummaryWriter
+except ImportError:
+    SummaryWriter = None
+
+
+class Progress:
+    """Collects and writes the statistics of a run; used on the first process, but for `collect`, which all must call.
+
+    Args:
+        run_dir:     where to write; None on the other processes.
+        total_kimg:  thousands of images of the whole run.
+        start_nimg:  images seen before this process started.
+        elapsed_sec: seconds that earlier processes of the run took.
+    """
+
+    def __init__(self, run_dir, total_kimg, start_nimg, elapsed_sec):
+        self.run_dir = run_dir
+        self.total_nimg = total_kimg * 1000
+        self.start_nimg = start_nimg
+        self.start_time = time.time() - elapsed_sec
+        self.process_start = self.tick_start = time.time()
+        self.tick_start_nimg = start_nimg
+        self.maintenance_sec = 0.0
+        self.collector = training_stats.Collector()
+        self.writer = SummaryWriter(run_dir) if run_dir is not None and SummaryWriter is not None else None
+        self.bar = tqdm.tqdm(total=total_kimg, initial=start_nimg / 1000, unit='kimg', disable=None if run_dir is not None else True,
+                             bar_format='{l_bar}{bar}| {n:.1f}/{total} kimg [{elapsed}<{remaining}]')
+
+    @property
+    def elapsed_sec(self):
+        return time.time() - self.start_time
+
+    def advance(self, nimg):
+        """After an iteration of `nimg` images."""
+        self.bar.update(nimg / 1000)
+
+    def message(self, text):
+        """Prints a line without breaking the bar; on the first process only."""
+        if self.run_dir is not None:
+            self.bar.clear()
+            print(text, flush=True)
+            self.bar.refresh()
+
+    def collect(self, cur_nimg, cur_tick, timers, device):
+        """Ends a tick: gathers the statistics of all processes. -> {name: {'num', 'mean', 'std'}}."""
+        sec = time.time() - self.tick_start
+        nimg = max(cur_nimg - self.tick_start_nimg, 1)
+        report = training_stats.report
+        report('Progress/tick', cur_tick)
+        report('Progress/kimg', cur_nimg / 1000)
+        report('Timing/total_sec', self.elapsed_sec)
+        report('Timing/sec_per_tick', sec)
+        report('Timing/sec_per_kimg', sec / nimg * 1000)
+        report('Timing/maintenance_sec', self.maintenance_sec)
+        for name, timer in timers.items():
+            phase_sec, count = timer.take()
+            if count > 0:
+                report(f'Timing/{name}', phase_sec / count)
+        report('Resources/cpu_mem_gb', psutil.Process(os.getpid()).memory_info().rss / 2 ** 30)
+        if device.type == 'cuda':
+            report('Resources/peak_gpu_mem_gb', torch.cuda.max_memory_allocated(device) / 2 ** 30)
+            torch.cuda.reset_peak_memory_stats(device)
+        self.collector.update()
+        return self.collector.as_dict()
+
+    def write(self, stats, cur_nimg):
+        """Prints the line of a tick and appends the statistics to the files."""
+        if self.run_dir is None:
+            return
+        mean = lambda name: stats[name]['mean'] if name in stats else float('nan')
+        done = max(cur_nimg - self.start_nimg, 1)
+        eta = (time.time() - self.process_start) / done * max(self.total_nimg - cur_nimg, 0)
+        columns = [f'tick {mean("Progress/tick"):<5.0f}', f'kimg {mean("Progress/kimg"):<8.1f}', f'time {format_time(self.elapsed_sec):<12}',
+                   f'sec/kimg {mean("Timing/sec_per_kimg"):<7.2f}', f'maintenance {mean("Timing/maintenance_sec"):<6.1f}',
+                   f'mem {mean("Resources/cpu_mem_gb"):<5.2f}']
+        if 'Resources/peak_gpu_mem_gb' in stats:
+            columns.append(f'gpumem {mean("Resources/peak_gpu_mem_gb"):<5.2f}')
+        if 'Progress/augment' in stats:
+            columns.append(f'augment {mean("Progress/augment"):.3f}')
+        self.message('  '.join([*columns, f'ETA {format_time(eta)}']))
+        append_line(os.path.join(self.run_dir, 'stats.jsonl'), dict(stats, timestamp=time.time()))
+        if self.writer is not None:
+            for name, value in stats.items():
+                self.writer.add_scalar(name, value['mean'], global_step=cur_nimg // 1000, walltime=time.time())
+            self.writer.flush()
+
+    def start_tick(self, cur_nimg, maintenance_sec):
+        """After everything that is done between two ticks."""
+        self.tick_start = time.time()
+        self.tick_start_nimg = cur_nimg
+        self.maintenance_sec = maintenance_sec
+
+    def close(self):
+        self.bar.close()
+        if self.writer is not None:
+            self.writer.close()
+
+
+def append_line(path, record):
+    """Adds a JSON object as one line to a file. Raises UserError if it cannot be written."""
+    try:
+        with open(path, 'a', encoding='utf-8') as f:
+            f.write(json.dumps(record) + '\n')
+    except OSError as err:
+        raise files.write_error(path, err) from err

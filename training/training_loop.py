@@ -1,0 +1,293 @@
+"""The training loop: set up, iterate over the phases, and at the end of a tick report, save and measure."""
+
+import copy
+import hashlib
+import os
+import signal
+import time
+
+import numpy as np
+import torch
+
+import dnnlib
+from dnnlib import UserError
+from torch_utils import checkpoint, distributed, misc, training_stats
+
+from . import image_grid, snapshots
+from .ada import AdaptiveProbability, set_probability
+from .ema import WeightAverage
+from .phases import make_phases
+from .progress import Progress
+from .real_images import RealImages
+
+STATE_FILE = 'training-state.safetensors'
+
+
+class Trainer:
+    """One run. `config` is what training_options.json holds (see train.py); `run_dir` exists."""
+
+    def __init__(self, config, run_dir, device):
+        self.config = dnnlib.EasyDict(config)
+        self.run_dir = run_dir
+        self.device = device
+        self.rank, self.num_ranks = distributed.get_rank(), distributed.get_world_size()
+        self.cur_nimg = self.batch_idx = self.cur_tick = 0
+        self.elapsed_sec = 0.0
+        self._set_backends()
+        self._load_data()
+        self._build_networks()
+        self._build_training()
+        self._stop_requested = False
+
+    # -- set up
+
+    def _set_backends(self):
+        torch.backends.cudnn.benchmark = self.config.get('cudnn_benchmark', True)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.config.get('allow_tf32', False)
+        if self.device.type == 'cpu':
+            misc.keep_freed_memory()
+
+    def _load_data(self):
+        c = self.config
+        self.dataset = dnnlib.util.construct_class_by_name(**c.training_set_kwargs)
+        self.batch_rank = c.batch_size // self.num_ranks
+        self.reals = RealImages(self.dataset, self.batch_rank, self.device, rank=self.rank, num_ranks=self.num_ranks, seed=c.random_seed,
+                                **c.data_loader_kwargs)
+        labels = np.stack([self.dataset.get_label(i) for i in range(self.dataset.num_images)])
+        self.labels = torch.from_numpy(labels).to(self.device)
+
+    def _build_networks(self):
+        c = self.config
+        torch.manual_seed(c.random_seed)
+        common = dict(c_dim=self.dataset.label_dim, img_resolution=self.dataset.resolution, img_channels=self.dataset.num_channels)
+        self.network_kwargs = dict(G=dict(c.G_kwargs, **common), D=dict(c.D_kwargs, **common), G_ema=dict(c.G_kwargs, **common))
+        build = lambda kwargs: dnnlib.util.construct_class_by_name(**kwargs).train().requires_grad_(False)
+        self.G, self.D = build(self.network_kwargs['G']), build(self.network_kwargs['D'])
+        if c.get('init_from'):
+            self._init_from(c.init_from)
+        for module in (self.G, self.D):
+            module.to(self.device, memory_format=torch.channels_last if c.get('channels_last') else torch.preserve_format)
+            distributed.broadcast_from_main(module)
+        self.G_ema = copy.deepcopy(self.G).eval()
+
+    def _init_from(self, path):
+        """Transfer learning: every weight of the snapshot that fits by name and shape."""
+        source = snapshots.load_networks(path)
+        for name, module, candidates in [('G', self.G, ('G_ema', 'G')), ('D', self.D, ('D',))]:
+            found = next((source.networks[n] for n in candidates if n in source.networks), None)
+            if found is None:
+                continue
+            copied, left = checkpoint.copy_matching(found.state_dict(), module)
+            if not copied:
+                raise UserError(f'--init-from={path}: no weight of its {name} fits this one; use the same --cfg and resolution')
+            distributed.print0(f'{name}: {len(copied)} of {len(copied) + len(left)} tensors from {path}'
+                               + (f'; new: {", ".join(left[:4])}{" ..." if len(left) > 4 else ""}' if left else ''))
+
+    def _build_training(self):
+        c = self.config
+        self.augment_pipe = self.ada = None
+        if c.get('augment_kwargs') is not None and (c.get('augment_p', 0) > 0 or c.get('ada_target') is not None):
+            self.augment_pipe = dnnlib.util.construct_class_by_name(**c.augment_kwargs).train().requires_grad_(False).to(self.device)
+            set_probability(self.augment_pipe, c.get('augment_p', 0))
+        self.loss = dnnlib.util.construct_class_by_name(device=self.device, G_mapping=self.G.mapping, G_synthesis=self.G.synthesis, D=self.D,
+                                                        augment_pipe=self.augment_pipe, **c.loss_kwargs)
+        distributed.broadcast_from_main(self.loss.terms)
+        if self.augment_pipe is not None and c.get('ada_target') is not None:
+            self.ada = AdaptiveProbability(self.augment_pipe.p, c.ada_target, c.get('ada_interval', 4), c.get('ada_kimg', 500), c.batch_size)
+        self.phases = make_phases(self.G, self.D, list(self.loss.terms.parameters()), c.G_opt_kwargs, c.D_opt_kwargs,
+                                  c.get('G_reg_interval', 4), c.get('D_reg_interval', 16), self.device)
+        for param in self.loss.terms.parameters():
+            param.requires_grad_(False)
+        self.ema = WeightAverage(self.G, self.G_ema, c.ema_kimg, c.get('ema_rampup'), c.get('ema_start_kimg', 0))
+
+    # -- state
+
+    def _stateful(self):
+        """Everything that changes during training, by name."""
+        objects = dict(G=self.G, D=self.D, G_ema=self.G_ema, loss=self.loss)
+        objects.update({f'{phase.name[0]}_opt': phase.opt for phase in self.phases})
+        if self.augment_pipe is not None:
+            objects['augment_pipe'] = self.augment_pipe
+        if self.ada is not None:
+            objects['ada'] = self.ada
+        return objects
+
+    def _state_path(self):
+        return os.path.join(self.run_dir, STATE_FILE)
+
+    def resume(self):
+        """Continues from the run directory's training state, if there is one."""
+        if not os.path.isfile(self._state_path()):
+            return False
+        tensors, info = checkpoint.load(self._state_path(), 'training-state')
+        for name, target in self._stateful().items():
+            target.load_state_dict(checkpoint.unflatten(info['state'][name], tensors))
+        for phase in self.phases:
+            phase.restore_layout()
+        self.cur_nimg, self.batch_idx, self.cur_tick = info['cur_nimg'], info['batch_idx'], info['cur_tick']
+        self.elapsed_sec = info['elapsed_sec']
+        return True
+
+    def save_state(self):
+        """Writes the training state (first process)."""
+        if self.rank != 0:
+            return
+        tensors, nests = {}, {}
+        for name, source in self._stateful().items():
+            part, nests[name] = checkpoint.flatten(name, source.state_dict())
+            tensors.update(part)
+        info = dict(state=nests, cur_nimg=self.cur_nimg, batch_idx=self.batch_idx, cur_tick=self.cur_tick, elapsed_sec=self.progress.elapsed_sec)
+        checkpoint.save(self._state_path(), 'training-state', tensors, info)
+
+    # -- run
+
+    def run(self):
+        """Trains until total_kimg, or until Ctrl-C or SIGTERM, upon which the state is saved. -> whether the run is complete."""
+        total_nimg = self.config.total_kimg * 1000
+        self.progress = Progress(self.run_dir if self.rank == 0 else None, self.config.total_kimg, self.cur_nimg, self.elapsed_sec)
+        if self.cur_nimg == 0:
+            self._save_grid_of_reals()
+            self._save_fakes('fakes_init.png')
+        previous = {sig: signal.signal(sig, self._request_stop) for sig in (signal.SIGINT, signal.SIGTERM)}
+        tick_end = self.cur_nimg + self._tick_nimg()
+        self.progress.start_tick(self.cur_nimg, 0)
+        try:
+            while self.cur_nimg < total_nimg and not self._should_stop():
+                self._iteration()
+                if self.cur_nimg >= tick_end or self.cur_nimg >= total_nimg:
+                    self._end_tick(done=self.cur_nimg >= total_nimg)
+                    tick_end = self.cur_nimg + self._tick_nimg()
+            if self.cur_nimg < total_nimg:
+                self.save_state()
+        finally:
+            self.progress.close()
+            for sig, handler in previous.items():
+                signal.signal(sig, handler)
+        return self.cur_nimg >= total_nimg
+
+    def _tick_nimg(self):
+        return self.config.kimg_per_tick * 1000
+
+    def _request_stop(self, signum, _frame):
+        if self._stop_requested:
+            raise KeyboardInterrupt
+        self._stop_requested = True
+        self.progress.message('Stopping after this iteration; the state will be saved. (Press Ctrl-C again to stop at once.)')
+
+    def _should_stop(self):
+        if self.num_ranks > 1 and self.batch_idx % 16 != 0:         # asking the others waits for the device
+            return False
+        return distributed.any_process(self._stop_requested)
+
+    def _iteration(self):
+        c = self.config
+        torch.manual_seed(step_seed(c.random_seed, self.rank, self.cur_nimg))
+        batch = self.reals.batch(self.cur_nimg)
+        self.loss.start_step(self.cur_nimg)
+        for phase in self.phases:
+            gen_z = torch.randn([self.batch_rank, self.G.z_dim], device=self.device)
+            gen_c = self.labels[torch.randint(len(self.labels), [self.batch_rank]).to(self.device, non_blocking=True)]
+            if self.batch_idx % phase.interval == 0:
+                self._run_phase(phase, batch, gen_z, gen_c)
+        self.ema.update(self.cur_nimg, c.batch_size)
+        if self.ada is not None:
+            self.ada.update(self.batch_idx)
+        self.cur_nimg += c.batch_size
+        self.batch_idx += 1
+        self.progress.advance(c.batch_size)
+
+    def _run_phase(self, phase, batch, gen_z, gen_c):
+        """Accumulates over micro-batches; the gradient is the mean over the whole batch whatever their number."""
+        phase.begin()
+        size = self.config.batch_gpu
+        rounds = -(-self.batch_rank // size)
+        for img, c, idx, z, cz in zip(*[x.split(size) for x in (*batch, gen_z, gen_c)], strict=True):
+            self.loss.accumulate_gradients(phase=phase.name, real_img=img, real_c=c, real_idx=idx, gen_z=z, gen_c=cz,
+                                           gain=phase.interval / rounds)
+        phase.end()
+
+    # -- end of a tick
+
+    def _end_tick(self, done):
+        c = self.config
+        began = time.time()
+        if self.augment_pipe is not None:
+            training_stats.report('Progress/augment', self.augment_pipe.p)
+        stats = self.progress.collect(self.cur_nimg, self.cur_tick, {phase.name: phase.timer for phase in self.phases}, self.device)
+        self.progress.write(stats, self.cur_nimg)
+        self._warn(stats)
+        at = lambda ticks: ticks is not None and (done or (self.cur_tick + 1) % ticks == 0)
+        self.cur_tick += 1
+        if at(c.image_snapshot_ticks):
+            self._save_fakes(f'fakes{self.cur_nimg // 1000:06d}.png')
+        if at(c.network_snapshot_ticks):
+            self.save_state()
+            self._evaluate(self._save_snapshot())
+        self.progress.start_tick(self.cur_nimg, time.time() - began)
+
+    def _warn(self, stats):
+        if self.ada is not None and (text := self.ada.warning()) is not None:
+            self.progress.message(text)
+        for phase in self.phases:
+            name = f'Progress/skipped_steps/{phase.name}'
+            if name in stats and (skipped := round(stats[name]['mean'] * stats[name]['num'] / self.num_ranks)) > 0:
+                self.progress.message(f'Warning: {skipped} of {stats[name]["num"] // self.num_ranks} {phase.name} steps were left out: '
+                                      'a gradient was infinite or NaN. If this goes on, try --fp32=1 or a larger --gamma.')
+
+    def _save_snapshot(self):
+        path = os.path.join(self.run_dir, f'network-snapshot-{self.cur_nimg // 1000:06d}.safetensors')
+        if self.rank == 0:
+            training = dict(options=dict(self.config), cur_nimg=self.cur_nimg, class_names=self.dataset.class_names)
+            snapshots.save_networks(path, dict(G=self.G, D=self.D, G_ema=self.G_ema), self.network_kwargs, training)
+        return path
+
+    def _evaluate(self, snapshot):
+        """Metrics of the averaged generator, by the function that the configuration names."""
+        c = self.config
+        for metric in c.metrics:
+            result = dnnlib.util.call_func_by_name(metric=metric, G=self.G_ema, dataset_kwargs=c.training_set_kwargs, device=self.device,
+                                                   seed=c.random_seed, run_dir=self.run_dir, snapshot=snapshot, cur_nimg=self.cur_nimg,
+                                                   **c.metric_kwargs)
+            if self.rank == 0:
+                self.progress.message(f'{metric} {result["value"]:.4f}')
+
+    # -- sample images
+
+    def _grid(self):
+        return image_grid.grid_size(self.dataset.resolution, self.dataset.resolution, self.config.get('grid_images', 1024))
+
+    def _grid_items(self):
+        columns, rows = self._grid()
+        return image_grid.choose_reals(self.dataset, columns, rows, self.config.random_seed)
+
+    def _save_grid_of_reals(self):
+        if self.rank == 0:
+            img = torch.from_numpy(np.stack([self.dataset[i][0] for i in self._grid_items()]))
+            image_grid.save_image(image_grid.to_grid(img, self._grid()[0]), os.path.join(self.run_dir, 'reals.png'))
+
+    @torch.no_grad()
+    def _save_fakes(self, name):
+        """The same latents in every grid, with the labels of the grid of reals."""
+        if self.rank != 0:
+            return
+        items = self._grid_items()
+        z = torch.randn([len(items), self.G.z_dim], generator=torch.Generator().manual_seed(self.config.random_seed)).to(self.device)
+        c = torch.from_numpy(np.stack([self.dataset.get_label(i) for i in items])).to(self.device)
+        size = max(self.config.batch_gpu, 1)
+        imgs = [image_grid.to_uint8(self.G_ema(zs, cs, noise_mode='const')).cpu() for zs, cs in zip(z.split(size), c.split(size), strict=True)]
+        image_grid.save_image(image_grid.to_grid(torch.cat(imgs), self._grid()[0]), os.path.join(self.run_dir, name))
+
+
+def step_seed(seed, rank, cur_nimg):
+    """Seed of an iteration's random numbers: a resumed run repeats what an uninterrupted one draws."""
+    digest = hashlib.sha256(f'{seed}/{rank}/{cur_nimg}'.encode()).digest()
+    return int.from_bytes(digest[:8], 'little') >> 1
+
+
+def training_loop(config, run_dir, device_type):
+    """Trains or continues the run in `run_dir`. -> whether it is complete (False: stopped by a signal, state saved)."""
+    device = distributed.init(device_type)
+    trainer = Trainer(config, run_dir, device)
+    if trainer.resume():
+        distributed.print0(f'Continuing {run_dir} at {trainer.cur_nimg / 1000:.1f} kimg.')
+    return trainer.run()
