@@ -1,0 +1,116 @@
+"""Measure a trained generator: python calc_metrics.py --network=FILE --metrics=fid5k_full"""
+
+import contextlib
+import os
+
+import click
+import torch
+
+from dnnlib import UserError, files
+from dnnlib.util import user_errors
+from kd_plugin.options import DEFAULT_TEACHER
+from metrics import metric_main, metric_utils
+from torch_utils import checkpoint, distributed, misc
+from training import demo_data, snapshots
+from training.config import torch_device
+
+
+def parse_metrics(text):
+    """'fid5k_full,clipfid5k_full' -> list of names. Raises UserError for one that is unknown, and for none."""
+    names = [name.strip() for name in text.split(',') if name.strip()]
+    for name in names or [text]:
+        metric_main.find_metric(name)
+    return names
+
+
+def choose_data(data, info, network):
+    """Constructor arguments of the real images: --data, else what the snapshot was trained on. Raises UserError if they are not there."""
+    size = info['networks']['G_ema']['img_resolution']
+    kwargs = info['training'].get('options', {}).get('training_set_kwargs', {})
+    kwargs = dict(class_name='training.dataset.ImageFolderDataset') | kwargs | dict(resolution=None)
+    if data is not None:
+        return kwargs | dict(path=demo_data.demo_set(size) if data == 'demo' else data)
+    if 'path' not in kwargs:
+        raise UserError(f'{network}: the snapshot does not say what it was trained on; name the real images with --data=PATH')
+    if not os.path.exists(kwargs['path']):
+        raise UserError(f'{kwargs["path"]}: the data set that the snapshot was trained on is not there any more; name it with --data=PATH')
+    return kwargs
+
+
+def check_data(data_kwargs, G_kwargs):
+    """Refuses real images that differ from the generated ones in size, channels or labels."""
+    with contextlib.closing(metric_utils.open_reference(data_kwargs, use_labels=G_kwargs['c_dim'] > 0)) as dataset:
+        where = f'--data={data_kwargs["path"]}'
+        real, generated = (dataset.resolution, dataset.num_channels), (G_kwargs['img_resolution'], G_kwargs['img_channels'])
+        if real != generated:
+            size, channels = generated
+            raise UserError(f'{where}: images are {_describe(*real)}, the network makes {_describe(*generated)}; make the data set with '
+                            f'dataset_tool.py --width={size} --height={size} --color={"grey" if channels == 1 else "rgb"}')
+        if dataset.label_dim != G_kwargs['c_dim']:
+            raise UserError(f'{where}: labels have {dataset.label_dim} dimensions, the network takes {G_kwargs["c_dim"]}; '
+                            'use the data set that it was trained on, or one with the same classes')
+
+
+def _describe(size, channels):
+    return f'{size}x{size} {"grey" if channels == 1 else "RGB"}'
+
+
+def choose_outdir(outdir, network):
+    """Where the results go: --outdir, else the snapshot's folder; the current one for an address. Raises UserError if it cannot be written."""
+    outdir = outdir or ('.' if files.is_url(network) else os.path.dirname(os.path.abspath(network)))
+    files.make_dir(outdir)
+    if not os.access(outdir, os.W_OK | os.X_OK):
+        raise UserError(f'--outdir={outdir}: no permission to write there; choose another folder')
+    return outdir
+
+
+def calculate(network, metrics, data, detector, teacher, device, batch, workers, seed, outdir):
+    """What the command does; options as of the command. Everything that can be wrong is found out before the work begins."""
+    names = parse_metrics(metrics)
+    device = distributed.init(torch_device(device))
+    with distributed.main_process_first():
+        path = snapshots.locate(network)
+    info = checkpoint.load_info(path, 'network')
+    if 'G_ema' not in info['networks']:
+        raise UserError(f'--network={network}: there is no G_ema in it; name a network-snapshot-....safetensors of train.py')
+    data_kwargs = choose_data(data, info, network)
+    check_data(data_kwargs, info['networks']['G_ema'])
+    outdir = choose_outdir(outdir, network)
+    detectors = metric_main.load_detectors(names, device, detector, dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
+    if device.type == 'cpu':
+        misc.keep_freed_memory()
+    G = snapshots.load_networks(path, device, names=['G_ema']).G_ema
+    for name in names:
+        metric_main.calc_and_report(outdir, network, info['training'].get('cur_nimg'), metric=name, G=G, dataset_kwargs=data_kwargs, device=device,
+                                    detector=detectors[name], seed=seed, batch_size=batch, num_workers=workers)
+
+
+@click.command(context_settings=dict(max_content_width=120))
+@click.option('--network', help='Network snapshot, file or address', required=True, metavar='FILE|URL')
+@click.option('--metrics', help='Comma-separated list of fid<N>_full and clipfid<N>_full: N images such as 500 or 5k against all real ones',
+              default='fid50k_full', show_default=True, metavar='LIST')
+@click.option('--data', help='Real images: folder or zip from dataset_tool.py, or demo  [default: those of the training]', metavar='PATH|demo')
+@click.option('--detector', help='Inception network of the FID, if it cannot be downloaded', metavar='FILE')
+@click.option('--teacher', '--kd-teacher', 'teacher', help='Teacher whose features clipfid compares', default=DEFAULT_TEACHER, show_default=True,
+              metavar='NAME')
+@click.option('--device', help='Where to run', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto', show_default=True)
+@click.option('--batch', help='Images at a time', type=click.IntRange(min=1), default=64, show_default=True, metavar='INT')
+@click.option('--workers', help='Processes that read the real images', type=click.IntRange(min=0), default=2, show_default=True, metavar='INT')
+@click.option('--seed', help='Random seed of the generated images', type=click.IntRange(min=0), default=0, show_default=True, metavar='INT')
+@click.option('--outdir', help="Where to append metric-NAME.jsonl  [default: the snapshot's folder]", metavar='DIR')
+def main(**opts):
+    """Measure a trained generator against real images.
+
+    The real images are all images of the data set, never mirrored, even where the training used a part of it or mirrored it. Their statistics
+    are kept for the next time. Several GPUs: torchrun --nproc-per-node=N calc_metrics.py ...
+    """
+    with user_errors():
+        try:
+            calculate(**opts)
+        finally:
+            if distributed.is_active():
+                torch.distributed.destroy_process_group()
+
+
+if __name__ == '__main__':
+    main()

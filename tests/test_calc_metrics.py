@@ -1,0 +1,245 @@
+"""calc_metrics.py and metrics/metric_main.py: names, values with their protocol, where they go, and every refusal."""
+
+import io
+import json
+import math
+import re
+import zipfile
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from click.testing import CliRunner
+from test_metrics_detectors import ToyInception, save_script, save_teacher, teacher_kwargs
+
+import calc_metrics
+from dnnlib import UserError, files
+from kd_plugin.teacher import Preprocess, Teacher, load_teacher
+from metrics import detectors, metric_main
+from metrics.frechet_distance import frechet_distance
+from torch_utils import checkpoint
+from training import snapshots
+from training.networks import Generator
+
+NETWORK = dict(z_dim=8, w_dim=8, img_resolution=16, mapping_kwargs=dict(num_layers=1), synthesis_kwargs=dict(channel_base=64, channel_max=8))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('KDGAN_CACHE_DIR', str(tmp_path / 'cache'))
+
+
+def picture(i, size=16, channels=3):
+    return np.random.RandomState(i).randint(0, 256, [size, size, channels], dtype=np.uint8)
+
+
+def make_data(path, num=12, size=16, channels=3, classes=3):
+    with zipfile.ZipFile(path, 'w') as archive:
+        for i in range(num):
+            buffer = io.BytesIO()
+            PIL.Image.fromarray(picture(i, size, channels).squeeze()).save(buffer, 'png')
+            archive.writestr(f'class{i % classes}/{i:02d}.png', buffer.getvalue())
+    return dict(class_name='training.dataset.ImageFolderDataset', path=str(path), use_labels=False, max_size=num, xflip=True, resolution=size)
+
+
+def make_snapshot(path, data_kwargs, c_dim=0, img_channels=3):
+    kwargs = dict(NETWORK, c_dim=c_dim, img_channels=img_channels)
+    torch.manual_seed(0)
+    training = dict(options=dict(training_set_kwargs=data_kwargs), cur_nimg=12345, class_names=None)
+    snapshots.save_networks(str(path), dict(G_ema=Generator(**kwargs)), dict(G_ema=dict(kwargs, class_name='training.networks.Generator')), training)
+    return str(path)
+
+
+@pytest.fixture
+def data(tmp_path):
+    return make_data(tmp_path / 'photos.zip')
+
+
+@pytest.fixture
+def network(tmp_path, data):
+    (tmp_path / 'run').mkdir()
+    return make_snapshot(tmp_path / 'run' / 'network-snapshot-000012.safetensors', data)
+
+
+def run(*args):
+    """-> (exit code, what was printed)."""
+    result = CliRunner().invoke(calc_metrics.main, ['--device=cpu', '--workers=0', *args])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+class Pixels(torch.nn.Module):
+    """An encoder whose features are a few pixels."""
+
+    def image_features(self, x):
+        return x[:, :, 0, :2].flatten(1)
+
+
+def load_pixel_teacher(name, device):
+    return Teacher(Pixels(), Preprocess(16, (0.5,) * 3, (0.5,) * 3), 6, f'pixels:{name}').to(device)
+
+
+PIXELS = dict(func_name=f'{__name__}.load_pixel_teacher', name='a')
+
+
+class Replay(torch.nn.Module):
+    """A generator that gives the images of the data set, in order."""
+    z_dim, c_dim = 4, 0
+
+    def __init__(self, gain=1.0):
+        super().__init__()
+        self.gain, self.next = gain, 0
+        self.eval()
+
+    def forward(self, z, c, noise_mode):
+        imgs = np.stack([picture(self.next + i).transpose(2, 0, 1) for i in range(len(z))])
+        self.next += len(z)
+        return torch.from_numpy(imgs).to(torch.float32) / 127.5 * self.gain - 1
+
+
+def calc(data, G, metric='clipfid12_full', **kwargs):
+    kwargs = {'teacher_kwargs': PIXELS, 'batch_size': 5, 'num_workers': 0, 'progress': False, **kwargs}
+    return metric_main.calc_metric(metric, G, data, 'cpu', **kwargs)
+
+
+# Names.
+
+@pytest.mark.parametrize('name, num_gen', [('fid50k_full', 50_000), ('fid5k_full', 5000), ('fid500_full', 500), ('clipfid1k_full', 1000),
+                                           ('clipfid7_full', 7), ('fid1000k_full', 1_000_000)])
+def test_names(name, num_gen):
+    assert metric_main.is_valid_metric(name) and metric_main.find_metric(name)[1] == num_gen
+
+
+@pytest.mark.parametrize('name', ['', 'none', 'fid', 'fid_full', 'fid50k', 'fid0_full', 'fid0k_full', 'fid05k_full', 'fid-5k_full', 'FID5k_full',
+                                  'fid5k_full ', 'xfid5k_full', 'fid5kk_full', 'fid5k_full_'])
+def test_names_of_nothing(name):
+    assert not metric_main.is_valid_metric(name)
+    with pytest.raises(UserError, match=re.escape(f'--metrics={name}: there is no such metric; use fid<N>_full (FID of N')):
+        metric_main.find_metric(name)
+
+
+def test_a_pattern_belongs_to_one_metric():
+    with pytest.raises(ValueError, match="'fid<N>_full' is already registered by metrics.metric_main"):
+        metric_main.register_metric('fid<N>_full', needs='inception')(lambda opts, num_gen: 0.0)
+    assert metric_main.list_valid_metrics() == ['fid<N>_full (FID of N generated images against all real ones)',
+                                                'clipfid<N>_full (the same with the features of a teacher)']
+
+
+# Values and protocol.
+
+def test_the_data_itself_is_at_distance_zero(data):
+    assert abs(calc(data, Replay())['value']) < 1e-6
+    reals = np.stack([picture(i)[0, :2].T.flatten() for i in range(12)]) / 127.5 - 1
+    fakes = (np.stack([picture(i)[0, :2].T.flatten() for i in range(12)]) * 0.5).round() / 127.5 - 1
+    want = frechet_distance(reals.mean(0), np.cov(reals.T, bias=True), fakes.mean(0), np.cov(fakes.T, bias=True))
+    assert calc(data, Replay(gain=0.5))['value'] == pytest.approx(want, rel=0.01)       # halves are rounded either way
+
+
+def test_a_value_carries_its_protocol(data):
+    result = calc(data, Replay(), seed=3)
+    assert json.loads(json.dumps(result)) == result
+    content_hash = result['reference'].pop('content_hash')
+    assert len(content_hash) == 64 and result['seconds'] >= 0 and re.fullmatch(r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00', result['date'])
+    assert (result['metric'], result['device'], result['torch']) == ('clipfid12_full', 'cpu', torch.__version__)
+    assert result['detector'] == dict(name='pixels:a', identity='pixels:a float32', num_features=6, resize='bicubic with antialiasing to 16x16',
+                                      input='uint8, clip(127.5 x + 128) cut to whole numbers; one channel repeated to three')
+    assert result['reference'] == dict(dataset='photos', images=12, mirrored=False)
+    assert result['generated'] == dict(images=12, truncation_psi=1, noise_mode='random', labels='none', seed=3, batch_size=5)
+
+
+def test_a_generator_in_training_mode_is_refused(data):
+    with pytest.raises(ValueError, match='training mode'):
+        calc(data, Replay().train())
+
+
+def test_results_are_appended(tmp_path, data, capsys):
+    result = calc(data, Replay())
+    metric_main.report_metric(result, str(tmp_path), str(tmp_path / 'network-snapshot-000012.safetensors'), 12345)
+    metric_main.report_metric(dict(result, value=math.nan), str(tmp_path), 'https://example.org/x.safetensors')
+    first, second = [json.loads(line) for line in (tmp_path / 'metric-clipfid12_full.jsonl').read_text().splitlines()]
+    assert first == dict(result, snapshot='network-snapshot-000012.safetensors', cur_nimg=12345)
+    assert second == dict(result, value=None, snapshot='https://example.org/x.safetensors', cur_nimg=None)
+    line = r'clipfid12_full -?0\.0000  \(12 generated, 12 real images of photos, pixels:a, seed 0, \d+s\)\n'
+    assert re.fullmatch(line + 'clipfid12_full nan .*\n', capsys.readouterr().out)
+    with pytest.raises(UserError, match='cannot be written'):
+        metric_main.report_metric(result, str(tmp_path / 'absent'))
+
+
+def test_check_metrics(tmp_path, monkeypatch):
+    metric_main.check_metrics([])
+    metric_main.check_metrics(['clipfid1k_full', 'clipfid5k_full'], teacher_kwargs=PIXELS)
+    for metrics, kwargs, message in [
+        (['clipfid5k_full', 'fid5k_ful'], {}, '--metrics=fid5k_ful'),                   # the names first
+        (['clipfid5k_full', 'fid5k_full'], dict(detector=str(tmp_path / 'x.pt')), 'x.pt: there is no such file'),
+        (['clipfid5k_full'], dict(teacher_kwargs=teacher_kwargs('x.safetensors')), 'x.safetensors does not exist'),
+    ]:
+        with pytest.raises(UserError, match=message):
+            metric_main.check_metrics(metrics, **{'teacher_kwargs': PIXELS, **kwargs})
+
+
+# The command.
+
+def test_the_command(tmp_path, network, data):
+    teacher = save_teacher(tmp_path / 'teacher.safetensors')
+    code, output = run(f'--network={network}', '--metrics=clipfid9_full, clipfid10_full', f'--teacher={teacher}', '--batch=4', '--seed=7')
+    assert code == 0 and output.startswith('clipfid9_full ')
+    result, = map(json.loads, (tmp_path / 'run' / 'metric-clipfid10_full.jsonl').read_text().splitlines())
+    assert (result['snapshot'], result['cur_nimg']) == ('network-snapshot-000012.safetensors', 12345)
+    assert (result['reference']['images'], result['reference']['mirrored'], result['detector']['name']) == (12, False, load_teacher(teacher).identity)
+    G = snapshots.load_networks(network).G_ema
+    again = calc(data, G, 'clipfid10_full', teacher_kwargs=teacher_kwargs(teacher), seed=7, batch_size=4)
+    assert result['value'] == again['value'] > 0
+
+
+def test_fid_of_a_conditional_generator_on_other_data(tmp_path, monkeypatch):
+    """With 16 features rather than 2048, whose decomposition takes seconds; --data wins over what the snapshot names."""
+    monkeypatch.setattr(detectors, 'INCEPTION_FEATURES', 16)
+    other = make_data(tmp_path / 'other.zip', num=6)
+    network = make_snapshot(tmp_path / 'x.safetensors', dict(other, path='/nowhere'), c_dim=3)
+    script = save_script(tmp_path / 'toy.pt', ToyInception(16))
+    code, _ = run(f'--network={network}', '--metrics=fid8_full', f'--data={other["path"]}', f'--detector={script}', f'--outdir={tmp_path / "new"}')
+    result = json.loads((tmp_path / 'new' / 'metric-fid8_full.jsonl').read_text())
+    assert code == 0 and result['generated']['labels'] == 'drawn from the data set' and result['snapshot'] == '../x.safetensors'
+    assert (result['detector']['name'], result['detector']['identity']) == ('toy', f'sha256:{files.sha256_of_file(script)}')
+    assert (result['reference']['dataset'], result['reference']['images']) == ('other', 6)
+
+
+def test_the_demo_set_by_name(tmp_path):
+    """`--data=demo` is the drawn set in the network's size."""
+    info = dict(networks=dict(G_ema=NETWORK), training={})
+    assert calc_metrics.choose_data('demo', info, 'x') == dict(
+        class_name='training.dataset.ImageFolderDataset', path=files.cache_dir('demo') + '/demo16.zip', resolution=None)
+
+
+def other_snapshot(tmp_path, **networks):
+    checkpoint.save(str(tmp_path / 'y.safetensors'), 'network', {'x': torch.zeros(1)}, dict(networks=networks, training={}))
+    return f'--network={tmp_path / "y.safetensors"}'
+
+
+@pytest.mark.parametrize('make_args, message', [
+    (lambda tmp: ['--network=/nowhere.safetensors'], '/nowhere.safetensors: there is no such file'),
+    (lambda tmp: [f'--network={tmp / "photos.zip"}'], 'photos.zip: the file is damaged or of another format'),
+    (lambda tmp: [other_snapshot(tmp)], 'y.safetensors: there is no G_ema in it'),
+    (lambda tmp: [other_snapshot(tmp, G_ema=NETWORK)], 'y.safetensors: the snapshot does not say what it was trained on; .* --data=PATH'),
+    (lambda tmp: ['--metrics=fid5k_full,fid5k'], '--metrics=fid5k: there is no such metric; use fid<N>_full .* or clipfid<N>_full'),
+    (lambda tmp: ['--metrics='], '--metrics=: there is no such metric'),
+    (lambda tmp: ['--data=/nowhere'], '/nowhere'),
+    (lambda tmp: [f'--data={make_data(tmp / "x.zip", size=8)["path"]}'],
+     r'x.zip: images are 8x8 RGB, the network makes 16x16 RGB; .* --width=16 --height=16 --color=rgb'),
+    (lambda tmp: [f'--data={make_data(tmp / "x.zip", channels=1)["path"]}'], 'x.zip: images are 16x16 grey, the network makes 16x16 RGB'),
+    (lambda tmp: [f'--network={make_snapshot(tmp / "c.safetensors", make_data(tmp / "x.zip"), c_dim=2)}'],
+     'x.zip: labels have 3 dimensions, the network takes 2'),
+    (lambda tmp: [f'--network={make_snapshot(tmp / "c.safetensors", dict(path=str(tmp / "gone.zip")))}'],
+     'gone.zip: the data set that the snapshot was trained on is not there any more; name it with --data=PATH'),
+    (lambda tmp: [f'--outdir={tmp / "photos.zip"}'], 'photos.zip: cannot be written'),
+    (lambda tmp: ['--metrics=fid5_full', '--detector=/nowhere.pt'], '--detector=/nowhere.pt: there is no such file'),
+    (lambda tmp: ['--teacher=/nowhere.safetensors'], '--kd-teacher=/nowhere.safetensors: .* does not exist'),
+])
+def test_refusals_before_the_work(tmp_path, network, monkeypatch, make_args, message):
+    monkeypatch.setattr(metric_main, 'calc_metric', lambda *_, **__: pytest.fail('the work has begun'))
+    teacher = save_teacher(tmp_path / 'teacher.safetensors')
+    code, output = run(f'--network={network}', '--metrics=clipfid5_full', f'--teacher={teacher}', *make_args(tmp_path))
+    assert code == 1 and re.match('Error: .*' + message, output) and output.count('\n') == 1
+    assert not list(tmp_path.rglob('*.jsonl'))
