@@ -110,11 +110,11 @@ def data_path(opts):
 def add_metrics(config, opts, preset, kd):
     names = preset.metrics if opts.metrics is None else opts.metrics
     config.metrics = [name.strip() for name in names.split(',') if name.strip() not in ('', 'none')]
-    unknown = [name for name in config.metrics if not metric_main.is_valid_metric(name)]
-    if unknown:
-        raise UserError(f'--metrics={names}: {unknown[0]} is no metric; use none or {", ".join(metric_main.list_valid_metrics())}')
+    for name in config.metrics:
+        metric_main.find_metric(name)
     teacher = opts.metric_teacher or (kd['teacher'] if kd else opts.kd_teacher or ('demo' if opts.data == 'demo' else DEFAULT_TEACHER))
-    config.metric_kwargs = dict(detector=opts.detector, teacher_kwargs=dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
+    config.metric_kwargs = dict(func_name='metrics.metric_main.calc_and_report', detector=opts.detector,
+                                teacher_kwargs=dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
 
 
 def describe(opts, dataset_name, config):
@@ -139,7 +139,7 @@ def preflight(config):
     kd = config.loss_kwargs.get('kd_kwargs')
     if kd is not None:
         check_distillation(min(config.D_kwargs['channel_base'] // 4, config.D_kwargs['channel_max']), **kd)
-    metric_main.check_metrics(config.metrics, **config.metric_kwargs)
+    metric_main.check_metrics(config.metrics, config.metric_kwargs['detector'], config.metric_kwargs['teacher_kwargs'])
     if config.init_from and not os.path.isfile(config.init_from):
         raise UserError(f'--init-from={config.init_from}: there is no such file; name a network-snapshot-....safetensors')
 

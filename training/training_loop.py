@@ -245,11 +245,9 @@ class Trainer:
         """Metrics of the averaged generator, by the function that the configuration names."""
         c = self.config
         for metric in c.metrics:
-            result = dnnlib.util.call_func_by_name(metric=metric, G=self.G_ema, dataset_kwargs=c.training_set_kwargs, device=self.device,
-                                                   seed=c.random_seed, run_dir=self.run_dir, snapshot=snapshot, cur_nimg=self.cur_nimg,
-                                                   **c.metric_kwargs)
-            if self.rank == 0:
-                self.progress.message(f'{metric} {result["value"]:.4f}')
+            self.progress.bar.clear()
+            dnnlib.util.call_func_by_name(metric=metric, G=self.G_ema, dataset_kwargs=c.training_set_kwargs, device=self.device, seed=c.random_seed,
+                                          progress=False, run_dir=self.run_dir, snapshot=snapshot, cur_nimg=self.cur_nimg, **c.metric_kwargs)
 
     # -- sample images
 
