@@ -6,6 +6,7 @@ import torch
 
 from torch_utils import misc
 from training import networks
+from training.networks_layers import use_channels_last
 
 SMALL = dict(channel_base=128, channel_max=16)
 
@@ -137,9 +138,16 @@ def test_resolution_must_be_a_power_of_two(resolution):
 
 def test_channels_last_weights_give_the_same_image():
     G = generator().eval()
-    H = copy.deepcopy(G).to(memory_format=torch.channels_last)
+    H = copy.deepcopy(G)
+    use_channels_last(H)
     z = torch.randn(2, 8)
     torch.testing.assert_close(G(z, None, noise_mode='const'), H(z, None, noise_mode='const'), rtol=1e-4, atol=1e-5)
+    assert H.synthesis.b8.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert H.synthesis.b8.conv0.weight.transpose(0, 1).is_contiguous(memory_format=torch.channels_last)
+    H(z, None).sum().backward()
+    assert H.synthesis.b8.conv0.weight.grad.stride() == H.synthesis.b8.conv0.weight.stride()        # what a fused optimiser step relies on
+    G.load_state_dict(H.state_dict())
+    assert G.synthesis.b8.conv0.weight.is_contiguous()
 
 
 def test_equalised_learning_rate():

@@ -50,7 +50,28 @@ def modulated_conv2d(x, weight, styles, noise=None, up=1, down=1, padding=0, res
 
 def _demodulation(weight, styles, eps=1e-8):
     """[N, O]: 1 / norm of each sample's weights. The squares factor, so no per-sample weights are needed."""
-    return (styles.square() @ weight.square().sum([2, 3]).t() + eps).rsqrt()
+    return (styles.square() @ _squared_norms(weight) + eps).rsqrt()
+
+
+def _squared_norms(weight):
+    """[O, I, kh, kw] -> [I, O], summing in the order in which the weight lies in memory: the other one is ten times slower on a CPU."""
+    if weight.stride(0) < weight.stride(1):
+        return weight.transpose(0, 1).square().sum([2, 3])
+    return weight.square().sum([2, 3]).t()
+
+
+def use_channels_last(network):
+    """Lays out the convolution weights of a network for channels_last activations, in place.
+
+    Those of upsampling layers also exchange input and output channels in memory, as the transposed convolution reads them.
+    """
+    for layer in network.modules():
+        weight = getattr(layer, 'weight', None)
+        if weight is not None and weight.ndim == 4:
+            swap = getattr(layer, 'up', 1) > 1
+            data = weight.data.transpose(0, 1) if swap else weight.data
+            data = data.contiguous(memory_format=torch.channels_last)
+            weight.data = data.transpose(0, 1) if swap else data
 
 
 def _conv_per_sample(x, weight, styles, coefs, conv):
@@ -77,14 +98,13 @@ class FullyConnectedLayer(torch.nn.Module):
         self.bias_gain = lr_multiplier
 
     def forward(self, x):
-        weight = self.weight.to(x.dtype) * self.weight_gain
         bias = None
         if self.bias is not None:
-            bias = self.bias.to(x.dtype)
-            bias = bias * self.bias_gain if self.bias_gain != 1 else bias
+            bias = self.bias if self.bias_gain == 1 else self.bias * self.bias_gain
+        x = x * self.weight_gain                # the same as scaling the weight, which is larger
         if self.activation == 'linear':
-            return torch.nn.functional.linear(x, weight, bias)
-        return bias_act(x @ weight.t(), bias, act=self.activation)
+            return torch.nn.functional.linear(x, self.weight, bias)
+        return bias_act(torch.nn.functional.linear(x, self.weight), bias, act=self.activation)
 
 
 class Conv2dLayer(torch.nn.Module):

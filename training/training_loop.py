@@ -16,6 +16,7 @@ from torch_utils import checkpoint, distributed, misc, training_stats
 from . import image_grid, snapshots
 from .ada import AdaptiveProbability, set_probability
 from .ema import WeightAverage
+from .networks_layers import use_channels_last
 from .phases import make_phases
 from .progress import Progress
 from .real_images import RealImages
@@ -66,7 +67,9 @@ class Trainer:
         if c.get('init_from'):
             self._init_from(c.init_from)
         for module in (self.G, self.D):
-            module.to(self.device, memory_format=torch.channels_last if c.get('channels_last') else torch.preserve_format)
+            module.to(self.device)
+            if c.get('channels_last'):
+                use_channels_last(module)
             distributed.broadcast_from_main(module)
         self.G_ema = copy.deepcopy(self.G).eval()
 

@@ -19,7 +19,8 @@ def grid_sample(input, grid):
 class _GridSample(torch.autograd.Function):
     @staticmethod
     def forward(ctx, input, grid):
-        ctx.save_for_backward(input, grid)
+        # without a gradient for the grid the backward looks at the size of the image only: do not keep its values
+        ctx.save_for_backward(input if ctx.needs_input_grad[1] else input.new_zeros([]).expand(input.shape), grid)
         return torch.nn.functional.grid_sample(input, grid, mode='bilinear', padding_mode='zeros', align_corners=False)
 
     @staticmethod
