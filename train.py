@@ -18,6 +18,7 @@ from training.augment import augpipe_specs
 from training.config import add_augmentation, add_networks, add_schedule, check_dataset, number_of_processes, torch_device
 from training.runs import find_run, launch
 
+
 @click.command(context_settings=dict(max_content_width=140))
 # General.
 @click.option('--outdir', help='Where to save the runs', required=True, metavar='DIR')

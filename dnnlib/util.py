@@ -77,7 +77,7 @@ class Logger:
     """While open, everything printed also goes to `file_name`, so that a run directory tells its own story."""
 
     def __init__(self, file_name: str, file_mode: str = 'a'):
-        self.file = open(file_name, file_mode, encoding='utf-8')
+        self.file = open(file_name, file_mode, encoding='utf-8')        # noqa: SIM115 (closed by `close`)
         self.stdout = sys.stdout
         sys.stdout = self
 

@@ -24,7 +24,8 @@ def test_objects_by_name():
     assert util.call_func_by_name('a', 'b', func_name='os.path.join') == os.path.join('a', 'b')
 
 
-@pytest.mark.parametrize('seconds, text', [(0, '0s'), (59.4, '59s'), (59.6, '1m 00s'), (3599, '59m 59s'), (3723.2, '1h 02m 03s'), (200000, '2d 07h 33m')])
+@pytest.mark.parametrize('seconds, text', [(0, '0s'), (59.4, '59s'), (59.6, '1m 00s'), (3599, '59m 59s'), (3723.2, '1h 02m 03s'),
+                                           (200000, '2d 07h 33m')])
 def test_format_time(seconds, text):
     assert util.format_time(seconds) == text
 

@@ -30,7 +30,8 @@ def cache(tmp_path, monkeypatch):
     ('100-shot-obama', None, 'a photo of Barack Obama.', 32), ('100-shot-grumpy_cat', None, 'a photo of Grumpy Cat.', 26),
     ('AnimalFace-cat', None, 'a photo of a cat.', 34), ('cifar10-32', None, 'a photo of a airplane.', 10),
     ('cifar100', None, 'a photo of a apple.', 100), ('imagenet64', None, 'a photo of a tench.', 1000),
-    ('mine', ['red_rose', 'tulip'], 'a photo of a red rose.', 2), ('mine', ['one'], 'a photo of a person.', 67), ('mine', None, 'a photo of a person.', 67),
+    ('mine', ['red_rose', 'tulip'], 'a photo of a red rose.', 2), ('mine', ['one'], 'a photo of a person.', 67),
+    ('mine', None, 'a photo of a person.', 67),
     ('demo32', None, 'a happy face', 31)])
 def test_auto_texts_recognise_the_data(name, class_names, first, count):
     texts, origin = prompts.resolve_texts('auto', name, class_names)
@@ -198,7 +199,7 @@ def test_clip_names_offline_and_unknown(clip, cache, monkeypatch):
     def offline(url):
         raise urllib.error.URLError('no network')
     monkeypatch.setattr(urllib.request, 'urlopen', offline)
-    with pytest.raises(UserError, match=r'--kd-teacher=ViT-B/32: the weights cannot be downloaded .*fetch https://.*/ViT-B-32\.pt elsewhere and put it into '):
+    with pytest.raises(UserError, match=r'=ViT-B/32: the weights cannot be downloaded .*fetch https://.*/ViT-B-32\.pt elsewhere and put it into '):
         load_teacher('ViT-B/32')
     with pytest.raises(UserError, match='--kd-teacher=ViT-X: there is no teacher of this name; use demo, a file, hf:NAME, or one of RN50'):
         load_teacher('ViT-X')
@@ -239,8 +240,8 @@ def hf_clip(tmp_path):
     tokenizer.post_processor = processors.TemplateProcessing(single='<start> $A <end>', special_tokens=[('<start>', 0), ('<end>', 1)])
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token='<start>', eos_token='<end>', pad_token='<end>', unk_token='?',
                                          model_max_length=16).save_pretrained(folder)
-    (folder / 'preprocessor_config.json').write_text(json.dumps(dict(
-        do_center_crop=True, crop_size=dict(height=32, width=32), size=dict(shortest_edge=32), image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4])))
+    (folder / 'preprocessor_config.json').write_text(json.dumps(dict(do_center_crop=True, crop_size=dict(height=32, width=32),
+        size=dict(shortest_edge=32), image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4])))
     return folder, model.eval()
 
 

@@ -5,6 +5,7 @@ import torch
 
 from dnnlib import UserError
 from torch_utils import checkpoint, distributed, training_stats
+from training.runs import free_port
 
 
 @pytest.fixture(autouse=True)
@@ -143,9 +144,8 @@ def _two_processes(rank, port, out):
     module = torch.nn.Linear(2, 1)
     module.weight.data.fill_(rank)
     distributed.broadcast_from_main(module)
-    with distributed.main_process_first():
-        with open(out + '.order', 'a') as f:
-            f.write(str(rank))
+    with distributed.main_process_first(), open(out + '.order', 'a') as f:
+        f.write(str(rank))
     result = dict(g0=params[0].grad.tolist(), g1=params[1].grad.tolist(), none=params[2].grad is None, num=collector.num('a'),
                   mean=collector.mean('a'), weight=module.weight.tolist(), agreed=distributed.agree(lambda: rank),
                   any=distributed.any_process(rank == 1))
@@ -155,7 +155,6 @@ def _two_processes(rank, port, out):
 
 
 def test_two_processes_agree(tmp_path):
-    from training.runs import free_port
     out = str(tmp_path / 'r')
     torch.multiprocessing.spawn(_two_processes, args=(free_port(), out), nprocs=2)
     results = [json.loads((tmp_path / f'r.{rank}').read_text()) for rank in range(2)]

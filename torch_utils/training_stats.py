@@ -17,9 +17,8 @@ def report(name, value):
 
     In a distributed run every process must report the same names.
     """
-    elems = torch.as_tensor(value).detach().flatten()
-    # MPS has no float64
-    elems = elems.to(torch.float32 if elems.device.type == 'mps' else torch.float64)
+    elems = value.detach() if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64)
+    elems = elems.flatten().to(torch.float32 if elems.device.type == 'mps' else torch.float64)      # MPS has no float64
     moments = torch.stack([torch.ones_like(elems).sum(), elems.sum(), elems.square().sum()])
     per_device = _moments.setdefault(name, {})
     if elems.device in per_device:

@@ -88,7 +88,8 @@ def make_phases(G, D, extra_D_params, G_opt_kwargs, D_opt_kwargs, G_reg_interval
         G_reg_interval, D_reg_interval: iterations; None = regularise in every main phase.
     """
     phases = []
-    for name, module, extra, opt_kwargs, interval in [('G', G, [], G_opt_kwargs, G_reg_interval), ('D', D, extra_D_params, D_opt_kwargs, D_reg_interval)]:
+    networks = [('G', G, [], G_opt_kwargs, G_reg_interval), ('D', D, extra_D_params, D_opt_kwargs, D_reg_interval)]
+    for name, module, extra, opt_kwargs, interval in networks:
         params = [*module.parameters(), *extra]
         c = 1 if interval is None else interval / (interval + 1)
         opt_kwargs = dict(opt_kwargs, lr=opt_kwargs['lr'] * c, betas=[float(beta) ** c for beta in opt_kwargs['betas']], fused=True)

@@ -76,7 +76,7 @@ class Progress:
             report('Resources/peak_gpu_mem_gb', torch.cuda.max_memory_allocated(device) / 2 ** 30)
             torch.cuda.reset_peak_memory_stats(device)
         self.collector.update()
-        return self.collector.as_dict()
+        return {name: value for name, value in self.collector.as_dict().items() if value['num'] > 0}
 
     def write(self, stats, cur_nimg):
         """Prints the line of a tick and appends the statistics to the files."""

@@ -219,8 +219,8 @@ class Trainer:
         stats = self.progress.collect(self.cur_nimg, self.cur_tick, {phase.name: phase.timer for phase in self.phases}, self.device)
         self.progress.write(stats, self.cur_nimg)
         self._warn(stats)
-        at = lambda ticks: ticks is not None and (done or (self.cur_tick + 1) % ticks == 0)
         self.cur_tick += 1
+        at = lambda ticks: ticks is not None and (done or self.cur_tick % ticks == 0)
         if at(c.image_snapshot_ticks):
             self._save_fakes(f'fakes{self.cur_nimg // 1000:06d}.png')
         if at(c.network_snapshot_ticks):

@@ -1,0 +1,193 @@
+"""Speed of a training step: python benchmarks/train_step.py [--config=NAME] [--device=cpu|cuda] [--kd]
+
+For each configuration it prints seconds per kimg of every phase, of a whole iteration (Gmain + Dmain + Greg/4 + Dreg/16) with and
+without knowledge distillation, and how much of the device's peak the convolutions reach. The peak is a large matrix product in the same
+dtype, measured in the same run: on a shared machine only such ratios mean anything.
+"""
+
+import os
+import sys
+import time
+from typing import NamedTuple
+
+import click
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
+
+from kd_plugin.loss import Distillation  # noqa: E402
+from kd_plugin.presets import PRESETS  # noqa: E402
+from kd_plugin.teacher import Preprocess, Teacher  # noqa: E402
+from torch_utils import misc  # noqa: E402
+from training.loss import StyleGAN2Loss  # noqa: E402
+from training.networks import Discriminator, Generator  # noqa: E402
+from training.networks_layers import use_channels_last  # noqa: E402
+
+
+class Config(NamedTuple):
+    """What is measured; `reference_sec` is the reference implementation's iteration, as published for two CPU cores in float32."""
+    resolution: int
+    channel_base: int
+    batch: int
+    reference_sec: float | None = None
+
+
+CONFIGS = {
+    '32-cb1024': Config(32, 1024, 16, 0.25 + 0.11 + 0.24 / 4 + 0.10 / 16),
+    '32-cb4096': Config(32, 4096, 16, 2.03 + 0.88 + 2.04 / 4 + 0.70 / 16),
+    '64-cb8192': Config(64, 8192, 8, 2.11 + 1.36 + 2.49 / 4 + 1.24 / 16),
+    '256-auto': Config(256, 16384, 16),
+}
+INTERVALS = dict(Gmain=1, Dmain=1, Greg=4, Dreg=16)
+CONV_OPS = ('aten::mkldnn_convolution', 'aten::_convolution', 'aten::convolution_backward', 'aten::cudnn_convolution',
+            'aten::cudnn_convolution_transpose', 'aten::_conv_depthwise2d')
+
+
+class RandomVit(torch.nn.Module):
+    """The size of CLIP's ViT-B/32 image tower, with random weights: what a teacher costs, not what it knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = torch.nn.Conv2d(3, 768, 32, stride=32)
+        layer = torch.nn.TransformerEncoderLayer(768, 12, 3072, dropout=0, activation='gelu', batch_first=True, norm_first=True)
+        self.blocks = torch.nn.TransformerEncoder(layer, 12, enable_nested_tensor=False)
+        self.projection = torch.nn.Linear(768, 512, bias=False)
+
+    def image_features(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        return self.projection(self.blocks(torch.cat([x[:, :1], x], dim=1))[:, 0])
+
+    def text_features(self, texts):
+        return torch.randn(len(texts), 512, device=self.projection.weight.device)
+
+
+def synchronize(device):
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def best_time(fn, device, repeats):
+    """Least seconds of a call, after two to warm up."""
+    times = []
+    for _ in range(repeats + 2):
+        synchronize(device)
+        start = time.perf_counter()
+        fn()
+        synchronize(device)
+        times.append(time.perf_counter() - start)
+    return min(times[2:])
+
+
+def peak_flops(dtype, device):
+    """FLOP/s of a large matrix product."""
+    n = 2048 if device.type == 'cpu' else 8192
+    a, b = torch.randn(n, n, device=device).to(dtype), torch.randn(n, n, device=device).to(dtype)
+    return 2 * n ** 3 / best_time(lambda: a @ b, device, repeats=20)
+
+
+def build(config, precision, channels_last, device):
+    """-> G, D in training mode, and the dtype of most of their work."""
+    half = precision != 'fp32'
+    dtype = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)[precision]
+    blocks = dict(fp16_channels_last=channels_last, half_dtype='float16' if precision == 'fp16' else 'bfloat16')
+    common = dict(channel_base=config.channel_base, channel_max=512, num_fp16_res=0 if not half else 16 if device.type == 'cpu' else 4,
+                  conv_clamp=256 if precision == 'fp16' else None)
+    G = Generator(512, 0, 512, config.resolution, 3, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=dict(common, **blocks))
+    D = Discriminator(0, config.resolution, 3, block_kwargs=blocks, **common)
+    for network in (G, D):
+        network.train().requires_grad_(False).to(device)
+        if channels_last:
+            use_channels_last(network)
+    return G, D, dtype
+
+
+def make_step(config, G, D, device, kd):
+    """-> function that runs a phase once, forward and backward."""
+    terms = {}
+    if kd:
+        teacher = Teacher(RandomVit().to(device), Preprocess(224, (0.5,) * 3, (0.5,) * 3), 512, 'random',
+                          torch.float16 if device.type == 'cuda' else torch.float32).to(device)
+        teacher.encoder.to(teacher.dtype)
+        cache = torch.randn(200, 512, device=device)
+        terms['kd'] = Distillation(teacher, D.feature_dim, ('agkd', 'cgkd'), ['text'] * 32, PRESETS['paper'], cache).to(device)
+    loss = StyleGAN2Loss(device, G.mapping, G.synthesis, D, r1_gamma=1, terms=terms)
+    n = config.batch
+    img, z, c = torch.randn(n, 3, config.resolution, config.resolution, device=device) * 0.5, torch.randn(n, 512, device=device), None
+    c = torch.zeros(n, 0, device=device)
+    idx = torch.arange(n, device=device)
+
+    def step(phase):
+        module = G if phase[0] == 'G' else D
+        for p in module.parameters():
+            p.grad = None
+            p.requires_grad_(True)
+        loss.start_step(0)
+        loss.accumulate_gradients(phase, img, c, z, c, gain=1, real_idx=idx)
+        module.requires_grad_(False)
+    return step
+
+
+def convolution_flops_per_sec(step, device):
+    """Over Gmain and Dmain: FLOP of all convolutions / time spent in them."""
+    def run():
+        step('Gmain')
+        step('Dmain')
+    run()
+    with FlopCounterMode(display=False) as counter:
+        run()
+    flops = sum(n for op, n in counter.get_flop_counts()['Global'].items() if 'conv' in str(op))
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == 'cuda' else [])
+    with profile(activities=activities) as prof:
+        run()
+        synchronize(device)
+    time_of = lambda e: e.self_device_time_total if device.type == 'cuda' else e.self_cpu_time_total
+    return flops / sum(time_of(e) * 1e-6 for e in prof.key_averages() if e.key in CONV_OPS)
+
+
+def measure(name, config, precision, channels_last, device, repeats, kd):
+    torch.manual_seed(0)
+    G, D, dtype = build(config, precision, channels_last, device)
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+    step = make_step(config, G, D, device, kd=False)
+    seconds = {phase: best_time(lambda phase=phase: step(phase), device, repeats) for phase in INTERVALS}
+    per_kimg = 1000 / config.batch
+    iteration = sum(seconds[phase] / every for phase, every in INTERVALS.items())
+    line = '  '.join(f'{phase} {sec * per_kimg:.2f}' for phase, sec in seconds.items())
+    print(f'{name}  batch {config.batch}  {precision}{" channels_last" if channels_last else ""}')
+    print(f'  seconds per kimg: {line}  iteration {iteration * per_kimg:.2f}')
+    if config.reference_sec is not None and device.type == 'cpu':
+        print(f'  iteration {iteration:.3f} s; published for the reference: {config.reference_sec:.3f} s, {config.reference_sec / iteration:.2f} times that')
+    peak, conv = peak_flops(dtype, device), convolution_flops_per_sec(step, device)
+    print(f'  convolutions {conv / 1e9:.0f} GFLOP/s, {conv / peak:.0%} of a matrix product ({peak / 1e9:.0f} GFLOP/s)')
+    if device.type == 'cuda':
+        print(f'  peak memory {torch.cuda.max_memory_allocated(device) / 2 ** 30:.2f} GiB')
+    if kd:
+        with_kd = best_time(lambda s=make_step(config, G, D, device, kd=True): s('Dmain'), device, repeats)
+        share = (with_kd - seconds['Dmain']) / (iteration + with_kd - seconds['Dmain'])
+        print(f'  distillation (teacher of the size of ViT-B/32, reals cached): Dmain {with_kd * per_kimg:.2f}, share of the iteration {share:.0%}')
+
+
+@click.command()
+@click.option('--config', 'names', help='What to measure', type=click.Choice(list(CONFIGS)), multiple=True,
+              default=['32-cb1024', '32-cb4096', '64-cb8192'])
+@click.option('--device', type=click.Choice(['cpu', 'cuda']), default='cpu', show_default=True)
+@click.option('--precision', type=click.Choice(['fp32', 'bf16', 'fp16']), multiple=True,
+              help='[default: fp32 and bf16 on a CPU, fp32 and fp16 on a GPU]')
+@click.option('--nhwc', help='channels_last memory format', type=bool, default=True, show_default=True)
+@click.option('--repeats', type=click.IntRange(min=1), default=5, show_default=True)
+@click.option('--kd', help='Also measure knowledge distillation', is_flag=True)
+def main(names, device, precision, nhwc, repeats, kd):
+    """Print the speed of a training step."""
+    device = torch.device(device)
+    misc.keep_freed_memory()
+    print(f'torch {torch.__version__}, {torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"}')
+    for name in names:
+        for p in precision or (('fp32', 'bf16') if device.type == 'cpu' else ('fp32', 'fp16')):
+            measure(name, CONFIGS[name], p, nhwc, device, repeats, kd)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,53 @@
+"""What tests share: a cache folder of their own, a tiny data set, a tiny configuration that trains in seconds."""
+
+import click.testing
+import numpy as np
+import PIL.Image
+import pytest
+
+import train
+from dnnlib import EasyDict
+
+
+@pytest.fixture(autouse=True)
+def cache_dir(tmp_path_factory, monkeypatch):
+    """Downloads and statistics of a test stay in a folder of the test run."""
+    path = tmp_path_factory.getbasetemp() / 'cache'
+    monkeypatch.setenv('KDGAN_CACHE_DIR', str(path))
+    return path
+
+
+@pytest.fixture(scope='session')
+def tiny_data(tmp_path_factory):
+    """Twelve 16x16 pictures in two classes, as a folder."""
+    folder = tmp_path_factory.mktemp('data') / 'tiny'
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        path = folder / ('red' if i % 2 else 'blue') / f'{i:02d}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        colour = np.array([200, 40, 40] if i % 2 else [40, 40, 200])
+        PIL.Image.fromarray(np.clip(colour + rng.integers(-40, 40, size=(16, 16, 3)), 0, 255).astype(np.uint8)).save(path)
+    return str(folder)
+
+
+def parse_options(*args):
+    """train.py's options as `build_config` takes them."""
+    return EasyDict(train.main.make_context('train.py', list(args)).params)
+
+
+def shrink(config):
+    """Makes the networks of a configuration small; everything else stays."""
+    width = dict(channel_base=128, channel_max=16)
+    config.G_kwargs.update(z_dim=8, w_dim=8)
+    config.G_kwargs['synthesis_kwargs'].update(width)
+    config.D_kwargs.update(width)
+    config.grid_images = 4
+    return config
+
+
+def run_cli(command, *args):
+    """-> exit code and everything printed; a traceback never counts as a message."""
+    result = click.testing.CliRunner().invoke(command, list(args))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    message = result.exception.code if result.exception is not None and isinstance(result.exception.code, str) else ''
+    return result.exit_code if not message else 1, result.output + message

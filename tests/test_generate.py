@@ -1,0 +1,123 @@
+import re
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from conftest import run_cli
+
+import generate
+from training import networks, snapshots
+
+KWARGS = dict(class_name='training.networks.Generator', z_dim=4, c_dim=3, w_dim=4, img_resolution=16, img_channels=3,
+              mapping_kwargs=dict(num_layers=1), synthesis_kwargs=dict(channel_base=64, channel_max=8))
+
+
+def save(path, **changes):
+    kwargs = {**KWARGS, **changes}
+    torch.manual_seed(0)
+    G = networks.Generator(**{k: v for k, v in kwargs.items() if k != 'class_name'})
+    for name, p in G.named_parameters():
+        if name.endswith('noise_strength'):
+            p.data.fill_(0.3)
+    snapshots.save_networks(str(path), dict(G_ema=G), dict(G_ema=kwargs), dict(class_names=['cat', 'dog', 'fox'], cur_nimg=0))
+    return G.eval()
+
+
+@pytest.fixture(scope='module')
+def network(tmp_path_factory):
+    path = tmp_path_factory.mktemp('net') / 'net.safetensors'
+    return str(path), save(path)
+
+
+def run(network, out, *args):
+    return run_cli(generate.main, f'--network={network}', f'--outdir={out}', '--device=cpu', *args)
+
+
+def pixels(path):
+    return np.asarray(PIL.Image.open(path))
+
+
+def test_a_seed_gives_the_image_of_its_latent(network, tmp_path):
+    path, G = network
+    code, output = run(path, tmp_path, '--seeds=3,7-8', '--class=dog')
+    assert code == 0 and 'Saved seed0003.png to seed0008.png' in output
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['seed0003.png', 'seed0007.png', 'seed0008.png']
+    z = torch.from_numpy(np.random.RandomState(7).randn(1, 4)).float()
+    img = G(z, torch.tensor([[0., 1, 0]]), noise_mode='const')
+    want = ((img[0] + 1) * 127.5).round().clamp(0, 255).permute(1, 2, 0).detach().numpy()
+    assert np.abs(pixels(tmp_path / 'seed0007.png').astype(int) - want).max() <= 1
+
+
+def test_images_do_not_depend_on_the_batch(network, tmp_path):
+    for batch in (1, 5):
+        run(network[0], tmp_path / str(batch), '--seeds=0-4', '--class=0', f'--batch={batch}', '--trunc=0.7')
+    for seed in range(5):
+        a, b = [pixels(tmp_path / batch / f'seed{seed:04d}.png').astype(int) for batch in ('1', '5')]
+        assert np.abs(a - b).max() <= 1
+
+
+def test_grid_with_and_without_labels(network, tmp_path):
+    assert run(network[0], tmp_path / 'a', '--grid=4x2')[0] == 0
+    assert run(network[0], tmp_path / 'b', '--grid=4x2', '--labels=0')[0] == 0
+    labelled, plain = pixels(tmp_path / 'a' / 'grid.png'), pixels(tmp_path / 'b' / 'grid.png')
+    assert plain.shape == (32, 64, 3)
+    assert labelled.shape[1] == 4 * 64 and labelled.shape[0] > 2 * 64           # enlarged, with a line of text
+    assert (labelled[:64:4, :64:4] == plain[:16, :16]).all()
+
+
+def test_rows_of_a_grid_are_classes():
+    assert generate.classes_of(list(range(8)), 2, None, 3) == [0, 0, 1, 1, 2, 2, 0, 0]
+    assert generate.classes_of([1, 2], 2, 2, 3) == [2, 2]
+    assert generate.classes_of([1, 2], None, None, 0) is None
+    assert generate.labels_of([5], [1], ['cat', 'dog']) == ['dog, seed 5'] and generate.labels_of([5], None, None) == ['seed 5']
+
+
+def test_projected_latents(network, tmp_path):
+    path, G = network
+    ws = G.mapping(torch.randn(2, 4), torch.eye(3)[:2]).detach()
+    np.savez(tmp_path / 'w.npz', w=ws.numpy())
+    assert run(path, tmp_path / 'out', f'--projected-w={tmp_path / "w.npz"}')[0] == 0
+    want = ((G.synthesis(ws[1:], noise_mode='const')[0] + 1) * 127.5).round().clamp(0, 255).permute(1, 2, 0).detach().numpy()
+    assert np.abs(pixels(tmp_path / 'out' / 'proj01.png').astype(int) - want).max() <= 1
+
+
+def test_noise_modes_and_truncation_differ(network, tmp_path):
+    for name, args in dict(const=[], none=['--noise-mode=none'], zero=['--trunc=0']).items():
+        run(network[0], tmp_path / name, '--seeds=0-1', '--class=0', *args)
+    const, none, zero = [pixels(tmp_path / name / 'seed0000.png') for name in ('const', 'none', 'zero')]
+    assert (const != none).any() and (const != zero).any()
+    assert (zero == pixels(tmp_path / 'zero' / 'seed0001.png')).all()           # truncated to the average
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--seeds=3-1'], 'Error: --seeds=3-1: the range 3-1 runs backwards; write 1-3'),
+    (['--seeds=a'], "Error: --seeds=a: 'a' is neither a number nor a range"),
+    (['--grid=4'], 'Error: --grid=4: must be columns x rows, like 8x6'),
+    (['--grid=0x4'], 'Error: --grid=0x4'),
+    (['--grid=1x1', '--seeds=0-3'], 'Error: --grid=1x1: holds 1 images, there are 4 seeds'),
+    (['--class=5'], 'Error: --class=5: must be a number from 0 to 2 or one of cat, dog, fox'),
+    (['--class=cow'], 'Error: --class=cow: must be a number from 0 to 2'),
+    (['--projected-w=nothing.npz'], 'Error: --projected-w=nothing.npz: cannot be read')])
+def test_wrong_options(args, message, network, tmp_path):
+    code, output = run(network[0], tmp_path / 'out', *args)
+    assert code == 1 and message in output
+    assert not (tmp_path / 'out').exists()
+
+
+def test_wrong_files(network, tmp_path):
+    code, output = run(tmp_path / 'no.safetensors', tmp_path / 'out')
+    assert code == 1 and re.search(r'Error: .*no\.safetensors: there is no such file', output)
+    (tmp_path / 'net.pkl').write_bytes(b'\x80\x04')
+    code, output = run(tmp_path / 'net.pkl', tmp_path / 'out')
+    assert code == 1 and 'damaged or of another format' in output
+    np.savez(tmp_path / 'w.npz', w=np.zeros([1, 2, 3]))
+    code, output = run(network[0], tmp_path / 'out', f'--projected-w={tmp_path / "w.npz"}')
+    assert code == 1 and re.search(r'w has shape \[1, 2, 3\], this generator takes \[n, 6, 4\]', output)
+
+
+def test_unconditional_generator_takes_no_class(tmp_path):
+    save(tmp_path / 'net.safetensors', c_dim=0)
+    code, output = run(tmp_path / 'net.safetensors', tmp_path / 'out', '--class=1')
+    assert code == 1 and 'Error: --class=1: this generator is unconditional; leave --class out' in output
+    assert run(tmp_path / 'net.safetensors', tmp_path / 'out', '--seeds=0')[0] == 0

@@ -1,0 +1,182 @@
+"""train.py's options: what they become, and what is refused."""
+
+import json
+import os
+import re
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+from conftest import parse_options, run_cli
+
+import train
+from dnnlib import EasyDict, UserError
+from torch_utils import checkpoint
+from training.runs import OPTIONS_FILE, find_run
+from training.training_loop import STATE_FILE
+
+
+def config_of(data, *args):
+    return train.build_config(parse_options('--outdir=x', f'--data={data}', '--device=cpu', *args))
+
+
+def test_auto_at_16_pixels(tiny_data):
+    config, name = config_of(tiny_data)
+    assert (config.batch_size, config.batch_gpu, config.total_kimg, config.ema_kimg, config.ema_rampup) == (32, 32, 25000, 10, 0.05)
+    assert config.loss_kwargs == dict(class_name='training.loss.StyleGAN2Loss', r1_gamma=pytest.approx(0.0002 * 16 ** 2 / 32))
+    assert config.G_opt_kwargs == dict(class_name='torch.optim.Adam', lr=0.0025, betas=[0, 0.99], eps=1e-8)
+    assert config.metrics == ['fid50k_full'] and config.ada_target == 0.6
+    assert set(config.augment_kwargs) == {'class_name', 'xflip', 'rotate90', 'xint', 'scale', 'rotate', 'aniso', 'xfrac', 'brightness', 'contrast',
+                                          'lumaflip', 'hue', 'saturation'}
+    assert name == 'tiny-auto1'
+
+
+def test_low_shot_is_the_baseline_of_the_paper(tiny_data):
+    config, _ = config_of(tiny_data, '--cfg=low-shot')
+    assert (config.batch_size, config.total_kimg, config.ema_kimg, config.ema_start_kimg) == (16, 300, 10, 10)
+    assert config.loss_kwargs['r1_gamma'] == 10 and config.loss_kwargs['pl_weight'] == 0
+    assert config.G_reg_interval is None and config.D_reg_interval is None
+    assert config.training_set_kwargs['xflip'] and config.G_kwargs['synthesis_kwargs']['num_fp16_res'] == 0
+
+
+def test_precision_on_a_cpu(tiny_data):
+    half, full = config_of(tiny_data)[0], config_of(tiny_data, '--fp32=1')[0]
+    assert half.G_kwargs['synthesis_kwargs']['half_dtype'] == 'bfloat16' and half.D_kwargs['block_kwargs']['half_dtype'] == 'bfloat16'
+    assert half.D_kwargs['conv_clamp'] is None and half.D_kwargs['num_fp16_res'] >= 8
+    assert full.D_kwargs['num_fp16_res'] == full.G_kwargs['synthesis_kwargs']['num_fp16_res'] == 0
+    assert half.channels_last and not config_of(tiny_data, '--nhwc=0')[0].channels_last
+
+
+def test_kd_options_reach_the_configuration(tiny_data):
+    config, name = config_of(tiny_data, '--kd=cgkd', '--kd-p=0.5', '--kd-weight-cgkd=3', '--kd-texts=dog', '--kd-teacher=demo', '--kd-pd=generator')
+    kd = config.loss_kwargs['kd_kwargs']
+    assert config.loss_kwargs['class_name'] == 'kd_plugin.loss.KDLoss' and name == 'tiny-auto1-kd-cgkd'
+    assert (kd['methods'], kd['teacher'], len(kd['texts'])) == (['cgkd'], 'demo', 43)
+    assert (kd['settings']['p'], kd['settings']['weight_cgkd'], kd['settings']['pd'], kd['settings']['weight_agkd']) == (0.5, 3, 'generator', 0.44)
+    assert config_of(tiny_data, '--kd=agkd,cgkd')[0].loss_kwargs['kd_kwargs']['teacher'] == 'ViT-B/32'
+    assert config_of(tiny_data, '--kd=agkd')[0].loss_kwargs['kd_kwargs']['texts'] == ['a photo of a blue.', 'a photo of a red.']
+    assert config_of('demo', '--kd=agkd')[0].loss_kwargs['kd_kwargs']['teacher'] == 'demo'
+
+
+@pytest.mark.parametrize('args, name', [
+    (['--cond=1'], 'tiny-cond-auto1'), (['--mirror=1', '--subset=4'], 'tiny-subset4-mirror-auto1'), (['--cfg=cifar'], 'tiny-cifar'),
+    (['--gamma=5', '--kimg=100', '--batch=8'], 'tiny-auto1-gamma5-kimg100-batch8'), (['--aug=fixed', '--p=0.3'], 'tiny-auto1-fixed-p0.3'),
+    (['--target=0.7', '--augpipe=bgcfnc'], 'tiny-auto1-target0.7-bgcfnc'), (['--freezed=3'], 'tiny-auto1-freezed3'),
+    (['--kd=agkd,cgkd', '--kd-preset=released'], 'tiny-auto1-kd-agkd-cgkd-released')])
+def test_the_name_of_a_run_says_what_was_chosen(args, name, tiny_data):
+    assert config_of(tiny_data, *args)[1] == name
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--aug=fixed'], '--aug=fixed: needs a probability; add --p='),
+    (['--p=0.2'], '--p=0.2: goes with --aug=fixed only'),
+    (['--aug=noaug', '--target=0.5'], '--target=0.5: goes with --aug=ada only'),
+    (['--aug=noaug', '--augpipe=bg'], '--augpipe=bg: has no effect with --aug=noaug'),
+    (['--gpus=3'], '--gpus=3: must be a power of two; use --gpus=2'),
+    (['--gpus=2', '--batch=3'], '--batch=3: cannot be split evenly over 2 processes; use --batch=4'),
+    (['--batch=8', '--batch-gpu=3'], '--batch-gpu=3: does not divide the 8 images per process; use a divisor of it'),
+    (['--batch=6'], '--batch=6: 6 images at a time cannot be split into groups of 4 .* use a multiple of 4'),
+    (['--subset=13'], '--subset=13: .* has 12 images; use --subset=12'),
+    (['--metrics=fid'], '--metrics=fid: there is no such metric; use fid<N>_full'),
+    (['--kd=xgkd'], '--kd=xgkd: xgkd is no method; use agkd, cgkd or agkd,cgkd'),
+    (['--kd-p=0.5'], '--kd-p has no effect without --kd; add --kd=agkd,cgkd'),
+    (['--kd=cgkd', '--kd-texts=nosuch'], '--kd-texts=nosuch: there is no such file and no such preset'),
+    (['--device=cuda'], '--device=cuda: torch finds no CUDA device; use --device=cpu')])
+def test_what_does_not_go_together_is_refused(args, message, tiny_data, monkeypatch):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    with pytest.raises(UserError, match=message):
+        train.build_config(parse_options('--outdir=x', f'--data={tiny_data}', *args))
+
+
+def picture(path, size=(16, 16)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(np.zeros([size[1], size[0], 3], dtype=np.uint8)).save(path)
+
+
+BAD_DATA = {
+    'missing': (lambda folder: None, r'Error: .*data: '),
+    'empty': (lambda folder: folder.mkdir(), r'Error: .*data: no images'),
+    'mixed sizes': (lambda folder: [picture(folder / 'a.png'), picture(folder / 'b.png'), picture(folder / 'c.png', (32, 32))],
+                    r'Error: .*data: c\.png is 32x32.*dataset_tool\.py'),
+    'odd size': (lambda folder: picture(folder / 'a.png', (24, 24)), r'Error: --data=.*data: images are 24x24; .*--width=16'),
+    'no labels': (lambda folder: picture(folder / 'a.png'), r'Error: .*label'),
+    'damaged': (lambda folder: (picture(folder / 'a.png'), (folder / 'b.png').write_bytes(b'no png')), r'Error: .*b\.png is damaged'),
+}
+
+
+@pytest.mark.parametrize('case', BAD_DATA)
+def test_bad_data_is_one_line_and_leaves_no_run_behind(case, tmp_path):
+    make, message = BAD_DATA[case]
+    make(tmp_path / 'data')
+    code, output = run_cli(train.main, f'--outdir={tmp_path / "runs"}', f'--data={tmp_path / "data"}', '--metrics=none',
+                           *(['--cond=1'] if case == 'no labels' else []))
+    assert code == 1 and re.search(message, output), output
+    assert not (tmp_path / 'runs').exists()
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--kd=agkd', '--kd-teacher=nothing.safetensors'], 'Error: --kd-teacher=nothing.safetensors: .* does not exist'),
+    (['--kd=agkd', '--kd-teacher=demo', '--kd-head=none'], 'Error: --kd-head=none: .* width 512, the teacher.s 128; use --kd-head=linear'),
+    (['--init-from=nothing.safetensors'], 'Error: --init-from=nothing.safetensors: there is no such file'),
+    (['--metrics=fid5k_full', '--detector=nothing.pt'], 'Error: --detector=nothing.pt'),
+    (['--metrics=clipfid5k_full', '--metric-teacher=nothing.safetensors'], 'Error: .*nothing.safetensors')])
+def test_what_would_fail_later_fails_before_the_start(args, message, tiny_data, tmp_path):
+    metrics = [] if '--metrics' in args[0] else ['--metrics=none']
+    code, output = run_cli(train.main, f'--outdir={tmp_path / "runs"}', f'--data={tiny_data}', *metrics, *args)
+    assert code == 1 and re.search(message, output), output
+    assert not (tmp_path / 'runs').exists()
+
+
+def test_no_detector_and_no_network(tiny_data, tmp_path, monkeypatch):
+    import requests
+
+    def offline(*args, **kwargs):
+        raise requests.ConnectionError
+    monkeypatch.setattr(requests, 'get', offline)
+    code, output = run_cli(train.main, f'--outdir={tmp_path / "runs"}', f'--data={tiny_data}')
+    assert code == 1 and re.search(r'Error: .*inception-2015-12-05\.pt cannot be fetched .*--detector=FILE', output), output
+    assert not (tmp_path / 'runs').exists()
+
+
+def test_no_clip_package(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'clip', None)
+    code, output = run_cli(train.main, f'--outdir={tmp_path / "runs"}', f'--data={tiny_data}', '--metrics=none', '--kd=agkd')
+    assert code == 1 and 'Error: --kd-teacher=ViT-B/32: the package clip cannot be imported' in output
+    assert not (tmp_path / 'runs').exists()
+
+
+def test_outdir_that_is_a_file(tiny_data, tmp_path):
+    (tmp_path / 'runs').write_text('')
+    code, output = run_cli(train.main, f'--outdir={tmp_path / "runs"}', f'--data={tiny_data}', '--metrics=none')
+    assert code == 1 and re.search('Error: --outdir=.*runs: is a file; name a folder', output)
+
+
+def test_dry_run_prints_the_options_and_writes_nothing(tiny_data, tmp_path):
+    code, output = run_cli(train.main, f'--outdir={tmp_path / "runs"}', f'--data={tiny_data}', '--dry-run')
+    assert code == 0
+    options, _ = json.JSONDecoder().raw_decode(output[output.index('{'):])
+    assert options['batch_size'] == 32 and re.search(r'^Output directory:\s+.*00000-tiny-auto1$', output, re.M)
+    assert not (tmp_path / 'runs').exists()
+
+
+def test_the_same_command_finds_its_run(tmp_path):
+    config = dict(a=1, total_kimg=2)
+    find = lambda changes=(), new_run=False: find_run(str(tmp_path), EasyDict({**config, **dict(changes)}), 'name', new_run)
+    assert find() == (str(tmp_path / '00000-name'), 'new')
+    run = tmp_path / '00003-name'
+    run.mkdir()
+    (run / OPTIONS_FILE).write_text(json.dumps(dict(config, run_dir='elsewhere')))
+    (tmp_path / 'notes').mkdir()
+    assert find() == (str(run), 'continue')
+    assert find(new_run=True) == (str(tmp_path / '00004-name'), 'new')
+    assert find(dict(a=2)) == (str(tmp_path / '00004-name'), 'new')
+    checkpoint.save(str(run / STATE_FILE), 'training-state', {}, dict(cur_nimg=2000))
+    assert find() == (str(run), 'complete')
+    assert find(dict(total_kimg=3)) == (str(run), 'continue')
+
+
+def test_an_interrupted_start_leaves_a_damaged_options_file_alone(tmp_path):
+    (tmp_path / '00000-x').mkdir()
+    (tmp_path / '00000-x' / OPTIONS_FILE).write_text('{"a": ')
+    assert find_run(str(tmp_path), EasyDict(total_kimg=1), 'x', False) == (os.path.join(str(tmp_path), '00001-x'), 'new')

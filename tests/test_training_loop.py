@@ -1,0 +1,173 @@
+"""Whole runs on tiny data: presets, resuming, stopping, several processes, what a run leaves behind."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import PIL.Image
+import pytest
+import torch
+from conftest import parse_options, shrink
+
+import train
+from dnnlib import UserError
+from torch_utils import checkpoint
+from training import presets, snapshots
+from training.training_loop import STATE_FILE, Trainer
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def make_config(data, *args, **changes):
+    config, _name = train.build_config(parse_options('--outdir=x', f'--data={data}', '--device=cpu', '--metrics=none', '--workers=0', *args))
+    shrink(config).update(changes)
+    return config
+
+
+def make_trainer(config, run_dir):
+    os.makedirs(run_dir, exist_ok=True)
+    return Trainer(config, str(run_dir), torch.device('cpu'))
+
+
+def trained(config, run_dir):
+    """Runs or continues; -> everything that changes during training, as tensors by name."""
+    trainer = make_trainer(config, run_dir)
+    trainer.resume()
+    trainer.run()
+    tensors, info = checkpoint.load(os.path.join(run_dir, STATE_FILE), 'training-state')
+    return tensors, info
+
+
+KD = ['--kd=agkd,cgkd', '--kd-teacher=demo']
+
+
+@pytest.mark.parametrize('cfg', presets.PRESETS)
+def test_one_iteration_of_every_preset(cfg, tiny_data, tmp_path):
+    """Batch, schedule, losses and architecture are the preset's; only the number of channels is smaller."""
+    config = make_config(tiny_data, f'--cfg={cfg}', '--aug=ada', *KD)
+    config.total_kimg = config.batch_size / 1000
+    config.kimg_per_tick = config.total_kimg
+    trainer = make_trainer(config, tmp_path)
+    before = {name: p.clone() for name, p in [*trainer.G.named_parameters(), *trainer.D.named_parameters()]}
+    assert trainer.run()
+    after = dict([*trainer.G.named_parameters(), *trainer.D.named_parameters()])
+    assert all(p.isfinite().all() for p in after.values())
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {'mapping.fc0.weight', 'synthesis.b16.conv1.weight', 'b16.conv0.weight', 'b4.out.weight'} <= moved
+    assert any(p.abs().max() > 0 for p in trainer.loss.terms.parameters())
+
+
+def test_what_a_run_leaves_behind(tiny_data, tmp_path):
+    config = make_config(tiny_data, '--cond=1', '--mirror=1', '--batch=8', '--kimg=0.032', '--tick=0.016', '--snap=1', '--aug=ada', *KD,
+                         metrics=['clipfid20_full'])
+    assert make_trainer(config, tmp_path).run()
+    names = sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith('events'))
+    assert names == ['fakes000000.png', 'fakes_init.png', 'metric-clipfid20_full.jsonl', 'network-snapshot-000000.safetensors', 'reals.png',
+                     'stats.jsonl', STATE_FILE]
+    stats = [json.loads(line) for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]
+    assert len(stats) == 2 and stats[-1]['Progress/kimg']['mean'] == pytest.approx(0.032)
+    wanted = {'Loss/G/loss', 'Loss/D/loss', 'Loss/KD/agkd_fake', 'Loss/KD/agkd_real', 'Loss/KD/cgkd_fake', 'Loss/KD/diversity_student',
+              'KD/diversity_teacher', 'Loss/r1_penalty', 'Loss/pl_penalty', 'Loss/signs/real', 'Progress/augment', 'Timing/Gmain', 'Timing/Dmain',
+              'Timing/sec_per_kimg', 'Progress/skipped_steps/Dmain', 'Resources/cpu_mem_gb'}
+    assert wanted <= set(stats[0])
+    snapshot = snapshots.load_networks(str(tmp_path / 'network-snapshot-000000.safetensors'))
+    assert set(snapshot.networks) == {'G', 'D', 'G_ema'} and snapshot.info['training']['class_names'] == ['blue', 'red']
+    assert snapshot.G_ema(torch.randn(2, 8), torch.eye(2)).shape == (2, 3, 16, 16)
+    assert PIL.Image.open(tmp_path / 'reals.png').size == (32, 32)
+    metric = json.loads((tmp_path / 'metric-clipfid20_full.jsonl').read_text().splitlines()[0])
+    assert metric['value'] > 0 and metric['reference']['images'] == 12
+
+
+@pytest.mark.parametrize('options', [['--aug=ada', *KD], ['--aug=noaug', '--cfg=low-shot', '--batch=8'], ['--cond=1', '--fp32=1', '--mirror=1', *KD,
+                                                                                                    '--kd-preset=released']])
+def test_n_plus_n_steps_equal_2n_steps(options, tiny_data, tmp_path):
+    """Bit for bit, everything in the state."""
+    args = ['--batch=8', *options] if '--cfg=low-shot' not in options else options
+    whole, info = trained(make_config(tiny_data, *args, total_kimg=0.16, kimg_per_tick=0.08), tmp_path / 'whole')
+    trained(make_config(tiny_data, *args, total_kimg=0.08, kimg_per_tick=0.08, network_snapshot_ticks=1), tmp_path / 'parts')
+    parts, parts_info = trained(make_config(tiny_data, *args, total_kimg=0.16, kimg_per_tick=0.08), tmp_path / 'parts')
+    assert info['cur_nimg'] == parts_info['cur_nimg'] == 160 and info['batch_idx'] == parts_info['batch_idx'] == 20
+    assert whole.keys() == parts.keys() and len(whole) > 100
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+
+
+def test_a_stopped_run_continues_where_it_was(tiny_data, tmp_path):
+    """Ctrl-C ends the iteration, saves, and the next start goes on: the result is that of a run never stopped."""
+    options = ['--batch=8', '--aug=ada']
+    whole, _ = trained(make_config(tiny_data, *options, total_kimg=0.08, kimg_per_tick=0.08), tmp_path / 'whole')
+    trainer = make_trainer(make_config(tiny_data, *options, total_kimg=0.08, kimg_per_tick=0.08), tmp_path / 'parts')
+    iterate = trainer._iteration
+
+    def iterate_then_interrupt():
+        iterate()
+        if trainer.batch_idx == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+    trainer._iteration = iterate_then_interrupt
+    assert trainer.run() is False and trainer.cur_nimg == 24
+    parts, info = trained(make_config(tiny_data, *options, total_kimg=0.08, kimg_per_tick=0.08), tmp_path / 'parts')
+    assert info['cur_nimg'] == 80
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch(tiny_data, tmp_path):
+    grads = []
+    for batch_gpu in (8, 2):
+        config = make_config(tiny_data, '--batch=8', '--aug=noaug', '--fp32=1', batch_gpu=batch_gpu)
+        config.D_kwargs['epilogue_kwargs'] = dict(mbstd_num_channels=0)         # couples the samples of a micro-batch
+        config.loss_kwargs['style_mixing_prob'] = 0                             # is drawn once per micro-batch
+        trainer = make_trainer(config, tmp_path)
+        phase = next(phase for phase in trainer.phases if phase.name == 'Dmain')
+        phase.opt.step = lambda: None
+        z, c = torch.randn([8, 8], generator=torch.Generator().manual_seed(0)), torch.zeros([8, 0])
+        trainer._run_phase(phase, trainer.reals.batch(0), z, c)
+        grads.append([p.grad for p in phase.params])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_init_from_takes_what_fits(tiny_data, tmp_path, capsys):
+    config = make_config(tiny_data, '--batch=8', total_kimg=0.008)
+    first = make_trainer(config, tmp_path / 'a')
+    first.run()
+    path = str(tmp_path / 'a' / 'network-snapshot-000000.safetensors')
+    config = make_config(tiny_data, '--batch=8', f'--init-from={path}')
+    assert config.ada_kimg == 100 and config.ema_rampup is None
+    second = make_trainer(config, tmp_path / 'b')
+    assert torch.equal(second.G.state_dict()['synthesis.b8.conv0.weight'], first.G_ema.state_dict()['synthesis.b8.conv0.weight'])
+    assert torch.equal(second.D.state_dict()['b4.fc.weight'], first.D.state_dict()['b4.fc.weight'])
+    assert 'of' in capsys.readouterr().out
+    config.G_kwargs['synthesis_kwargs']['channel_max'] = 12
+    config.G_kwargs.update(z_dim=6, w_dim=6)
+    wider = make_trainer(config, tmp_path / 'c')
+    assert torch.equal(wider.D.state_dict()['b4.fc.weight'], first.D.state_dict()['b4.fc.weight'])
+
+
+def test_a_full_disk_at_snapshot_time_is_one_line_and_leaves_nothing(tiny_data, tmp_path, monkeypatch):
+    import safetensors.torch
+    trainer = make_trainer(make_config(tiny_data, '--batch=8', total_kimg=0.008), tmp_path)
+
+    def fail(tensors, name, metadata):
+        with open(name, 'wb') as f:
+            f.write(b'half')
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(safetensors.torch, 'save_file', fail)
+    with pytest.raises(UserError, match=f'{STATE_FILE}: cannot be written: the disk is full; free some space and run the same command again'):
+        trainer.run()
+    assert not [p.name for p in tmp_path.iterdir() if 'tmp' in p.name or 'safetensors' in p.name]
+
+
+def test_two_processes_train_together(tiny_data, tmp_path):
+    """--gpus=2 on the CPU: it runs, both halves of a batch are used, and the networks stay finite."""
+    command = [sys.executable, 'train.py', f'--outdir={tmp_path}', f'--data={tiny_data}', '--cfg=demo', '--gpus=2', '--batch=8', '--device=cpu',
+               '--kimg=0.016', '--tick=0.008', '--metrics=none', '--workers=0', '--aug=ada', *KD]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'), timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    run_dir, = tmp_path.iterdir()
+    stats = [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
+    assert stats[-1]['Progress/kimg']['mean'] == pytest.approx(0.016)
+    assert stats[-1]['Loss/scores/real']['num'] == 8                    # per tick of one iteration, over both processes
+    tensors, _ = checkpoint.load(str(run_dir / STATE_FILE), 'training-state')
+    assert all(value.isfinite().all() for value in tensors.values() if value.is_floating_point())
