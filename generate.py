@@ -9,6 +9,7 @@ import torch
 
 from dnnlib import UserError, files
 from dnnlib.util import user_errors
+from torch_utils import misc
 from training import image_grid, snapshots
 from training.config import torch_device
 
@@ -64,7 +65,7 @@ def load_projected_w(path, G):
 @torch.no_grad()
 def synthesize(G, ws, noise_mode, batch, device):
     """ws [n, num_ws, w_dim] -> uint8 [n, C, H, W] on the CPU."""
-    parts = [image_grid.to_uint8(G.synthesis(part.to(device), noise_mode=noise_mode)).cpu() for part in ws.split(batch)]
+    parts = [misc.to_uint8(G.synthesis(part.to(device), noise_mode=noise_mode)).cpu() for part in ws.split(batch)]
     return torch.cat(parts)
 
 

@@ -12,7 +12,7 @@ import tqdm
 
 import dnnlib
 from dnnlib import UserError, files
-from torch_utils import distributed
+from torch_utils import distributed, misc
 
 from .detectors import Detector
 from .feature_stats import FeatureStats
@@ -58,11 +58,6 @@ class MetricOptions:
 def open_reference(dataset_kwargs: dict, use_labels: bool = False):
     """All images of a data set as they are: the reference of a metric is never mirrored, whatever the training did, nor a part of it."""
     return dnnlib.util.construct_class_by_name(**{**dataset_kwargs, 'use_labels': use_labels, 'xflip': False, 'max_size': None})
-
-
-def to_uint8(img: torch.Tensor) -> torch.Tensor:
-    """[-1, 1] -> uint8: nearest of 255 steps. The same rule as training/image_grid.py has for pictures, which is above this layer."""
-    return (img.to(torch.float32) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
 def compute_feature_stats_for_dataset(opts: MetricOptions, max_items: int | None = None, **capture) -> FeatureStats:
@@ -111,7 +106,7 @@ def compute_feature_stats_for_generator(opts: MetricOptions, max_items: int, **c
         for start in starts:
             img = _generate(opts, start, min(opts.batch_size, max_items - start))
             finite = img.isfinite().flatten(1).all(dim=1, keepdim=True)
-            stats.append_torch(opts.detector(to_uint8(img)).where(finite, torch.nan))
+            stats.append_torch(opts.detector(misc.to_uint8(img)).where(finite, torch.nan))
             bar.update(len(img))
     stats.merge_processes()
     return stats

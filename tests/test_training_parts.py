@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dnnlib import UserError
-from torch_utils import training_stats
+from torch_utils import misc, training_stats
 from training import image_grid, networks, snapshots
 from training.ada import AdaptiveProbability, set_probability
 from training.ema import WeightAverage
@@ -215,7 +215,7 @@ def test_precision_suits_the_device(half_dtype, device, num):
 
 def test_quantisation_rounds_and_clips():
     x = torch.tensor([-2.0, -1.0, -1 + 0.6 / 127.5, 0.0, 1.0, 2.0]).reshape(1, 1, 1, 6)
-    assert image_grid.to_uint8(x).flatten().tolist() == [0, 0, 1, 128, 255, 255]        # (x + 1) * 127.5 + 0.5, cut
+    assert misc.to_uint8(x).flatten().tolist() == [0, 0, 1, 128, 255, 255]        # (x + 1) * 127.5 + 0.5, cut
 
 
 def test_grid_layout():

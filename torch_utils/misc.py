@@ -40,6 +40,11 @@ def half_resolutions(img_resolution, num_fp16_res):
     return {res for res in block_resolutions(img_resolution)[1:] if res * 2 ** num_fp16_res > img_resolution}
 
 
+def to_uint8(img):
+    """Images in [-1, 1] -> uint8, rounded and clipped: how they are saved, and how every metric sees them."""
+    return (img.to(torch.float32) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+
+
 def keep_freed_memory():
     """Makes the C library keep freed memory for the next tensor instead of giving it back: on a CPU, fresh pages for every
     tensor above 32 MB cost several times the arithmetic on them (benchmarks/ops_cpu.py). Does nothing where there is no glibc."""

@@ -41,11 +41,6 @@ def choose_reals(dataset, columns, rows, seed):
     return picks
 
 
-def to_uint8(img):
-    """[N, C, H, W] in [-1, 1] -> uint8 by (x / 2 + 0.5) * 255, rounded and clipped: the rule of the FID protocol, too."""
-    return (img.to(torch.float32) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
-
-
 def to_grid(img_uint8, columns):
     """uint8 [N, C, H, W] -> PIL image, row by row; missing images at the end stay black."""
     n, c, h, w = img_uint8.shape

@@ -275,7 +275,7 @@ class Trainer:
         z = torch.randn([len(items), self.G.z_dim], generator=torch.Generator().manual_seed(self.config.random_seed)).to(self.device)
         c = torch.from_numpy(np.stack([self.dataset.get_label(i) for i in items])).to(self.device)
         size = max(self.config.batch_gpu, 1)
-        imgs = [image_grid.to_uint8(self.G_ema(zs, cs, noise_mode='const')).cpu() for zs, cs in zip(z.split(size), c.split(size), strict=True)]
+        imgs = [misc.to_uint8(self.G_ema(zs, cs, noise_mode='const')).cpu() for zs, cs in zip(z.split(size), c.split(size), strict=True)]
         image_grid.save_image(image_grid.to_grid(torch.cat(imgs), self._grid()[0]), os.path.join(self.run_dir, name))
 
 
