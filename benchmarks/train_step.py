@@ -159,7 +159,7 @@ def measure(name, config, precision, channels_last, device, repeats, kd):
     print(f'{name}  batch {config.batch}  {precision}{" channels_last" if channels_last else ""}')
     print(f'  seconds per kimg: {line}  iteration {iteration * per_kimg:.2f}')
     if config.reference_sec is not None and device.type == 'cpu':
-        print(f'  iteration {iteration:.3f} s; published for the reference: {config.reference_sec:.3f} s, {config.reference_sec / iteration:.2f} times that')
+        print(f'  iteration {iteration:.3f} s; the reference takes {config.reference_sec:.3f} s, {config.reference_sec / iteration:.2f} times that')
     peak, conv = peak_flops(dtype, device), convolution_flops_per_sec(step, device)
     print(f'  convolutions {conv / 1e9:.0f} GFLOP/s, {conv / peak:.0%} of a matrix product ({peak / 1e9:.0f} GFLOP/s)')
     if device.type == 'cuda':
