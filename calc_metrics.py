@@ -4,7 +4,6 @@ import contextlib
 import os
 
 import click
-import torch
 
 from dnnlib import UserError, files
 from dnnlib.util import user_errors
@@ -108,8 +107,7 @@ def main(**opts):
         try:
             calculate(**opts)
         finally:
-            if distributed.is_active():
-                torch.distributed.destroy_process_group()
+            distributed.leave()
 
 
 if __name__ == '__main__':

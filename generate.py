@@ -1,7 +1,9 @@
 """Sample images from a trained generator: python generate.py --network=FILE --grid=8x6 --outdir=out"""
 
+import math
 import os
 import re
+import zipfile
 
 import click
 import numpy as np
@@ -24,6 +26,8 @@ def parse_seeds(text):
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise UserError(f'--seeds={text}: the range {part.strip()} runs backwards; write {last}-{first}')
+        if last >= 2 ** 32:
+            raise UserError(f'--seeds={text}: a seed must be below 2^32')
         seeds += range(first, last + 1)
     return seeds
 
@@ -55,7 +59,7 @@ def load_projected_w(path, G):
     try:
         with np.load(path, allow_pickle=False) as archive:
             ws = torch.from_numpy(archive['w'].astype(np.float32))
-    except (OSError, ValueError, KeyError) as err:
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as err:
         raise UserError(f'--projected-w={path}: cannot be read ({err}); it must be an .npz file with an entry w') from err
     if ws.ndim != 3 or list(ws.shape[1:]) != [G.num_ws, G.w_dim]:
         raise UserError(f'--projected-w={path}: w has shape {list(ws.shape)}, this generator takes [n, {G.num_ws}, {G.w_dim}]')
@@ -112,10 +116,12 @@ def main(**opts):
 
 def generate(network, outdir, seeds, grid, labels, trunc, class_text, noise_mode, projected_w, batch, device):
     """What the command does; options as of the command."""
+    if not math.isfinite(trunc):
+        raise UserError(f'--trunc={trunc}: must be a number such as 0.7')
+    if projected_w is not None and (seeds is not None or class_text is not None or trunc != 1):
+        raise UserError(f'--projected-w={projected_w}: the latents are given; leave --seeds, --class and --trunc out')
     columns, rows = parse_grid(grid) if grid is not None else (None, None)
     seeds = parse_seeds(seeds) if seeds is not None else list(range(columns * rows if grid else 16))
-    if grid is not None and len(seeds) > columns * rows:
-        raise UserError(f'--grid={grid}: holds {columns * rows} images, there are {len(seeds)} seeds; use a larger grid')
     device = torch_device(device)
     snapshot = snapshots.load_networks(snapshots.locate(network), device, names=['G_ema'])
     G, class_names = snapshot.G_ema, snapshot.info['training'].get('class_names')
@@ -127,6 +133,8 @@ def generate(network, outdir, seeds, grid, labels, trunc, class_text, noise_mode
         classes = classes_of(seeds, columns, parse_class(class_text, G.c_dim, class_names), G.c_dim)
         ws = latents_of_seeds(G, seeds, classes, trunc, device)
         captions, names = labels_of(seeds, classes, class_names), [f'seed{seed:04d}.png' for seed in seeds]
+    if grid is not None and len(ws) > columns * rows:
+        raise UserError(f'--grid={grid}: holds {columns * rows} images, there are {len(ws)}; use a larger grid')
     imgs = synthesize(G, ws, noise_mode, batch, device)
     files.make_dir(outdir)
     if grid is not None:

@@ -50,6 +50,7 @@ from training.runs import find_run, launch
 @click.option('--augpipe', help='Kinds of augmentation  [default: bgc]', type=click.Choice(list(augpipe_specs)))
 # Transfer learning.
 @click.option('--init-from', help='Start from the weights of a network snapshot', metavar='FILE')
+@click.option('--resume', hidden=True, expose_value=False, callback=lambda _ctx, _param, value: refuse_resume(value))
 @click.option('--freezed', help="Freeze the discriminator's first layers", type=click.IntRange(min=0), metavar='INT')
 # Performance.
 @click.option('--fp32', help='No half precision', type=bool, metavar='BOOL')
@@ -104,6 +105,12 @@ def build_config(opts):
     return config, describe(opts, dataset.name, config)
 
 
+def refuse_resume(value):
+    """In StyleGAN2-ADA the option means transfer learning, which people take for continuing."""
+    if value is not None:
+        raise click.UsageError(f'--resume={value}: the same command continues a run; to start from the weights of another, use --init-from=FILE')
+
+
 def data_path(opts):
     return demo_data.demo_set(32) if opts.data == 'demo' else opts.data
 
@@ -113,6 +120,9 @@ def add_metrics(config, opts, preset, kd):
     config.metrics = [name.strip() for name in names.split(',') if name.strip() not in ('', 'none')]
     for name in config.metrics:
         metric_main.find_metric(name)
+    for name in ('detector', 'metric_teacher'):
+        if opts[name] is not None and not config.metrics:
+            raise UserError(f'--{name.replace("_", "-")}={opts[name]}: has no effect with --metrics=none; leave one of them out')
     teacher = opts.metric_teacher or (kd['teacher'] if kd else opts.kd_teacher or ('demo' if opts.data == 'demo' else DEFAULT_TEACHER))
     config.metric_kwargs = dict(func_name='metrics.metric_main.calc_and_report', detector=opts.detector,
                                 teacher_kwargs=dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
@@ -120,12 +130,12 @@ def add_metrics(config, opts, preset, kd):
 
 def describe(opts, dataset_name, config):
     """The run directory's name: data, configuration, and every option that departs from it."""
-    given = lambda name, form=None: [] if opts[name] in (None, False) else [form or f'{name}{opts[name]:g}']
+    given = lambda name, form=None: [] if opts[name] is None or opts[name] is False else [form or f'{name}{opts[name]:g}']
     parts = [dataset_name, *given('cond', 'cond'), *given('subset'), *given('mirror', 'mirror'),
              f'auto{config.num_gpus}' if opts.cfg == 'auto' else opts.cfg, *given('gamma'), *given('kimg'), *given('batch'),
              *given('aug', opts.aug), *given('p'), *given('target'), *given('augpipe', opts.augpipe), *given('init_from', 'init'), *given('freezed')]
     if opts.kd is not None:
-        parts += ['kd', *config.loss_kwargs['kd_kwargs']['methods'], *([opts.kd_preset] if opts.kd_preset != 'paper' else [])]
+        parts += ['kd', *config.loss_kwargs['kd_kwargs']['methods'], *([opts.kd_preset] if opts.kd_preset not in (None, 'paper') else [])]
     return '-'.join(parts)
 
 

@@ -17,6 +17,8 @@ REASONS = {
     errno.EACCES: 'no permission to write there; choose another folder',
     errno.EROFS: 'the file system is read-only; choose another folder',
     errno.ENOTDIR: 'a part of the path is a file; choose another folder',
+    errno.ENOENT: 'the folder is not there, or nothing can be made in it; choose another folder',
+    errno.EFBIG: 'the file is larger than the system allows (ulimit -f); raise the limit and run the same command again',
     errno.EEXIST: 'there is a file of this name; choose another folder',
 }
 
@@ -50,7 +52,7 @@ def _umask():
 
 def write_error(path: str, err: OSError) -> UserError:
     """The `UserError` that says why `path` could not be written and what to do."""
-    return UserError(f'{path}: cannot be written: {REASONS.get(err.errno, err.strerror or str(err))}')
+    return UserError(f'{path}: cannot be written: {REASONS.get(err.errno) or f"{err.strerror or err}; choose another folder"}')
 
 
 def make_dir(path: str) -> None:

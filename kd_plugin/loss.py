@@ -135,18 +135,20 @@ def build_distillation(device, feature_dim, methods, teacher, texts, texts_origi
     distributed.print0(f'Knowledge distillation: {", ".join(methods)} from teacher {teacher}; {len(texts)} texts ({texts_origin}).')
     if 'cgkd' in methods and settings.pd == 'off':
         distributed.print0('Pairwise diversity of the teacher has no gradient in the D step: it is logged, not trained (--kd-pd).')
-    teacher = load_teacher(teacher, device)
+    with distributed.main_process_first():          # which may download it
+        teacher = load_teacher(teacher, device)
     cache = None
     if settings.view == 'clean':
         with contextlib.closing(dnnlib.util.construct_class_by_name(**training_set_kwargs)) as dataset:
             if len(dataset) <= MAX_IMAGES:
-                cache = real_features(teacher, dataset)
+                cache = real_features(teacher, dataset, raw_input=settings.teacher_input == 'raw')
     return Distillation(teacher, feature_dim, methods, texts, settings, cache, seed).to(device)
 
 
 def check_distillation(feature_dim, methods, teacher, texts, settings, **_others):
     """Raises UserError for whatever would stop `build_distillation`: called before a run directory is made."""
-    dim = load_teacher(teacher).dim
+    with distributed.main_process_first():
+        dim = load_teacher(teacher).dim
     if settings['head'] == 'none':
         HEADS['none'](feature_dim, dim)
     if 'cgkd' in methods and not texts:

@@ -15,7 +15,7 @@ _WEIGHT = click.FloatRange(min=0)
 _OPTIONS = [
     click.option('--kd', help='Knowledge distillation into the discriminator: agkd, cgkd or both', metavar='LIST'),
     click.option('--kd-preset', help='Settings of the paper, or of the code that its authors released', type=click.Choice(list(PRESETS)),
-                 default='paper', show_default=True),
+                 show_default='paper'),
     click.option('--kd-teacher', help='CLIP name, hf:MODEL, FILE.pt, FILE.safetensors or demo  [default: ViT-B/32; demo for --data=demo]',
                  metavar='NAME'),
     click.option('--kd-texts', help='Texts for CGKD: auto, a preset, or a file with one per line', metavar='FILE|PRESET'),
@@ -40,6 +40,10 @@ _FIELDS = dict(kd_texts='texts', kd_weight_agkd='weight_agkd', kd_weight_cgkd='w
                kd_input='teacher_input', kd_pd='pd', kd_warmup='warmup')
 
 
+# method -> options that concern it alone
+_ONLY = dict(agkd=['kd_weight_agkd', 'kd_p'], cgkd=['kd_weight_cgkd', 'kd_weight_pd', 'kd_pd', 'kd_reduction', 'kd_samples', 'kd_texts'])
+
+
 def kd_options(command):
     """Adds the options to a click command."""
     for option in reversed(_OPTIONS):
@@ -49,18 +53,26 @@ def kd_options(command):
 
 def kd_config(opts, dataset, training_set_kwargs, seed):
     """Arguments of `loss.build_distillation`, or None without --kd. Raises UserError for what does not go together."""
-    given = {field: opts[name] for name, field in _FIELDS.items() if opts[name] is not None}
     if opts['kd'] is None:
-        if given or opts['kd_teacher'] is not None:
-            names = [name for name in [*_FIELDS, 'kd_teacher'] if opts[name] is not None]
-            raise UserError(f'--{names[0].replace("_", "-")} has no effect without --kd; add --kd=agkd,cgkd')
+        _refuse(opts, [*_FIELDS, 'kd_teacher', 'kd_preset'], 'without --kd; add --kd=agkd,cgkd')
         return None
-    methods = [name.strip() for name in opts['kd'].split(',') if name.strip()]
+    methods = list(dict.fromkeys(name.strip() for name in opts['kd'].split(',') if name.strip()))
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
         raise UserError(f'--kd={opts["kd"]}: {", ".join(unknown) or "nothing"} is no method; use agkd, cgkd or agkd,cgkd')
-    settings = PRESETS[opts['kd_preset']]._replace(**given)
+    for method, names in _ONLY.items():
+        if method not in methods:
+            _refuse(opts, names, f'with --kd={opts["kd"]}; add {method}')
+    given = {field: opts[name] for name, field in _FIELDS.items() if opts[name] is not None}
+    settings = PRESETS[opts['kd_preset'] or 'paper']._replace(**given)
     texts, origin = resolve_texts(settings.texts, dataset.name, dataset.class_names)
     teacher = opts['kd_teacher'] or ('demo' if opts['data'] == 'demo' else DEFAULT_TEACHER)
     return dict(methods=methods, teacher=teacher, texts=texts, texts_origin=origin, settings=settings._asdict(),
                 training_set_kwargs=training_set_kwargs, seed=seed)
+
+
+def _refuse(opts, names, why):
+    """Raises UserError for the first of these options that was given."""
+    for name in names:
+        if opts[name] is not None:
+            raise UserError(f'--{name.replace("_", "-")}={opts[name]}: has no effect {why}, or leave it out')

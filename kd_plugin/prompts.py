@@ -1,6 +1,7 @@
 """The texts whose correlation with an image CGKD distils: a file, a preset, or what the data set says of itself."""
 
 import os
+import re
 from typing import NamedTuple
 
 from dnnlib import UserError
@@ -13,7 +14,7 @@ class TextPreset(NamedTuple):
     """A file in kd_plugin/texts and what to put around its lines."""
     file: str
     template: str = '{}'
-    data_names: tuple[str, ...] = ()        # a data set whose name contains one of these is recognised
+    data_names: tuple[str, ...] = ()        # a data set whose name has one of these as a word is recognised
 
 
 PRESETS = {
@@ -47,7 +48,10 @@ def resolve_texts(spec, dataset_name, class_names=None):
         return _preset_texts(spec), f'preset {spec!r}'
     if not os.path.isfile(spec):
         raise UserError(f'--kd-texts={spec}: there is no such file and no such preset; presets: auto, {", ".join(PRESETS)}')
-    texts = _read_lines(spec)
+    try:
+        texts = _read_lines(spec)
+    except (UnicodeDecodeError, OSError) as err:
+        raise UserError(f'--kd-texts={spec}: cannot be read ({err}); it must be a text file in UTF-8') from err
     if not texts:
         raise UserError(f'--kd-texts={spec}: the file has no text; write one per line')
     return texts, f'file {spec}'
@@ -57,7 +61,7 @@ def _auto_texts(dataset_name, class_names):
     if class_names is not None and len(class_names) >= 2:
         return [CLASS_TEMPLATES[0].format(name.replace('_', ' ')) for name in class_names], 'class names of the data set'
     for name, preset in PRESETS.items():
-        if any(part in dataset_name.lower() for part in preset.data_names):
+        if any(re.search(rf'(?<![a-z]){part}s?(?![a-z])', dataset_name.lower()) for part in preset.data_names):
             return _preset_texts(name), f'preset {name!r}, recognised by the name of the data set'
     return _preset_texts('generic'), "preset 'generic': nothing is known of the data; --kd-texts=FILE takes your own"
 

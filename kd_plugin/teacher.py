@@ -55,8 +55,8 @@ class Teacher(torch.nn.Module):
         else:
             x = img.to(torch.float32) * 0.5 + 0.5
             if list(x.shape[2:]) != size:
-                x = F.interpolate(x, size=size, mode='bicubic', antialias=True, align_corners=False).clamp(0, 1)
-            x = (x - self.mean) / self.std
+                x = F.interpolate(x, size=size, mode='bicubic', antialias=True, align_corners=False)
+            x = (x.clamp(0, 1) - self.mean) / self.std
         return self.encoder.image_features(x.to(self.dtype)).to(torch.float32)
 
     @torch.no_grad()

@@ -9,7 +9,8 @@ from dnnlib import UserError, files
 
 from .teacher import Preprocess, Teacher
 
-# Learning Transferable Visual Models From Natural Language Supervision (Radford et al., ICML 2021), as in clip's own transform.
+# Learning Transferable Visual Models From Natural Language Supervision (Radford et al., ICML 2021); mean and std as in clip's own transform.
+NAMES = ('RN50', 'RN101', 'RN50x4', 'RN50x16', 'RN50x64', 'ViT-B/32', 'ViT-B/16', 'ViT-L/14', 'ViT-L/14@336px')
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -34,10 +35,10 @@ def load_clip_teacher(name, device):
 
     Downloads go to the cache, checked by the SHA-256 that is part of their address. Raises UserError if it cannot be had.
     """
-    clip = _import_clip()
     is_file = os.path.isfile(name)
-    if not is_file and name not in clip.available_models():
-        raise UserError(f'there is no teacher of this name; use demo, a file, hf:NAME, or one of {", ".join(clip.available_models())}')
+    if not is_file and name not in NAMES:
+        raise UserError(f'there is no teacher of this name; use demo, a file, hf:NAME, or one of {", ".join(NAMES)}')
+    clip = _import_clip()
     root = files.cache_dir('clip')
     try:
         model, _transform = clip.load(name, device=device, download_root=root)

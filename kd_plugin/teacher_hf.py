@@ -1,10 +1,13 @@
 """Hugging Face models as teachers: CLIP, SigLIP, BLIP and others with image and text features of one width."""
 
+import hashlib
 import json
+import os
 
+import safetensors
 import torch
 
-from dnnlib import UserError
+from dnnlib import UserError, files
 
 from .teacher import Preprocess, Teacher
 
@@ -46,7 +49,7 @@ def load_hf_teacher(name, device):
         tokenizer = transformers.AutoTokenizer.from_pretrained(model_name)
         with open(cached_file(model_name, 'preprocessor_config.json'), encoding='utf-8') as f:
             preprocess = _preprocess(json.load(f))
-    except (OSError, ValueError, KeyError) as err:
+    except (OSError, ValueError, KeyError, ImportError, safetensors.SafetensorError) as err:
         raise UserError(f'the model cannot be loaded ({str(err).splitlines()[0]}); give the name of a model that can be downloaded, '
                         'or hf:FOLDER with its files') from err
     if not hasattr(model, 'get_image_features') or not hasattr(model, 'get_text_features'):
@@ -54,8 +57,15 @@ def load_hf_teacher(name, device):
     max_length = min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
     encoder = HfEncoder(model.to(device, dtype), tokenizer, max_length)
     dim = encoder.text_features(['a photo']).shape[1]
-    revision = getattr(model.config, '_commit_hash', None)
-    return Teacher(encoder, preprocess, dim, f'{name}@{revision}' if revision else name, dtype=dtype).to(device)
+    return Teacher(encoder, preprocess, dim, f'{name}@{_version(model_name, model)}', dtype=dtype).to(device)
+
+
+def _version(model_name, model):
+    """The revision of a downloaded model, a digest of the files of a folder: caches must not outlive a change."""
+    if not os.path.isdir(model_name):
+        return getattr(model.config, '_commit_hash', None)
+    paths = [os.path.join(model_name, name) for name in sorted(os.listdir(model_name))]
+    return hashlib.sha256(''.join(files.sha256_of_file(path) for path in paths if os.path.isfile(path)).encode()).hexdigest()[:16]
 
 
 def _preprocess(config):

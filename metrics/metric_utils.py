@@ -158,7 +158,7 @@ def _dataset_batches(opts: MetricOptions, items: range) -> Iterator[torch.Tensor
     """uint8 [N, C, H, W] on the device."""
     loader = torch.utils.data.DataLoader(
         _Images(opts.reference, items), opts.batch_size, num_workers=opts.num_workers, collate_fn=_collate,
-        pin_memory=torch.device(opts.device).type == 'cuda',
+        pin_memory=torch.device(opts.device).type == 'cuda', worker_init_fn=misc.loader_signals,
         generator=torch.Generator(),                # or else each start of the workers would draw from torch's global generator
     )
     for img in loader:

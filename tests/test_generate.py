@@ -95,7 +95,10 @@ def test_noise_modes_and_truncation_differ(network, tmp_path):
     (['--seeds=a'], "Error: --seeds=a: 'a' is neither a number nor a range"),
     (['--grid=4'], 'Error: --grid=4: must be columns x rows, like 8x6'),
     (['--grid=0x4'], 'Error: --grid=0x4'),
-    (['--grid=1x1', '--seeds=0-3'], 'Error: --grid=1x1: holds 1 images, there are 4 seeds'),
+    (['--grid=1x1', '--seeds=0-3'], 'Error: --grid=1x1: holds 1 images, there are 4; use a larger grid'),
+    (['--seeds=99999999999'], 'Error: --seeds=99999999999: a seed must be below 2^32'),
+    (['--trunc=nan'], 'Error: --trunc=nan: must be a number such as 0.7'),
+    (['--projected-w=w.npz', '--seeds=1'], 'Error: --projected-w=w.npz: the latents are given; leave --seeds'),
     (['--class=5'], 'Error: --class=5: must be a number from 0 to 2 or one of cat, dog, fox'),
     (['--class=cow'], 'Error: --class=cow: must be a number from 0 to 2'),
     (['--projected-w=nothing.npz'], 'Error: --projected-w=nothing.npz: cannot be read')])

@@ -106,7 +106,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
             f.write(b'half')
         raise safetensors.SafetensorError('No space left on device (os error 28)')
     monkeypatch.setattr(safetensors.torch, 'save_file', fail)
-    with pytest.raises(UserError, match='a.safetensors: cannot be written: No space left'):
+    with pytest.raises(UserError, match='a.safetensors: cannot be written: the disk is full; free some space'):
         checkpoint.save(str(path), 'network', dict(a=torch.zeros(1)), {})
     assert [p.name for p in tmp_path.iterdir()] == ['a.safetensors']
     assert checkpoint.load(str(path), 'network')[0]['a'] == 1

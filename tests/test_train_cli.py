@@ -13,8 +13,8 @@ from conftest import parse_options, run_cli
 import train
 from dnnlib import EasyDict, UserError
 from torch_utils import checkpoint
+from training.run_files import STATE_FILE
 from training.runs import OPTIONS_FILE, find_run
-from training.training_loop import STATE_FILE
 
 
 def config_of(data, *args):
@@ -49,11 +49,12 @@ def test_precision_on_a_cpu(tiny_data):
 
 
 def test_kd_options_reach_the_configuration(tiny_data):
-    config, name = config_of(tiny_data, '--kd=cgkd', '--kd-p=0.5', '--kd-weight-cgkd=3', '--kd-texts=dog', '--kd-teacher=demo', '--kd-pd=generator')
+    config, name = config_of(tiny_data, '--kd=cgkd', '--kd-head=released', '--kd-weight-cgkd=3', '--kd-texts=dog', '--kd-teacher=demo',
+                             '--kd-pd=generator')
     kd = config.loss_kwargs['kd_kwargs']
     assert config.loss_kwargs['class_name'] == 'kd_plugin.loss.KDLoss' and name == 'tiny-auto1-kd-cgkd'
     assert (kd['methods'], kd['teacher'], len(kd['texts'])) == (['cgkd'], 'demo', 43)
-    assert (kd['settings']['p'], kd['settings']['weight_cgkd'], kd['settings']['pd'], kd['settings']['weight_agkd']) == (0.5, 3, 'generator', 0.44)
+    assert [kd['settings'][name] for name in ('head', 'weight_cgkd', 'pd', 'weight_agkd')] == ['released', 3, 'generator', 0.44]
     assert config_of(tiny_data, '--kd=agkd,cgkd')[0].loss_kwargs['kd_kwargs']['teacher'] == 'ViT-B/32'
     assert config_of(tiny_data, '--kd=agkd')[0].loss_kwargs['kd_kwargs']['texts'] == ['a photo of a blue.', 'a photo of a red.']
     assert config_of('demo', '--kd=agkd')[0].loss_kwargs['kd_kwargs']['teacher'] == 'demo'
@@ -80,7 +81,10 @@ def test_the_name_of_a_run_says_what_was_chosen(args, name, tiny_data):
     (['--subset=13'], '--subset=13: .* has 12 images; use --subset=12'),
     (['--metrics=fid'], '--metrics=fid: there is no such metric; use fid<N>_full'),
     (['--kd=xgkd'], '--kd=xgkd: xgkd is no method; use agkd, cgkd or agkd,cgkd'),
-    (['--kd-p=0.5'], '--kd-p has no effect without --kd; add --kd=agkd,cgkd'),
+    (['--kd-p=0.5'], '--kd-p=0.5: has no effect without --kd; add --kd=agkd,cgkd'),
+    (['--kd=cgkd', '--kd-p=0.5'], '--kd-p=0.5: has no effect with --kd=cgkd; add agkd'),
+    (['--kd-preset=released'], '--kd-preset=released: has no effect without --kd'),
+    (['--metrics=none', '--detector=x.pt'], '--detector=x.pt: has no effect with --metrics=none'),
     (['--kd=cgkd', '--kd-texts=nosuch'], '--kd-texts=nosuch: there is no such file and no such preset'),
     (['--device=cuda'], '--device=cuda: torch finds no CUDA device; use --device=cpu')])
 def test_what_does_not_go_together_is_refused(args, message, tiny_data, monkeypatch):
@@ -161,7 +165,7 @@ def test_dry_run_prints_the_options_and_writes_nothing(tiny_data, tmp_path):
 
 
 def test_the_same_command_finds_its_run(tmp_path):
-    config = dict(a=1, total_kimg=2)
+    config = dict(a=1, total_kimg=2, kimg_per_tick=1, metrics=['fid5k_full'])
     find = lambda changes=(), new_run=False: find_run(str(tmp_path), EasyDict({**config, **dict(changes)}), 'name', new_run)
     assert find() == (str(tmp_path / '00000-name'), 'new')
     run = tmp_path / '00003-name'
@@ -172,6 +176,11 @@ def test_the_same_command_finds_its_run(tmp_path):
     assert find(new_run=True) == (str(tmp_path / '00004-name'), 'new')
     assert find(dict(a=2)) == (str(tmp_path / '00004-name'), 'new')
     checkpoint.save(str(run / STATE_FILE), 'training-state', {}, dict(cur_nimg=2000))
+    assert find() == (str(run), 'continue')             # the snapshot and its metric are missing
+    (run / 'network-snapshot-000002.safetensors').touch()
+    (run / 'metric-fid5k_full.jsonl').write_text('{"snapshot": "network-snapshot-000001.safetensors"}\n')
+    assert find() == (str(run), 'continue')
+    (run / 'metric-fid5k_full.jsonl').write_text('{"snapshot": "network-snapshot-000002.safetensors"}\n')
     assert find() == (str(run), 'complete')
     assert find(dict(total_kimg=3)) == (str(run), 'continue')
 

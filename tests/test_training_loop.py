@@ -10,13 +10,16 @@ import sys
 import PIL.Image
 import pytest
 import torch
-from conftest import parse_options, shrink
+from conftest import parse_options, run_cli, shrink
 
 import train
 from dnnlib import UserError
 from torch_utils import checkpoint
 from training import presets, snapshots
-from training.training_loop import STATE_FILE, Trainer
+from training.progress import forget_after
+from training.run_files import STATE_FILE
+from training.runs import find_run
+from training.training_loop import Trainer
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -65,18 +68,19 @@ def test_what_a_run_leaves_behind(tiny_data, tmp_path):
                          metrics=['clipfid20_full'])
     assert make_trainer(config, tmp_path).run()
     names = sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith('events'))
-    assert names == ['fakes000000.png', 'fakes_init.png', 'metric-clipfid20_full.jsonl', 'network-snapshot-000000.safetensors', 'reals.png',
-                     'stats.jsonl', STATE_FILE]
+    assert names == ['fakes000000.016.png', 'fakes000000.032.png', 'fakes_init.png', 'metric-clipfid20_full.jsonl',
+                     'network-snapshot-000000.016.safetensors', 'network-snapshot-000000.032.safetensors', 'reals.png', 'stats.jsonl', STATE_FILE]
     stats = [json.loads(line) for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]
     assert len(stats) == 2 and stats[-1]['Progress/kimg']['mean'] == pytest.approx(0.032)
     wanted = {'Loss/G/loss', 'Loss/D/loss', 'Loss/KD/agkd_fake', 'Loss/KD/agkd_real', 'Loss/KD/cgkd_fake', 'Loss/KD/diversity_student',
               'KD/diversity_teacher', 'Loss/r1_penalty', 'Loss/pl_penalty', 'Loss/signs/real', 'Progress/augment', 'Timing/Gmain', 'Timing/Dmain',
               'Timing/sec_per_kimg', 'Progress/skipped_steps/Dmain', 'Resources/cpu_mem_gb'}
     assert wanted <= set(stats[0])
-    snapshot = snapshots.load_networks(str(tmp_path / 'network-snapshot-000000.safetensors'))
+    snapshot = snapshots.load_networks(str(tmp_path / 'network-snapshot-000000.032.safetensors'))
     assert set(snapshot.networks) == {'G', 'D', 'G_ema'} and snapshot.info['training']['class_names'] == ['blue', 'red']
     assert snapshot.G_ema(torch.randn(2, 8), torch.eye(2)).shape == (2, 3, 16, 16)
-    assert PIL.Image.open(tmp_path / 'reals.png').size == (32, 32)
+    with PIL.Image.open(tmp_path / 'reals.png') as reals:
+        assert reals.size == (32, 32)
     metric = json.loads((tmp_path / 'metric-clipfid20_full.jsonl').read_text().splitlines()[0])
     assert metric['value'] > 0 and metric['reference']['images'] == 12
 
@@ -136,7 +140,8 @@ def test_init_from_takes_what_fits(tiny_data, tmp_path, capsys):
     config = make_config(tiny_data, '--batch=8', f'--init-from={path}')
     assert config.ada_kimg == 100 and config.ema_rampup is None
     second = make_trainer(config, tmp_path / 'b')
-    assert torch.equal(second.G.state_dict()['synthesis.b8.conv0.weight'], first.G_ema.state_dict()['synthesis.b8.conv0.weight'])
+    assert torch.equal(second.G.state_dict()['synthesis.b8.conv0.weight'], first.G.state_dict()['synthesis.b8.conv0.weight'])
+    assert torch.equal(second.G_ema.state_dict()['synthesis.b8.conv0.weight'], first.G_ema.state_dict()['synthesis.b8.conv0.weight'])
     assert torch.equal(second.D.state_dict()['b4.fc.weight'], first.D.state_dict()['b4.fc.weight'])
     assert 'of' in capsys.readouterr().out
     config.G_kwargs['synthesis_kwargs']['channel_max'] = 12
@@ -154,16 +159,58 @@ def test_a_full_disk_at_snapshot_time_is_one_line_and_leaves_nothing(tiny_data, 
             f.write(b'half')
         raise OSError(28, 'No space left on device')
     monkeypatch.setattr(safetensors.torch, 'save_file', fail)
-    with pytest.raises(UserError, match=f'{STATE_FILE}: cannot be written: the disk is full; free some space and run the same command again'):
+    with pytest.raises(UserError, match='network-snapshot-000000.safetensors: cannot be written: the disk is full; free some space and run'):
         trainer.run()
     assert not [p.name for p in tmp_path.iterdir() if 'tmp' in p.name or 'safetensors' in p.name]
 
 
+def test_a_run_that_crashed_after_its_last_step_is_not_complete(tiny_data, tmp_path):
+    """What is missing, snapshot or metric, is made up for by the same command; ticks are not told twice."""
+    args = [f'--outdir={tmp_path}', f'--data={tiny_data}', '--device=cpu', '--batch=8', '--kimg=0.016', '--tick=0.008', '--metrics=clipfid20_full',
+            '--metric-teacher=demo', '--workers=0']
+    config = shrink(train.build_config(parse_options(*args))[0])
+    run_dir, status = find_run(str(tmp_path), config, 'run', new_run=False)
+    assert status == 'new'
+    os.makedirs(run_dir)
+    pathlib.Path(run_dir, 'training_options.json').write_text(json.dumps(config))
+    crashing = make_trainer(config, run_dir)
+    crashing._evaluate = lambda: (_ for _ in ()).throw(OSError('crash'))
+    with pytest.raises(OSError, match='crash'):
+        crashing.run()
+    snapshot = pathlib.Path(run_dir, 'network-snapshot-000000.016.safetensors')
+    snapshot.unlink()
+    assert find_run(str(tmp_path), config, 'run', new_run=False) == (run_dir, 'continue')
+    again = make_trainer(config, run_dir)
+    assert again.resume() and again.run()
+    assert snapshot.is_file() and len(pathlib.Path(run_dir, 'metric-clipfid20_full.jsonl').read_text().splitlines()) == 1
+    assert find_run(str(tmp_path), config, 'run', new_run=False) == (run_dir, 'complete')
+    kimg = [json.loads(line)['Progress/kimg']['mean'] for line in pathlib.Path(run_dir, 'stats.jsonl').read_text().splitlines()]
+    assert kimg == pytest.approx([0.008, 0.016])
+
+
+def test_ticks_after_the_state_are_forgotten(tmp_path):
+    path = tmp_path / 'stats.jsonl'
+    path.write_text(''.join(json.dumps({'Progress/kimg': {'mean': kimg}}) + '\n' for kimg in (1, 2, 3)) + '{"cut o')
+    forget_after(str(path), 2000)
+    assert [json.loads(line)['Progress/kimg']['mean'] for line in path.read_text().splitlines()] == [1, 2]
+
+
+def test_a_run_that_never_began_leaves_nothing(tiny_data, tmp_path):
+    """The filters of bgcf are larger than the images, which shows in the first step only."""
+    code, output = run_cli(train.main, f'--outdir={tmp_path}', f'--data={tiny_data}', '--cfg=demo', '--batch=8', '--aug=fixed', '--p=1',
+                           '--augpipe=bgcf', '--metrics=none', '--device=cpu', '--workers=0')
+    assert code == 1 and 'Error: ' in output and list(tmp_path.iterdir()) == []
+
+
+def two_processes(outdir, data, *args):
+    command = [sys.executable, 'train.py', f'--outdir={outdir}', f'--data={data}', '--cfg=demo', '--gpus=2', '--batch=8', '--device=cpu',
+               '--tick=0.008', '--metrics=none', '--workers=0', *args]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'), timeout=300)
+
+
 def test_two_processes_train_together(tiny_data, tmp_path):
     """--gpus=2 on the CPU: it runs, both halves of a batch are used, and the networks stay finite."""
-    command = [sys.executable, 'train.py', f'--outdir={tmp_path}', f'--data={tiny_data}', '--cfg=demo', '--gpus=2', '--batch=8', '--device=cpu',
-               '--kimg=0.016', '--tick=0.008', '--metrics=none', '--workers=0', '--aug=ada', *KD]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'), timeout=300)
+    result = two_processes(tmp_path, tiny_data, '--kimg=0.016', '--aug=ada', *KD)
     assert result.returncode == 0, result.stdout + result.stderr
     run_dir, = tmp_path.iterdir()
     stats = [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
@@ -171,3 +218,22 @@ def test_two_processes_train_together(tiny_data, tmp_path):
     assert stats[-1]['Loss/scores/real']['num'] == 8                    # per tick of one iteration, over both processes
     tensors, _ = checkpoint.load(str(run_dir / STATE_FILE), 'training-state')
     assert all(value.isfinite().all() for value in tensors.values() if value.is_floating_point())
+
+
+def test_two_processes_continue_exactly(tiny_data, tmp_path):
+    """The signs that ADA has gathered on both are part of the state."""
+    states = []
+    for name, lengths in [('whole', ['--kimg=0.04']), ('parts', ['--kimg=0.016', '--kimg=0.04'])]:
+        for kimg in lengths:
+            result = two_processes(tmp_path / name, tiny_data, '--aug=ada', kimg)
+            assert result.returncode == 0, result.stdout + result.stderr
+        run_dir, = (tmp_path / name).iterdir()
+        states.append(checkpoint.load(str(run_dir / STATE_FILE), 'training-state')[0])
+    whole, parts = states
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+
+
+def test_an_error_in_several_processes_is_one_line(tiny_data, tmp_path):
+    result = two_processes(tmp_path, tiny_data, '--kimg=0.016', '--aug=fixed', '--p=1', '--augpipe=bgcf')
+    assert result.returncode == 1 and 'Traceback' not in result.stderr and 'Error: ' in result.stderr
+    assert list(tmp_path.iterdir()) == []

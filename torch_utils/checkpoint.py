@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import safetensors
 import safetensors.torch
@@ -10,6 +11,7 @@ import torch
 from dnnlib import UserError, files
 
 VERSION = '1'
+REMEDIES = {'training-state': 'delete it, or start afresh with --new-run=1'}        # of a damaged file, by kind
 
 
 def save(path, kind, tensors, info):
@@ -27,7 +29,13 @@ def save(path, kind, tensors, info):
         try:
             safetensors.torch.save_file(_unshared(tensors), temp, metadata=metadata)
         except safetensors.SafetensorError as err:
-            raise UserError(f'{path}: cannot be written: {err}') from err
+            raise _os_error(err) from err
+
+
+def _os_error(err):
+    """The OSError inside an error of safetensors, which keeps only its text."""
+    match = re.search(r'os error (\d+)', str(err))
+    return OSError(int(match[1]), str(err)) if match else OSError(str(err))
 
 
 def _unshared(tensors):
@@ -46,7 +54,7 @@ def load(path, kind, device='cpu'):
     try:
         return safetensors.torch.load_file(path, device=str(device)), info
     except safetensors.SafetensorError as err:
-        raise _damaged(path, err) from err
+        raise _damaged(path, kind, err) from err
 
 
 def load_info(path, kind):
@@ -57,16 +65,16 @@ def load_info(path, kind):
         with safetensors.safe_open(path, framework='pt') as f:
             metadata = f.metadata() or {}
     except (safetensors.SafetensorError, OSError) as err:
-        raise _damaged(path, err) from err
+        raise _damaged(path, kind, err) from err
     if metadata.get('format') != f'kdgan-{kind}':
-        raise UserError(f'{path}: this is no {kind} of this project (format {metadata.get("format")!r})')
+        raise UserError(f'{path}: this is no {kind} of this project (format {metadata.get("format")!r}); use another file')
     if metadata.get('version') != VERSION:
         raise UserError(f'{path}: written by another version of the project (format {metadata.get("version")!r}, this one reads {VERSION!r})')
     return json.loads(metadata['info'])
 
 
-def _damaged(path, err):
-    return UserError(f'{path}: the file is damaged or of another format ({err}); use an earlier snapshot')
+def _damaged(path, kind, err):
+    return UserError(f'{path}: the file is damaged or of another format ({err}); {REMEDIES.get(kind, "use another one")}')
 
 
 def flatten(prefix, state):

@@ -17,6 +17,12 @@ def init(device_type):
     return torch.device(device_type, local_rank) if device_type == 'cuda' else torch.device(device_type)
 
 
+def leave():
+    """Leaves the process group; without it, threads of the group may outlive the interpreter and abort it."""
+    if is_active():
+        dist.destroy_process_group()
+
+
 def launched_rank():
     """This process's number before it has joined the group."""
     return int(os.environ.get('RANK', 0))

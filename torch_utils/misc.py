@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import signal
 from typing import NamedTuple
 
 import torch
@@ -54,3 +55,9 @@ def keep_freed_memory():
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
     except (OSError, AttributeError):
         pass
+
+
+def loader_signals(_worker_id):
+    """For `DataLoader(worker_init_fn=...)`: Ctrl-C is the main process's business, and a request to end ends the worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -49,11 +49,14 @@ class AdaptiveProbability:
                 'D still overfits: more data, --kd, or a weaker --augpipe may help.')
 
     def state_dict(self):
-        """The signs that wait for the next update; p itself belongs to the pipeline."""
-        return {'pending': self._pending()}
+        """The signs, of all processes, that wait for the next update; p itself belongs to the pipeline. All processes must call it."""
+        return {'pending': distributed.all_reduce_sum(self._pending())}
 
     def load_state_dict(self, state):
-        self._seen = training_stats.running_moments(self.statistic, self.p.device) - state['pending'].to(self.p.device)
+        """The first process takes over what was pending on all."""
+        self._seen = training_stats.running_moments(self.statistic, self.p.device)
+        if distributed.get_rank() == 0:
+            self._seen -= state['pending'].to(self.p.device)
 
     def _pending(self):
         return training_stats.running_moments(self.statistic, self.p.device) - self._seen

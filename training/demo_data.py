@@ -5,7 +5,6 @@ fixed ones are the few-shot training set (`--data=demo`), an endless stream of o
 """
 
 import io
-import json
 import os
 import zipfile
 
@@ -146,16 +145,13 @@ def demo_images(size, count=DEMO_COUNT, seed=DEMO_SEED):
 
 
 def demo_set(size):
-    """Path of the demo set as a data set zip (images and captions.json in the comment), made on first use."""
+    """Path of the demo set as a data set zip made on first use."""
     path = os.path.join(files.cache_dir('demo'), f'demo{size}.zip')
     if not os.path.isfile(path):
-        captions = {}
         with files.atomic_path(path) as temp, zipfile.ZipFile(temp, 'w', zipfile.ZIP_STORED) as archive:
-            for i, (image, attributes) in enumerate(demo_images(size)):
+            for i, (image, _attributes) in enumerate(demo_images(size)):
                 name = f'{i // 1000:05d}/img{i:08d}.png'
-                captions[name] = caption(attributes)
                 png = io.BytesIO()
                 PIL.Image.fromarray(image).save(png, format='png', compress_level=0, optimize=False)
                 archive.writestr(name, png.getbuffer())
-            archive.writestr('captions.json', json.dumps(captions))
     return path

@@ -1,6 +1,7 @@
 """Grids of sample images, written as one PNG."""
 
 import math
+import os
 
 import numpy as np
 import PIL.Image
@@ -9,6 +10,7 @@ import PIL.ImageFont
 import torch
 
 from dnnlib import files
+from torch_utils import misc
 
 MAX_GRID = (7680, 4320)         # pixels, width and height
 
@@ -72,3 +74,35 @@ def save_image(image, path):
     """Writes a PIL image as PNG, whole or not at all."""
     with files.atomic_path(path) as temp:
         image.save(temp, format='png')
+
+
+class SampleGrid:
+    """The grids of a run: the same reals, the same latents and the labels of the reals every time.
+
+    Args:
+        dataset:    where reals and labels come from.
+        run_dir:    where the files go.
+        device:     of the generator.
+        max_images: per grid.
+        seed:       of the choice and of the latents.
+        batch_size: generated at a time.
+    """
+
+    def __init__(self, dataset, run_dir, device, max_images, seed, batch_size):
+        self.dataset, self.run_dir, self.device = dataset, run_dir, device
+        self.seed, self.batch_size = seed, batch_size
+        self.columns, rows = grid_size(dataset.resolution, dataset.resolution, max_images)
+        self.items = choose_reals(dataset, self.columns, rows, seed)
+
+    def save_reals(self, name):
+        self._save(torch.from_numpy(np.stack([self.dataset[i][0] for i in self.items])), name)
+
+    @torch.no_grad()
+    def save_fakes(self, G, name):
+        z = torch.randn([len(self.items), G.z_dim], generator=torch.Generator().manual_seed(self.seed)).to(self.device)
+        c = torch.from_numpy(np.stack([self.dataset.get_label(i) for i in self.items])).to(self.device)
+        batches = zip(z.split(self.batch_size), c.split(self.batch_size), strict=True)
+        self._save(torch.cat([misc.to_uint8(G(zs, cs, noise_mode='const')).cpu() for zs, cs in batches]), name)
+
+    def _save(self, img_uint8, name):
+        save_image(to_grid(img_uint8, self.columns), os.path.join(self.run_dir, name))

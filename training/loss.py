@@ -5,7 +5,7 @@ import math
 import torch
 from torch.nn.functional import softplus
 
-from torch_utils import training_stats
+from torch_utils import distributed, training_stats
 from torch_utils.ops.conv2d_gradfix import no_weight_gradients
 
 from .loss_terms import Step
@@ -125,10 +125,15 @@ class StyleGAN2Loss:
             grads, = torch.autograd.grad((gen_img * noise).sum(), ws, create_graph=True)
         lengths = grads.square().sum(2).mean(1).sqrt()
         pl_mean = self.pl_mean.lerp(lengths.mean(), self.pl_decay)      # not detached: the mean, too, is moved towards the lengths
-        self.pl_mean.copy_(pl_mean.detach())
+        self._store_pl_mean(pl_mean.detach())
         penalty = training_stats.report('Loss/pl_penalty', (lengths - pl_mean).square())
         loss = training_stats.report('Loss/G/reg', penalty * self.pl_weight)
         loss.mean().mul(gain).backward()
+
+    def _store_pl_mean(self, value):
+        """The mean over processes, so that one process's state is everybody's; a step that is left out must not spoil it for ever."""
+        value = distributed.all_reduce_sum(value) / distributed.get_world_size()
+        self.pl_mean.copy_(torch.where(value.isfinite(), value, self.pl_mean))
 
     def _d_main(self, step, gen_z, gain, reg):
         """Logistic loss in two backward passes, fakes and then reals, so that one graph is alive at a time."""

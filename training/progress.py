@@ -12,6 +12,8 @@ from dnnlib import files
 from dnnlib.util import format_time
 from torch_utils import training_stats
 
+from . import run_files
+
 try:
     from torch.utils.tensorboard import SummaryWriter
 except ImportError:
@@ -36,8 +38,11 @@ class Progress:
         self.process_start = self.tick_start = time.time()
         self.tick_start_nimg = start_nimg
         self.maintenance_sec = 0.0
-        self.collector = training_stats.Collector()
-        self.writer = SummaryWriter(run_dir) if run_dir is not None and SummaryWriter is not None else None
+        self.collector = training_stats.Collector(keep_previous=False)
+        if run_dir is not None and start_nimg > 0:
+            forget_after(os.path.join(run_dir, run_files.STATS_FILE), start_nimg)
+        purge = start_nimg // 1000 + 1 if start_nimg > 0 else None
+        self.writer = SummaryWriter(run_dir, purge_step=purge) if run_dir is not None and SummaryWriter is not None else None
         self.bar = tqdm.tqdm(total=total_kimg, initial=start_nimg / 1000, unit='kimg', disable=None if run_dir is not None else True,
                              bar_format='{l_bar}{bar}| {n:.1f}/{total} kimg [{elapsed}<{remaining}]')
 
@@ -93,7 +98,7 @@ class Progress:
         if 'Progress/augment' in stats:
             columns.append(f'augment {mean("Progress/augment"):.3f}')
         self.message('  '.join([*columns, f'ETA {format_time(eta)}']))
-        append_line(os.path.join(self.run_dir, 'stats.jsonl'), dict(stats, timestamp=time.time()))
+        append_line(os.path.join(self.run_dir, run_files.STATS_FILE), dict(stats, timestamp=time.time()))
         if self.writer is not None:
             for name, value in stats.items():
                 self.writer.add_scalar(name, value['mean'], global_step=cur_nimg // 1000, walltime=time.time())
@@ -109,6 +114,14 @@ class Progress:
         self.bar.close()
         if self.writer is not None:
             self.writer.close()
+
+
+def forget_after(path, nimg):
+    """Removes the ticks from a stats.jsonl that a run, continued from an older state, will repeat."""
+    records = run_files.read_lines(path)
+    kept = [record for record in records if round(record['Progress/kimg']['mean'] * 1000) <= nimg]
+    if len(kept) < len(records):
+        files.write_text(path, ''.join(json.dumps(record) + '\n' for record in kept))
 
 
 def append_line(path, record):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from dnnlib import UserError
+from torch_utils import misc
 
 CHUNK = 256                                         # images that the host holds while it fills the device's memory
 
@@ -112,7 +113,7 @@ class RealImages:
     def _loader(self, cur_nimg: int) -> torch.utils.data.DataLoader:
         return torch.utils.data.DataLoader(
             _Items(self.dataset), batch_sampler=_Steps(self.order, cur_nimg + self.offset, self.batch_size, self.stride),
-            num_workers=self.num_workers, collate_fn=_collate, pin_memory=self.device.type == 'cuda',
+            num_workers=self.num_workers, collate_fn=_collate, pin_memory=self.device.type == 'cuda', worker_init_fn=misc.loader_signals,
             generator=torch.Generator(),            # or else each start of the workers would draw from torch's global generator
         )
 

@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import re
+import shutil
+import signal
 import socket
 import sys
 
@@ -14,9 +16,11 @@ from dnnlib import UserError, files
 from dnnlib.util import user_errors
 from torch_utils import checkpoint, distributed
 
-from .training_loop import STATE_FILE, training_loop
+from . import run_files
+from .training_loop import training_loop
 
 OPTIONS_FILE = 'training_options.json'
+STARTED = (run_files.STATE_FILE, run_files.STATS_FILE)         # the first files of a run that has got somewhere
 
 
 def find_run(outdir, config, description, new_run):
@@ -27,7 +31,7 @@ def find_run(outdir, config, description, new_run):
     for number in sorted(runs, reverse=True):
         path = os.path.join(outdir, runs[number])
         if not new_run and same_run(path, config):
-            return path, 'complete' if images_seen(path) >= config.total_kimg * 1000 else 'continue'
+            return path, 'complete' if run_files.is_complete(path, images_seen(path), config) else 'continue'
     return os.path.join(outdir, f'{max(runs, default=-1) + 1:05d}-{description}'), 'new'
 
 
@@ -43,19 +47,41 @@ def same_run(path, config):
 
 
 def images_seen(path):
-    state = os.path.join(path, STATE_FILE)
+    state = os.path.join(path, run_files.STATE_FILE)
     return checkpoint.load_info(state, 'training-state')['cur_nimg'] if os.path.isfile(state) else 0
 
 
 def launch(config, run_dir):
     """Trains in `run_dir`, in as many processes as the configuration says."""
+    made = not os.path.exists(run_dir)
     files.make_dir(run_dir)
     if distributed.launched_rank() == 0:
         files.write_text(os.path.join(run_dir, OPTIONS_FILE), json.dumps(dict(config, run_dir=run_dir), indent=2) + '\n')
-    if config.num_gpus > 1 and 'RANK' not in os.environ:
-        torch.multiprocessing.spawn(_worker, args=(config, run_dir, free_port()), nprocs=config.num_gpus)
-    else:
-        _train(config, run_dir)
+    try:
+        if config.num_gpus > 1 and 'RANK' not in os.environ:
+            _spawn(config, run_dir)
+        else:
+            _train(config, run_dir)
+    except (UserError, SystemExit):
+        if made and distributed.launched_rank() == 0 and not any(name in os.listdir(run_dir) for name in STARTED):
+            shutil.rmtree(run_dir)              # the run never began: leave nothing behind
+        raise
+
+
+def _spawn(config, run_dir):
+    """One process per GPU; a signal to this one goes to all, and their exit code is this one's."""
+    context = torch.multiprocessing.spawn(_worker, args=(config, run_dir, free_port()), nprocs=config.num_gpus, join=False)
+    pass_on = lambda signum, _frame: [os.kill(pid, signum) for pid in context.pids()]
+    previous = {sig: signal.signal(sig, pass_on) for sig in (signal.SIGTERM,)}
+    previous[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)         # a terminal sends Ctrl-C to all processes itself
+    try:
+        while not context.join():
+            pass
+    except torch.multiprocessing.ProcessExitedException as err:
+        sys.exit(err.exit_code)                                                     # it has said why
+    finally:
+        for sig, handler in previous.items():
+            signal.signal(sig, handler)
 
 
 def _worker(local_rank, config, run_dir, port):
@@ -77,5 +103,6 @@ def _train(config, run_dir):
         complete = training_loop(config, run_dir, config['device'])
         if not complete:
             distributed.print0(f'Stopped; the state is in {run_dir}. The same command continues.')
+    distributed.leave()
     if not complete:
         sys.exit(130)

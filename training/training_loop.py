@@ -13,15 +13,14 @@ import dnnlib
 from dnnlib import UserError
 from torch_utils import checkpoint, distributed, misc, training_stats
 
-from . import image_grid, snapshots
+from . import run_files, snapshots
 from .ada import AdaptiveProbability, set_probability
 from .ema import WeightAverage
+from .image_grid import SampleGrid
 from .networks_layers import use_channels_last
 from .phases import make_phases
 from .progress import Progress
 from .real_images import RealImages
-
-STATE_FILE = 'training-state.safetensors'
 
 
 class Trainer:
@@ -34,6 +33,7 @@ class Trainer:
         self.rank, self.num_ranks = distributed.get_rank(), distributed.get_world_size()
         self.cur_nimg = self.batch_idx = self.cur_tick = 0
         self.elapsed_sec = 0.0
+        self.tick_end = config['kimg_per_tick'] * 1000
         self._set_backends()
         self._load_data()
         self._build_networks()
@@ -56,6 +56,7 @@ class Trainer:
                                 **c.data_loader_kwargs)
         labels = np.stack([self.dataset.get_label(i) for i in range(self.dataset.num_images)])
         self.labels = torch.from_numpy(labels).to(self.device)
+        self.grid = SampleGrid(self.dataset, self.run_dir, self.device, c.get('grid_images', 1024), c.random_seed, c.batch_gpu)
 
     def _build_networks(self):
         c = self.config
@@ -64,20 +65,23 @@ class Trainer:
         self.network_kwargs = dict(G=dict(c.G_kwargs, **common), D=dict(c.D_kwargs, **common), G_ema=dict(c.G_kwargs, **common))
         build = lambda kwargs: dnnlib.util.construct_class_by_name(**kwargs).train().requires_grad_(False)
         self.G, self.D = build(self.network_kwargs['G']), build(self.network_kwargs['D'])
+        self.G_ema = copy.deepcopy(self.G).eval()
         if c.get('init_from'):
             self._init_from(c.init_from)
-        for module in (self.G, self.D):
+        for module in (self.G, self.D, self.G_ema):
             module.to(self.device)
             if c.get('channels_last'):
                 use_channels_last(module)
             distributed.broadcast_from_main(module)
-        self.G_ema = copy.deepcopy(self.G).eval()
 
     def _init_from(self, path):
         """Transfer learning: every weight of the snapshot that fits by name and shape."""
-        source = snapshots.load_networks(path)
-        for name, module, candidates in [('G', self.G, ('G_ema', 'G')), ('D', self.D, ('D',))]:
-            found = next((source.networks[n] for n in candidates if n in source.networks), None)
+        try:
+            source = snapshots.load_networks(path)
+        except UserError as err:
+            raise UserError(f'--init-from: {err}') from err
+        for name, module in [('G', self.G), ('D', self.D), ('G_ema', self.G_ema)]:
+            found = source.networks.get(name)
             if found is None:
                 continue
             copied, left = checkpoint.copy_matching(found.state_dict(), module)
@@ -116,7 +120,7 @@ class Trainer:
         return objects
 
     def _state_path(self):
-        return os.path.join(self.run_dir, STATE_FILE)
+        return os.path.join(self.run_dir, run_files.STATE_FILE)
 
     def resume(self):
         """Continues from the run directory's training state, if there is one."""
@@ -128,18 +132,20 @@ class Trainer:
         for phase in self.phases:
             phase.restore_layout()
         self.cur_nimg, self.batch_idx, self.cur_tick = info['cur_nimg'], info['batch_idx'], info['cur_tick']
-        self.elapsed_sec = info['elapsed_sec']
+        self.elapsed_sec, self.tick_end = info['elapsed_sec'], info['tick_end']
         return True
 
     def save_state(self):
-        """Writes the training state (first process)."""
+        """Writes the training state: the first process, but all must call it."""
+        states = {name: source.state_dict() for name, source in self._stateful().items()}
         if self.rank != 0:
             return
         tensors, nests = {}, {}
-        for name, source in self._stateful().items():
-            part, nests[name] = checkpoint.flatten(name, source.state_dict())
+        for name, state in states.items():
+            part, nests[name] = checkpoint.flatten(name, state)
             tensors.update(part)
-        info = dict(state=nests, cur_nimg=self.cur_nimg, batch_idx=self.batch_idx, cur_tick=self.cur_tick, elapsed_sec=self.progress.elapsed_sec)
+        info = dict(state=nests, cur_nimg=self.cur_nimg, batch_idx=self.batch_idx, cur_tick=self.cur_tick, tick_end=self.tick_end,
+                    elapsed_sec=self.progress.elapsed_sec)
         checkpoint.save(self._state_path(), 'training-state', tensors, info)
 
     # -- run
@@ -148,18 +154,18 @@ class Trainer:
         """Trains until total_kimg, or until Ctrl-C or SIGTERM, upon which the state is saved. -> whether the run is complete."""
         total_nimg = self.config.total_kimg * 1000
         self.progress = Progress(self.run_dir if self.rank == 0 else None, self.config.total_kimg, self.cur_nimg, self.elapsed_sec)
-        if self.cur_nimg == 0:
-            self._save_grid_of_reals()
-            self._save_fakes('fakes_init.png')
+        if self.cur_nimg > 0:
+            self._catch_up(done=self.cur_nimg >= total_nimg)
+        elif self.rank == 0:
+            self.grid.save_reals('reals.png')
+            self.grid.save_fakes(self.G_ema, 'fakes_init.png')
         previous = {sig: signal.signal(sig, self._request_stop) for sig in (signal.SIGINT, signal.SIGTERM)}
-        tick_end = self.cur_nimg + self._tick_nimg()
         self.progress.start_tick(self.cur_nimg, 0)
         try:
             while self.cur_nimg < total_nimg and not self._should_stop():
                 self._iteration()
-                if self.cur_nimg >= tick_end or self.cur_nimg >= total_nimg:
+                if self.cur_nimg >= self.tick_end or self.cur_nimg >= total_nimg:
                     self._end_tick(done=self.cur_nimg >= total_nimg)
-                    tick_end = self.cur_nimg + self._tick_nimg()
             if self.cur_nimg < total_nimg:
                 self.save_state()
         finally:
@@ -167,9 +173,6 @@ class Trainer:
             for sig, handler in previous.items():
                 signal.signal(sig, handler)
         return self.cur_nimg >= total_nimg
-
-    def _tick_nimg(self):
-        return self.config.kimg_per_tick * 1000
 
     def _request_stop(self, signum, _frame):
         if self._stop_requested:
@@ -220,12 +223,14 @@ class Trainer:
         self.progress.write(stats, self.cur_nimg)
         self._warn(stats)
         self.cur_tick += 1
+        self.tick_end = self.cur_nimg + c.kimg_per_tick * 1000
         at = lambda ticks: ticks is not None and (done or self.cur_tick % ticks == 0)
         if at(c.image_snapshot_ticks):
-            self._save_fakes(f'fakes{self.cur_nimg // 1000:06d}.png')
+            self._save_fakes()
         if at(c.network_snapshot_ticks):
+            self._save_snapshot()
             self.save_state()
-            self._evaluate(self._save_snapshot())
+            self._evaluate()
         self.progress.start_tick(self.cur_nimg, time.time() - began)
 
     def _warn(self, stats):
@@ -237,46 +242,35 @@ class Trainer:
                 self.progress.message(f'Warning: {skipped} of {stats[name]["num"] // self.num_ranks} {phase.name} steps were left out: '
                                       'a gradient was infinite or NaN. If this goes on, try --fp32=1 or a larger --gamma.')
 
+    def _catch_up(self, done):
+        """After a crash between saving the state and the last of what follows it."""
+        missing = lambda: not os.path.isfile(self._snapshot_path())
+        if done and distributed.agree(missing):
+            self._save_fakes()
+            self._save_snapshot()
+        if not distributed.agree(missing):
+            self._evaluate()
+
+    def _save_fakes(self):
+        if self.rank == 0:
+            self.grid.save_fakes(self.G_ema, f'fakes{run_files.kimg_label(self.cur_nimg, self.config.kimg_per_tick)}.png')
+
+    def _snapshot_path(self):
+        return run_files.snapshot_path(self.run_dir, self.cur_nimg, self.config.kimg_per_tick)
+
     def _save_snapshot(self):
-        path = os.path.join(self.run_dir, f'network-snapshot-{self.cur_nimg // 1000:06d}.safetensors')
         if self.rank == 0:
             training = dict(options=dict(self.config), cur_nimg=self.cur_nimg, class_names=self.dataset.class_names)
-            snapshots.save_networks(path, dict(G=self.G, D=self.D, G_ema=self.G_ema), self.network_kwargs, training)
-        return path
+            snapshots.save_networks(self._snapshot_path(), dict(G=self.G, D=self.D, G_ema=self.G_ema), self.network_kwargs, training)
 
-    def _evaluate(self, snapshot):
-        """Metrics of the averaged generator, by the function that the configuration names."""
+    def _evaluate(self):
+        """Metrics of the averaged generator that are not on record yet, by the function that the configuration names."""
         c = self.config
-        for metric in c.metrics:
+        snapshot = self._snapshot_path()
+        for metric in distributed.agree(lambda: run_files.unmeasured(self.run_dir, snapshot, c.metrics)):
             self.progress.bar.clear()
             dnnlib.util.call_func_by_name(metric=metric, G=self.G_ema, dataset_kwargs=c.training_set_kwargs, device=self.device, seed=c.random_seed,
                                           progress=False, run_dir=self.run_dir, snapshot=snapshot, cur_nimg=self.cur_nimg, **c.metric_kwargs)
-
-    # -- sample images
-
-    def _grid(self):
-        return image_grid.grid_size(self.dataset.resolution, self.dataset.resolution, self.config.get('grid_images', 1024))
-
-    def _grid_items(self):
-        columns, rows = self._grid()
-        return image_grid.choose_reals(self.dataset, columns, rows, self.config.random_seed)
-
-    def _save_grid_of_reals(self):
-        if self.rank == 0:
-            img = torch.from_numpy(np.stack([self.dataset[i][0] for i in self._grid_items()]))
-            image_grid.save_image(image_grid.to_grid(img, self._grid()[0]), os.path.join(self.run_dir, 'reals.png'))
-
-    @torch.no_grad()
-    def _save_fakes(self, name):
-        """The same latents in every grid, with the labels of the grid of reals."""
-        if self.rank != 0:
-            return
-        items = self._grid_items()
-        z = torch.randn([len(items), self.G.z_dim], generator=torch.Generator().manual_seed(self.config.random_seed)).to(self.device)
-        c = torch.from_numpy(np.stack([self.dataset.get_label(i) for i in items])).to(self.device)
-        size = max(self.config.batch_gpu, 1)
-        imgs = [misc.to_uint8(self.G_ema(zs, cs, noise_mode='const')).cpu() for zs, cs in zip(z.split(size), c.split(size), strict=True)]
-        image_grid.save_image(image_grid.to_grid(torch.cat(imgs), self._grid()[0]), os.path.join(self.run_dir, name))
 
 
 def step_seed(seed, rank, cur_nimg):
