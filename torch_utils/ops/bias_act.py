@@ -163,7 +163,8 @@ _bias_act_curve = define(f'bias_act_curve(Tensor ddx, Tensor dy, Tensor saved, T
 
 
 def _bias_grad(dx, dim):
-    return dx.sum([i for i in range(dx.ndim) if i != dim % dx.ndim])
+    others = [i for i in range(dx.ndim) if i != dim % dx.ndim]
+    return dx.sum(others) if others else dx             # sum([]) would sum over all
 
 
 def _setup(ctx, inputs, output):

@@ -138,6 +138,7 @@ def _reference(x, f, upx, upy, downx, downy, left, right, top, bottom, flip, gai
     n, c, h, w = x.shape
     x = F.pad(x.reshape(n, c, h, 1, w, 1), [0, upx - 1, 0, 0, 0, upy - 1]).reshape(n, c, h * upy, w * upx)
     x = F.pad(x, [left, right, top, bottom])
+    f = f.to(torch.promote_types(x.dtype, torch.float32))       # before the product, which float32 would round
     f = (f.outer(f) if f.ndim == 1 else f).to(x.dtype)
     f = f if flip else f.flip([0, 1])
     y = F.conv2d(x.reshape(n * c, 1, *x.shape[2:]), f[None, None] * gain)
