@@ -214,7 +214,17 @@ def _cuda_home():
     if torch.version.cuda and version and version.split('.')[0] != wanted.split('.')[0]:
         raise BuildError(f'{nvcc} is of CUDA {version}, torch of CUDA {wanted}: they must agree up to the point',
                          f'install the CUDA toolkit {wanted} and set CUDA_HOME to its folder')
-    return os.path.dirname(os.path.dirname(nvcc))
+    return os.environ.get('CUDA_HOME') or os.environ.get('CUDA_PATH') or toolkit_of(nvcc)
+
+
+def toolkit_of(nvcc):
+    """The folder of the toolkit. nvcc itself tells: what is on PATH may be a script that calls it."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        dry_run = subprocess.run([nvcc, '--dryrun', '-x', 'cu', '-c', os.devnull], capture_output=True, text=True, timeout=20)
+        match = re.search(r'^#\$ TOP=(.+)$', dry_run.stderr, re.MULTILINE)
+        if match:
+            return os.path.realpath(match.group(1).strip())
+    return os.path.dirname(os.path.dirname(os.path.realpath(nvcc)))
 
 
 def _compile(recipe, folder):

@@ -126,10 +126,20 @@ private:
             const T* from = image + (inside ? k * p.in.k + iy * p.in.y + ix * p.in.x : 0);
             if (p.packed) {                             // the conditions for `packed` make a pack lie inside as a whole, or outside
                 const Pack<T> pack = *reinterpret_cast<const Pack<T>*>(from);
-                KDGAN_UNROLL for (int j = 0; j < PACK; j++) box[i + j] = inside ? to_real<T>(pack.at[j]) : C(0);
+                write_pack(box + i, pack, inside);
             } else {
                 box[i] = inside ? to_real<T>(*from) : C(0);
             }
+        }
+    }
+
+    // In accesses of 16 bytes too: single numbers PACK apart would queue up for the same banks of shared memory.
+    static KDGAN_INLINE void write_pack(C* to, const Pack<T>& pack, bool inside) {
+        constexpr int SIZE = Pack<C>::SIZE;
+        KDGAN_UNROLL for (int j = 0; j < PACK; j += SIZE) {
+            Pack<C> part;
+            KDGAN_UNROLL for (int k = 0; k < SIZE; k++) part.at[k] = inside ? to_real<T>(pack.at[j + k]) : C(0);
+            *reinterpret_cast<Pack<C>*>(to + j) = part;
         }
     }
 
