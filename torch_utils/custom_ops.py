@@ -22,6 +22,7 @@ OPERATORS = {                           # kernel -> the operators it computes
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'ops')
 _problems = {}                          # kernel -> None if it is in use, else why it is not; empty until the first look
 _looking = threading.Lock()
+_replacements = []                      # registrations, which last as long as these objects
 
 
 def problem_of(kernel):
@@ -71,38 +72,40 @@ def _load():
         problem = f'{err}' if isinstance(err, (native_build.BuildError, UserError)) else f'{type(err).__name__}: {err}'
         _warn(f'bias_act and upfirdn2d run without their CUDA kernels, which is slower but gives the same results: {problem}')
         return dict.fromkeys(OPERATORS, problem)
-    return {kernel: _check(kernel) for kernel in OPERATORS}
+    device = torch.device('cuda', torch.cuda.current_device())
+    return {kernel: _check(kernel, device) for kernel in OPERATORS}
 
 
-def _check(kernel):
+def _check(kernel, device):
     """None if the loaded kernel gives what the reference gives, else what it does instead; then torch goes back to the reference."""
     from .ops import _cases  # here, since the operators import this file
     try:
-        device = torch.device('cuda', torch.cuda.current_device())
-        failures = _missing(kernel) or [text for case in _cases.quick(kernel) for text in _cases.failures(case, torch.float32, device)]
+        failures = _missing(kernel, device) or [text for case in _cases.quick(kernel) for text in _cases.failures(case, torch.float32, device)]
     except Exception as err:            # noqa: BLE001  e.g. a library without code for this GPU
         failures = [f'{type(err).__name__}: {err}']
     if not failures:
         return None
-    use_reference(kernel)
+    _use_reference(kernel, device)
     problem = (f'the kernel gives wrong results on this machine: {failures[0]}. To mend it: check that TORCH_CUDA_ARCH_LIST, if it is set, names '
                'this GPU, delete the folder native-ops in the cache (~/.cache/kdgan) to build anew, and run python -m torch_utils.doctor')
     _warn(f'{kernel} runs without its CUDA kernel: {problem}')
     return problem
 
 
-def _missing(kernel):
+def _missing(kernel, device):
     has = torch._C._dispatch_has_kernel_for_dispatch_key
-    return [f'the library has no kernel for {name}' for name in OPERATORS[kernel] if not has(f'kdgan::{name}', 'CUDA')]
+    return [f'the library has no kernel for {name}' for name in OPERATORS[kernel] if not has(f'kdgan::{name}', device.type.upper())]
 
 
-def use_reference(kernel, dispatch_key='CUDA'):
-    """Puts the reference in the place of a kernel that is registered already."""
+def _use_reference(kernel, device):
+    """Puts the reference in the place of a kernel that torch knows already."""
     from .ops import _library
+    replacement = torch.library.Library('kdgan', 'IMPL')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')         # torch remarks that a kernel is replaced
         for name in OPERATORS[kernel]:
-            _library.library.impl(name, _library.references[name], dispatch_key)
+            replacement.impl(name, _library.references[name], device.type.upper())
+    _replacements.append(replacement)
 
 
 def _warn(message):

@@ -29,6 +29,7 @@ except ImportError:                     # Windows: processes build beside each o
 
 TIME_LIMIT_SEC = 180
 LOG_LINES = 12
+DEFAULT_CUDA_HOME = '/usr/local/cuda'    # where torch looks last, too
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -157,7 +158,7 @@ def _remedy_of(log):
 def find_nvcc():
     """Path of nvcc, looked for where torch does, or None."""
     home = os.environ.get('CUDA_HOME') or os.environ.get('CUDA_PATH')
-    found = os.path.join(home, 'bin', 'nvcc') if home else shutil.which('nvcc') or '/usr/local/cuda/bin/nvcc'
+    found = os.path.join(home, 'bin', 'nvcc') if home else shutil.which('nvcc') or os.path.join(DEFAULT_CUDA_HOME, 'bin', 'nvcc')
     return found if os.access(found, os.X_OK) else None
 
 

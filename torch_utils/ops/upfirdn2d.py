@@ -146,10 +146,10 @@ def _reference(x, f, upx, upy, downx, downy, left, right, top, bottom, flip, gai
     n, c, h, w = x.shape
     x = F.pad(x.reshape(n, c, h, 1, w, 1), [0, upx - 1, 0, 0, 0, upy - 1]).reshape(n, c, h * upy, w * upx)
     x = _pad(x, left, right, top, bottom)
-    f = f.to(torch.promote_types(x.dtype, torch.float32))       # before the product, which float32 would round
-    f = (f.outer(f) if f.ndim == 1 else f).to(x.dtype)
-    f = f if flip else f.flip([0, 1])
-    y = F.conv2d(x.reshape(n * c, 1, *x.shape[2:]), f[None, None] * gain)
+    f = f.to(torch.promote_types(x.dtype, torch.float32))       # before the products, which float32 would round
+    f = (f.outer(f) if f.ndim == 1 else f) * gain
+    f = (f if flip else f.flip([0, 1])).to(x.dtype)
+    y = F.conv2d(x.reshape(n * c, 1, *x.shape[2:]), f[None, None])
     return y.reshape(n, c, *y.shape[2:])[:, :, ::downy, ::downx]
 
 
@@ -174,6 +174,7 @@ def _forward(x, f, upx, upy, downx, downy, left, right, top, bottom, flip, gain)
     if left != right or top != bottom or min(left, top) < 0:
         x = _pad(x, left, right, top, bottom)
         pad_x = pad_y = 0
+    f = f.to(torch.promote_types(x.dtype, torch.float32))
     f = f if flip else f.flip(list(range(f.ndim)))
     c = x.shape[1]
     if f.ndim == 2:
