@@ -16,7 +16,8 @@ def test_a_machine_without_a_gpu_is_healthy(capsys, monkeypatch):
     assert doctor.main([]) == 0
     out = capsys.readouterr().out
     for word in ('python ', f'torch       {torch.__version__}', 'driver ', 'nvcc ', 'ninja ', 'compiler ', 'device      cpu',
-                 'bias_act    plain torch: ', 'upfirdn2d   plain torch: ', 'check       cpu: right to the second derivative', 'Everything is in order.'):
+                 'bias_act    plain torch: ', 'upfirdn2d   plain torch: ', 'check       cpu: right to the second derivative',
+                 'Everything is in order.'):
         assert word in out
     assert 'Problem' not in out
 

@@ -31,10 +31,14 @@ def tiny_recipe(folder, text='int kdgan_tiny() { return 7; }', **kwargs):
 
 def fake_compiler(folder, monkeypatch, script):
     path = folder / 'fake-c++'
-    path.write_text(f'#!/bin/sh\necho run >> {folder}/runs\n{script}\n')
+    path.write_text(f'#!/bin/sh\necho "$@" >> {folder}/runs\n{script}\n')
     path.chmod(0o755)
     monkeypatch.setenv('CXX', str(path))
     return path
+
+
+def compilations(folder):
+    return sum('tiny.cpp' in line for line in (folder / 'runs').read_text().splitlines())
 
 
 def leftovers(cache):
@@ -60,42 +64,40 @@ def test_processes_that_start_at_once_build_once(cache, tmp_path, monkeypatch):
     processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     paths = {p.communicate()[0].strip() for p in processes}
     assert [p.returncode for p in processes] == [0, 0] and len(paths) == 1
-    runs = len((tmp_path / 'runs').read_text().split())
     started = time.perf_counter()
     assert {build(tiny_recipe(tmp_path))} == paths
     assert time.perf_counter() - started < 0.5                          # the cache answers
-    assert len((tmp_path / 'runs').read_text().split()) == runs <= 4    # torch asks for the version, then one compilation and one link
+    assert compilations(tmp_path) == 1
     assert leftovers(cache) == []
 
 
-def test_a_compiler_error_is_shown_and_processes_that_waited_do_not_repeat_it(cache, tmp_path):
+def test_a_compiler_error_is_shown_and_processes_that_waited_do_not_repeat_it(cache, tmp_path, monkeypatch):
+    fake_compiler(tmp_path, monkeypatch, 'exec c++ "$@"')
     recipe, errors = tiny_recipe(tmp_path, 'int kdgan_tiny() { return seven; }'), []
 
     def attempt():
         with pytest.raises(BuildError) as caught:
             build(recipe)
-        errors.append((str(caught.value), time.perf_counter()))
+        errors.append(str(caught.value))
     threads = [threading.Thread(target=attempt) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert errors[0][0] == errors[1][0] and abs(errors[0][1] - errors[1][1]) < 1
-    assert "'seven' was not declared" in errors[0][0].replace('‘', "'").replace('’', "'")
-    assert 'compiling tiny failed' in errors[0][0] and 'To mend it: ' in errors[0][0] and len(errors[0][0].splitlines()) < 20
+    assert errors[0] == errors[1] and compilations(tmp_path) == 1
+    assert "'seven' was not declared" in errors[0].replace('‘', "'").replace('’', "'")
+    assert 'compiling tiny failed' in errors[0] and 'To mend it: ' in errors[0] and len(errors[0].splitlines()) < 20
     assert leftovers(cache) == []
 
 
-def test_a_build_over_the_time_limit_is_ended_with_all_its_processes(cache, tmp_path, monkeypatch):
-    fake_compiler(tmp_path, monkeypatch, f'echo $$ > {tmp_path}/pid; exec sleep 1000')
-    started = time.perf_counter()
-    with pytest.raises(BuildError, match='longer than 8 seconds.*doctor'):
-        build(tiny_recipe(tmp_path), time_limit_sec=8)
-    assert time.perf_counter() - started < 12
-    pid = (tmp_path / 'pid').read_text().strip()
-    state = pathlib.Path(f'/proc/{pid}/stat')
+def test_a_build_over_the_time_limit_is_ended_with_all_its_processes(cache, tmp_path):
+    with pytest.raises(BuildError, match='longer than 0.5 seconds.*doctor --build'):
+        build(tiny_recipe(tmp_path), time_limit_sec=0.5)
+    assert leftovers(cache) == []
+    with pytest.raises(BuildError, match='longer than 1 seconds'):
+        native_build._run(['sh', '-c', f'sleep 1000 & echo $! > {tmp_path}/pid; wait'], None, str(tmp_path), 1)
+    state = pathlib.Path('/proc') / (tmp_path / 'pid').read_text().strip() / 'stat'
     assert not state.exists() or state.read_text().split()[2] == 'Z'
-    assert leftovers(cache) == []
 
 
 def test_the_lock_of_a_killed_process_is_no_lock(cache, tmp_path):

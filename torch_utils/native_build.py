@@ -106,7 +106,7 @@ def _locked(path, patience_sec):
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise BuildError(f'another process has held {path} for {patience_sec:.0f} seconds', 'end that process') from None
+                    raise BuildError(f'another process has held {path} for {patience_sec:g} seconds', 'end that process') from None
                 time.sleep(0.1)
             except OSError:
                 break
@@ -128,7 +128,7 @@ def _run(command, env, folder, time_limit_sec):
     try:
         process.wait(time_limit_sec)
     except subprocess.TimeoutExpired:
-        raise BuildError(f'compiling took longer than {time_limit_sec:.0f} seconds',
+        raise BuildError(f'compiling took longer than {time_limit_sec:g} seconds',
                          'run python -m torch_utils.doctor --build, which waits longer, while the machine is less busy') from None
     finally:                            # at the time limit, and on Ctrl-C too
         if process.poll() is None:
