@@ -76,7 +76,8 @@ def test_what_a_run_leaves_behind(tiny_data, tmp_path):
     snapshot = snapshots.load_networks(str(tmp_path / 'network-snapshot-000000.safetensors'))
     assert set(snapshot.networks) == {'G', 'D', 'G_ema'} and snapshot.info['training']['class_names'] == ['blue', 'red']
     assert snapshot.G_ema(torch.randn(2, 8), torch.eye(2)).shape == (2, 3, 16, 16)
-    assert PIL.Image.open(tmp_path / 'reals.png').size == (32, 32)
+    with PIL.Image.open(tmp_path / 'reals.png') as grid:
+        assert grid.size == (32, 32)
     metric = json.loads((tmp_path / 'metric-clipfid20_full.jsonl').read_text().splitlines()[0])
     assert metric['value'] > 0 and metric['reference']['images'] == 12
 
