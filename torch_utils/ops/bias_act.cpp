@@ -85,8 +85,8 @@ at::Tensor bias_act(const at::Tensor& x, const std::optional<at::Tensor>& b, int
     return run(Derivative::none, x, {}, {}, b, {dim, act, alpha, gain, clamp});
 }
 
-at::Tensor bias_act_slope(const at::Tensor& dy, const at::Tensor& saved, const std::optional<at::Tensor>& b, int64_t dim, std::string act, double alpha,
-                          double gain, double clamp) {
+at::Tensor bias_act_slope(const at::Tensor& dy, const at::Tensor& saved, const std::optional<at::Tensor>& b, int64_t dim, std::string act,
+                          double alpha, double gain, double clamp) {
     return run(Derivative::slope, dy, {}, saved, b, {dim, act, alpha, gain, clamp});
 }
 

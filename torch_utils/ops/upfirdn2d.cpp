@@ -27,7 +27,8 @@ at::Tensor upfirdn2d(const at::Tensor& given_x, const at::Tensor& given_f, int64
     const at::Tensor x = channels_last ? given_x : given_x.contiguous(), f = given_f.contiguous();
     const int64_t n = x.size(0), c = x.size(1), in_h = x.size(2), in_w = x.size(3);
     const int64_t out_h = (in_h * upy + top + bottom - f.size(0)) / downy + 1, out_w = (in_w * upx + left + right - f.size(-1)) / downx + 1;
-    TORCH_CHECK(in_h * upy + top + bottom >= f.size(0) && in_w * upx + left + right >= f.size(-1), "upfirdn2d: the padded image is smaller than the filter");
+    TORCH_CHECK(in_h * upy + top + bottom >= f.size(0) && in_w * upx + left + right >= f.size(-1),
+                "upfirdn2d: the padded image is smaller than the filter");
     const auto format = channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
     const at::Tensor y = at::empty({n, c, out_h, out_w}, x.options(), format);
     if (y.numel() == 0)
