@@ -79,6 +79,19 @@ def test_dtype_and_memory_format_are_kept(dtype, layout):
     torch.testing.assert_close(y.double(), want, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize('act', ['lrelu', 'swish'])
+def test_no_gradient_passes_a_limit_that_the_dtype_cannot_represent(act, dtype):
+    """0.1 is rounded down in float16 and up in bfloat16: a result at the limit is a result at the limit either way."""
+    x = torch.tensor([[5.0]], dtype=dtype, requires_grad=True)
+    assert torch.autograd.grad(op.bias_act(x, act=act, clamp=0.1), x)[0].item() == 0
+
+
+def test_gradient_of_a_bias_over_the_only_dimension():
+    x, b = inputs((5,), 0)
+    assert torch.autograd.gradcheck(lambda x, b: op.bias_act(x, b, dim=0, act='swish'), (x, b))
+
+
 def test_compiles_without_a_break():
     x, b = inputs()
     fn = lambda x, b: op.bias_act(x * 2, b, act='lrelu', clamp=0.7)
@@ -91,10 +104,13 @@ def test_compiles_without_a_break():
 
 @pytest.mark.parametrize('change, error, message', [
     (dict(act='gelu'), ValueError, "act is 'gelu', it must be one of linear"),
-    (dict(x=torch.zeros(2, 3, dtype=torch.int64)), TypeError, 'x is torch.int64, it must be floating point'),
+    (dict(x=torch.zeros(2, 3, dtype=torch.int64)), TypeError, r'x is torch.int64 of shape \[2, 3\], it must be floating point'),
     (dict(b=torch.zeros(4)), ValueError, r'b has shape \[4\], it must be \[3\], the size of x in dimension 1'),
     (dict(b=torch.zeros(3, dtype=torch.float64)), TypeError, 'b is torch.float64 on cpu, x is torch.float32'),
     (dict(b=torch.zeros(3), dim=2), ValueError, 'dim is 2, x of shape'),
+    (dict(impl='fast'), ValueError, "impl is 'fast', it must be one of auto, cuda, ref"),
+    (dict(impl='cuda'), RuntimeError, "impl is 'cuda', x is on cpu"),
+    (dict(x=torch.zeros(2, 3, dtype=torch.float8_e5m2)), TypeError, 'x is torch.float8_e5m2 of shape'),
     (dict(clamp=-1), ValueError, 'clamp is -1, it must be at least 0'),
     (dict(act='lrelu', alpha=-0.1), ValueError, 'alpha is -0.1, it must be at least 0')])
 def test_wrong_arguments_are_named(change, error, message):

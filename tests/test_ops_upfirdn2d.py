@@ -48,6 +48,15 @@ def test_gradients(name, case):
     assert torch.autograd.gradgradcheck(fn, x)
 
 
+def test_a_crop_may_reach_into_inserted_zeros():
+    """The only pixel is cropped away, three inserted zeros stay; the derivative crops beyond its image."""
+    x = torch.ones(1, 1, 1, 1, dtype=torch.double, requires_grad=True)
+    for impl in ('auto', 'ref'):
+        y = op.upfirdn2d(x, None, up=4, padding=[-2, 0, 0, 0], impl=impl)
+        assert y.abs().sum() == 0 and list(y.shape) == [1, 1, 4, 2]
+        assert torch.autograd.grad(y.sum(), x)[0].item() == 0
+
+
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize('args', [(2, 2, 1, 1, 2, 1, 2, 1), (1, 1, 2, 2, 1, 1, 1, 1), (1, 1, 1, 1, 2, 1, 2, 1)])
 def test_opcheck(args, layout):
@@ -88,7 +97,12 @@ def test_setup_filter():
 @pytest.mark.parametrize('call, error, message', [
     (lambda x: op.upfirdn2d(x, FILTERS['taps4']), ValueError, 'the padded image is 3x3, smaller than the filter, which is 4x4'),
     (lambda x: op.upfirdn2d(x.long(), None), TypeError, 'x is torch.int64 of shape'),
-    (lambda x: op.upfirdn2d(x[0], None), TypeError, r'x is torch.float32 of shape \[1, 3, 3\]'),
+    (lambda x: op.upfirdn2d(x[0], None), ValueError, r'x has shape \[1, 3, 3\], it must be'),
+    (lambda x: op.upfirdn2d(x[:, :, :0], None), ValueError, r'x has shape \[1, 1, 0, 3\], it must be'),
+    (lambda x: op.upfirdn2d(x, None, padding=-2), ValueError, 'the padded image is -1x-1, smaller than the filter'),
+    (lambda x: op.upfirdn2d(x, None, padding=[0, 2 ** 30, 0, 0]), ValueError, 'the padded image is 1073741827x3, the largest extent is 1073741824'),
+    (lambda x: op.upfirdn2d(x, None, impl='fast'), ValueError, "impl is 'fast', it must be one of auto, cuda, ref"),
+    (lambda x: op.upfirdn2d(x, None, impl='cuda'), RuntimeError, "impl is 'cuda', x is on cpu"),
     (lambda x: op.upfirdn2d(x, FILTERS['box2'].double()), TypeError, 'f is torch.float64 on cpu, it must be float32'),
     (lambda x: op.upfirdn2d(x, torch.ones(65)), ValueError, r'f has shape \[65\].* 1 to 64 taps'),
     (lambda x: op.upfirdn2d(x, None, up=0), ValueError, 'up is 0, it must be an integer of at least 1'),

@@ -2,23 +2,50 @@
 
 import torch
 
+from torch_utils import custom_ops
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+IMPLS = ('auto', 'cuda', 'ref')
 library = torch.library.Library('kdgan', 'DEF')
+references = {}                         # operator -> the function in plain torch that it falls back to
 
 
-def define(schema: str, reference, fake):
-    """Declares an operator that runs `reference` on every device that has no kernel of its own.
+def define(schema: str, reference, fake, kernel: str):
+    """Declares an operator that runs `reference` wherever it has no kernel.
+
+    Its first call with a CUDA tensor looks for the kernels (custom_ops.py). If there are any, torch calls them from then on, without
+    a detour through Python.
 
     Args:
         schema:    as for `torch.library.Library.define`, e.g. 'scale(Tensor x, float gain) -> Tensor'.
         reference: plain torch, called without autograd; its output must not be one of its inputs.
         fake:      gives an output of the right shape, dtype and strides without computing it.
+        kernel:    under which name custom_ops.py reports on the operator's kernel: several operators may share one.
     Returns:       the callable operator.
     """
     name = schema.partition('(')[0]
+    references[name] = reference = torch.no_grad()(reference)
+
+    def find_kernel(x, *args):
+        if x.is_cuda and custom_ops.problem_of(kernel) is None:
+            return operator(x, *args)
+        return reference(x, *args)
+
     library.define(schema)
-    library.impl(name, torch.no_grad()(reference), 'CompositeExplicitAutograd')
+    library.impl(name, find_kernel, 'CompositeExplicitAutograd')
     torch.library.register_fake(f'kdgan::{name}')(fake)
-    return getattr(torch.ops.kdgan, name).default
+    operator = getattr(torch.ops.kdgan, name).default
+    return operator
+
+
+def check_input(op: str, x: torch.Tensor, impl: str):
+    """Refuses an `x` or `impl` that an operator does not take, in the same words on every device."""
+    if impl not in IMPLS:
+        raise ValueError(f'{op}: impl is {impl!r}, it must be one of {", ".join(IMPLS)}')
+    if x.dtype not in DTYPES:
+        raise TypeError(f'{op}: x is {x.dtype} of shape {list(x.shape)}, it must be floating point: float16, bfloat16, float32 or float64')
+    if impl == 'cuda' and not torch.compiler.is_compiling():
+        custom_ops.require(op, x.device)
 
 
 def memory_format_of(x: torch.Tensor) -> torch.memory_format:

@@ -5,7 +5,7 @@ from typing import Callable, NamedTuple
 
 import torch
 
-from ._library import define
+from ._library import check_input, define
 
 F = torch.nn.functional
 SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
@@ -62,10 +62,12 @@ def bias_act(x, b=None, dim=1, act='linear', alpha=None, gain=None, clamp=None, 
         alpha: slope of 'lrelu' below zero, >= 0; None = 0.2.
         gain:  factor after the activation; None = sqrt(2) for relu, lrelu and swish, 1 for the others.
         clamp: results are limited to [-clamp, clamp]; None = no limit.
-        impl:  'auto', or 'ref' for plain differentiable torch, which the tests compare with.
+        impl:  'auto' = the fastest there is; 'cuda' = the CUDA kernel or an error; 'ref' = plain differentiable torch, which the
+               tests compare with.
     Returns:   shape, dtype and memory format of `x`.
-    Raises:    TypeError or ValueError naming the argument, its value and what is allowed.
+    Raises:    TypeError or ValueError naming the argument, its value and what is allowed; RuntimeError for 'cuda' without a kernel.
     """
+    check_input('bias_act', x, impl)
     spec = _check(x, b, dim, act)
     alpha = spec.alpha if alpha is None else float(alpha)
     gain = spec.gain if gain is None else float(gain)
@@ -83,8 +85,6 @@ def bias_act(x, b=None, dim=1, act='linear', alpha=None, gain=None, clamp=None, 
 def _check(x, b, dim, act):
     if act not in activation_funcs:
         raise ValueError(f'bias_act: act is {act!r}, it must be one of {", ".join(activation_funcs)}')
-    if not x.is_floating_point():
-        raise TypeError(f'bias_act: x is {x.dtype}, it must be floating point')
     if b is not None:
         if not -x.ndim <= dim < x.ndim:
             raise ValueError(f'bias_act: dim is {dim}, x of shape {list(x.shape)} has {x.ndim} dimensions')
@@ -128,8 +128,11 @@ def _source(saved, b, dim, act, alpha, gain, clamp):
 
 
 def _clamp_mask(d, y, clamp):
-    """d where -clamp < y < clamp, else 0."""
-    return d if clamp < 0 else torch.ops.aten.hardtanh_backward(d, y, -clamp, clamp)
+    """d where -clamp < y < clamp, else 0. A y at the limit was rounded to its dtype: so is the limit here."""
+    if clamp < 0:
+        return d
+    limit = torch.tensor(clamp, dtype=y.dtype).item()
+    return torch.ops.aten.hardtanh_backward(d, y, -limit, limit)
 
 
 def _slope(dy, saved, b, dim, act, alpha, gain, clamp):
@@ -155,15 +158,16 @@ def _curve(ddx, dy, saved, b, dim, act, alpha, gain, clamp):
 
 # The operators. `saved` is the output y, or the input x where the derivatives need u (then with b).
 _ARGS = 'int dim, str act, float alpha, float gain, float clamp'
-_bias_act = define(f'bias_act(Tensor x, Tensor? b, {_ARGS}) -> Tensor', _forward, lambda x, *args: torch.empty_like(x))
+_bias_act = define(f'bias_act(Tensor x, Tensor? b, {_ARGS}) -> Tensor', _forward, lambda x, *args: torch.empty_like(x), 'bias_act')
 _bias_act_slope = define(f'bias_act_slope(Tensor dy, Tensor saved, Tensor? b, {_ARGS}) -> Tensor', _slope,
-                         lambda dy, *args: torch.empty_like(dy))
+                         lambda dy, *args: torch.empty_like(dy), 'bias_act')
 _bias_act_curve = define(f'bias_act_curve(Tensor ddx, Tensor dy, Tensor saved, Tensor? b, {_ARGS}) -> Tensor', _curve,
-                         lambda ddx, *args: torch.empty_like(ddx))
+                         lambda ddx, *args: torch.empty_like(ddx), 'bias_act')
 
 
 def _bias_grad(dx, dim):
-    return dx.sum([i for i in range(dx.ndim) if i != dim % dx.ndim])
+    others = [i for i in range(dx.ndim) if i != dim % dx.ndim]
+    return dx.sum(others) if others else dx             # sum([]) would sum over all
 
 
 def _setup(ctx, inputs, output):

@@ -6,10 +6,11 @@ convolve with the filter, keeping only where it fits; keep every down-th pixel.
 
 import torch
 
-from ._library import define, memory_format_of
+from ._library import check_input, define, memory_format_of
 
 F = torch.nn.functional
-MAX_TAPS = 64
+MAX_TAPS, KERNEL_TAPS = 64, 32         # per direction: at all, and with the CUDA kernel (upfirdn2d.h)
+MAX_EXTENT = 2 ** 30                    # of the padded image: positions are 32-bit numbers
 
 
 def setup_filter(f, device=None, normalize=True, flip_filter=False, gain=1, separable=None):
@@ -52,18 +53,23 @@ def upfirdn2d(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1, impl='au
         padding:     number of pixels of the upsampled image: one number, [x, y] or [left, right, top, bottom]; negative crops.
         flip_filter: False = convolution, True = correlation.
         gain:        factor on the result.
-        impl:        'auto', or 'ref' for plain differentiable torch, which the tests compare with.
+        impl:        'auto' = the fastest there is; 'cuda' = the CUDA kernel (up to 32 taps) or an error; 'ref' = plain
+                     differentiable torch, which the tests compare with.
     Returns:         [N, C, H', W'] in the dtype and memory format of `x`, with
                      H' = (H * up + top + bottom - height) // down + 1.
-    Raises:          TypeError or ValueError naming the argument, its value and what is allowed.
+    Raises:          TypeError or ValueError naming the argument, its value and what is allowed; RuntimeError for 'cuda' without a kernel.
     """
+    check_input('upfirdn2d', x, impl)
     upx, upy = parse_pair('up', up, minimum=1)
     downx, downy = parse_pair('down', down, minimum=1)
     left, right, top, bottom = parse_padding(padding)
     if f is None:
         f = torch.ones([1, 1], dtype=torch.float32, device=x.device)
     _check(x, f, upx, upy, left, right, top, bottom)
-    run = _reference if impl == 'ref' else _upfirdn2d
+    without_kernel = x.is_cuda and max(f.shape) > KERNEL_TAPS
+    if impl == 'cuda' and without_kernel:
+        raise ValueError(f"upfirdn2d: f has shape {list(f.shape)}, impl='cuda' takes up to {KERNEL_TAPS} taps per direction; use impl='auto'")
+    run = _reference if impl == 'ref' or without_kernel else _upfirdn2d
     return run(x, f, upx, upy, downx, downy, left, right, top, bottom, bool(flip_filter), float(gain))
 
 
@@ -118,8 +124,8 @@ def filter_size(f):
 
 
 def _check(x, f, upx, upy, left, right, top, bottom):
-    if x.ndim != 4 or not x.is_floating_point():
-        raise TypeError(f'upfirdn2d: x is {x.dtype} of shape {list(x.shape)}, it must be floating point [N, C, H, W]')
+    if x.ndim != 4 or x.shape[2] == 0 or x.shape[3] == 0:
+        raise ValueError(f'upfirdn2d: x has shape {list(x.shape)}, it must be [N, C, H, W] with at least one pixel')
     if f.ndim not in (1, 2) or f.numel() == 0 or max(f.shape) > MAX_TAPS:
         raise ValueError(f'upfirdn2d: f has shape {list(f.shape)}, it must be [taps] or [height, width] with 1 to {MAX_TAPS} taps')
     if f.dtype != torch.float32 or f.device != x.device:
@@ -128,6 +134,8 @@ def _check(x, f, upx, upy, left, right, top, bottom):
     width, height = x.shape[3] * upx + left + right, x.shape[2] * upy + top + bottom
     if width < fw or height < fh:
         raise ValueError(f'upfirdn2d: the padded image is {width}x{height}, smaller than the filter, which is {fw}x{fh}')
+    if max(width, height) > MAX_EXTENT:
+        raise ValueError(f'upfirdn2d: the padded image is {width}x{height}, the largest extent is {MAX_EXTENT}')
 
 
 # ---------------------------------------------------------------------------
@@ -137,11 +145,21 @@ def _reference(x, f, upx, upy, downx, downy, left, right, top, bottom, flip, gai
     """The definition, step by step, in differentiable torch."""
     n, c, h, w = x.shape
     x = F.pad(x.reshape(n, c, h, 1, w, 1), [0, upx - 1, 0, 0, 0, upy - 1]).reshape(n, c, h * upy, w * upx)
-    x = F.pad(x, [left, right, top, bottom])
-    f = (f.outer(f) if f.ndim == 1 else f).to(x.dtype)
-    f = f if flip else f.flip([0, 1])
-    y = F.conv2d(x.reshape(n * c, 1, *x.shape[2:]), f[None, None] * gain)
+    x = _pad(x, left, right, top, bottom)
+    f = f.to(torch.promote_types(x.dtype, torch.float32))       # before the products, which float32 would round
+    f = (f.outer(f) if f.ndim == 1 else f) * gain
+    f = (f if flip else f.flip([0, 1])).to(x.dtype)
+    y = F.conv2d(x.reshape(n * c, 1, *x.shape[2:]), f[None, None])
     return y.reshape(n, c, *y.shape[2:])[:, :, ::downy, ::downx]
+
+
+def _pad(x, left, right, top, bottom):
+    """Zeros around, or a crop where a number is negative. Unlike with `F.pad` alone a crop may reach beyond the image into the zeros
+    of the other side, as it does in the derivative of an enlargement whose result is cropped to inserted zeros."""
+    padding = [left, right, top, bottom]
+    if min(padding) >= 0 or max(padding) <= 0:
+        return F.pad(x, padding)
+    return F.pad(F.pad(x, [max(p, 0) for p in padding]), [min(p, 0) for p in padding])
 
 
 def _forward(x, f, upx, upy, downx, downy, left, right, top, bottom, flip, gain):
@@ -154,8 +172,9 @@ def _forward(x, f, upx, upy, downx, downy, left, right, top, bottom, flip, gain)
         x = stuffed
     pad_x, pad_y = left, top
     if left != right or top != bottom or min(left, top) < 0:
-        x = F.pad(x, [left, right, top, bottom])
+        x = _pad(x, left, right, top, bottom)
         pad_x = pad_y = 0
+    f = f.to(torch.promote_types(x.dtype, torch.float32))
     f = f if flip else f.flip(list(range(f.ndim)))
     c = x.shape[1]
     if f.ndim == 2:
@@ -178,7 +197,7 @@ def _fake(x, f, upx, upy, downx, downy, left, right, top, bottom, flip, gain):
 
 
 _upfirdn2d = define('upfirdn2d(Tensor x, Tensor f, int upx, int upy, int downx, int downy, int left, int right, int top, int bottom, '
-                    'bool flip, float gain) -> Tensor', _forward, _fake)
+                    'bool flip, float gain) -> Tensor', _forward, _fake, 'upfirdn2d')
 
 
 def _setup(ctx, inputs, output):

@@ -1,0 +1,151 @@
+"""Are the CUDA kernels right on this GPU? python benchmarks/gpu_check.py
+
+Builds and loads them, compares every case with the float64 reference in every dtype, runs gradgradcheck and opcheck, checks tensors of
+more than 2^31 elements, other streams, every further GPU, and a compiled function; prints a short table. Exit code 0 if all is right, 1 if
+not or if there is no GPU. Afterwards, benchmarks/ops.py measures their speed.
+"""
+
+import os
+import sys
+import time
+
+import torch
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
+
+from torch_utils import custom_ops  # noqa: E402
+from torch_utils.ops import _cases, bias_act, upfirdn2d  # noqa: E402
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+FILTER_ARGS = [(2, 2, 1, 1, 2, 1, 2, 1), (1, 1, 2, 2, 1, 1, 1, 1), (1, 1, 1, 1, 2, 1, 2, 1)]      # up, down, padding
+
+
+def check_values(op, dtype, device):
+    """Yields a list of failures for each case."""
+    for case in [*getattr(_cases, f'{op}_cases')(), *_cases.quick(op)]:
+        yield list(_cases.failures(case, dtype, device))
+
+
+def check_quickly(device):
+    """As `check_values`, a few cases."""
+    for op in custom_ops.OPERATORS:
+        for case in _cases.quick(op):
+            yield list(_cases.failures(case, torch.float32, device))
+
+
+def check_gradients(device):
+    """Yields a list of failures for each activation and filter: numeric first and second derivatives."""
+    x = _cases.random_tensor((1, 2, 4, 3), 0).to(device).requires_grad_(True)
+    b = _cases.random_tensor((2,), 1).to(device).requires_grad_(True)
+    for act in bias_act.activation_funcs:
+        fn = lambda x, b, act=act: bias_act.bias_act(x, b, act=act, clamp=0.7)
+        yield attempt(f'gradgradcheck of {act}', lambda fn=fn: torch.autograd.gradcheck(fn, (x, b)) and torch.autograd.gradgradcheck(fn, (x, b)))
+    for name, args in [('4x4', dict(up=2, padding=2)), ('12', dict(down=2, padding=6)), ('3x5', dict(up=3, down=2, padding=4))]:
+        fn = lambda x, name=name, args=args: upfirdn2d.upfirdn2d(x, _cases.FILTERS[name].to(device), **args)
+        yield attempt(f'gradgradcheck of {name}', lambda fn=fn: torch.autograd.gradcheck(fn, x) and torch.autograd.gradgradcheck(fn, x))
+
+
+def check_registration(device):
+    """Yields a list of failures for each opcheck: schema, fake tensors, autograd, strides."""
+    for layout in ('contiguous', 'channels_last'):
+        x = _cases.random_tensor((2, 3, 6, 5), 0, layout).to(device).float().requires_grad_(True)
+        b, saved = torch.zeros(3, device=device, requires_grad=True), x.detach().clone().requires_grad_(True)
+        for act in ('lrelu', 'swish'):
+            args = (1, act, 0.2, 1.5, 0.7)
+            yield attempt(f'opcheck of {act}', lambda x=x, b=b, args=args: torch.library.opcheck(torch.ops.kdgan.bias_act.default, (x, b, *args)))
+            yield attempt(f'opcheck of the slope of {act}', lambda x=x, saved=saved, b=b, args=args: torch.library.opcheck(
+                torch.ops.kdgan.bias_act_slope.default, (x, saved, b, *args)))
+        f = _cases.FILTERS['4x4'].to(device)
+        for args in FILTER_ARGS:
+            yield attempt(f'opcheck of upfirdn2d {args}', lambda x=x, f=f, args=args: torch.library.opcheck(
+                torch.ops.kdgan.upfirdn2d.default, (x, f, *args, False, 1.0)))
+
+
+def check_compiled(device):
+    """Yields a list of failures: forward and backward of a compiled function."""
+    x = torch.randn(2, 3, 8, 8, device=device, requires_grad=True)
+    f = _cases.FILTERS['4x4'].to(device)
+    fn = lambda x: bias_act.bias_act(upfirdn2d.upsample2d(x, f), act='lrelu', clamp=0.7)
+    compiled = torch.compile(fn, fullgraph=True, backend='aot_eager')
+
+    def compare():
+        torch.testing.assert_close(torch.autograd.grad(compiled(x).sum(), x), torch.autograd.grad(fn(x).sum(), x))
+    yield attempt('torch.compile', compare)
+
+
+def check_large(device):
+    """Yields a list of failures: the two ends of a tensor of more than 2^31 elements. Takes 13 GiB of GPU memory."""
+    if device.type != 'cuda' or torch.cuda.mem_get_info(device)[0] < 16 * 2 ** 30:
+        return
+    n = 2 ** 31 // (64 * 1024) + 1
+    x = torch.zeros(n, 1, 64, 1024, dtype=torch.float16, device=device)
+    x[-1] = 1
+    b = torch.ones(1, dtype=torch.float16, device=device)
+    y = bias_act.bias_act(x, b, act='linear')
+    yield [] if bool((y[0] == 1).all() and (y[-1] == 2).all()) else ['bias_act of more than 2^31 elements is wrong']
+    del y
+    y = upfirdn2d.upfirdn2d(x, torch.full([2, 2], 0.25, device=device), padding=[0, 1, 0, 1])
+    yield [] if bool((y[0] == 0).all() and (y[-1, :, :-1, :-1] == 1).all()) else ['upfirdn2d of more than 2^31 elements is wrong']
+
+
+def check_streams(device):
+    """Yields a list of failures: results on a stream of their own."""
+    if device.type != 'cuda':
+        return
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):
+        yield from check_quickly(device)
+
+
+def attempt(name, fn):
+    """-> [] or the first line of what went wrong."""
+    try:
+        fn()
+    except Exception as err:            # noqa: BLE001  the other checks go on
+        return [f'{name}: {type(err).__name__}: {str(err).strip().splitlines()[0] if str(err).strip() else ""}']
+    return []
+
+
+def checks(device, dtypes=DTYPES):
+    """Yields (name, generator of lists of failures)."""
+    for op in custom_ops.OPERATORS:
+        for dtype in dtypes:
+            yield f'{op} {str(dtype).removeprefix("torch.")}', check_values(op, dtype, device)
+    yield 'first and second derivatives', check_gradients(device)
+    yield 'opcheck', check_registration(device)
+    yield 'torch.compile', check_compiled(device)
+    yield 'more than 2^31 elements', check_large(device)
+    yield 'another stream', check_streams(device)
+    for i in range(1, torch.cuda.device_count()):
+        yield f'cuda:{i}', check_quickly(torch.device('cuda', i))
+
+
+def report(device, dtypes=DTYPES):
+    """Runs all checks and prints the table. Returns all failures."""
+    failures = []
+    print(f'{"check":<32}{"cases":>7}{"failed":>8}{"seconds":>9}')
+    for name, results in checks(device, dtypes):
+        started, count, failed = time.perf_counter(), 0, 0
+        for lines in results:
+            count, failed = count + 1, failed + bool(lines)
+            failures += lines
+        print(f'{name:<32}{count:>7}{failed:>8}{time.perf_counter() - started:>9.1f}', flush=True)
+    return failures
+
+
+def main():
+    if not torch.cuda.is_available():
+        print(f'gpu_check needs a CUDA GPU, torch {torch.__version__} sees none here; python -m torch_utils.doctor says more')
+        return 1
+    device = torch.device('cuda', torch.cuda.current_device())
+    started = time.perf_counter()
+    for kernel in custom_ops.OPERATORS:
+        custom_ops.require(kernel, device)
+    print(f'torch {torch.__version__}, CUDA {torch.version.cuda}, {torch.cuda.get_device_name()}; built, loaded and compared once in '
+          f'{time.perf_counter() - started:.1f} s')
+    failures = report(device)
+    print('\n'.join(failures[:20]) + f'\n{len(failures)} failures' if failures else 'All right.')
+    return 1 if failures else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

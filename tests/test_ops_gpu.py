@@ -1,0 +1,67 @@
+"""The kernels on a GPU: everything that benchmarks/gpu_check.py checks; and that program and the benchmark where there is none."""
+
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from torch_utils import custom_ops
+from torch_utils.ops import _cases, bias_act, upfirdn2d
+
+BENCHMARKS = pathlib.Path(__file__).parent.parent / 'benchmarks'
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
+
+
+@pytest.fixture(scope='module')
+def gpu_check():
+    spec = importlib.util.spec_from_file_location('gpu_check', BENCHMARKS / 'gpu_check.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_all_checks_on_the_gpu(gpu_check):
+    device = torch.device('cuda', torch.cuda.current_device())
+    for kernel in custom_ops.OPERATORS:
+        custom_ops.require(kernel, device)
+    assert gpu_check.report(device) == []
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_impl_cuda_takes_what_the_kernel_takes():
+    x = torch.randn(1, 1, 40, 40, device='cuda')
+    torch.testing.assert_close(bias_act.bias_act(x, act='lrelu', impl='cuda'), bias_act.bias_act(x, act='lrelu', impl='ref'))
+    long = torch.ones(33, device='cuda')
+    torch.testing.assert_close(upfirdn2d.upfirdn2d(x, long), upfirdn2d.upfirdn2d(x, long, impl='ref'))
+    with pytest.raises(ValueError, match=r"f has shape \[33\], impl='cuda' takes up to 32 taps"):
+        upfirdn2d.upfirdn2d(x, long, impl='cuda')
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='tells of a machine without a GPU')
+def test_without_a_gpu_the_check_says_so_in_one_line(gpu_check, capsys):
+    assert gpu_check.main() == 1
+    out = capsys.readouterr().out
+    assert out.startswith('gpu_check needs a CUDA GPU') and out.count('\n') == 1
+
+
+def test_the_report_counts_cases_and_failures(gpu_check, capsys, monkeypatch):
+    cases = [_cases.BiasActCase('swish', (2, 3)), _cases.Upfirdn2dCase('3x5', (1, 1, 4, 4))]
+    for op, case in zip(custom_ops.OPERATORS, cases, strict=True):
+        monkeypatch.setattr(_cases, f'{op}_cases', lambda case=case: [case])
+    monkeypatch.setattr(gpu_check, 'check_gradients', lambda device: [[], ['gradgradcheck of x: wrong']])
+    monkeypatch.setattr(gpu_check, 'check_registration', lambda device: [gpu_check.attempt('opcheck', lambda: 1 / 0)])
+    assert gpu_check.report(torch.device('cpu'), [torch.float32]) == ['gradgradcheck of x: wrong', 'opcheck: ZeroDivisionError: division by zero']
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1][:4] == ['bias_act', 'float32', '3', '0'] and ['first', 'and', 'second', 'derivatives', '2', '1'] in [line[:6] for line in lines]
+
+
+def test_the_benchmark_runs():
+    result = subprocess.run([sys.executable, BENCHMARKS / 'ops.py', '--device=cpu', '--quick'], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count('bias_act lrelu') == 8 and '% ' not in result.stdout.splitlines()[1]

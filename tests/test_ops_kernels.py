@@ -1,0 +1,132 @@
+"""The CUDA kernels without a GPU: the same source as a CPU library, compared with the reference; and what nvcc says of it."""
+
+import pathlib
+import re
+import subprocess
+
+import pytest
+import torch
+
+from torch_utils import custom_ops, native_build
+from torch_utils.ops import _cases, bias_act, upfirdn2d
+
+CPU = torch.device('cpu')
+OPS = pathlib.Path(custom_ops.FOLDER)
+NAMES = [name for names in custom_ops.OPERATORS.values() for name in names]
+NVCC_FLAGS = ['-D__CUDA_NO_HALF_OPERATORS__', '-D__CUDA_NO_HALF_CONVERSIONS__', '-D__CUDA_NO_BFLOAT16_CONVERSIONS__', '-D__CUDA_NO_HALF2_OPERATORS__',
+              '--expt-relaxed-constexpr']     # as torch passes them
+
+
+@pytest.fixture(scope='module')
+def host_library(tmp_path_factory):
+    """torch.ops.kdgan_host: the kernels as loops over blocks and threads."""
+    if native_build.find_compiler() is None or native_build.find_ninja() is None:
+        pytest.skip('needs a C++ compiler and ninja')
+    source = pathlib.Path(__file__).with_name('native_ops_host.cpp')
+    cpp, headers = sorted(map(str, OPS.glob('*.cpp'))), sorted(map(str, [*OPS.glob('*.h'), *OPS.glob('*.cu')]))
+    recipe = native_build.Recipe('kdgan_host', [*cpp, str(source)], headers, cflags=['-O1', '-DKDGAN_HOST', '-Wall', '-Werror', f'-I{OPS}'])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('KDGAN_CACHE_DIR', str(tmp_path_factory.getbasetemp() / 'cache'))
+        path = native_build.build(recipe)
+    library = torch.library.Library('kdgan_host', 'DEF')
+    for name in NAMES:
+        library.define(str(getattr(torch.ops.kdgan, name).default._schema).removeprefix('kdgan::'))
+    torch.ops.load_library(path)
+    yield torch.ops.kdgan_host
+    library._destroy()
+
+
+@pytest.fixture
+def kernels(host_library):
+    """Inside a test, the kernels are what torch.ops.kdgan calls on the CPU."""
+    with torch.library._scoped_library('kdgan', 'IMPL') as library:
+        for name in NAMES:
+            library.impl(name, getattr(host_library, name).default, 'CPU')
+        yield
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('op', ['bias_act', 'upfirdn2d'])
+def test_every_case_equals_the_float64_reference(kernels, op, dtype):
+    cases = list(getattr(_cases, f'{op}_cases')()) + _cases.quick(op)
+    assert len(cases) > 100
+    assert [text for case in cases for text in _cases.failures(case, dtype, CPU)] == []
+
+
+@pytest.mark.parametrize('clamp', [None, 0.6])
+@pytest.mark.parametrize('act', list(bias_act.activation_funcs))
+def test_bias_act_to_the_second_derivative(kernels, act, clamp):
+    """Autograd through the definition is the judge; the formulas that lead from kernel to kernel are those of training."""
+    x, b = (torch.randn(s, dtype=torch.double, generator=torch.Generator().manual_seed(4)).requires_grad_(True) for s in [(3, 4, 5, 2), 4])
+    results = []
+    for impl in ('auto', 'ref'):
+        y = bias_act.bias_act(x, b, act=act, clamp=clamp, gain=1.7, impl=impl)
+        dx, db = torch.autograd.grad(y, [x, b], torch.cos(y), create_graph=True)
+        results.append([y, dx, db, *torch.autograd.grad(dx.square().sum() + db.square().sum(), [x, b])])
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want)
+    assert torch.autograd.gradgradcheck(lambda x, b: bias_act.bias_act(x, b, act=act, clamp=clamp), (x, b))
+
+
+@pytest.mark.parametrize('name, args', [('4x4', dict(up=2, padding=2)), ('4', dict(down=2, padding=1)), ('4x4', dict(padding=[2, 1, 0, 3])),
+                                        ('12', dict(up=2, padding=[6, 5])), ('12', dict(down=2, padding=5)),
+                                        ('3x5', dict(up=4, padding=[-3, 25, 20, -2]))])
+def test_upfirdn2d_derivatives(kernels, name, args):
+    x = torch.randn(1, 2, 5, 4, dtype=torch.double, requires_grad=True)
+    f = _cases.FILTERS[name]
+    fn = lambda x, impl='auto': upfirdn2d.upfirdn2d(x, f, gain=-1.5, impl=impl, **args)
+    torch.testing.assert_close(torch.autograd.grad(fn(x).cos().sum(), x), torch.autograd.grad(fn(x, 'ref').cos().sum(), x))
+    assert torch.autograd.gradgradcheck(fn, x)
+
+
+@pytest.mark.parametrize('layout', ['contiguous', 'channels_last', 'strided'])
+def test_opcheck_and_strides(kernels, layout):
+    """opcheck compares shapes, dtypes and strides with what the fake promises to a compiler."""
+    x = _cases.laid_out(_cases.random_tensor((2, 3, 6, 5), 0, layout), layout, torch.float32, CPU)
+    b, args = torch.zeros(3), (1, 'swish', 0.2, 1.0, -1.0)
+    test = ('test_schema', 'test_faketensor')
+    torch.library.opcheck(torch.ops.kdgan.bias_act.default, (x, b, *args), test_utils=test)
+    torch.library.opcheck(torch.ops.kdgan.bias_act_slope.default, (x, x.contiguous(), b, *args), test_utils=test)
+    torch.library.opcheck(torch.ops.kdgan.bias_act_curve.default, (x, x.contiguous(), x, b, *args), test_utils=test)
+    torch.library.opcheck(torch.ops.kdgan.upfirdn2d.default, (x, _cases.FILTERS['4x4'], 2, 2, 1, 1, 2, 1, 2, 1, False, 1.0), test_utils=test)
+
+
+def test_nan_reaches_the_result(kernels):
+    x = torch.tensor([[float('nan')]])
+    for act in bias_act.activation_funcs:
+        assert bias_act.bias_act(x, act=act, clamp=1).isnan().item()
+
+
+@pytest.mark.parametrize('act', ['lrelu', 'swish'])
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_no_gradient_passes_a_limit_that_the_dtype_cannot_represent(kernels, act, dtype):
+    x = torch.full([1, 9], 5.0, dtype=dtype, requires_grad=True)
+    assert torch.autograd.grad(bias_act.bias_act(x, act=act, clamp=0.1).sum(), x)[0].abs().sum() == 0
+
+
+@pytest.mark.parametrize('call, message', [
+    (lambda ops, x: ops.bias_act(x, torch.zeros(4), 1, 'relu', 0.0, 1.0, -1.0), r'b is Float\[4\] on cpu, it must be Float\[3\]'),
+    (lambda ops, x: ops.bias_act(x, None, 1, 'gelu', 0.0, 1.0, -1.0), "act is 'gelu'"),
+    (lambda ops, x: ops.bias_act_slope(x, x[:1], None, 1, 'relu', 0.0, 1.0, -1.0), r'saved is Float\[1, 3, 4, 4\]'),
+    (lambda ops, x: ops.upfirdn2d(x, torch.ones(33), 1, 1, 1, 1, 40, 0, 40, 0, False, 1.0), r'f has shape \[33\], the kernel takes'),
+    (lambda ops, x: ops.upfirdn2d(x, torch.ones(5), 1, 1, 1, 1, 0, 0, 0, 0, False, 1.0), 'the padded image is smaller than the filter')])
+def test_the_library_itself_refuses_what_would_read_beyond_a_tensor(host_library, call, message):
+    with pytest.raises(RuntimeError, match=message):
+        call(host_library, torch.zeros(2, 3, 4, 4))
+
+
+def test_python_and_the_kernel_agree_on_the_number_of_taps():
+    assert re.search(r'MAX_KERNEL_TAPS = (\d+)', (OPS / 'upfirdn2d.h').read_text())[1] == str(upfirdn2d.KERNEL_TAPS)
+
+
+@pytest.mark.skipif(native_build.find_nvcc() is None, reason='needs nvcc')
+@pytest.mark.parametrize('name', ['bias_act', 'upfirdn2d'])
+def test_nvcc_compiles_for_two_architectures_without_a_warning(name, tmp_path):
+    nvcc, target = native_build.find_nvcc(), tmp_path / 'kernels.o'
+    if int(native_build.nvcc_version(nvcc).split('.')[0]) < 12:
+        pytest.skip('needs CUDA 12')
+    archs = [f'-gencode=arch=compute_{a},code=sm_{a}' for a in (80, 90)]
+    flags = ['-O1', '-std=c++17', *archs, *NVCC_FLAGS, '--Werror', 'all-warnings', '-Xcompiler', '-Wall,-Wextra,-Werror']
+    result = subprocess.run([nvcc, '-c', str(OPS / f'{name}.cu'), '-o', str(target), *flags], capture_output=True, text=True)
+    assert result.returncode == 0 and result.stderr == '', result.stdout + result.stderr
+    assert target.stat().st_size > 100_000

@@ -1,0 +1,147 @@
+"""What happens on the first CUDA tensor, on a machine whose tools are incomplete. A tensor that says it is on a GPU stands in for one."""
+
+import os
+import shutil
+import sys
+import warnings
+
+import pytest
+import torch
+
+from torch_utils import custom_ops, native_build
+from torch_utils.ops import _library, bias_act, upfirdn2d
+
+
+class SaysItIsOnGpu(torch.Tensor):
+    is_cuda = property(lambda self: True)
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """A process that has seen no CUDA tensor yet, torch for CUDA 13.0, one GPU of architecture 9.0, an empty cache."""
+    monkeypatch.setattr(custom_ops, '_problems', {})
+    monkeypatch.setattr('torch.version.cuda', '13.0')
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 1)
+    monkeypatch.setattr('torch.cuda.get_device_capability', lambda i: (9, 0))
+    monkeypatch.setenv('KDGAN_CACHE_DIR', str(tmp_path / 'cache'))
+    for name in ('TORCH_CUDA_ARCH_LIST', 'CUDA_HOME', 'CUDA_PATH', 'CXX'):
+        monkeypatch.delenv(name, raising=False)
+
+
+def script(path, text):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f'#!/bin/sh\n{text}\n')
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def tools(gpu, monkeypatch, tmp_path):
+    """A PATH with nvcc, ninja and a compiler, from which a test may delete."""
+    folder = tmp_path / 'bin'
+    script(folder / 'nvcc', 'echo release 13.0')
+    script(folder / 'ninja', f'exec {native_build.find_ninja() or "false"} "$@"')
+    script(folder / 'c++', f'exec {native_build.find_compiler() or "false"} "$@"')
+    for name in ('sh', 'as', 'ld'):
+        os.symlink(shutil.which(name) or '/bin/false', folder / name)
+    monkeypatch.setenv('PATH', str(folder))
+    monkeypatch.setitem(sys.modules, 'ninja', None)
+    monkeypatch.setattr(native_build, 'DEFAULT_CUDA_HOME', str(tmp_path / 'nowhere'))
+    return folder
+
+
+def assert_runs_with_one_warning(*words):
+    """Both operators give the reference's results; exactly one warning has all the words."""
+    x, b = torch.randn(2, 3, 4, 4), torch.randn(3)
+    f = upfirdn2d.setup_filter([1, 3, 3, 1])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        for _ in range(2):
+            y = bias_act.bias_act(x.as_subclass(SaysItIsOnGpu), b, act='lrelu')
+            torch.testing.assert_close(torch.Tensor(y), bias_act.bias_act(x, b, act='lrelu', impl='ref'))
+            y = upfirdn2d.upsample2d(x.as_subclass(SaysItIsOnGpu), f)
+            torch.testing.assert_close(torch.Tensor(y), upfirdn2d.upsample2d(x, f, impl='ref'))
+    assert [w.category for w in caught] == [RuntimeWarning]
+    message = str(caught[0].message)
+    assert all(word in message for word in words), message
+    assert 'To mend it: ' in message
+    return message
+
+
+@pytest.mark.parametrize('tool, problem, remedy', [
+    ('nvcc', 'nvcc is missing', 'install the CUDA toolkit 13.0'), ('ninja', 'ninja is missing', 'pip install ninja'),
+    ('c++', 'the C++ compiler c++ is missing', 'apt install g++')])
+def test_a_missing_tool_costs_one_warning(tools, tool, problem, remedy):
+    (tools / tool).unlink()
+    assert_runs_with_one_warning('bias_act and upfirdn2d run without their CUDA kernels', problem, remedy)
+    with pytest.raises(RuntimeError, match=f'there is no kernel: {problem.replace("+", ".")}'):
+        custom_ops.require('bias_act', torch.device('cuda'))
+
+
+def test_nvcc_missing_where_CUDA_HOME_says(tools, monkeypatch, tmp_path):
+    monkeypatch.setenv('CUDA_HOME', str(tmp_path / 'old-cuda'))
+    assert_runs_with_one_warning(f'nvcc is missing from {tmp_path}/old-cuda, which CUDA_HOME names')
+
+
+@pytest.mark.skipif(native_build.find_compiler() is None or native_build.find_ninja() is None, reason='needs a C++ compiler and ninja')
+def test_a_compiler_error_costs_one_warning_with_its_last_lines(tools, monkeypatch, tmp_path):
+    source = tmp_path / 'ops' / 'broken.cpp'
+    source.parent.mkdir()
+    source.write_text('int broken() { return seven; }\n')
+    monkeypatch.setattr(custom_ops, 'FOLDER', str(source.parent))
+    monkeypatch.setattr(custom_ops, 'architectures', lambda: '')         # torch without CUDA prepares no build with CUDA
+    message = assert_runs_with_one_warning('compiling kdgan_ops failed', 'broken.cpp:1:', 'seven', 'torch_utils.doctor')
+    assert len(message.splitlines()) < 20
+
+
+def test_torch_without_cuda_says_so(gpu, monkeypatch):
+    monkeypatch.setattr('torch.version.cuda', None)
+    assert_runs_with_one_warning('is not built for CUDA')
+
+
+def test_a_cache_that_cannot_be_written_costs_one_warning(tools, monkeypatch, tmp_path):
+    (tmp_path / 'file').write_text('')
+    monkeypatch.setenv('KDGAN_CACHE_DIR', str(tmp_path / 'file' / 'cache'))
+    x = torch.zeros(1, 1).as_subclass(SaysItIsOnGpu)
+    with pytest.warns(RuntimeWarning, match='cannot be written: a part of the path is a file; choose another folder'):
+        bias_act.bias_act(x, act='relu')
+
+
+def test_only_the_first_process_warns(gpu, monkeypatch):
+    monkeypatch.setattr('torch.version.cuda', None)
+    monkeypatch.setattr('torch_utils.distributed.get_rank', lambda: 1)
+    bias_act.bias_act(torch.zeros(1, 1).as_subclass(SaysItIsOnGpu), act='relu')     # a warning would be an error here
+
+
+def test_nothing_is_looked_for_without_a_cuda_tensor(gpu):
+    bias_act.bias_act(torch.zeros(2, 3), torch.zeros(3), act='relu')
+    assert custom_ops._problems == {}
+
+
+def test_the_architectures_are_the_users_or_those_of_the_gpus(gpu, monkeypatch):
+    assert custom_ops.architectures() == '9.0'
+    monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', '8.0;8.6+PTX')
+    assert custom_ops.architectures() == '8.0;8.6+PTX'
+    assert custom_ops.recipe('8.0').key() != custom_ops.recipe('9.0').key()
+
+
+def test_a_library_with_other_results_is_not_used():
+    """The wrong kernel is registered for the CPU; the rest is what happens to one for CUDA."""
+    x, f = torch.randn(1, 1, 4, 4), upfirdn2d.setup_filter([1, 3, 3, 1])
+    with torch.library._scoped_library('kdgan', 'IMPL') as wrong:
+        wrong.impl('upfirdn2d', lambda *args: _library.references['upfirdn2d'](*args) * 1.01, 'CPU')
+        with pytest.warns(RuntimeWarning, match='upfirdn2d runs without its CUDA kernel: .*wrong results.*the error is .* To mend it:'):
+            assert 'wrong results' in custom_ops._check('upfirdn2d', torch.device('cpu'))
+        try:
+            torch.testing.assert_close(upfirdn2d.upsample2d(x, f), upfirdn2d.upsample2d(x, f, impl='ref'))
+        finally:
+            custom_ops._replacements.pop()._destroy()
+
+
+def test_a_library_without_a_kernel_is_not_used():
+    with pytest.warns(RuntimeWarning, match='the library has no kernel for upfirdn2d'):
+        custom_ops._check('upfirdn2d', torch.device('mps'))
+    custom_ops._replacements.pop()._destroy()
+
+
+def test_the_names_of_operators_are_complete():
+    assert sorted(name for names in custom_ops.OPERATORS.values() for name in names) == sorted(_library.references)

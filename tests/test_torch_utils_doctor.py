@@ -1,0 +1,68 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from torch_utils import custom_ops, doctor
+from torch_utils.ops import _library
+
+HAS_CUDA = torch.cuda.is_available()
+
+
+@pytest.mark.skipif(HAS_CUDA, reason='tells of a machine without a GPU')
+def test_a_machine_without_a_gpu_is_healthy(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, 'driver_version', lambda: None)
+    assert doctor.main([]) == 0
+    out = capsys.readouterr().out
+    for word in ('python ', f'torch       {torch.__version__}', 'driver ', 'nvcc ', 'ninja ', 'compiler ', 'device      cpu',
+                 'bias_act    plain torch: ', 'upfirdn2d   plain torch: ', 'check       cpu: right to the second derivative',
+                 'Everything is in order.'):
+        assert word in out
+    assert 'Problem' not in out
+
+
+@pytest.mark.skipif(HAS_CUDA, reason='tells of a machine without a GPU')
+def test_tools_that_are_missing_do_not_matter_without_a_gpu(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, 'driver_version', lambda: None)
+    for name in ('find_nvcc', 'find_ninja', 'find_compiler'):
+        monkeypatch.setattr(doctor.native_build, name, lambda: None)
+    assert doctor.main([]) == 0
+    assert capsys.readouterr().out.count('not found') == 3
+
+
+def test_a_gpu_that_torch_does_not_see_is_a_problem_with_a_fix(monkeypatch):
+    monkeypatch.setattr('torch.version.cuda', None)
+    (problem, fix), = doctor.machine_problems('580.1', has_cuda=False)
+    assert 'torch is built for the CPU' in problem and 'install torch for CUDA' in fix
+    monkeypatch.setattr('torch.version.cuda', '13.0')
+    (problem, fix), = doctor.machine_problems('580.1', has_cuda=False)
+    assert 'sees no GPU (driver 580.1)' in problem and 'newer driver' in fix
+    assert list(doctor.machine_problems(None, has_cuda=False)) == list(doctor.machine_problems('580.1', has_cuda=True)) == []
+
+
+def test_a_failed_build_is_a_problem_with_its_fix(monkeypatch, capsys):
+    text = 'nvcc is missing. To mend it: install the CUDA toolkit 13.0'
+    monkeypatch.setattr(custom_ops, '_problems', {'bias_act': text, 'upfirdn2d': None})
+    found = doctor.backends(has_cuda=True)
+    assert found['bias_act'] == ('plain torch: the CUDA kernel is not in use', text)
+    assert found['upfirdn2d'] == ('CUDA kernel on cuda, plain torch on cpu', None)
+    monkeypatch.setattr(doctor, 'backends', lambda has_cuda: found)
+    monkeypatch.setattr(doctor, 'driver_version', lambda: None)
+    assert doctor.main([]) == 1
+    assert 'Problem: bias_act: nvcc is missing.\nFix:     install the CUDA toolkit 13.0' in capsys.readouterr().out
+
+
+def test_a_wrong_operator_fails_the_check(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, 'driver_version', lambda: None)
+    monkeypatch.setattr(doctor, 'backends', lambda has_cuda: {})
+    with torch.library._scoped_library('kdgan', 'IMPL') as wrong:
+        wrong.impl('bias_act_slope', lambda dy, *args: _library.references['bias_act_slope'](dy, *args) * 1.01, 'CPU')
+        assert doctor.main([]) == 1
+    out = capsys.readouterr().out
+    assert 'wrong to the second derivative' in out and 'Problem: bias_act_slope of BiasActCase' in out and 'Fix: ' in out
+
+
+def test_runs_as_a_module():
+    result = subprocess.run([sys.executable, '-m', 'torch_utils.doctor', '--help'], capture_output=True, text=True)
+    assert result.returncode == 0 and '--build' in result.stdout

@@ -1,0 +1,135 @@
+"""Builds that fail, hang, or happen twice at once. The library here is tiny: what matters is what surrounds the compiler."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from torch_utils import native_build
+from torch_utils.native_build import BuildError, Recipe, build
+
+pytestmark = pytest.mark.skipif(native_build.find_compiler() is None or native_build.find_ninja() is None, reason='needs a C++ compiler and ninja')
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('KDGAN_CACHE_DIR', str(tmp_path / 'cache'))
+    return tmp_path / 'cache' / 'native-ops'
+
+
+def tiny_recipe(folder, text='int kdgan_tiny() { return 7; }', **kwargs):
+    source = folder / 'tiny.cpp'
+    source.write_text(text)
+    return Recipe('tiny', [str(source)], [], **kwargs)
+
+
+def fake_compiler(folder, monkeypatch, script):
+    path = folder / 'fake-c++'
+    path.write_text(f'#!/bin/sh\necho "$@" >> {folder}/runs\n{script}\n')
+    path.chmod(0o755)
+    monkeypatch.setenv('CXX', str(path))
+    return path
+
+
+def compilations(folder):
+    return sum('tiny.cpp' in line for line in (folder / 'runs').read_text().splitlines())
+
+
+def leftovers(cache):
+    return sorted(p.name for p in cache.iterdir() if p.name.startswith('build-'))
+
+
+def test_key_follows_sources_headers_flags_and_architecture(tmp_path):
+    header = tmp_path / 'tiny.h'
+    header.write_text('1')
+    base = tiny_recipe(tmp_path)._replace(headers=[str(header)])
+    keys = {base.key(), base._replace(cflags=['-O0']).key(), base._replace(arch='8.0').key(), base._replace(arch='9.0').key()}
+    header.write_text('2')
+    keys.add(base.key())
+    tiny_recipe(tmp_path, 'int kdgan_tiny() { return 8; }')
+    keys.add(base.key())
+    assert len(keys) == 6
+
+
+def test_processes_that_start_at_once_build_once(cache, tmp_path, monkeypatch):
+    fake_compiler(tmp_path, monkeypatch, 'exec c++ "$@"')
+    code = ('import sys, json; from torch_utils import native_build as n; r = n.Recipe(*json.loads(sys.argv[1])); print(n.build(r))')
+    command = [sys.executable, '-c', code, json.dumps(tiny_recipe(tmp_path))]
+    processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    paths = {p.communicate()[0].strip() for p in processes}
+    assert [p.returncode for p in processes] == [0, 0] and len(paths) == 1
+    started = time.perf_counter()
+    assert {build(tiny_recipe(tmp_path))} == paths
+    assert time.perf_counter() - started < 0.5                          # the cache answers
+    assert compilations(tmp_path) == 1
+    assert leftovers(cache) == []
+
+
+def test_a_compiler_error_is_shown_and_processes_that_waited_do_not_repeat_it(cache, tmp_path, monkeypatch):
+    fake_compiler(tmp_path, monkeypatch, 'exec c++ "$@"')
+    recipe, errors = tiny_recipe(tmp_path, 'int kdgan_tiny() { return seven; }'), []
+
+    def attempt():
+        with pytest.raises(BuildError) as caught:
+            build(recipe)
+        errors.append(str(caught.value))
+    threads = [threading.Thread(target=attempt) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors[0] == errors[1] and compilations(tmp_path) == 1
+    assert "'seven' was not declared" in errors[0].replace('‘', "'").replace('’', "'")
+    assert 'compiling tiny failed' in errors[0] and 'To mend it: ' in errors[0] and len(errors[0].splitlines()) < 20
+    assert leftovers(cache) == []
+
+
+def test_a_build_over_the_time_limit_is_ended_with_all_its_processes(cache, tmp_path):
+    with pytest.raises(BuildError, match='longer than 0.5 seconds.*doctor --build'):
+        build(tiny_recipe(tmp_path), time_limit_sec=0.5)
+    assert leftovers(cache) == []
+    with pytest.raises(BuildError, match='longer than 1 seconds'):
+        native_build._run(['sh', '-c', f'sleep 1000 & echo $! > {tmp_path}/pid; wait'], None, str(tmp_path), 1)
+    state = pathlib.Path('/proc') / (tmp_path / 'pid').read_text().strip() / 'stat'
+    assert not state.exists() or state.read_text().split()[2] == 'Z'
+
+
+def test_the_lock_of_a_killed_process_is_no_lock(cache, tmp_path):
+    recipe = tiny_recipe(tmp_path)
+    cache.mkdir(parents=True)
+    lock = cache / f'tiny-{recipe.key()}.lock'
+    code = f'import fcntl, time; f = open({str(lock)!r}, "w"); fcntl.flock(f, fcntl.LOCK_EX); print("held", flush=True); time.sleep(1000)'
+    holder = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == 'held\n'
+    with pytest.raises(BuildError, match='another process has held'), native_build._locked(lock, patience_sec=0.3):
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    holder.stdout.close()
+    with native_build._locked(lock, patience_sec=0.3):
+        pass
+
+
+def test_a_cuda_toolkit_of_another_generation_is_refused(tmp_path, monkeypatch):
+    nvcc = tmp_path / 'bin' / 'nvcc'
+    nvcc.parent.mkdir()
+    nvcc.write_text('#!/bin/sh\necho Cuda compilation tools, release 11.8, V11.8.89\n')
+    nvcc.chmod(0o755)
+    monkeypatch.setenv('CUDA_HOME', str(tmp_path))
+    monkeypatch.setattr('torch.version.cuda', '13.0')
+    with pytest.raises(BuildError, match='nvcc is of CUDA 11.8, torch of CUDA 13.0.*To mend it: install the CUDA toolkit 13.0'):
+        native_build.build_environment(tiny_recipe(tmp_path, arch='8.0'))
+
+
+@pytest.mark.parametrize('log, remedy', [
+    ("nvcc fatal   : Unsupported gpu architecture 'compute_130'", 'TORCH_CUDA_ARCH_LIST'),
+    ('ValueError: Unknown CUDA arch (13.0) or GPU not supported', 'TORCH_CUDA_ARCH_LIST'),
+    ('#error -- unsupported GNU version! gcc versions later than 14 are not supported!', 'CXX'), ('anything else', 'torch_utils.doctor')])
+def test_the_remedy_fits_the_log(log, remedy):
+    assert remedy in native_build._remedy_of(log)

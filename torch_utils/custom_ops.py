@@ -1,0 +1,113 @@
+"""The CUDA kernels of torch_utils/ops: built and loaded when the first CUDA tensor comes, compared once with the reference, then used.
+
+Whatever goes wrong, the operators go on in plain torch: one warning says why and what to do. On a machine without a GPU nothing
+here runs, and no compiler is needed.
+"""
+
+import glob
+import os
+import threading
+import warnings
+
+import torch
+
+from dnnlib import UserError
+
+from . import distributed, native_build
+
+OPERATORS = {                           # kernel -> the operators it computes
+    'bias_act': ['bias_act', 'bias_act_slope', 'bias_act_curve'],
+    'upfirdn2d': ['upfirdn2d'],
+}
+FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'ops')
+_problems = {}                          # kernel -> None if it is in use, else why it is not; empty until the first look
+_looking = threading.Lock()
+_replacements = []                      # registrations, which last as long as these objects
+
+
+def problem_of(kernel):
+    """Why a kernel is not in use on CUDA devices, or None if it is. The first call builds, loads and checks."""
+    if kernel not in _problems:
+        with _looking:
+            if not _problems:
+                _problems.update(_load())
+    return _problems[kernel]
+
+
+def require(kernel, device):
+    """For impl='cuda': raises RuntimeError unless the kernel runs on `device`."""
+    if device.type != 'cuda':
+        raise RuntimeError(f"{kernel}: impl is 'cuda', x is on {device}; use impl='auto', or move x to a GPU")
+    problem = problem_of(kernel)
+    if problem is not None:
+        raise RuntimeError(f"{kernel}: impl is 'cuda', but there is no kernel: {problem}")
+
+
+def architectures():
+    """The user's TORCH_CUDA_ARCH_LIST, else the architectures of the GPUs at hand, e.g. '8.0;9.0'."""
+    devices = range(torch.cuda.device_count())
+    return os.environ.get('TORCH_CUDA_ARCH_LIST') or ';'.join(sorted({'{}.{}'.format(*torch.cuda.get_device_capability(i)) for i in devices}))
+
+
+def recipe(arch):
+    """What to compile for these architectures."""
+    in_folder = lambda pattern: sorted(glob.glob(os.path.join(FOLDER, pattern)))
+    return native_build.Recipe('kdgan_ops', [*in_folder('*.cpp'), *in_folder('*.cu')], in_folder('*.h'), arch)
+
+
+def load_library(time_limit_sec=native_build.TIME_LIMIT_SEC):
+    """Path of the library, built if need be and now known to torch. Raises BuildError, UserError or OSError."""
+    if torch.version.cuda is None:
+        raise native_build.BuildError(f'torch {torch.__version__} is not built for CUDA', 'install torch for CUDA: https://pytorch.org')
+    path = native_build.build(recipe(architectures()), time_limit_sec)
+    torch.ops.load_library(path)
+    return path
+
+
+def _load():
+    """{kernel: None or problem} of all kernels."""
+    try:
+        load_library()
+    except Exception as err:            # noqa: BLE001  a run must not end here, whatever the machine's tools do
+        problem = f'{err}' if isinstance(err, (native_build.BuildError, UserError)) else f'{type(err).__name__}: {err}'
+        _warn(f'bias_act and upfirdn2d run without their CUDA kernels, which is slower but gives the same results: {problem}')
+        return dict.fromkeys(OPERATORS, problem)
+    device = torch.device('cuda', torch.cuda.current_device())
+    return {kernel: _check(kernel, device) for kernel in OPERATORS}
+
+
+def _check(kernel, device):
+    """None if the loaded kernel gives what the reference gives, else what it does instead; then torch goes back to the reference."""
+    from .ops import _cases  # here, since the operators import this file
+    try:
+        failures = _missing(kernel, device) or [text for case in _cases.quick(kernel) for text in _cases.failures(case, torch.float32, device)]
+    except Exception as err:            # noqa: BLE001  e.g. a library without code for this GPU
+        failures = [f'{type(err).__name__}: {err}']
+    if not failures:
+        return None
+    _use_reference(kernel, device)
+    problem = (f'the kernel gives wrong results on this machine: {failures[0]}. To mend it: check that TORCH_CUDA_ARCH_LIST, if it is set, names '
+               'this GPU, delete the folder native-ops in the cache (~/.cache/kdgan) to build anew, and run python -m torch_utils.doctor')
+    _warn(f'{kernel} runs without its CUDA kernel: {problem}')
+    return problem
+
+
+def _missing(kernel, device):
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    return [f'the library has no kernel for {name}' for name in OPERATORS[kernel] if not has(f'kdgan::{name}', device.type.upper())]
+
+
+def _use_reference(kernel, device):
+    """Puts the reference in the place of a kernel that torch knows already."""
+    from .ops import _library
+    replacement = torch.library.Library('kdgan', 'IMPL')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')         # torch remarks that a kernel is replaced
+        for name in OPERATORS[kernel]:
+            replacement.impl(name, _library.references[name], device.type.upper())
+    _replacements.append(replacement)
+
+
+def _warn(message):
+    if distributed.get_rank() == 0:
+        warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -1,0 +1,123 @@
+"""The cases on which every kernel is compared with the reference in float64: at the first load (a few), by the doctor, by the tests
+of the host build, and by benchmarks/gpu_check.py on a GPU."""
+
+import itertools
+from typing import NamedTuple
+
+import torch
+
+from . import bias_act, upfirdn2d
+from ._library import references
+
+# A result in half precision is rounded once from float32, so half a unit in the last place and some of the sum's. The others
+# lose a few units more in sums and in exp.
+TOLERANCE = {torch.float16: 1, torch.bfloat16: 1, torch.float32: 32, torch.float64: 64}       # times eps of the dtype
+LAYOUTS = ('contiguous', 'channels_last', 'unaligned', 'strided')
+FILTERS = {
+    '4x4': upfirdn2d.setup_filter([1, 3, 4, 2]), '4': upfirdn2d.setup_filter([1, 3, 4, 2], separable=True),
+    '12': upfirdn2d.setup_filter([1, -2, 3, 4, -5, 6, 7, 8, 9, -3, 2, 1]), '1x1': torch.ones([1, 1]), '3x5': torch.arange(15.).reshape(3, 5) / 105,
+    '32': upfirdn2d.setup_filter([1 + i % 5 for i in range(32)]), '31x32': (torch.arange(31. * 32) % 7).reshape(31, 32) / 3000,
+}
+
+
+def random_tensor(shape, seed, layout='contiguous'):
+    """Float64 numbers that every dtype represents, so that a comparison sees the arithmetic and not the rounding of its input."""
+    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).mul(32).round().div(32)
+    return x if layout != 'channels_last' or x.ndim != 4 else x.contiguous(memory_format=torch.channels_last)
+
+
+def laid_out(x, layout, dtype, device):
+    """The same values in a layout: 'unaligned' begins one element after a multiple of 16 bytes, 'strided' has gaps."""
+    x = x.to(device=device, dtype=dtype)
+    if layout == 'unaligned':
+        return torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
+    if layout == 'strided':
+        return torch.stack([x, x], dim=-1)[..., 0]
+    return x
+
+
+class BiasActCase(NamedTuple):
+    """All derivatives of one activation on one tensor."""
+    act: str
+    shape: tuple
+    dim: int = 1
+    layout: str = 'contiguous'
+    gain: float = 1.5
+    clamp: float = -1.0
+    biased: bool = True
+
+    def compare(self, dtype, device):
+        """Yields (what, got, want): the operators on `device`, the references in float64 on the CPU."""
+        x, dy, ddx = (random_tensor(self.shape, seed, self.layout) for seed in (0, 1, 2))
+        b = random_tensor([self.shape[self.dim]], 3) if self.biased else None
+        args = (self.dim, self.act, 0.25, self.gain, self.clamp)
+        place = lambda t: None if t is None else laid_out(t, self.layout, dtype, device)
+        y = torch.ops.kdgan.bias_act(place(x), place(b), *args)
+        yield 'bias_act', y, references['bias_act'](x, b, *args)
+        saved = x if self.act == 'swish' else y.detach().cpu().double()      # the references start from the same, rounded y
+        for name, tensors in [('bias_act_slope', (dy,)), ('bias_act_curve', (ddx, dy))]:
+            got = getattr(torch.ops.kdgan, name)(*map(place, tensors), place(saved), place(b), *args)
+            yield name, got, references[name](*tensors, saved, b, *args)
+
+
+class Upfirdn2dCase(NamedTuple):
+    """One filter with one set of factors. A derivative is again such a case, with up and down exchanged."""
+    filter: str
+    shape: tuple
+    up: tuple = (1, 1)
+    down: tuple = (1, 1)
+    padding: tuple = (0, 0, 0, 0)           # beyond what makes the padded image as large as the filter needs
+    layout: str = 'contiguous'
+    flip: bool = False
+
+    def compare(self, dtype, device):
+        """As `BiasActCase.compare`."""
+        x, f = random_tensor(self.shape, 0, self.layout), FILTERS[self.filter]
+        fw, fh = upfirdn2d.filter_size(f)
+        left, right, top, bottom = self.padding
+        args = dict(up=list(self.up), down=list(self.down), padding=[fw // 2 + left, fw // 2 + right, fh // 2 + top, fh // 2 + bottom],
+                    flip_filter=self.flip, gain=1.5)
+        got = upfirdn2d.upfirdn2d(laid_out(x, self.layout, dtype, device), f.to(device), **args)
+        yield 'upfirdn2d', got, upfirdn2d.upfirdn2d(x, f, impl='ref', **args)
+
+
+def bias_act_cases():
+    """Every activation, clamp and layout on shapes that make each kind of access to the bias, with odd sizes and sizes of 1."""
+    for act, clamp in itertools.product(bias_act.activation_funcs, (-1.0, 0.75)):
+        for shape, layout in itertools.product([(3, 5, 3, 7), (2, 8, 4, 4)], LAYOUTS):
+            yield BiasActCase(act, shape, layout=layout, clamp=clamp)
+    for shape, dim in [((7,), 0), ((5, 16), 1), ((3, 5), 0), ((2, 3, 4), -1), ((1, 1, 1, 1), 1), ((2, 1, 3, 1), 1), ((2, 3, 1, 5), 3), ((0, 3), 1),
+                       ((40, 3, 50, 3), 1)]:
+        yield from (BiasActCase(act, shape, dim) for act in ('lrelu', 'swish'))
+    yield from (BiasActCase(act, (2, 3, 4, 4), gain=gain, biased=False) for act in ('tanh', 'linear', 'swish') for gain in (-1.5, 0.0, 1.0))
+
+
+def upfirdn2d_cases():
+    """Every specialised path in every layout; factors 1 to 4 through the general one; sizes of 1, crops, tiles that end inside."""
+    paddings = [(0, 0, 0, 0), (1, 0, -1, 2), (-2, 3, 3, -1)]
+    for (name, up, down), shape, layout, padding in itertools.product(
+            [(f, up, down) for f in ('4x4', '4', '12') for up, down in [(2, 1), (1, 2), (1, 1)]], [(2, 3, 9, 7), (1, 8, 8, 16)], LAYOUTS, paddings):
+        yield Upfirdn2dCase(name, shape, (up, up), (down, down), padding, layout, flip=shape[1] == 8)
+    for name, up, down in itertools.product(FILTERS, (1, 3, 4), (1, 2, 3, 4)):
+        yield Upfirdn2dCase(name, (1, 2, 6, 5), (up, 1 + up % 3), (down, 1 + down % 4), (1, 2, 0, -1), layout=LAYOUTS[(up + down) % 2])
+    for name, up, down in [('4x4', 2, 1), ('4x4', 1, 2), ('4x4', 1, 1), ('12', 2, 1), ('12', 1, 2), ('3x5', 1, 1)]:
+        for shape in [(1, 1, 1, 1), (3, 40, 2, 2), (1, 2, 70, 67), (1, 20, 33, 40), (1, 1, 3, 200)]:
+            for layout in ('contiguous', 'channels_last'):
+                yield Upfirdn2dCase(name, shape, (up, up), (down, down), layout=layout)
+
+
+def quick(kernel):
+    """A few cases, milliseconds on a GPU: for the look at a freshly loaded library."""
+    if kernel == 'bias_act':
+        return [BiasActCase(act, (2, 8, 5, 4), layout=layout, clamp=0.75) for act, layout in [('lrelu', 'contiguous'), ('swish', 'channels_last')]]
+    return [Upfirdn2dCase('4x4', (2, 8, 8, 16), (2, 2), layout='channels_last'), Upfirdn2dCase('12', (2, 3, 9, 7), (1, 1), (2, 2))]
+
+
+def failures(case, dtype, device):
+    """A line for each result of the case that differs from the reference by more than rounding, in shape or in layout."""
+    for what, got, want in case.compare(dtype, device):
+        limit = TOLERANCE[dtype] * torch.finfo(dtype).eps
+        error = ((got.cpu().double() - want).abs() / (1 + want.abs())).max().item() if want.numel() and got.shape == want.shape else 0.0
+        if got.shape != want.shape or got.dtype != dtype or not error <= limit:
+            yield (f'{what} of {case} in {dtype}: the error is {error:.2g}, the limit {limit:.2g}; '
+                   f'shape {list(got.shape)}, dtype {got.dtype}, expected {list(want.shape)}')

@@ -1,0 +1,120 @@
+// What both operators share: number types, 16-byte accesses, and how a body of work becomes a kernel.
+//
+// The same source compiles in two ways. nvcc makes CUDA kernels of it. A host compiler (KDGAN_HOST) makes plain loops over the same
+// blocks and threads, so that tests can run all arithmetic and all indices without a GPU. A body of work is a struct with
+//     Params                                        plain data with a member `blocks`
+//     PHASES                                        steps between which the threads of a block wait for each other
+//     phase<I>(params, block, thread, shared)       what one thread does in step I; nothing outlives a step but `shared`
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#define KDGAN_INLINE __host__ __device__ __forceinline__
+#else
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+#include <limits>
+#include <vector>
+#define KDGAN_INLINE inline
+#endif
+
+#if defined(__CUDA_ARCH__)
+#define KDGAN_UNROLL _Pragma("unroll")
+#else
+#define KDGAN_UNROLL                        // host compilers do not know this pragma
+#endif
+
+namespace kdgan {
+
+constexpr int THREADS = 256;                // of a block
+
+#if defined(__CUDACC__)
+using half_t = __half;
+using bfloat16_t = __nv_bfloat16;
+#else
+using half_t = c10::Half;
+using bfloat16_t = c10::BFloat16;
+#endif
+
+// What T is computed in.
+template <class T> struct RealOf { using type = float; };
+template <> struct RealOf<double> { using type = double; };
+template <class T> using Real = typename RealOf<T>::type;
+
+template <class T> KDGAN_INLINE Real<T> to_real(T value) { return static_cast<Real<T>>(value); }
+template <class T> KDGAN_INLINE T from_real(Real<T> value) { return static_cast<T>(value); }
+#if defined(__CUDACC__)
+template <> KDGAN_INLINE float to_real<half_t>(half_t value) { return __half2float(value); }
+template <> KDGAN_INLINE float to_real<bfloat16_t>(bfloat16_t value) { return __bfloat162float(value); }
+template <> KDGAN_INLINE half_t from_real<half_t>(float value) { return __float2half_rn(value); }
+template <> KDGAN_INLINE bfloat16_t from_real<bfloat16_t>(float value) { return __float2bfloat16_rn(value); }
+#endif
+
+// 16 bytes, which the GPU moves in one access where the address is a multiple of 16.
+template <class T> struct alignas(16) Pack {
+    static constexpr int SIZE = 16 / sizeof(T);
+    T at[SIZE];
+};
+
+inline bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+#if defined(__CUDACC__)
+
+template <class Body, int I> __device__ __forceinline__ void run_phases(const typename Body::Params& params, int thread, void* shared) {
+    if constexpr (I < Body::PHASES) {
+        if constexpr (I > 0)
+            __syncthreads();
+        Body::template phase<I>(params, blockIdx.x, thread, shared);
+        run_phases<Body, I + 1>(params, thread, shared);
+    }
+}
+
+template <class Body> __global__ void __launch_bounds__(THREADS) kernel(const typename Body::Params params) {
+    extern __shared__ uint4 shared[];       // uint4 for the alignment
+    run_phases<Body, 0>(params, static_cast<int>(threadIdx.x), shared);
+}
+
+// Starts the body on a stream (a cudaStream_t). Returns nullptr, or what went wrong.
+template <class Body> const char* launch(const typename Body::Params& params, int shared_bytes, void* stream) {
+    kernel<Body><<<static_cast<unsigned>(params.blocks), THREADS, shared_bytes, static_cast<cudaStream_t>(stream)>>>(params);
+    const cudaError_t error = cudaGetLastError();
+    return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+inline int multiprocessors() {
+    int device = 0, count = 1;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+    return count;
+}
+
+#else
+
+template <class Body, int I> void run_phases(const typename Body::Params& params, int64_t block, void* shared) {
+    if constexpr (I < Body::PHASES) {
+        for (int thread = 0; thread < THREADS; thread++)
+            Body::template phase<I>(params, block, thread, shared);
+        run_phases<Body, I + 1>(params, block, shared);
+    }
+}
+
+// Shared memory starts as NaN, so that a result which rests on a place nobody wrote shows.
+template <class Body> const char* launch(const typename Body::Params& params, int shared_bytes, void*) {
+    std::vector<double> shared;
+    for (int64_t block = 0; block < params.blocks; block++) {
+        shared.assign(shared_bytes / sizeof(double) + 1, std::numeric_limits<double>::quiet_NaN());
+        run_phases<Body, 0>(params, block, shared.data());
+    }
+    return nullptr;
+}
+
+inline int multiprocessors() { return 1; }
+
+#endif
+
+}  // namespace kdgan

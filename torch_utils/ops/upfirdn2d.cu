@@ -1,0 +1,110 @@
+// Chooses the kernel and the tile size of upfirdn2d. The work itself is in upfirdn2d_tile.h.
+#include "upfirdn2d_tile.h"
+
+namespace kdgan {
+namespace {
+
+constexpr int SHARED_WANTED = 24 << 10, SHARED_LIMIT = 48 << 10;    // bytes: several blocks fit together; what every GPU gives
+constexpr int OUTPUTS = 2048;                                       // of a tile, about: eight per thread
+
+int power_of_two_from(int64_t value, int limit) {
+    int power = 1;
+    while (power < value && power < limit)
+        power *= 2;
+    return power;
+}
+
+int tiles_needed(int tile, int extent) { return (extent + tile - 1) / tile; }
+
+int round_up(int value, int unit) { return (value + unit - 1) / unit * unit; }
+
+// Extents of the box and what shared memory holds for the tile size at hand. `pack`: elements in 16 bytes, `real`: bytes per number.
+int64_t set_box(Upfirdn2dParams& p, int pack, int real) {
+    p.box_w = ((p.tile_w - 1) * p.downx + p.taps_x - 1) / p.upx + 1;
+    p.box_h = ((p.tile_h - 1) * p.downy + p.taps_y - 1) / p.upy + 1;
+    if (p.packed && !p.channels_last)
+        p.box_w = round_up(p.box_w + pack - 1, pack);               // it may start up to pack - 1 pixels earlier
+    p.weights = round_up(p.separable ? 2 * p.taps_x : p.taps_x * p.taps_y, 4);
+    const int64_t box = int64_t(p.box_w) * p.box_h * p.tile_k, middle = p.separable ? int64_t(p.tile_w) * p.box_h * p.tile_k : 0;
+    p.box_size = static_cast<int>(box);
+    p.middle_size = static_cast<int>(middle);
+    return (p.weights + box + middle) * real;
+}
+
+// The largest tile, of at most about OUTPUTS outputs, whose box fits. All three extents are powers of two; tile_h is a multiple of rows.
+// Returns the bytes of shared memory.
+int64_t set_tile(Upfirdn2dParams& p, int rows, int pack, int real) {
+    const int smallest_k = p.channels_last && p.packed ? pack : 1;
+    p.tile_w = power_of_two_from(p.out_w, p.channels_last ? 16 : 64);
+    p.tile_h = power_of_two_from(p.out_h + p.shift_y, p.channels_last ? 16 : 32);
+    p.tile_h = p.tile_h < rows ? rows : p.tile_h;
+    p.tile_k = p.channels_last ? power_of_two_from(p.depth, 16) : 1;
+    while (p.tile_k < p.depth && p.tile_w * p.tile_h * p.tile_k < OUTPUTS)
+        p.tile_k *= 2;                                              // small images: several channels in one tile
+    int64_t bytes = set_box(p, pack, real);
+    while (bytes > SHARED_WANTED) {
+        if (!p.channels_last && p.tile_k > 1) p.tile_k /= 2;
+        else if (p.tile_h > 8 && p.tile_h >= p.tile_w) p.tile_h /= 2;
+        else if (p.tile_w > 8) p.tile_w /= 2;
+        else if (bytes <= SHARED_LIMIT) break;                      // smaller tiles would mostly read borders
+        else if (p.tile_k > smallest_k) p.tile_k /= 2;
+        else if (p.tile_h > rows) p.tile_h /= 2;
+        else if (p.tile_w > 1) p.tile_w /= 2;
+        else break;
+        bytes = set_box(p, pack, real);
+    }
+    return bytes;
+}
+
+template <class T, int UP, int DOWN, int TAPS, bool SEPARABLE> const char* launch_tiles(Upfirdn2dParams p, void* stream) {
+    using Body = Upfirdn2d<T, UP, DOWN, TAPS, SEPARABLE>;
+    constexpr int PACK = Body::PACK;
+    p.packed = is_aligned(p.x) && (p.channels_last ? p.depth : p.in_w) % PACK == 0;
+    p.shift_y = TAPS == 0 ? 0 : ceil_div(-p.top, UP) * UP + p.top;
+    const int64_t bytes = set_tile(p, Body::ROWS, PACK, sizeof(typename Body::C));
+    if (bytes > SHARED_LIMIT)
+        return "the filter and its input do not fit into shared memory";
+    p.tiles_x = tiles_needed(p.tile_w, p.out_w);
+    p.tiles_y = tiles_needed(p.tile_h, p.out_h + p.shift_y);
+    p.tiles_k = (p.depth + p.tile_k - 1) / p.tile_k;
+    p.blocks = p.tiles_k * p.tiles_x * p.tiles_y * p.images;
+    if (p.blocks > 0x7fffffff)
+        return "more than 2^31 - 1 tiles";
+    const bool cl = p.channels_last;
+    p.box_0 = divisor(cl ? p.tile_k : p.box_w), p.box_1 = divisor(cl ? p.box_w : p.box_h);
+    p.middle_0 = divisor(cl ? p.tile_k : p.tile_w), p.middle_1 = divisor(cl ? p.tile_w : p.box_h);
+    p.strip_0 = p.middle_0, p.strip_1 = divisor(cl ? p.tile_w : p.tile_h / Body::ROWS);
+    return launch<Body>(p, static_cast<int>(bytes), stream);
+}
+
+bool has(const Upfirdn2dParams& p, int up, int down, int taps, bool separable) {
+    return p.upx == up && p.upy == up && p.downx == down && p.downy == down && p.taps_x == taps && p.taps_y == taps && p.separable == separable;
+}
+
+// The filters that training uses: [1, 3, 3, 1] between resolutions, and the 12-tap wavelet of ADA's geometric transformations.
+template <class T> const char* launch_training_filters(const Upfirdn2dParams& p, void* stream) {
+    if (has(p, 2, 1, 4, false)) return launch_tiles<T, 2, 1, 4, false>(p, stream);
+    if (has(p, 1, 2, 4, false)) return launch_tiles<T, 1, 2, 4, false>(p, stream);
+    if (has(p, 1, 1, 4, false)) return launch_tiles<T, 1, 1, 4, false>(p, stream);
+    if (has(p, 2, 1, 4, true)) return launch_tiles<T, 2, 1, 4, true>(p, stream);
+    if (has(p, 1, 2, 4, true)) return launch_tiles<T, 1, 2, 4, true>(p, stream);
+    if (has(p, 1, 1, 4, true)) return launch_tiles<T, 1, 1, 4, true>(p, stream);
+    if (has(p, 2, 1, 12, true)) return launch_tiles<T, 2, 1, 12, true>(p, stream);
+    if (has(p, 1, 2, 12, true)) return launch_tiles<T, 1, 2, 12, true>(p, stream);
+    return p.separable ? launch_tiles<T, 1, 1, 0, true>(p, stream) : launch_tiles<T, 1, 1, 0, false>(p, stream);
+}
+
+}  // namespace
+
+const char* launch_upfirdn2d(Upfirdn2dParams params, Dtype dtype, void* stream) {
+    switch (dtype) {
+        case Dtype::half: return launch_training_filters<half_t>(params, stream);
+        case Dtype::bfloat16: return launch_training_filters<bfloat16_t>(params, stream);
+        case Dtype::float32: return launch_training_filters<float>(params, stream);
+        case Dtype::float64:            // for checks of gradients, where speed does not matter
+            return params.separable ? launch_tiles<double, 1, 1, 0, true>(params, stream) : launch_tiles<double, 1, 1, 0, false>(params, stream);
+    }
+    return "unknown dtype";
+}
+
+}  // namespace kdgan
