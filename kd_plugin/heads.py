@@ -3,10 +3,15 @@
 import torch
 
 from dnnlib import UserError
+from training.networks_layers import FullyConnectedLayer
 
 
-class LinearHead(torch.nn.Linear):
-    """[N, in_features] -> [N, dim], one linear layer of its own beside the adversarial logit."""
+class LinearHead(FullyConnectedLayer):
+    """[N, in_features] -> [N, dim], one linear layer of its own beside the adversarial logit.
+
+    With the equalised learning rate of all layers of D: a plain one would learn sqrt(in_features) times faster than D's last layer, and the
+    growing head would drown the adversarial gradient.
+    """
 
 
 class ReleasedHead(torch.nn.Module):
