@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import urllib.parse
 import uuid
 
@@ -21,20 +22,24 @@ REASONS = {
     errno.EFBIG: 'the file is larger than the system allows (ulimit -f); raise the limit and run the same command again',
     errno.EEXIST: 'there is a file of this name; choose another folder',
 }
+UNFINISHED = re.compile(r'\.[0-9a-f]{8}\.tmp$')         # how `atomic_path` names temporary files
 
 
 @contextlib.contextmanager
 def atomic_path(path: str):
     """Gives a temporary path beside `path`; moves it to `path` on success, removes it on any failure.
 
-    A reader thus sees the old file or the new one, never a half-written one.
+    A reader thus sees the old file or the new one, never a half-written one, also after a power cut.
     Raises UserError with the reason and the remedy where the file cannot be written.
     """
     temp = f'{path}.{uuid.uuid4().hex[:8]}.tmp'
     try:
         yield temp
         os.chmod(temp, 0o666 & ~_umask())           # some writers make private files
+        _to_disk(temp)
         os.replace(temp, path)
+        with contextlib.suppress(OSError):          # not every file system can do it for folders
+            _to_disk(os.path.dirname(path) or '.')
     except requests.RequestException:               # an OSError too, but not one of this disk
         raise
     except OSError as err:
@@ -42,6 +47,22 @@ def atomic_path(path: str):
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temp)
+
+
+def _to_disk(path):
+    """Waits until a file, or the names in a folder, would survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_unfinished(folder: str) -> None:
+    """Removes the temporary files that killed processes left behind; no other process may be writing there."""
+    for name in os.listdir(folder):
+        if UNFINISHED.search(name):
+            os.remove(os.path.join(folder, name))
 
 
 def _umask():
