@@ -2,6 +2,7 @@
 
 import os
 import urllib.error
+import warnings
 
 import torch
 
@@ -56,7 +57,9 @@ def load_clip_teacher(name, device):
 
 def _import_clip():
     try:
-        import clip
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')         # of pkg_resources, which the package still uses
+            import clip
     except ImportError as err:
         raise UserError(f'the package clip cannot be imported ({err}); install it with: pip install git+https://github.com/openai/CLIP.git '
                         "'setuptools<81' torchvision, or use --kd-teacher=hf:openai/clip-vit-base-patch32") from err
