@@ -49,18 +49,17 @@ struct Tile {
     int ox, oy, ix, iy;
 
     KDGAN_INLINE Tile(const Upfirdn2dParams& p, int64_t block, int pack) {
-        int64_t rest = block;
-        int64_t tx, ty;
+        uint32_t rest = static_cast<uint32_t>(block), tk, tx, ty;       // 32 bits: divisions of 64 take a GPU several times longer
         if (p.channels_last) {                          // neighbours in the order of memory run at about the same time
-            k = rest % p.tiles_k, rest /= p.tiles_k;
+            tk = rest % p.tiles_k, rest /= p.tiles_k;
             tx = rest % p.tiles_x, rest /= p.tiles_x;
             ty = rest % p.tiles_y, n = rest / p.tiles_y;
         } else {
             tx = rest % p.tiles_x, rest /= p.tiles_x;
             ty = rest % p.tiles_y, rest /= p.tiles_y;
-            k = rest % p.tiles_k, n = rest / p.tiles_k;
+            tk = rest % p.tiles_k, n = rest / p.tiles_k;
         }
-        k *= p.tile_k;
+        k = int64_t(tk) * p.tile_k;
         ox = static_cast<int>(tx) * p.tile_w;
         oy = static_cast<int>(ty) * p.tile_h - p.shift_y;
         ix = ceil_div(ox * p.downx - p.left, p.upx);
@@ -101,7 +100,7 @@ template <class T, int UP, int DOWN, int TAPS, bool SEPARABLE> struct Upfirdn2d 
     }
 
 private:
-    static constexpr int GENERAL = TAPS == 0;
+    static constexpr bool GENERAL = TAPS == 0;   // all sizes come from the parameters
     static KDGAN_INLINE int upx(const Params& p) { return GENERAL ? p.upx : UP; }
     static KDGAN_INLINE int upy(const Params& p) { return GENERAL ? p.upy : UP; }
     static KDGAN_INLINE int downx(const Params& p) { return GENERAL ? p.downx : DOWN; }
