@@ -6,6 +6,7 @@ import signal
 from typing import NamedTuple
 
 import torch
+import torch.overrides
 
 HALF_DTYPES = dict(float16=torch.float16, bfloat16=torch.bfloat16)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3      # of mallopt(3)
@@ -39,6 +40,23 @@ def block_resolutions(img_resolution):
 def half_resolutions(img_resolution, num_fp16_res):
     """The set of the `num_fp16_res` highest block resolutions, never with 4: small maps need the precision and gain no speed."""
     return {res for res in block_resolutions(img_resolution)[1:] if res * 2 ** num_fp16_res > img_resolution}
+
+
+class ShapesOnly(torch.overrides.TorchFunctionMode):
+    """Within it, new weights have a shape and no memory: modules can be built to see what they would be.
+
+    `torch.device('meta')` does that for everything, but its arithmetic imports a second's worth of modules first.
+    """
+
+    FACTORIES = (torch.randn, torch.zeros, torch.ones, torch.full, torch.empty)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in self.FACTORIES:
+            return torch.empty(args[0], device='meta', **{k: v for k, v in kwargs.items() if k == 'dtype'})
+        if func in (torch.Tensor.div, torch.Tensor.__truediv__) and args[0].is_meta:
+            return args[0]
+        return func(*args, **kwargs)
 
 
 def to_uint8(img):

@@ -6,7 +6,7 @@ import torch
 
 import dnnlib
 from dnnlib import UserError, files
-from torch_utils import checkpoint
+from torch_utils import checkpoint, misc
 
 ALLOWED_CLASSES = ('training.networks.Generator', 'training.networks.Discriminator')
 LARGEST_NUMBER = 1 << 20            # of a constructor argument: features, pixels, layers
@@ -78,7 +78,7 @@ def _build(path, name, kwargs, weights, device):
         raise UserError(f'{path}: it asks for the class {kwargs.get("class_name")!r}; only {" and ".join(ALLOWED_CLASSES)} are built from a file')
     _check_numbers(path, name, kwargs)
     try:
-        with torch.device('meta'):
+        with misc.ShapesOnly():
             module = dnnlib.util.construct_class_by_name(**for_inference(kwargs, device))
     except BUILD_ERRORS as err:
         raise checkpoint.damaged(path, f'{name} cannot be built: {err}') from err
