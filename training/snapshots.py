@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 import dnnlib
-from dnnlib import UserError, files
+from dnnlib import UserError
 from torch_utils import checkpoint
 
 ALLOWED_CLASSES = ('training.networks.Generator', 'training.networks.Discriminator')
@@ -31,11 +31,6 @@ def save_networks(path, networks, kwargs, training):
     """
     tensors = {f'{name}.{key}': value for name, module in networks.items() for key, value in module.state_dict().items()}
     checkpoint.save(path, 'network', tensors, dict(networks=kwargs, training=training))
-
-
-def locate(network):
-    """A file's path, or an address, which is downloaded to the cache -> path."""
-    return files.download(network, what='network snapshot', option='--network') if files.is_url(network) else network
 
 
 def load_networks(path, device='cpu', names=None):
