@@ -25,15 +25,15 @@ def parse_metrics(text):
 def choose_data(data, info, network):
     """Constructor arguments of the real images: --data, else what the snapshot was trained on. Raises UserError if they are not there."""
     size = info['networks']['G_ema']['img_resolution']
-    kwargs = info['training'].get('options', {}).get('training_set_kwargs', {})
-    kwargs = dict(class_name='training.dataset.ImageFolderDataset') | kwargs | dict(resolution=None)
     if data is not None:
-        return kwargs | dict(path=demo_data.demo_set(size) if data == 'demo' else data)
-    if 'path' not in kwargs:
-        raise UserError(f'{network}: the snapshot does not say what it was trained on; name the real images with --data=PATH')
-    if not os.path.exists(kwargs['path']):
-        raise UserError(f'{kwargs["path"]}: the data set that the snapshot was trained on is not there any more; name it with --data=PATH')
-    return kwargs
+        path = demo_data.demo_set(size) if data == 'demo' else data
+    else:
+        path = info['training'].get('options', {}).get('training_set_kwargs', {}).get('path')       # never the class: files name no code to run
+        if not isinstance(path, str):
+            raise UserError(f'{network}: the snapshot does not say what it was trained on; name the real images with --data=PATH')
+        if not os.path.exists(path):
+            raise UserError(f'{path}: the data set that the snapshot was trained on is not there any more; name it with --data=PATH')
+    return dict(class_name='training.dataset.ImageFolderDataset', path=path)
 
 
 def check_data(data_kwargs, G_kwargs):

@@ -211,7 +211,14 @@ def test_the_demo_set_by_name(tmp_path):
     """`--data=demo` is the drawn set in the network's size."""
     info = dict(networks=dict(G_ema=NETWORK), training={})
     assert calc_metrics.choose_data('demo', info, 'x') == dict(
-        class_name='training.dataset.ImageFolderDataset', path=files.cache_dir('demo') + '/demo16.zip', resolution=None)
+        class_name='training.dataset.ImageFolderDataset', path=files.cache_dir('demo') + '/demo16.zip')
+
+
+def test_no_class_is_taken_from_a_snapshot(tmp_path):
+    """The options in a file from elsewhere are data, too."""
+    options = dict(training_set_kwargs=dict(class_name='subprocess.Popen', path=str(tmp_path), args=['touch', str(tmp_path / 'hacked')]))
+    info = dict(networks=dict(G_ema=NETWORK), training=dict(options=options))
+    assert calc_metrics.choose_data(None, info, 'x') == dict(class_name='training.dataset.ImageFolderDataset', path=str(tmp_path))
 
 
 def snapshot_of_nothing(tmp_path):
@@ -223,7 +230,8 @@ def snapshot_of_nothing(tmp_path):
     (lambda tmp: ['--network=/nowhere.safetensors'], '/nowhere.safetensors: there is no such file'),
     (lambda tmp: [f'--network={tmp / "photos.zip"}'], 'photos.zip: the file is damaged or of another format'),
     (lambda tmp: [snapshot_of_nothing(tmp)], 'y.safetensors: there is no G_ema in it'),
-    (lambda tmp: [f'--network={make_snapshot(tmp / "y.safetensors", None, training={})}'], 'y.safetensors: the snapshot does not say what it was trained on; .* --data=PATH'),
+    (lambda tmp: [f'--network={make_snapshot(tmp / "y.safetensors", None, training={})}'],
+     'y.safetensors: the snapshot does not say what it was trained on; .* --data=PATH'),
     (lambda tmp: ['--metrics=fid5k_full,fid5k'], '--metrics=fid5k: there is no such metric; use fid<N>_full .* or clipfid<N>_full'),
     (lambda tmp: ['--metrics='], '--metrics=: there is no such metric'),
     (lambda tmp: ['--data=/nowhere'], '/nowhere'),

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from dnnlib import UserError
 
 MODEL_FILE = 'model.safetensors'        # what push_to_hub.py calls the snapshot
+REPO = re.compile(r'[\w.-]+/[\w.-]+')
 FORM = 'hf:user/repo, hf:user/repo/FILE or hf:user/repo@REVISION'
 
 
@@ -23,7 +24,7 @@ def is_hub_name(text):
 
 def parse(text, option='--network'):
     """'hf:...' -> `HubName`. Raises UserError if it has another form."""
-    match = re.fullmatch(r'hf:([\w.-]+/[\w.-]+)(?:/([^@]+))?(?:@(\S+))?', text)
+    match = re.fullmatch(rf'hf:({REPO.pattern})(?:/([^@]+))?(?:@(\S+))?', text)
     if match is None:
         raise UserError(f'{option}={text}: must be {FORM}')
     return HubName(match[1], match[2] or MODEL_FILE, match[3])
@@ -47,6 +48,24 @@ def download(text, option='--network'):
         return hub.hf_hub_download(repo, file, revision=revision)
 
 
+def upload(repo, contents, private, message):
+    """Puts files into a repository, in one commit, and makes the repository where there is none. -> address of the commit.
+
+    Args:
+        contents: {name: bytes, or path of a file}.
+    Raises: UserError if it cannot be done.
+    """
+    where = f'--repo={repo}'
+    hub = library(where)
+    if hub.get_token() is None:
+        raise UserError(f'{where}: nobody is logged in; run "hf auth login", or put a token that may write into HF_TOKEN')
+    api = hub.HfApi()
+    with user_errors(where):
+        repo = api.create_repo(repo, private=private or None, exist_ok=True).repo_id       # the Hub may know it by another name
+        operations = [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in contents.items()]
+        return str(api.create_commit(repo, operations, commit_message=message).commit_url)
+
+
 @contextlib.contextmanager
 def user_errors(what, file=None):
     """Turns the errors of huggingface_hub into one line. what: the option, for the message; file: what is asked for."""
@@ -66,6 +85,8 @@ def user_errors(what, file=None):
         raise
     except Exception as err:                        # of its own, of its HTTP library, of the file system
         known = next((reason for kind, reason in reasons if isinstance(err, kind)), None)
+        if known is None and getattr(getattr(err, 'response', None), 'status_code', None) in (401, 403):
+            known = f'the Hub does not allow it ({gist(err)}); log in with a token that may: hf auth login'
         raise UserError(f'{what}: {known or f"the Hub cannot be used ({gist(err)}); try again later"}') from err
 
 

@@ -43,7 +43,7 @@ def locate(network, option='--network', sha256=None):
     if hub.is_hub_name(address):
         return hub.download(address, option)
     if files.is_url(address):
-        return files.download(address, sha256, what=f'{option}={network}', option=option)
+        return files.download(address, sha256, what=option if network == address else f'{option}={network}', option=option)
     if not os.path.isfile(address):
         raise UserError(f'{option}={network}: there is no such file; name a network-snapshot-....safetensors, an https:// address, '
                         f'hf:user/repo, or one of {", ".join(PUBLISHED)}')
