@@ -87,7 +87,7 @@ def table(rows):
 
 def _name_of(path_or_name):
     """Without the folders of this machine."""
-    return os.path.basename(path_or_name) if os.path.exists(path_or_name) else path_or_name
+    return os.path.basename(path_or_name) if os.path.isabs(path_or_name) or os.path.exists(path_or_name) else path_or_name
 
 
 def _header(title, options, data, metrics):

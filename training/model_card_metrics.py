@@ -54,10 +54,11 @@ def describe(groups, nimg, distilled):
     if not groups:
         return ['Not measured.']
     this = 'this snapshot' if nimg is None else f'this snapshot, {nimg / 1000:g} kimg'
-    lines = [f'| metric, lower is better | {this} | best snapshot of the run |', '|---|---|---|']
-    lines += [f'| {group.metric} | {_value(group.own)} | {_best(group)} |' for group in groups]
+    lines = [f'| metric, lower is better | protocol | {this} | best snapshot of the run |', '|---|---|---|---|']
+    lines += [f'| {group.metric} | {number if group.example else ""} | {_value(group.own)} | {_best(group)} |'
+              for number, group in enumerate(groups, start=1)]
     lines += ['', 'The best is the lowest of those measured, chosen by the same measure, and so flatters.', '']
-    lines += [f'- {group.metric}: {_protocol(group.example)}' for group in groups if group.example is not None]
+    lines += [f'{number}. {group.metric}: {_protocol(group.example)}' for number, group in enumerate(groups, start=1) if group.example is not None]
     if any(group.metric.startswith('clipfid') for group in groups):
         lines += ['', 'clipfid is a distance in the features of the network that is named, another number than the FID.'
                   + (' Where that is the teacher of the training, it is no impartial judge.' if distilled else '')]
