@@ -178,7 +178,7 @@ def test_names(name, parts):
     assert hub.parse(name) == parts
 
 
-@pytest.mark.parametrize('name', ['hf:', 'hf:a', 'hf:a/', 'hf:/b', 'hf:a/b/', 'hf:a/b@', 'hf:a b/c', 'hf:a/b@c d'])
+@pytest.mark.parametrize('name', ['hf:', 'hf:a', 'hf:a/', 'hf:/b', 'hf:a/b/', 'hf:a/b@', 'hf:a b/c', 'hf:a/b@c d', 'hf:a/b/../../c'])
 def test_names_of_another_form(name):
     with pytest.raises(UserError, match='must be hf:user/repo, hf:user/repo/FILE or hf:user/repo@REVISION'):
         hub.parse(name)

@@ -25,7 +25,7 @@ def is_hub_name(text):
 def parse(text, option='--network'):
     """'hf:...' -> `HubName`. Raises UserError if it has another form."""
     match = re.fullmatch(rf'hf:({REPO.pattern})(?:/([^@]+))?(?:@(\S+))?', text)
-    if match is None:
+    if match is None or '..' in text.split('/'):
         raise UserError(f'{option}={text}: must be {FORM}')
     return HubName(match[1], match[2] or MODEL_FILE, match[3])
 
