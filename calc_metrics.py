@@ -28,7 +28,8 @@ def choose_data(data, info, network):
     if data is not None:
         path = demo_data.demo_set(size) if data == 'demo' else data
     else:
-        path = info['training'].get('options', {}).get('training_set_kwargs', {}).get('path')       # never the class: files name no code to run
+        kwargs = info['training'].get('options', {}).get('training_set_kwargs') or {}
+        path = kwargs.get('path')                   # never the class: files name no code to run
         if not isinstance(path, str):
             raise UserError(f'{network}: the snapshot does not say what it was trained on; name the real images with --data=PATH')
         if not os.path.exists(path):

@@ -65,13 +65,13 @@ def samples_of(snapshot):
 
 def data_facts(training):
     """`ImageFolderDataset.facts()` of the training images: as the snapshot has them, else of the data set itself if it is still there, else {}."""
-    kwargs = training.get('options', {}).get('training_set_kwargs', {})
+    kwargs = training.get('options', {}).get('training_set_kwargs') or {}
     if 'dataset' in training or not os.path.exists(kwargs.get('path', '')):
         return training.get('dataset') or {}
     kwargs = {key: value for key, value in kwargs.items() if key != 'class_name'}       # files name no code to run
     try:
         return ImageFolderDataset(**kwargs).facts()
-    except UserError:                               # changed or damaged since
+    except (UserError, TypeError):                  # changed or damaged since; arguments of another program
         return {}
 
 
