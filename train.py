@@ -13,7 +13,7 @@ from kd_plugin.loss import check_distillation
 from kd_plugin.options import DEFAULT_TEACHER, kd_config, kd_options
 from metrics import metric_main
 from torch_utils import distributed
-from training import demo_data, presets, snapshot_keep
+from training import demo_data, model_files, presets, snapshot_keep, snapshots
 from training.augment import augpipe_specs
 from training.config import add_augmentation, add_networks, add_schedule, check_dataset, number_of_processes, torch_device
 from training.runs import find_run, launch
@@ -53,7 +53,7 @@ from training.runs import find_run, launch
 @click.option('--target', help='Target of ADA', type=click.FloatRange(0, 1))
 @click.option('--augpipe', help='Kinds of augmentation  [default: bgc]', type=click.Choice(list(augpipe_specs)))
 # Transfer learning.
-@click.option('--init-from', help='Start from the weights of a network snapshot', metavar='FILE')
+@click.option('--init-from', help='Start from these weights: file, https:// address, hf:user/repo or a name such as ffhq256', metavar='NETWORK')
 @click.option('--resume', hidden=True, expose_value=False, callback=lambda _ctx, _param, value: refuse_resume(value))
 @click.option('--freezed', help="Freeze the discriminator's first layers", type=click.IntRange(min=0), metavar='INT')
 # Performance.
@@ -157,8 +157,13 @@ def preflight(config):
     if kd is not None:
         check_distillation(min(config.D_kwargs['channel_base'] // 4, config.D_kwargs['channel_max']), **kd)
     metric_main.check_metrics(config.metrics, config.metric_kwargs['detector'], config.metric_kwargs['teacher_kwargs'])
-    if config.init_from and not os.path.isfile(config.init_from):
-        raise UserError(f'--init-from={config.init_from}: there is no such file; name a network-snapshot-....safetensors')
+    if config.init_from:
+        with distributed.main_process_first():
+            path = model_files.locate(config.init_from, '--init-from')
+        try:
+            snapshots.load_networks(path)
+        except UserError as err:
+            raise UserError(f'--init-from={config.init_from}: {err}') from err
 
 
 if __name__ == '__main__':

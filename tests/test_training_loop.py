@@ -19,7 +19,7 @@ from torch_utils import checkpoint
 from training import presets, snapshots
 from training.progress import forget_after
 from training.run_files import STATE_FILE
-from training.runs import find_run
+from training.runs import find_run, launch
 from training.training_loop import Trainer
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -205,8 +205,7 @@ def test_a_run_that_crashed_after_its_last_step_is_not_complete(tiny_data, tmp_p
     snapshot = pathlib.Path(run_dir, 'network-snapshot-000000.016.safetensors')
     snapshot.unlink()
     assert find_run(str(tmp_path), config, 'run', new_run=False) == (run_dir, 'continue')
-    again = make_trainer(config, run_dir)
-    assert again.resume() and again.run()
+    launch(config, run_dir)
     assert snapshot.is_file() and len(pathlib.Path(run_dir, 'metric-clipfid20_full.jsonl').read_text().splitlines()) == 1
     assert find_run(str(tmp_path), config, 'run', new_run=False) == (run_dir, 'complete')
     kimg = [json.loads(line)['Progress/kimg']['mean'] for line in pathlib.Path(run_dir, 'stats.jsonl').read_text().splitlines()]

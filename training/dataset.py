@@ -111,6 +111,12 @@ class ImageFolderDataset(torch.utils.data.Dataset):
             self._content_hash = digest.hexdigest()
         return self._content_hash
 
+    def facts(self) -> dict:
+        """What to note beside anything that was made from these images: JSON-able, without a path of this machine."""
+        return dict(name=self.name, content_hash=self.content_hash(), images=self.num_images, resolution=self.resolution,
+                    channels=self.num_channels, mirrored=self.xflip, labels=self.has_labels, class_names=self.class_names,
+                    record=self.files.record)
+
     def close(self) -> None:
         """Closes the archive in this process; reading opens it again."""
         self.files.close()

@@ -6,6 +6,7 @@ import re
 
 STATE_FILE = 'training-state.safetensors'
 STATS_FILE = 'stats.jsonl'
+CARD_FILE = 'model_card.md'
 SNAPSHOT = re.compile(r'network-snapshot-(\d+)(?:\.(\d{3}))?\.safetensors')
 
 
@@ -54,6 +55,7 @@ def unmeasured(run_dir, snapshot, metrics):
 
 
 def is_complete(run_dir, cur_nimg, config):
-    """Whether a run that has seen `cur_nimg` images is trained, saved and measured."""
+    """Whether a run that has seen `cur_nimg` images is trained, saved, measured and described."""
     snapshot = snapshot_path(run_dir, cur_nimg, config['kimg_per_tick'])
-    return cur_nimg >= config['total_kimg'] * 1000 and os.path.isfile(snapshot) and not unmeasured(run_dir, snapshot, config['metrics'])
+    written = all(os.path.isfile(path) for path in (snapshot, os.path.join(run_dir, CARD_FILE)))
+    return cur_nimg >= config['total_kimg'] * 1000 and written and not unmeasured(run_dir, snapshot, config['metrics'])

@@ -36,7 +36,7 @@ class RunStore:
         self.writer.submit(self._write_snapshot, self.snapshot_path(cur_nimg), checkpoint.copies(tensors), info)
 
     def _write_snapshot(self, path, tensors, info):
-        info['training']['dataset'] = provenance(self.dataset)          # here, because it reads all images the first time
+        info['training']['dataset'] = self.dataset.facts()              # here, because it reads all images the first time
         checkpoint.save(path, 'network', tensors, info)
 
     def save_state(self, states, progress):
@@ -65,9 +65,3 @@ class RunStore:
             self.writer.submit(snapshots.add_metrics, path, list(measured.values()))
         if self.config.get('snapshot_keep') is not None:
             self.writer.submit(snapshot_keep.prune, self.run_dir, self.config['snapshot_keep'], self.config['metrics'])
-
-
-def provenance(dataset):
-    """What a snapshot says of the images: no path of this machine."""
-    return dict(name=dataset.name, images=dataset.num_images, mirrored=dataset.xflip, content_hash=dataset.content_hash(),
-                record=dataset.files.record or None)

@@ -17,6 +17,7 @@ from dnnlib.util import user_errors
 from torch_utils import checkpoint, distributed
 
 from . import run_files
+from .model_card import write_model_card
 from .training_loop import training_loop
 
 OPTIONS_FILE = 'training_options.json'
@@ -102,6 +103,8 @@ def _train(config, run_dir):
     log = dnnlib.util.Logger(os.path.join(run_dir, 'log.txt')) if distributed.launched_rank() == 0 else contextlib.nullcontext()
     with log:
         complete = training_loop(config, run_dir, config['device'])
+        if complete and distributed.get_rank() == 0:
+            write_model_card(run_dir)
         if not complete:
             distributed.print0(f'Stopped; the state is in {run_dir}. The same command continues.')
     distributed.leave()

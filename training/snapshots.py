@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 import dnnlib
-from dnnlib import UserError, files
+from dnnlib import UserError
 from torch_utils import checkpoint, misc
 
 ALLOWED_CLASSES = ('training.networks.Generator', 'training.networks.Discriminator')
@@ -47,11 +47,6 @@ def add_metrics(path, records):
     checkpoint.update_info(path, 'network', lambda info: dict(info, training=dict(info['training'], metrics=records)))
 
 
-def locate(network):
-    """A file's path, or an address, which is downloaded to the cache -> path."""
-    return files.download(network, what='network snapshot', option='--network') if files.is_url(network) else network
-
-
 def load_networks(path, device='cpu', names=None):
     """Reads a snapshot, or the networks of a run's training state -> `Snapshot`. Nothing in the file is executed.
 
@@ -76,8 +71,8 @@ def _build(path, name, kwargs, weights, device):
     """The network with these weights. It is laid out without memory first: what the file claims is checked before any is used."""
     if kwargs.get('class_name') not in ALLOWED_CLASSES:
         raise UserError(f'{path}: it asks for the class {kwargs.get("class_name")!r}; only {" and ".join(ALLOWED_CLASSES)} are built from a file')
-    _check_numbers(path, name, kwargs)
     try:
+        _check_numbers(path, name, kwargs)
         with misc.ShapesOnly():
             module = dnnlib.util.construct_class_by_name(**for_inference(kwargs, device))
     except BUILD_ERRORS as err:

@@ -13,7 +13,7 @@ import dnnlib
 from dnnlib import UserError
 from torch_utils import checkpoint, distributed, misc, training_stats
 
-from . import run_files, snapshots
+from . import model_files, run_files, snapshots
 from .ada import AdaptiveProbability, set_probability
 from .ema import WeightAverage
 from .image_grid import SampleGrid
@@ -78,8 +78,9 @@ class Trainer:
 
     def _init_from(self, path):
         """Transfer learning: every weight of the snapshot that fits by name and shape."""
+        file = model_files.locate(path, '--init-from')
         try:
-            source = snapshots.load_networks(path)
+            source = snapshots.load_networks(file)
         except UserError as err:
             raise UserError(f'--init-from: {err}') from err
         for name, module in [('G', self.G), ('D', self.D), ('G_ema', self.G_ema)]:
