@@ -52,7 +52,7 @@ def jobs(shape, dtype, layout, device):
     """Yields what training calls most, on a tensor of this shape."""
     x, dy = (torch.randn(shape, device=device).to(dtype).contiguous(memory_format=layout) for _ in range(2))
     b = torch.randn(shape[1], device=device).to(dtype)
-    act = (1, 'lrelu', 0.2, bias_act.activation_funcs['lrelu'].gain, 256.0)
+    act = (1, 'lrelu', 0.2, bias_act.activation_funcs['lrelu'].def_gain, 256.0)
     yield Job('bias_act lrelu', 'bias_act', (x, b), act)
     yield Job('bias_act lrelu, backward', 'bias_act_slope', (dy, x, None), act)
     taps4 = upfirdn2d.setup_filter([1, 3, 3, 1], device=device)

@@ -1,5 +1,7 @@
 """Network snapshots: G_ema, on request G and D, with what is needed to build them again and what is known about them."""
 
+import os
+import pickle
 from typing import NamedTuple
 
 import torch
@@ -7,6 +9,8 @@ import torch
 import dnnlib
 from dnnlib import UserError
 from torch_utils import checkpoint, misc
+
+from . import legacy_pytorch
 
 ALLOWED_CLASSES = ('training.networks.Generator', 'training.networks.Discriminator')
 LARGEST_NUMBER = 1 << 20            # of a constructor argument: features, pixels, layers
@@ -48,14 +52,33 @@ def add_metrics(path, records):
 
 
 def load_networks(path, device='cpu', names=None):
-    """Reads a snapshot, or the networks of a run's training state -> `Snapshot`. Nothing in the file is executed.
+    """Reads a snapshot, the networks of a run's training state, or a pickle -> `Snapshot`. Nothing in the file is executed.
 
     Args:
         names: which networks to build; None = all.
     Raises: UserError if it cannot be used.
     """
-    info = checkpoint.load_info(path, ('network', 'training-state'))
-    tensors = checkpoint.load_tensors(path, device, prefixes=names)
+    if is_pickle(path):
+        tensors, info = legacy_pytorch.read(path, names)
+        tensors = {name: value.to(device) for name, value in tensors.items()}
+    else:
+        info = checkpoint.load_info(path, ('network', 'training-state'))
+        tensors = checkpoint.load_tensors(path, device, prefixes=names)
+    return build_networks(path, tensors, info, device, names)
+
+
+def is_pickle(path):
+    """By the first bytes: a safetensors file begins with the size of its header, which can look like a pickle's first byte, and a brace."""
+    if not os.path.isfile(path):
+        return False
+    with open(path, 'rb') as f:
+        head = f.read(9)
+    is_safetensors = head[8:] == b'{' and int.from_bytes(head[:8], 'little') < os.path.getsize(path)
+    return head[:1] == pickle.PROTO and not is_safetensors
+
+
+def build_networks(path, tensors, info, device='cpu', names=None):
+    """-> `Snapshot` of what was read from `path`; other arguments as above."""
     described = info.get('networks')
     if not isinstance(described, dict) or not all(isinstance(kwargs, dict) for kwargs in described.values()):
         raise checkpoint.damaged(path, 'it does not describe its networks')
