@@ -23,7 +23,7 @@ def largest_difference(function, export):
         inputs = export.inputs(n, psi, rng)
         got, want = function(**inputs), network_images(export.G, inputs, export.noise_mode)
         if got.shape != want.shape or got.dtype != want.dtype:
-            raise UserError(f'--format={export.format}: gives {got.dtype} {list(got.shape)} for {n} images, the network {want.dtype} {list(want.shape)}')
+            raise UserError(f'--format={export.format}: gives {got.dtype} {list(got.shape)}, the network {want.dtype} {list(want.shape)}')
         difference = (got - want).abs().max().item()
         if not difference <= TOLERANCE * max(1.0, want.abs().max().item()):         # NaN is no match either
             raise UserError(f'--format={export.format}: the file does not give the images of the network (they differ by {difference:.2g} '

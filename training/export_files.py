@@ -2,9 +2,11 @@
 
 import contextlib
 import importlib
+import io
 import json
 import logging
 import warnings
+import zipfile
 from typing import Callable, NamedTuple
 
 import torch
@@ -67,7 +69,12 @@ def write_torchscript(path, export):
     inputs = tuple(export.inputs(2).values())
     with _recording():
         traced = torch.jit.trace(export.function, inputs, check_trace=False)
-        torch.jit.save(traced, path, _extra_files={'metadata.json': json.dumps(export.metadata)})
+        saved = io.BytesIO()
+        torch.jit.save(traced, saved, _extra_files={'metadata.json': json.dumps(export.metadata)})
+    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(path, 'w') as file:
+        for entry in source.infolist():
+            if not entry.filename.endswith('.debug_pkl'):       # they quote this machine's paths, for the tracebacks of errors
+                file.writestr(entry, source.read(entry))
 
 
 def read_torchscript(path, export):
@@ -78,27 +85,45 @@ def read_torchscript(path, export):
 
 def write_onnx(path, export):
     import onnx
+    import onnxscript
     size = sum(tensor.nbytes for tensor in export.function.state_dict().values())
     if size >= ONNX_LIMIT:
-        raise UserError(f'--format=onnx: the generator has {size / 2 ** 30:.1f} GB, a file of this format holds less than 2; use --format=torchscript')
+        raise UserError(f'--format=onnx: the generator has {size / 2 ** 30:.1f} GB, a file holds less than 2; use --format=torchscript')
     inputs = export.inputs(2)
-    shapes = {name: {0: torch.export.Dim('N', min=1)} if value.ndim else None for name, value in inputs.items()}
+    shapes = {name: {0: torch.export.Dim('N', min=1, max=2 ** 31 - 1)} if value.ndim else None for name, value in inputs.items()}
     with _recording():
         program = torch.export.export(export.function, tuple(inputs.values()), dynamic_shapes=shapes, strict=False)
         model = torch.onnx.export(program, dynamo=True, opset_version=export.opset, input_names=list(inputs), output_names=['img'],
                                   verbose=False).model_proto
-    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
-                dim.dim_param = 'N'         # the exporter has a name of its own
+    if model.opset_import[0].version != export.opset:
+        raise UserError(f'--opset={export.opset}: torch {torch.__version__} and onnxscript {onnxscript.__version__} cannot write this version; '
+                        'use a lower one')
+    _only_what_runs(model)
     for key, value in export.metadata.items():
         model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
     onnx.save(model, path)
 
 
+def _only_what_runs(model):
+    """Takes out the exporter's notes, which quote our source and this machine's paths, and gives the number of images the name N."""
+    graph = model.graph
+    graph.ClearField('metadata_props')
+    for part in [*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]:
+        part.ClearField('metadata_props')
+    for value in [*graph.input, *graph.output]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = 'N'
+    graph.ClearField('value_info')
+
+
 def read_onnx(path, export):
     import onnxruntime
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    try:
+        session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    except Exception as err:                # its errors have no other class in common
+        reason = str(err).partition('\n')[0]
+        raise UserError(f'--opset={export.opset}: onnxruntime {onnxruntime.__version__} cannot load the file ({reason}); use a lower one') from err
     return lambda **inputs: torch.from_numpy(session.run(['img'], {name: value.numpy() for name, value in inputs.items()})[0])
 
 
