@@ -1,5 +1,7 @@
 import json
+import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -51,6 +53,13 @@ def run(folder, format, *options, dest=None):
     if format != 'onnx':
         options = [o for o in options if not o.startswith('--opset')]
     return run_cli(export.main, f'--network={folder / "net.safetensors"}', f'--format={format}', f'--dest={dest}', *options)
+
+
+def exported(folder, format):
+    """The file of an earlier test, or a new one."""
+    path = folder / f'out.{EXTENSIONS[format]}'
+    assert path.exists() or run(folder, format)[0] == 0
+    return path
 
 
 def run_file(path, *inputs):
@@ -118,8 +127,7 @@ run = lambda inputs: module(*map(torch.from_numpy, inputs))
 @pytest.mark.parametrize('format, load', [('onnx', LOAD_ONNX), ('torchscript', LOAD_TORCHSCRIPT)])
 def test_the_file_runs_without_this_project(case, format, load):
     folder, G, _options = case
-    path = folder / f'out.{EXTENSIONS[format]}'
-    assert path.exists() or run(folder, format)[0] == 0
+    path = exported(folder, format)
     result = subprocess.run([sys.executable, '-I', '-c', ALONE.format(load=load), path], capture_output=True, text=True, cwd=folder, check=True)
     img, metadata = json.loads(result.stdout)
     want = G(torch.ones(2, 4), torch.eye(2), noise_mode='const')
@@ -255,3 +263,18 @@ def test_limits_of_onnx(tmp_path, monkeypatch):
     job = export_files.Export('onnx', None, None, 'z', 'const', 99, {})
     with pytest.raises(export_files.UserError, match=r'--opset=99: onnxruntime .* cannot load the file'):
         export_files.read(str(tmp_path / 'model'), job)
+
+
+@pytest.mark.parametrize('case', ['skip'], indirect=True)
+def test_the_examples_of_the_documentation_run(case, monkeypatch, capsys):
+    folder, _G, _options = case
+    for format in ('onnx', 'torchscript'):
+        path = exported(folder, format)
+        shutil.copy(path, folder / f'generator{path.suffix}')
+    monkeypatch.chdir(folder)
+    text = (pathlib.Path(export.__file__).parent / 'docs' / 'export.md').read_text()
+    for code in re.findall(r'```python\n(.*?)```', text, re.DOTALL):
+        with export_files._recording():                 # the remarks of torch.jit
+            exec(code.replace('512', '4'), {})
+        printed = capsys.readouterr().out
+        assert re.search(r'8, 3, 8, 8', printed) and 'net.safetensors' in printed
