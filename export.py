@@ -1,0 +1,69 @@
+"""Save a trained generator for other programs: python export.py --network=FILE --format=onnx --dest=generator.onnx"""
+
+import os
+
+import click
+
+from dnnlib import UserError, files
+from dnnlib.util import user_errors
+from training import export_check, export_files, model_files
+
+CHOICES = dict(input='z', noise_mode='const', opset=18)         # of the formats that record a computation
+
+
+def check_options(network, format, dest, choices):
+    """Raises UserError unless the options go together; choices: {name: value, None = not given}."""
+    extension = export_files.FORMATS[format].extension
+    if os.path.splitext(dest)[1] != extension:
+        raise UserError(f'--dest={dest}: a file of --format={format} ends in {extension}')
+    if os.path.exists(dest) and os.path.exists(network) and os.path.samefile(network, dest):
+        raise UserError(f'--dest={dest}: is the network itself; name another file')
+    for name, value in choices.items():
+        if value is not None and (format == 'safetensors' or (name == 'opset' and format != 'onnx')):
+            raise UserError(f'--{name.replace("_", "-")}={value}: --format={format} has no such choice; leave it out')
+    export_files.require_packages(format)
+
+
+def load_generator(network):
+    """-> (G_ema on the CPU, info of its snapshot, path of the file)."""
+    path = model_files.locate(network)
+    snapshot = model_files.load_snapshot(path, 'cpu')
+    if snapshot.G_ema.mapping.w_avg_beta is None:
+        raise UserError(f'--network={network}: it keeps no average of w, which the input truncation_psi needs')
+    return snapshot.G_ema, snapshot.info, path
+
+
+@click.command(context_settings=dict(max_content_width=120))
+@click.option('--network', help='Network: file, https:// address, hf:user/repo or a published name such as ffhq256', required=True, metavar='NETWORK')
+@click.option('--format', help='Kind of file: for ONNX runtimes, for torch without this project, or a snapshot with the averaged generator alone',
+              type=click.Choice(list(export_files.FORMATS)), required=True)
+@click.option('--dest', help='File to write, ending in .onnx, .pt or .safetensors', required=True, metavar='FILE')
+@click.option('--input', help='Latents it takes: z, or w for each layer  [default: z]', type=click.Choice(['z', 'w']))
+@click.option('--noise-mode', help='Noise of the synthesis: fixed, or none  [default: const]', type=click.Choice(['const', 'none']))
+@click.option('--opset', help='Version of the ONNX operators  [default: 18]', type=click.IntRange(min=18), metavar='INT')
+def main(**opts):
+    """Save a trained generator for other programs.
+
+    The file is read back and compared with the network on random inputs; it is there only if both give the same images.
+    """
+    with user_errors():
+        export(**opts)
+
+
+def export(network, format, dest, **choices):
+    """What the command does; options as of the command."""
+    check_options(network, format, dest, choices)
+    files.make_dir(os.path.dirname(dest) or '.')
+    G, info, path = load_generator(network)
+    choices = {name: CHOICES[name] if value is None else value for name, value in choices.items()}
+    job = export_files.Export(format, G, info, latents=choices['input'], noise_mode=choices['noise_mode'], opset=choices['opset'],
+                              source=dict(source=os.path.basename(network), source_sha256=files.sha256_of_file(path)))
+    with files.atomic_path(dest) as temp:
+        export_files.write(temp, job)
+        count, difference = export_check.largest_difference(export_files.read(temp, job), job)
+        size = os.path.getsize(temp)
+    print(f'Saved {dest} ({size / 1e6:.1f} MB): {count} images from random inputs differ from those of the network by at most {difference:.1g}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,91 @@
+"""The generator as a function of tensors alone, in operators that every program knows: what an exported file holds."""
+
+import torch
+
+from torch_utils.ops import _library
+
+
+class _Images(torch.nn.Module):
+    """Truncation, synthesis in float32, and nothing that depends on values or on the number of images."""
+
+    def __init__(self, G, noise_mode):
+        super().__init__()
+        self.synthesis = G.synthesis
+        self.noise_mode = noise_mode
+        self.register_buffer('w_avg', G.mapping.w_avg)
+
+    def images(self, ws, truncation_psi):
+        ws = ws + (self.w_avg - ws) * (1 - truncation_psi)          # psi = 1 leaves ws as they are, to the bit
+        return self.synthesis(ws, noise_mode=self.noise_mode, fused_modconv=False, force_fp32=True)
+
+
+class _FromW(_Images):
+    def forward(self, w, truncation_psi):
+        return self.images(w, truncation_psi)
+
+
+class _FromZ(_Images):
+    def __init__(self, G, noise_mode):
+        super().__init__(G, noise_mode)
+        self.mapping = G.mapping
+
+    def forward(self, z, truncation_psi):
+        return self.images(self.mapping(z, None), truncation_psi)
+
+
+class _FromLabelledZ(_FromZ):
+    def forward(self, z, c, truncation_psi):
+        return self.images(self.mapping(z, c), truncation_psi)
+
+
+def image_function(G, latents='z', noise_mode='const'):
+    """A module whose arguments are those that `random_inputs` gives, by the same names -> img [N, C, H, W] float32.
+
+    Args:
+        G:          `Generator` that keeps an average of w.
+        latents:    'z', or 'w' [N, num_ws, w_dim]: the labels have then done their part.
+        noise_mode: 'const' or 'none': the same input always gives the same image.
+    """
+    if latents == 'w':
+        return _FromW(G, noise_mode).eval()
+    return (_FromLabelledZ if G.c_dim > 0 else _FromZ)(G, noise_mode).eval()
+
+
+def random_inputs(G, latents, n, truncation_psi, rng):
+    """-> {'z' or 'w': [n, ...], 'c': [n, c_dim] if G has classes and takes z, 'truncation_psi': []}, float32; the classes take turns."""
+    z = torch.randn([n, G.z_dim], generator=rng)
+    c = torch.nn.functional.one_hot(torch.arange(n) % max(G.c_dim, 1), max(G.c_dim, 1)).to(torch.float32)
+    inputs = dict(truncation_psi=torch.tensor(truncation_psi, dtype=torch.float32))
+    if latents == 'w':
+        return dict(w=G.mapping(z, c), **inputs)
+    return dict(z=z, c=c, **inputs) if G.c_dim > 0 else dict(z=z, **inputs)
+
+
+def network_images(G, inputs, noise_mode):
+    """What the file is to give for `inputs`, by the network's own way: nothing made for the export is in it."""
+    psi = inputs['truncation_psi'].item()
+    if 'w' in inputs:
+        ws = inputs['w'].lerp(G.mapping.w_avg.expand_as(inputs['w']), 1 - psi)
+    else:
+        ws = G.mapping(inputs['z'], inputs.get('c'), truncation_psi=psi)
+    return G.synthesis(ws, noise_mode=noise_mode, force_fp32=True)
+
+
+class PlainOps(torch.overrides.TorchFunctionMode):
+    """Inside, this project's own operators run, and are recorded, as the plain torch that defines them."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.addcmul:                   # torch 2.6 cannot export it where the number of images is open
+            return args[0] + args[1] * args[2]
+        if getattr(func, 'namespace', None) != 'kdgan':
+            return func(*args, **(kwargs or {}))
+        name = func._schema.name.partition('::')[2]
+        return (_upfirdn2d if name == 'upfirdn2d' else _library.references[name])(*args)
+
+
+def _upfirdn2d(x, f, upx, upy, *args):
+    """Without a tensor made on a fixed device and written into, as the definition of the operator does it."""
+    if upx > 1 or upy > 1:
+        n, c, h, w = x.shape
+        x = torch.nn.functional.pad(x.reshape(n, c, h, 1, w, 1), [0, upx - 1, 0, 0, 0, upy - 1]).reshape(n, c, h * upy, w * upx)
+    return _library.references['upfirdn2d'](x, f, 1, 1, *args)
