@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import run_cli
 
+import dnnlib
 import export
 from torch_utils import checkpoint
 from torch_utils.ops import bias_act, upfirdn2d
