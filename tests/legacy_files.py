@@ -82,15 +82,28 @@ def persistent(class_name, state, version=6):
                 dict(type='class', version=version, module_src=HOSTILE_SOURCE, class_name=class_name, state=state))
 
 
-def persistent_module(module, kwargs, attributes=(), args=()):
-    """A module and its parts as persistent objects; `attributes`: (class name, attribute, value) to add or replace."""
+def persistent_module(module, kwargs, attributes=(), args=(), tensor=lambda value: value):
+    """A module and its parts as persistent objects. `attributes`: (class name, attribute, value) to add or replace; `tensor`: what to put for one."""
     state = {key: value for key, value in vars(module).items() if type(value) in (int, float, bool, str, type(None), OrderedDict, set)}
-    state.update(_parameters=OrderedDict(module._parameters), _buffers=OrderedDict(module._buffers), _init_args=args, _init_kwargs=kwargs)
-    state['_modules'] = OrderedDict((key, persistent_module(part, {}, attributes)) for key, part in module._modules.items() if part is not None)
+    for kind in ('_parameters', '_buffers'):
+        state[kind] = OrderedDict((key, value if value is None else tensor(value)) for key, value in getattr(module, kind).items())
+    parts = {key: persistent_module(part, {}, attributes, tensor=tensor) for key, part in module._modules.items() if part is not None}
+    state.update(_modules=OrderedDict(parts), _init_args=args, _init_kwargs=kwargs)
     compute = getattr(module, 'compute', None)
     state['use_fp16'] = module.use_fp16 if compute is None and hasattr(module, 'use_fp16') else compute is not None and compute.dtype != torch.float32
     state.update({key: value for name, key, value in attributes if name == type(module).__name__})
     return persistent(type(module).__name__, state)
+
+
+def storage_call(tensor):
+    """The numbers of a tensor, as one object that several tensors can share."""
+    _, (data,) = tensor._typed_storage().__reduce__()
+    return Call('torch.storage._load_from_bytes', data)
+
+
+def tensor_call(storage, shape, stride=None, offset=0):
+    stride = stride or tuple(math.prod(shape[i + 1:]) for i in range(len(shape)))
+    return Call('torch._utils._rebuild_tensor_v2', storage, offset, tuple(shape), stride, False, OrderedDict())
 
 
 # ---------------------------------------------------------------------------
