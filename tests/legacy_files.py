@@ -127,8 +127,9 @@ def tensorflow_generator(res=16, z_dim=8, w_dim=8, base=64, top=16, seed=0, **st
     for r in [2 ** i for i in range(2, int(math.log2(res)) + 1)]:
         convs = {'Conv': width(4)} if r == 4 else {'Conv0_up': width(r // 2), 'Conv1': width(r)}
         for name, fan_in in convs.items():
-            synthesis.update({f'{r}x{r}/{name}/weight': draw(3, 3, fan_in, width(r)), f'{r}x{r}/{name}/mod_weight': draw(w_dim, fan_in),
-                              f'{r}x{r}/{name}/mod_bias': draw(fan_in), f'{r}x{r}/{name}/noise_strength': draw(), f'{r}x{r}/{name}/bias': draw(width(r))})
+            layer = dict(weight=draw(3, 3, fan_in, width(r)), mod_weight=draw(w_dim, fan_in), mod_bias=draw(fan_in), noise_strength=draw(),
+                         bias=draw(width(r)))
+            synthesis.update({f'{r}x{r}/{name}/{key}': value for key, value in layer.items()})
         synthesis.update({f'{r}x{r}/ToRGB/weight': draw(1, 1, width(r), 3), f'{r}x{r}/ToRGB/mod_weight': draw(w_dim, width(r)),
                           f'{r}x{r}/ToRGB/mod_bias': draw(width(r)), f'{r}x{r}/ToRGB/bias': draw(3)})
     for i in range(2 * int(math.log2(res)) - 3):
@@ -155,5 +156,6 @@ def tensorflow_discriminator(res=16, base=64, top=16, seed=1, **static):
     variables.update({'4x4/Conv/weight': draw(3, 3, width(4) + 1, width(4)), '4x4/Conv/bias': draw(width(4)),
                       '4x4/Dense0/weight': draw(16 * width(4), width(4)), '4x4/Dense0/bias': draw(width(4)),
                       'Output/weight': draw(width(4), 1), 'Output/bias': draw(1)})
-    kwargs = dict(func_name='training.networks_stylegan2.D_stylegan2', num_channels=3, resolution=res, label_size=0, fmap_base=base, fmap_max=top, **static)
+    kwargs = dict(func_name='training.networks_stylegan2.D_stylegan2', num_channels=3, resolution=res, label_size=0, fmap_base=base, fmap_max=top,
+                  **static)
     return tensorflow_network('D', kwargs, variables), variables

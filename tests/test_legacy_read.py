@@ -135,6 +135,7 @@ REFUSED = {
     'other widths': (lambda: replaced(kwargs=dict(w_dim=9)), 'its arguments ask for'),
     'more layers than tensors': (lambda: replaced(kwargs=dict(mapping_kwargs=dict(num_layers=3))), "G_ema lacks the tensor 'mapping.fc2.weight'"),
     'more tensors than layers': (lambda: replaced(kwargs=dict(mapping_kwargs=dict(num_layers=1))), "G_ema has the tensor 'mapping.fc1.weight'"),
+    'thousands of arguments': (lambda: replaced(kwargs={f'a{i}': None for i in range(5000)}), 'far more than a network takes'),
     'no images named': (lambda: replaced(kwargs=dict(img_channels=None)), 'img_channels=None'),
     'parts of another network': (lambda: class_renamed(b'ToRGBLayer', b'SelfAttention'), "an object of the class 'SelfAttention'"),
     'another network': (lambda: class_renamed(b'Generator', b'Transformer'), "G_ema is an object of the class 'Transformer', not a Generator"),
@@ -162,13 +163,17 @@ def test_what_is_not_such_a_network_is_refused_in_one_line(case):
     assert message in str(err.value) and '\n' not in str(err.value)
 
 
-def test_parts_that_are_there_many_times_are_refused():
+@pytest.mark.parametrize('deep', [False, True])
+def test_parts_that_are_there_many_times_are_refused(deep):
     """A tree of 2 ** 30 parts in a file of a few KB."""
     tree = persistent('SynthesisBlock', {})
     for _ in range(30):
         tree = persistent('SynthesisBlock', dict(_modules=dict(a=tree, b=tree)))
+    if deep:
+        for _ in range(30):
+            tree = persistent('SynthesisBlock', dict(_modules=dict(a_long_name=tree)))
     G = persistent('Generator', dict(_modules=dict(synthesis=tree), _init_args=(8, 0, 8, 16, 3), _init_kwargs={}))
-    with pytest.raises(UserError, match='G_ema has more than 1000 parts'):
+    with pytest.raises(UserError, match='G_ema has more than 1000 parts, or parts inside parts without end'):
         read(dumps(dict(G_ema=G)))
 
 

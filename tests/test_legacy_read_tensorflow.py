@@ -172,7 +172,7 @@ def change(three, which, change):
 
 @pytest.mark.parametrize('changed, message', [
     (lambda s: dict(variables=s['variables'][1:]), "D lacks the tensor 'b16.fromrgb.weight'"),
-    (lambda s: dict(variables=[*s['variables'], ('16x16/Attention/weight', np.zeros([1, 1], np.float32))]), "D has the variable '16x16/Attention/weight'"),
+    (lambda s: dict(variables=[*s['variables'], ('8x8/Attention/weight', np.zeros([1, 1], np.float32))]), "variable '8x8/Attention/weight'"),
     (lambda s: dict(variables=[(k, v.T if k == '4x4/Dense0/weight' else v) for k, v in s['variables']]), "'b4.fc.weight' with shape"),
     (lambda s: dict(variables=[(k, v[0] if k == '4x4/Conv/weight' else v) for k, v in s['variables']]), "'b4.conv.weight' with shape None"),
     (lambda s: dict(variables=[('a', 'b')]), 'a variable that is not a name and an array'),
@@ -181,7 +181,9 @@ def change(three, which, change):
     (lambda s: dict(static_kwargs=legacy_files.easy_dict(**s['static_kwargs'].entries | dict(label_size=3))), 'whose labels enter otherwise'),
     (lambda s: dict(static_kwargs=None), 'D has no static_kwargs'),
     (lambda s: dict(components=dict(mapping=5)), 'a part that is no network'),
-], ids=range(10))
+    (lambda s: dict(components=dict(attention=5)), 'other parts than mapping and synthesis'),
+    (lambda s: dict(variables=[(f'{i}', np.zeros([], np.float32)) for i in range(2000)]), 'more than 1000 variables'),
+], ids=range(12))
 def test_networks_that_are_not_like_ours_are_refused(three, changed, message):
     with pytest.raises(UserError) as err:
         read(*change(three, 1, changed))

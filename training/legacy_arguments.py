@@ -17,6 +17,7 @@ from torch_utils.pickle_machine import PickleError, Span
 
 GENERATOR, DISCRIMINATOR = 'training.networks.Generator', 'training.networks.Discriminator'
 HARMLESS = ('fused_modconv_default', 'channels_last')       # how a result is computed, not what it is
+MAX_ARGUMENTS = 60              # of a network or a part of it, settings that are dropped included
 MAX_SHARING = 8                 # tensors that use the same bytes: G, G_ema and D in two precisions at most
 
 
@@ -68,6 +69,8 @@ ARGUMENTS = {                   # what each may be; a dictionary = the arguments
 
 def checked(kwargs, allowed, where):
     """The arguments our classes take, as JSON has them. Raises PickleError for one that they do not take, or not with this value."""
+    if len(kwargs) > MAX_ARGUMENTS:
+        raise PickleError(f'{where} has {len(kwargs):,} arguments, far more than a network takes')
     result = {}
     for key, value in kwargs.items():
         value = list(value) if type(value) is tuple else value
