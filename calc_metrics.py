@@ -9,8 +9,8 @@ from dnnlib import UserError, files
 from dnnlib.util import user_errors
 from kd_plugin.options import DEFAULT_TEACHER
 from metrics import metric_main, metric_utils
-from torch_utils import checkpoint, distributed, misc
-from training import demo_data, snapshots
+from torch_utils import distributed, misc
+from training import demo_data, model_files
 from training.config import torch_device
 
 
@@ -25,15 +25,16 @@ def parse_metrics(text):
 def choose_data(data, info, network):
     """Constructor arguments of the real images: --data, else what the snapshot was trained on. Raises UserError if they are not there."""
     size = info['networks']['G_ema']['img_resolution']
-    kwargs = info['training'].get('options', {}).get('training_set_kwargs', {})
-    kwargs = dict(class_name='training.dataset.ImageFolderDataset') | kwargs | dict(resolution=None)
     if data is not None:
-        return kwargs | dict(path=demo_data.demo_set(size) if data == 'demo' else data)
-    if 'path' not in kwargs:
-        raise UserError(f'{network}: the snapshot does not say what it was trained on; name the real images with --data=PATH')
-    if not os.path.exists(kwargs['path']):
-        raise UserError(f'{kwargs["path"]}: the data set that the snapshot was trained on is not there any more; name it with --data=PATH')
-    return kwargs
+        path = demo_data.demo_set(size) if data == 'demo' else data
+    else:
+        kwargs = info['training'].get('options', {}).get('training_set_kwargs') or {}
+        path = kwargs.get('path')                   # never the class: files name no code to run
+        if not isinstance(path, str):
+            raise UserError(f'{network}: the snapshot does not say what it was trained on; name the real images with --data=PATH')
+        if not os.path.exists(path):
+            raise UserError(f'{path}: the data set that the snapshot was trained on is not there any more; name it with --data=PATH')
+    return dict(class_name='training.dataset.ImageFolderDataset', path=path)
 
 
 def check_data(data_kwargs, G_kwargs):
@@ -55,8 +56,8 @@ def _describe(size, channels):
 
 
 def choose_outdir(outdir, network):
-    """Where the results go: --outdir, else the snapshot's folder; the current one for an address. Raises UserError if it cannot be written."""
-    outdir = outdir or ('.' if files.is_url(network) else os.path.dirname(os.path.abspath(network)))
+    """Where the results go: --outdir, else the snapshot's folder, or the current one. Raises UserError if it cannot be written."""
+    outdir = outdir or (os.path.dirname(os.path.abspath(network)) if model_files.is_local(network) else '.')
     files.make_dir(outdir)
     if not os.access(outdir, os.W_OK | os.X_OK):
         raise UserError(f'--outdir={outdir}: no permission to write there; choose another folder')
@@ -68,24 +69,23 @@ def calculate(network, metrics, data, detector, teacher, device, batch, workers,
     names = parse_metrics(metrics)
     device = distributed.init(torch_device(device))
     with distributed.main_process_first():
-        path = snapshots.locate(network)
-    info = checkpoint.load_info(path, 'network')
-    if 'G_ema' not in info['networks']:
-        raise UserError(f'--network={network}: there is no G_ema in it; name a network-snapshot-....safetensors of train.py')
+        model_files.locate(network)
+    snapshot = model_files.load_snapshot(network, device)
+    G, info = snapshot.G_ema, snapshot.info
     data_kwargs = choose_data(data, info, network)
     check_data(data_kwargs, info['networks']['G_ema'])
     outdir = choose_outdir(outdir, network)
     detectors = metric_main.load_detectors(names, device, detector, dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
     if device.type == 'cpu':
         misc.keep_freed_memory()
-    G = snapshots.load_networks(path, device, names=['G_ema']).G_ema
     for name in names:
-        metric_main.calc_and_report(outdir, network, info['training'].get('cur_nimg'), metric=name, G=G, dataset_kwargs=data_kwargs, device=device,
-                                    detector=detectors[name], seed=seed, batch_size=batch, num_workers=workers)
+        metric_main.calc_and_report(outdir, model_files.address_of(network), info['training'].get('cur_nimg'), metric=name, G=G,
+                                    dataset_kwargs=data_kwargs, device=device, detector=detectors[name], seed=seed,
+                                    batch_size=batch, num_workers=workers)
 
 
 @click.command(context_settings=dict(max_content_width=120))
-@click.option('--network', help='Network snapshot, file or address', required=True, metavar='FILE|URL')
+@click.option('--network', help='Network: file, https:// address, hf:user/repo or a published name such as ffhq256', required=True, metavar='NETWORK')
 @click.option('--metrics', help='Comma-separated list of fid<N>_full and clipfid<N>_full: N images such as 500 or 5k against all real ones',
               default='fid50k_full', show_default=True, metavar='LIST')
 @click.option('--data', help='Real images: folder or zip from dataset_tool.py, or demo  [default: those of the training]', metavar='PATH|demo')

@@ -12,7 +12,7 @@ import torch
 from dnnlib import UserError, files
 from dnnlib.util import user_errors
 from torch_utils import misc
-from training import image_grid, snapshots
+from training import image_grid, model_files
 from training.config import torch_device
 
 
@@ -97,7 +97,7 @@ def labels_of(seeds, classes, class_names):
 
 
 @click.command(context_settings=dict(max_content_width=120))
-@click.option('--network', help='Network snapshot, file or address', required=True, metavar='FILE|URL')
+@click.option('--network', help='Network: file, https:// address, hf:user/repo or a published name such as ffhq256', required=True, metavar='NETWORK')
 @click.option('--outdir', help='Where to save the images', required=True, metavar='DIR')
 @click.option('--seeds', help='Random seeds, like 0,3,7-9  [default: 0-15, or as many as the grid holds]', metavar='LIST')
 @click.option('--grid', help='One image of so many columns and rows instead of single images', metavar='COLSxROWS')
@@ -123,7 +123,7 @@ def generate(network, outdir, seeds, grid, labels, trunc, class_text, noise_mode
     columns, rows = parse_grid(grid) if grid is not None else (None, None)
     seeds = parse_seeds(seeds) if seeds is not None else list(range(columns * rows if grid else 16))
     device = torch_device(device)
-    snapshot = snapshots.load_networks(snapshots.locate(network), device, names=['G_ema'])
+    snapshot = model_files.load_snapshot(network, device)
     G, class_names = snapshot.G_ema, snapshot.info['training'].get('class_names')
     torch.manual_seed(0)                    # of --noise-mode=random
     if projected_w is not None:

@@ -4,11 +4,10 @@ import os
 
 import click
 
-import dnnlib
 from dnnlib import UserError
 from dnnlib.util import user_errors
 from torch_utils import checkpoint
-from training import legacy_pytorch, legacy_writer, snapshots
+from training import legacy_pytorch, legacy_writer, model_files, snapshots
 
 
 def load_network_pkl(f, device='cpu'):
@@ -21,13 +20,10 @@ def load_network_pkl(f, device='cpu'):
     Raises:     UserError if the file cannot be used.
     """
     tensors, info = legacy_pytorch.read(f)
-    networks = dict(G=None, D=None, G_ema=None)
-    for name, kwargs in info['networks'].items():
-        module = dnnlib.util.construct_class_by_name(**snapshots.for_inference(kwargs, device)).eval().requires_grad_(False).to(device)
-        prefix = name + '.'
-        module.load_state_dict({key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})
-        networks[name] = module
-    return dict(networks, training_set_kwargs=info['training'].get('options', {}).get('training_set_kwargs'), augment_pipe=None)
+    tensors = {name: value.to(device) for name, value in tensors.items()}
+    found = snapshots.build_networks(getattr(f, 'name', f), tensors, info, device).networks
+    return dict(dict(G=None, D=None, G_ema=None) | found, augment_pipe=None,
+                training_set_kwargs=info['training'].get('options', {}).get('training_set_kwargs'))
 
 
 @click.command(context_settings=dict(max_content_width=120))
@@ -44,7 +40,7 @@ def convert(source, dest):
     kinds = os.path.splitext(source)[1].lower(), os.path.splitext(dest)[1].lower()
     if kinds not in [('.pkl', '.safetensors'), ('.safetensors', '.pkl')]:
         raise UserError(f'--source={source} --dest={dest}: one must end with .pkl, the other with .safetensors')
-    path = snapshots.locate(source)
+    path = model_files.locate(source, '--source')
     if kinds[0] == '.pkl':
         checkpoint.save(dest, 'network', *legacy_pytorch.read(path))
     else:

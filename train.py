@@ -13,7 +13,7 @@ from kd_plugin.loss import check_distillation
 from kd_plugin.options import DEFAULT_TEACHER, kd_config, kd_options
 from metrics import metric_main
 from torch_utils import distributed
-from training import demo_data, presets
+from training import demo_data, model_files, presets, snapshot_keep, snapshots
 from training.augment import augpipe_specs
 from training.config import add_augmentation, add_networks, add_schedule, check_dataset, number_of_processes, torch_device
 from training.runs import find_run, launch
@@ -27,6 +27,10 @@ from training.runs import find_run, launch
 @click.option('--gpus', help='Number of processes, a power of two', type=click.IntRange(min=1), metavar='INT')
 @click.option('--device', help='Where to train', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto', show_default=True)
 @click.option('--snap', help='Snapshot every so many ticks', type=click.IntRange(min=1), metavar='INT')
+@click.option('--snapshot-networks', help='In a snapshot: G_ema alone, or G and D as well', type=click.Choice(['ema', 'all']), default='ema',
+              show_default=True)
+@click.option('--snapshot-keep', help='Snapshots to keep, such as last=2,best=1,every=1000 (kimg)', default='all', show_default=True,
+              metavar='RULES|all')
 @click.option('--tick', help='Thousands of images per tick', type=click.FloatRange(min=0, min_open=True), metavar='KIMG')
 @click.option('--metrics', help='Comma-separated list or none  [default: fid50k_full]', metavar='LIST')
 @click.option('--detector', help='Inception network of the FID, if it cannot be downloaded', metavar='FILE')
@@ -49,7 +53,7 @@ from training.runs import find_run, launch
 @click.option('--target', help='Target of ADA', type=click.FloatRange(0, 1))
 @click.option('--augpipe', help='Kinds of augmentation  [default: bgc]', type=click.Choice(list(augpipe_specs)))
 # Transfer learning.
-@click.option('--init-from', help='Start from the weights of a network snapshot', metavar='FILE')
+@click.option('--init-from', help='Start from these weights: file, https:// address, hf:user/repo or a name such as ffhq256', metavar='NETWORK')
 @click.option('--resume', hidden=True, expose_value=False, callback=lambda _ctx, _param, value: refuse_resume(value))
 @click.option('--freezed', help="Freeze the discriminator's first layers", type=click.IntRange(min=0), metavar='INT')
 # Performance.
@@ -102,6 +106,8 @@ def build_config(opts):
     if kd is not None:
         config.loss_kwargs.update(class_name='kd_plugin.loss.KDLoss', kd_kwargs=kd)
     add_metrics(config, opts, preset, kd)
+    config.snapshot_networks = ['G_ema'] if opts.snapshot_networks == 'ema' else ['G_ema', 'G', 'D']
+    config.snapshot_keep = snapshot_keep.parse(opts.snapshot_keep, config.metrics)
     return config, describe(opts, dataset.name, config)
 
 
@@ -151,8 +157,13 @@ def preflight(config):
     if kd is not None:
         check_distillation(min(config.D_kwargs['channel_base'] // 4, config.D_kwargs['channel_max']), **kd)
     metric_main.check_metrics(config.metrics, config.metric_kwargs['detector'], config.metric_kwargs['teacher_kwargs'])
-    if config.init_from and not os.path.isfile(config.init_from):
-        raise UserError(f'--init-from={config.init_from}: there is no such file; name a network-snapshot-....safetensors')
+    if config.init_from:
+        with distributed.main_process_first():
+            path = model_files.locate(config.init_from, '--init-from')
+        try:
+            snapshots.load_networks(path)
+        except UserError as err:
+            raise UserError(f'--init-from={config.init_from}: {err}') from err
 
 
 if __name__ == '__main__':

@@ -1,17 +1,20 @@
 """Speed of bias_act and upfirdn2d: python benchmarks/ops.py [--device=cpu|cuda] [--quick]
 
 For each operator, shape, layout and dtype it prints the time of the kernel (on a CPU: of the plain torch that serves there), of the
-reference in plain torch on the same device, and of a copy that reads and writes as many bytes, all measured in the same run: `of copy` is
-the copy's time over the kernel's, so the fraction of the bandwidth that a copy reaches. Targets on a GPU: 90 % for bias_act and 75 % for
-upfirdn2d on large tensors; for small ones, where launching dominates, the time of one elementwise kernel or 83 % of it.
+reference in plain torch on the same device, of a copy that reads and writes as many bytes, and of the elementwise kernel torch.neg on the
+same tensor, all measured in the same run. `of copy` and `of neg` are their times over the kernel's. Targets on a GPU: for large tensors
+90 % of the copy for bias_act and 75 % for upfirdn2d; for small ones, where launching dominates, 83 % of neg (1.2 times its time).
 
-Times are of the device: on a GPU, of calls recorded into a CUDA graph, so that Python does not count; on a CPU, the best of several calls.
+These times are of the device: on a GPU, of calls recorded into a CUDA graph, so that Python does not count; on a CPU, the best of several
+calls. `eager` is what one call costs outside of a graph when calls follow each other and no gradient is asked for, Python included: for small
+tensors much more.
 """
 
 import math
 import os
 import sys
 import time
+import warnings
 from typing import NamedTuple
 
 import click
@@ -24,7 +27,9 @@ from torch_utils.ops import bias_act, upfirdn2d  # noqa: E402
 from torch_utils.ops._library import references  # noqa: E402
 from training.augment import SYM6  # noqa: E402
 
-SHAPES = {'cuda': [(16, 512, 4, 4), (16, 512, 32, 32), (16, 256, 128, 128), (16, 64, 256, 256), (16, 3, 256, 256)],
+# Odd extents: a convolution that doubles the size passes 2 H + 1 to its filter, and such rows allow no access of 16 bytes.
+SHAPES = {'cuda': [(16, 512, 4, 4), (16, 512, 32, 32), (16, 512, 33, 33), (16, 256, 128, 128), (16, 256, 129, 129), (16, 64, 256, 256),
+                   (16, 64, 257, 257), (16, 3, 256, 256)],
           'cpu': [(4, 128, 4, 4), (4, 128, 32, 32), (4, 32, 128, 128), (4, 3, 128, 128)]}
 DTYPES = {'cuda': [torch.float16, torch.bfloat16, torch.float32], 'cpu': [torch.bfloat16, torch.float32]}
 
@@ -47,7 +52,7 @@ def jobs(shape, dtype, layout, device):
     """Yields what training calls most, on a tensor of this shape."""
     x, dy = (torch.randn(shape, device=device).to(dtype).contiguous(memory_format=layout) for _ in range(2))
     b = torch.randn(shape[1], device=device).to(dtype)
-    act = (1, 'lrelu', 0.2, bias_act.activation_funcs['lrelu'].gain, 256.0)
+    act = (1, 'lrelu', 0.2, bias_act.activation_funcs['lrelu'].def_gain, 256.0)
     yield Job('bias_act lrelu', 'bias_act', (x, b), act)
     yield Job('bias_act lrelu, backward', 'bias_act_slope', (dy, x, None), act)
     taps4 = upfirdn2d.setup_filter([1, 3, 3, 1], device=device)
@@ -92,14 +97,40 @@ def _cuda_ms(fn, seconds, calls=20):
     return best
 
 
+def eager_ms(fn, device, calls):
+    """Milliseconds of one call in a row of them, as the program that makes them sees it."""
+    wait = torch.cuda.synchronize if device.type == 'cuda' else lambda: None
+    fn()
+    wait()
+    start = time.perf_counter()
+    for _ in range(calls):
+        fn()
+    wait()
+    return (time.perf_counter() - start) / calls * 1e3
+
+
 def measure(job, device, seconds):
-    """-> milliseconds of kernel, reference and copy."""
+    """-> milliseconds of kernel, reference, copy, neg, and of the kernel called eagerly."""
     y = job.kernel()
     tensors = [t for t in job.tensors if t is not None]
     moved = sum(t.numel() * t.element_size() for t in [*tensors, y])
     source = torch.empty(moved // 2, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return tuple(device_ms(fn, device, seconds) for fn in (job.kernel, job.reference, lambda: target.copy_(source)))
+    fns = job.kernel, job.reference, lambda: target.copy_(source), lambda: torch.neg(job.tensors[0])
+    return *(device_ms(fn, device, seconds) for fn in fns), eager_ms(job.kernel, device, 100 if device.type == 'cuda' else 3)
+
+
+def require_kernels(device):
+    """No fallback passes for a kernel here."""
+    if not torch.cuda.is_available():
+        raise click.ClickException(f'--device=cuda needs a CUDA GPU, torch {torch.__version__} sees none; python -m torch_utils.doctor says more')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')                 # the error says the same
+        for kernel in custom_ops.OPERATORS:
+            try:
+                custom_ops.require(kernel, device)
+            except RuntimeError as err:
+                raise click.ClickException(str(err)) from None
 
 
 @click.command()
@@ -109,19 +140,19 @@ def main(device, quick):
     """Measures bias_act and upfirdn2d."""
     device = torch.device(device)
     if device.type == 'cuda':
-        for kernel in custom_ops.OPERATORS:
-            custom_ops.require(kernel, device)          # no fallback passes for a kernel here
+        require_kernels(device)
     name = torch.cuda.get_device_name() if device.type == 'cuda' else f'CPU, {torch.get_num_threads()} threads, plain torch for kernel'
     print(f'torch {torch.__version__}, {name}; times in ms')
-    print(f'{"operator":<26}{"shape":<22}{"dtype":<10}{"layout":<15}{"kernel":>9}{"reference":>11}{"copy":>9}{"speed-up":>10}{"of copy":>9}')
+    print(f'{"operator":<26}{"shape":<22}{"dtype":<10}{"layout":<15}{"kernel":>9}{"reference":>11}{"copy":>9}{"neg":>9}{"eager":>9}'
+          f'{"speed-up":>10}{"of copy":>9}{"of neg":>8}')
     for shape in SHAPES[device.type][:1 if quick else None]:
         for dtype in DTYPES[device.type]:
             for layout in (torch.contiguous_format, torch.channels_last):
                 for job in jobs(shape, dtype, layout, device):
-                    kernel, reference, copy = measure(job, device, 0.01 if quick else 0.2)
+                    kernel, reference, copy, neg, eager = measure(job, device, 0.01 if quick else 0.2)
                     where = ['channels_last' if layout == torch.channels_last else 'contiguous', str(dtype).removeprefix('torch.')]
                     print(f'{job.name:<26}{str(list(shape)):<22}{where[1]:<10}{where[0]:<15}{kernel:9.4f}{reference:11.4f}{copy:9.4f}'
-                          f'{reference / kernel:9.2f}x{copy / kernel:9.0%}')
+                          f'{neg:9.4f}{eager:9.4f}{reference / kernel:9.2f}x{copy / kernel:9.0%}{neg / kernel:8.0%}')
 
 
 if __name__ == '__main__':

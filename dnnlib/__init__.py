@@ -2,4 +2,6 @@
 
 from .util import EasyDict, UserError
 
+__version__ = '0.1.0'
+
 __all__ = ['EasyDict', 'UserError']

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import urllib.parse
 import uuid
 
@@ -21,20 +22,24 @@ REASONS = {
     errno.EFBIG: 'the file is larger than the system allows (ulimit -f); raise the limit and run the same command again',
     errno.EEXIST: 'there is a file of this name; choose another folder',
 }
+UNFINISHED = re.compile(r'\.[0-9a-f]{8}\.tmp$')         # how `atomic_path` names temporary files
 
 
 @contextlib.contextmanager
 def atomic_path(path: str):
     """Gives a temporary path beside `path`; moves it to `path` on success, removes it on any failure.
 
-    A reader thus sees the old file or the new one, never a half-written one.
+    A reader thus sees the old file or the new one, never a half-written one, also after a power cut.
     Raises UserError with the reason and the remedy where the file cannot be written.
     """
     temp = f'{path}.{uuid.uuid4().hex[:8]}.tmp'
     try:
         yield temp
         os.chmod(temp, 0o666 & ~_umask())           # some writers make private files
+        _to_disk(temp)
         os.replace(temp, path)
+        with contextlib.suppress(OSError):          # not every file system can do it for folders
+            _to_disk(os.path.dirname(path) or '.')
     except requests.RequestException:               # an OSError too, but not one of this disk
         raise
     except OSError as err:
@@ -42,6 +47,22 @@ def atomic_path(path: str):
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temp)
+
+
+def _to_disk(path):
+    """Waits until a file, or the names in a folder, would survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_unfinished(folder: str) -> None:
+    """Removes the temporary files that killed processes left behind; no other process may be writing there."""
+    for name in os.listdir(folder):
+        if UNFINISHED.search(name):
+            os.remove(os.path.join(folder, name))
 
 
 def _umask():
@@ -91,22 +112,43 @@ def is_url(text: str) -> bool:
     return text.startswith(('http://', 'https://'))
 
 
+def is_address(text: str) -> bool:
+    """Whether `text` names something elsewhere ('https://...', 'hf:...'), where a path is expected otherwise."""
+    return re.match('[a-z]{2,}:', text) is not None             # one letter is a drive of Windows
+
+
+def split_digest(url: str) -> tuple[str, str | None]:
+    """'https://host/file#sha256=HEX' -> ('https://host/file', 'hex'); the digest is None where the address has none.
+
+    Raises UserError if what stands there is no SHA-256.
+    """
+    url, _, fragment = url.partition('#')
+    name, _, digest = fragment.partition('=')
+    if name != 'sha256':
+        return url, None
+    if re.fullmatch('[0-9a-fA-F]{64}', digest) is None:
+        raise UserError(f'{url}#{fragment}: {digest!r} is no SHA-256; it has 64 hexadecimal digits')
+    return url, digest.lower()
+
+
 def download(url: str, sha256: str | None = None, *, what: str, option: str) -> str:
     """Path of the cached file of `url`, fetched on first use.
 
-    Where no digest is known, the one of the first download is kept beside the file and holds from then on.
+    Where no digest is known, the one of the first download is kept beside the file and holds from then on. A download that is cut off or
+    has another digest than expected leaves nothing behind.
 
     Args:
-        url:    http(s) address.
-        sha256: expected digest in hex; None = not published.
+        url:    http(s) address; it may end in #sha256=HEX.
+        sha256: expected digest in hex; None = that of the address, if it has one.
         what:   what the file is, for the message ("Inception detector").
         option: the option that takes a local copy instead ("--detector").
     Raises: UserError when it cannot be had or its digest differs; it says where to put a copy fetched by hand.
     """
-    name = os.path.basename(urllib.parse.urlparse(url).path)
-    path = os.path.join(cache_dir('downloads'), f'{hashlib.sha256(url.encode()).hexdigest()[:8]}_{name}')
+    url, given = split_digest(url)
+    sha256 = sha256 or given
+    path = os.path.join(cache_dir('downloads'), f'{hashlib.sha256(url.encode()).hexdigest()[:8]}_{_name_in(url)}')
     if not os.path.isfile(path):
-        _fetch(url, path, what=what, option=option)
+        _fetch(url, path, sha256, what=what, option=option)
     got = sha256_of_file(path)
     pin = path + '.sha256'
     if sha256 is None and os.path.isfile(pin):
@@ -120,13 +162,28 @@ def download(url: str, sha256: str | None = None, *, what: str, option: str) -> 
     return path
 
 
-def _fetch(url: str, path: str, *, what: str, option: str) -> None:
+def _name_in(url: str) -> str:
+    """Last part of the path in an address."""
+    try:
+        return os.path.basename(urllib.parse.urlparse(url).path)
+    except ValueError as err:
+        raise UserError(f'{url}: is no address ({err}); check the spelling') from err
+
+
+def _fetch(url: str, path: str, sha256: str | None, *, what: str, option: str) -> None:
     try:
         with requests.get(url, stream=True, timeout=30) as response:
             response.raise_for_status()
-            with atomic_path(path) as temp, open(temp, 'wb') as f:
-                for chunk in response.iter_content(1 << 20):
-                    f.write(chunk)
+            with atomic_path(path) as temp:
+                with open(temp, 'wb') as f:
+                    for chunk in response.iter_content(1 << 20):
+                        f.write(chunk)
+                got = sha256_of_file(temp)
+                if sha256 not in (None, got):
+                    raise UserError(f'{what}: {url}: SHA-256 is {got}, expected {sha256}: it is another file, or was damaged on the way; '
+                                    'check the digest, then try again')
     except requests.RequestException as err:
-        raise UserError(f'{what}: {url} cannot be fetched ({type(err).__name__}); '
+        answer = getattr(err, 'response', None)
+        reason = type(err).__name__ if answer is None else f'{answer.status_code} {answer.reason}'
+        raise UserError(f'{what}: {url} cannot be fetched ({reason}); '
                         f'download it elsewhere and name the file with {option}=FILE, or put it at {path}') from err

@@ -73,6 +73,14 @@ def format_time(seconds: float) -> str:
     return f'{days}d {hours:02}h {minutes:02}m'
 
 
+def format_bytes(size: int) -> str:
+    """Bytes -> '999 B', '1.2 kB', '34.5 MB' or '1.0 GB', in powers of 1000."""
+    for power, unit in [(3, 'GB'), (2, 'MB'), (1, 'kB')]:
+        if size >= 1000 ** power:
+            return f'{size / 1000 ** power:.1f} {unit}'
+    return f'{size} B'
+
+
 class Logger:
     """While open, everything printed also goes to `file_name`, so that a run directory tells its own story."""
 

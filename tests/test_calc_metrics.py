@@ -43,10 +43,11 @@ def make_data(path, num=12, size=16, channels=3, classes=3):
     return dict(class_name='training.dataset.ImageFolderDataset', path=str(path), use_labels=False, max_size=num, xflip=True, resolution=size)
 
 
-def make_snapshot(path, data_kwargs, c_dim=0, img_channels=3):
+def make_snapshot(path, data_kwargs, c_dim=0, img_channels=3, training=None):
     kwargs = dict(NETWORK, c_dim=c_dim, img_channels=img_channels)
     torch.manual_seed(0)
-    training = dict(options=dict(training_set_kwargs=data_kwargs), cur_nimg=12345, class_names=None)
+    if training is None:
+        training = dict(options=dict(training_set_kwargs=data_kwargs), cur_nimg=12345, class_names=None)
     snapshots.save_networks(str(path), dict(G_ema=Generator(**kwargs)), dict(G_ema=dict(kwargs, class_name='training.networks.Generator')), training)
     return str(path)
 
@@ -210,19 +211,27 @@ def test_the_demo_set_by_name(tmp_path):
     """`--data=demo` is the drawn set in the network's size."""
     info = dict(networks=dict(G_ema=NETWORK), training={})
     assert calc_metrics.choose_data('demo', info, 'x') == dict(
-        class_name='training.dataset.ImageFolderDataset', path=files.cache_dir('demo') + '/demo16.zip', resolution=None)
+        class_name='training.dataset.ImageFolderDataset', path=files.cache_dir('demo') + '/demo16.zip')
 
 
-def other_snapshot(tmp_path, **networks):
-    checkpoint.save(str(tmp_path / 'y.safetensors'), 'network', {'x': torch.zeros(1)}, dict(networks=networks, training={}))
+def test_no_class_is_taken_from_a_snapshot(tmp_path):
+    """The options in a file from elsewhere are data, too."""
+    options = dict(training_set_kwargs=dict(class_name='subprocess.Popen', path=str(tmp_path), args=['touch', str(tmp_path / 'hacked')]))
+    info = dict(networks=dict(G_ema=NETWORK), training=dict(options=options))
+    assert calc_metrics.choose_data(None, info, 'x') == dict(class_name='training.dataset.ImageFolderDataset', path=str(tmp_path))
+
+
+def snapshot_of_nothing(tmp_path):
+    checkpoint.save(str(tmp_path / 'y.safetensors'), 'network', {'x': torch.zeros(1)}, dict(networks={}, training={}))
     return f'--network={tmp_path / "y.safetensors"}'
 
 
 @pytest.mark.parametrize('make_args, message', [
     (lambda tmp: ['--network=/nowhere.safetensors'], '/nowhere.safetensors: there is no such file'),
     (lambda tmp: [f'--network={tmp / "photos.zip"}'], 'photos.zip: the file is damaged or of another format'),
-    (lambda tmp: [other_snapshot(tmp)], 'y.safetensors: there is no G_ema in it'),
-    (lambda tmp: [other_snapshot(tmp, G_ema=NETWORK)], 'y.safetensors: the snapshot does not say what it was trained on; .* --data=PATH'),
+    (lambda tmp: [snapshot_of_nothing(tmp)], 'y.safetensors: there is no G_ema in it'),
+    (lambda tmp: [f'--network={make_snapshot(tmp / "y.safetensors", None, training={})}'],
+     'y.safetensors: the snapshot does not say what it was trained on; .* --data=PATH'),
     (lambda tmp: ['--metrics=fid5k_full,fid5k'], '--metrics=fid5k: there is no such metric; use fid<N>_full .* or clipfid<N>_full'),
     (lambda tmp: ['--metrics='], '--metrics=: there is no such metric'),
     (lambda tmp: ['--data=/nowhere'], '/nowhere'),

@@ -29,7 +29,7 @@ def test_all_checks_on_the_gpu(gpu_check):
     device = torch.device('cuda', torch.cuda.current_device())
     for kernel in custom_ops.OPERATORS:
         custom_ops.require(kernel, device)
-    assert gpu_check.report(device) == []
+    assert gpu_check.report(device)[0] == []
 
 
 @pytest.mark.gpu
@@ -56,9 +56,31 @@ def test_the_report_counts_cases_and_failures(gpu_check, capsys, monkeypatch):
         monkeypatch.setattr(_cases, f'{op}_cases', lambda case=case: [case])
     monkeypatch.setattr(gpu_check, 'check_gradients', lambda device: [[], ['gradgradcheck of x: wrong']])
     monkeypatch.setattr(gpu_check, 'check_registration', lambda device: [gpu_check.attempt('opcheck', lambda: 1 / 0)])
-    assert gpu_check.report(torch.device('cpu'), [torch.float32]) == ['gradgradcheck of x: wrong', 'opcheck: ZeroDivisionError: division by zero']
+    failures, skipped = gpu_check.report(torch.device('cpu'), [torch.float32])
+    assert failures == ['gradgradcheck of x: wrong', 'opcheck: ZeroDivisionError: division by zero']
+    assert skipped == ['more than 2^31 elements', 'another stream']
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[1][:4] == ['bias_act', 'float32', '3', '0'] and ['first', 'and', 'second', 'derivatives', '2', '1'] in [line[:6] for line in lines]
+
+
+def test_a_kernel_that_is_not_there_is_one_line(gpu_check, capsys, monkeypatch):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
+    monkeypatch.setattr('torch.cuda.current_device', lambda: 0)
+    monkeypatch.setattr(custom_ops, '_problems', dict.fromkeys(custom_ops.OPERATORS, 'nvcc is missing'))
+    assert gpu_check.main() == 1
+    assert capsys.readouterr().out == "bias_act: impl is 'cuda', but there is no kernel: nvcc is missing\n"
+
+
+def test_a_case_that_cannot_run_is_a_failure(gpu_check):
+    line, = gpu_check.compare(_cases.BiasActCase('gelu', (2, 3)), torch.float32, torch.device('cpu'))
+    assert 'gelu' in line and 'KeyError' in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='tells of a machine without a GPU')
+def test_without_a_gpu_the_benchmark_says_so_in_one_line():
+    result = subprocess.run([sys.executable, BENCHMARKS / 'ops.py', '--device=cuda', '--quick'], capture_output=True, text=True)
+    assert result.returncode == 1 and result.stdout == ''
+    assert result.stderr.startswith('Error: --device=cuda needs a CUDA GPU') and result.stderr.count('\n') == 1
 
 
 def test_the_benchmark_runs():

@@ -2,13 +2,14 @@
 
 import pathlib
 import re
+import shutil
 import subprocess
 
 import pytest
 import torch
 
 from torch_utils import custom_ops, native_build
-from torch_utils.ops import _cases, bias_act, upfirdn2d
+from torch_utils.ops import _cases, _library, bias_act, upfirdn2d
 
 CPU = torch.device('cpu')
 OPS = pathlib.Path(custom_ops.FOLDER)
@@ -91,6 +92,14 @@ def test_opcheck_and_strides(kernels, layout):
     torch.library.opcheck(torch.ops.kdgan.upfirdn2d.default, (x, _cases.FILTERS['4x4'], 2, 2, 1, 1, 2, 1, 2, 1, False, 1.0), test_utils=test)
 
 
+def test_a_result_in_another_layout_is_a_failure():
+    case = _cases.BiasActCase('relu', (2, 3, 4, 5), layout='channels_last')
+    with torch.library._scoped_library('kdgan', 'IMPL') as wrong:
+        wrong.impl('bias_act', lambda x, *args: _library.references['bias_act'](x, *args).contiguous(), 'CPU')
+        line, = _cases.failures(case, torch.float32, CPU)
+    assert 'the error is 0,' in line and 'strides [60, 20, 5, 1], expected [2, 3, 4, 5] and [60, 1, 15, 3]' in line
+
+
 def test_nan_reaches_the_result(kernels):
     x = torch.tensor([[float('nan')]])
     for act in bias_act.activation_funcs:
@@ -109,14 +118,33 @@ def test_no_gradient_passes_a_limit_that_the_dtype_cannot_represent(kernels, act
     (lambda ops, x: ops.bias_act(x, None, 1, 'gelu', 0.0, 1.0, -1.0), "act is 'gelu'"),
     (lambda ops, x: ops.bias_act_slope(x, x[:1], None, 1, 'relu', 0.0, 1.0, -1.0), r'saved is Float\[1, 3, 4, 4\]'),
     (lambda ops, x: ops.upfirdn2d(x, torch.ones(33), 1, 1, 1, 1, 40, 0, 40, 0, False, 1.0), r'f has shape \[33\], the kernel takes'),
-    (lambda ops, x: ops.upfirdn2d(x, torch.ones(5), 1, 1, 1, 1, 0, 0, 0, 0, False, 1.0), 'the padded image is smaller than the filter')])
+    (lambda ops, x: ops.upfirdn2d(x, torch.ones(5), 1, 1, 1, 1, 0, 0, 0, 0, False, 1.0), 'the padded image is smaller than the filter'),
+    (lambda ops, x: ops.upfirdn2d(x, torch.ones(1), 0, 1, 1, 1, 0, 0, 0, 0, False, 1.0), 'upx is 0, downx is 1, they must be 1 to 1073741824'),
+    (lambda ops, x: ops.upfirdn2d(x, torch.ones(1), 1, 1, 1, 0, 0, 0, 0, 0, False, 1.0), 'upy is 1, downy is 0, they must be 1 to 1073741824'),
+    (lambda ops, x: ops.upfirdn2d(x, torch.ones(1), 1, 2 ** 62, 1, 1, 0, 0, 0, 0, False, 1.0), 'upy is 4611686018427387904, downy is 1, they must'),
+    (lambda ops, x: ops.upfirdn2d(x, torch.ones(1), 1, 1, 1, 1, 2 ** 31 + 5, -2 ** 31, 0, 0, False, 1.0), 'the padding in x is 2147483653 and -2147'),
+    (lambda ops, x: ops.upfirdn2d(x, torch.ones(1), 1, 2 ** 30, 1, 2 ** 30, 0, 0, 0, 0, False, 1.0), 'the image with its padding is too large in y')])
 def test_the_library_itself_refuses_what_would_read_beyond_a_tensor(host_library, call, message):
     with pytest.raises(RuntimeError, match=message):
         call(host_library, torch.zeros(2, 3, 4, 4))
 
 
-def test_python_and_the_kernel_agree_on_the_number_of_taps():
-    assert re.search(r'MAX_KERNEL_TAPS = (\d+)', (OPS / 'upfirdn2d.h').read_text())[1] == str(upfirdn2d.KERNEL_TAPS)
+def test_python_and_the_kernel_agree_on_the_limits():
+    text = (OPS / 'upfirdn2d.h').read_text()
+    assert re.search(r'MAX_KERNEL_TAPS = (\d+);', text)[1] == str(upfirdn2d.KERNEL_TAPS)
+    assert 2 ** int(re.search(r'MAX_EXTENT = 1 << (\d+);', text)[1]) == upfirdn2d.MAX_EXTENT
+
+
+def test_a_change_of_any_included_file_makes_another_library(tmp_path, monkeypatch):
+    folder = tmp_path / 'ops'
+    shutil.copytree(OPS, folder)
+    monkeypatch.setattr(custom_ops, 'FOLDER', str(folder))
+    names = {name for path in folder.glob('*.[ch]*') for name in re.findall(r'#include "(.+)"', path.read_text())}
+    assert 'dtype.h' in names
+    for name in names:
+        before = custom_ops.recipe('9.0').key()
+        (folder / name).write_text((folder / name).read_text() + '// changed\n')
+        assert custom_ops.recipe('9.0').key() != before, name
 
 
 @pytest.mark.skipif(native_build.find_nvcc() is None, reason='needs nvcc')

@@ -106,7 +106,7 @@ def test_a_cache_that_cannot_be_written_costs_one_warning(tools, monkeypatch, tm
         bias_act.bias_act(x, act='relu')
 
 
-def test_only_the_first_process_warns(gpu, monkeypatch):
+def test_only_the_first_process_warns_of_a_build(gpu, monkeypatch):
     monkeypatch.setattr('torch.version.cuda', None)
     monkeypatch.setattr('torch_utils.distributed.get_rank', lambda: 1)
     bias_act.bias_act(torch.zeros(1, 1).as_subclass(SaysItIsOnGpu), act='relu')     # a warning would be an error here
@@ -124,13 +124,32 @@ def test_the_architectures_are_the_users_or_those_of_the_gpus(gpu, monkeypatch):
     assert custom_ops.recipe('8.0').key() != custom_ops.recipe('9.0').key()
 
 
-def test_a_library_with_other_results_is_not_used():
-    """The wrong kernel is registered for the CPU; the rest is what happens to one for CUDA."""
+def test_one_gpu_of_each_architecture_is_checked_the_current_one_among_them(gpu, monkeypatch):
+    kinds = [(8, 0), (9, 0), (9, 0), (9, 0), (12, 0)]
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 5)
+    monkeypatch.setattr('torch.cuda.current_device', lambda: 2)
+    monkeypatch.setattr('torch.cuda.get_device_capability', lambda i: kinds[i])
+    assert sorted(device.index for device in custom_ops._different_gpus()) == [0, 2, 4]
+    assert all(device.type == 'cuda' for device in custom_ops._different_gpus())
+
+
+def test_the_second_kind_of_gpu_counts_too(monkeypatch):
+    """On a CPU and a device without a kernel: what is right on the first does not hide the second."""
+    monkeypatch.setattr(custom_ops, '_failures', lambda kernel, device: ['wrong'] if device.type == 'mps' else [])
+    assert custom_ops._check('bias_act', [torch.device('cpu')]) is None
+    with pytest.warns(RuntimeWarning, match=r'wrong \(on mps\)'):
+        assert 'wrong' in custom_ops._check('bias_act', [torch.device('cpu'), torch.device('mps')])
+    custom_ops._replacements.pop()._destroy()
+
+
+def test_a_library_with_other_results_is_not_used(monkeypatch):
+    """The wrong kernel is registered for the CPU; the rest is what happens to one for CUDA. Any rank says so."""
+    monkeypatch.setattr('torch_utils.distributed.get_rank', lambda: 3)
     x, f = torch.randn(1, 1, 4, 4), upfirdn2d.setup_filter([1, 3, 3, 1])
     with torch.library._scoped_library('kdgan', 'IMPL') as wrong:
         wrong.impl('upfirdn2d', lambda *args: _library.references['upfirdn2d'](*args) * 1.01, 'CPU')
-        with pytest.warns(RuntimeWarning, match='upfirdn2d runs without its CUDA kernel: .*wrong results.*the error is .* To mend it:'):
-            assert 'wrong results' in custom_ops._check('upfirdn2d', torch.device('cpu'))
+        with pytest.warns(RuntimeWarning, match='upfirdn2d runs without its CUDA kernel on rank 3: .*wrong results.*the error is .*on cpu'):
+            assert 'wrong results' in custom_ops._check('upfirdn2d', [torch.device('cpu')])
         try:
             torch.testing.assert_close(upfirdn2d.upsample2d(x, f), upfirdn2d.upsample2d(x, f, impl='ref'))
         finally:
@@ -139,7 +158,7 @@ def test_a_library_with_other_results_is_not_used():
 
 def test_a_library_without_a_kernel_is_not_used():
     with pytest.warns(RuntimeWarning, match='the library has no kernel for upfirdn2d'):
-        custom_ops._check('upfirdn2d', torch.device('mps'))
+        custom_ops._check('upfirdn2d', [torch.device('mps')])
     custom_ops._replacements.pop()._destroy()
 
 

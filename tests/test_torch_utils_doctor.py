@@ -4,7 +4,8 @@ import sys
 import pytest
 import torch
 
-from torch_utils import custom_ops, doctor
+from dnnlib import UserError
+from torch_utils import custom_ops, doctor, native_build
 from torch_utils.ops import _library
 
 HAS_CUDA = torch.cuda.is_available()
@@ -51,6 +52,23 @@ def test_a_failed_build_is_a_problem_with_its_fix(monkeypatch, capsys):
     monkeypatch.setattr(doctor, 'driver_version', lambda: None)
     assert doctor.main([]) == 1
     assert 'Problem: bias_act: nvcc is missing.\nFix:     install the CUDA toolkit 13.0' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('error, text', [
+    (native_build.BuildError('ninja is missing', 'pip install ninja'), 'Problem: ninja is missing\nFix:     pip install ninja\n'),
+    (UserError('/full: no space'), 'Problem: the CUDA kernels cannot be built or loaded: /full: no space\nFix:     KDGAN_CACHE_DIR'),
+    (OSError('libcudart.so: no such file'), 'Problem: the CUDA kernels cannot be built or loaded: libcudart.so: no such file\nFix: ')])
+def test_whatever_building_raises_is_a_problem_with_a_fix(error, text, monkeypatch, capsys):
+    def fail(time_limit_sec):
+        raise error
+    monkeypatch.setattr(custom_ops, 'load_library', fail)
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
+    monkeypatch.setattr(doctor, 'driver_version', lambda: '580.1')
+    monkeypatch.setattr(doctor, 'devices', lambda: [])
+    monkeypatch.setattr(doctor, 'backends', lambda has_cuda: {})
+    monkeypatch.setattr(doctor, 'numeric_check', lambda kernel, device: [])
+    assert doctor.main(['--build']) == 1
+    assert text in capsys.readouterr().out
 
 
 def test_a_wrong_operator_fails_the_check(monkeypatch, capsys):

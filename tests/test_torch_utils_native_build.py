@@ -97,7 +97,17 @@ def test_a_build_over_the_time_limit_is_ended_with_all_its_processes(cache, tmp_
     with pytest.raises(BuildError, match='longer than 1 seconds'):
         native_build._run(['sh', '-c', f'sleep 1000 & echo $! > {tmp_path}/pid; wait'], None, str(tmp_path), 1)
     state = pathlib.Path('/proc') / (tmp_path / 'pid').read_text().strip() / 'stat'
-    assert not state.exists() or state.read_text().split()[2] == 'Z'
+    deadline = time.monotonic() + 10                        # a killed process takes a moment to end
+    while is_running(state) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_running(state)
+
+
+def is_running(state):
+    try:
+        return state.read_text().split()[2] != 'Z'
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_the_lock_of_a_killed_process_is_no_lock(cache, tmp_path):

@@ -181,6 +181,8 @@ def test_the_same_command_finds_its_run(tmp_path):
     (run / 'metric-fid5k_full.jsonl').write_text('{"snapshot": "network-snapshot-000001.safetensors"}\n')
     assert find() == (str(run), 'continue')
     (run / 'metric-fid5k_full.jsonl').write_text('{"snapshot": "network-snapshot-000002.safetensors"}\n')
+    assert find() == (str(run), 'continue')             # the model card is missing
+    (run / 'model_card.md').touch()
     assert find() == (str(run), 'complete')
     assert find(dict(total_kimg=3)) == (str(run), 'continue')
 

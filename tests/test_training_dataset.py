@@ -5,6 +5,7 @@ import json
 import pickle
 import re
 import zipfile
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -254,3 +255,52 @@ def test_bad_dataset_json(tmp_path, content):
 
 def test_a_subset_of_nothing(path):
     assert re.search('0 images were asked for; ask for 1 to 7', error(path, max_size=0))
+
+
+# Hostile archives.
+
+def test_a_member_that_unfolds_without_end(tmp_path):
+    """300 MB of zeros in 300 KB."""
+    path = tmp_path / 'bomb.zip'
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('a.png', encode(noise(8, 8, 3)))
+        with archive.open('b.png', 'w') as f:
+            for _ in range(300):
+                f.write(bytes(1 << 20))
+        archive.comment = json.dumps({'tool': 'dataset_tool 1', 'images': 2}).encode()
+    data = ImageFolderDataset(str(path))
+    with pytest.raises(DatasetError, match=r'bomb.zip: b.png is damaged \(BadZipFile: it would unfold into 314572800 bytes, 268435456 are the limit'):
+        data[1]
+
+
+@pytest.mark.parametrize('text', ['[' * 5000, '{"labels": [' + '["a", 1],' * 5000 + '["a", 1]]}'])
+def test_labels_that_are_deep_or_long(tmp_path, text):
+    path = write(tmp_path / 'data.zip', {'a.png': encode(noise(8, 8, 3)), 'dataset.json': text.encode() + b' ' * (2 << 20)})
+    with pytest.raises(DatasetError, match='data.zip: dataset.json is not of the form.*would unfold into'):
+        ImageFolderDataset(path, use_labels=True)
+    path = write(tmp_path / 'deep.zip', {'a.png': encode(noise(8, 8, 3)), 'dataset.json': b'[' * 100_000})
+    with pytest.raises(DatasetError, match='deep.zip: dataset.json is not of the form.*RecursionError'):
+        ImageFolderDataset(path, use_labels=True)
+
+
+def test_a_picture_that_claims_to_be_huge_is_not_decoded(tmp_path):
+    """100 bytes that would be 10 gigabytes, in an archive that says it was checked."""
+    png = bytearray(encode(noise(8, 8, 3)))
+    png[16:24] = (60000).to_bytes(4, 'big') * 2
+    png[29:33] = zlib.crc32(png[12:29]).to_bytes(4, 'big')
+    record = json.dumps({'tool': 'dataset_tool 1', 'images': 2}).encode()
+    data = ImageFolderDataset(write(tmp_path / 'data.zip', {'a.png': encode(noise(8, 8, 3)), 'b.png': bytes(png)}, record))
+    with pytest.raises(DatasetError, match='b.png is 60000x60000 RGB, others are 8x8 RGB'):
+        data[1]
+
+
+def test_names_that_climb_out(tmp_path):
+    """Nothing is ever unpacked: such members are hidden files or plain names, and nothing beside the archive is read or written."""
+    (tmp_path / 'inner').mkdir()
+    (tmp_path / 'secret.png').write_bytes(encode(noise(8, 8, 3, seed=1)))
+    names = ['../secret.png', 'a/../../secret.png', f'{tmp_path}/secret.png']
+    path = write(tmp_path / 'inner' / 'data.zip', {name: encode(noise(8, 8, 3)) for name in names})
+    data = ImageFolderDataset(path)
+    assert data.files.names == [f'{tmp_path}/secret.png']
+    assert np.array_equal(data[0][0], noise(8, 8, 3).transpose(2, 0, 1))
+    assert sorted(p.name for p in tmp_path.rglob('*')) == ['data.zip', 'inner', 'secret.png']

@@ -12,13 +12,14 @@ import pytest
 import torch
 from conftest import parse_options, run_cli, shrink
 
+import dnnlib
 import train
 from dnnlib import UserError
 from torch_utils import checkpoint
 from training import presets, snapshots
 from training.progress import forget_after
 from training.run_files import STATE_FILE
-from training.runs import find_run
+from training.runs import find_run, launch
 from training.training_loop import Trainer
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -64,8 +65,8 @@ def test_one_iteration_of_every_preset(cfg, tiny_data, tmp_path):
 
 
 def test_what_a_run_leaves_behind(tiny_data, tmp_path):
-    config = make_config(tiny_data, '--cond=1', '--mirror=1', '--batch=8', '--kimg=0.032', '--tick=0.016', '--snap=1', '--aug=ada', *KD,
-                         metrics=['clipfid20_full'])
+    config = make_config(tiny_data, '--cond=1', '--mirror=1', '--batch=8', '--kimg=0.032', '--tick=0.016', '--snap=1', '--aug=ada',
+                         '--snapshot-networks=all', *KD, metrics=['clipfid20_full'])
     assert make_trainer(config, tmp_path).run()
     names = sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith('events'))
     assert names == ['fakes000000.016.png', 'fakes000000.032.png', 'fakes_init.png', 'metric-clipfid20_full.jsonl',
@@ -77,7 +78,11 @@ def test_what_a_run_leaves_behind(tiny_data, tmp_path):
               'Timing/sec_per_kimg', 'Progress/skipped_steps/Dmain', 'Resources/cpu_mem_gb'}
     assert wanted <= set(stats[0])
     snapshot = snapshots.load_networks(str(tmp_path / 'network-snapshot-000000.032.safetensors'))
-    assert set(snapshot.networks) == {'G', 'D', 'G_ema'} and snapshot.info['training']['class_names'] == ['blue', 'red']
+    training = snapshot.info['training']
+    assert set(snapshot.networks) == {'G', 'D', 'G_ema'} and training['class_names'] == ['blue', 'red']
+    assert training['metrics'] == [json.loads(line) for line in (tmp_path / 'metric-clipfid20_full.jsonl').read_text().splitlines()[1:]]
+    assert training['dataset']['name'] == 'tiny' and training['dataset']['mirrored'] and len(training['dataset']['content_hash']) == 64
+    assert snapshot.info['project_version'] == dnnlib.__version__
     assert snapshot.G_ema(torch.randn(2, 8), torch.eye(2)).shape == (2, 3, 16, 16)
     with PIL.Image.open(tmp_path / 'reals.png') as reals:
         assert reals.size == (32, 32)
@@ -133,7 +138,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tiny_data, tmp_path)
 
 
 def test_init_from_takes_what_fits(tiny_data, tmp_path, capsys):
-    config = make_config(tiny_data, '--batch=8', total_kimg=0.008)
+    config = make_config(tiny_data, '--batch=8', '--snapshot-networks=all', total_kimg=0.008)
     first = make_trainer(config, tmp_path / 'a')
     first.run()
     path = str(tmp_path / 'a' / 'network-snapshot-000000.safetensors')
@@ -148,6 +153,26 @@ def test_init_from_takes_what_fits(tiny_data, tmp_path, capsys):
     config.G_kwargs.update(z_dim=6, w_dim=6)
     wider = make_trainer(config, tmp_path / 'c')
     assert torch.equal(wider.D.state_dict()['b4.fc.weight'], first.D.state_dict()['b4.fc.weight'])
+
+
+def test_a_small_snapshot_and_the_state_of_the_same_run_as_a_start(tiny_data, tmp_path, capsys):
+    config = make_config(tiny_data, '--batch=8', '--tick=0.008', '--snap=1', '--snapshot-keep=last=1,every=1', total_kimg=0.024)
+    first = make_trainer(config, tmp_path / 'a')
+    first.run()
+    assert [p.name for p in (tmp_path / 'a').glob('network-snapshot-*')] == ['network-snapshot-000000.024.safetensors']
+    weight = lambda net: net.state_dict()['b4.fc.weight']
+    second = make_trainer(make_config(tiny_data, '--batch=8', f'--init-from={tmp_path}/a/network-snapshot-000000.024.safetensors'), tmp_path / 'b')
+    assert 'D: starts afresh; training-state.safetensors has it' in capsys.readouterr().out and not torch.equal(weight(second.D), weight(first.D))
+    name = 'synthesis.b8.conv0.weight'
+    assert torch.equal(second.G.state_dict()[name], first.G_ema.state_dict()[name])
+    third = make_trainer(make_config(tiny_data, '--batch=8', f'--init-from={tmp_path}/a/{STATE_FILE}'), tmp_path / 'c')
+    assert torch.equal(weight(third.D), weight(first.D)) and torch.equal(third.G.state_dict()[name], first.G.state_dict()[name])
+
+
+def test_what_a_killed_process_left_unfinished_is_removed(tiny_data, tmp_path):
+    (tmp_path / 'network-snapshot-000000.safetensors.0a1b2c3d.tmp').write_bytes(b'half')
+    assert not make_trainer(make_config(tiny_data, '--batch=8'), tmp_path).resume()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_at_snapshot_time_is_one_line_and_leaves_nothing(tiny_data, tmp_path, monkeypatch):
@@ -180,8 +205,7 @@ def test_a_run_that_crashed_after_its_last_step_is_not_complete(tiny_data, tmp_p
     snapshot = pathlib.Path(run_dir, 'network-snapshot-000000.016.safetensors')
     snapshot.unlink()
     assert find_run(str(tmp_path), config, 'run', new_run=False) == (run_dir, 'continue')
-    again = make_trainer(config, run_dir)
-    assert again.resume() and again.run()
+    launch(config, run_dir)
     assert snapshot.is_file() and len(pathlib.Path(run_dir, 'metric-clipfid20_full.jsonl').read_text().splitlines()) == 1
     assert find_run(str(tmp_path), config, 'run', new_run=False) == (run_dir, 'complete')
     kimg = [json.loads(line)['Progress/kimg']['mean'] for line in pathlib.Path(run_dir, 'stats.jsonl').read_text().splitlines()]

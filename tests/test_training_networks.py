@@ -4,8 +4,8 @@ import math
 import pytest
 import torch
 
-from torch_utils import misc
 from training import networks
+from training.networks_format import half_resolutions
 from training.networks_layers import use_channels_last
 
 SMALL = dict(channel_base=128, channel_max=16)
@@ -125,9 +125,9 @@ def test_half_precision_is_near_float32(dtype, per_layer):
 
 @pytest.mark.parametrize('num, expected', [(0, set()), (1, {32}), (2, {32, 16}), (4, {32, 16, 8}), (99, {32, 16, 8})])
 def test_half_resolutions(num, expected):
-    assert misc.half_resolutions(32, num) == expected
+    assert half_resolutions(32, num) == expected
     D = discriminator(32, num_fp16_res=num)
-    assert {res for res in D.block_resolutions if getattr(D, f'b{res}').compute.dtype == torch.float16} == expected
+    assert {res for res in D.block_resolutions if getattr(D, f'b{res}').use_fp16} == expected
 
 
 @pytest.mark.parametrize('resolution', [0, 2, 24])

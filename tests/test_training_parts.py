@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dnnlib import UserError
-from torch_utils import misc, training_stats
+from torch_utils import checkpoint, misc, training_stats
 from training import image_grid, networks, snapshots
 from training.ada import AdaptiveProbability, set_probability
 from training.ema import WeightAverage
@@ -197,7 +197,7 @@ def test_snapshot_gives_back_the_same_generator(tmp_path):
 def test_a_snapshot_cannot_name_any_class(tmp_path):
     """A file from somebody else must not choose what is called."""
     path = tmp_path / 'net.safetensors'
-    snapshots.save_networks(str(path), {}, dict(G_ema=dict(class_name='os.system', command='true')), {})
+    checkpoint.save(str(path), 'network', {}, dict(networks=dict(G_ema=dict(class_name='os.system', command='true')), training={}))
     with pytest.raises(UserError, match="it asks for the class 'os.system'; only training.networks.Generator and"):
         snapshots.load_networks(str(path))
 

@@ -11,6 +11,7 @@ import torch
 from dnnlib import UserError, files
 
 VERSION = '1'
+HEADER_LIMIT = 16 << 20         # bytes; of our own files, those of the largest networks have a hundredth of it
 REMEDIES = {'training-state': 'delete it, or start afresh with --new-run=1'}        # of a damaged file, by kind
 
 
@@ -48,33 +49,75 @@ def _unshared(tensors):
     return result
 
 
+def copies(tensors):
+    """{name: tensor} -> copies on the CPU, which training may not change any more."""
+    return {name: value.detach().to('cpu', copy=True) for name, value in tensors.items()}
+
+
 def load(path, kind, device='cpu'):
     """-> ({name: tensor}, info). Raises UserError if it is missing, damaged, or of another kind."""
     info = load_info(path, kind)
+    return load_tensors(path, device, remedy=REMEDIES.get(kind)), info
+
+
+def load_tensors(path, device='cpu', prefixes=None, remedy=None):
+    """Only the tensors: {name: tensor} of all, or of those called PREFIX.anything."""
     try:
-        return safetensors.torch.load_file(path, device=str(device)), info
-    except safetensors.SafetensorError as err:
-        raise _damaged(path, kind, err) from err
+        with safetensors.safe_open(path, framework='pt', device=str(device)) as f:
+            names = [name for name in f.keys() if prefixes is None or name.partition('.')[0] in prefixes]           # noqa: SIM118 (no dict)
+            return {name: f.get_tensor(name) for name in names}
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as err:          # KeyError: a dtype that torch has not
+        raise damaged(path, err, remedy) from err
 
 
 def load_info(path, kind):
-    """Only the JSON part."""
+    """Only the JSON part. kind: one, or several of which any will do."""
+    kinds = [kind] if isinstance(kind, str) else kind
+    remedy = REMEDIES.get(kinds[0])
+    metadata = _load_metadata(path, remedy)
+    if metadata.get('format') not in [f'kdgan-{k}' for k in kinds]:
+        raise UserError(f'{path}: this is no {kinds[0]} of this project (format {_short(repr(metadata.get("format")))}); use another file')
+    if metadata.get('version') != VERSION:
+        raise UserError(f'{path}: written by another version of the project (format {_short(repr(metadata.get("version")))}, '
+                        f'this one reads {VERSION!r})')
+    try:
+        info = json.loads(metadata['info'])
+    except (KeyError, ValueError, RecursionError) as err:
+        raise damaged(path, err, remedy) from err
+    if not isinstance(info, dict):
+        raise damaged(path, 'its metadata is no table', remedy)
+    return info
+
+
+def update_info(path, kind, change):
+    """Replaces the JSON part `info` by `change(info)`; whole or not at all, as `save`."""
+    tensors, info = load(path, kind)
+    save(path, kind, tensors, change(info))
+
+
+def _load_metadata(path, remedy):
     if not os.path.isfile(path):
         raise UserError(f'{path}: there is no such file')
     try:
+        with open(path, 'rb') as f:
+            size = int.from_bytes(f.read(8), 'little')
+        if size > HEADER_LIMIT and size < os.path.getsize(path):
+            raise damaged(path, f'its header has {size >> 20} MiB, {HEADER_LIMIT >> 20} are the limit', remedy)
         with safetensors.safe_open(path, framework='pt') as f:
-            metadata = f.metadata() or {}
+            return f.metadata() or {}
     except (safetensors.SafetensorError, OSError) as err:
-        raise _damaged(path, kind, err) from err
-    if metadata.get('format') != f'kdgan-{kind}':
-        raise UserError(f'{path}: this is no {kind} of this project (format {metadata.get("format")!r}); use another file')
-    if metadata.get('version') != VERSION:
-        raise UserError(f'{path}: written by another version of the project (format {metadata.get("version")!r}, this one reads {VERSION!r})')
-    return json.loads(metadata['info'])
+        raise damaged(path, err, remedy) from err
 
 
-def _damaged(path, kind, err):
-    return UserError(f'{path}: the file is damaged or of another format ({err}); {REMEDIES.get(kind, "use another one")}')
+def damaged(path, why, remedy=None):
+    """The `UserError` that says that a file cannot be used."""
+    return UserError(f'{path}: the file is damaged or of another format ({_short(why)}); {remedy or "use another one"}')
+
+
+def _short(text):
+    """What a file says, fit for one line of a message."""
+    text = ' '.join(str(text).split())
+    return text if len(text) <= 200 else text[:200] + '...'
 
 
 def flatten(prefix, state):

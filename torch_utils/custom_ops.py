@@ -70,26 +70,38 @@ def _load():
         load_library()
     except Exception as err:            # noqa: BLE001  a run must not end here, whatever the machine's tools do
         problem = f'{err}' if isinstance(err, (native_build.BuildError, UserError)) else f'{type(err).__name__}: {err}'
-        _warn(f'bias_act and upfirdn2d run without their CUDA kernels, which is slower but gives the same results: {problem}')
+        if distributed.get_rank() == 0:         # the others share its tools and its folder
+            warnings.warn(f'bias_act and upfirdn2d run without their CUDA kernels, which is slower but gives the same results: {problem}',
+                          RuntimeWarning, stacklevel=2)
         return dict.fromkeys(OPERATORS, problem)
-    device = torch.device('cuda', torch.cuda.current_device())
-    return {kernel: _check(kernel, device) for kernel in OPERATORS}
+    return {kernel: _check(kernel, _different_gpus()) for kernel in OPERATORS}
 
 
-def _check(kernel, device):
+def _different_gpus():
+    """One GPU of each architecture, since each has code of its own: the current one, and the last of every other kind."""
+    devices = [*range(torch.cuda.device_count()), torch.cuda.current_device()]
+    return [torch.device('cuda', i) for i in {torch.cuda.get_device_capability(i): i for i in devices}.values()]
+
+
+def _check(kernel, devices):
     """None if the loaded kernel gives what the reference gives, else what it does instead; then torch goes back to the reference."""
-    from .ops import _cases  # here, since the operators import this file
-    try:
-        failures = _missing(kernel, device) or [text for case in _cases.quick(kernel) for text in _cases.failures(case, torch.float32, device)]
-    except Exception as err:            # noqa: BLE001  e.g. a library without code for this GPU
-        failures = [f'{type(err).__name__}: {err}']
+    failures = [f'{line} (on {device})' for device in devices for line in _failures(kernel, device)]
     if not failures:
         return None
-    _use_reference(kernel, device)
+    _use_reference(kernel, devices[0])
     problem = (f'the kernel gives wrong results on this machine: {failures[0]}. To mend it: check that TORCH_CUDA_ARCH_LIST, if it is set, names '
                'this GPU, delete the folder native-ops in the cache (~/.cache/kdgan) to build anew, and run python -m torch_utils.doctor')
-    _warn(f'{kernel} runs without its CUDA kernel: {problem}')
+    # From any rank: the GPU may be one that the first rank does not use.
+    warnings.warn(f'{kernel} runs without its CUDA kernel on rank {distributed.get_rank()}: {problem}', RuntimeWarning, stacklevel=2)
     return problem
+
+
+def _failures(kernel, device):
+    from .ops import _cases  # here, since the operators import this file
+    try:
+        return _missing(kernel, device) or [text for case in _cases.quick(kernel) for text in _cases.failures(case, torch.float32, device)]
+    except Exception as err:            # noqa: BLE001  e.g. a library without code for this GPU
+        return [f'{type(err).__name__}: {err}']
 
 
 def _missing(kernel, device):
@@ -106,8 +118,3 @@ def _use_reference(kernel, device):
         for name in OPERATORS[kernel]:
             replacement.impl(name, _library.references[name], device.type.upper())
     _replacements.append(replacement)
-
-
-def _warn(message):
-    if distributed.get_rank() == 0:
-        warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -15,6 +15,8 @@ import warnings
 
 import torch
 
+from dnnlib import UserError
+
 from . import custom_ops, native_build
 from .ops import _cases, bias_act, upfirdn2d
 
@@ -106,6 +108,9 @@ def main(argv=None):
             custom_ops.load_library(PATIENT_SEC)
         except native_build.BuildError as err:
             problems.append((err.problem, err.remedy))
+        except (UserError, OSError) as err:         # of the cache; of the library when it is loaded
+            problems.append((f'the CUDA kernels cannot be built or loaded: {err}', 'KDGAN_CACHE_DIR names another folder for them; deleting the '
+                             'folder native-ops in it is safe'))
     for kernel, (text, problem) in backends(has_cuda).items():
         print(f'{kernel:<12}{text}')
         if problem is not None:

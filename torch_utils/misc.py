@@ -1,44 +1,29 @@
-"""Number formats of the networks, and small helpers for modules."""
+"""Small helpers: images for saving, memory of the C library, worker processes."""
 
 import ctypes
-import math
 import signal
-from typing import NamedTuple
 
 import torch
+import torch.overrides
 
-HALF_DTYPES = dict(float16=torch.float16, bfloat16=torch.bfloat16)
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3      # of mallopt(3)
 
 
-class ComputeFormat(NamedTuple):
-    """The dtype and memory format in which a block of a network works."""
-    dtype: torch.dtype
-    layout: torch.memory_format
+class ShapesOnly(torch.overrides.TorchFunctionMode):
+    """Within it, new weights have a shape and no memory: modules can be built to see what they would be.
 
-    @classmethod
-    def of(cls, half, half_dtype, channels_last):
-        """half: whether in half precision; half_dtype: 'float16' or 'bfloat16'."""
-        if half_dtype not in HALF_DTYPES:
-            raise ValueError(f'half_dtype is {half_dtype!r}, it must be one of {", ".join(HALF_DTYPES)}')
-        return cls(HALF_DTYPES[half_dtype] if half else torch.float32, torch.channels_last if channels_last else torch.contiguous_format)
+    `torch.device('meta')` does that for everything, but its arithmetic imports a second's worth of modules first.
+    """
 
-    def cast(self, x, force_fp32=False):
-        """[N, C, H, W] -> the same values in this format."""
-        return x.to(dtype=torch.float32 if force_fp32 else self.dtype, memory_format=self.layout)
+    FACTORIES = (torch.randn, torch.zeros, torch.ones, torch.full, torch.empty)
 
-
-def block_resolutions(img_resolution):
-    """[4, 8, ..., img_resolution]. Raises ValueError unless it is a power of two of at least 4."""
-    log2 = int(math.log2(max(img_resolution, 1)))
-    if img_resolution < 4 or 2 ** log2 != img_resolution:
-        raise ValueError(f'the resolution is {img_resolution}, it must be a power of two of at least 4')
-    return [2 ** i for i in range(2, log2 + 1)]
-
-
-def half_resolutions(img_resolution, num_fp16_res):
-    """The set of the `num_fp16_res` highest block resolutions, never with 4: small maps need the precision and gain no speed."""
-    return {res for res in block_resolutions(img_resolution)[1:] if res * 2 ** num_fp16_res > img_resolution}
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in self.FACTORIES:
+            return torch.empty(args[0], device='meta', **{k: v for k, v in kwargs.items() if k == 'dtype'})
+        if func in (torch.Tensor.div, torch.Tensor.__truediv__) and args[0].is_meta:
+            return args[0]
+        return func(*args, **kwargs)
 
 
 def to_uint8(img):

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import struct
 import zipfile
 
 import numpy as np
@@ -110,6 +111,12 @@ class ImageFolderDataset(torch.utils.data.Dataset):
             self._content_hash = digest.hexdigest()
         return self._content_hash
 
+    def facts(self) -> dict:
+        """What to note beside anything that was made from these images: JSON-able, without a path of this machine."""
+        return dict(name=self.name, content_hash=self.content_hash(), images=self.num_images, resolution=self.resolution,
+                    channels=self.num_channels, mirrored=self.xflip, labels=self.has_labels, class_names=self.class_names,
+                    record=self.files.record)
+
     def close(self) -> None:
         """Closes the archive in this process; reading opens it again."""
         self.files.close()
@@ -129,15 +136,15 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         """uint8 [C, H, W] of the shape that all must have."""
         data = self._read(name)
         try:
-            image = pyspng.load(data) if _is_plain_png(data) else np.array(to_rgb_or_grey(PIL.Image.open(io.BytesIO(data))))
+            shape, decode = _open(data)
+            image = decode() if list(shape) == self.image_shape else None           # no memory is spent on a picture of another size
         except UnusableImage as err:
             raise DatasetError(f'{self.path}: {name} {err}; rebuild the data set with dataset_tool.py') from err
         except Exception as err:                    # decoders raise anything from SyntaxError to struct.error for a damaged file
             raise self._damaged(name, err) from err
-        image = image.reshape(*image.shape[:2], -1).transpose(2, 0, 1)
-        if list(image.shape) != self.image_shape:
-            raise self._mixed(name, image.shape, self.image_shape)
-        return np.ascontiguousarray(image)
+        if image is None:
+            raise self._mixed(name, shape, self.image_shape)
+        return np.ascontiguousarray(image.reshape(*image.shape[:2], -1).transpose(2, 0, 1))
 
     def _damaged(self, name: str, err: Exception) -> DatasetError:
         return DatasetError(f'{self.path}: {name} is damaged ({type(err).__name__}: {err}); '
@@ -198,6 +205,15 @@ class ImageFolderDataset(torch.utils.data.Dataset):
             np.random.RandomState(random_seed).shuffle(order)
             order = np.sort(order[:max_size])
         return order
+
+
+def _open(data: bytes):
+    """-> ((C, H, W) as the header has it, function that decodes to uint8 [H, W] or [H, W, C])."""
+    if _is_plain_png(data):
+        width, height = struct.unpack('>2I', data[16:24])
+        return (3 if data[25:26] == b'\2' else 1, height, width), lambda: pyspng.load(data)
+    img = PIL.Image.open(io.BytesIO(data))
+    return (num_channels(img.mode), img.height, img.width), lambda: np.array(to_rgb_or_grey(img))
 
 
 def _is_plain_png(data: bytes) -> bool:

@@ -107,7 +107,7 @@ class CifarSource:
         try:
             with tarfile.open(path, 'r:gz') as archive:
                 self._load(archive, split)
-        except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, zlib.error, gzip.BadGzipFile, tarfile.TarError,
+        except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, MemoryError, zlib.error, gzip.BadGzipFile, tarfile.TarError,
                 pickle.UnpicklingError) as err:
             raise DatasetError(f'--source={path}: not a readable CIFAR python archive ({type(err).__name__}: {err}); '
                                'download cifar-10-python.tar.gz or cifar-100-python.tar.gz again, or give a folder or .zip') from err

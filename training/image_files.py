@@ -25,6 +25,8 @@ IMAGE_ENDINGS = ('.avif', '.bmp', '.gif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jp
                  '.tga', '.tif', '.tiff', '.webp')
 OWN_LAYOUT = re.compile(r'\d{5}/img\d{8}\.png')
 LABELS_FILE = 'dataset.json'
+LARGEST_IMAGE = 256 << 20           # bytes of a file; archives can claim to unfold into any size
+LABEL_BYTES = 4096                  # of dataset.json per image
 
 
 class DatasetError(UserError):
@@ -106,7 +108,7 @@ class ImageFiles:
                 text = f.read()
         else:
             text = b''
-        with contextlib.suppress(ValueError):       # another program's comment is not ours to judge
+        with contextlib.suppress(ValueError, RecursionError):       # another program's comment is not ours to judge
             record = json.loads(text)
             return record if isinstance(record, dict) else {}
         return {}
@@ -115,8 +117,10 @@ class ImageFiles:
         """Binary file of one member."""
         return self._zip().open(name) if self.is_zip else open(os.path.join(self.path, name), 'rb')
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit: int = LARGEST_IMAGE) -> bytes:
         """Bytes of one member, checked against its checksum in a zip. Raises what the file system or zipfile raise."""
+        if self.is_zip and (size := self._zip().getinfo(name).file_size) > limit:
+            raise zipfile.BadZipFile(f'it would unfold into {size} bytes, {limit} are the limit')
         with self.open(name) as f:
             return f.read()
 
@@ -128,11 +132,11 @@ class ImageFiles:
         if not self._has_labels_file:
             return Labels(False, {}, None)
         try:
-            content = json.loads(self.read(LABELS_FILE))
+            content = json.loads(self.read(LABELS_FILE, limit=LABEL_BYTES * (len(self.names) + 256)))
             by_name = {name.replace('\\', '/'): label for name, label in dict(content['labels'] or {}).items()}
             class_names = content.get('class_names')
             _check_labels(by_name, class_names)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as err:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, zipfile.BadZipFile) as err:
             raise DatasetError(f'{self.path}: {LABELS_FILE} is not of the form {{"labels": [["name.png", 0], ...]}} or {{"labels": null}} '
                                f'({type(err).__name__}: {err}); correct it or remove it') from err
         return Labels(True, by_name, class_names)

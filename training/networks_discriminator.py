@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import torch
 
-from torch_utils import misc
+from torch_utils import persistence
 from torch_utils.ops import upfirdn2d
 
+from .networks_format import Block, block_resolutions, half_resolutions
 from .networks_generator import MappingNetwork
 from .networks_layers import Conv2dLayer, FullyConnectedLayer, MinibatchStdLayer
 
@@ -18,7 +19,8 @@ class DiscriminatorFeatures(NamedTuple):
     epilogue: torch.Tensor      # [N, C] last hidden layer, after its activation
 
 
-class DiscriminatorBlock(torch.nn.Module):
+@persistence.persistent_class
+class DiscriminatorBlock(Block):
     """One resolution of the discriminator: halves it.
 
     Args:
@@ -29,13 +31,14 @@ class DiscriminatorBlock(torch.nn.Module):
         use_fp16, half_dtype, fp16_channels_last: as in `SynthesisBlock`.
     """
 
-    def __init__(self, in_channels, tmp_channels, out_channels, img_channels, first_layer_idx=0, architecture='resnet', activation='lrelu',
-                 resample_filter=(1, 3, 3, 1), conv_clamp=None, use_fp16=False, half_dtype='float16', fp16_channels_last=False, freeze_layers=0):
-        super().__init__()
+    def __init__(self, in_channels, tmp_channels, out_channels, resolution, img_channels, first_layer_idx=0, architecture='resnet',
+                 activation='lrelu', resample_filter=(1, 3, 3, 1), conv_clamp=None, use_fp16=False, half_dtype='float16',
+                 fp16_channels_last=False, freeze_layers=0):
+        super().__init__(use_fp16, half_dtype, fp16_channels_last)
         if architecture not in ('orig', 'skip', 'resnet'):
             raise ValueError(f"architecture is {architecture!r}, it must be 'orig', 'skip' or 'resnet'")
-        self.architecture = architecture
-        self.compute = misc.ComputeFormat.of(use_fp16, half_dtype, fp16_channels_last)
+        self.in_channels, self.img_channels = in_channels, img_channels
+        self.resolution, self.architecture = resolution, architecture
         self.num_layers = 0
         self.register_buffer('resample_filter', upfirdn2d.setup_filter(resample_filter))
 
@@ -56,9 +59,9 @@ class DiscriminatorBlock(torch.nn.Module):
     def forward(self, x, img, force_fp32=False):
         """x [N, in_channels, H, W] (None for the first block), img (None once it has been read) -> both for the next block."""
         if x is not None:
-            x = self.compute.cast(x, force_fp32)
+            x = self.cast(x, force_fp32)
         if self.fromrgb is not None:
-            y = self.fromrgb(self.compute.cast(img, force_fp32))
+            y = self.fromrgb(self.cast(img, force_fp32))
             x = y if x is None else x + y
             img = upfirdn2d.downsample2d(img, self.resample_filter) if self.architecture == 'skip' else None
         if self.architecture == 'resnet':
@@ -67,6 +70,7 @@ class DiscriminatorBlock(torch.nn.Module):
         return self.conv1(self.conv0(x)), img
 
 
+@persistence.persistent_class
 class DiscriminatorEpilogue(torch.nn.Module):
     """4x4 features -> logit, always in float32.
 
@@ -104,6 +108,7 @@ class DiscriminatorEpilogue(torch.nn.Module):
         return logits, DiscriminatorFeatures(trunk, epilogue)
 
 
+@persistence.persistent_class
 class Discriminator(torch.nn.Module):
     """Images -> logits.
 
@@ -122,15 +127,15 @@ class Discriminator(torch.nn.Module):
         self.c_dim = c_dim
         self.img_resolution = img_resolution
         self.img_channels = img_channels
-        self.block_resolutions = misc.block_resolutions(img_resolution)[:0:-1]
+        self.block_resolutions = block_resolutions(img_resolution)[:0:-1]
         channels = {res: min(channel_base // res, channel_max) for res in [*self.block_resolutions, 4]}
-        half = misc.half_resolutions(img_resolution, num_fp16_res)
+        half = half_resolutions(img_resolution, num_fp16_res)
         self.feature_dim = channels[4]
         cmap_dim = 0 if c_dim == 0 else channels[4] if cmap_dim is None else cmap_dim
         common = dict(img_channels=img_channels, architecture=architecture, conv_clamp=conv_clamp)
         first_layer_idx = 0
         for res in self.block_resolutions:
-            block = DiscriminatorBlock(channels[res] if res < img_resolution else 0, channels[res], channels[res // 2],
+            block = DiscriminatorBlock(channels[res] if res < img_resolution else 0, channels[res], channels[res // 2], resolution=res,
                                        first_layer_idx=first_layer_idx, use_fp16=res in half, **(block_kwargs or {}), **common)
             setattr(self, f'b{res}', block)
             first_layer_idx += block.num_layers

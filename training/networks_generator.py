@@ -4,13 +4,15 @@ import math
 
 import torch
 
-from torch_utils import misc
+from torch_utils import persistence
 from torch_utils.ops import upfirdn2d
 from torch_utils.ops.bias_act import activation_funcs, bias_act
 
+from .networks_format import Block, block_resolutions, half_resolutions
 from .networks_layers import Conv2dLayer, FullyConnectedLayer, modulated_conv2d, normalize_2nd_moment, scaled_clamp
 
 
+@persistence.persistent_class
 class MappingNetwork(torch.nn.Module):
     """z and class label -> intermediate latents.
 
@@ -69,6 +71,7 @@ class MappingNetwork(torch.nn.Module):
         return ws
 
 
+@persistence.persistent_class
 class SynthesisLayer(torch.nn.Module):
     """Modulated 3x3 convolution, noise, bias and activation. x [N, in_channels, H, W], w [N, w_dim]."""
 
@@ -81,7 +84,7 @@ class SynthesisLayer(torch.nn.Module):
         self.activation = activation
         self.conv_clamp = conv_clamp
         self.padding = kernel_size // 2
-        self.act_gain = activation_funcs[activation].gain
+        self.act_gain = activation_funcs[activation].def_gain
         self.register_buffer('resample_filter', upfirdn2d.setup_filter(resample_filter))
         self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1)
         self.weight = torch.nn.Parameter(torch.randn([out_channels, in_channels, kernel_size, kernel_size]))
@@ -104,6 +107,7 @@ class SynthesisLayer(torch.nn.Module):
         return bias_act(x, self.bias.to(x.dtype), act=self.activation, gain=self.act_gain * gain, clamp=scaled_clamp(self.conv_clamp, gain))
 
 
+@persistence.persistent_class
 class ToRGBLayer(torch.nn.Module):
     """Modulated 1x1 convolution without demodulation from features to an image."""
 
@@ -122,7 +126,8 @@ class ToRGBLayer(torch.nn.Module):
         return bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)
 
 
-class SynthesisBlock(torch.nn.Module):
+@persistence.persistent_class
+class SynthesisBlock(Block):
     """One resolution of the synthesis network.
 
     Args:
@@ -137,12 +142,11 @@ class SynthesisBlock(torch.nn.Module):
 
     def __init__(self, in_channels, out_channels, w_dim, resolution, img_channels, is_last, architecture='skip', resample_filter=(1, 3, 3, 1),
                  conv_clamp=None, use_fp16=False, half_dtype='float16', fp16_channels_last=False, **layer_kwargs):
-        super().__init__()
+        super().__init__(use_fp16, half_dtype, fp16_channels_last)
         if architecture not in ('orig', 'skip', 'resnet'):
             raise ValueError(f"architecture is {architecture!r}, it must be 'orig', 'skip' or 'resnet'")
-        self.in_channels = in_channels
-        self.architecture = architecture
-        self.compute = misc.ComputeFormat.of(use_fp16, half_dtype, fp16_channels_last)
+        self.in_channels, self.img_channels, self.w_dim = in_channels, img_channels, w_dim
+        self.resolution, self.is_last, self.architecture = resolution, is_last, architecture
         self.register_buffer('resample_filter', upfirdn2d.setup_filter(resample_filter))
         self.num_conv = 1 if in_channels == 0 else 2
         self.num_torgb = int(is_last or architecture == 'skip')
@@ -165,10 +169,10 @@ class SynthesisBlock(torch.nn.Module):
         layer_kwargs = dict(fused_modconv=fused_modconv, noise_mode=noise_mode)
         if self.in_channels == 0:
             w = next(ws)
-            x = self.compute.cast(self.const.expand(w.shape[0], -1, -1, -1), force_fp32)
+            x = self.cast(self.const.expand(w.shape[0], -1, -1, -1), force_fp32)
             x = self.conv1(x, w, **layer_kwargs)
         else:
-            x = self.compute.cast(x, force_fp32)
+            x = self.cast(x, force_fp32)
             y = self.skip(x, gain=math.sqrt(0.5)) if self.architecture == 'resnet' else None
             x = self.conv0(x, next(ws), **layer_kwargs)
             x = self.conv1(x, next(ws), gain=1 if y is None else math.sqrt(0.5), **layer_kwargs)
@@ -181,6 +185,7 @@ class SynthesisBlock(torch.nn.Module):
         return x, img
 
 
+@persistence.persistent_class
 class SynthesisNetwork(torch.nn.Module):
     """Latents -> images.
 
@@ -195,8 +200,8 @@ class SynthesisNetwork(torch.nn.Module):
         self.w_dim = w_dim
         self.img_resolution = img_resolution
         self.img_channels = img_channels
-        self.block_resolutions = misc.block_resolutions(img_resolution)
-        half = misc.half_resolutions(img_resolution, num_fp16_res)
+        self.block_resolutions = block_resolutions(img_resolution)
+        half = half_resolutions(img_resolution, num_fp16_res)
         self.num_ws = 0
         in_channels = 0
         for res in self.block_resolutions:
@@ -220,6 +225,7 @@ class SynthesisNetwork(torch.nn.Module):
         return img
 
 
+@persistence.persistent_class
 class Generator(torch.nn.Module):
     """z [N, z_dim], c [N, c_dim] -> img [N, img_channels, img_resolution, img_resolution], about [-1, 1]."""
 

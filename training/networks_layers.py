@@ -7,6 +7,7 @@ import math
 
 import torch
 
+from torch_utils import persistence
 from torch_utils.ops import conv2d_resample, fma, upfirdn2d
 from torch_utils.ops.bias_act import activation_funcs, bias_act
 
@@ -83,6 +84,7 @@ def _conv_per_sample(x, weight, styles, coefs, conv):
     return x.reshape(n, -1, *x.shape[2:])
 
 
+@persistence.persistent_class
 class FullyConnectedLayer(torch.nn.Module):
     """Linear layer with equalised learning rate, bias and activation. x [N, in_features] -> [N, out_features].
 
@@ -107,6 +109,7 @@ class FullyConnectedLayer(torch.nn.Module):
         return bias_act(torch.nn.functional.linear(x, self.weight), bias, act=self.activation)
 
 
+@persistence.persistent_class
 class Conv2dLayer(torch.nn.Module):
     """Convolution with equalised learning rate, resampling, bias and activation. x [N, in_channels, H, W].
 
@@ -126,7 +129,7 @@ class Conv2dLayer(torch.nn.Module):
         self.conv_clamp = conv_clamp
         self.padding = kernel_size // 2
         self.weight_gain = 1 / math.sqrt(in_channels * kernel_size ** 2)
-        self.act_gain = activation_funcs[activation].gain
+        self.act_gain = activation_funcs[activation].def_gain
         self.register_buffer('resample_filter', upfirdn2d.setup_filter(resample_filter))
         weight = torch.randn([out_channels, in_channels, kernel_size, kernel_size])
         bias = torch.zeros([out_channels]) if bias else None
@@ -151,6 +154,7 @@ def scaled_clamp(clamp, gain):
     return None if clamp is None else clamp * gain
 
 
+@persistence.persistent_class
 class MinibatchStdLayer(torch.nn.Module):
     """Appends to x [N, C, H, W] `num_channels` maps of the standard deviation across the samples of a group (Progressive GAN, section 3).
 

@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 
 STATE_FILE = 'training-state.safetensors'
 STATS_FILE = 'stats.jsonl'
+CARD_FILE = 'model_card.md'
+SNAPSHOT = re.compile(r'network-snapshot-(\d+)(?:\.(\d{3}))?\.safetensors')
 
 
 def kimg_label(cur_nimg, kimg_per_tick):
@@ -14,6 +17,16 @@ def kimg_label(cur_nimg, kimg_per_tick):
 
 def snapshot_path(run_dir, cur_nimg, kimg_per_tick):
     return os.path.join(run_dir, f'network-snapshot-{kimg_label(cur_nimg, kimg_per_tick)}.safetensors')
+
+
+def find_snapshots(run_dir):
+    """{file name: images seen}."""
+    matches = [SNAPSHOT.fullmatch(name) for name in os.listdir(run_dir)]
+    return {m[0]: int(m[1]) * 1000 + int(m[2] or 0) for m in matches if m}
+
+
+def metric_path(run_dir, metric):
+    return os.path.join(run_dir, f'metric-{metric}.jsonl')
 
 
 def read_lines(path):
@@ -29,13 +42,20 @@ def read_lines(path):
     return records
 
 
+def measurements(run_dir, snapshot, metrics):
+    """{metric: its last record of this snapshot in metric-NAME.jsonl}; those that are not measured are missing."""
+    name = os.path.basename(snapshot)
+    return {metric: record for metric in metrics for record in read_lines(metric_path(run_dir, metric)) if record.get('snapshot') == name}
+
+
 def unmeasured(run_dir, snapshot, metrics):
-    """Those of `metrics` that no metric-NAME.jsonl has of this snapshot."""
-    measured = lambda metric: {record.get('snapshot') for record in read_lines(os.path.join(run_dir, f'metric-{metric}.jsonl'))}
-    return [metric for metric in metrics if os.path.basename(snapshot) not in measured(metric)]
+    """Those of `metrics` that are not on record of this snapshot."""
+    measured = measurements(run_dir, snapshot, metrics)
+    return [metric for metric in metrics if metric not in measured]
 
 
 def is_complete(run_dir, cur_nimg, config):
-    """Whether a run that has seen `cur_nimg` images is trained, saved and measured."""
+    """Whether a run that has seen `cur_nimg` images is trained, saved, measured and described."""
     snapshot = snapshot_path(run_dir, cur_nimg, config['kimg_per_tick'])
-    return cur_nimg >= config['total_kimg'] * 1000 and os.path.isfile(snapshot) and not unmeasured(run_dir, snapshot, config['metrics'])
+    written = all(os.path.isfile(path) for path in (snapshot, os.path.join(run_dir, CARD_FILE)))
+    return cur_nimg >= config['total_kimg'] * 1000 and written and not unmeasured(run_dir, snapshot, config['metrics'])

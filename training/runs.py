@@ -17,9 +17,11 @@ from dnnlib.util import user_errors
 from torch_utils import checkpoint, distributed
 
 from . import run_files
+from .model_card import write_model_card
 from .training_loop import training_loop
 
 OPTIONS_FILE = 'training_options.json'
+FREE = ('total_kimg', 'run_dir', 'snapshot_keep')               # may differ when a run is continued
 STARTED = (run_files.STATE_FILE, run_files.STATS_FILE)         # the first files of a run that has got somewhere
 
 
@@ -36,13 +38,13 @@ def find_run(outdir, config, description, new_run):
 
 
 def same_run(path, config):
-    """Whether the run in `path` has this configuration; its length may differ."""
+    """Whether the run in `path` has this configuration; its length may differ, and which snapshots it keeps."""
     try:
         with open(os.path.join(path, OPTIONS_FILE), encoding='utf-8') as f:
             saved = json.load(f)
     except (OSError, json.JSONDecodeError):
         return False
-    strip = lambda c: {key: value for key, value in c.items() if key not in ('total_kimg', 'run_dir')}
+    strip = lambda c: {key: value for key, value in c.items() if key not in FREE}
     return strip(saved) == strip(json.loads(json.dumps(config)))
 
 
@@ -101,6 +103,8 @@ def _train(config, run_dir):
     log = dnnlib.util.Logger(os.path.join(run_dir, 'log.txt')) if distributed.launched_rank() == 0 else contextlib.nullcontext()
     with log:
         complete = training_loop(config, run_dir, config['device'])
+        if complete and distributed.get_rank() == 0:
+            write_model_card(run_dir)
         if not complete:
             distributed.print0(f'Stopped; the state is in {run_dir}. The same command continues.')
     distributed.leave()

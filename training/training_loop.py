@@ -13,7 +13,7 @@ import dnnlib
 from dnnlib import UserError
 from torch_utils import checkpoint, distributed, misc, training_stats
 
-from . import run_files, snapshots
+from . import model_files, run_files, snapshots
 from .ada import AdaptiveProbability, set_probability
 from .ema import WeightAverage
 from .image_grid import SampleGrid
@@ -21,6 +21,7 @@ from .networks_layers import use_channels_last
 from .phases import make_phases
 from .progress import Progress
 from .real_images import RealImages
+from .run_store import RunStore
 
 
 class Trainer:
@@ -38,6 +39,7 @@ class Trainer:
         self._load_data()
         self._build_networks()
         self._build_training()
+        self.store = RunStore(run_dir, self.config, self.dataset, self.network_kwargs)
         self._stop_requested = False
 
     # -- set up
@@ -76,13 +78,16 @@ class Trainer:
 
     def _init_from(self, path):
         """Transfer learning: every weight of the snapshot that fits by name and shape."""
+        file = model_files.locate(path, '--init-from')
         try:
-            source = snapshots.load_networks(path)
+            source = snapshots.load_networks(file)
         except UserError as err:
             raise UserError(f'--init-from: {err}') from err
         for name, module in [('G', self.G), ('D', self.D), ('G_ema', self.G_ema)]:
-            found = source.networks.get(name)
+            found = source.networks.get(name, source.networks.get('G_ema') if name == 'G' else None)
             if found is None:
+                distributed.print0(f'{name}: starts afresh; training-state.safetensors has it, and a snapshot written with '
+                                   '--snapshot-networks=all')
                 continue
             copied, left = checkpoint.copy_matching(found.state_dict(), module)
             if not copied:
@@ -119,34 +124,26 @@ class Trainer:
             objects['ada'] = self.ada
         return objects
 
-    def _state_path(self):
-        return os.path.join(self.run_dir, run_files.STATE_FILE)
-
     def resume(self):
         """Continues from the run directory's training state, if there is one."""
-        if not os.path.isfile(self._state_path()):
+        saved = self.store.load_state()
+        if saved is None:
             return False
-        tensors, info = checkpoint.load(self._state_path(), 'training-state')
+        states, progress = saved
         for name, target in self._stateful().items():
-            target.load_state_dict(checkpoint.unflatten(info['state'][name], tensors))
+            target.load_state_dict(states[name])
         for phase in self.phases:
             phase.restore_layout()
-        self.cur_nimg, self.batch_idx, self.cur_tick = info['cur_nimg'], info['batch_idx'], info['cur_tick']
-        self.elapsed_sec, self.tick_end = info['elapsed_sec'], info['tick_end']
+        self.cur_nimg, self.batch_idx, self.cur_tick = progress['cur_nimg'], progress['batch_idx'], progress['cur_tick']
+        self.elapsed_sec, self.tick_end = progress['elapsed_sec'], progress['tick_end']
         return True
 
     def save_state(self):
         """Writes the training state: the first process, but all must call it."""
         states = {name: source.state_dict() for name, source in self._stateful().items()}
-        if self.rank != 0:
-            return
-        tensors, nests = {}, {}
-        for name, state in states.items():
-            part, nests[name] = checkpoint.flatten(name, state)
-            tensors.update(part)
-        info = dict(state=nests, cur_nimg=self.cur_nimg, batch_idx=self.batch_idx, cur_tick=self.cur_tick, tick_end=self.tick_end,
-                    elapsed_sec=self.progress.elapsed_sec)
-        checkpoint.save(self._state_path(), 'training-state', tensors, info)
+        if self.rank == 0:
+            self.store.save_state(states, dict(cur_nimg=self.cur_nimg, batch_idx=self.batch_idx, cur_tick=self.cur_tick, tick_end=self.tick_end,
+                                               elapsed_sec=self.progress.elapsed_sec))
 
     # -- run
 
@@ -168,7 +165,9 @@ class Trainer:
                     self._end_tick(done=self.cur_nimg >= total_nimg)
             if self.cur_nimg < total_nimg:
                 self.save_state()
+            self.store.wait()
         finally:
+            self.store.close()
             self.progress.close()
             for sig, handler in previous.items():
                 signal.signal(sig, handler)
@@ -244,10 +243,11 @@ class Trainer:
 
     def _catch_up(self, done):
         """After a crash between saving the state and the last of what follows it."""
-        missing = lambda: not os.path.isfile(self._snapshot_path())
+        missing = lambda: not os.path.isfile(self.store.snapshot_path(self.cur_nimg))
         if done and distributed.agree(missing):
             self._save_fakes()
             self._save_snapshot()
+            self.store.wait()
         if not distributed.agree(missing):
             self._evaluate()
 
@@ -255,22 +255,20 @@ class Trainer:
         if self.rank == 0:
             self.grid.save_fakes(self.G_ema, f'fakes{run_files.kimg_label(self.cur_nimg, self.config.kimg_per_tick)}.png')
 
-    def _snapshot_path(self):
-        return run_files.snapshot_path(self.run_dir, self.cur_nimg, self.config.kimg_per_tick)
-
     def _save_snapshot(self):
         if self.rank == 0:
-            training = dict(options=dict(self.config), cur_nimg=self.cur_nimg, class_names=self.dataset.class_names)
-            snapshots.save_networks(self._snapshot_path(), dict(G=self.G, D=self.D, G_ema=self.G_ema), self.network_kwargs, training)
+            self.store.save_snapshot(self.cur_nimg, dict(G_ema=self.G_ema, G=self.G, D=self.D))
 
     def _evaluate(self):
         """Metrics of the averaged generator that are not on record yet, by the function that the configuration names."""
         c = self.config
-        snapshot = self._snapshot_path()
+        snapshot = self.store.snapshot_path(self.cur_nimg)
         for metric in distributed.agree(lambda: run_files.unmeasured(self.run_dir, snapshot, c.metrics)):
             self.progress.bar.clear()
             dnnlib.util.call_func_by_name(metric=metric, G=self.G_ema, dataset_kwargs=c.training_set_kwargs, device=self.device, seed=c.random_seed,
                                           progress=False, run_dir=self.run_dir, snapshot=snapshot, cur_nimg=self.cur_nimg, **c.metric_kwargs)
+        if self.rank == 0:
+            self.store.metrics_measured(self.cur_nimg)
 
 
 def step_seed(seed, rank, cur_nimg):

@@ -36,6 +36,12 @@ def laid_out(x, layout, dtype, device):
     return x
 
 
+def run(operator, *args):
+    """-> (its result, the tensor without numbers that torch.compile expects)."""
+    without_numbers = lambda a: torch.empty_strided(a.shape, a.stride(), dtype=a.dtype, device='meta') if isinstance(a, torch.Tensor) else a
+    return operator(*args), operator(*map(without_numbers, args))
+
+
 class BiasActCase(NamedTuple):
     """All derivatives of one activation on one tensor."""
     act: str
@@ -47,17 +53,17 @@ class BiasActCase(NamedTuple):
     biased: bool = True
 
     def compare(self, dtype, device):
-        """Yields (what, got, want): the operators on `device`, the references in float64 on the CPU."""
+        """Yields (what, got, want, fake): the operators on `device`, the references in float64 on the CPU, what a compiler expects."""
         x, dy, ddx = (random_tensor(self.shape, seed, self.layout) for seed in (0, 1, 2))
         b = random_tensor([self.shape[self.dim]], 3) if self.biased else None
         args = (self.dim, self.act, 0.25, self.gain, self.clamp)
         place = lambda t: None if t is None else laid_out(t, self.layout, dtype, device)
-        y = torch.ops.kdgan.bias_act(place(x), place(b), *args)
-        yield 'bias_act', y, references['bias_act'](x, b, *args)
+        y, fake = run(torch.ops.kdgan.bias_act, place(x), place(b), *args)
+        yield 'bias_act', y, references['bias_act'](x, b, *args), fake
         saved = x if self.act == 'swish' else y.detach().cpu().double()      # the references start from the same, rounded y
         for name, tensors in [('bias_act_slope', (dy,)), ('bias_act_curve', (ddx, dy))]:
-            got = getattr(torch.ops.kdgan, name)(*map(place, tensors), place(saved), place(b), *args)
-            yield name, got, references[name](*tensors, saved, b, *args)
+            got, fake = run(getattr(torch.ops.kdgan, name), *map(place, tensors), place(saved), place(b), *args)
+            yield name, got, references[name](*tensors, saved, b, *args), fake
 
 
 class Upfirdn2dCase(NamedTuple):
@@ -77,8 +83,8 @@ class Upfirdn2dCase(NamedTuple):
         left, right, top, bottom = self.padding
         args = dict(up=list(self.up), down=list(self.down), padding=[fw // 2 + left, fw // 2 + right, fh // 2 + top, fh // 2 + bottom],
                     flip_filter=self.flip, gain=1.5)
-        got = upfirdn2d.upfirdn2d(laid_out(x, self.layout, dtype, device), f.to(device), **args)
-        yield 'upfirdn2d', got, upfirdn2d.upfirdn2d(x, f, impl='ref', **args)
+        got, fake = run(lambda x, f: upfirdn2d.upfirdn2d(x, f, **args), laid_out(x, self.layout, dtype, device), f.to(device))
+        yield 'upfirdn2d', got, upfirdn2d.upfirdn2d(x, f, impl='ref', **args), fake
 
 
 def bias_act_cases():
@@ -113,11 +119,17 @@ def quick(kernel):
     return [Upfirdn2dCase('4x4', (2, 8, 8, 16), (2, 2), layout='channels_last'), Upfirdn2dCase('12', (2, 3, 9, 7), (1, 1), (2, 2))]
 
 
+def strides_that_matter(t):
+    """The others step along an extent of 1, that is, nowhere."""
+    return [stride for size, stride in zip(t.shape, t.stride(), strict=True) if size > 1] if t.numel() else []
+
+
 def failures(case, dtype, device):
-    """A line for each result of the case that differs from the reference by more than rounding, in shape or in layout."""
-    for what, got, want in case.compare(dtype, device):
+    """A line for each result of the case that differs from the reference by more than rounding, or in shape, or from the fake in layout."""
+    for what, got, want, fake in case.compare(dtype, device):
         limit = TOLERANCE[dtype] * torch.finfo(dtype).eps
         error = ((got.cpu().double() - want).abs() / (1 + want.abs())).max().item() if want.numel() and got.shape == want.shape else 0.0
-        if got.shape != want.shape or got.dtype != dtype or not error <= limit:
-            yield (f'{what} of {case} in {dtype}: the error is {error:.2g}, the limit {limit:.2g}; '
-                   f'shape {list(got.shape)}, dtype {got.dtype}, expected {list(want.shape)}')
+        same_form = got.shape == want.shape == fake.shape and got.dtype == dtype and strides_that_matter(got) == strides_that_matter(fake)
+        if not same_form or not error <= limit:
+            yield (f'{what} of {case} in {dtype}: the error is {error:.2g}, the limit {limit:.2g}; shape {list(got.shape)}, dtype {got.dtype}, '
+                   f'strides {list(got.stride())}, expected {list(want.shape)} and {list(fake.stride())}')

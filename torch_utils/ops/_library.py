@@ -13,8 +13,8 @@ references = {}                         # operator -> the function in plain torc
 def define(schema: str, reference, fake, kernel: str):
     """Declares an operator that runs `reference` wherever it has no kernel.
 
-    Its first call with a CUDA tensor looks for the kernels (custom_ops.py). If there are any, torch calls them from then on, without
-    a detour through Python.
+    Its first call with a CUDA tensor looks for the kernels (custom_ops.py). If there are any, torch calls them from then on, and
+    `reference` no more. What an operator registers for autograd stays a Python function that runs on every call.
 
     Args:
         schema:    as for `torch.library.Library.define`, e.g. 'scale(Tensor x, float gain) -> Tensor'.

@@ -1,4 +1,5 @@
 // Adds kernels to the operators that bias_act.py declares.
+#include "bias_act.h"
 #include "device.h"
 
 #include <ATen/ops/empty_like.h>

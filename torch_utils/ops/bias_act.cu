@@ -100,24 +100,30 @@ template <class T, class F, Derivative DERIVATIVE> struct BiasAct {
     }
 };
 
+// The grid is as many blocks as reside at once: with a few more, most of the GPU would wait for a second round of the few.
+template <class Body> const char* launch_grid(BiasActParams p, void* stream) {
+    const int64_t packs = (p.n + Body::SIZE - 1) / Body::SIZE, needed = (packs + THREADS - 1) / THREADS, resident = resident_blocks<Body>();
+    p.blocks = needed < resident ? needed : resident;
+    const int64_t step = p.blocks * THREADS * Body::SIZE;
+    p.step_inner = step % p.inner;
+    p.step_channel = step / p.inner % p.channels;
+    return launch<Body>(p, 0, stream);
+}
+
 template <class T, class F> const char* launch_derivative(const BiasActParams& p, Derivative derivative, void* stream) {
     if (derivative == Derivative::none)
-        return launch<BiasAct<T, F, Derivative::none>>(p, 0, stream);
+        return launch_grid<BiasAct<T, F, Derivative::none>>(p, stream);
     if (derivative == Derivative::slope)
-        return launch<BiasAct<T, F, Derivative::slope>>(p, 0, stream);
+        return launch_grid<BiasAct<T, F, Derivative::slope>>(p, stream);
     if constexpr (F::CURVED)
-        return launch<BiasAct<T, F, Derivative::curve>>(p, 0, stream);
+        return launch_grid<BiasAct<T, F, Derivative::curve>>(p, stream);
     return "this activation has no curve";
 }
 
 template <class T> const char* launch_act(BiasActParams p, Act act, Derivative derivative, void* stream) {
-    constexpr int64_t SIZE = Pack<T>::SIZE, BLOCKS_PER_MULTIPROCESSOR = 8;      // as many as reside at once
-    const int64_t packs = (p.n + SIZE - 1) / SIZE, needed = (packs + THREADS - 1) / THREADS;
-    p.blocks = needed < multiprocessors() * BLOCKS_PER_MULTIPROCESSOR ? needed : multiprocessors() * BLOCKS_PER_MULTIPROCESSOR;
+    constexpr int64_t SIZE = Pack<T>::SIZE;
+    p.over_gain = p.gain == 0 ? 0 : 1 / p.gain;
     p.packed = is_aligned(p.x) && is_aligned(p.saved) && is_aligned(p.ddx) && is_aligned(p.out);
-    const int64_t step = p.blocks * THREADS * SIZE;
-    p.step_inner = step % p.inner;
-    p.step_channel = step / p.inner % p.channels;
     p.bias_kind = p.bias == nullptr ? BiasKind::none : p.inner % SIZE == 0 ? BiasKind::one
                   : p.inner == 1 && p.channels % SIZE == 0 && is_aligned(p.bias) ? BiasKind::run : BiasKind::walk;
     switch (act) {

@@ -3,9 +3,10 @@
 
 #include <cstdint>
 
+#include "dtype.h"
+
 namespace kdgan {
 
-enum class Dtype { half, bfloat16, float32, float64 };
 enum class Act { linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus, swish };
 enum class Derivative { none, slope, curve };       // kdgan::bias_act, bias_act_slope, bias_act_curve
 
@@ -27,6 +28,7 @@ struct BiasActParams {
     int64_t n, inner, channels;
     double alpha, gain, clamp;  // clamp < 0 = none
     // Filled in by launch_bias_act:
+    double over_gain;           // 1 / gain, or 0: a GPU divides doubles slowly, and every thread would
     bool packed;                // all pointers are multiples of 16 bytes
     BiasKind bias_kind;
     int64_t blocks;

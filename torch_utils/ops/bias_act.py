@@ -21,8 +21,8 @@ class Activation(NamedTuple):
     slope: Callable                 # (d, s, alpha) -> d * act'(u)
     curve: Callable | None          # (d, s, alpha) -> d * the derivative of act'(u) with respect to s; None = zero almost everywhere
     s: str = 'v'
-    alpha: float = 0.0              # default of the argument `alpha`
-    gain: float = 1.0               # default of the argument `gain`: keeps the second moment of a normal input at about 1
+    def_alpha: float = 0.0          # default of the argument `alpha`
+    def_gain: float = 1.0           # default of the argument `gain`: keeps the second moment of a normal input at about 1
 
 
 def _swish_slope(d, u, _alpha):
@@ -37,15 +37,15 @@ def _swish_curve(d, u, _alpha):
 
 activation_funcs = {
     'linear': Activation(lambda u, a: u, lambda d, v, a: d.clone(), None),
-    'relu': Activation(lambda u, a: u.relu_(), lambda d, v, a: d * (v > 0), None, gain=math.sqrt(2)),
+    'relu': Activation(lambda u, a: u.relu_(), lambda d, v, a: d * (v > 0), None, def_gain=math.sqrt(2)),
     'lrelu': Activation(lambda u, a: F.leaky_relu_(u, a), lambda d, v, a: torch.ops.aten.leaky_relu_backward(d, v, a, True), None,
-                        alpha=0.2, gain=math.sqrt(2)),
+                        def_alpha=0.2, def_gain=math.sqrt(2)),
     'tanh': Activation(lambda u, a: u.tanh_(), lambda d, v, a: d * (1 - v * v), lambda d, v, a: d * v * -2),
     'sigmoid': Activation(lambda u, a: u.sigmoid_(), lambda d, v, a: d * v * (1 - v), lambda d, v, a: d * (1 - 2 * v)),
     'elu': Activation(lambda u, a: F.elu_(u), lambda d, v, a: d * (v.clamp(max=0) + 1), lambda d, v, a: d * (v < 0)),
     'selu': Activation(lambda u, a: torch.selu_(u), lambda d, v, a: d * torch.where(v < 0, v + SELU_BOTTOM, SELU_SCALE), lambda d, v, a: d * (v < 0)),
     'softplus': Activation(lambda u, a: F.softplus(u), lambda d, v, a: d * -torch.expm1(-v), lambda d, v, a: d * torch.exp(-v)),
-    'swish': Activation(lambda u, a: u * torch.sigmoid(u), _swish_slope, _swish_curve, s='u', gain=math.sqrt(2)),
+    'swish': Activation(lambda u, a: u * torch.sigmoid(u), _swish_slope, _swish_curve, s='u', def_gain=math.sqrt(2)),
 }
 
 
@@ -69,8 +69,8 @@ def bias_act(x, b=None, dim=1, act='linear', alpha=None, gain=None, clamp=None, 
     """
     check_input('bias_act', x, impl)
     spec = _check(x, b, dim, act)
-    alpha = spec.alpha if alpha is None else float(alpha)
-    gain = spec.gain if gain is None else float(gain)
+    alpha = spec.def_alpha if alpha is None else float(alpha)
+    gain = spec.def_gain if gain is None else float(gain)
     if alpha < 0:
         raise ValueError(f'bias_act: alpha is {alpha}, it must be at least 0')
     if clamp is not None and clamp < 0:

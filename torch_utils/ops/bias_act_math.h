@@ -85,7 +85,7 @@ template <class C> struct Scalars {
 // The limit is rounded as results are: a result at the limit must be recognised as one when the derivatives look at it.
 template <class T> KDGAN_INLINE Scalars<Real<T>> scalars_of(const BiasActParams& p) {
     using C = Real<T>;
-    return {C(p.alpha), C(p.gain), p.gain == 0 ? C(0) : C(1 / p.gain), to_real<T>(from_real<T>(C(p.clamp))), p.clamp >= 0};
+    return {C(p.alpha), C(p.gain), C(p.over_gain), to_real<T>(from_real<T>(C(p.clamp))), p.clamp >= 0};
 }
 
 template <class F, class C> KDGAN_INLINE C forward(C x, C b, const Scalars<C>& a) {

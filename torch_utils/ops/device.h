@@ -5,7 +5,7 @@
 #include <ATen/core/Tensor.h>
 #include <torch/library.h>
 
-#include "bias_act.h"
+#include "dtype.h"
 
 #if defined(KDGAN_HOST)
 #define KDGAN_KERNELS(m) TORCH_LIBRARY_IMPL(kdgan_host, CPU, m)

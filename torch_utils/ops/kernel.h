@@ -93,6 +93,17 @@ inline int multiprocessors() {
     return count;
 }
 
+// How many blocks of a body without shared memory the device runs at once. The answer of the first device serves for all: others only
+// get a grid that suits them less.
+template <class Body> int64_t resident_blocks() {
+    static const int each = [] {
+        int count = 0;
+        cudaOccupancyMaxActiveBlocksPerMultiprocessor(&count, kernel<Body>, THREADS, 0);
+        return count > 0 ? count : 1;
+    }();
+    return int64_t(each) * multiprocessors();
+}
+
 #else
 
 template <class Body, int I> void run_phases(const typename Body::Params& params, int64_t block, void* shared) {
@@ -114,6 +125,8 @@ template <class Body> const char* launch(const typename Body::Params& params, in
 }
 
 inline int multiprocessors() { return 1; }
+
+template <class Body> int64_t resident_blocks() { return 8; }
 
 #endif
 

@@ -3,6 +3,7 @@
 #include "upfirdn2d.h"
 
 #include <ATen/ops/empty.h>
+#include <algorithm>
 
 namespace kdgan {
 namespace {
@@ -19,6 +20,25 @@ void check_filter(const at::Tensor& x, const at::Tensor& f) {
                 "upfirdn2d: f has shape ", f.sizes(), ", the kernel takes [taps] or [height, width] with 1 to ", MAX_KERNEL_TAPS, " taps");
 }
 
+struct Axis {
+    const char* name;
+    int64_t size, up, down, before, after, taps;
+
+    // Each number by itself first, so that the sums after them cannot overflow.
+    void check() const {
+        const auto within = [](int64_t value, int64_t lowest) { return value >= lowest && value <= MAX_EXTENT; };
+        TORCH_CHECK(within(up, 1) && within(down, 1), "upfirdn2d: up", name, " is ", up, ", down", name, " is ", down, ", they must be 1 to ",
+                    MAX_EXTENT);
+        TORCH_CHECK(within(before, -MAX_EXTENT) && within(after, -MAX_EXTENT), "upfirdn2d: the padding in ", name, " is ", before, " and ", after,
+                    ", the largest extent is ", MAX_EXTENT);
+        TORCH_CHECK(size <= MAX_EXTENT && size * up + std::max<int64_t>(before, 0) + std::max<int64_t>(after, 0) <= MAX_EXTENT,
+                    "upfirdn2d: the image with its padding is too large in ", name, ": the largest extent is ", MAX_EXTENT);
+        TORCH_CHECK(size * up + before + after >= taps, "upfirdn2d: the padded image is smaller than the filter");
+    }
+
+    int64_t out() const { return (size * up + before + after - taps) / down + 1; }
+};
+
 at::Tensor upfirdn2d(const at::Tensor& given_x, const at::Tensor& given_f, int64_t upx, int64_t upy, int64_t downx, int64_t downy, int64_t left,
                      int64_t right, int64_t top, int64_t bottom, bool flip, double gain) {
     check_filter(given_x, given_f);
@@ -26,9 +46,9 @@ at::Tensor upfirdn2d(const at::Tensor& given_x, const at::Tensor& given_f, int64
     const bool channels_last = !given_x.is_contiguous() && given_x.is_contiguous(at::MemoryFormat::ChannelsLast);
     const at::Tensor x = channels_last ? given_x : given_x.contiguous(), f = given_f.contiguous();
     const int64_t n = x.size(0), c = x.size(1), in_h = x.size(2), in_w = x.size(3);
-    const int64_t out_h = (in_h * upy + top + bottom - f.size(0)) / downy + 1, out_w = (in_w * upx + left + right - f.size(-1)) / downx + 1;
-    TORCH_CHECK(in_h * upy + top + bottom >= f.size(0) && in_w * upx + left + right >= f.size(-1),
-                "upfirdn2d: the padded image is smaller than the filter");
+    const Axis axis_x{"x", in_w, upx, downx, left, right, f.size(-1)}, axis_y{"y", in_h, upy, downy, top, bottom, f.size(0)};
+    axis_x.check(), axis_y.check();
+    const int64_t out_h = axis_y.out(), out_w = axis_x.out();
     const auto format = channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
     const at::Tensor y = at::empty({n, c, out_h, out_w}, x.options(), format);
     if (y.numel() == 0)

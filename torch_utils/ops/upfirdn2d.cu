@@ -6,6 +6,7 @@ namespace {
 
 constexpr int SHARED_WANTED = 24 << 10, SHARED_LIMIT = 48 << 10;    // bytes: several blocks fit together; what every GPU gives
 constexpr int OUTPUTS = 2048;                                       // of a tile, about: eight per thread
+constexpr int BLOCKS_PER_MULTIPROCESSOR = 2;                        // wanted, where an image is large enough for them
 
 int power_of_two_from(int64_t value, int limit) {
     int power = 1;
@@ -13,8 +14,6 @@ int power_of_two_from(int64_t value, int limit) {
         power *= 2;
     return power;
 }
-
-int tiles_needed(int tile, int extent) { return (extent + tile - 1) / tile; }
 
 int round_up(int value, int unit) { return (value + unit - 1) / unit * unit; }
 
@@ -31,43 +30,61 @@ int64_t set_box(Upfirdn2dParams& p, int pack, int real) {
     return (p.weights + box + middle) * real;
 }
 
+void set_tiles(Upfirdn2dParams& p) {
+    const auto needed = [](int64_t extent, int tile) { return (extent + tile - 1) / tile; };
+    const int64_t x = needed(p.out_w, p.tile_w), y = needed(p.out_h + p.shift_y, p.tile_h), k = needed(p.depth, p.tile_k);
+    p.tiles_x = static_cast<uint32_t>(x), p.tiles_y = static_cast<uint32_t>(y), p.tiles_k = static_cast<uint32_t>(k);
+    p.blocks = k * x * y * p.images;
+}
+
+// Halves the extent that costs least: channels, which share no border, then the longer side.
+bool halve(Upfirdn2dParams& p) {
+    if (p.tile_k > (p.channels_last ? 16 : 1)) p.tile_k /= 2;
+    else if (p.tile_h > 8 && p.tile_h >= p.tile_w) p.tile_h /= 2;
+    else if (p.tile_w > 8) p.tile_w /= 2;
+    else return false;                                              // smaller tiles would mostly read borders
+    return true;
+}
+
+bool halve_further(Upfirdn2dParams& p, int smallest_h, int smallest_k) {
+    if (p.tile_k > smallest_k) p.tile_k /= 2;
+    else if (p.tile_h > smallest_h) p.tile_h /= 2;
+    else if (p.tile_w > 1) p.tile_w /= 2;
+    else return false;
+    return true;
+}
+
+// Fewer blocks would leave a part of the GPU idle, and each thread of the others with more to do one after another.
+bool is_too_large(const Upfirdn2dParams& p, int64_t bytes) {
+    return bytes > SHARED_WANTED || p.blocks < BLOCKS_PER_MULTIPROCESSOR * multiprocessors();
+}
+
 // The largest tile, of at most about OUTPUTS outputs, whose box fits. All three extents are powers of two; tile_h is a multiple of rows.
 // Returns the bytes of shared memory.
 int64_t set_tile(Upfirdn2dParams& p, int rows, int pack, int real) {
-    const int smallest_k = p.channels_last && p.packed ? pack : 1;
     p.tile_w = power_of_two_from(p.out_w, p.channels_last ? 16 : 64);
     p.tile_h = power_of_two_from(p.out_h + p.shift_y, p.channels_last ? 16 : 32);
     p.tile_h = p.tile_h < rows ? rows : p.tile_h;
     p.tile_k = p.channels_last ? power_of_two_from(p.depth, 16) : 1;
     while (p.tile_k < p.depth && p.tile_w * p.tile_h * p.tile_k < OUTPUTS)
         p.tile_k *= 2;                                              // small images: several channels in one tile
+    set_tiles(p);
     int64_t bytes = set_box(p, pack, real);
-    while (bytes > SHARED_WANTED) {
-        if (!p.channels_last && p.tile_k > 1) p.tile_k /= 2;
-        else if (p.tile_h > 8 && p.tile_h >= p.tile_w) p.tile_h /= 2;
-        else if (p.tile_w > 8) p.tile_w /= 2;
-        else if (bytes <= SHARED_LIMIT) break;                      // smaller tiles would mostly read borders
-        else if (p.tile_k > smallest_k) p.tile_k /= 2;
-        else if (p.tile_h > rows) p.tile_h /= 2;
-        else if (p.tile_w > 1) p.tile_w /= 2;
-        else break;
-        bytes = set_box(p, pack, real);
-    }
+    while (is_too_large(p, bytes) && halve(p))
+        set_tiles(p), bytes = set_box(p, pack, real);
+    while (bytes > SHARED_LIMIT && halve_further(p, rows, p.channels_last && p.packed ? pack : 1))
+        set_tiles(p), bytes = set_box(p, pack, real);
     return bytes;
 }
 
 template <class T, int UP, int DOWN, int TAPS, bool SEPARABLE> const char* launch_tiles(Upfirdn2dParams p, void* stream) {
     using Body = Upfirdn2d<T, UP, DOWN, TAPS, SEPARABLE>;
     constexpr int PACK = Body::PACK;
-    p.packed = is_aligned(p.x) && (p.channels_last ? p.depth : p.in_w) % PACK == 0;
+    p.packed = is_aligned(p.x) && (p.channels_last ? p.depth % PACK == 0 : p.in_w % PACK == 0 && p.in_w >= 2 * PACK);
     p.shift_y = TAPS == 0 ? 0 : ceil_div(-p.top, UP) * UP + p.top;
     const int64_t bytes = set_tile(p, Body::ROWS, PACK, sizeof(typename Body::C));
     if (bytes > SHARED_LIMIT)
         return "the filter and its input do not fit into shared memory";
-    p.tiles_x = tiles_needed(p.tile_w, p.out_w);
-    p.tiles_y = tiles_needed(p.tile_h, p.out_h + p.shift_y);
-    p.tiles_k = (p.depth + p.tile_k - 1) / p.tile_k;
-    p.blocks = p.tiles_k * p.tiles_x * p.tiles_y * p.images;
     if (p.blocks > 0x7fffffff)
         return "more than 2^31 - 1 tiles";
     const bool cl = p.channels_last;

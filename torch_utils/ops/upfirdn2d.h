@@ -3,11 +3,12 @@
 
 #include <cstdint>
 
-#include "bias_act.h"       // Dtype
+#include "dtype.h"
 
 namespace kdgan {
 
-constexpr int MAX_KERNEL_TAPS = 32;         // per direction; upfirdn2d.py has the same number
+constexpr int MAX_KERNEL_TAPS = 32;         // per direction; upfirdn2d.py has the same numbers
+constexpr int64_t MAX_EXTENT = 1 << 30;     // of an image with its padding: positions, and those a tile beyond, fit into 32 bits
 
 // Division of numbers below 2^16 by a fixed number below 2^16 as one multiplication: exact there.
 struct Divisor {
@@ -36,8 +37,8 @@ struct Upfirdn2dParams {
     bool packed;                // the input can be read in accesses of 16 bytes
     int tile_w, tile_h, tile_k, box_w, box_h;
     int shift_y;                // tiles start this many rows before the output, so that each starts at a pixel, not at an inserted zero
-    int tiles_x, tiles_y;
-    int64_t tiles_k, blocks;
+    uint32_t tiles_x, tiles_y, tiles_k;
+    int64_t blocks;             // their product times images, below 2^31
     int weights;                // numbers in shared memory before the box: the filter
     int box_size, middle_size;  // numbers in the box, and in the box after filtering in x (separable only)
     Divisor box_0, box_1, middle_0, middle_1, strip_0, strip_1;     // of the two innermost extents of what threads are spread over

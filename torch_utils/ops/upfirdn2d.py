@@ -10,7 +10,7 @@ from ._library import check_input, define, memory_format_of
 
 F = torch.nn.functional
 MAX_TAPS, KERNEL_TAPS = 64, 32         # per direction: at all, and with the CUDA kernel (upfirdn2d.h)
-MAX_EXTENT = 2 ** 30                    # of the padded image: positions are 32-bit numbers
+MAX_EXTENT = 2 ** 30                    # of the padded image: positions are 32-bit numbers (upfirdn2d.h)
 
 
 def setup_filter(f, device=None, normalize=True, flip_filter=False, gain=1, separable=None):
@@ -65,7 +65,7 @@ def upfirdn2d(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1, impl='au
     left, right, top, bottom = parse_padding(padding)
     if f is None:
         f = torch.ones([1, 1], dtype=torch.float32, device=x.device)
-    _check(x, f, upx, upy, left, right, top, bottom)
+    _check(x, f, upx, upy, downx, downy, left, right, top, bottom)
     without_kernel = x.is_cuda and max(f.shape) > KERNEL_TAPS
     if impl == 'cuda' and without_kernel:
         raise ValueError(f"upfirdn2d: f has shape {list(f.shape)}, impl='cuda' takes up to {KERNEL_TAPS} taps per direction; use impl='auto'")
@@ -123,7 +123,7 @@ def filter_size(f):
     return (1, 1) if f is None else (f.shape[-1], f.shape[0])
 
 
-def _check(x, f, upx, upy, left, right, top, bottom):
+def _check(x, f, upx, upy, downx, downy, left, right, top, bottom):
     if x.ndim != 4 or x.shape[2] == 0 or x.shape[3] == 0:
         raise ValueError(f'upfirdn2d: x has shape {list(x.shape)}, it must be [N, C, H, W] with at least one pixel')
     if f.ndim not in (1, 2) or f.numel() == 0 or max(f.shape) > MAX_TAPS:
@@ -134,8 +134,12 @@ def _check(x, f, upx, upy, left, right, top, bottom):
     width, height = x.shape[3] * upx + left + right, x.shape[2] * upy + top + bottom
     if width < fw or height < fh:
         raise ValueError(f'upfirdn2d: the padded image is {width}x{height}, smaller than the filter, which is {fw}x{fh}')
+    width, height = (size + sum(max(p, 0) for p in padding) for size, padding in        # a crop at one end makes no room at the other
+                     [(x.shape[3] * upx, (left, right)), (x.shape[2] * upy, (top, bottom))])
     if max(width, height) > MAX_EXTENT:
         raise ValueError(f'upfirdn2d: the padded image is {width}x{height}, the largest extent is {MAX_EXTENT}')
+    if max(downx, downy) > MAX_EXTENT:
+        raise ValueError(f'upfirdn2d: down is [{downx}, {downy}], it must be at most {MAX_EXTENT}')
 
 
 # ---------------------------------------------------------------------------

@@ -49,18 +49,17 @@ struct Tile {
     int ox, oy, ix, iy;
 
     KDGAN_INLINE Tile(const Upfirdn2dParams& p, int64_t block, int pack) {
-        int64_t rest = block;
-        int64_t tx, ty;
+        uint32_t rest = static_cast<uint32_t>(block), tk, tx, ty;       // 32 bits: divisions of 64 take a GPU several times longer
         if (p.channels_last) {                          // neighbours in the order of memory run at about the same time
-            k = rest % p.tiles_k, rest /= p.tiles_k;
+            tk = rest % p.tiles_k, rest /= p.tiles_k;
             tx = rest % p.tiles_x, rest /= p.tiles_x;
             ty = rest % p.tiles_y, n = rest / p.tiles_y;
         } else {
             tx = rest % p.tiles_x, rest /= p.tiles_x;
             ty = rest % p.tiles_y, rest /= p.tiles_y;
-            k = rest % p.tiles_k, n = rest / p.tiles_k;
+            tk = rest % p.tiles_k, n = rest / p.tiles_k;
         }
-        k *= p.tile_k;
+        k = int64_t(tk) * p.tile_k;
         ox = static_cast<int>(tx) * p.tile_w;
         oy = static_cast<int>(ty) * p.tile_h - p.shift_y;
         ix = ceil_div(ox * p.downx - p.left, p.upx);
@@ -86,7 +85,10 @@ template <class T, int UP, int DOWN, int TAPS, bool SEPARABLE> struct Upfirdn2d 
         const SharedStrides strides(p.box_w, p.box_h, p.tile_k, p.channels_last);
         if constexpr (I == 0) {
             read_weights(p, thread, weights);
-            read_box(p, tile, thread, box);
+            if (p.packed)
+                read_box<Pack<T>>(p, tile, thread, box);
+            else
+                read_box<T>(p, tile, thread, box);
         } else if constexpr (!SEPARABLE) {
             make_strips<TAPS / UP, false>(p, tile, thread, weights, p.taps_x, box, strides);
         } else if constexpr (I == 1) {
@@ -98,7 +100,7 @@ template <class T, int UP, int DOWN, int TAPS, bool SEPARABLE> struct Upfirdn2d 
     }
 
 private:
-    static constexpr int GENERAL = TAPS == 0;
+    static constexpr bool GENERAL = TAPS == 0;   // all sizes come from the parameters
     static KDGAN_INLINE int upx(const Params& p) { return GENERAL ? p.upx : UP; }
     static KDGAN_INLINE int upy(const Params& p) { return GENERAL ? p.upy : UP; }
     static KDGAN_INLINE int downx(const Params& p) { return GENERAL ? p.downx : DOWN; }
@@ -115,26 +117,32 @@ private:
         }
     }
 
-    static KDGAN_INLINE void read_box(const Params& p, const Tile& tile, int thread, C* box) {
-        const int unit = p.packed ? PACK : 1;
+    // Unit: T, or a pack of them. The reads of a batch are all under way before the first value is needed, so that a thread waits for
+    // memory once per batch. Where there is nothing to read it reads the image's first pixel: a branch would keep the reads apart.
+    template <class Unit> static KDGAN_INLINE void read_box(const Params& p, const Tile& tile, int thread, C* box) {
+        constexpr int BATCH = 4, SIZE = sizeof(Unit) / sizeof(T), STEP = THREADS * SIZE;
         const T* image = static_cast<const T*>(p.x) + tile.n * p.in.n;
-        for (int i = thread * unit; i < p.box_size; i += THREADS * unit) {
-            const Place at(i, p.box_0, p.box_1, p.channels_last);
-            const int ix = tile.ix + at.x, iy = tile.iy + at.y;
-            const int64_t k = tile.k + at.k;
-            const bool inside = ix >= 0 && ix < p.in_w && iy >= 0 && iy < p.in_h && k < p.depth;
-            const T* from = image + (inside ? k * p.in.k + iy * p.in.y + ix * p.in.x : 0);
-            if (p.packed) {                             // the conditions for `packed` make a pack lie inside as a whole, or outside
-                const Pack<T> pack = *reinterpret_cast<const Pack<T>*>(from);
-                write_pack(box + i, pack, inside);
-            } else {
-                box[i] = inside ? to_real<T>(*from) : C(0);
+        for (int start = thread * SIZE; start < p.box_size; start += BATCH * STEP) {
+            Unit units[BATCH];
+            bool inside[BATCH];
+            KDGAN_UNROLL for (int j = 0; j < BATCH; j++) {
+                const int i = start + j * STEP;
+                const Place at(i, p.box_0, p.box_1, p.channels_last);
+                const int ix = tile.ix + at.x, iy = tile.iy + at.y;
+                const int64_t k = tile.k + at.k;        // the conditions for `packed` make a pack lie inside as a whole, or outside
+                inside[j] = i < p.box_size && ix >= 0 && ix < p.in_w && iy >= 0 && iy < p.in_h && k < p.depth;
+                units[j] = *reinterpret_cast<const Unit*>(image + (inside[j] ? k * p.in.k + iy * p.in.y + ix * p.in.x : 0));
             }
+            KDGAN_UNROLL for (int j = 0; j < BATCH; j++)
+                if (start + j * STEP < p.box_size)
+                    write_unit(box + start + j * STEP, units[j], inside[j]);
         }
     }
 
+    static KDGAN_INLINE void write_unit(C* to, T value, bool inside) { *to = inside ? to_real<T>(value) : C(0); }
+
     // In accesses of 16 bytes too: single numbers PACK apart would queue up for the same banks of shared memory.
-    static KDGAN_INLINE void write_pack(C* to, const Pack<T>& pack, bool inside) {
+    static KDGAN_INLINE void write_unit(C* to, const Pack<T>& pack, bool inside) {
         constexpr int SIZE = Pack<C>::SIZE;
         KDGAN_UNROLL for (int j = 0; j < PACK; j += SIZE) {
             Pack<C> part;

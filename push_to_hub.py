@@ -1,0 +1,72 @@
+"""Publish a trained network on the Hugging Face Hub: python push_to_hub.py --run=runs/00000-cats --repo=user/cats"""
+
+import glob
+import os
+
+import click
+
+from dnnlib import UserError
+from dnnlib.util import format_bytes, user_errors
+from torch_utils import checkpoint
+from training import hub, model_card
+
+
+def choose_snapshot(run, network):
+    """The file to publish. Raises UserError if there is none, or it is no snapshot of this project."""
+    if (run is None) == (network is None):
+        raise UserError('give one of --run=DIR and --network=FILE')
+    if run is not None and not os.path.isdir(run):
+        raise UserError(f'--run={run}: there is no such folder; name the directory of a run')
+    path = model_card.last_snapshot(run) if run is not None else network
+    if not path.endswith('.safetensors'):
+        raise UserError(f'--network={network}: only .safetensors files are published; convert it with legacy.py')
+    if 'G_ema' not in checkpoint.load_info(path, 'network')['networks']:
+        raise UserError(f'{path}: there is no G_ema in it; name a network-snapshot-....safetensors of train.py')
+    return path
+
+
+def collect(snapshot, repo):
+    """{name in the repository: bytes, or path}: card, snapshot, its samples, all metric records of the run."""
+    card = model_card.make_card(snapshot, title=repo.split('/')[1], load_as=f'hf:{repo}')
+    folder = os.path.dirname(os.path.abspath(snapshot))
+    others = [model_card.samples_of(snapshot), *sorted(glob.glob(os.path.join(glob.escape(folder), 'metric-*.jsonl')))]
+    return {'README.md': card.encode(), hub.MODEL_FILE: snapshot} | {os.path.basename(path): path for path in others if path is not None}
+
+
+def describe(found):
+    """A line for each file."""
+    size = lambda content: format_bytes(len(content) if isinstance(content, bytes) else os.path.getsize(content))
+    return [f'  {name:<30} {size(content):>10}' + ('' if isinstance(content, bytes) else f'  {content}') for name, content in found.items()]
+
+
+@click.command(context_settings=dict(max_content_width=120))
+@click.option('--run', help='Directory of a run; its last snapshot is published', metavar='DIR')
+@click.option('--network', help='A snapshot to publish instead', metavar='FILE')
+@click.option('--repo', help='Repository on the Hub; made where it does not exist', required=True, metavar='USER/NAME')
+@click.option('--private', help='Make a new repository private', is_flag=True)
+@click.option('-n', '--dry-run', help='List the files, print the card, and exit', is_flag=True)
+def main(**opts):
+    """Upload a snapshot with its model card, samples and metric records to the Hugging Face Hub.
+
+    It is then loaded with --network=hf:USER/NAME. The snapshot is uploaded as it is: its metadata hold all options of the training, among
+    them the path of the training images.
+    """
+    with user_errors():
+        push(**opts)
+
+
+def push(run, network, repo, private, dry_run):
+    """What the command does; options as of the command."""
+    if hub.REPO.fullmatch(repo) is None:
+        raise UserError(f'--repo={repo}: must be USER/NAME')
+    snapshot = choose_snapshot(run, network)
+    found = collect(snapshot, repo)
+    print('\n'.join([f'Files for hf:{repo}:', *describe(found)]))
+    if dry_run:
+        print(f'\n{found["README.md"].decode()}\nDry run; nothing was uploaded.')
+    else:
+        print(f'Uploaded: {hub.upload(repo, found, private, f"Upload {os.path.basename(snapshot)}")}')
+
+
+if __name__ == '__main__':
+    main()

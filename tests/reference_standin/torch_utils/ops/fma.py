@@ -1,0 +1,2 @@
+def fma(a, b, c):
+    return a * b + c

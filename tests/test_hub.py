@@ -1,0 +1,219 @@
+"""hf:user/repo and push_to_hub.py, with the real huggingface_hub against a Hub of our own."""
+
+import base64
+import http.server
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import run_cli
+from test_model_card import make_data, make_run, measured
+from test_model_files import serving
+
+import push_to_hub
+from dnnlib import UserError, files
+from training import hub
+
+ROOT = pathlib.Path(__file__).parent.parent
+huggingface_hub = pytest.importorskip('huggingface_hub')
+
+
+class FakeHub(http.server.BaseHTTPRequestHandler):
+    """As much of the Hub as an upload and a download need: `server.repos` {repository: {file: bytes}}, `server.log` what was asked."""
+
+    def answer(self, status, body=b'', **headers):
+        self.send_response(status)
+        for name, value in dict(headers, Content_Length=len(body)).items():
+            self.send_header(name.replace('_', '-'), str(value))
+        self.end_headers()
+        if self.command != 'HEAD':
+            self.wfile.write(body)
+
+    def do_POST(self):
+        length = self.headers['Content-Length']
+        body = self.rfile.read(int(length)) if length else self.read_chunks()
+        self.server.log.append((self.path, self.headers['Authorization'], body))
+        if self.headers['Authorization'] == 'Bearer hf_readonly':
+            return self.answer(403, b'{"error": "no rights"}')
+        if self.path.endswith('/preupload/main'):
+            reply = dict(files=[dict(path=f['path'], uploadMode='regular', shouldIgnore=False) for f in json.loads(body)['files']])
+        elif '/commit/main' in self.path:
+            lines = [json.loads(line) for line in body.splitlines()]
+            added = {line['value']['path']: base64.b64decode(line['value']['content']) for line in lines if line['key'] == 'file'}
+            self.server.repos.setdefault('me/faces', {}).update(added)
+            reply = dict(commitUrl=self.server.address + '/me/faces/commit/1', commitOid='a' * 40, success=True)
+        elif self.path == '/api/repos/create':
+            reply = dict(url=self.server.address + '/me/faces')
+        else:
+            reply = dict(errors=[], warnings=[])
+        self.answer(200, json.dumps(reply).encode(), Content_Type='application/json')
+
+    def read_chunks(self):
+        body = b''
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        return body
+
+    def do_GET(self):
+        match = re.fullmatch(r'/([^/]+/[^/]+)/resolve/([^/]+)/(.+)', self.path)
+        if match is None:
+            return self.answer(404)
+        repo, revision, file = match.groups()
+        if repo == 'me/gated':
+            return self.answer(403, X_Error_Code='GatedRepo')
+        if repo not in self.server.repos:
+            return self.answer(404, X_Error_Code='RepoNotFound')
+        if revision != 'main':
+            return self.answer(404, X_Error_Code='RevisionNotFound')
+        if file not in self.server.repos[repo]:
+            return self.answer(404, X_Error_Code='EntryNotFound', X_Repo_Commit='a' * 40)
+        self.answer(200, self.server.repos[repo][file], X_Repo_Commit='a' * 40, ETag=f'"{len(file):040}"')
+
+    do_HEAD = do_GET
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    with serving(FakeHub) as server:
+        server.repos, server.log = {}, []
+        yield server
+
+
+def python(code, tmp_path, server, **env):
+    """Runs code where huggingface_hub knows the server only; it reads its settings when it is imported. -> lines printed."""
+    settings = dict(HF_ENDPOINT=server.address, HF_HOME=str(tmp_path / 'hf'), HF_HUB_DISABLE_XET='1', HF_HUB_DISABLE_PROGRESS_BARS='1',
+                    HF_HUB_DISABLE_TELEMETRY='1', PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', HF_TOKEN='hf_secret')
+    result = subprocess.run([sys.executable, '-c', code], env={**os.environ, **settings, **env}, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('runs')
+    make_run(folder / '00000-photos', make_data(folder / 'photos.zip'))
+    measured(folder / '00000-photos', 25.25, 24)
+    return folder / '00000-photos'
+
+
+def test_there_and_back(run, tmp_path, server):
+    code = (f'import push_to_hub; push_to_hub.main(["--run={run}", "--repo=me/faces", "--private"], standalone_mode=False)\n'
+            'from training import model_files; print(model_files.locate("hf:me/faces"))\n'
+            'print(model_files.load_generator("hf:me/faces", "cpu").img_resolution)')
+    *printed, path, resolution = python(code, tmp_path, server)
+    assert printed[-1] == f'Uploaded: {server.address}/me/faces/commit/1' and resolution == '16'
+    assert files.sha256_of_file(path) == files.sha256_of_file(str(run / 'network-snapshot-000024.safetensors'))
+    uploaded = server.repos['me/faces']
+    assert set(uploaded) == {'README.md', 'model.safetensors', 'fakes000024.png', 'metric-fid7_full.jsonl'}
+    card = uploaded['README.md'].decode()
+    assert "load_generator('hf:me/faces'" in card and '# faces' in card and '| fid7_full | 1 | 25.25 |' in card
+    create = next(body for path, _, body in server.log if path == '/api/repos/create')
+    created = json.loads(create)
+    assert created['name'] == 'faces' and (created.get('private') is True or created.get('visibility') == 'private')
+    assert {token for _, token, _ in server.log if token} == {'Bearer hf_secret'}
+
+
+ERRORS = {
+    'hf:me/gated': '--network=hf:me/gated: its owner grants access on request',
+    'hf:me/none': '--network=hf:me/none: there is no such repository, or it is private',
+    'hf:me/faces@v9': '--network=hf:me/faces@v9: the repository has no such revision; name a branch, a tag or a commit',
+    'hf:me/faces/x.pkl': '--network=hf:me/faces/x.pkl: the repository has no x.pkl; name one of its files: hf:user/repo/FILE',
+    'hf:me/--x': '--network=hf:me/--x: is no name of a repository; it must be hf:user/repo',
+}
+LOAD_ALL = f'''
+from dnnlib import UserError
+from training import hub
+for name in {[*ERRORS, 'hf:me/faces']}:
+    try:
+        print(open(hub.download(name)).read())
+    except UserError as err:
+        print(err)
+'''
+
+
+def test_what_cannot_be_loaded(tmp_path, server):
+    server.repos['me/faces'] = {'model.safetensors': b'weights'}
+    *messages, content = python(LOAD_ALL, tmp_path, server)
+    assert len(messages) == len(ERRORS)
+    for message, expected in zip(messages, ERRORS.values(), strict=True):
+        assert message.startswith(expected)
+    assert content == 'weights'
+
+
+def test_offline(tmp_path, server):
+    server.repos['me/faces'] = {'model.safetensors': b'weights'}
+    python(LOAD_ALL, tmp_path, server)
+    messages = python(LOAD_ALL, tmp_path, server, HF_HUB_OFFLINE='1')
+    assert messages[-1] == 'weights'                    # in the cache
+    assert messages[1] == ('--network=hf:me/none: the Hub cannot be reached and the file is not in the cache; '
+                           'download it elsewhere and name the file')
+
+
+def test_a_token_without_rights(run, tmp_path, server):
+    code = f'''
+import push_to_hub
+from dnnlib import UserError
+try:
+    push_to_hub.push("{run}", None, "me/faces", False, False)
+except UserError as err:
+    print(err)
+'''
+    assert re.match(r'--repo=me/faces: the Hub does not allow it \(.*\); log in with a token that may: hf auth login',
+                    python(code, tmp_path, server, HF_TOKEN='hf_readonly')[-1])
+    assert server.repos == {}
+
+
+@pytest.mark.parametrize('name, parts', [
+    ('hf:a/b', ('a/b', 'model.safetensors', None)), ('hf:a/b@v1', ('a/b', 'model.safetensors', 'v1')), ('hf:a/b/c/d.pkl', ('a/b', 'c/d.pkl', None)),
+    ('hf:a-1/b.c/d.pkl@refs/pr/1', ('a-1/b.c', 'd.pkl', 'refs/pr/1'))])
+def test_names(name, parts):
+    assert hub.parse(name) == parts
+
+
+@pytest.mark.parametrize('name', ['hf:', 'hf:a', 'hf:a/', 'hf:/b', 'hf:a/b/', 'hf:a/b@', 'hf:a b/c', 'hf:a/b@c d', 'hf:a/b/../../c'])
+def test_names_of_another_form(name):
+    with pytest.raises(UserError, match='must be hf:user/repo, hf:user/repo/FILE or hf:user/repo@REVISION'):
+        hub.parse(name)
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+    with pytest.raises(UserError, match='--init-from=hf:a/b: the package huggingface_hub cannot be imported .*pip install huggingface_hub'):
+        hub.download('hf:a/b', '--init-from')
+
+
+def test_dry_run(run, monkeypatch):
+    monkeypatch.setattr(hub, 'upload', lambda *args: pytest.fail('uploaded'))
+    snapshot = run / 'network-snapshot-000024.safetensors'
+    for source in (f'--run={run}', f'--network={snapshot}'):
+        code, output = run_cli(push_to_hub.main, source, '--repo=me/faces', '--dry-run')
+        assert code == 0 and 'Dry run; nothing was uploaded.' in output and '# faces' in output
+        assert re.search(rf'model\.safetensors +\d+\.\d kB  {re.escape(str(snapshot))}\n', output)
+        assert all(re.search(f'^  {name} ', output, re.M) for name in ('README.md', 'fakes000024.png', 'metric-fid7_full.jsonl'))
+
+
+@pytest.mark.parametrize('args, message', [
+    ([], 'Error: give one of --run=DIR and --network=FILE'),
+    (['--run=nowhere'], 'Error: --run=nowhere: there is no such folder'),
+    (['--run=.'], 'Error: .: there is no network-snapshot-....safetensors in it'),
+    (['--network=nothing.safetensors'], 'Error: nothing.safetensors: there is no such file'),
+    (['--network=x.pkl'], 'Error: --network=x.pkl: only .safetensors files are published; convert it with legacy.py'),
+    (['--run=.', '--repo=faces'], 'Error: --repo=faces: must be USER/NAME')])
+def test_refusals(args, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, output = run_cli(push_to_hub.main, '--repo=me/faces', *args)
+    assert code == 1 and output.startswith(message), output
+
+
+def test_nobody_logged_in(run, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, 'get_token', lambda: None)
+    code, output = run_cli(push_to_hub.main, f'--run={run}', '--repo=me/faces')
+    assert code == 1 and 'Error: --repo=me/faces: nobody is logged in; run "hf auth login", or put a token' in output

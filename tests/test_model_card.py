@@ -1,0 +1,170 @@
+"""model_card.md says what the files of a run say, and of the rest that it is not there."""
+
+import json
+import re
+
+import pytest
+import torch
+from conftest import parse_options, shrink
+from test_calc_metrics import make_data
+
+import train
+from dnnlib import UserError
+from metrics import metric_main
+from training import model_card, snapshots
+from training.dataset import ImageFolderDataset
+from training.networks import Generator
+from training.runs import launch
+
+KWARGS = dict(class_name='training.networks.Generator', z_dim=4, c_dim=0, w_dim=4, img_resolution=16, img_channels=3,
+              mapping_kwargs=dict(num_layers=1), synthesis_kwargs=dict(channel_base=64, channel_max=8, num_fp16_res=4))
+KD = dict(methods=['agkd'], teacher='/somewhere/teacher.safetensors', settings=dict(weight_agkd=0.44, texts='auto'))
+
+
+def make_run(folder, data, c_dim=0, **changes):
+    """A run of 24 kimg with a snapshot, statistics and measurements; the options are what a card shows, each with a value of its own."""
+    folder.mkdir(parents=True)
+    options = dict(training_set_kwargs=data, batch_size=17, ema_kimg=2.5, G_kwargs=dict(synthesis_kwargs=KWARGS['synthesis_kwargs']),
+                   G_opt_kwargs=dict(lr=0.0031), loss_kwargs=dict(r1_gamma=0.77, kd_kwargs=KD), augment_kwargs=dict(class_name='x', scale=1, hue=1),
+                   ada_target=0.61, init_from='/somewhere/start.safetensors', random_seed=99, num_gpus=2, device='cuda',
+                   metrics=['fid7_full', 'fid9_full'])
+    kwargs = dict(KWARGS, c_dim=c_dim)
+    G = Generator(**{key: value for key, value in kwargs.items() if key != 'class_name'})
+    training = dict(options={**options, **changes}, cur_nimg=24000, class_names=None)
+    snapshots.save_networks(str(folder / 'network-snapshot-000024.safetensors'), dict(G_ema=G), dict(G_ema=kwargs), training)
+    stats = [{'Progress/kimg': dict(mean=k), 'Progress/augment': dict(mean=k / 100), 'Timing/total_sec': dict(mean=k * 60)} for k in (12., 24., 36.)]
+    (folder / 'stats.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in stats))
+    (folder / 'fakes000024.png').write_bytes(b'png')
+    (folder / 'fakes000036.png').write_bytes(b'png')
+    return str(folder / 'network-snapshot-000024.safetensors')
+
+
+def measured(folder, value, kimg, seed=0, metric='fid7_full', snapshot=None):
+    """Adds a record as metrics/metric_main.py writes it."""
+    record = dict(metric=metric, value=value,
+                  detector=dict(name='toy', identity='sha256:12ab', num_features=4, resize='inside the detector', input=''),
+                  reference=dict(dataset='photos', content_hash='c0ffee' * 8, images=12, mirrored=False),
+                  generated=dict(images=7, truncation_psi=1, noise_mode='random', labels='none', seed=seed, batch_size=kimg),
+                  device='cpu', torch='2.13.0', date='2026-01-02T03:04:05+00:00', seconds=1.0,
+                  snapshot=snapshot or f'network-snapshot-{kimg:06d}.safetensors', cur_nimg=kimg * 1000)
+    with open(folder / f'metric-{metric}.jsonl', 'a') as f:
+        f.write(json.dumps(record) + '\n')
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp('data') / 'photos.zip')
+
+
+def rows(card):
+    """The tables of two columns, as a dictionary."""
+    return dict(re.findall(r'^\| ([^|]+) \| ([^|]+) \|$', card, re.M))
+
+
+def test_the_card_says_what_was_set_and_what_came_out(tmp_path, data):
+    card = model_card.make_card(make_run(tmp_path / '00000-photos', data))
+    dataset = ImageFolderDataset(**{key: value for key, value in data.items() if key != 'class_name'})
+    expected = {
+        'name': 'photos', 'SHA-256 of the content as trained on': dataset.content_hash(), 'images': '12', 'resolution': '16',
+        'mirrored images added': 'yes', 'labels used': 'no', 'classes': 'class0, class1, class2', 'made by': 'not recorded', 'length': '24 kimg',
+        'batch': '17', 'learning rate': '0.0031', 'R1 weight': '0.77', 'half-life of the weight average': '2.5 kimg',
+        'precision': 'float16 and float32', 'augmentation': 'ADA, target 0.61; probability at the end 0.240; scale, hue', 'distillation': 'agkd',
+        'teacher': 'teacher.safetensors', 'its settings and those of the methods': 'weight_agkd 0.44, texts auto',
+        'started from': 'start.safetensors', 'seed': '99', 'processes': '2 on cuda', 'time': '24m 00s'}
+    assert rows(card) == expected
+    assert '# 00000-photos' in card and '![samples](fakes000024.png)' in card and 'Licence of the weights: not stated.' in card
+    assert 'unconditional, 16x16 RGB, trained on 12 images with knowledge distillation from a vision-language teacher (agkd).' in card
+
+
+def test_what_is_not_there_is_not_invented(tmp_path, data):
+    snapshot = make_run(tmp_path / 'run', dict(data, path='/gone.zip'))
+    for name in ('stats.jsonl', 'fakes000024.png'):
+        (tmp_path / 'run' / name).unlink()
+    card = model_card.make_card(snapshot)
+    assert {rows(card)[key] for key in ('name', 'images', 'SHA-256 of the content as trained on', 'time')} == {'not recorded'}
+    assert 'probability at the end not recorded' in card and '![' not in card and 'model-index' not in card
+    assert '| fid7_full |  | not measured | not measured |' in card and '| fid9_full |  | not measured | not measured |' in card
+
+
+def test_a_snapshot_that_says_nothing(tmp_path):
+    """As legacy.py makes it of a pickle."""
+    G = Generator(**{key: value for key, value in KWARGS.items() if key != 'class_name'})
+    snapshots.save_networks(str(tmp_path / 'x.safetensors'), dict(G_ema=G), dict(G_ema=KWARGS), {})
+    card = model_card.make_card(str(tmp_path / 'x.safetensors'), title='x')
+    assert set(rows(card).values()) == {'not recorded'} and 'Not measured.' in card and 'unconditional, 16x16 RGB.' in card
+
+
+def test_metrics_last_and_best_by_protocol(tmp_path, data):
+    folder = tmp_path / 'run'
+    snapshot = make_run(folder, data)
+    for value, kimg in [(30.0, 8), (20.5, 12), (None, 16), (25.25, 24), (1.0, 36)]:     # 36 kimg: later than the snapshot
+        measured(folder, value, kimg)
+    measured(folder, 21.0, 24, seed=5)
+    measured(folder, 2.0, 24, snapshot='../network-snapshot-000024.safetensors')        # of another folder
+    measured(folder, None, 24, metric='clipfid7_full')
+    card = model_card.make_card(snapshot)
+    assert '| metric, lower is better | protocol | this snapshot, 24 kimg | best snapshot of the run |' in card
+    assert re.findall(r'^\| (\S*fid.*) \|$', card, re.M) == [
+        'clipfid7_full | 1 | NaN | NaN',
+        'fid7_full | 2 | 25.25 | 20.5 at 12 kimg, of 4 measured', 'fid7_full | 3 | 21 | 21 at 24 kimg, of 1 measured',
+        'fid9_full |  | not measured | not measured']
+    assert ('3. fid7_full: 7 generated images (seed 5, truncation psi 1, noise random, labels none) against 12 real ones of photos (as they are, '
+            'SHA-256 c0ffeec0ffeec0ff...); features of sha256:12ab, resize inside the detector; torch 2.13.0 on cpu, 2026-01-02') in card
+    assert 'no impartial judge' in card
+    measured(folder, 24.0, 24)                                                          # again: the newest counts
+    assert 'fid7_full | 2 | 24 | 20.5 at 12 kimg, of 4 measured' in model_card.make_card(snapshot)
+
+
+def test_the_header_is_what_the_hub_reads(tmp_path, data):
+    huggingface_hub = pytest.importorskip('huggingface_hub')
+    snapshot = make_run(tmp_path / 'run', data, init_from='ffhq256')
+    measured(tmp_path / 'run', 25.25, 24)
+    card = huggingface_hub.ModelCard(model_card.make_card(snapshot, title='a: "b"'))
+    result, = card.data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_name) == ('fid7_full', 25.25, 'photos')
+    assert (card.data.license, card.data.library_name, card.data.model_name) == ('other', 'kd-dlgan', 'a: "b"')
+    assert card.data.tags == ['gan', 'stylegan2-ada', 'kd-dlgan'] and '`ffhq256`, which NVIDIA publishes for non-commercial use only' in card.text
+
+
+@pytest.mark.parametrize('c_dim', [0, 3])
+def test_the_lines_of_use_run(c_dim, tmp_path, data, monkeypatch):
+    card = model_card.make_card(make_run(tmp_path / 'run', data, c_dim=c_dim))
+    monkeypatch.chdir(tmp_path / 'run')
+    names = {}
+    exec(re.search('```python\n(.*?)```', card, re.S)[1], names)
+    assert names['img'].shape == (4, 3, 16, 16) and names['img'].isfinite().all()
+
+
+def test_names_from_a_data_set_cannot_break_the_table(tmp_path, data):
+    facts = dict(name='a|b\n# c', record=dict(source='x|y', left_out=3))
+    snapshot = make_run(tmp_path / 'run', data)
+    info = dict(cur_nimg=1, dataset=facts)
+    snapshots.save_networks(snapshot, dict(G_ema=torch.nn.Module()), dict(G_ema=KWARGS), info)
+    card = model_card.make_card(snapshot)
+    assert '| name | a\\|b # c |' in card and '| made by | source x\\|y; left out 3 |' in card
+
+
+def test_no_class_is_taken_from_a_snapshot(data):
+    """`os.listdir` would be called with the path."""
+    facts = model_card.data_facts(dict(options=dict(training_set_kwargs=dict(data, class_name='os.listdir'))))
+    assert (facts['name'], facts['images']) == ('photos', 12)
+
+
+def test_a_directory_without_snapshots(tmp_path):
+    with pytest.raises(UserError, match='there is no network-snapshot-....safetensors in it; name the directory of a run'):
+        model_card.write_model_card(str(tmp_path))
+
+
+def test_a_finished_run_writes_its_card(tiny_data, tmp_path):
+    config, _name = train.build_config(parse_options(f'--outdir={tmp_path}', f'--data={tiny_data}', '--cfg=demo', '--device=cpu', '--workers=0',
+                                                     '--batch=8', '--kimg=0.016', '--tick=0.008', '--snap=1', '--metrics=clipfid8_full', '--aug=ada',
+                                                     '--metric-teacher=demo'))
+    run_dir = tmp_path / '00000-tiny'
+    launch(shrink(config), str(run_dir))
+    card = (run_dir / 'model_card.md').read_text()
+    record = [json.loads(line) for line in (run_dir / 'metric-clipfid8_full.jsonl').read_text().splitlines()]
+    assert [r['cur_nimg'] for r in record] == [8, 16]
+    best = min(record, key=lambda r: r['value'])
+    assert f'| clipfid8_full | 1 | {record[1]["value"]:.4g} | {best["value"]:.4g} at {best["cur_nimg"] / 1000:g} kimg, of 2 measured |' in card
+    assert rows(card)['name'] == 'tiny' and rows(card)['started from'] == 'random weights' and '![samples](fakes000000.016.png)' in card
+    assert metric_main.is_valid_metric('clipfid8_full') and str(tmp_path) not in card

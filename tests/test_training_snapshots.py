@@ -1,0 +1,289 @@
+"""Snapshots: what they hold, hostile ones, writing beside the training, and which are kept."""
+
+import json
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+
+from dnnlib import UserError
+from torch_utils import checkpoint
+from torch_utils.background_writer import BackgroundWriter
+from training import networks, run_files, snapshot_keep, snapshots
+
+ROOT = pathlib.Path(__file__).parent.parent
+KWARGS = dict(class_name='training.networks.Generator', z_dim=8, c_dim=2, w_dim=8, img_resolution=16, img_channels=3,
+              mapping_kwargs=dict(num_layers=2), synthesis_kwargs=dict(channel_base=64, channel_max=8))
+
+
+def make_generator():
+    return networks.Generator(**{key: value for key, value in KWARGS.items() if key != 'class_name'}).eval()
+
+
+@pytest.fixture
+def snapshot(tmp_path):
+    path = str(tmp_path / 'network-snapshot-000001.safetensors')
+    snapshots.save_networks(path, dict(G_ema=make_generator()), dict(G_ema=KWARGS, G=KWARGS), dict(cur_nimg=1000))
+    return path
+
+
+# -- contents
+
+def test_metrics_are_added_without_changing_the_networks(snapshot):
+    before = snapshots.load_networks(snapshot)
+    snapshots.add_metrics(snapshot, [dict(metric='fid5k_full', value=3.5)])
+    after = snapshots.load_networks(snapshot)
+    assert after.info['training'] == dict(cur_nimg=1000, metrics=[dict(metric='fid5k_full', value=3.5)])
+    for (name, a), (_, b) in zip(before.G_ema.state_dict().items(), after.G_ema.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_only_the_networks_asked_for_are_read(tmp_path):
+    path = str(tmp_path / 'a.safetensors')
+    snapshots.save_networks(path, dict(G_ema=make_generator(), G=make_generator()), dict(G_ema=KWARGS, G=KWARGS), {})
+    assert list(snapshots.load_networks(path, names=['G_ema']).networks) == ['G_ema']
+    assert set(checkpoint.load_tensors(path, prefixes=['G'])) == {f'G.{name}' for name in make_generator().state_dict()}
+
+
+def test_loading_needs_little_more_memory_than_the_file(tmp_path):
+    """A generator of 256 pixels with half the channels, 45 MB, in a process of its own; the peak beyond the imports."""
+    path = str(tmp_path / 'a.safetensors')
+    kwargs = dict(KWARGS, z_dim=512, w_dim=512, img_resolution=256, synthesis_kwargs=dict(channel_base=8192))
+    G = networks.Generator(**{key: value for key, value in kwargs.items() if key != 'class_name'})
+    snapshots.save_networks(path, dict(G_ema=G), dict(G_ema=kwargs), {})
+    out = subprocess.run([sys.executable, '-c', MEASURED, path], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert int(out) * 1024 < 1.2 * os.path.getsize(path)
+
+
+MEASURED = '''
+import sys
+from training import networks, snapshots
+kb = lambda entry: next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith(entry + ':'))
+before = kb('VmRSS')
+G = snapshots.load_networks(sys.argv[1]).G_ema
+assert all(p.sum().isfinite() for p in G.parameters())      # reads all
+print(kb('VmHWM') - before)
+'''
+
+
+# -- hostile files
+
+def with_info(path, change):
+    """The snapshot with its metadata changed, tensors as they were."""
+    tensors, info = checkpoint.load(path, 'network')
+    change(info)
+    checkpoint.save(path, 'network', tensors, info)
+
+
+def edit_header(path, change):
+    """Rewrites the JSON header of a safetensors file by hand: the library writes valid ones only."""
+    data = pathlib.Path(path).read_bytes()
+    size = int.from_bytes(data[:8], 'little')
+    header = json.loads(data[8:8 + size])
+    text = json.dumps(change(header) or header).encode()
+    pathlib.Path(path).write_bytes(len(text).to_bytes(8, 'little') + text + data[8 + size:])
+
+
+def tensor_entries(header):
+    return [entry for name, entry in header.items() if name != '__metadata__']
+
+
+def overlap(header):
+    tensor_entries(header)[1]['data_offsets'] = tensor_entries(header)[0]['data_offsets']
+
+
+def out_of_range(header):
+    tensor_entries(header)[-1]['data_offsets'][1] += 1 << 40
+
+
+def negative(header):
+    tensor_entries(header)[0]['data_offsets'][0] = -8
+
+
+def huge_shape(header):
+    tensor_entries(header)[0]['shape'] = [1 << 62, 1 << 62]
+
+
+def unknown_dtype(header):
+    tensor_entries(header)[0]['dtype'] = 'F31'
+
+
+def other_dtype(header):
+    entry = next(e for e in tensor_entries(header) if e['shape'] == [8])
+    entry.update(dtype='I32')
+
+
+@pytest.mark.parametrize('change', [overlap, out_of_range, negative, huge_shape, unknown_dtype, other_dtype])
+def test_headers_that_lie_about_the_tensors(snapshot, change):
+    edit_header(snapshot, change)
+    with pytest.raises(UserError, match='network-snapshot-000001.safetensors: the file is damaged') as err:
+        snapshots.load_networks(snapshot)
+    assert '\n' not in str(err.value)
+
+
+def set_kwargs(**changes):
+    return lambda info: info['networks']['G_ema'].update(changes)
+
+
+@pytest.mark.parametrize('change, message', [
+    (set_kwargs(class_name='os.system', command='true'), "asks for the class 'os.system'"),
+    (set_kwargs(class_name=['training.networks.Generator']), 'asks for the class'),
+    (set_kwargs(img_resolution=1 << 40), 'G_ema has img_resolution = 1099511627776'),
+    (set_kwargs(img_resolution=1 << 14), 'G_ema cannot be built: float division by zero'),
+    (set_kwargs(img_resolution=32), r'G_ema\.synthesis\.b32\S+ is missing'),
+    (set_kwargs(img_resolution='a'), 'G_ema cannot be built'),
+    (set_kwargs(mapping_kwargs=dict(num_layers=1 << 19)), 'G_ema has num_layers = 524288'),
+    (set_kwargs(mapping_kwargs=dict(num_layers=1e308)), 'G_ema has num_layers = 1e'),
+    (set_kwargs(synthesis_kwargs=dict(resample_filter=[1] * 1000)), r'G_ema has resample_filter = \[1, 1'),
+    (set_kwargs(synthesis_kwargs=dict(channel_max=[[[]]])), 'G_ema cannot be built'),
+    (set_kwargs(surprise=1), "G_ema cannot be built: .*'surprise'"),
+    (set_kwargs(w_dim=9), r'G_ema\.\S+ is torch.float32 \[\S+ 8\], not torch.float32 \[\S+ 9\]'),
+    (set_kwargs(c_dim=0), r'G_ema\.mapping\S+ (does not belong|is torch)'),
+    (lambda info: info.update(networks=['G_ema']), 'it does not describe its networks'),
+    (lambda info: info.update(networks=dict(G_ema=3)), 'it does not describe its networks'),
+    (lambda info: info.clear(), 'it does not describe its networks'),
+])
+def test_metadata_that_lies_about_the_networks(snapshot, change, message):
+    with_info(snapshot, change)
+    began = time.monotonic()
+    with pytest.raises(UserError, match=message) as err:
+        snapshots.load_networks(snapshot)
+    assert '\n' not in str(err.value) and len(str(err.value)) < 1000 and time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize('info', ['{', '[1]', '[' * 100000, 'null', 'Infinity'])
+def test_metadata_that_is_no_table(snapshot, info):
+    edit_header(snapshot, lambda header: header['__metadata__'].update(info=info))
+    with pytest.raises(UserError, match='damaged'):
+        snapshots.load_networks(snapshot)
+
+
+def test_metadata_of_a_hundred_megabytes_are_refused_unread(snapshot):
+    edit_header(snapshot, lambda header: header['__metadata__'].update(info='[' + '1,' * (48 << 20) + '1]'))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.monotonic()
+    with pytest.raises(UserError, match='its header has 96 MiB, 16 are the limit'):
+        snapshots.load_networks(snapshot)
+    assert time.monotonic() - began < 1 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100 << 10
+
+
+def test_files_cut_short_anywhere(snapshot):
+    data = pathlib.Path(snapshot).read_bytes()
+    for percent in range(100):
+        pathlib.Path(snapshot).write_bytes(data[:len(data) * percent // 100])
+        with pytest.raises(UserError, match='damaged'):
+            snapshots.load_networks(snapshot)
+
+
+# -- writing beside the training
+
+def test_the_writer_works_in_order_and_waits(tmp_path):
+    writer, done, gate = BackgroundWriter(), [], threading.Event()
+    writer.submit(gate.wait, 10)
+    for i in range(3):
+        writer.submit(done.append, i)
+    assert done == []
+    gate.set()
+    writer.wait()
+    writer.close()
+    assert done == [0, 1, 2]
+
+
+def test_an_error_of_the_writer_reaches_the_caller_and_stops_what_follows():
+    writer, done, gate = BackgroundWriter(), [], threading.Event()
+
+    def fail():
+        gate.wait(10)
+        raise UserError('disk full')
+    writer.submit(fail)
+    writer.submit(done.append, 1)
+    gate.set()
+    with pytest.raises(UserError, match='disk full'):
+        writer.wait()
+    writer.close()
+    assert done == []
+
+
+KILLED = '''
+import sys, torch
+from torch_utils import checkpoint
+from torch_utils.background_writer import BackgroundWriter
+writer, path = BackgroundWriter(), sys.argv[1]
+x = torch.full([16 << 20], 1.)
+writer.submit(checkpoint.save, path, 'network', dict(x=x), dict(n=1)); writer.wait()
+print('first', flush=True)
+for n in range(2, 1000):
+    writer.submit(checkpoint.save, path, 'network', checkpoint.copies(dict(x=x.fill_(n))), dict(n=n)); writer.wait()
+'''
+
+
+@pytest.mark.parametrize('delay', [0.02, 0.05, 0.11])
+def test_a_crash_while_writing_leaves_a_whole_snapshot(tmp_path, delay):
+    path = tmp_path / 'a.safetensors'
+    process = subprocess.Popen([sys.executable, '-c', KILLED, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == 'first\n'
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    tensors, info = checkpoint.load(str(path), 'network')
+    assert tensors['x'].shape == (16 << 20,) and (tensors['x'] == info['n']).all()
+
+
+def test_the_training_may_go_on_while_a_copy_is_written(tmp_path):
+    x, writer, gate = torch.zeros(10), BackgroundWriter(), threading.Event()
+    writer.submit(gate.wait, 10)
+    writer.submit(checkpoint.save, str(tmp_path / 'a.safetensors'), 'network', checkpoint.copies(dict(x=x)), {})
+    x += 1
+    gate.set()
+    writer.wait()
+    writer.close()
+    assert (checkpoint.load(str(tmp_path / 'a.safetensors'), 'network')[0]['x'] == 0).all()
+
+
+# -- which are kept
+
+@pytest.mark.parametrize('text, keep', [(None, None), ('all', None), ('last=2', dict(last=2)), ('best=1', dict(last=1, best=1)),
+                                        ('last=2, best=1,every=1000', dict(last=2, best=1, every=1000))])
+def test_rules(text, keep):
+    assert snapshot_keep.parse(text, ['fid5k_full']) == keep
+
+
+@pytest.mark.parametrize('text, message', [('first=1', "'first=1' is none of last=COUNT, best=COUNT, every=KIMG"), ('last', "'last' is none"),
+                                           ('last=0', "'last=0' is none"), ('last=1,last=2', "'last=2' is none"), ('', "'' is none"),
+                                           ('last=²', "'last=²' is none")])
+def test_rules_that_make_no_sense(text, message):
+    with pytest.raises(UserError, match=f'--snapshot-keep={text}: {message}'):
+        snapshot_keep.parse(text, ['fid5k_full'])
+
+
+def test_the_best_needs_a_metric():
+    with pytest.raises(UserError, match='add --metrics or leave best out'):
+        snapshot_keep.parse('best=1', [])
+
+
+def test_what_is_expendable():
+    names = {f's{kimg}': kimg * 1000 for kimg in (200, 400, 600, 800, 1000)}
+    scores = dict(s200=9, s400=2, s600=5, s1000=3)
+    assert snapshot_keep.expendable(names, scores, dict(last=1)) == ['s200', 's400', 's600', 's800']
+    assert snapshot_keep.expendable(names, scores, dict(last=2, best=1)) == ['s200', 's600']
+    assert snapshot_keep.expendable(names, scores, dict(last=1, every=400)) == ['s200', 's600']
+    assert snapshot_keep.expendable(names, {}, dict(last=1, best=1)) == ['s200', 's400', 's600', 's800']
+
+
+def test_pruning_deletes_snapshots_and_nothing_else(tmp_path):
+    for kimg in (1, 2, 3):
+        (tmp_path / f'network-snapshot-{kimg:06d}.safetensors').touch()
+    (tmp_path / 'network-snapshot-mine.safetensors').touch()
+    records = [dict(metric='m', value=value, snapshot=f'network-snapshot-{kimg:06d}.safetensors') for kimg, value in [(1, 5), (2, None), (3, 7)]]
+    (tmp_path / 'metric-m.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in records))
+    snapshot_keep.prune(str(tmp_path), dict(last=1, best=1), ['m'])
+    assert sorted(run_files.find_snapshots(tmp_path)) == ['network-snapshot-000001.safetensors', 'network-snapshot-000003.safetensors']
+    assert (tmp_path / 'network-snapshot-mine.safetensors').exists() and (tmp_path / 'metric-m.jsonl').exists()

@@ -1,0 +1,106 @@
+"""Writes pickles that open in the reference implementation (StyleGAN2-ADA PyTorch, StyleGAN3) and in tools built on it.
+
+There every object brings the source text of its class along. The text written here is that of this project's network classes,
+which use nothing but the public API of the reference implementation's `torch_utils`.
+"""
+
+import ast
+import json
+import pathlib
+import pickle
+from collections import OrderedDict
+
+import torch
+
+import dnnlib
+from dnnlib import EasyDict, UserError, files
+from torch_utils.persistence import STORAGES, PickledObject, PickledParameter, PickledTensor
+
+from .networks_format import NotIncluded
+
+PROTOCOL = 4                    # Python 3.4 and later
+NAMES = ('G', 'D', 'G_ema')
+CLASSES = ('training.networks.Generator', 'training.networks.Discriminator')
+SOURCES = ('networks_format', 'networks_layers', 'networks_generator', 'networks_discriminator')
+HEADER = '# The networks of KD-DLGAN (Apache License 2.0) as they travel in a pickle.\n\n'
+FOOTER = "\n\n\nHALF_DTYPES['bfloat16'] = torch.float32         # the kernels of the reference implementation know float16 and float32 only\n"
+HOOKS = ('_backward_hooks', '_forward_hooks', '_forward_pre_hooks', '_state_dict_hooks', '_load_state_dict_pre_hooks')
+
+
+def write(path, tensors, info):
+    """Writes `G`, `D`, `G_ema`, in eval mode and without gradients, and `training_set_kwargs`. The same input gives the same bytes.
+
+    Args:
+        tensors: {'G_ema.synthesis.b4.const': tensor, ...}.
+        info:    {'networks': {name: {'class_name': ..., constructor arguments}}, 'training': record of the run}, as in our snapshots.
+                 A network that is not there becomes a `NotIncluded`.
+    Raises:      UserError if a network is not one of this project's, its tensors are other ones, or the file cannot be written.
+    """
+    source = module_source()
+    left = dict(tensors)
+    snapshot = dict(training_set_kwargs=_easy(info['training'].get('options', {}).get('training_set_kwargs')))
+    try:
+        for name in NAMES:
+            snapshot[name] = _pickled(_build(info['networks'].get(name)), name, left, source)
+        if left:
+            raise UserError(f'no network has the tensor {min(left)}')
+    except UserError as err:
+        raise UserError(f'{path}: cannot be written: {err}; use another snapshot') from err
+    snapshot.update(augment_pipe=None, kdgan_training=json.dumps(info['training']))
+    with files.atomic_path(path) as temp, open(temp, 'wb') as f:
+        pickle.dump(snapshot, f, protocol=PROTOCOL)
+
+
+def module_source():
+    """The source text that travels: the files of the networks as one module."""
+    imports, bodies = {}, []
+    for name in SOURCES:
+        text = pathlib.Path(__file__).with_name(f'{name}.py').read_text(encoding='utf-8')
+        docstring, *statements = ast.parse(text).body
+        last = docstring
+        while isinstance(statements[0], (ast.Import, ast.ImportFrom)):
+            last = statements.pop(0)
+            if not getattr(last, 'level', 0):               # what else they import is in the text
+                imports[ast.unparse(last)] = None
+        bodies.append('\n'.join(text.splitlines()[last.end_lineno:]).strip('\n'))
+    return HEADER + '\n\n\n'.join(['\n'.join(imports), *bodies]) + FOOTER
+
+
+def _build(kwargs):
+    """The network without memory for its tensors."""
+    if kwargs is None:
+        return NotIncluded()
+    if kwargs['class_name'] not in CLASSES:
+        raise UserError(f'the snapshot has a network of the class {kwargs["class_name"]!r}, known are {" and ".join(CLASSES)}')
+    with torch.device('meta'):
+        return dnnlib.util.construct_class_by_name(**kwargs)
+
+
+def _pickled(module, prefix, left, source):
+    """A module with the tensors of `left`, which loses them -> what pickles as its counterpart."""
+    take = lambda key, like, pickled: None if like is None else pickled(_take(f'{prefix}.{key}', like, left))
+    state = {key: _easy(value) for key, value in vars(module).items() if not key.startswith('_') or key in ('_init_args', '_init_kwargs')}
+    state.update({key: OrderedDict() for key in HOOKS}, _non_persistent_buffers_set=set(), training=False)
+    state['_parameters'] = OrderedDict((key, take(key, value, PickledParameter)) for key, value in module._parameters.items())
+    state['_buffers'] = OrderedDict((key, take(key, value, PickledTensor)) for key, value in module._buffers.items())
+    state['_modules'] = OrderedDict((key, _pickled(child, f'{prefix}.{key}', left, source)) for key, child in module._modules.items())
+    return PickledObject(source, type(module).__name__, state)
+
+
+def _take(name, like, left):
+    value = left.pop(name, None)
+    if value is None or value.shape != like.shape or value.dtype not in STORAGES:
+        found = 'nothing' if value is None else f'{value.dtype} of shape {list(value.shape)}'
+        raise UserError(f'the tensor {name} must be floating point of shape {list(like.shape)}, the snapshot has {found}')
+    return value
+
+
+def _easy(value):
+    """Plain values with every dictionary an EasyDict, whose entries tools read as attributes."""
+    if isinstance(value, dict):
+        return EasyDict((key, _easy(item)) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return type(value)(_easy(item) for item in value)
+    if value is not None and type(value) not in (bool, int, float, str):
+        raise TypeError(f'{value!r} cannot travel: besides tensors and modules, a module may hold plain values only')
+    return value

@@ -1,0 +1,86 @@
+"""What the metric-NAME.jsonl of a run say of one of its snapshots: values by protocol, for the model card."""
+
+import glob
+import json
+import os
+from typing import NamedTuple
+
+from . import run_files
+
+
+class Measured(NamedTuple):
+    """All values of a metric that were measured by the same protocol, and so can be compared."""
+    metric: str
+    own: dict | None            # the record of the snapshot that the card is about; None = it was not measured
+    best: dict | None           # the record of the lowest value of all snapshots; None = none is finite
+    count: int                  # snapshots measured
+    example: dict | None        # any of the records, for the protocol; None = there is none
+
+
+def read(folder, snapshot, nimg, wanted):
+    """-> list of `Measured`, by metric.
+
+    Args:
+        folder:   where the metric-NAME.jsonl lie.
+        snapshot: name of the snapshot's file.
+        nimg:     images it was trained on; later snapshots are left out.
+        wanted:   names of metrics to list even if they were not measured.
+    """
+    groups = {}
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), 'metric-*.jsonl'))):
+        for record in run_files.read_lines(path):
+            ours = os.path.basename(record['snapshot'] or '') == record['snapshot']         # not one of another folder
+            if ours and (nimg is None or record['cur_nimg'] is None or record['cur_nimg'] <= nimg):
+                groups.setdefault((record['metric'], _protocol_key(record)), {})[record['snapshot']] = record       # measured again: the latest
+    found = [_summarize(metric, list(records.values()), snapshot) for (metric, _), records in groups.items()]
+    missing = [Measured(metric, None, None, 0, None) for metric in wanted if metric not in {group.metric for group in found}]
+    return found + missing
+
+
+def _protocol_key(record):
+    generated = {key: value for key, value in record['generated'].items() if key != 'batch_size'}
+    return json.dumps([record['detector']['identity'], record['reference'], generated], sort_keys=True)
+
+
+def _summarize(metric, records, snapshot):
+    """Every metric there is gets better as it gets smaller."""
+    own = next((record for record in records if record['snapshot'] == snapshot), None)
+    best = min((record for record in records if record['value'] is not None), key=lambda record: record['value'], default=None)
+    return Measured(metric, own, best, len(records), records[-1])
+
+
+def describe(groups, nimg, distilled):
+    """Lines of Markdown: a table of values, and the protocol of each. distilled: whether a teacher took part in the training."""
+    if not groups:
+        return ['Not measured.']
+    this = 'this snapshot' if nimg is None else f'this snapshot, {nimg / 1000:g} kimg'
+    lines = [f'| metric, lower is better | protocol | {this} | best snapshot of the run |', '|---|---|---|---|']
+    lines += [f'| {group.metric} | {number if group.example else ""} | {_value(group.own)} | {_best(group)} |'
+              for number, group in enumerate(groups, start=1)]
+    lines += ['', 'The best is the lowest of those measured, chosen by the same measure, and so flatters.', '']
+    lines += [f'{number}. {group.metric}: {_protocol(group.example)}' for number, group in enumerate(groups, start=1) if group.example is not None]
+    if any(group.metric.startswith('clipfid') for group in groups):
+        lines += ['', 'clipfid is a distance in the features of the network that is named, another number than the FID.'
+                  + (' Where that is the teacher of the training, it is no impartial judge.' if distilled else '')]
+    return lines
+
+
+def _value(record):
+    if record is None:
+        return 'not measured'
+    return 'NaN' if record['value'] is None else f'{record["value"]:.4g}'
+
+
+def _best(group):
+    if group.best is None:
+        return 'not measured' if group.example is None else 'NaN'
+    kimg = group.best['cur_nimg']
+    return f'{_value(group.best)}{"" if kimg is None else f" at {kimg / 1000:g} kimg"}, of {group.count} measured'
+
+
+def _protocol(record):
+    detector, reference, generated = record['detector'], record['reference'], record['generated']
+    return (f'{generated["images"]} generated images (seed {generated["seed"]}, truncation psi {generated["truncation_psi"]}, '
+            f'noise {generated["noise_mode"]}, labels {generated["labels"]}) against {reference["images"]} real ones of {reference["dataset"]} '
+            f'({"mirrored, too" if reference["mirrored"] else "as they are"}, SHA-256 {reference["content_hash"][:16]}...); '
+            f'features of {detector["identity"]}, resize {detector["resize"]}; torch {record["torch"]} on {record["device"]}, {record["date"][:10]}')

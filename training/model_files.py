@@ -1,0 +1,69 @@
+"""Networks by file, address, published name or repository: `G = load_generator('https://host/network-snapshot-000300.safetensors')`."""
+
+import os
+
+from dnnlib import UserError, files
+
+from . import hub, snapshots
+from .config import torch_device
+
+# Networks that StyleGAN2-ADA publishes as starting points for transfer learning, by the names that its --resume takes. They are pickles,
+# of which only tensors and settings are read. Their licence, NVIDIA's, allows non-commercial use only.
+SOURCE_NETS = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/transfer-learning-source-nets/'
+PUBLISHED = {
+    'ffhq256': SOURCE_NETS + 'ffhq-res256-mirror-paper256-noaug.pkl',
+    'ffhq512': SOURCE_NETS + 'ffhq-res512-mirror-stylegan2-noaug.pkl',
+    'ffhq1024': SOURCE_NETS + 'ffhq-res1024-mirror-stylegan2-noaug.pkl',
+    'celebahq256': SOURCE_NETS + 'celebahq-res256-mirror-paper256-kimg100000-ada-target0.5.pkl',
+    'lsundog256': SOURCE_NETS + 'lsundog-res256-paper256-kimg100000-noaug.pkl',
+}
+
+
+def address_of(network):
+    """The address behind a published name; anything else as it is."""
+    return PUBLISHED.get(network, network)
+
+
+def is_local(network):
+    """Whether it names a file on this machine."""
+    return not files.is_address(address_of(network))
+
+
+def locate(network, option='--network', sha256=None):
+    """What a user calls a network -> path of its file, downloaded to a cache where needed.
+
+    Args:
+        network: a file; an http(s) address, which may end in #sha256=HEX; a name in `PUBLISHED` (./NAME is a file of that name);
+                 hf:user/repo[/file][@revision] on the Hugging Face Hub.
+        option:  where the user gave it, for messages.
+        sha256:  expected digest in hex, of an address; None = that in the address, else that of the first download.
+    Raises:      UserError if it cannot be had.
+    """
+    address = address_of(network)
+    if hub.is_hub_name(address):
+        return hub.download(address, option)
+    if files.is_url(address):
+        return files.download(address, sha256, what=option if network == address else f'{option}={network}', option=option)
+    if not os.path.isfile(address):
+        raise UserError(f'{option}={network}: there is no such file; name a network-snapshot-....safetensors, an https:// address, '
+                        f'hf:user/repo, or one of {", ".join(PUBLISHED)}')
+    return address
+
+
+def load_snapshot(network, device='auto', option='--network'):
+    """-> `snapshots.Snapshot` with G_ema alone; arguments as below. Raises UserError if the network cannot be had or has no G_ema."""
+    snapshot = snapshots.load_networks(locate(network, option), torch_device(device), names=['G_ema'])
+    if 'G_ema' not in snapshot.networks:
+        raise UserError(f'{option}={network}: there is no G_ema in it; name a network-snapshot-....safetensors of train.py')
+    return snapshot
+
+
+def load_generator(path_or_url, device='auto'):
+    """The averaged generator of a snapshot, in eval mode and without gradients: `G(z [N, z_dim], c [N, c_dim])` -> [N, C, H, W] in [-1, 1].
+
+    Args:
+        path_or_url: as `network` of `locate`.
+        device:      'auto' = cuda where there is one, else cpu; or any torch device.
+    Raises:          UserError if it cannot be had or used.
+    """
+    return load_snapshot(path_or_url, device, option='load_generator').G_ema

@@ -1,0 +1,54 @@
+"""Which network snapshots of a run stay on the disk: --snapshot-keep=last=2,best=1,every=1000."""
+
+import os
+
+from dnnlib import UserError
+
+from . import run_files
+
+RULES = ('last', 'best', 'every')
+
+
+def parse(text, metrics):
+    """'last=2,best=1,every=1000' -> {'last': 2, 'best': 1, 'every': 1000}; 'all' -> None.
+
+    Args:
+        metrics: those measured during the training; `best` goes by the first.
+    Raises: UserError for anything else.
+    """
+    if text in (None, 'all'):
+        return None
+    keep = {}
+    for part in text.split(','):
+        rule, _, number = part.strip().partition('=')
+        if rule not in RULES or rule in keep or not number.isascii() or not number.isdigit() or int(number) < 1:
+            raise UserError(f'--snapshot-keep={text}: {part.strip()!r} is none of last=COUNT, best=COUNT, every=KIMG; say for example '
+                            'last=2,best=1,every=1000, or all')
+        keep[rule] = int(number)
+    if 'best' in keep and not metrics:
+        raise UserError(f'--snapshot-keep={text}: nothing is measured by which to find the best; add --metrics or leave best out')
+    return {'last': 1, **keep}              # the last one belongs to a complete run
+
+
+def expendable(snapshots, scores, keep):
+    """Names of the snapshots that no rule keeps.
+
+    Args:
+        snapshots: {name: images seen}.
+        scores:    {name: value of the metric, less is better}; not every snapshot has one.
+        keep:      of `parse`.
+    """
+    by_age = sorted(snapshots, key=snapshots.get)
+    by_score = sorted((name for name in by_age if name in scores), key=scores.get)
+    kept = {*by_age[-keep['last']:], *by_score[:keep.get('best', 0)]}
+    if 'every' in keep:
+        kept |= {name for name, nimg in snapshots.items() if nimg % (keep['every'] * 1000) == 0}
+    return [name for name in by_age if name not in kept]
+
+
+def prune(run_dir, keep, metrics):
+    """Deletes what is expendable in a run directory."""
+    records = run_files.read_lines(run_files.metric_path(run_dir, metrics[0])) if metrics else []
+    scores = {r.get('snapshot'): r['value'] for r in records if r.get('value') is not None}
+    for name in expendable(run_files.find_snapshots(run_dir), scores, keep):
+        os.remove(os.path.join(run_dir, name))
