@@ -219,7 +219,7 @@ def test_the_command_makes_a_snapshot(tmp_path):
 @pytest.mark.parametrize('source, dest, message', [
     ('a.pkl', 'b.pkl', 'one must end with .pkl, the other with .safetensors'),
     ('a.zip', 'b.safetensors', 'one must end with .pkl'),
-    ('missing.pkl', 'b.safetensors', 'missing.pkl: cannot be read (No such file or directory)'),
+    ('missing.pkl', 'b.safetensors', '--source=missing.pkl: there is no such file'),
     ('.', 'b.pkl', 'one must end with'),
 ])
 def test_the_command_refuses_in_one_line(source, dest, message, tmp_path):
