@@ -311,7 +311,7 @@ def frames(first, second, times):
 def bombs():
     n = 1_500_000
     put = b''.join(b'r' + struct.pack('<I', i) for i in range(n // 4))
-    collide = b''.join(b'\x8a\x10' + ((2 ** 61 - 1) * i).to_bytes(16, 'little') + b'N' for i in range(1, n // 4))
+    collide = b''.join(b'\x8a\x10' + ((2 ** 61 - 1) * i).to_bytes(16, 'little') + b'N' for i in range(1, 190_000))
     double = b'](' + b''.join(b'h\x00' for _ in range(200)) + b'e'
     nested = b''.join(b']q' + bytes([i]) + (b'(' + bytes([104, i - 1]) * 200 + b'e' if i else b'') for i in range(250))
     text = b'X' + struct.pack('<I', 4 << 20) + b'<' * ((4 << 20) - 2) + b'f4'
