@@ -82,15 +82,28 @@ def persistent(class_name, state, version=6):
                 dict(type='class', version=version, module_src=HOSTILE_SOURCE, class_name=class_name, state=state))
 
 
-def persistent_module(module, kwargs, attributes=(), args=()):
-    """A module and its parts as persistent objects; `attributes`: (class name, attribute, value) to add or replace."""
+def persistent_module(module, kwargs, attributes=(), args=(), tensor=lambda value: value):
+    """A module and its parts as persistent objects. `attributes`: (class name, attribute, value) to add or replace; `tensor`: what to put for one."""
     state = {key: value for key, value in vars(module).items() if type(value) in (int, float, bool, str, type(None), OrderedDict, set)}
-    state.update(_parameters=OrderedDict(module._parameters), _buffers=OrderedDict(module._buffers), _init_args=args, _init_kwargs=kwargs)
-    state['_modules'] = OrderedDict((key, persistent_module(part, {}, attributes)) for key, part in module._modules.items() if part is not None)
+    for kind in ('_parameters', '_buffers'):
+        state[kind] = OrderedDict((key, value if value is None else tensor(value)) for key, value in getattr(module, kind).items())
+    parts = {key: persistent_module(part, {}, attributes, tensor=tensor) for key, part in module._modules.items() if part is not None}
+    state.update(_modules=OrderedDict(parts), _init_args=args, _init_kwargs=kwargs)
     compute = getattr(module, 'compute', None)
     state['use_fp16'] = module.use_fp16 if compute is None and hasattr(module, 'use_fp16') else compute is not None and compute.dtype != torch.float32
     state.update({key: value for name, key, value in attributes if name == type(module).__name__})
     return persistent(type(module).__name__, state)
+
+
+def storage_call(tensor):
+    """The numbers of a tensor, as one object that several tensors can share."""
+    _, (data,) = tensor._typed_storage().__reduce__()
+    return Call('torch.storage._load_from_bytes', data)
+
+
+def tensor_call(storage, shape, stride=None, offset=0):
+    stride = stride or tuple(math.prod(shape[i + 1:]) for i in range(len(shape)))
+    return Call('torch._utils._rebuild_tensor_v2', storage, offset, tuple(shape), stride, False, OrderedDict())
 
 
 # ---------------------------------------------------------------------------
@@ -114,8 +127,9 @@ def tensorflow_generator(res=16, z_dim=8, w_dim=8, base=64, top=16, seed=0, **st
     for r in [2 ** i for i in range(2, int(math.log2(res)) + 1)]:
         convs = {'Conv': width(4)} if r == 4 else {'Conv0_up': width(r // 2), 'Conv1': width(r)}
         for name, fan_in in convs.items():
-            synthesis.update({f'{r}x{r}/{name}/weight': draw(3, 3, fan_in, width(r)), f'{r}x{r}/{name}/mod_weight': draw(w_dim, fan_in),
-                              f'{r}x{r}/{name}/mod_bias': draw(fan_in), f'{r}x{r}/{name}/noise_strength': draw(), f'{r}x{r}/{name}/bias': draw(width(r))})
+            layer = dict(weight=draw(3, 3, fan_in, width(r)), mod_weight=draw(w_dim, fan_in), mod_bias=draw(fan_in), noise_strength=draw(),
+                         bias=draw(width(r)))
+            synthesis.update({f'{r}x{r}/{name}/{key}': value for key, value in layer.items()})
         synthesis.update({f'{r}x{r}/ToRGB/weight': draw(1, 1, width(r), 3), f'{r}x{r}/ToRGB/mod_weight': draw(w_dim, width(r)),
                           f'{r}x{r}/ToRGB/mod_bias': draw(width(r)), f'{r}x{r}/ToRGB/bias': draw(3)})
     for i in range(2 * int(math.log2(res)) - 3):
@@ -142,5 +156,6 @@ def tensorflow_discriminator(res=16, base=64, top=16, seed=1, **static):
     variables.update({'4x4/Conv/weight': draw(3, 3, width(4) + 1, width(4)), '4x4/Conv/bias': draw(width(4)),
                       '4x4/Dense0/weight': draw(16 * width(4), width(4)), '4x4/Dense0/bias': draw(width(4)),
                       'Output/weight': draw(width(4), 1), 'Output/bias': draw(1)})
-    kwargs = dict(func_name='training.networks_stylegan2.D_stylegan2', num_channels=3, resolution=res, label_size=0, fmap_base=base, fmap_max=top, **static)
+    kwargs = dict(func_name='training.networks_stylegan2.D_stylegan2', num_channels=3, resolution=res, label_size=0, fmap_base=base, fmap_max=top,
+                  **static)
     return tensorflow_network('D', kwargs, variables), variables

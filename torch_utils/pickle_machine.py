@@ -54,6 +54,18 @@ class Budget:
         self.opcodes = MAX_OPCODES
         self.strings = MAX_STRINGS
 
+    def work(self, count):
+        """Charges `count` instructions, or other work that takes as long."""
+        self.opcodes -= count
+        if self.opcodes < 0:
+            raise PickleError(f'it has more than {MAX_OPCODES:,} instructions, far more than networks need')
+
+    def text(self, size):
+        """Charges a string of `size` bytes."""
+        self.strings -= size
+        if size > MAX_STRING or self.strings < 0:
+            raise PickleError(f'it has too much text, at last {size:,} bytes; a string may have {MAX_STRING:,}, all together {MAX_STRINGS:,}')
+
 
 class Machine:
     """Runs one pickle.
@@ -81,9 +93,7 @@ class Machine:
         """-> what the pickle holds. Raises PickleError for anything out of order."""
         try:
             while (code := self.take(1)) != pickle.STOP:
-                self.budget.opcodes -= 1
-                if self.budget.opcodes < 0:
-                    raise PickleError(f'it has more than {MAX_OPCODES:,} instructions, far more than networks need')
+                self.budget.work(1)
                 if code not in STEPS:
                     raise PickleError(f'it has the instruction {code!r}, which no pickle of networks uses, at byte {self.file.tell() - 1}')
                 STEPS[code](self)
@@ -118,9 +128,7 @@ class Machine:
 
     def string(self, layout):
         size = self.number(layout)
-        self.budget.strings -= size
-        if size > MAX_STRING or self.budget.strings < 0:
-            raise PickleError(f'it has a string of {size:,} bytes; one may have {MAX_STRING:,}, all together {MAX_STRINGS:,}')
+        self.budget.text(size)
         self.push(str(self.take(size), 'utf-8', 'surrogatepass'))
 
     def span(self, layout):
@@ -144,8 +152,8 @@ class Machine:
         """GLOBAL and STACK_GLOBAL."""
         name = f'{_text(module)}.{_text(attribute)}'
         if name not in self.globals:
-            raise PickleError(f'it names the global {name[:MAX_NAME]!r}{self._context()}, which may run code; '
-                              'only what networks are made of is read, and nothing from the file is run')
+            raise PickleError(f'it names the global {name[:MAX_NAME]!r}{self._context()}; only what networks are made of is read, '
+                              'and nothing from a file is run')
         self.push(self.globals[name])
 
     def _context(self):
@@ -153,10 +161,10 @@ class Machine:
         for stack in [self.stack, *reversed(self.marked)]:
             for i in range(len(stack) - 1, -1, -1):
                 if hasattr(stack[i], 'class_name'):
-                    return f' in an object of the class {stack[i].class_name!r}'
+                    return f' in an object of the class {stack[i].class_name[:MAX_NAME]!r}'
                 if isinstance(stack[i], str) and stack[i] == 'class_name' and i + 1 < len(stack) and isinstance(stack[i + 1], str):
                     return f' in an object of the class {stack[i + 1][:MAX_NAME]!r}'
-        return ' in no class'
+        return ' outside any object'
 
     def call(self):
         args, target = self.pop(), self.pop()
@@ -227,8 +235,9 @@ def _checked(value, kind):
 
 
 def _key(value):
-    """Keys are strings and 32-bit numbers: hashing a deep tuple overflows the C stack, and large numbers can be made to collide."""
-    if type(value) in (str, bool, type(None)) or (type(value) is int and abs(value) < 2 ** 32):
+    """Keys are short strings and 32-bit numbers: hashing a deep tuple overflows the C stack, large numbers can be made to collide, and
+    long strings take long to compare."""
+    if (type(value) is str and len(value) <= MAX_NAME) or (type(value) is int and abs(value) < 2 ** 32) or type(value) in (bool, type(None)):
         return value
     raise TypeError
 

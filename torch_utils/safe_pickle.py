@@ -164,7 +164,7 @@ def _storage(machine, span):
     """The bytes are what torch.save made of one storage: five small pickles, then the count and the numbers."""
     if not isinstance(span, Span):
         raise TypeError
-    machine.budget.opcodes -= STORAGE_COST
+    machine.budget.work(STORAGE_COST)
     header = span.read(MAX_STORAGE_HEADER)
     file = io.BytesIO(header)
     found = []
@@ -187,7 +187,7 @@ def _storage(machine, span):
 
 
 def _dtype(_machine, code, *_align_and_copy):
-    if type(code) is not str or code.lstrip('<>=|') not in ARRAY_DTYPES:
+    if type(code) is not str or len(code) > 3 or code.lstrip('<>=|') not in ARRAY_DTYPES:
         raise PickleError(f'it has a numpy array of the type {str(code)[:20] if type(code) is str else type(code).__name__!r}; '
                           'only numbers are read')
     return DType(code.lstrip('<>=|'))
@@ -205,20 +205,24 @@ def _scalar(_machine, dtype, span):
     return np.frombuffer(span.read(span.size), dtype.dtype)[0].item()
 
 
-def _encode(_machine, text, encoding):
+def _encode(machine, text, encoding):
     if type(text) is not str or encoding != 'latin1':
         raise TypeError
+    machine.budget.text(len(text))
     data = text.encode('latin1')
     return Span(io.BytesIO(data), 0, len(data))
 
 
+def _no_bytes(_machine):
+    return Span(io.BytesIO(), 0, 0)
+
+
 def _set(machine, items=None):
-    result = set()
+    machine.push(set())
     if items is not None:
-        machine.push(result)
+        machine.budget.work(len(items))         # the same list can be named again and again
         machine.add(items)
-        machine.pop()
-    return result
+    return machine.pop()
 
 
 def _persistent_object(_machine, meta):
@@ -269,6 +273,7 @@ GLOBALS = {
     **_named(*[f'{core}.scalar' for core in NUMPY_CORES], call=_scalar),
     **_named('_codecs.encode', call=_encode),
     **_named('collections.OrderedDict', call=_dict, new=_dict),
+    **_named('builtins.bytes', '__builtin__.bytes', call=_no_bytes),        # protocol 2 calls it for the empty one
     **_named('builtins.set', '__builtin__.set', call=_set),
     **_named('dnnlib.util.EasyDict', 'dnnlib.EasyDict', call=_dict, new=_dict),
     **_named('torch_utils.persistence._reconstruct_persistent_obj', call=_persistent_object),

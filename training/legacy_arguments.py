@@ -9,14 +9,15 @@ import warnings
 from typing import Callable, NamedTuple
 
 import torch
-import torch.overrides
 
 import dnnlib
+from torch_utils import misc
 from torch_utils.ops.bias_act import activation_funcs
 from torch_utils.pickle_machine import PickleError, Span
 
 GENERATOR, DISCRIMINATOR = 'training.networks.Generator', 'training.networks.Discriminator'
 HARMLESS = ('fused_modconv_default', 'channels_last')       # how a result is computed, not what it is
+MAX_ARGUMENTS = 60              # of a network or a part of it, settings that are dropped included
 MAX_SHARING = 8                 # tensors that use the same bytes: G, G_ema and D in two precisions at most
 
 
@@ -68,6 +69,8 @@ ARGUMENTS = {                   # what each may be; a dictionary = the arguments
 
 def checked(kwargs, allowed, where):
     """The arguments our classes take, as JSON has them. Raises PickleError for one that they do not take, or not with this value."""
+    if len(kwargs) > MAX_ARGUMENTS:
+        raise PickleError(f'{where} has {len(kwargs):,} arguments, far more than a network takes')
     result = {}
     for key, value in kwargs.items():
         value = list(value) if type(value) is tuple else value
@@ -94,21 +97,10 @@ def _short(value):
     return repr(value)[:100] if type(value) in (int, float, bool, str, type(None)) else f'a {type(value).__name__}'
 
 
-class _WithoutMemory(torch.overrides.TorchFunctionMode):
-    """Initial values of networks become shapes; filters are made as usual. torch.device('meta') would load 70 MB of symbolic machinery."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in (torch.randn, torch.zeros, torch.full):
-            return torch.empty(args[0], device='meta')
-        if func is torch.Tensor.div and args[0].is_meta:
-            return args[0]
-        return func(*args, **(kwargs or {}))
-
-
 def expected_state(kwargs, where):
     """{name: tensor} of a network of ours: filters with their values, everything else on the device 'meta'."""
     try:
-        with _WithoutMemory():
+        with misc.ShapesOnly():
             return dnnlib.util.construct_class_by_name(**kwargs).state_dict()
     except (TypeError, ValueError, RuntimeError) as err:
         raise PickleError(f'{where} cannot be built with its arguments ({str(err).splitlines()[0][:200]})') from err

@@ -17,7 +17,7 @@ from .legacy_arguments import ARGUMENTS, DISCRIMINATOR, GENERATOR, Entry, checke
 CLASSES = {'G_ema': GENERATOR, 'G': GENERATOR, 'D': DISCRIMINATOR}
 PARTS = ('MappingNetwork', 'SynthesisNetwork', 'SynthesisBlock', 'SynthesisLayer', 'ToRGBLayer', 'FullyConnectedLayer', 'Conv2dLayer',
          'DiscriminatorBlock', 'DiscriminatorEpilogue', 'MinibatchStdLayer')
-MAX_PARTS = 1000                # of a network; a generator for 1024x1024 has about 80
+MAX_PARTS, MAX_NAME = 1000, 200  # of a network: modules, length of a tensor's name; a generator for 1024x1024 has about 80 modules
 NOT_THERE = 'NotIncluded'       # the class that our writer puts in the place of a network it was not given
 DATA_ARGUMENTS = ('path', 'use_labels', 'max_size', 'xflip', 'resolution')
 
@@ -120,8 +120,8 @@ def _entries(module, where):
         if not isinstance(part, safe_pickle.Instance) or (visited > 1 and part.class_name not in PARTS):
             what = f'an object of the class {part.class_name[:200]!r}' if isinstance(part, safe_pickle.Instance) else f'a {type(part).__name__}'
             raise PickleError(f'{where}.{prefix[:-1]} is {what}, which the networks of StyleGAN2 do not have')
-        if visited > MAX_PARTS:                     # a part inside itself, too
-            raise PickleError(f'{where} has more than {MAX_PARTS} parts')
+        if visited > MAX_PARTS or len(prefix) > MAX_NAME:               # a part may be inside itself, or there many times
+            raise PickleError(f'{where} has more than {MAX_PARTS} parts, or parts inside parts without end')
         for key, value in [*_items(part, '_parameters', where), *_items(part, '_buffers', where)]:
             if not isinstance(value, safe_pickle.Tensor):
                 raise PickleError(f'{where}.{prefix}{key} is a {type(value).__name__}, not a tensor')

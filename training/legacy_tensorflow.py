@@ -18,6 +18,7 @@ from torch_utils.pickle_machine import PickleError
 from .legacy_arguments import ARGUMENTS, DISCRIMINATOR, GENERATOR, Entry, checked, expected_state, match
 
 NAMES = ('G', 'D', 'G_ema')             # the order in the file; G_ema is called Gs there
+MAX_VARIABLES = 1000                    # of a network; a generator for 1024x1024 has about 170
 CLASS = 'dnnlib.tflib.network.Network'
 SETTINGS = ('func_name', 'randomize_noise', 'truncation_psi', 'truncation_cutoff', 'truncation_psi_val', 'truncation_cutoff_val', 'style_mixing_prob',
             'is_training', 'is_validation', 'is_template_graph', 'return_dlatents', 'fused_modconv', 'mapping_func', 'synthesis_func', 'components')
@@ -82,12 +83,19 @@ def _state(network, name, key, kind):
 def _variables(network, name):
     """{variable: Array}, those of the parts 'mapping' and 'synthesis' under their names."""
     result = {}
-    parts = {'': network, **{f'{key}/': part for key, part in _state(network, name, 'components', dict).items()}}
+    components = _state(network, name, 'components', dict)
+    if not set(components) <= {'mapping', 'synthesis'}:
+        raise PickleError(f'{name} has other parts than mapping and synthesis')
+    parts = {'': network, **{f'{key}/': part for key, part in components.items()}}
     for prefix, part in parts.items():
         if not isinstance(part, safe_pickle.Instance) or part.class_name != CLASS:
             raise PickleError(f'{name} has a part that is no network')
-        for item in _state(part, name, 'variables', list):
-            if type(item) is not tuple or len(item) != 2 or type(item[0]) is not str or not isinstance(item[1], safe_pickle.Array):
+        items = _state(part, name, 'variables', list)
+        if len(items) > MAX_VARIABLES:
+            raise PickleError(f'{name} has more than {MAX_VARIABLES} variables')
+        for item in items:
+            named = type(item) is tuple and len(item) == 2 and type(item[0]) is str and len(item[0]) <= 200
+            if not named or not isinstance(item[1], safe_pickle.Array):
                 raise PickleError(f'{name} has a variable that is not a name and an array')
             result[prefix + item[0].removeprefix('G_')] = item[1]
     return result
