@@ -13,6 +13,10 @@ class UserError(Exception):
     """
 
 
+class UnusableFile(Exception):
+    """What is wrong with a file, in one line that does not name it: whoever knows its name makes a `UserError` of it."""
+
+
 @contextlib.contextmanager
 def user_errors():
     """Ends the program with one line instead of a traceback on `UserError`, and with code 130 on Ctrl-C."""

@@ -8,14 +8,12 @@ import pickle
 import struct
 from typing import Any, Callable, NamedTuple
 
+from dnnlib import UnusableFile
+
 MAX_OPCODES = 400_000           # of a file. A pickle with three 1024x1024 networks has 85,000; as many take less than a second
 MAX_STRING = 4 << 20            # bytes of one string; the longest of real files are the source texts they carry, about 50 KB
 MAX_STRINGS = 64 << 20          # bytes of all strings
 MAX_NAME = 256                  # bytes of a module's or class's name
-
-
-class PickleError(Exception):
-    """What is wrong with a pickle, in one line that does not name the file."""
 
 
 class Span(NamedTuple):
@@ -31,7 +29,7 @@ class Span(NamedTuple):
         count = self.file.readinto(buffer)
         self.file.seek(here)
         if count != len(buffer):
-            raise PickleError('it ends too early')
+            raise UnusableFile('it ends too early')
 
     def read(self, size):
         """The first `size` bytes, fewer where there are not so many."""
@@ -58,13 +56,13 @@ class Budget:
         """Charges `count` instructions, or other work that takes as long."""
         self.opcodes -= count
         if self.opcodes < 0:
-            raise PickleError(f'it has more than {MAX_OPCODES:,} instructions, far more than networks need')
+            raise UnusableFile(f'it has more than {MAX_OPCODES:,} instructions, far more than networks need')
 
     def text(self, size):
         """Charges a string of `size` bytes."""
         self.strings -= size
         if size > MAX_STRING or self.strings < 0:
-            raise PickleError(f'it has too much text, at last {size:,} bytes; a string may have {MAX_STRING:,}, all together {MAX_STRINGS:,}')
+            raise UnusableFile(f'it has too much text, at last {size:,} bytes; a string may have {MAX_STRING:,}, all together {MAX_STRINGS:,}')
 
 
 class Machine:
@@ -90,25 +88,25 @@ class Machine:
         self.memo = {}
 
     def run(self):
-        """-> what the pickle holds. Raises PickleError for anything out of order."""
+        """-> what the pickle holds. Raises UnusableFile for anything out of order."""
         try:
             while (code := self.take(1)) != pickle.STOP:
                 self.budget.work(1)
                 if code not in STEPS:
-                    raise PickleError(f'it has the instruction {code!r}, which no pickle of networks uses, at byte {self.file.tell() - 1}')
+                    raise UnusableFile(f'it has the instruction {code!r}, which no pickle of networks uses, at byte {self.file.tell() - 1}')
                 STEPS[code](self)
             return self.stack.pop()
         except (LookupError, ValueError, TypeError, OverflowError) as err:      # an empty stack, no such memo, bad UTF-8, a wrong type
-            raise PickleError(f'it is damaged, or no pickle, at byte {self.file.tell()}') from err
+            raise UnusableFile(f'it is damaged, or no pickle, at byte {self.file.tell()}') from err
 
     def take(self, size):
         """The next `size` bytes."""
         self.left -= size
         if self.left < 0:
-            raise PickleError('it ends too early')
+            raise UnusableFile('it ends too early')
         data = self.file.read(size)
         if len(data) != size:
-            raise PickleError('it ends too early')
+            raise UnusableFile('it ends too early')
         return data
 
     def number(self, layout):
@@ -136,7 +134,7 @@ class Machine:
         span = Span(self.file, self.file.tell(), size)
         self.left -= size
         if self.left < 0:
-            raise PickleError('it ends too early')
+            raise UnusableFile('it ends too early')
         self.file.seek(span.start + size)
         self.push(span)
 
@@ -145,14 +143,14 @@ class Machine:
         text = self.file.readline(min(MAX_NAME, self.left))
         self.left -= len(text)
         if not text.endswith(b'\n'):
-            raise PickleError('it ends too early' if self.left == 0 else f'it has a name of more than {MAX_NAME} bytes')
+            raise UnusableFile('it ends too early' if self.left == 0 else f'it has a name of more than {MAX_NAME} bytes')
         return str(text[:-1], 'utf-8')
 
     def mention(self, module, attribute):
         """GLOBAL and STACK_GLOBAL."""
         name = f'{_text(module)}.{_text(attribute)}'
         if name not in self.globals:
-            raise PickleError(f'it names the global {name[:MAX_NAME]!r}{self._context()}; only what networks are made of is read, '
+            raise UnusableFile(f'it names the global {name[:MAX_NAME]!r}{self._context()}; only what networks are made of is read, '
                               'and nothing from a file is run')
         self.push(self.globals[name])
 
@@ -177,7 +175,7 @@ class Machine:
     def _make(self, target, args, function):
         if not function:
             what = repr(target.name) if isinstance(target, Global) else f'a {type(target).__name__}'
-            raise PickleError(f'it calls {what}{self._context()}, which no pickle of networks does')
+            raise UnusableFile(f'it calls {what}{self._context()}, which no pickle of networks does')
         if type(args) is not tuple:
             raise TypeError
         self.push(function(self, *args))
@@ -187,12 +185,12 @@ class Machine:
         if type(target) is dict and type(state) is dict and not state:          # an EasyDict, whose entries are not its state
             return
         if not hasattr(type(target), 'set_state'):
-            raise PickleError(f'it sets the state of a {type(target).__name__}{self._context()}, which no pickle of networks does')
+            raise UnusableFile(f'it sets the state of a {type(target).__name__}{self._context()}, which no pickle of networks does')
         target.set_state(state)
 
     def persistent_id(self):
         if self.persistent is None:
-            raise PickleError('it has a persistent id, which no pickle of networks uses')
+            raise UnusableFile('it has a persistent id, which no pickle of networks uses')
         self.push(self.persistent(self.pop()))
 
     def extend(self, items):

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from dnnlib import UserError
+from dnnlib import UnusableFile, UserError
 
-from .pickle_machine import Budget, Global, Machine, PickleError, Span
+from .pickle_machine import Budget, Global, Machine, Span
 
 PERSISTENT_VERSION = 6                      # of the format in which StyleGAN2-ADA and StyleGAN3 write objects
 STORAGE_HEADER = (0x1950a86a20f9469cfc6c, 1001)     # torch.save before version 1.6: magic number, version
@@ -34,7 +34,7 @@ def opened(source):
         source: path, or an open binary file that can seek, at the start of the pickle.
     Yields:     the content: dict, list, tuple, set, str, numbers, `Span` for bytes, `Tensor`, `Array`, `Instance`.
     Raises:     UserError if it cannot be read, is damaged, or names anything but what networks are made of; also for a
-                `PickleError` that is raised inside the `with`.
+                `UnusableFile` that is raised inside the `with`.
     """
     path = source if isinstance(source, (str, os.PathLike)) else getattr(source, 'name', 'the pickle')
     with contextlib.ExitStack() as stack:
@@ -44,7 +44,7 @@ def opened(source):
             end = file.seek(0, io.SEEK_END)
             file.seek(start)
             yield Machine(file, end, GLOBALS, Budget()).run()
-        except PickleError as err:
+        except UnusableFile as err:
             raise UserError(f'{path}: {err}') from err
         except OSError as err:
             raise UserError(f'{path}: cannot be read ({err.strerror or err})') from err
@@ -116,15 +116,15 @@ class Array:
     def set_state(self, state):
         _version, shape, dtype, fortran, span = state
         if self.shape is not None or not _are_sizes(shape) or not isinstance(dtype, DType) or not isinstance(span, Span):
-            raise PickleError('it has a numpy array that is not described by sizes, a number type and bytes')
+            raise UnusableFile('it has a numpy array that is not described by sizes, a number type and bytes')
         if math.prod(shape) * dtype.dtype.itemsize != span.size:
-            raise PickleError(f'it has a numpy array of shape {list(shape)} that has {span.size:,} bytes')
+            raise UnusableFile(f'it has a numpy array of shape {list(shape)} that has {span.size:,} bytes')
         self.dtype, self.shape, self.order, self.span = dtype.dtype, shape, 'F' if fortran is True else 'C', span
 
     def read(self):
         """-> numpy.ndarray with memory of its own."""
         if self.shape is None:
-            raise PickleError('it has a numpy array without content')
+            raise UnusableFile('it has a numpy array without content')
         data = np.empty(math.prod(self.shape), self.dtype)
         if data.size > 0:
             self.span.readinto(memoryview(data.view(np.uint8)))
@@ -146,17 +146,17 @@ def _extent(shape, stride):
 def _tensor(_machine, storage, offset, shape, stride, *_requires_grad_and_hooks):
     sizes = _are_sizes(shape) and _are_sizes(stride) and len(shape) == len(stride) and _are_sizes((offset,))
     if not isinstance(storage, Storage) or not sizes:
-        raise PickleError('it has a tensor that is not described by a storage, an offset, sizes and strides')
+        raise UnusableFile('it has a tensor that is not described by a storage, an offset, sizes and strides')
     extent = _extent(shape, stride)
     if offset + extent > storage.count or math.prod(shape) != extent:
-        raise PickleError(f'it has a tensor of shape {list(shape)}, strides {list(stride)} and offset {offset} '
+        raise UnusableFile(f'it has a tensor of shape {list(shape)}, strides {list(stride)} and offset {offset} '
                           f'in a storage of {storage.count:,} numbers')
     return Tensor(storage, offset, shape, stride)
 
 
 def _parameter(_machine, data, *_requires_grad_and_hooks):
     if not isinstance(data, Tensor):
-        raise PickleError('it has a parameter that is no tensor')
+        raise UnusableFile('it has a parameter that is no tensor')
     return data
 
 
@@ -178,17 +178,17 @@ def _storage(machine, span):
     run = lambda: Machine(file, len(header), STORAGE_GLOBALS, machine.budget, persistent).run()
     magic, version, _system, _storage, _keys = [run() for _ in range(5)]
     if (magic, version) != STORAGE_HEADER or len(found) != 1:
-        raise PickleError('it has a tensor whose numbers are not as torch.save writes them')
+        raise UnusableFile('it has a tensor whose numbers are not as torch.save writes them')
     (name, count), start = found[0], file.tell() + 8
     dtype = ENTRIES[name.removeprefix('torch.')]
     if file.read(8) != count.to_bytes(8, 'little') or span.size != start + count * dtype.itemsize:
-        raise PickleError(f'it has a {name} of {count:,} numbers in {span.size:,} bytes')
+        raise UnusableFile(f'it has a {name} of {count:,} numbers in {span.size:,} bytes')
     return Storage(span, start, dtype, count)
 
 
 def _dtype(_machine, code, *_align_and_copy):
     if type(code) is not str or len(code) > 3 or code.lstrip('<>=|') not in ARRAY_DTYPES:
-        raise PickleError(f'it has a numpy array of the type {str(code)[:20] if type(code) is str else type(code).__name__!r}; '
+        raise UnusableFile(f'it has a numpy array of the type {str(code)[:20] if type(code) is str else type(code).__name__!r}; '
                           'only numbers are read')
     return DType(code.lstrip('<>=|'))
 
@@ -201,7 +201,7 @@ def _array(_machine, kind, _shape, _typecode):
 
 def _scalar(_machine, dtype, span):
     if not isinstance(dtype, DType) or not isinstance(span, Span) or span.size != dtype.dtype.itemsize:
-        raise PickleError('it has a numpy number that is not described by a number type and bytes')
+        raise UnusableFile('it has a numpy number that is not described by a number type and bytes')
     return np.frombuffer(span.read(span.size), dtype.dtype)[0].item()
 
 
@@ -228,9 +228,9 @@ def _set(machine, items=None):
 def _persistent_object(_machine, meta):
     """StyleGAN2-ADA's and StyleGAN3's objects: a dictionary that also holds the source text of the class, which is not looked at."""
     if type(meta) is not dict or meta.get('type') != 'class' or type(meta.get('class_name')) is not str or type(meta.get('state')) is not dict:
-        raise PickleError('it has a persistent object without class name or state')
+        raise UnusableFile('it has a persistent object without class name or state')
     if meta.get('version') != PERSISTENT_VERSION:
-        raise PickleError(f'it has an object of the class {meta["class_name"][:256]!r} in another version than {PERSISTENT_VERSION} of the format')
+        raise UnusableFile(f'it has an object of the class {meta["class_name"][:256]!r} in another version than {PERSISTENT_VERSION} of the format')
     return Instance(meta['class_name'], meta['state'])
 
 

@@ -7,12 +7,12 @@ arguments, and names and shapes of all tensors must be exactly those of our netw
 import inspect
 import json
 
+from dnnlib import UnusableFile
 from dnnlib.util import get_obj_by_name
 from torch_utils import safe_pickle
-from torch_utils.pickle_machine import PickleError
 
 from . import legacy_tensorflow
-from .legacy_arguments import ARGUMENTS, DISCRIMINATOR, GENERATOR, Entry, checked, match, read_entries
+from .network_arguments import ARGUMENTS, DISCRIMINATOR, GENERATOR, Entry, checked, laid_out, match, read_entries
 
 CLASSES = {'G_ema': GENERATOR, 'G': GENERATOR, 'D': DISCRIMINATOR}
 PARTS = ('MappingNetwork', 'SynthesisNetwork', 'SynthesisBlock', 'SynthesisLayer', 'ToRGBLayer', 'FullyConnectedLayer', 'Conv2dLayer',
@@ -47,12 +47,12 @@ def _networks(content, names):
     modules = {name: content.get(name) for name in CLASSES} if isinstance(content, dict) else {}
     modules = {name: module for name, module in modules.items() if module is not None and getattr(module, 'class_name', None) != NOT_THERE}
     if not modules:
-        raise PickleError(f'it holds a {type(content).__name__}, not the networks G_ema, G and D that a snapshot has')
+        raise UnusableFile(f'it holds a {type(content).__name__}, not the networks G_ema, G and D that a snapshot has')
     result = {}
     for name, module in modules.items():
         if names is None or name in names:
             kwargs = _arguments(name, module)
-            result[name] = kwargs, match(_entries(module, name), kwargs, name)
+            result[name] = kwargs, match(_entries(module, name), laid_out(kwargs, name), name)
     return result
 
 
@@ -61,16 +61,16 @@ def _arguments(name, module):
     target = CLASSES[name]
     if not isinstance(module, safe_pickle.Instance) or module.class_name != target.rpartition('.')[2]:
         what = f'an object of the class {module.class_name[:200]!r}' if isinstance(module, safe_pickle.Instance) else f'a {type(module).__name__}'
-        raise PickleError(f'{name} is {what}, not a {target.rpartition(".")[2]} of StyleGAN2')
+        raise UnusableFile(f'{name} is {what}, not a {target.rpartition(".")[2]} of StyleGAN2')
     if _part(module, 'synthesis', 'input') is not None:
-        raise PickleError(f'{name} is the alias-free generator of StyleGAN3, which this project does not have; the networks of StyleGAN2 are read')
+        raise UnusableFile(f'{name} is the alias-free generator of StyleGAN3, which this project does not have; the networks of StyleGAN2 are read')
     args, kwargs = module.state.get('_init_args', ()), module.state.get('_init_kwargs')
     order = list(inspect.signature(get_obj_by_name(target)).parameters)
     if type(args) is not tuple or type(kwargs) is not dict or len(args) > len(order):
-        raise PickleError(f'{name} does not say what it was made with')
+        raise UnusableFile(f'{name} does not say what it was made with')
     kwargs = checked(dict(zip(order, args, strict=False)) | kwargs, ARGUMENTS[target], name)
     if not {'c_dim', 'img_resolution', 'img_channels'} <= set(kwargs):
-        raise PickleError(f'{name} does not say for which images it was made')
+        raise UnusableFile(f'{name} does not say for which images it was made')
     return dict(class_name=target, **_with_defaults(name, module, kwargs))
 
 
@@ -112,19 +112,19 @@ def _half_blocks(module):
 
 
 def _entries(module, where):
-    """Parameters and buffers of a network and its parts -> {key: Entry}. Raises PickleError for a part that our networks do not have."""
+    """Parameters and buffers of a network and its parts -> {key: Entry}. Raises UnusableFile for a part that our networks do not have."""
     found, pending, visited = {}, [('', module)], 0
     while pending:
         prefix, part = pending.pop()
         visited += 1
         if not isinstance(part, safe_pickle.Instance) or (visited > 1 and part.class_name not in PARTS):
             what = f'an object of the class {part.class_name[:200]!r}' if isinstance(part, safe_pickle.Instance) else f'a {type(part).__name__}'
-            raise PickleError(f'{where}.{prefix[:-1]} is {what}, which the networks of StyleGAN2 do not have')
+            raise UnusableFile(f'{where}.{prefix[:-1]} is {what}, which the networks of StyleGAN2 do not have')
         if visited > MAX_PARTS or len(prefix) > MAX_NAME:               # a part may be inside itself, or there many times
-            raise PickleError(f'{where} has more than {MAX_PARTS} parts, or parts inside parts without end')
+            raise UnusableFile(f'{where} has more than {MAX_PARTS} parts, or parts inside parts without end')
         for key, value in [*_items(part, '_parameters', where), *_items(part, '_buffers', where)]:
             if not isinstance(value, safe_pickle.Tensor):
-                raise PickleError(f'{where}.{prefix}{key} is a {type(value).__name__}, not a tensor')
+                raise UnusableFile(f'{where}.{prefix}{key} is a {type(value).__name__}, not a tensor')
             found[prefix + key] = Entry(value.shape, value.storage.span, value.read)
         pending += [(f'{prefix}{key}.', value) for key, value in _items(part, '_modules', where)]
     return found
@@ -134,7 +134,7 @@ def _items(module, kind, where):
     """The entries of one dictionary of a module that are not None."""
     items = module.state.get(kind, {})
     if type(items) is not dict or len(items) > 100 or any(type(key) is not str or len(key) > 100 for key in items):
-        raise PickleError(f'{where} has {kind} that no network has')
+        raise UnusableFile(f'{where} has {kind} that no network has')
     return [(key, value) for key, value in items.items() if value is not None]
 
 
@@ -145,7 +145,7 @@ def _training(content):
         try:
             record = json.loads(record)
         except (ValueError, RecursionError) as err:
-            raise PickleError('its record of the training is damaged') from err
+            raise UnusableFile('its record of the training is damaged') from err
         if isinstance(record, dict):
             return record
     data = content.get('training_set_kwargs')

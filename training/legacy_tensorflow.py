@@ -12,10 +12,10 @@ import re
 import numpy as np
 import torch
 
+from dnnlib import UnusableFile
 from torch_utils import safe_pickle
-from torch_utils.pickle_machine import PickleError
 
-from .legacy_arguments import ARGUMENTS, DISCRIMINATOR, GENERATOR, Entry, checked, expected_state, match
+from .network_arguments import ARGUMENTS, DISCRIMINATOR, GENERATOR, Entry, checked, laid_out, match
 
 NAMES = ('G', 'D', 'G_ema')             # the order in the file; G_ema is called Gs there
 MAX_VARIABLES = 1000                    # of a network; a generator for 1024x1024 has about 170
@@ -56,9 +56,9 @@ D_RULES = [
 
 
 def networks(content, names=None):
-    """(G, D, Gs) -> {name: (our constructor arguments, {key: Entry})}. Raises PickleError unless they are networks of StyleGAN2."""
+    """(G, D, Gs) -> {name: (our constructor arguments, {key: Entry})}. Raises UnusableFile unless they are networks of StyleGAN2."""
     if len(content) != 3 or not all(isinstance(network, safe_pickle.Instance) and network.class_name == CLASS for network in content):
-        raise PickleError('it holds a tuple, but not the three networks G, D, Gs of the TensorFlow releases')
+        raise UnusableFile('it holds a tuple, but not the three networks G, D, Gs of the TensorFlow releases')
     result = {}
     for name, network in zip(NAMES, content, strict=True):
         if names is None or name in names:
@@ -67,16 +67,17 @@ def networks(content, names=None):
             target = DISCRIMINATOR if name == 'D' else GENERATOR
             kwargs = dict(class_name=target, **checked(kwargs, ARGUMENTS[target], name))
             if kwargs['c_dim'] > 0 and not any('LabelEmbed/' in key for key in variables):
-                raise PickleError(f'{name} is a conditional network of StyleGAN2 in TensorFlow, whose labels enter otherwise; '
+                raise UnusableFile(f'{name} is a conditional network of StyleGAN2 in TensorFlow, whose labels enter otherwise; '
                                   'unconditional ones are read, and conditional ones of StyleGAN2-ADA')
-            result[name] = kwargs, match(_entries(variables, kwargs, name), kwargs, name)
+            module = laid_out(kwargs, name)
+            result[name] = kwargs, match(_entries(variables, module, name), module, name)
     return result
 
 
 def _state(network, name, key, kind):
     value = (network.state or {}).get(key)
     if type(value) is not kind:
-        raise PickleError(f'{name} has no {key}')
+        raise UnusableFile(f'{name} has no {key}')
     return value
 
 
@@ -85,18 +86,18 @@ def _variables(network, name):
     result = {}
     components = _state(network, name, 'components', dict)
     if not set(components) <= {'mapping', 'synthesis'}:
-        raise PickleError(f'{name} has other parts than mapping and synthesis')
+        raise UnusableFile(f'{name} has other parts than mapping and synthesis')
     parts = {'': network, **{f'{key}/': part for key, part in components.items()}}
     for prefix, part in parts.items():
         if not isinstance(part, safe_pickle.Instance) or part.class_name != CLASS:
-            raise PickleError(f'{name} has a part that is no network')
+            raise UnusableFile(f'{name} has a part that is no network')
         items = _state(part, name, 'variables', list)
         if len(items) > MAX_VARIABLES:
-            raise PickleError(f'{name} has more than {MAX_VARIABLES} variables')
+            raise UnusableFile(f'{name} has more than {MAX_VARIABLES} variables')
         for item in items:
             named = type(item) is tuple and len(item) == 2 and type(item[0]) is str and len(item[0]) <= 200
             if not named or not isinstance(item[1], safe_pickle.Array):
-                raise PickleError(f'{name} has a variable that is not a name and an array')
+                raise UnusableFile(f'{name} has a variable that is not a name and an array')
             result[prefix + item[0].removeprefix('G_')] = item[1]
     return result
 
@@ -141,17 +142,17 @@ def _discriminator(static):
     return dict(kwargs, **_rest(static))
 
 
-def _entries(variables, kwargs, name):
-    """{our key: Entry} of the whole network. Raises PickleError for a variable that no tensor of ours is made from."""
+def _entries(variables, module, name):
+    """{our key: Entry} of the whole network. Raises UnusableFile for a variable that no tensor of ours is made from."""
     found, used = {}, set()
-    for key, value in expected_state(kwargs, name).items():
+    for key, value in module.state_dict().items():
         if key.endswith('resample_filter'):                 # an argument there
             found[key] = Entry(tuple(value.shape), None, lambda value=value: value)
         elif (variable := _variable_name(key, D_RULES if name == 'D' else G_RULES)) in variables:
             used.add(variable)
             found[key] = _entry(key, variables[variable])
     if unused := [variable for variable in variables if variable not in used]:
-        raise PickleError(f'{name} has the variable {unused[0][:200]!r}, which no network of StyleGAN2 has')
+        raise UnusableFile(f'{name} has the variable {unused[0][:200]!r}, which no network of StyleGAN2 has')
     return found
 
 

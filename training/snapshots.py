@@ -7,15 +7,12 @@ from typing import NamedTuple
 import torch
 
 import dnnlib
-from dnnlib import UserError
-from torch_utils import checkpoint, misc
+from dnnlib import UnusableFile, UserError
+from torch_utils import checkpoint
 
-from . import legacy_pytorch
+from . import legacy_pytorch, network_arguments
 
 ALLOWED_CLASSES = ('training.networks.Generator', 'training.networks.Discriminator')
-LARGEST_NUMBER = 1 << 20            # of a constructor argument: features, pixels, layers
-LARGEST_DEPTH = 64                  # of mapping layers
-BUILD_ERRORS = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RuntimeError)
 
 
 class Snapshot(NamedTuple):
@@ -92,41 +89,21 @@ def build_networks(path, tensors, info, device='cpu', names=None):
 
 def _build(path, name, kwargs, weights, device):
     """The network with these weights. It is laid out without memory first: what the file claims is checked before any is used."""
-    if kwargs.get('class_name') not in ALLOWED_CLASSES:
-        raise UserError(f'{path}: it asks for the class {kwargs.get("class_name")!r}; only {" and ".join(ALLOWED_CLASSES)} are built from a file')
+    class_name = kwargs.get('class_name')
+    if class_name not in ALLOWED_CLASSES:
+        raise UserError(f'{path}: it asks for the class {class_name!r}; only {" and ".join(ALLOWED_CLASSES)} are built from a file')
     try:
-        _check_numbers(path, name, kwargs)
-        with misc.ShapesOnly():
-            module = dnnlib.util.construct_class_by_name(**for_inference(kwargs, device))
-    except BUILD_ERRORS as err:
-        raise checkpoint.damaged(path, f'{name} cannot be built: {err}') from err
-    _check_weights(path, name, module.state_dict(), weights)
+        arguments = {key: value for key, value in kwargs.items() if key != 'class_name'}
+        arguments = network_arguments.checked(arguments, network_arguments.ARGUMENTS[class_name], name)
+        module = network_arguments.laid_out(for_inference(dict(arguments, class_name=class_name), device), name)
+        network_arguments.match(weights, module, name)
+    except UnusableFile as err:
+        raise checkpoint.damaged(path, err) from err
+    for key, value in module.state_dict().items():
+        if weights[key].dtype != value.dtype:
+            raise checkpoint.damaged(path, f'{name}.{key} is {weights[key].dtype}, not {value.dtype}')
     module.load_state_dict(weights, assign=True)            # takes the tensors themselves: no second copy, no initialisation
     return module.eval().requires_grad_(False)
-
-
-def _check_numbers(path, name, value, key=None):
-    """Refuses constructor arguments that would take for ever."""
-    if isinstance(value, dict):
-        for k, v in value.items():
-            _check_numbers(path, name, v, k)
-    elif isinstance(value, list):
-        for v in value[:LARGEST_DEPTH + 1]:
-            _check_numbers(path, name, v, key)
-    too_large = (isinstance(value, (int, float)) and not abs(value) <= LARGEST_NUMBER
-                 or isinstance(value, list) and len(value) > LARGEST_DEPTH
-                 or key == 'num_layers' and isinstance(value, int) and value > LARGEST_DEPTH)
-    if too_large:
-        raise checkpoint.damaged(path, f'{name} has {key} = {value}')
-
-
-def _check_weights(path, name, expected, weights):
-    for key in [*expected, *weights]:
-        if key not in weights or key not in expected:
-            raise checkpoint.damaged(path, f'{name}.{key} {"is missing" if key in expected else "does not belong to such a network"}')
-        want, got = expected[key], weights[key]
-        if want.shape != got.shape or want.dtype != got.dtype:
-            raise checkpoint.damaged(path, f'{name}.{key} is {got.dtype} {list(got.shape)}, not {want.dtype} {list(want.shape)}')
 
 
 def for_inference(kwargs, device):

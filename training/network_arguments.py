@@ -1,4 +1,4 @@
-"""Constructor arguments of networks that a foreign file describes, checked, and the tensors that must go with them.
+"""Constructor arguments of networks that a file describes, checked, and the tensors that must go with them.
 
 An argument that our classes do not have is dropped, with a warning, where it is off (None, False, 0, empty), and refused otherwise: names and
 shapes of tensors cannot show whether it changes the images.
@@ -11,9 +11,10 @@ from typing import Callable, NamedTuple
 import torch
 
 import dnnlib
+from dnnlib import UnusableFile
 from torch_utils import misc
 from torch_utils.ops.bias_act import activation_funcs
-from torch_utils.pickle_machine import PickleError, Span
+from torch_utils.pickle_machine import Span
 
 GENERATOR, DISCRIMINATOR = 'training.networks.Generator', 'training.networks.Discriminator'
 HARMLESS = ('fused_modconv_default', 'channels_last')       # how a result is computed, not what it is
@@ -68,9 +69,9 @@ ARGUMENTS = {                   # what each may be; a dictionary = the arguments
 
 
 def checked(kwargs, allowed, where):
-    """The arguments our classes take, as JSON has them. Raises PickleError for one that they do not take, or not with this value."""
+    """The arguments our classes take, as JSON has them. Raises UnusableFile for one that they do not take, or not with this value."""
     if len(kwargs) > MAX_ARGUMENTS:
-        raise PickleError(f'{where} has {len(kwargs):,} arguments, far more than a network takes')
+        raise UnusableFile(f'{where} has {len(kwargs):,} arguments, far more than a network takes')
     result = {}
     for key, value in kwargs.items():
         value = list(value) if type(value) is tuple else value
@@ -80,7 +81,7 @@ def checked(kwargs, allowed, where):
         elif callable(rule) and rule(value):
             result[key] = value
         elif rule is not None:
-            raise PickleError(f'{where} has the argument {key}={_short(value)}, which no such network can have')
+            raise UnusableFile(f'{where} has the argument {key}={_short(value)}, which no such network can have')
         elif key not in HARMLESS:
             _drop(str(key)[:100], value, where)
     return result
@@ -88,7 +89,7 @@ def checked(kwargs, allowed, where):
 
 def _drop(key, value, where):
     if value:
-        raise PickleError(f'{where} has the argument {key!r} ({_short(value)}), which this project does not know: it may change the images')
+        raise UnusableFile(f'{where} has the argument {key!r} ({_short(value)}), which this project does not know: it may change the images')
     warnings.warn(f'{where}: the argument {key!r} ({_short(value)}) is unknown here and left out, as it is off', RuntimeWarning, stacklevel=2)
 
 
@@ -97,25 +98,25 @@ def _short(value):
     return repr(value)[:100] if type(value) in (int, float, bool, str, type(None)) else f'a {type(value).__name__}'
 
 
-def expected_state(kwargs, where):
-    """{name: tensor} of a network of ours: filters with their values, everything else on the device 'meta'."""
+def laid_out(kwargs, where):
+    """A network of ours without memory: filters have their values, all other tensors a shape only."""
     try:
         with misc.ShapesOnly():
-            return dnnlib.util.construct_class_by_name(**kwargs).state_dict()
-    except (TypeError, ValueError, RuntimeError) as err:
-        raise PickleError(f'{where} cannot be built with its arguments ({str(err).splitlines()[0][:200]})') from err
+            return dnnlib.util.construct_class_by_name(**kwargs)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as err:
+        raise UnusableFile(f'{where} cannot be built with its arguments ({str(err).splitlines()[0][:200]})') from err
 
 
-def match(entries, kwargs, where):
-    """Orders {name: `Entry`} as the state of the network `kwargs` describes. Raises PickleError unless names and shapes are exactly the same."""
-    shapes = {key: tuple(value.shape) for key, value in expected_state(kwargs, where).items()}
+def match(entries, module, where):
+    """Orders {name: tensor or `Entry`} as the state of a network. Raises UnusableFile unless names and shapes are exactly the same."""
+    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     for key, shape in shapes.items():
         if key not in entries:
-            raise PickleError(f'{where} lacks the tensor {key!r}')
+            raise UnusableFile(f'{where} lacks the tensor {key!r}')
         if entries[key].shape != shape:
-            raise PickleError(f'{where} has the tensor {key!r} with shape {entries[key].shape}; its arguments ask for {shape}')
+            raise UnusableFile(f'{where} has the tensor {key!r} with shape {entries[key].shape}; its arguments ask for {shape}')
     if extra := [key for key in entries if key not in shapes]:
-        raise PickleError(f'{where} has the tensor {extra[0][:200]!r}, which such a network does not have')
+        raise UnusableFile(f'{where} has the tensor {extra[0][:200]!r}, which such a network does not have')
     return {key: entries[key] for key in shapes}
 
 
@@ -124,5 +125,5 @@ def read_entries(entries):
     spans = {(id(entry.span.file), entry.span.start): entry.span.size for entry in entries.values() if entry.span is not None}
     wanted = sum(4 * math.prod(entry.shape) for entry in entries.values() if entry.span is not None)
     if wanted > MAX_SHARING * sum(spans.values()):
-        raise PickleError(f'it uses the same {sum(spans.values()):,} bytes for {len(entries)} tensors')
+        raise UnusableFile(f'it uses the same {sum(spans.values()):,} bytes for {len(entries)} tensors')
     return {key: entry.read().to(torch.float32) for key, entry in entries.items()}
