@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
 import pickle
 import re
+import time
+import tracemalloc
 import zipfile
 import zlib
 
@@ -269,8 +272,93 @@ def test_a_member_that_unfolds_without_end(tmp_path):
                 f.write(bytes(1 << 20))
         archive.comment = json.dumps({'tool': 'dataset_tool 1', 'images': 2}).encode()
     data = ImageFolderDataset(str(path))
-    with pytest.raises(DatasetError, match=r'bomb.zip: b.png is damaged \(BadZipFile: it would unfold into 314572800 bytes, 268435456 are the limit'):
+    with pytest.raises(DatasetError, match=r'bomb.zip: b.png is damaged \(BadZipFile: it would unfold into 314572800 bytes, 67108864 are the limit'):
         data[1]
+
+
+@pytest.mark.parametrize('ending, head', [('.webp', b'RIFF\xff\xff\xff\x1fWEBPVP8X'), ('.png', b'\x89PNG\r\n\x1a\n\x13\0\0\0zTXt'),
+                                          ('.gif', b'GIF89a'),
+                                          ('.avif', b'\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf'), ('.ppm', b'P6\n#'), ('.jpg', b'\xff\xd8\xff')])
+@pytest.mark.parametrize('size, message', [(65 << 20, 'it would unfold into'), (40 << 20, '')])
+def test_headers_that_unfold_without_end(tmp_path, ending, head, size, message):
+    path = tmp_path / 'bomb.zip'
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open(f'a{ending}', 'w') as f:
+        f.write(head)
+        for _ in range(size >> 20):
+            f.write(bytes(1 << 20))
+    start = time.process_time()
+    assert re.search(rf'bomb.zip: a{ending} is damaged \(.*{message}', error(path))
+    assert time.process_time() - start < 2
+
+
+def test_formats_are_those_of_the_endings(tmp_path):
+    """Pillow goes by the content, and would run Ghostscript."""
+    eps = io.BytesIO()
+    PIL.Image.fromarray(noise(8, 8, 3)).save(eps, 'eps')
+    assert 'a.png is damaged (UnidentifiedImageError' in error(write(tmp_path / 'x.zip', {'a.png': eps.getvalue()}))
+
+
+def test_members_that_unfold_in_a_single_step(tmp_path):
+    """bzip2 and LZMA: zipfile unfolds all that it has read, whatever it was asked for."""
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        path = tmp_path / f'{method}.zip'
+        with zipfile.ZipFile(path, 'w', method) as archive:
+            archive.writestr('a.png', bytes(1 << 20))
+        assert f'a.png is damaged (BadZipFile: it is compressed by method {method}, not by deflate)' in error(path)
+
+
+def test_a_size_that_is_a_lie(tmp_path):
+    """32 MB that are said to be 1000 bytes: no more than those are unfolded."""
+    path = tmp_path / 'lie.zip'
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('a.png', bytes(32 << 20))
+    path.write_bytes(path.read_bytes().replace((32 << 20).to_bytes(4, 'little'), (1000).to_bytes(4, 'little')))
+    tracemalloc.start()
+    assert 'lie.zip: a.png is damaged' in error(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+@pytest.mark.parametrize('kind, options', [
+    ('jpeg', dict(icc_profile=bytes(3 << 20))), ('jpeg', dict(exif=b'Exif\0\0' + bytes(60_000), comment=bytes(60_000), icc_profile=bytes(2 << 20))),
+    ('webp', dict(lossless=True)), ('tiff', {}), ('bmp', {}), ('gif', {}), ('ppm', {}), ('png', {})])
+def test_the_size_of_a_large_file_is_found(tmp_path, kind, options):
+    """What stands before or behind the size, and decoders that want the whole file."""
+    picture = io.BytesIO()
+    PIL.Image.fromarray(noise(1024, 1024, 3)).save(picture, kind, **options)
+    assert len(picture.getvalue()) > 1 << 20
+    ds = ImageFolderDataset(write(tmp_path / 'x.zip', {f'a.{kind}': picture.getvalue()}))
+    assert ds.image_shape == [3, 1024, 1024] and ds[0][0].shape == (3, 1024, 1024)
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='no pipes')
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / 'pipe')
+    for path in (tmp_path / 'pipe', '/dev/zero'):
+        assert re.fullmatch(f'{path}: is neither a folder nor a file; name a folder of images or a .zip archive', error(path))
+    (tmp_path / 'folder').mkdir()
+    os.mkfifo(tmp_path / 'folder' / 'a.png')
+    assert 'folder: a.png is damaged (OSError: it is no regular file)' in error(tmp_path / 'folder')
+    with open(tmp_path / 'folder' / 'b.png', 'wb') as f:
+        f.truncate(1 << 40)                             # takes no room on the disk
+    os.remove(tmp_path / 'folder' / 'a.png')
+    assert 'b.png is damaged (OSError: it has 1099511627776 bytes, 67108864 are the limit)' in error(tmp_path / 'folder')
+
+
+@pytest.mark.parametrize('label', ['16384', '1' + '0' * 400, '[1' + '0' * 400 + ']', '[NaN]', '[Infinity]', '[-1e39]', 'true', '[true]',
+                                   str([0] * 16385), '-1', '1' + '0' * 5000])
+def test_labels_out_of_range(tmp_path, label):
+    text = f'{{"labels": [["a.png", {label}]]}}'
+    message = error(write(tmp_path / 'x.zip', {'a.png': encode(noise(8, 8, 3)), 'dataset.json': text.encode()}), use_labels=True)
+    assert re.search('x.zip: dataset.json is not of the form .*; correct it or remove it', message) and len(message) < 500
+
+
+def test_labels_at_the_limits(tmp_path):
+    for i, (label, dim) in enumerate([(16383, 16384), ([3.4e38, -3.4e38, 0], 3)]):
+        files = {'a.png': encode(noise(8, 8, 3)), 'dataset.json': json.dumps({'labels': [['a.png', label]]}).encode()}
+        ds = ImageFolderDataset(write(tmp_path / f'{i}.zip', files), use_labels=True)
+        assert ds.label_dim == dim and np.isfinite(ds[0][1]).all()
 
 
 @pytest.mark.parametrize('text', ['[' * 5000, '{"labels": [' + '["a", 1],' * 5000 + '["a", 1]]}'])

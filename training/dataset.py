@@ -2,23 +2,27 @@
 
 import collections
 import hashlib
-import io
 import json
 import os
 import struct
 import zipfile
+import zlib
 
 import numpy as np
-import PIL.Image
 import pyspng
 import torch
 
 from dnnlib import EasyDict
 
-from .image_convert import UnusableImage, num_channels, to_rgb_or_grey
+from .image_convert import UnusableImage, num_channels, open_image, to_rgb_or_grey
 from .image_files import DatasetError, ImageFiles, folder_labels, some
 
 __all__ = ['DatasetError', 'ImageFolderDataset']
+
+LARGEST_FILE = 64 << 20             # bytes of an image; one of 2048x2048 in 16 bits has 25 million
+HEADER_BYTES = 1 << 20              # in which the size of a picture stands, as a rule
+LONG_HEADER_BYTES = 16 << 20        # of a format that puts it behind the pixels, or whose decoder wants the whole file
+NO_LONG_HEADERS = b'P', b'GIF'      # begin so; Pillow reads them byte by byte
 
 
 class ImageFolderDataset(torch.utils.data.Dataset):
@@ -47,7 +51,7 @@ class ImageFolderDataset(torch.utils.data.Dataset):
     def __init__(self, path: str, resolution: int | None = None, use_labels: bool = False, max_size: int | None = None,
                  xflip: bool = False, random_seed: int = 0):
         self.path, self.xflip = path, xflip
-        self.files = ImageFiles(path)
+        self.files = ImageFiles(path, LARGEST_FILE)
         name = os.path.basename(os.path.abspath(path))
         self.name = os.path.splitext(name)[0] if self.files.is_zip else name
         if not self.files.names:
@@ -129,7 +133,7 @@ class ImageFolderDataset(torch.utils.data.Dataset):
     def _read(self, name: str) -> bytes:
         try:
             return self.files.read(name)
-        except (OSError, RuntimeError, zipfile.BadZipFile) as err:
+        except (OSError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as err:
             raise self._damaged(name, err) from err
 
     def _decode(self, name: str) -> np.ndarray:
@@ -158,8 +162,14 @@ class ImageFolderDataset(torch.utils.data.Dataset):
     def _header_shape(self, name: str) -> tuple[int, int, int]:
         """(C, H, W) as the file's header has it."""
         try:
-            with self.files.open(name) as f, PIL.Image.open(f) as img:
-                return num_channels(img.mode), img.height, img.width
+            with self.files.open(name) as f:
+                head = f.read(HEADER_BYTES)
+                try:
+                    return _open(head)[0]
+                except Exception:
+                    if len(head) < HEADER_BYTES or head.startswith(NO_LONG_HEADERS):
+                        raise
+                return _open(head + f.read(LONG_HEADER_BYTES - len(head)))[0]
         except Exception as err:                    # see _decode
             raise self._damaged(name, err) from err
 
@@ -212,7 +222,7 @@ def _open(data: bytes):
     if _is_plain_png(data):
         width, height = struct.unpack('>2I', data[16:24])
         return (3 if data[25:26] == b'\2' else 1, height, width), lambda: pyspng.load(data)
-    img = PIL.Image.open(io.BytesIO(data))
+    img = open_image(data)
     return (num_channels(img.mode), img.height, img.width), lambda: np.array(to_rgb_or_grey(img))
 
 

@@ -2,7 +2,6 @@
 
 import codecs
 import gzip
-import io
 import os
 import pickle
 import tarfile
@@ -11,6 +10,7 @@ import zlib
 import numpy as np
 import PIL.Image
 
+from .image_convert import open_image
 from .image_files import DatasetError, ImageFiles, folder_labels, some
 
 
@@ -77,7 +77,7 @@ class FileSource:
 
     def load(self, name: str) -> PIL.Image.Image:
         """The picture as Pillow opens it. Raises whatever Pillow or zipfile raise for a damaged one."""
-        img = PIL.Image.open(io.BytesIO(self.files.read(name)))
+        img = open_image(self.files.read(name))
         img.load()
         return img
 

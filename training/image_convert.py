@@ -1,5 +1,8 @@
 """From any picture to the images of a data set: 8-bit RGB or grey, upright, cropped and resized."""
 
+import functools
+import io
+
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
@@ -10,6 +13,19 @@ TRANSFORMS = ('center-crop', 'center-crop-wide')
 
 class UnusableImage(ValueError):
     """Why a picture cannot be used, as half a sentence."""
+
+
+@functools.cache
+def _formats() -> list[str]:
+    """Pillow's names of the formats that are read. It has more, and goes by the content: EPS, for one, would be given to Ghostscript."""
+    PIL.Image.init()
+    wanted = ('AVIF', 'BMP', 'GIF', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM', 'TGA', 'TIFF', 'WEBP')
+    return [name for name in wanted if name in PIL.Image.OPEN]
+
+
+def open_image(data: bytes) -> PIL.Image.Image:
+    """The picture of a file, not yet decoded. Raises whatever Pillow raises."""
+    return PIL.Image.open(io.BytesIO(data), formats=_formats())
 
 
 def to_rgb_or_grey(img: PIL.Image.Image, color: str | None = None) -> PIL.Image.Image:

@@ -14,8 +14,11 @@ import contextlib
 import json
 import os
 import re
+import reprlib
+import stat
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -25,8 +28,10 @@ IMAGE_ENDINGS = ('.avif', '.bmp', '.gif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jp
                  '.tga', '.tif', '.tiff', '.webp')
 OWN_LAYOUT = re.compile(r'\d{5}/img\d{8}\.png')
 LABELS_FILE = 'dataset.json'
-LARGEST_IMAGE = 256 << 20           # bytes of a file; archives can claim to unfold into any size
+LARGEST_IMAGE = 256 << 20           # bytes of a file; archives can unfold into any size
 LABEL_BYTES = 4096                  # of dataset.json per image
+MAX_LABEL_DIM = 1 << 14             # classes, or numbers of a vector: what networks take
+FLOAT32_MAX = 3.4028234e38
 
 
 class DatasetError(UserError):
@@ -59,7 +64,8 @@ class ImageFiles:
     """Read access to a folder or a zip archive; picklable, and usable in any number of processes and threads.
 
     Args:
-        path:   folder, searched with its sub-folders, or .zip archive.
+        path:    folder, searched with its sub-folders, or .zip archive.
+        largest: bytes that a file may have, unfolded.
     Attributes:
         names:  names of the images (known by their endings), as relative paths with '/', in plain string order.
         others: names of the other files; neither `dataset.json` nor hidden ones.
@@ -67,12 +73,14 @@ class ImageFiles:
     Raises: DatasetError if there is nothing at `path` or it is neither folder nor readable zip.
     """
 
-    def __init__(self, path: str):
-        self.path = path
+    def __init__(self, path: str, largest: int = LARGEST_IMAGE):
+        self.path, self.largest = path, largest
         self.is_zip = not os.path.isdir(path)
         self._handle, self._handle_pid, self._lock = None, None, threading.Lock()
         if not os.path.exists(path):
             raise DatasetError(f'{path}: no such file or folder; check the spelling, a relative path counts from {os.getcwd()}')
+        if self.is_zip and not os.path.isfile(path):
+            raise DatasetError(f'{path}: is neither a folder nor a file; name a folder of images or a .zip archive')
         files = sorted(name for name in (self._list_zip() if self.is_zip else self._list_folder()) if not is_hidden(name))
         self._has_labels_file = LABELS_FILE in files
         self.names = [name for name in files if name.lower().endswith(IMAGE_ENDINGS)]
@@ -113,16 +121,30 @@ class ImageFiles:
             return record if isinstance(record, dict) else {}
         return {}
 
-    def open(self, name: str):
-        """Binary file of one member."""
+    def size(self, name: str) -> int:
+        """Bytes of one member, unfolded; reading it gives no more. Raises OSError or zipfile.BadZipFile for what is not to be opened."""
+        if not self.is_zip:
+            status = os.stat(os.path.join(self.path, name))
+            if not stat.S_ISREG(status.st_mode):                    # a pipe would be waited for
+                raise OSError('it is no regular file')
+            return status.st_size
+        info = self._zip().getinfo(name)
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):    # the others unfold without a bound in a single step
+            raise zipfile.BadZipFile(f'it is compressed by method {info.compress_type}, not by deflate')
+        return info.file_size
+
+    def open(self, name: str, limit: int | None = None):
+        """Binary file of one member of at most `limit` bytes, by default `largest`. Raises what the file system or zipfile raise."""
+        size, limit = self.size(name), self.largest if limit is None else limit
+        if size > limit:
+            raise zipfile.BadZipFile(f'it would unfold into {size} bytes, {limit} are the limit') if self.is_zip else OSError(
+                f'it has {size} bytes, {limit} are the limit')
         return self._zip().open(name) if self.is_zip else open(os.path.join(self.path, name), 'rb')
 
-    def read(self, name: str, limit: int = LARGEST_IMAGE) -> bytes:
-        """Bytes of one member, checked against its checksum in a zip. Raises what the file system or zipfile raise."""
-        if self.is_zip and (size := self._zip().getinfo(name).file_size) > limit:
-            raise zipfile.BadZipFile(f'it would unfold into {size} bytes, {limit} are the limit')
-        with self.open(name) as f:
-            return f.read()
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        """The same, all bytes of it, checked against its checksum in a zip."""
+        with self.open(name, limit) as f:
+            return f.read(self.size(name) + 1)              # zipfile bounds what it unfolds by what it is asked for, and one more is the end
 
     def load_labels(self) -> Labels:
         """Labels and class names from `dataset.json`.
@@ -136,7 +158,7 @@ class ImageFiles:
             by_name = {name.replace('\\', '/'): label for name, label in dict(content['labels'] or {}).items()}
             class_names = content.get('class_names')
             _check_labels(by_name, class_names)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, zipfile.BadZipFile) as err:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as err:
             raise DatasetError(f'{self.path}: {LABELS_FILE} is not of the form {{"labels": [["name.png", 0], ...]}} or {{"labels": null}} '
                                f'({type(err).__name__}: {err}); correct it or remove it') from err
         return Labels(True, by_name, class_names)
@@ -158,16 +180,24 @@ class ImageFiles:
 def _check_labels(by_name: dict, class_names) -> None:
     kinds = set()
     for name, label in by_name.items():
-        if type(label) is int and label >= 0:
+        if type(label) is int and 0 <= label < MAX_LABEL_DIM:
             kinds.add('a class number')
-        elif isinstance(label, list) and all(type(value) in (int, float) for value in label):
+        elif isinstance(label, list) and len(label) <= MAX_LABEL_DIM and all(_is_float32(value) for value in label):
             kinds.add(f'a list of {len(label)}')
         else:
-            raise TypeError(f'the label of {name} is {label!r}, neither a class number nor a list of numbers')
+            raise TypeError(f'the label of {name} is {reprlib.repr(label)}, neither a class number below {MAX_LABEL_DIM} '
+                            f'nor a list of at most so many finite numbers')
         if len(kinds) > 1:
-            raise TypeError(f'the label of {name} is {label!r}, others are of another kind: {" and ".join(sorted(kinds))}')
+            raise TypeError(f'the label of {name} is {reprlib.repr(label)}, others are of another kind: {" and ".join(sorted(kinds))}')
     if class_names is not None and not (isinstance(class_names, list) and all(isinstance(name, str) for name in class_names)):
         raise TypeError('class_names is not a list of names')
+    if len(class_names or []) > MAX_LABEL_DIM:
+        raise TypeError(f'class_names has {len(class_names)} names, {MAX_LABEL_DIM} are the limit')
+
+
+def _is_float32(value) -> bool:
+    """Whether it is a number that float32 can hold; JSON as Python reads it has NaN, Infinity, and integers of any length."""
+    return type(value) in (int, float) and abs(value) <= FLOAT32_MAX
 
 
 def folder_labels(names: list[str]) -> tuple[dict[str, int], list[str] | None]:
