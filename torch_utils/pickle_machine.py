@@ -124,10 +124,10 @@ class Machine:
         self.stack = self.marked.pop()
         return items
 
-    def string(self, layout):
+    def string(self, layout, encoding='utf-8'):
         size = self.number(layout)
         self.budget.text(size)
-        self.push(str(self.take(size), 'utf-8', 'surrogatepass'))
+        self.push(str(self.take(size), encoding, 'surrogatepass'))
 
     def span(self, layout):
         size = self.number(layout)
@@ -240,7 +240,8 @@ def _key(value):
     raise TypeError
 
 
-# Protocols 2 to 5 as pickle.dump writes them. Not here: protocols 0 and 1, extension codes, INST, OBJ, NEWOBJ_EX, out-of-band buffers.
+# Protocols 2 to 5 as pickle.dump writes them, that of Python 2 too. Not here: protocols 0 and 1, extension codes, INST, OBJ, NEWOBJ_EX, external
+# buffers.
 STEPS = {
     pickle.PROTO: lambda m: m.take(1),
     pickle.FRAME: lambda m: m.take(8),                      # only a hint for faster reading: its claim is not used
@@ -255,6 +256,8 @@ STEPS = {
     pickle.SHORT_BINUNICODE: lambda m: m.string('<B'),
     pickle.BINUNICODE: lambda m: m.string('<I'),
     pickle.BINUNICODE8: lambda m: m.string('<Q'),
+    pickle.SHORT_BINSTRING: lambda m: m.string('<B', 'latin-1'),        # of Python 2, which has one kind of strings: names are short,
+    pickle.BINSTRING: lambda m: m.span('<I'),                           # numbers of arrays are not
     pickle.SHORT_BINBYTES: lambda m: m.span('<B'),
     pickle.BINBYTES: lambda m: m.span('<I'),
     pickle.BINBYTES8: lambda m: m.span('<Q'),

@@ -1,17 +1,20 @@
 """What dataset_tool.py reads from: folders, zip archives and the CIFAR-10/100 python archives."""
 
-import codecs
-import gzip
+import io
 import os
-import pickle
 import tarfile
 import zlib
 
 import numpy as np
 import PIL.Image
 
+from dnnlib import UserError
+from torch_utils import safe_pickle
+
 from .image_convert import open_image
 from .image_files import DatasetError, ImageFiles, folder_labels, some
+
+LARGEST_BATCH = 256 << 20           # bytes; CIFAR-100 has one of 155 million
 
 
 def open_source(path: str, split: str | None = None):
@@ -107,8 +110,7 @@ class CifarSource:
         try:
             with tarfile.open(path, 'r:gz') as archive:
                 self._load(archive, split)
-        except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, MemoryError, zlib.error, gzip.BadGzipFile, tarfile.TarError,
-                pickle.UnpicklingError) as err:
+        except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, MemoryError, zlib.error, tarfile.TarError, UserError) as err:
             raise DatasetError(f'--source={path}: not a readable CIFAR python archive ({type(err).__name__}: {err}); '
                                'download cifar-10-python.tar.gz or cifar-100-python.tar.gz again, or give a folder or .zip') from err
         self.record, self.notes = {}, [f'the {split} images are used; --split=train or --split=test chooses']
@@ -119,12 +121,17 @@ class CifarSource:
         if not layouts:
             raise ValueError('it holds neither ' + ' nor '.join(layout[0] for layout in self.LAYOUTS))
         meta_file, names_key, labels_key, files = layouts[0]
-        batches = [_load_arrays(archive.extractfile(file)) for file in files[split]]
-        self._images = np.concatenate([batch['data'] for batch in batches]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        batches = [_load_pickle(archive, file) for file in files[split]]
+        images = np.concatenate([batch['data'] for batch in batches])
+        if images.dtype != np.uint8:
+            raise ValueError(f'its images are {images.dtype}, not uint8')
+        self._images = images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         labels = [label for batch in batches for label in batch[labels_key]]
         self.names = [f'{split}/{i:05d}' for i in range(len(self._images))]
         self.labels = {name: int(label) for name, label in zip(self.names, labels, strict=True)}
-        self.class_names = list(_load_arrays(archive.extractfile(meta_file))[names_key])
+        self.class_names = _load_pickle(archive, meta_file)[names_key]
+        if not isinstance(self.class_names, list) or not all(isinstance(name, str) for name in self.class_names):
+            raise TypeError('its class names are no list of names')
 
     def load(self, name: str) -> PIL.Image.Image:
         return PIL.Image.fromarray(self._images[int(name.split('/')[1])])
@@ -133,18 +140,10 @@ class CifarSource:
         pass
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads pickles of plain values and numpy arrays; any other class is refused, so that no code of the file runs."""
-
-    ALLOWED = {('numpy', '_reconstruct'): np.empty(0).__reduce__()[0], ('numpy', 'ndarray'): np.ndarray, ('numpy', 'dtype'): np.dtype,
-               ('_codecs', 'encode'): codecs.encode}
-
-    def find_class(self, module, name):
-        try:
-            return self.ALLOWED[module.split('.')[0], name]
-        except KeyError:
-            raise pickle.UnpicklingError(f'{module}.{name} does not belong into it') from None
-
-
-def _load_arrays(file) -> dict:
-    return _ArrayUnpickler(file, encoding='latin1').load()          # written by Python 2
+def _load_pickle(archive: tarfile.TarFile, name: str) -> dict:
+    """A member of a CIFAR archive as data, its array of images read; nothing in it is run."""
+    member = archive.getmember(name)
+    if member.size > LARGEST_BATCH:
+        raise ValueError(f'{name} has {member.size} bytes, {LARGEST_BATCH} are the limit')
+    with safe_pickle.opened(io.BytesIO(archive.extractfile(member).read())) as content:
+        return dict(content, data=content['data'].read()) if 'data' in content else content
