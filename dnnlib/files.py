@@ -2,9 +2,11 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
 import re
+import time
 import urllib.parse
 import uuid
 
@@ -22,6 +24,8 @@ REASONS = {
     errno.EFBIG: 'the file is larger than the system allows (ulimit -f); raise the limit and run the same command again',
     errno.EEXIST: 'there is a file of this name; choose another folder',
 }
+LARGEST_DOWNLOAD = 8 << 30        # bytes
+ABANDONED = 24 * 3600             # seconds after which an unfinished download is nobody's any more
 UNFINISHED = re.compile(r'\.[0-9a-f]{8}\.tmp$')         # how `atomic_path` names temporary files
 
 
@@ -117,6 +121,11 @@ def is_address(text: str) -> bool:
     return re.match('[a-z]{2,}:', text) is not None             # one letter is a drive of Windows
 
 
+def public_address(text: str) -> str:
+    """An http(s) address as it may be published: without user, password, query and fragment. Anything else as it is."""
+    return re.sub(r'(?s)^(https?://)(?:[^/?#]*@)?([^?#]*).*', r'\1\2', text)
+
+
 def split_digest(url: str) -> tuple[str, str | None]:
     """'https://host/file#sha256=HEX' -> ('https://host/file', 'hex'); the digest is None where the address has none.
 
@@ -135,7 +144,7 @@ def download(url: str, sha256: str | None = None, *, what: str, option: str) -> 
     """Path of the cached file of `url`, fetched on first use.
 
     Where no digest is known, the one of the first download is kept beside the file and holds from then on. A download that is cut off or
-    has another digest than expected leaves nothing behind.
+    has another digest than expected, or more than LARGEST_DOWNLOAD bytes, leaves nothing behind.
 
     Args:
         url:    http(s) address; it may end in #sha256=HEX.
@@ -171,12 +180,13 @@ def _name_in(url: str) -> str:
 
 
 def _fetch(url: str, path: str, sha256: str | None, *, what: str, option: str) -> None:
+    _remove_abandoned(path)
     try:
         with requests.get(url, stream=True, timeout=30) as response:
             response.raise_for_status()
             with atomic_path(path) as temp:
                 with open(temp, 'wb') as f:
-                    for chunk in response.iter_content(1 << 20):
+                    for chunk in _within_limit(response, f'{what}: {url}'):
                         f.write(chunk)
                 got = sha256_of_file(temp)
                 if sha256 not in (None, got):
@@ -187,3 +197,26 @@ def _fetch(url: str, path: str, sha256: str | None, *, what: str, option: str) -
         reason = type(err).__name__ if answer is None else f'{answer.status_code} {answer.reason}'
         raise UserError(f'{what}: {url} cannot be fetched ({reason}); '
                         f'download it elsewhere and name the file with {option}=FILE, or put it at {path}') from err
+
+
+def _within_limit(response, what):
+    """The chunks of an answer. Raises UserError where it is longer than it says, or than LARGEST_DOWNLOAD."""
+    said = response.headers.get('Content-Length', '')
+    limit, count = LARGEST_DOWNLOAD, 0
+    if said.isdecimal() and 'Content-Encoding' not in response.headers:         # else it counts compressed bytes
+        if int(said[:20]) > limit:
+            raise UserError(f'{what}: has {said[:20]} bytes, {limit} are the limit; check the address')
+        limit = int(said[:20])
+    for chunk in response.iter_content(1 << 20):
+        count += len(chunk)
+        if count > limit:
+            raise UserError(f'{what}: gives more than {limit} bytes, which are the limit; check the address')
+        yield chunk
+
+
+def _remove_abandoned(path):
+    """Removes what killed downloads of `path` left behind; a younger one may still be going on."""
+    for temp in glob.glob(f'{glob.escape(path)}.*.tmp'):
+        with contextlib.suppress(OSError):                  # another process may be doing the same
+            if UNFINISHED.search(temp) and time.time() - os.path.getmtime(temp) > ABANDONED:
+                os.remove(temp)

@@ -157,8 +157,8 @@ def report_metric(result: dict, run_dir: str | None = None, snapshot: str | None
     if run_dir is None:
         return
     value = result['value'] if math.isfinite(result['value']) else None         # JSON has no NaN
-    if snapshot is not None and not files.is_address(snapshot):
-        snapshot = os.path.relpath(snapshot, run_dir)
+    if snapshot is not None:
+        snapshot = files.public_address(snapshot) if files.is_address(snapshot) else os.path.relpath(snapshot, run_dir)
     line = json.dumps({**result, 'value': value, 'snapshot': snapshot, 'cur_nimg': cur_nimg}, allow_nan=False)
     path = os.path.join(run_dir, f'metric-{result["metric"]}.jsonl')
     try:

@@ -71,8 +71,8 @@ def test_make_dir_refuses_a_path_through_a_file(tmp_path):
 
 
 class FakeResponse:
-    def __init__(self, body, fail_after=None):
-        self.body, self.fail_after = body, fail_after
+    def __init__(self, body, fail_after=None, **headers):
+        self.body, self.fail_after, self.headers = body, fail_after, {name.replace('_', '-'): value for name, value in headers.items()}
 
     def __enter__(self):
         return self
@@ -126,3 +126,42 @@ def test_offline_says_what_to_fetch_and_where_to_put_it(cache, monkeypatch, resp
     with pytest.raises(UserError, match=r'Inception detector: https://a\.b/net\.pt cannot be fetched .*--detector=FILE, or put it at .*net\.pt'):
         fetch()
     assert os.listdir(cache / 'downloads') == []
+
+
+@pytest.mark.parametrize('headers, message', [
+    (dict(), 'gives more than 100 bytes, which are the limit; check the address'), (dict(Content_Length='150'), 'has 150 bytes, 100 are the limit'),
+    (dict(Content_Length='20'), 'gives more than 20 bytes'), (dict(Content_Length='20', Content_Encoding='gzip'), 'gives more than 100 bytes'),
+    (dict(Content_Length='9' * 5000), 'has 9{20} bytes'), (dict(Content_Length='?'), 'gives more than 100 bytes')])
+def test_a_download_without_end(cache, monkeypatch, headers, message):
+    monkeypatch.setattr(files, 'LARGEST_DOWNLOAD', 100)
+    monkeypatch.setattr(requests, 'get', lambda url, **kw: FakeResponse(bytes(101), **headers))
+    with pytest.raises(UserError, match=f'^Inception detector: https://a.b/net.pt: {message}'):
+        fetch()
+    assert os.listdir(cache / 'downloads') == []
+
+
+def test_a_compressed_answer_may_be_longer_than_it_says(cache, monkeypatch):
+    monkeypatch.setattr(requests, 'get', lambda url, **kw: FakeResponse(b'weights', Content_Length='3', Content_Encoding='gzip'))
+    assert pathlib.Path(fetch()).read_bytes() == b'weights'
+
+
+def test_abandoned_downloads_are_removed(cache, monkeypatch):
+    monkeypatch.setattr(requests, 'get', lambda url, **kw: FakeResponse(b'weights'))
+    path = pathlib.Path(fetch())
+    path.unlink()
+    rests = {name: path.with_name(path.name + name) for name in ('.01234567.tmp', '.89abcdef.tmp', '.notes.tmp')}
+    rests['other'] = path.with_name('other.01234567.tmp')
+    for name, rest in rests.items():
+        rest.write_bytes(b'-')
+        if name != '.89abcdef.tmp':
+            os.utime(rest, (0, 0))
+    fetch()
+    assert [name for name, rest in rests.items() if rest.exists()] == ['.89abcdef.tmp', '.notes.tmp', 'other']
+
+
+@pytest.mark.parametrize('text, want', [
+    ('https://host/a/net.pkl?X-Signature=secret&b=@', 'https://host/a/net.pkl'), ('http://me:secret@host:8080/net.pkl#sha256=12', 'http://host:8080/net.pkl'),
+    ('https://token@host?q', 'https://host'), ('https://host/a@b/net.pkl', 'https://host/a@b/net.pkl'), ('https://a@b@host/x?\ny', 'https://host/x'),
+    ('hf:user/repo@v1', 'hf:user/repo@v1'), ('/data/net#1?.pkl', '/data/net#1?.pkl'), ('ffhq256', 'ffhq256'), ('', '')])
+def test_addresses_as_they_may_be_published(text, want):
+    assert files.public_address(text) == want

@@ -155,10 +155,12 @@ def test_a_file_without_an_averaged_generator(tmp_path):
 
 
 def test_metrics_of_an_address(server, data, tmp_path, monkeypatch):
+    """The signature of an address stays out of the record, which is published."""
     monkeypatch.chdir(tmp_path)
     teacher = save_teacher(tmp_path / 'teacher.safetensors')
     url = server.address + '/good/net.safetensors'
-    code, output = run_cli(calc_metrics.main, f'--network={url}', '--metrics=clipfid4_full', f'--teacher={teacher}', '--device=cpu', '--workers=0')
+    code, output = run_cli(calc_metrics.main, f'--network={url}?sign=secret', '--metrics=clipfid4_full', f'--teacher={teacher}',
+                           '--device=cpu', '--workers=0')
     assert code == 0, output
     assert f'"snapshot": "{url}"' in (tmp_path / 'metric-clipfid4_full.jsonl').read_text()
 
