@@ -11,7 +11,7 @@ from test_calc_metrics import make_data
 import train
 from dnnlib import UserError
 from metrics import metric_main
-from training import model_card, snapshots
+from training import model_card, run_files, snapshots
 from training.dataset import ImageFolderDataset
 from training.networks import Generator
 from training.runs import launch
@@ -113,6 +113,36 @@ def test_metrics_last_and_best_by_protocol(tmp_path, data):
     assert 'no impartial judge' in card
     measured(folder, 24.0, 24)                                                          # again: the newest counts
     assert 'fid7_full | 2 | 24 | 20.5 at 12 kimg, of 4 measured' in model_card.make_card(snapshot)
+
+
+WRONG = [('value', 'low'), ('value', True), ('value', float('nan')), ('value', 10 ** 400), ('snapshot', None), ('snapshot', 5), ('cur_nimg', '24'),
+         ('cur_nimg', 10 ** 400), ('metric', ['fid7_full']), ('metric', 'fid9_full'), ('date', 20260102), ('torch', None), ('device', {}),
+         ('detector', 'toy'), ('reference', []), ('generated', None), ('reference.dataset', 'a\nb'), ('reference.content_hash', 12),
+         ('reference.mirrored', 0), ('generated.seed', 0.5), ('detector.identity', None)]
+
+
+def test_lines_that_are_no_records_are_left_out(tmp_path, data):
+    snapshot = make_run(tmp_path / 'run', data)
+    measured(tmp_path / 'run', 25.25, 24)
+    want = model_card.make_card(snapshot)
+    path = tmp_path / 'run' / 'metric-fid7_full.jsonl'
+    good = json.loads(path.read_text())
+    lines = ['5', 'null', '"text"', '[]', '{}', '', '{"metric": ', '[' * 100_000, '1' * 5000]
+    for name, wrong in WRONG:
+        record = json.loads(json.dumps(good))
+        outer, _, inner = name.partition('.')
+        (record[outer] if inner else record)[inner or outer] = wrong
+        lines.append(json.dumps(record))
+        record = json.loads(json.dumps(good))
+        del (record[outer] if inner else record)[inner or outer]
+        lines.append(json.dumps(record))
+    for line in lines:
+        path.write_text(json.dumps(good) + '\n' + line + '\n')
+        assert model_card.make_card(snapshot) == want, line
+    path.write_bytes(json.dumps(good).encode() + b'\n\xff\xfe\n')
+    assert model_card.make_card(snapshot) == want
+    (tmp_path / 'run' / 'metric-fid9_full.jsonl').write_text('5\n{}\n')
+    assert run_files.unmeasured(str(tmp_path / 'run'), snapshot, ['fid7_full', 'fid9_full']) == ['fid9_full']
 
 
 def test_the_header_is_what_the_hub_reads(tmp_path, data):

@@ -8,6 +8,36 @@ from typing import NamedTuple
 from . import run_files
 
 
+def _is_text(value):
+    return type(value) is str and value.isprintable()
+
+
+def _is_count(value):
+    return type(value) is int and 0 <= value < 2 ** 63
+
+
+def _is_number(value):
+    return type(value) in (int, float) and abs(value) < 1e300
+
+
+def _or_none(check):
+    return lambda value: value is None or check(value)
+
+
+RECORD = dict(          # what a card takes from a record
+    metric=_is_text, value=_or_none(_is_number), snapshot=_is_text, cur_nimg=_or_none(_is_count), torch=_is_text, device=_is_text, date=_is_text,
+    detector=dict(identity=_is_text, resize=_is_text),
+    reference=dict(dataset=_is_text, content_hash=_is_text, images=_is_count, mirrored=lambda value: type(value) is bool),
+    generated=dict(images=_is_count, seed=_is_count, truncation_psi=_is_number, noise_mode=_is_text, labels=_is_text))
+
+
+def _fits(value, wanted):
+    """Whether a value from a file is what `wanted` describes; entries that nobody reads may be anything."""
+    if callable(wanted):
+        return wanted(value)
+    return type(value) is dict and all(key in value and _fits(value[key], entry) for key, entry in wanted.items())
+
+
 class Measured(NamedTuple):
     """All values of a metric that were measured by the same protocol, and so can be compared."""
     metric: str
@@ -18,7 +48,7 @@ class Measured(NamedTuple):
 
 
 def read(folder, snapshot, nimg, wanted):
-    """-> list of `Measured`, by metric.
+    """-> list of `Measured`, by metric. Lines that are no records of that metric are left out.
 
     Args:
         folder:   where the metric-NAME.jsonl lie.
@@ -29,8 +59,9 @@ def read(folder, snapshot, nimg, wanted):
     groups = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), 'metric-*.jsonl'))):
         for record in run_files.read_lines(path):
-            ours = os.path.basename(record['snapshot'] or '') == record['snapshot']         # not one of another folder
-            if ours and (nimg is None or record['cur_nimg'] is None or record['cur_nimg'] <= nimg):
+            ours = _fits(record, RECORD) and os.path.basename(path) == run_files.metric_name(record['metric'])
+            here = ours and os.path.basename(record['snapshot']) == record['snapshot']      # not of another folder
+            if here and (nimg is None or record['cur_nimg'] is None or record['cur_nimg'] <= nimg):
                 groups.setdefault((record['metric'], _protocol_key(record)), {})[record['snapshot']] = record       # measured again: the latest
     found = [_summarize(metric, list(records.values()), snapshot) for (metric, _), records in groups.items()]
     missing = [Measured(metric, None, None, 0, None) for metric in wanted if metric not in {group.metric for group in found}]

@@ -1,5 +1,6 @@
 """What the files of a run are called, and what a run that was cut short still lacks."""
 
+import contextlib
 import json
 import os
 import re
@@ -25,21 +26,23 @@ def find_snapshots(run_dir):
     return {m[0]: int(m[1]) * 1000 + int(m[2] or 0) for m in matches if m}
 
 
+def metric_name(metric):
+    return f'metric-{metric}.jsonl'
+
+
 def metric_path(run_dir, metric):
-    return os.path.join(run_dir, f'metric-{metric}.jsonl')
+    return os.path.join(run_dir, metric_name(metric))
 
 
 def read_lines(path):
-    """The JSON objects in a file of one per line; a line that was cut off is left out."""
+    """The JSON objects in a file of one per line; a line that was cut off, or is anything else, is left out."""
     records = []
     if os.path.isfile(path):
-        with open(path, encoding='utf-8') as f:
+        with open(path, encoding='utf-8', errors='replace') as f:
             for line in f:
-                try:
+                with contextlib.suppress(ValueError, RecursionError):
                     records.append(json.loads(line))
-                except json.JSONDecodeError:
-                    continue
-    return records
+    return [record for record in records if isinstance(record, dict)]
 
 
 def measurements(run_dir, snapshot, metrics):
