@@ -69,8 +69,8 @@ def main(**opts):
 
 def push(run, network, repo, private, dry_run):
     """What the command does; options as of the command."""
-    if hub.REPO.fullmatch(repo) is None:
-        raise UserError(f'--repo={repo}: must be USER/NAME')
+    if not hub.is_repo(repo):
+        raise UserError(f'--repo={repo}: must be USER/NAME, of letters, digits, and - _ . between them')
     snapshot = choose_snapshot(run, network)
     with tempfile.TemporaryDirectory() as folder:
         found = collect(snapshot, repo, folder)

@@ -134,7 +134,7 @@ ERRORS = {
     'hf:me/none': '--network=hf:me/none: there is no such repository, or it is private',
     'hf:me/faces@v9': '--network=hf:me/faces@v9: the repository has no such revision; name a branch, a tag or a commit',
     'hf:me/faces/x.pkl': '--network=hf:me/faces/x.pkl: the repository has no x.pkl; name one of its files: hf:user/repo/FILE',
-    'hf:me/--x': '--network=hf:me/--x: is no name of a repository; it must be hf:user/repo',
+    'hf:me/x.git': '--network=hf:me/x.git: is no name of a repository; it must be hf:user/repo',
 }
 LOAD_ALL = f'''
 from dnnlib import UserError
@@ -186,7 +186,10 @@ def test_names(name, parts):
     assert hub.parse(name) == parts
 
 
-@pytest.mark.parametrize('name', ['hf:', 'hf:a', 'hf:a/', 'hf:/b', 'hf:a/b/', 'hf:a/b@', 'hf:a b/c', 'hf:a/b@c d', 'hf:a/b/../../c'])
+@pytest.mark.parametrize('name', [
+    'hf:', 'hf:a', 'hf:a/', 'hf:/b', 'hf:a/b/', 'hf:a/b@', 'hf:a b/c', 'hf:a/b@c d', 'hf:a/b/../../c', 'hf:../..', 'hf:a/..', 'hf:a/b@../x',
+    'hf:a/b@x/', 'hf:a/b@/x', 'hf:a/b/x/', 'hf:a/b//x', 'hf:a/b/./x', 'hf:a/b/x\\..\\y', 'hf:a/b/x\ny', 'hf:a/b@1@2', 'hf:.a/b', 'hf:a/b-',
+    'hf:a/b--c', 'hf:a/b..c', 'hf:a/' + 'b' * 95, 'hf:a/bé'])
 def test_names_of_another_form(name):
     with pytest.raises(UserError, match='must be hf:user/repo, hf:user/repo/FILE or hf:user/repo@REVISION'):
         hub.parse(name)
@@ -214,7 +217,8 @@ def test_dry_run(run, monkeypatch):
     (['--run=.'], 'Error: .: there is no network-snapshot-....safetensors in it'),
     (['--network=nothing.safetensors'], 'Error: nothing.safetensors: there is no such file'),
     (['--network=x.pkl'], 'Error: --network=x.pkl: only .safetensors files are published; convert it with legacy.py'),
-    (['--run=.', '--repo=faces'], 'Error: --repo=faces: must be USER/NAME')])
+    (['--run=.', '--repo=faces'], 'Error: --repo=faces: must be USER/NAME'), (['--run=.', '--repo=../..'], 'Error: --repo=../..: must be USER/NAME'),
+    (['--run=.', '--repo=me/faces/x'], 'Error: --repo=me/faces/x: must be USER/NAME')])
 def test_refusals(args, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, output = run_cli(push_to_hub.main, '--repo=me/faces', *args)

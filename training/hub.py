@@ -7,7 +7,8 @@ from typing import NamedTuple
 from dnnlib import UserError
 
 MODEL_FILE = 'model.safetensors'        # what push_to_hub.py calls the snapshot
-REPO = re.compile(r'[\w.-]+/[\w.-]+')
+REPO = re.compile(r'\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?', re.ASCII)
+MAX_REPO = 96
 FORM = 'hf:user/repo, hf:user/repo/FILE or hf:user/repo@REVISION'
 
 
@@ -22,10 +23,20 @@ def is_hub_name(text):
     return text.startswith('hf:')
 
 
+def is_repo(text):
+    """Whether it is USER/NAME as the Hub takes it."""
+    return REPO.fullmatch(text) is not None and '..' not in text and '--' not in text and len(text) <= MAX_REPO
+
+
+def _is_path(text):
+    """Whether it is the name of a file or a revision, which stays where it is put."""
+    return text.isprintable() and '\\' not in text and not {'', '.', '..'} & set(text.split('/'))
+
+
 def parse(text, option='--network'):
     """'hf:...' -> `HubName`. Raises UserError if it has another form."""
-    match = re.fullmatch(rf'hf:({REPO.pattern})(?:/([^@]+))?(?:@(\S+))?', text)
-    if match is None or '..' in text.split('/'):
+    match = re.fullmatch(r'hf:([^/@]*/[^/@]*)(?:/([^@]*))?(?:@([^\s@]*))?', text)
+    if match is None or not is_repo(match[1]) or not all(part is None or _is_path(part) for part in match.groups()[1:]):
         raise UserError(f'{option}={text}: must be {FORM}')
     return HubName(match[1], match[2] or MODEL_FILE, match[3])
 
