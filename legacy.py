@@ -27,8 +27,9 @@ def load_network_pkl(f, device='cpu'):
 
 
 @click.command(context_settings=dict(max_content_width=120))
-@click.option('--source', help='File to read: .pkl of the reference implementation, or .safetensors', required=True, metavar='FILE|URL')
-@click.option('--dest', help='File to write: the other one of the two', required=True, metavar='FILE')
+@click.option('--source', help='Network to read: file, https:// address, hf:user/repo or a published name such as ffhq256',
+              required=True, metavar='NETWORK')
+@click.option('--dest', help='File to write: .safetensors from a pickle, .pkl from a snapshot', required=True, metavar='FILE')
 def main(source, dest):
     """Convert a network pickle to a snapshot of this project, or back. Nothing from a pickle is run."""
     with user_errors():
@@ -37,11 +38,15 @@ def main(source, dest):
 
 def convert(source, dest):
     """What the command does; options as of the command."""
-    kinds = os.path.splitext(source)[1].lower(), os.path.splitext(dest)[1].lower()
-    if kinds not in [('.pkl', '.safetensors'), ('.safetensors', '.pkl')]:
-        raise UserError(f'--source={source} --dest={dest}: one must end with .pkl, the other with .safetensors')
+    ending = os.path.splitext(dest)[1].lower()
+    if ending not in ('.pkl', '.safetensors'):
+        raise UserError(f'--dest={dest}: must end in .pkl or .safetensors')
     path = model_files.locate(source, '--source')
-    if kinds[0] == '.pkl':
+    is_pickle = snapshots.is_pickle(path)
+    if is_pickle == (ending == '.pkl'):
+        raise UserError(f'--source={source}: is {"a pickle" if is_pickle else "no pickle"}; '
+                        f'--dest must end in {".safetensors" if is_pickle else ".pkl"}')
+    if is_pickle:
         checkpoint.save(dest, 'network', *legacy_pytorch.read(path))
     else:
         legacy_writer.write(dest, *checkpoint.load(path, 'network'))

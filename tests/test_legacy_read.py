@@ -217,15 +217,36 @@ def test_the_command_makes_a_snapshot(tmp_path):
 
 
 @pytest.mark.parametrize('source, dest, message', [
-    ('a.pkl', 'b.pkl', 'one must end with .pkl, the other with .safetensors'),
-    ('a.zip', 'b.safetensors', 'one must end with .pkl'),
+    ('missing.pkl', 'b.zip', 'b.zip: must end in .pkl or .safetensors'),
     ('missing.pkl', 'b.safetensors', '--source=missing.pkl: there is no such file'),
-    ('.', 'b.pkl', 'one must end with'),
+    ('.', 'b.pkl', '--source=.: there is no such file'),
 ])
 def test_the_command_refuses_in_one_line(source, dest, message, tmp_path):
     code, output = run_cli(legacy.main, f'--source={source}', f'--dest={tmp_path / dest}')
     assert code == 1 and message in output and output.count('\n') <= 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_content_decides_what_a_file_is(tmp_path, monkeypatch):
+    """Not the end of what the user calls it, which may be an address with a signature, or a name."""
+    pickle, snapshot = tmp_path / 'one', tmp_path / 'two'
+    pickle.write_bytes(pickled(networks_of()))
+    for source, found, dest in [('https://host/x.safetensors?sign=x.pkl#sha256=1', pickle, 'a.safetensors'), ('ffhq256', pickle, 'b.SAFETENSORS'),
+                                ('hf:user/repo', tmp_path / 'a.safetensors', 'c.pkl')]:
+        monkeypatch.setattr(legacy.model_files, 'locate', lambda network, option, found=found: str(found))
+        code, output = run_cli(legacy.main, f'--source={source}', f'--dest={tmp_path / dest}')
+        assert code == 0 and f'Saved {tmp_path / dest}' in output
+    monkeypatch.undo()
+    snapshot.write_bytes((tmp_path / 'a.safetensors').read_bytes())
+    again = read((tmp_path / 'c.pkl').read_bytes())[0]
+    assert all(torch.equal(value, again[key]) for key, value in checkpoint.load(str(snapshot), 'network')[0].items())
+    for source, ending, message in [(pickle, '.pkl', 'is a pickle; --dest must end in .safetensors'),
+                                    (snapshot, '.safetensors', 'is no pickle; --dest must end in .pkl')]:
+        code, output = run_cli(legacy.main, f'--source={source}', f'--dest={tmp_path / "new"}{ending}')
+        assert code == 1 and set(output.splitlines()) == {f'Error: --source={source}: {message}'}
+    snapshot.write_bytes(b'text')
+    code, output = run_cli(legacy.main, f'--source={snapshot}', f'--dest={tmp_path / "new.pkl"}')
+    assert code == 1 and 'two: the file is damaged or of another format' in output and not list(tmp_path.glob('new*'))
 
 
 def test_reading_gives_no_warning_and_opens_what_is_there(tmp_path):
