@@ -22,14 +22,15 @@ def check_options(network, format, dest, choices):
         if value is not None and (format == 'safetensors' or (name == 'opset' and format != 'onnx')):
             raise UserError(f'--{name.replace("_", "-")}={value}: --format={format} has no such choice; leave it out')
     export_files.require_packages(format)
+    if choices['opset'] is not None:
+        export_files.check_opset(choices['opset'])
 
 
 def load_generator(network):
     """-> (G_ema on the CPU, info of its snapshot, path of the file)."""
     path = model_files.locate(network)
     snapshot = model_files.load_snapshot(path, 'cpu')
-    if snapshot.G_ema.mapping.w_avg_beta is None:
-        raise UserError(f'--network={network}: it keeps no average of w, which the input truncation_psi needs')
+    model_files.require_average_of_w(snapshot.G_ema, 'the input truncation_psi', network)
     return snapshot.G_ema, snapshot.info, path
 
 
@@ -57,7 +58,7 @@ def export(network, format, dest, **choices):
     G, info, path = load_generator(network)
     choices = {name: CHOICES[name] if value is None else value for name, value in choices.items()}
     job = export_files.Export(format, G, info, latents=choices['input'], noise_mode=choices['noise_mode'], opset=choices['opset'],
-                              source=dict(source=os.path.basename(network), source_sha256=files.sha256_of_file(path)))
+                              source=dict(source=os.path.basename(files.public_address(network)), source_sha256=files.sha256_of_file(path)))
     with files.atomic_path(dest) as temp:
         export_files.write(temp, job)
         count, difference = export_check.largest_difference(export_files.read(temp, job), job)

@@ -15,12 +15,14 @@ from torch_utils import misc
 from training import image_grid, model_files
 from training.config import torch_device
 
+MAX_IMAGES = 100_000           # of one call
+
 
 def parse_seeds(text):
     """'0,3,7-9' -> [0, 3, 7, 8, 9]."""
     seeds = []
     for part in text.split(','):
-        match = re.fullmatch(r'\s*(\d+)(?:-(\d+))?\s*', part)
+        match = re.fullmatch(r'\s*(\d{1,20})(?:-(\d{1,20}))?\s*', part)
         if match is None:
             raise UserError(f'--seeds={text}: {part!r} is neither a number nor a range; write it like 0,3,7-9')
         first, last = int(match[1]), int(match[2] or match[1])
@@ -28,15 +30,23 @@ def parse_seeds(text):
             raise UserError(f'--seeds={text}: the range {part.strip()} runs backwards; write {last}-{first}')
         if last >= 2 ** 32:
             raise UserError(f'--seeds={text}: a seed must be below 2^32')
+        check_count(len(seeds) + last + 1 - first, f'--seeds={text}')
         seeds += range(first, last + 1)
     return seeds
 
 
+def check_count(count, option):
+    """Raises UserError for more images than anyone can have meant."""
+    if count > MAX_IMAGES:
+        raise UserError(f'{option}: these are {count} images, a call makes at most {MAX_IMAGES}; make them in several')
+
+
 def parse_grid(text):
     """'8x6' -> (8, 6), columns and rows."""
-    match = re.fullmatch(r'(\d+)x(\d+)', text)
-    if match is None or '0' in match.groups():
+    match = re.fullmatch(r'(\d{1,9})x(\d{1,9})', text)
+    if match is None or 0 in map(int, match.groups()):
         raise UserError(f'--grid={text}: must be columns x rows, like 8x6')
+    check_count(int(match[1]) * int(match[2]), f'--grid={text}')
     return int(match[1]), int(match[2])
 
 
@@ -48,7 +58,7 @@ def parse_class(text, c_dim, class_names):
         raise UserError(f'--class={text}: this generator is unconditional; leave --class out')
     if class_names and text in class_names:
         return class_names.index(text)
-    if not text.isdigit() or int(text) >= c_dim:
+    if re.fullmatch(r'\d{1,9}', text) is None or int(text) >= c_dim:
         names = f' or one of {", ".join(class_names[:10])}{" ..." if len(class_names) > 10 else ""}' if class_names else ''
         raise UserError(f'--class={text}: must be a number from 0 to {c_dim - 1}{names}')
     return int(text)
@@ -130,6 +140,8 @@ def generate(network, outdir, seeds, grid, labels, trunc, class_text, noise_mode
         ws = load_projected_w(projected_w, G)
         captions, names = [f'w {i}' for i in range(len(ws))], [f'proj{i:02d}.png' for i in range(len(ws))]
     else:
+        if trunc != 1:
+            model_files.require_average_of_w(G, f'--trunc={trunc:g}', network)
         classes = classes_of(seeds, columns, parse_class(class_text, G.c_dim, class_names), G.c_dim)
         ws = latents_of_seeds(G, seeds, classes, trunc, device)
         captions, names = labels_of(seeds, classes, class_names), [f'seed{seed:04d}.png' for seed in seeds]

@@ -256,6 +256,29 @@ def test_wrong_networks(tmp_path):
     refused(tmp_path, *run(tmp_path, 'torchscript'), 'damaged or of another format')
 
 
+def test_versions_of_the_operators_that_nothing_can_write(tmp_path, monkeypatch):
+    save(tmp_path / 'net.safetensors')
+    with monkeypatch.context() as patch:
+        patch.setattr(export.model_files, 'locate', lambda *args: pytest.fail('something was done first'))
+        code, output = run(tmp_path, 'onnx', '--opset=99')
+    refused(tmp_path, code, output, r'--opset=99: onnx \S+ knows versions up to \d+; use a lower one')
+    monkeypatch.setattr(export_files, 'check_opset', lambda opset: None)            # the exporter's own refusal
+    code, output = run(tmp_path, 'onnx', '--opset=99')
+    refused(tmp_path, code, output, '--opset=99: ')
+    assert len(set(output.splitlines())) == 1
+
+
+def test_the_address_of_the_network_is_published_without_its_signature(tmp_path, monkeypatch):
+    save(tmp_path / 'net.safetensors')
+    monkeypatch.setattr(export.model_files, 'locate', lambda *args: str(tmp_path / 'net.safetensors'))
+    code, output = run_cli(export.main, '--network=https://me:secret@host/G.pkl?sign=secret', '--format=torchscript', f'--dest={tmp_path / "a.pt"}')
+    assert code == 0, output
+    extra = {'metadata.json': ''}
+    with export_files._recording():
+        torch.jit.load(tmp_path / 'a.pt', _extra_files=extra)
+    assert json.loads(extra['metadata.json'])['source'] == 'G.pkl' and b'secret' not in (tmp_path / 'a.pt').read_bytes()
+
+
 def test_limits_of_onnx(tmp_path, monkeypatch):
     save(tmp_path / 'net.safetensors')
     monkeypatch.setattr(export_files, 'ONNX_LIMIT', 1000)

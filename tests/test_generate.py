@@ -97,6 +97,14 @@ def test_noise_modes_and_truncation_differ(network, tmp_path):
     (['--grid=0x4'], 'Error: --grid=0x4'),
     (['--grid=1x1', '--seeds=0-3'], 'Error: --grid=1x1: holds 1 images, there are 4; use a larger grid'),
     (['--seeds=99999999999'], 'Error: --seeds=99999999999: a seed must be below 2^32'),
+    (['--seeds=0-4000000000'], 'Error: --seeds=0-4000000000: these are 4000000001 images, a call makes at most 100000; make them in several'),
+    (['--seeds=0-99999,0'], 'these are 100001 images'),
+    ([f'--seeds={"9" * 5000}'], 'is neither a number nor a range'),
+    (['--grid=99999x9999'], 'Error: --grid=99999x9999: these are 999890001 images'),
+    ([f'--grid={"9" * 5000}x1'], 'must be columns x rows'),
+    (['--grid=00x1'], 'must be columns x rows'),
+    (['--class=²'], 'Error: --class=²: must be a number from 0 to 2'),
+    ([f'--class={"9" * 5000}'], 'must be a number from 0 to 2'),
     (['--trunc=nan'], 'Error: --trunc=nan: must be a number such as 0.7'),
     (['--projected-w=w.npz', '--seeds=1'], 'Error: --projected-w=w.npz: the latents are given; leave --seeds'),
     (['--class=5'], 'Error: --class=5: must be a number from 0 to 2 or one of cat, dog, fox'),
@@ -117,6 +125,14 @@ def test_wrong_files(network, tmp_path):
     np.savez(tmp_path / 'w.npz', w=np.zeros([1, 2, 3]))
     code, output = run(network[0], tmp_path / 'out', f'--projected-w={tmp_path / "w.npz"}')
     assert code == 1 and re.search(r'w has shape \[1, 2, 3\], this generator takes \[n, 6, 4\]', output)
+
+
+def test_truncation_needs_the_average_of_w(tmp_path):
+    network = tmp_path / 'net.safetensors'
+    save(network, mapping_kwargs=dict(num_layers=1, w_avg_beta=None))
+    code, output = run(network, tmp_path / 'out', '--trunc=0.5')
+    assert code == 1 and set(output.splitlines()) == {f'Error: --network={network}: it keeps no average of w, which --trunc=0.5 needs'}
+    assert run(network, tmp_path / 'out', '--seeds=0')[0] == 0
 
 
 def test_unconditional_generator_takes_no_class(tmp_path):

@@ -53,16 +53,17 @@ class Export(NamedTuple):
 def _recording():
     """Our operators as plain torch, without gradients; the exporters' remarks on themselves, and on sizes that they take for constants, kept
     back: whether the file works is found out by running it."""
-    log = logging.getLogger('torch.onnx')
-    level = log.level
-    log.setLevel(logging.ERROR)
+    logs = [(log, log.level) for log in map(logging.getLogger, ('torch.onnx', 'onnxscript'))]
+    logs[0][0].setLevel(logging.ERROR)
+    logs[1][0].setLevel(logging.CRITICAL)                   # its errors are tracebacks; that it did not do its work is found out below
     try:
         with warnings.catch_warnings(), torch.no_grad(), PlainOps():
             for category in (DeprecationWarning, FutureWarning, torch.jit.TracerWarning):
                 warnings.simplefilter('ignore', category)
             yield
     finally:
-        log.setLevel(level)
+        for log, level in logs:
+            log.setLevel(level)
 
 
 def write_torchscript(path, export):
@@ -148,6 +149,14 @@ FORMATS = dict(
     torchscript=Format('.pt', write_torchscript, read_torchscript),
     safetensors=Format('.safetensors', write_safetensors, read_safetensors),
 )
+
+
+def check_opset(opset):
+    """Raises UserError for a version of the ONNX operators that the installed onnx does not know."""
+    import onnx
+    newest = onnx.defs.onnx_opset_version()
+    if opset > newest:
+        raise UserError(f'--opset={opset}: onnx {onnx.__version__} knows versions up to {newest}; use a lower one')
 
 
 def write(path, export):
