@@ -11,7 +11,7 @@ import torch
 from dnnlib import UserError, files
 
 VERSION = '1'
-HEADER_LIMIT = 16 << 20         # bytes; of our own files, those of the largest networks have a hundredth of it
+HEADER_LIMIT = 4 << 20          # bytes; our training states of the largest networks have a tenth of it
 REMEDIES = {'training-state': 'delete it, or start afresh with --new-run=1'}        # of a damaged file, by kind
 
 
