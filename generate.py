@@ -218,15 +218,16 @@ def find_neighbors(network, outdir, data, mirror, seeds, nearest, space, teacher
     device = torch_device(device)
     snapshot = model_files.load_snapshot(network, device)
     G, class_names = snapshot.G_ema, snapshot.info['training'].get('class_names')
+    classes = classes_of(seeds, 1, parse_class(class_text, G.c_dim, class_names), G.c_dim)
+    ws = latents_of_seeds(G, seeds, classes, trunc, device)
     dataset = neighbors.open_training_images(data, mirror, snapshot, network)
     if space == 'pixels':
         features, distance = neighbors.pixel_features, neighbors.pixel_distance
     else:
         detector = detectors.load_teacher_detector(device, dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
         features, distance = neighbors.unit_features(detector), neighbors.cosine_distance
-    classes = classes_of(seeds, 1, parse_class(class_text, G.c_dim, class_names), G.c_dim)
     torch.manual_seed(0)                    # of --noise-mode=random
-    imgs = synthesize(G, latents_of_seeds(G, seeds, classes, trunc, device), noise_mode, batch, device)
+    imgs = synthesize(G, ws, noise_mode, batch, device)
     found = neighbors.find_neighbors(imgs, dataset, features, distance, nearest, batch, device)
     image_grid.save_sheet(neighbors.sheet(imgs, labels_of(seeds, classes, class_names), dataset, found), 'neighbors.png', outdir)
     record = dict(network=model_files.address_of(network), data=dataset.facts(), distance=neighbors.DISTANCES[space],

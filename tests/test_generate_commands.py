@@ -37,6 +37,8 @@ def test_the_plain_command_keeps_its_form(network, tmp_path):
     code, output = run_cli(generate.main, f'--network={network[0]}', f'--outdir={tmp_path / "out"}', 'video')
     assert code == 2 and 'Got unexpected extra argument (video)' in output and not (tmp_path / 'out').exists()
     assert 'Missing option' in run_cli(generate.main)[1]
+    code, output = run_cli(generate.main, 'vidoe', f'--network={network[0]}')
+    assert code == 2 and "Error: 'vidoe' is no command; the commands are neighbors, truncation, video" in output
 
 
 def test_video_of_several_walks(network, tmp_path):

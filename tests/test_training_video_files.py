@@ -47,7 +47,10 @@ def test_grey_pictures(tmp_path):
 def test_pngs(tmp_path):
     assert video_files.write_pngs(pictures((8, 6)), str(tmp_path / 'out')) == 5
     assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == [f'frame{i:05d}.png' for i in range(5)]
-    assert np.asarray(PIL.Image.open(tmp_path / 'out' / 'frame00002.png'))[3, 3].tolist() == list(COLOURS[2])
+    with PIL.Image.open(tmp_path / 'out' / 'frame00002.png') as picture:
+        assert np.asarray(picture)[3, 3].tolist() == list(COLOURS[2])
+    with pytest.raises(UserError, match='out: there are frames of a video in it; delete them or choose another folder'):
+        video_files.write_pngs(pictures((8, 6)), str(tmp_path / 'out'))
 
 
 def test_nothing_is_left_of_a_video_that_fails(tmp_path):

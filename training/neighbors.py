@@ -118,7 +118,7 @@ def sheet(imgs, captions, dataset, found):
     columns, tiles, labels = 1 + found.items.shape[1], [], []
     for img, caption, items, distances in zip(imgs, captions, found.items.tolist(), found.distances.tolist(), strict=True):
         tiles += [img[None], _images(dataset, items)]
-        labels += [caption, *(f'{distance:.3g} {_short(dataset, item)}' for item, distance in zip(items, distances, strict=True))]
+        labels += [caption, *(f'{distance:#.3g} {_short(dataset, item)}' for item, distance in zip(items, distances, strict=True))]
     return image_grid.to_labelled_grid(torch.cat(tiles), columns, labels, min_tile=96)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import re
 import subprocess
 import tempfile
 
@@ -86,8 +87,10 @@ def _even(picture):
 
 
 def write_pngs(pictures, folder):
-    """frame00000.png, frame00001.png, ... -> their number."""
+    """frame00000.png, frame00001.png, ... -> their number. Raises UserError where there are such files: a longer video's last ones would stay."""
     files.make_dir(folder)
+    if any(re.fullmatch(r'frame\d{5,}\.png', name) for name in os.listdir(folder)):
+        raise UserError(f'{folder}: there are frames of a video in it; delete them or choose another folder')
     count = 0
     for picture in pictures:
         image_grid.save_image(picture, os.path.join(folder, f'frame{count:05d}.png'))
