@@ -221,3 +221,10 @@ def test_wrong_options(network, photos, tmp_path):
     assert code == 1 and 'no.safetensors: there is no such file' in output
     code, output = run(network, wide, tmp_path / 'text.png')
     assert code == 1 and 'text.png: cannot be written: there is a file of this name; choose another folder' in output
+
+
+def test_a_grey_network_sees_grey_targets(photos, tmp_path):
+    save(tmp_path / 'net.safetensors', c_dim=0, img_channels=1)
+    assert run(tmp_path / 'net.safetensors', photos / 'wide.jpg', tmp_path / 'out')[0] == 0
+    grey = PIL.Image.open(photos / 'wide.jpg').convert('L').crop((10, 0, 30, 20)).resize((16, 16), PIL.Image.Resampling.LANCZOS)
+    assert (pixels(tmp_path / 'out' / 'target.png') == np.asarray(grey)).all() and pixels(tmp_path / 'out' / 'proj.png').shape == (16, 16)
