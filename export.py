@@ -30,7 +30,8 @@ def load_generator(network):
     """-> (G_ema on the CPU, info of its snapshot, path of the file)."""
     path = model_files.locate(network)
     snapshot = model_files.load_snapshot(path, 'cpu')
-    model_files.require_average_of_w(snapshot.G_ema, 'the input truncation_psi', network)
+    if snapshot.G_ema.mapping.w_avg_beta is None:
+        raise UserError(f'--network={network}: it keeps no average of w, which the input truncation_psi needs')
     return snapshot.G_ema, snapshot.info, path
 
 

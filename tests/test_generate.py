@@ -97,7 +97,7 @@ def test_noise_modes_and_truncation_differ(network, tmp_path):
     (['--grid=0x4'], 'Error: --grid=0x4'),
     (['--grid=1x1', '--seeds=0-3'], 'Error: --grid=1x1: holds 1 images, there are 4; use a larger grid'),
     (['--seeds=99999999999'], 'Error: --seeds=99999999999: a seed must be below 2^32'),
-    (['--seeds=0-4000000000'], 'Error: --seeds=0-4000000000: these are 4000000001 images, a call makes at most 100000; make them in several'),
+    (['--seeds=0-4000000000'], 'Error: --seeds=0-4000000000: these are 4000000001 images, a command makes at most 100000; run it several'),
     (['--seeds=0-99999,0'], 'these are 100001 images'),
     ([f'--seeds={"9" * 5000}'], 'is neither a number nor a range'),
     (['--grid=99999x9999'], 'Error: --grid=99999x9999: these are 999890001 images'),
@@ -125,14 +125,6 @@ def test_wrong_files(network, tmp_path):
     np.savez(tmp_path / 'w.npz', w=np.zeros([1, 2, 3]))
     code, output = run(network[0], tmp_path / 'out', f'--projected-w={tmp_path / "w.npz"}')
     assert code == 1 and re.search(r'w has shape \[1, 2, 3\], this generator takes \[n, 6, 4\]', output)
-
-
-def test_truncation_needs_the_average_of_w(tmp_path):
-    network = tmp_path / 'net.safetensors'
-    save(network, mapping_kwargs=dict(num_layers=1, w_avg_beta=None))
-    code, output = run(network, tmp_path / 'out', '--trunc=0.5')
-    assert code == 1 and set(output.splitlines()) == {f'Error: --network={network}: it keeps no average of w, which --trunc=0.5 needs'}
-    assert run(network, tmp_path / 'out', '--seeds=0')[0] == 0
 
 
 def test_unconditional_generator_takes_no_class(tmp_path):

@@ -58,12 +58,6 @@ def load_snapshot(network, device='auto', option='--network'):
     return snapshot
 
 
-def require_average_of_w(G, what, network, option='--network'):
-    """Raises UserError if the mapping of a generator keeps no average of w. what: that needs it."""
-    if G.mapping.w_avg_beta is None:
-        raise UserError(f'{option}={network}: it keeps no average of w, which {what} needs')
-
-
 def load_generator(path_or_url, device='auto'):
     """The averaged generator of a snapshot, in eval mode and without gradients: `G(z [N, z_dim], c [N, c_dim])` -> [N, C, H, W] in [-1, 1].
 

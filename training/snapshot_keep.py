@@ -1,5 +1,6 @@
 """Which network snapshots of a run stay on the disk: --snapshot-keep=last=2,best=1,every=1000."""
 
+import contextlib
 import os
 
 from dnnlib import UserError
@@ -42,7 +43,10 @@ def expendable(snapshots, scores, keep):
     by_score = sorted((name for name in by_age if name in scores), key=scores.get)
     kept = {*by_age[-keep['last']:], *by_score[:keep.get('best', 0)]}
     if 'every' in keep:
-        kept |= {name for name, nimg in snapshots.items() if nimg % (keep['every'] * 1000) == 0}
+        passed = {}                     # ticks end a few images after a round number: the first snapshot after each multiple counts
+        for name in by_age:
+            passed.setdefault(snapshots[name] // (keep['every'] * 1000), name)
+        kept |= {name for multiple, name in passed.items() if multiple > 0}
     return [name for name in by_age if name not in kept]
 
 
@@ -51,4 +55,5 @@ def prune(run_dir, keep, metrics):
     records = run_files.read_lines(run_files.metric_path(run_dir, metrics[0])) if metrics else []
     scores = {r.get('snapshot'): r['value'] for r in records if r.get('value') is not None}
     for name in expendable(run_files.find_snapshots(run_dir), scores, keep):
-        os.remove(os.path.join(run_dir, name))
+        with contextlib.suppress(FileNotFoundError):            # somebody else was faster
+            os.remove(os.path.join(run_dir, name))
