@@ -21,25 +21,25 @@ class Detector(NamedTuple):
 
     name:         for people.
     identity:     what its features depend on: digest of the file, or name, digest and precision of a teacher.
-    num_features: width F of the features.
+    num_features: width F of the features; None = it depends on the size of the images.
     resize:       how images get to the size that it wants.
-    network:      uint8 [N, 3, H, W] -> [N, F].
+    network:      uint8 [N, 3, H, W] -> [N, F]; those of LPIPS and the teachers also take floats in 0..255, of which they pass gradients on.
     """
     name: str
     identity: str
-    num_features: int
+    num_features: int | None
     resize: str
     network: Callable[[torch.Tensor], torch.Tensor]
 
     @torch.no_grad()
-    def __call__(self, img_uint8: torch.Tensor) -> torch.Tensor:
-        """uint8 [N, 1 or 3, H, W] -> [N, num_features] float32; one channel is repeated. Float32 computations are done without TF32."""
-        with _full_float32():
-            return self.network(img_uint8.expand(-1, 3, -1, -1)).to(torch.float32)
+    def __call__(self, img: torch.Tensor) -> torch.Tensor:
+        """[N, 1 or 3, H, W] -> [N, num_features] float32; one channel is repeated. Float32 computations are done without TF32."""
+        with full_float32():
+            return self.network(img.expand(-1, 3, -1, -1)).to(torch.float32)
 
 
 @contextlib.contextmanager
-def _full_float32():
+def full_float32():
     """The features should not depend on the kind of GPU nor on how the generator was trained."""
     backends = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [backend.allow_tf32 for backend in backends]
@@ -52,48 +52,77 @@ def _full_float32():
             backend.allow_tf32 = allow
 
 
+class ModelFile(NamedTuple):
+    """A file that a detector is made of: where it is, its name without folder and ending, how messages call it, and what they advise."""
+    path: str
+    name: str
+    label: str
+    remedy: str
+
+    def identity(self) -> str:
+        return f'sha256:{files.sha256_of_file(self.path)}'
+
+
+def find_file(url: str, path: str | None, *, what: str, option: str) -> ModelFile:
+    """The user's file `path`, or else the official one of `url`, which is downloaded to the cache on first use; arguments as of `files.download`.
+
+    Raises: UserError if it cannot be had.
+    """
+    address = files.split_digest(url)[0]
+    name = os.path.splitext(os.path.basename(path or address))[0]
+    if path is None:
+        with distributed.main_process_first():
+            path = files.download(url, what=what, option=option)
+        return ModelFile(path, name, path, f'delete it, and {address} is fetched again')
+    if not os.path.isfile(path):
+        raise UserError(f'{option}={path}: there is no such file; download {address} and name it, or leave {option} out')
+    return ModelFile(path, name, f'{option}={path}', f'use a copy of {address}')
+
+
+def load_script(file: ModelFile, device) -> torch.jit.ScriptModule:
+    """The TorchScript in a file.
+
+    TorchScript is a program that runs when it is called. Only two kinds of files are ever loaded: the official ones, whose SHA-256 is kept from
+    the first download on and must stay the same, and those that the user names.
+    """
+    try:
+        with warnings.catch_warnings():             # no other loader reads this format
+            warnings.filterwarnings('ignore', message='.*torch.jit.load', category=DeprecationWarning)
+            script = torch.jit.load(file.path, map_location=device).eval()
+    except (RuntimeError, ValueError, OSError) as err:
+        raise UserError(f'{file.label}: is no TorchScript, or damaged ({gist(err)}); {file.remedy}') from err
+    for param in script.parameters():
+        param.requires_grad = False
+    return script
+
+
 def load_inception(device, path: str | None = None) -> Detector:
     """The Inception network of the FID.
-
-    TorchScript is a program that runs when it is called. Only two files are ever loaded: the official one, whose SHA-256 is kept from the first
-    download on and must stay the same, and one that the user names.
 
     Args:
         path: a copy of the official file, or TorchScript called like it: `network(img_uint8, return_features=True)` -> [N, 2048];
               None = download to the cache on first use.
     Raises: UserError if it cannot be had, or is no such network.
     """
-    if path is not None and not os.path.isfile(path):
-        raise UserError(f'--detector={path}: there is no such file; download {INCEPTION_URL} and name it, or leave --detector out')
-    name = os.path.basename(path or INCEPTION_URL)
-    what, remedy = f'--detector={path}', f'use a copy of {INCEPTION_URL}'
-    if path is None:
-        with distributed.main_process_first():
-            path = files.download(INCEPTION_URL, what='Inception detector of the FID', option='--detector')
-        what, remedy = path, f'delete it, and {INCEPTION_URL} is fetched again'
-    try:
-        with warnings.catch_warnings():             # no other loader reads this format
-            warnings.filterwarnings('ignore', message='.*torch.jit.load', category=DeprecationWarning)
-            script = torch.jit.load(path, map_location=device).eval()
-    except (RuntimeError, ValueError, OSError) as err:
-        raise UserError(f'{what}: is no TorchScript, or damaged ({_gist(err)}); {remedy}') from err
-    detector = Detector(os.path.splitext(name)[0], f'sha256:{files.sha256_of_file(path)}', INCEPTION_FEATURES, 'inside the detector',
-                        lambda img: script(img, return_features=True))
-    _check_features(detector, device, f'{what}: is no Inception detector', remedy)
+    file = find_file(INCEPTION_URL, path, what='Inception detector of the FID', option='--detector')
+    script = load_script(file, device)
+    detector = Detector(file.name, file.identity(), INCEPTION_FEATURES, 'inside the detector', lambda img: script(img, return_features=True))
+    check_features(detector, device, f'{file.label}: is no Inception detector', file.remedy)
     return detector
 
 
-def _check_features(detector: Detector, device, complaint: str, remedy: str) -> None:
-    """Tries the detector on two black images."""
+def check_features(detector: Detector, device, complaint: str, remedy: str) -> None:
+    """Tries the detector on two black images. Raises UserError if it fails, or if its features have the wrong shape."""
     try:
         features = detector(torch.zeros([2, 3, 64, 64], dtype=torch.uint8, device=device))
     except Exception as err:                        # it is a program of others
-        raise UserError(f'{complaint}: it fails on 64x64 images ({_gist(err)}); {remedy}') from err
-    if list(features.shape) != [2, detector.num_features]:
-        raise UserError(f'{complaint}: features of two images have shape {list(features.shape)}, expected {[2, detector.num_features]}; {remedy}')
+        raise UserError(f'{complaint}: it fails on 64x64 images ({gist(err)}); {remedy}') from err
+    if features.ndim != 2 or len(features) != 2 or detector.num_features not in (None, features.shape[1]):
+        expected = f'[2, {detector.num_features or "F"}]'
+        raise UserError(f'{complaint}: features of two images have shape {list(features.shape)}, expected {expected}; {remedy}')
 
 
-def _gist(err: Exception) -> str:
+def gist(err: Exception) -> str:
     """One line of a message: the last, where TorchScript has the reason, cut to a bearable length."""
     lines = [line.strip() for line in str(err).splitlines() if line.strip()]
     return f'{type(err).__name__}: {lines[-1][:200]}' if lines else type(err).__name__

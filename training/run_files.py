@@ -1,8 +1,9 @@
 """What the files of a run are called, and what a run that was cut short still lacks."""
 
-import json
 import os
 import re
+
+from dnnlib.protocol import read_lines
 
 STATE_FILE = 'training-state.safetensors'
 STATS_FILE = 'stats.jsonl'
@@ -27,19 +28,6 @@ def find_snapshots(run_dir):
 
 def metric_path(run_dir, metric):
     return os.path.join(run_dir, f'metric-{metric}.jsonl')
-
-
-def read_lines(path):
-    """The JSON objects in a file of one per line; a line that was cut off is left out."""
-    records = []
-    if os.path.isfile(path):
-        with open(path, encoding='utf-8') as f:
-            for line in f:
-                try:
-                    records.append(json.loads(line))
-                except json.JSONDecodeError:
-                    continue
-    return records
 
 
 def measurements(run_dir, snapshot, metrics):
