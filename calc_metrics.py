@@ -51,6 +51,15 @@ def check_data(data_kwargs, G_kwargs):
                             'use the data set that it was trained on, or one with the same classes')
 
 
+def warn_of_other_data(names, data_kwargs, info):
+    """Copies can be found among the images of the training only."""
+    trained_on = (info['training'].get('options', {}).get('training_set_kwargs') or {}).get('path')
+    given = os.path.abspath(data_kwargs['path'])
+    if any('memorization' in name for name in names) and isinstance(trained_on, str) and os.path.abspath(trained_on) != given:
+        distributed.print0(f'Warning: memorization is measured against --ref={given}, the network was trained on {trained_on}; copies of images '
+                           'that are only in the latter are not found.')
+
+
 def _describe(size, channels):
     return f'{size}x{size} {"grey" if channels == 1 else "RGB"}'
 
@@ -64,7 +73,7 @@ def choose_outdir(outdir, network):
     return outdir
 
 
-def calculate(network, metrics, data, detector, vgg16, teacher, device, batch, workers, seed, trunc, bootstrap, outdir):
+def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, teacher, device, batch, workers, seed, trunc, bootstrap, outdir):
     """What the command does; options as of the command. Everything that can be wrong is found out before the work begins."""
     names = parse_metrics(metrics)
     device = distributed.init(torch_device(device))
@@ -75,7 +84,9 @@ def calculate(network, metrics, data, detector, vgg16, teacher, device, batch, w
     data_kwargs = choose_data(data, info, network)
     check_data(data_kwargs, info['networks']['G_ema'])
     outdir = choose_outdir(outdir, network)
-    detectors = metric_main.load_detectors(names, device, detector, dict(func_name='kd_plugin.teacher.load_teacher', name=teacher), vgg16)
+    warn_of_other_data(names, data_kwargs, info)
+    detectors = metric_main.load_detectors(names, device, detector, dict(func_name='kd_plugin.teacher.load_teacher', name=teacher),
+                                           vgg16=vgg16, alexnet=alexnet, lpips_heads=lpips_heads)
     if device.type == 'cpu':
         misc.keep_freed_memory()
     metric_main.calc_and_report(outdir, model_files.address_of(network), info['training'].get('cur_nimg'), metrics=names, G=G,
@@ -85,12 +96,14 @@ def calculate(network, metrics, data, detector, vgg16, teacher, device, batch, w
 
 @click.command(context_settings=dict(max_content_width=120))
 @click.option('--network', help='Network: file, https:// address, hf:user/repo or a published name such as ffhq256', required=True, metavar='NETWORK')
-@click.option('--metrics', help=f'Comma-separated list of {", ".join(metric_main.patterns())}; <N> images such as 500 or 5k',
+@click.option('--metrics', help=f'Comma-separated list of {", ".join(metric_main.forms())}; <N> images such as 500 or 5k',
               default='fid50k_full', show_default=True, metavar='LIST')
 @click.option('--ref', '--data', 'data', help='Real images, folder or zip from dataset_tool.py, or demo; for memorization, those of the training  '
               '[default: those of the training]', metavar='PATH|demo')
 @click.option('--detector', help='Inception network of fid, kid, is and memorization, if it cannot be downloaded', metavar='FILE')
-@click.option('--vgg16', help='VGG16 network of pr, if it cannot be downloaded', metavar='FILE')
+@click.option('--vgg16', help='VGG16 network of pr and ppl, if it cannot be downloaded', metavar='FILE')
+@click.option('--alexnet', help='AlexNet of lpips_diversity, if it cannot be downloaded', metavar='FILE')
+@click.option('--lpips-heads', help='Linear heads of lpips_diversity, if they cannot be downloaded', metavar='FILE')
 @click.option('--teacher', '--kd-teacher', 'teacher', help='Teacher whose features the clip... metrics compare', default=DEFAULT_TEACHER,
               show_default=True, metavar='NAME')
 @click.option('--device', help='Where to run', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto', show_default=True)

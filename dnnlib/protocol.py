@@ -24,7 +24,8 @@ def protocol_of(record: dict) -> dict:
     flat = {'metric': record.get('metric'), 'detector.identity': (record.get('detector') or {}).get('identity')}
     for part in ('reference', 'generated'):
         flat.update({f'{part}.{key}': value for key, value in (record.get(part) or {}).items() if key not in UNRELATED})
-    return flat
+    whole = lambda value: isinstance(value, float) and value.is_integer()               # 1.0 is 1
+    return {key: int(value) if whole(value) else value for key, value in flat.items()}
 
 
 def key(record: dict) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import torch
 
+from .detectors import full_float32
+
 CHUNK = 1 << 26             # distances at a time: 256 MB
 
 
@@ -16,7 +18,8 @@ def chunks(x: torch.Tensor, y: torch.Tensor) -> Iterator[tuple[slice, torch.Tens
     step = max(CHUNK // len(y), 1)
     for start in range(0, len(x), step):
         rows = slice(start, min(start + step, len(x)))
-        squares = torch.addmm(squares_y + squares_x[rows, None], x[rows], y.T, alpha=-2)
+        with full_float32():
+            squares = torch.addmm(squares_y + squares_x[rows, None], x[rows], y.T, alpha=-2)
         yield rows, squares.clamp_(min=0).sqrt_()
 
 

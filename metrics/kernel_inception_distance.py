@@ -39,12 +39,12 @@ def kernel_distance(real: torch.Tensor, gen: torch.Tensor, weights: torch.Tensor
     size = min(len(real), len(gen), max_size)
     if size < 2:
         raise UserError(f'--metrics=kid...: {len(real)} real and {len(gen)} generated images; two of each are needed')
-    real, gen, rng = real.to(gen.device, torch.float64), gen.to(torch.float64), np.random.RandomState(seed)
+    real, rng = real.to(gen.device), np.random.RandomState(seed)
     draw = lambda num: torch.from_numpy(rng.choice(num, size, replace=False)).to(gen.device)
-    subsets, influence, seen = [], gen.new_zeros(len(gen)), gen.new_zeros(len(gen))
+    subsets, influence, seen = [], torch.zeros_like(weights[0]), torch.zeros_like(weights[0])
     for _ in range(num_subsets):
         fake_items = draw(len(gen))
-        fakes, reals = gen[fake_items], real[draw(len(real))]
+        fakes, reals = gen[fake_items].to(torch.float64), real[draw(len(real))].to(torch.float64)
         to_fakes, to_reals = _mean_kernel(fakes, fakes, others=True), _mean_kernel(fakes, reals)
         subsets.append(to_fakes.mean() + _mean_kernel(reals, reals, others=True).mean() - 2 * to_reals.mean())
         influence.index_add_(0, fake_items, to_fakes - to_reals)

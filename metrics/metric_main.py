@@ -16,8 +16,10 @@ from . import (  # noqa: F401  (each registers its metrics)
     detectors,
     estimate,
     frechet_inception_distance,
+    generator_metrics,
     inception_score,
     kernel_inception_distance,
+    lpips,
     memorization,
     metric_utils,
     precision_recall,
@@ -25,7 +27,7 @@ from . import (  # noqa: F401  (each registers its metrics)
 )
 from .detectors import Detector
 from .metric_utils import NOISE_MODE, MetricOptions
-from .registry import find_metric, is_valid_metric, list_valid_metrics, patterns, register_metric  # noqa: F401
+from .registry import find_metric, forms, is_valid_metric, list_valid_metrics, register_metric  # noqa: F401
 from .shared_pass import generated_statistics, real_statistics
 
 OTHER_FIGURES = ('standard_error', 'precision', 'recall', 'std', 'below_median')        # told beside the value
@@ -34,19 +36,22 @@ OTHER_FIGURES = ('standard_error', 'precision', 'recall', 'std', 'below_median')
 LOADERS = {
     'inception': lambda device, given: detectors.load_inception(device, given['detector']),
     'inception-classes': lambda device, given: script_detectors.load_inception_classes(device, given['detector']),
+    'vgg16-lpips': lambda device, given: lpips.load_vgg16_lpips(device, given['vgg16']),
+    'alexnet-lpips': lambda device, given: lpips.load_alexnet_lpips(device, given['alexnet'], given['lpips_heads']),
     'vgg16': lambda device, given: script_detectors.load_vgg16(device, given['vgg16']),
     'teacher': lambda device, given: detectors.load_teacher_detector(device, given['teacher_kwargs']),
 }
+OTHER_FILES = dict(vgg16=None, alexnet=None, lpips_heads=None)
 
 
 def load_detector(metric: str, device, detector: str | Detector | None = None, teacher_kwargs: dict | None = None,
-                  vgg16: str | None = None) -> Detector:
+                  **given: str | None) -> Detector:
     """What the metric compares images by.
 
     Args:
         detector:       file with the Inception network; None = the official one, from the cache or downloaded. A loaded detector is returned.
         teacher_kwargs: of clipfid and the like: func_name and arguments of the function that loads the teacher.
-        vgg16:          file with the VGG16 network of pr<N>3_full; None = the official one.
+        given:          files with other networks; None = the official ones: vgg16 of pr and ppl, alexnet and lpips_heads of lpips_diversity.
     Raises: UserError if it cannot be had.
     """
     needs = find_metric(metric)[0].needs
@@ -54,7 +59,7 @@ def load_detector(metric: str, device, detector: str | Detector | None = None, t
         return detector
     if needs == 'teacher' and teacher_kwargs is None:
         raise ValueError(f'{metric} needs teacher_kwargs')
-    return LOADERS[needs](device, dict(detector=detector, teacher_kwargs=teacher_kwargs, vgg16=vgg16))
+    return LOADERS[needs](device, {**OTHER_FILES, 'detector': detector, 'teacher_kwargs': teacher_kwargs, **given})
 
 
 def load_detectors(metrics: list[str], device, *args, **kwargs) -> dict[str, Detector]:

@@ -18,7 +18,7 @@ class Metric(NamedTuple):
     real, generated: arguments of `FeatureStats`: what is kept of the features; None = nothing is needed. Where `generated` is None,
              the metric works on the generator itself, and `compute` is called as `compute(opts, number)` instead.
     compute: `compute(real, generated, weights)` -> {'value': ..., other figures}; see `estimate.evaluate`.
-    number:  of images, where the pattern does not say.
+    number:  of images, where the name does not say; None = it must.
     """
     pattern: str
     needs: str
@@ -30,10 +30,15 @@ class Metric(NamedTuple):
 
     def num_gen(self, name: str) -> int | None:
         """The number of generated images in the name; None if it is a name of other metrics."""
-        match = re.fullmatch(re.escape(self.pattern).replace('<N>', '([1-9][0-9]*)(k?)'), name)
-        if match is None or '<N>' not in self.pattern:
+        optional = '' if self.number is None else '?'
+        match = re.fullmatch(re.escape(self.pattern).replace('<N>', f'(?:([1-9][0-9]*)(k?)){optional}'), name)
+        if match is None or match[1] is None:
             return match and self.number
         return int(match[1]) * (1000 if match[2] else 1)
+
+    def form(self) -> str:
+        """The pattern as people write it: with [<N>] where the number may be left out."""
+        return self.pattern if self.number is None else self.pattern.replace('<N>', '[<N>]')
 
 
 _metrics: dict[str, Metric] = {}
@@ -57,12 +62,12 @@ def register_metric(pattern: str, needs: str, better: str = 'lower', real: dict 
 
 def list_valid_metrics() -> list[str]:
     """For people: 'fid<N>_full (what it is)', ..."""
-    return [f'{pattern} ({metric.compute.__doc__.splitlines()[0]})' for pattern, metric in _metrics.items()]
+    return [f'{metric.form()} ({metric.compute.__doc__.splitlines()[0]})' for metric in _metrics.values()]
 
 
-def patterns() -> list[str]:
+def forms() -> list[str]:
     """'fid<N>_full', ..."""
-    return list(_metrics)
+    return [metric.form() for metric in _metrics.values()]
 
 
 def is_valid_metric(name: str) -> bool:
@@ -75,5 +80,5 @@ def find_metric(name: str) -> tuple[Metric, int]:
     for metric in _metrics.values():
         if num_gen := metric.num_gen(name):
             return metric, num_gen
-    raise UserError(f'--metrics={name}: there is no such metric; use {" or ".join(list_valid_metrics())}, '
+    raise UserError(f'--metrics={name}: there is no such metric; use {", ".join(forms())} '
                     'with a number of images such as 500 or 5k for <N>')

@@ -117,7 +117,7 @@ def test_names(name, num_gen):
                                   'fid5k_full ', 'xfid5k_full', 'fid5kk_full', 'fid5k_full_'])
 def test_names_of_nothing(name):
     assert not metric_main.is_valid_metric(name)
-    with pytest.raises(UserError, match=re.escape(f'--metrics={name}: there is no such metric; use fid<N>_full (FID of N')):
+    with pytest.raises(UserError, match=re.escape(f'--metrics={name}: there is no such metric; use fid<N>_full, clipfid<N>_full, ')):
         metric_main.find_metric(name)
 
 
@@ -233,7 +233,7 @@ def snapshot_of_nothing(tmp_path):
     (lambda tmp: [snapshot_of_nothing(tmp)], 'y.safetensors: there is no G_ema in it'),
     (lambda tmp: [f'--network={make_snapshot(tmp / "y.safetensors", None, training={})}'],
      'y.safetensors: the snapshot does not say what it was trained on; .* --ref=PATH'),
-    (lambda tmp: ['--metrics=fid5k_full,fid5k'], '--metrics=fid5k: there is no such metric; use fid<N>_full .* or clipfid<N>_full'),
+    (lambda tmp: ['--metrics=fid5k_full,fid5k'], '--metrics=fid5k: there is no such metric; use fid<N>_full, .*, clipkid<N>_full'),
     (lambda tmp: ['--metrics='], '--metrics=: there is no such metric'),
     (lambda tmp: ['--data=/nowhere'], '/nowhere'),
     (lambda tmp: [f'--data={make_data(tmp / "x.zip", size=8)["path"]}'],

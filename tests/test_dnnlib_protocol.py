@@ -14,7 +14,7 @@ def test_what_differs():
     assert protocol.differences(record(), record(value=2.0, batch_size=1)) == [] and protocol.key(record()) == protocol.key(record(batch_size=1))
     assert protocol.differences(record(), record(images=160, seed=1)) == ['reference.images 100 and 160', 'generated.seed 0 and 1']
     assert protocol.differences(record(), dict(record(), reference=None)) == ['reference.images 100 and None']
-    assert protocol.key(record()) != protocol.key(record(seed=1))
+    assert protocol.key(record()) != protocol.key(record(seed=1)) and protocol.key(record(seed=1.0)) == protocol.key(record(seed=1))
 
 
 def test_only_equals_are_compared_and_the_others_are_told():

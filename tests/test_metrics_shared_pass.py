@@ -158,10 +158,43 @@ def test_pruning_keeps_what_is_higher(tmp_path):
 
 
 def test_every_metric_says_what_it_is():
-    assert registry.patterns() and all('(' in line and len(line) < 150 for line in registry.list_valid_metrics())
+    lines = registry.list_valid_metrics()
+    assert len(lines) == len(registry.forms()) > 10 and all('(' in line and len(line) < 150 for line in lines)
     with pytest.raises(ValueError, match="better is 'more'"):
         registry.register_metric('x<N>', needs='teacher', better='more')(lambda *_: None)
     assert not registry.is_valid_metric('x5')
+
+
+@pytest.mark.parametrize('name, number', [('ppl2_wend', 50_000), ('ppl2_wend1k', 1000), ('lpips_diversity', 10_000),
+                                          ('lpips_diversity_in_class200', 200), ('is50k', 50_000),
+                                          ('kid50k_full', 50_000), ('pr50k3_full', 50_000), ('memorization5k', 5000)])
+def test_names(name, number):
+    assert registry.find_metric(name)[1] == number
+
+
+class Square(torch.nn.Module):
+    """Features that LPIPS might have."""
+
+    def forward(self, img, resize_images: bool = True, return_lpips: bool = False):
+        assert return_lpips and not resize_images
+        return img.to(torch.float32).flatten(1) / 100
+
+
+class Synthesis(torch.nn.Module):
+    def forward(self, ws, noise_mode, force_fp32):
+        return (ws[:, 0, :3, None, None] * 0.2).expand(-1, -1, 16, 16)
+
+
+def test_metrics_of_the_generator_itself(tmp_path, data):
+    """They take no features of others, may be asked for beside those that do, and add to the protocol how they sampled."""
+    G = Noiseless()
+    G.mapping, G.synthesis = (lambda z, c: z[:, None]), Synthesis()
+    files = dict(vgg16=save_script(tmp_path / 'vgg.pt', Square()), teacher_kwargs=PIXELS)
+    metrics = ['ppl2_wend20', 'clipfid10_full']
+    loaded = metric_main.load_detectors(metrics, 'cpu', **files)
+    ppl, fid = calc(data, metrics, G=G, detector=loaded)
+    assert ppl['value'] > 0 and ppl['reference'] is None and ppl['generated']['paths'] == 20 and ppl['generated']['crop'] == 'none'
+    assert 'intervals' not in ppl and fid['intervals'] and metric_main.describe(ppl).startswith('ppl2_wend20 ')
 
 
 def test_the_command_with_several(tmp_path, data):
@@ -169,7 +202,10 @@ def test_the_command_with_several(tmp_path, data):
     network = make_snapshot(tmp_path / 'run' / 'network-snapshot-000012.safetensors', data)
     code, output = run(f'--network={network}', f'--metrics={",".join(METRICS)}', f'--teacher={save_teacher(tmp_path / "t.safetensors")}',
                        '--batch=8', '--bootstrap=3', f'--ref={data["path"]}', '--trunc=0.7')
-    assert code == 0 and 'precision' in output and 'standard error' in output
+    assert code == 0 and 'Warning' not in output and 'precision' in output and 'standard error' in output
+    other = make_data(tmp_path / 'other.zip', num=9)
+    code, again = run(f'--network={network}', '--metrics=clipmemorization5', f'--teacher={tmp_path / "t.safetensors"}', f'--ref={other["path"]}')
+    assert code == 0 and f'Warning: memorization is measured against --ref={other["path"]}, the network was trained on {data["path"]}' in again
     records = [json.loads((tmp_path / 'run' / f'metric-{metric}.jsonl').read_text()) for metric in METRICS]
     assert all(record['intervals']['value'] and record['bootstrap']['resamples'] == 3 for record in records)
     assert records[3]['picture'] == 'pairs-clipmemorization20.png' and (tmp_path / 'run' / records[3]['picture']).is_file()
