@@ -1,130 +1,66 @@
 """Sample images from a trained generator: python generate.py --network=FILE --grid=8x6 --outdir=out"""
 
-import math
+import json
 import os
-import re
-import zipfile
 
 import click
-import numpy as np
 import torch
+import tqdm
 
 from dnnlib import UserError, files
 from dnnlib.util import user_errors
-from torch_utils import misc
-from training import image_grid, model_files
+from kd_plugin.options import DEFAULT_TEACHER
+from metrics import detectors
+from training import image_grid, latent_walk, model_files, neighbors, sampling, video_files
 from training.config import torch_device
+from training.generate_options import (
+    SETTINGS,
+    PlainOrCommand,
+    batch_option,
+    class_option,
+    device_option,
+    network_option,
+    noise_option,
+    outdir_option,
+    trunc_option,
+)
+from training.sampling import classes_of, labels_of, latents_of_seeds, load_projected_w, parse_class, parse_grid, parse_seeds, synthesize
 
 
-def parse_seeds(text):
-    """'0,3,7-9' -> [0, 3, 7, 8, 9]."""
-    seeds = []
-    for part in text.split(','):
-        match = re.fullmatch(r'\s*(\d+)(?:-(\d+))?\s*', part)
-        if match is None:
-            raise UserError(f'--seeds={text}: {part!r} is neither a number nor a range; write it like 0,3,7-9')
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise UserError(f'--seeds={text}: the range {part.strip()} runs backwards; write {last}-{first}')
-        if last >= 2 ** 32:
-            raise UserError(f'--seeds={text}: a seed must be below 2^32')
-        seeds += range(first, last + 1)
-    return seeds
-
-
-def parse_grid(text):
-    """'8x6' -> (8, 6), columns and rows."""
-    match = re.fullmatch(r'(\d+)x(\d+)', text)
-    if match is None or '0' in match.groups():
-        raise UserError(f'--grid={text}: must be columns x rows, like 8x6')
-    return int(match[1]), int(match[2])
-
-
-def parse_class(text, c_dim, class_names):
-    """Class number or name -> number; None stays None."""
-    if text is None:
-        return None
-    if c_dim == 0:
-        raise UserError(f'--class={text}: this generator is unconditional; leave --class out')
-    if class_names and text in class_names:
-        return class_names.index(text)
-    if not text.isdigit() or int(text) >= c_dim:
-        names = f' or one of {", ".join(class_names[:10])}{" ..." if len(class_names) > 10 else ""}' if class_names else ''
-        raise UserError(f'--class={text}: must be a number from 0 to {c_dim - 1}{names}')
-    return int(text)
-
-
-def load_projected_w(path, G):
-    """ws [n, num_ws, w_dim] from the entry 'w' of an .npz file."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            ws = torch.from_numpy(archive['w'].astype(np.float32))
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as err:
-        raise UserError(f'--projected-w={path}: cannot be read ({err}); it must be an .npz file with an entry w') from err
-    if ws.ndim != 3 or list(ws.shape[1:]) != [G.num_ws, G.w_dim]:
-        raise UserError(f'--projected-w={path}: w has shape {list(ws.shape)}, this generator takes [n, {G.num_ws}, {G.w_dim}]')
-    return ws
-
-
-@torch.no_grad()
-def synthesize(G, ws, noise_mode, batch, device):
-    """ws [n, num_ws, w_dim] -> uint8 [n, C, H, W] on the CPU."""
-    parts = [misc.to_uint8(G.synthesis(part.to(device), noise_mode=noise_mode)).cpu() for part in ws.split(batch)]
-    return torch.cat(parts)
-
-
-@torch.no_grad()
-def latents_of_seeds(G, seeds, classes, trunc, device):
-    """-> ws [n, num_ws, w_dim]. A seed gives the same image whatever the batch and the device."""
-    z = torch.from_numpy(np.concatenate([np.random.RandomState(seed).randn(1, G.z_dim) for seed in seeds])).to(device, torch.float32)
-    c = torch.zeros([len(seeds), G.c_dim], device=device)
-    if G.c_dim > 0:
-        c[torch.arange(len(seeds)), torch.tensor(classes)] = 1
-    return G.mapping(z, c, truncation_psi=trunc)
-
-
-def classes_of(seeds, columns, chosen, c_dim):
-    """The class of each image: the chosen one, else one per row of the grid (one per image without a grid)."""
-    return [chosen if chosen is not None else (i // (columns or 1)) % c_dim for i in range(len(seeds))] if c_dim > 0 else None
-
-
-def labels_of(seeds, classes, class_names):
-    """What is written under each image of a grid."""
-    if classes is None:
-        return [f'seed {seed}' for seed in seeds]
-    name = lambda k: class_names[k] if class_names else f'class {k}'
-    return [f'{name(k)}, seed {seed}' for seed, k in zip(seeds, classes, strict=True)]
-
-
-@click.command(context_settings=dict(max_content_width=120))
-@click.option('--network', help='Network: file, https:// address, hf:user/repo or a published name such as ffhq256', required=True, metavar='NETWORK')
-@click.option('--outdir', help='Where to save the images', required=True, metavar='DIR')
+@click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='', context_settings=dict(SETTINGS, allow_extra_args=False))
+@network_option
+@outdir_option
 @click.option('--seeds', help='Random seeds, like 0,3,7-9  [default: 0-15, or as many as the grid holds]', metavar='LIST')
 @click.option('--grid', help='One image of so many columns and rows instead of single images', metavar='COLSxROWS')
 @click.option('--labels', help='Write seed and class under the images of a grid', type=bool, default=True, show_default=True, metavar='BOOL')
-@click.option('--trunc', help='Truncation psi: 1 = none, less = more typical', type=float, default=1, show_default=True)
-@click.option('--class', 'class_text', help='Class number or name  [default: one class per row]', metavar='CLASS')
-@click.option('--noise-mode', help='Noise of the synthesis', type=click.Choice(['const', 'random', 'none']), default='const', show_default=True)
+@trunc_option
+@class_option
+@noise_option
 @click.option('--projected-w', help='Latents to synthesise instead of seeds', metavar='FILE.npz')
-@click.option('--batch', help='Images at a time', type=click.IntRange(min=1), default=16, show_default=True, metavar='INT')
-@click.option('--device', help='Where to run', type=click.Choice(['auto', 'cuda', 'cpu', 'mps']), default='auto', show_default=True)
+@batch_option
+@device_option
 def main(**opts):
-    """Save sample images of a trained generator."""
+    """Save sample images of a trained generator.
+
+    \b
+    generate.py --network=NETWORK --seeds=0-99 --trunc=0.7 --outdir=out        100 files
+    generate.py --network=NETWORK --grid=8x6 --outdir=out                      one image of 48
+
+    Other things have commands, each with options of its own: generate.py video --help
+    """
     with user_errors():
         generate(**opts)
 
 
 def generate(network, outdir, seeds, grid, labels, trunc, class_text, noise_mode, projected_w, batch, device):
     """What the command does; options as of the command."""
-    if not math.isfinite(trunc):
-        raise UserError(f'--trunc={trunc}: must be a number such as 0.7')
+    sampling.check_trunc(trunc)
     if projected_w is not None and (seeds is not None or class_text is not None or trunc != 1):
         raise UserError(f'--projected-w={projected_w}: the latents are given; leave --seeds, --class and --trunc out')
     columns, rows = parse_grid(grid) if grid is not None else (None, None)
     seeds = parse_seeds(seeds) if seeds is not None else list(range(columns * rows if grid else 16))
     device = torch_device(device)
-    snapshot = model_files.load_snapshot(network, device)
-    G, class_names = snapshot.G_ema, snapshot.info['training'].get('class_names')
+    G, class_names = load(network, device)
     torch.manual_seed(0)                    # of --noise-mode=random
     if projected_w is not None:
         ws = load_projected_w(projected_w, G)
@@ -136,15 +72,168 @@ def generate(network, outdir, seeds, grid, labels, trunc, class_text, noise_mode
     if grid is not None and len(ws) > columns * rows:
         raise UserError(f'--grid={grid}: holds {columns * rows} images, there are {len(ws)}; use a larger grid')
     imgs = synthesize(G, ws, noise_mode, batch, device)
+    if grid is None:
+        return image_grid.save_images(imgs, names, outdir)
+    picture = image_grid.to_labelled_grid(imgs, columns, captions) if labels else image_grid.to_grid(imgs, columns)
+    image_grid.save_sheet(picture, 'grid.png', outdir)
+
+
+def load(network, device):
+    """-> generator, names of its classes or None."""
+    snapshot = model_files.load_snapshot(network, device)
+    return snapshot.G_ema, snapshot.info['training'].get('class_names')
+
+
+@main.command(context_settings=SETTINGS)
+@network_option
+@outdir_option
+@click.option('--seeds', help='Random seeds, a row each', default='0-5', show_default=True, metavar='LIST')
+@click.option('--trunc', help='Values of the truncation psi, a column each', default='0,0.3,0.5,0.7,0.85,1', show_default=True, metavar='LIST')
+@class_option
+@noise_option
+@batch_option
+@device_option
+def truncation(**opts):
+    """Show what truncation does to an image.
+
+    \b
+    generate.py truncation --network=NETWORK --seeds=0-3 --trunc=0,0.5,1,1.5 --outdir=out
+
+    Saves truncation.png, a row for each seed, and its images one by one.
+    """
+    with user_errors():
+        sweep_truncation(**opts)
+
+
+def sweep_truncation(network, outdir, seeds, trunc, class_text, noise_mode, batch, device):
+    """What the command does; options as of the command."""
+    seeds, psis = parse_seeds(seeds), sampling.parse_truncs(trunc)
+    device = torch_device(device)
+    G, class_names = load(network, device)
+    classes = classes_of(seeds, 1, parse_class(class_text, G.c_dim, class_names), G.c_dim)
+    ws = torch.stack([latents_of_seeds(G, seeds, classes, psi, device) for psi in psis], dim=1)
+    torch.manual_seed(0)                    # of --noise-mode=random
+    imgs = synthesize(G, ws.flatten(0, 1), noise_mode, batch, device)
+    captions = [f'{label}, {psi:g}' for label in labels_of(seeds, classes, class_names) for psi in psis]
+    image_grid.save_images(imgs, [f'seed{seed:04d}-trunc{psi:g}.png' for seed in seeds for psi in psis], outdir)
+    image_grid.save_sheet(image_grid.to_labelled_grid(imgs, len(psis), captions, min_tile=96), 'truncation.png', outdir)
+
+
+@main.command(context_settings=SETTINGS)
+@network_option
+@click.option('--outdir', help='Where to save video.mp4, or the frames', required=True, metavar='DIR')
+@click.option('--seeds', help='Seeds of the keyframes, those of the first walk first  [default: six per walk, from 0 on]', metavar='LIST')
+@click.option('--projected-w', help='Keyframes in w instead of seeds', metavar='FILE.npz')
+@click.option('--grid', help='So many walks side by side', default='1x1', show_default=True, metavar='COLSxROWS')
+@click.option('--space', help='Latents that are interpolated', type=click.Choice(['z', 'w']), default='w', show_default=True)
+@click.option('--interpolation', help='From keyframe to keyframe; spherical is about the origin in z, about the average in w',
+              type=click.Choice(latent_walk.INTERPOLATIONS), default='spline', show_default=True)
+@click.option('--steps', help='Frames from one keyframe to the next', type=click.IntRange(min=1), default=60, show_default=True, metavar='INT')
+@click.option('--loop', help='Return to the first keyframe', type=bool, default=True, show_default=True, metavar='BOOL')
+@click.option('--trunc', help='Truncation psi; several are spread evenly over the video', default='1', show_default=True, metavar='LIST')
+@class_option
+@click.option('--noise-mode', help='Noise of the synthesis: the same for all frames, fresh for each, or none', default='const', show_default=True,
+              type=click.Choice(['const', 'random', 'none']))
+@click.option('--seed', help='Of the random noise', type=click.IntRange(0, 2 ** 32 - 1), default=0, show_default=True, metavar='INT')
+@click.option('--zoom', help='Enlarge, pixel by pixel', type=click.IntRange(min=1), default=1, show_default=True, metavar='INT')
+@click.option('--fps', help='Frames per second', type=click.IntRange(min=1), default=30, show_default=True, metavar='INT')
+@click.option('--frames', help='Save the frames as PNG instead', is_flag=True)
+@batch_option
+@device_option
+def video(**opts):
+    """Make a video of a walk from image to image.
+
+    \b
+    generate.py video --network=NETWORK --seeds=3,7,12,20 --trunc=0.7 --outdir=out
+    generate.py video --network=NETWORK --grid=4x2 --steps=90 --outdir=out               eight walks at once
+    generate.py video --network=NETWORK --seeds=5 --trunc=0,1 --outdir=out               one image, from the average and back
+
+    An mp4 needs the package imageio-ffmpeg; --frames does not.
+    """
+    with user_errors():
+        make_video(**opts)
+
+
+def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, steps, loop, trunc, class_text, noise_mode, seed, zoom, fps,
+               frames, batch, device):
+    """What the command does; options as of the command."""
+    if projected_w is not None and (seeds is not None or class_text is not None or space == 'z'):
+        raise UserError(f'--projected-w={projected_w}: the latents are given, in w; leave --seeds, --class and --space out')
+    columns, rows = parse_grid(grid)
+    seeds = parse_seeds(seeds) if seeds is not None else list(range(6 * columns * rows))
+    truncs = sampling.parse_truncs(trunc)
+    if not frames:
+        video_files.check_mp4('add --frames for PNG files')
+    device = torch_device(device)
+    G, class_names = load(network, device)
+    for psi in truncs:
+        sampling.check_trunc(psi, G)
+    latents = sampling.z_of_seeds(G, seeds) if projected_w is None else load_projected_w(projected_w, G)
+    if len(latents) % (columns * rows) != 0:
+        raise UserError(f'--grid={grid}: {len(latents)} keyframes cannot be shared by {columns * rows} walks; each takes as many as the others')
+    classes = classes_of(range(columns * rows), columns, parse_class(class_text, G.c_dim, class_names), G.c_dim)
+    keys, c = latent_walk.make_keys(G, latents, columns * rows, classes, space, device)
+    center = latent_walk.center_of(G) if space == 'w' else None
+    walk = latent_walk.Walk(keys, interpolation, steps, loop, center)
+    pictures = latent_walk.WalkFrames(G, walk, c, truncs, noise_mode, seed, batch, columns, zoom, device)
     files.make_dir(outdir)
-    if grid is not None:
-        picture = image_grid.to_labelled_grid(imgs, columns, captions) if labels else image_grid.to_grid(imgs, columns)
-        names, pictures = ['grid.png'], [picture]
+    with tqdm.tqdm(pictures, desc='Video', unit='frame', leave=False, disable=None) as bar:
+        count = video_files.write_pngs(bar, outdir) if frames else video_files.write_mp4(bar, os.path.join(outdir, 'video.mp4'), fps)
+    print(f'Saved {count} frames {"" if frames else "as video.mp4 "}in {outdir}')
+
+
+@main.command('neighbors', context_settings=SETTINGS, short_help='Show images beside the nearest training images.')
+@network_option
+@outdir_option
+@click.option('--data', help='Training images: folder or zip from dataset_tool.py, or demo  [default: those of the training]', metavar='PATH|demo')
+@click.option('--mirror', help='Compare with the mirrored images too  [default: as in the training]', type=bool, metavar='BOOL')
+@click.option('--seeds', help='Random seeds, a row each', default='0-7', show_default=True, metavar='LIST')
+@click.option('--nearest', help='Training images beside each', type=click.IntRange(min=1), default=5, show_default=True, metavar='INT')
+@click.option('--space', help='What is compared: the features of a teacher, or pixels', type=click.Choice(list(neighbors.DISTANCES)),
+              default='teacher', show_default=True)
+@click.option('--teacher', '--kd-teacher', 'teacher', help='Teacher whose features are compared', default=DEFAULT_TEACHER, show_default=True,
+              metavar='NAME')
+@trunc_option
+@class_option
+@noise_option
+@batch_option
+@device_option
+def show_neighbors(**opts):
+    """Show generated images beside the training images nearest to them.
+
+    \b
+    generate.py neighbors --network=NETWORK --data=cats.zip --seeds=0-7 --outdir=out
+    generate.py neighbors --network=NETWORK --data=cats.zip --space=pixels --outdir=out          no teacher needed
+
+    Saves neighbors.png, with the distance under each image, and neighbors.json with the same numbers.
+    """
+    with user_errors():
+        find_neighbors(**opts)
+
+
+def find_neighbors(network, outdir, data, mirror, seeds, nearest, space, teacher, trunc, class_text, noise_mode, batch, device):
+    """What the command does; options as of the command."""
+    sampling.check_trunc(trunc)
+    seeds = parse_seeds(seeds)
+    device = torch_device(device)
+    snapshot = model_files.load_snapshot(network, device)
+    G, class_names = snapshot.G_ema, snapshot.info['training'].get('class_names')
+    classes = classes_of(seeds, 1, parse_class(class_text, G.c_dim, class_names), G.c_dim)
+    ws = latents_of_seeds(G, seeds, classes, trunc, device)
+    dataset = neighbors.open_training_images(data, mirror, snapshot, network)
+    if space == 'pixels':
+        features, distance = neighbors.pixel_features, neighbors.pixel_distance
     else:
-        pictures = [image_grid.to_grid(img[None], 1) for img in imgs]
-    for name, picture in zip(names, pictures, strict=True):
-        image_grid.save_image(picture, os.path.join(outdir, name))
-    print(f'Saved {names[0]}{f" to {names[-1]}" if len(names) > 1 else ""} in {outdir}')
+        detector = detectors.load_teacher_detector(device, dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
+        features, distance = neighbors.unit_features(detector), neighbors.cosine_distance
+    torch.manual_seed(0)                    # of --noise-mode=random
+    imgs = synthesize(G, ws, noise_mode, batch, device)
+    found = neighbors.find_neighbors(imgs, dataset, features, distance, nearest, batch, device)
+    image_grid.save_sheet(neighbors.sheet(imgs, labels_of(seeds, classes, class_names), dataset, found), 'neighbors.png', outdir)
+    record = dict(network=model_files.address_of(network), data=dataset.facts(), distance=neighbors.DISTANCES[space],
+                  teacher=teacher if space == 'teacher' else None, trunc=trunc, noise_mode=noise_mode,
+                  neighbors=neighbors.as_records(seeds, classes, dataset, found))
+    files.write_text(os.path.join(outdir, 'neighbors.json'), json.dumps(record, indent=2) + '\n')
 
 
 if __name__ == '__main__':

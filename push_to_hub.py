@@ -2,6 +2,7 @@
 
 import glob
 import os
+import tempfile
 
 import click
 
@@ -25,18 +26,30 @@ def choose_snapshot(run, network):
     return path
 
 
-def collect(snapshot, repo):
-    """{name in the repository: bytes, or path}: card, snapshot, its samples, all metric records of the run."""
+def without_folders(value):
+    """What JSON holds, with each absolute path cut to its last part: the folders of this machine are nobody's business."""
+    if isinstance(value, dict):
+        return {key: without_folders(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [without_folders(entry) for entry in value]
+    return os.path.basename(value) if isinstance(value, str) and os.path.isabs(value) else value
+
+
+def collect(snapshot, repo, folder):
+    """{name in the repository: bytes, or path}: card, snapshot, its samples, all metric records of the run. folder: for the published snapshot."""
+    published = os.path.join(folder, hub.MODEL_FILE)
+    tensors, info = checkpoint.load(snapshot, 'network')
+    checkpoint.save(published, 'network', tensors, without_folders(info))
     card = model_card.make_card(snapshot, title=repo.split('/')[1], load_as=f'hf:{repo}')
-    folder = os.path.dirname(os.path.abspath(snapshot))
-    others = [model_card.samples_of(snapshot), *sorted(glob.glob(os.path.join(glob.escape(folder), 'metric-*.jsonl')))]
-    return {'README.md': card.encode(), hub.MODEL_FILE: snapshot} | {os.path.basename(path): path for path in others if path is not None}
+    run = os.path.dirname(os.path.abspath(snapshot))
+    others = [model_card.samples_of(snapshot), *sorted(glob.glob(os.path.join(glob.escape(run), 'metric-*.jsonl')))]
+    return {'README.md': card.encode(), hub.MODEL_FILE: published} | {os.path.basename(path): path for path in others if path is not None}
 
 
 def describe(found):
     """A line for each file."""
     size = lambda content: format_bytes(len(content) if isinstance(content, bytes) else os.path.getsize(content))
-    return [f'  {name:<30} {size(content):>10}' + ('' if isinstance(content, bytes) else f'  {content}') for name, content in found.items()]
+    return [f'  {name:<30} {size(content):>10}' for name, content in found.items()]
 
 
 @click.command(context_settings=dict(max_content_width=120))
@@ -48,8 +61,7 @@ def describe(found):
 def main(**opts):
     """Upload a snapshot with its model card, samples and metric records to the Hugging Face Hub.
 
-    It is then loaded with --network=hf:USER/NAME. The snapshot is uploaded as it is: its metadata hold all options of the training, among
-    them the path of the training images.
+    It is then loaded with --network=hf:USER/NAME. Its metadata hold all options of the training, absolute paths cut to the name of the file.
     """
     with user_errors():
         push(**opts)
@@ -60,12 +72,13 @@ def push(run, network, repo, private, dry_run):
     if hub.REPO.fullmatch(repo) is None:
         raise UserError(f'--repo={repo}: must be USER/NAME')
     snapshot = choose_snapshot(run, network)
-    found = collect(snapshot, repo)
-    print('\n'.join([f'Files for hf:{repo}:', *describe(found)]))
-    if dry_run:
-        print(f'\n{found["README.md"].decode()}\nDry run; nothing was uploaded.')
-    else:
-        print(f'Uploaded: {hub.upload(repo, found, private, f"Upload {os.path.basename(snapshot)}")}')
+    with tempfile.TemporaryDirectory() as folder:
+        found = collect(snapshot, repo, folder)
+        print('\n'.join([f'Files for hf:{repo}, from {snapshot}:', *describe(found)]))
+        if dry_run:
+            print(f'\n{found["README.md"].decode()}\nDry run; nothing was uploaded.')
+        else:
+            print(f'Uploaded: {hub.upload(repo, found, private, f"Upload {os.path.basename(snapshot)}")}')
 
 
 if __name__ == '__main__':

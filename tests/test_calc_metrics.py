@@ -223,7 +223,7 @@ def test_no_class_is_taken_from_a_snapshot(tmp_path):
 
 
 def snapshot_of_nothing(tmp_path):
-    checkpoint.save(str(tmp_path / 'y.safetensors'), 'network', {'x': torch.zeros(1)}, dict(networks={}, training={}))
+    checkpoint.save(str(tmp_path / 'y.safetensors'), 'network', {'x': torch.zeros(1)}, dict(networks=dict(G=NETWORK), training={}))
     return f'--network={tmp_path / "y.safetensors"}'
 
 

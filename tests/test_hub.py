@@ -10,12 +10,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import run_cli
 from test_model_card import make_data, make_run, measured
 from test_model_files import serving
 
 import push_to_hub
-from dnnlib import UserError, files
+from dnnlib import UserError
+from torch_utils import checkpoint
 from training import hub
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -110,7 +112,13 @@ def test_there_and_back(run, tmp_path, server):
             'print(model_files.load_generator("hf:me/faces", "cpu").img_resolution)')
     *printed, path, resolution = python(code, tmp_path, server)
     assert printed[-1] == f'Uploaded: {server.address}/me/faces/commit/1' and resolution == '16'
-    assert files.sha256_of_file(path) == files.sha256_of_file(str(run / 'network-snapshot-000024.safetensors'))
+    tensors, info = checkpoint.load(path, 'network')
+    own_tensors, own = checkpoint.load(str(run / 'network-snapshot-000024.safetensors'), 'network')
+    assert set(tensors) == set(own_tensors) and all(torch.equal(tensors[name], own_tensors[name]) for name in tensors)
+    data = own['training']['options']['training_set_kwargs']
+    assert os.path.isabs(data['path']) and data['path'] not in json.dumps(info)
+    assert info['training']['options']['training_set_kwargs'] == dict(data, path=os.path.basename(data['path']))
+    assert info['networks'] == own['networks'] and info['training']['cur_nimg'] == 24000
     uploaded = server.repos['me/faces']
     assert set(uploaded) == {'README.md', 'model.safetensors', 'fakes000024.png', 'metric-fid7_full.jsonl'}
     card = uploaded['README.md'].decode()
@@ -196,7 +204,7 @@ def test_dry_run(run, monkeypatch):
     for source in (f'--run={run}', f'--network={snapshot}'):
         code, output = run_cli(push_to_hub.main, source, '--repo=me/faces', '--dry-run')
         assert code == 0 and 'Dry run; nothing was uploaded.' in output and '# faces' in output
-        assert re.search(rf'model\.safetensors +\d+\.\d kB  {re.escape(str(snapshot))}\n', output)
+        assert f'from {snapshot}:\n' in output and re.search(r'^  model\.safetensors +\d+\.\d kB$', output, re.M)
         assert all(re.search(f'^  {name} ', output, re.M) for name in ('README.md', 'fakes000024.png', 'metric-fid7_full.jsonl'))
 
 

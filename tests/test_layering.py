@@ -13,7 +13,7 @@ MAY_IMPORT = {
     'metrics': {'dnnlib', 'torch_utils', 'metrics'},
     'kd_plugin': {'dnnlib', 'torch_utils', 'training', 'kd_plugin'},
 }
-TOP_LEVEL = {'train', 'generate', 'calc_metrics', 'dataset_tool', 'legacy', 'export', 'push_to_hub'}
+TOP_LEVEL = {'train', 'generate', 'calc_metrics', 'dataset_tool', 'legacy', 'export', 'push_to_hub', 'style_mixing', 'projector'}
 
 
 def imported_packages(path):

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import requests
 import torch
-from test_metrics_detectors import LargeOnly, ToyInception, save_script
+from test_metrics_detectors import LargeOnly, ToyInception, save_script, save_teacher, teacher_kwargs
 
 from dnnlib import UserError, files
 from metrics import lpips
+from metrics.detectors import load_teacher_detector
 from metrics.lpips import load_alexnet_lpips, load_vgg16_lpips
 
 LAYERS = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}   # position: channels out, in, kernel
@@ -111,6 +112,13 @@ def test_an_image_is_at_distance_0_from_itself_and_greys_count_as_three_channels
     assert not alexnet(a).requires_grad and math.isnan(distance(alexnet, a, a * torch.nan).sum())
 
 
+def test_pixels_without_any_activation(tmp_path, checkpoints):
+    """They have no direction; their features are 0."""
+    path = tmp_path / 'dead.pth'
+    torch.save({name: torch.zeros_like(value) for name, value in alexnet_state().items()}, path)
+    assert load_alexnet_lpips('cpu', str(path), checkpoints[1])(image_pairs((40, 40))[0]).count_nonzero() == 0
+
+
 def test_what_a_detector_is_known_by(alexnet, checkpoints):
     assert alexnet.identity == ' '.join(f'sha256:{files.sha256_of_file(path)}' for path in checkpoints)
     assert (alexnet.name, alexnet.num_features, alexnet.resize) == ('LPIPS 0.1 with AlexNet', None, 'none')
@@ -196,6 +204,15 @@ def test_gradients_pass_to_images_and_stay_out_of_the_network(kind, alexnet, tmp
     grad, = torch.autograd.grad((features - features.detach() - 1).square().sum(), img)
     assert grad.isfinite().all() and grad.abs().max() > 0
     assert not network(img.detach()).requires_grad
+
+
+def test_teachers_take_floats_and_pass_gradients_on(tmp_path):
+    path = save_teacher(tmp_path / 'x.safetensors')
+    teacher = load_teacher_detector('cpu', teacher_kwargs(path))
+    img = torch.randint(0, 256, [2, 3, 32, 32], dtype=torch.uint8)
+    torch.testing.assert_close(teacher(img.float()), teacher(img))
+    x = img.float().requires_grad_()
+    assert torch.autograd.grad(teacher.network(x).sum(), x)[0].abs().max() > 0
 
 
 @pytest.mark.parametrize('module, message', [

@@ -105,6 +105,18 @@ def test_several_processes_share_the_work(monkeypatch):
     assert [int((part > 0).sum()) for part in parts] == [8, 6, 4] and torch.equal(sum(parts), whole)
 
 
+def test_the_generator_works_without_tf32():
+    G, matmul, seen = LinearGenerator(), torch.backends.cuda.matmul, []
+    G.mapping = lambda z, c: (seen.append(matmul.allow_tf32), z[:, None])[1]
+    before = matmul.allow_tf32
+    try:
+        matmul.allow_tf32 = True
+        ppl.path_lengths(options(G), 3, 'z', 'end', crop=False)
+        assert seen == [False, False] and matmul.allow_tf32
+    finally:
+        matmul.allow_tf32 = before
+
+
 def test_slerp():
     a, b = torch.randn([2, 9, 20], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     unit = lambda x: x / x.norm(dim=1, keepdim=True)

@@ -169,6 +169,15 @@ def test_a_small_snapshot_and_the_state_of_the_same_run_as_a_start(tiny_data, tm
     assert torch.equal(weight(third.D), weight(first.D)) and torch.equal(third.G.state_dict()[name], first.G.state_dict()[name])
 
 
+def test_a_snapshot_that_somebody_moves_away_does_not_stop_the_training(tiny_data, tmp_path):
+    trainer = make_trainer(make_config(tiny_data, '--batch=8', '--snapshot-keep=last=1', total_kimg=0.008, metrics=['clipfid8_full']), tmp_path)
+    report = trainer.store.metrics_measured
+    trainer.store.metrics_measured = lambda nimg: (os.remove(trainer.store.snapshot_path(nimg)), report(nimg))
+    teacher = dict(func_name='kd_plugin.teacher.load_teacher', name='demo')
+    trainer.config.metric_kwargs = dict(func_name='metrics.metric_main.calc_and_report', teacher_kwargs=teacher)
+    assert trainer.run() and not list(tmp_path.glob('network-snapshot*'))
+
+
 def test_what_a_killed_process_left_unfinished_is_removed(tiny_data, tmp_path):
     (tmp_path / 'network-snapshot-000000.safetensors.0a1b2c3d.tmp').write_bytes(b'half')
     assert not make_trainer(make_config(tiny_data, '--batch=8'), tmp_path).resume()

@@ -16,7 +16,7 @@ import torch
 from dnnlib import UserError
 from torch_utils import checkpoint
 from torch_utils.background_writer import BackgroundWriter
-from training import networks, run_files, snapshot_keep, snapshots
+from training import legacy_writer, networks, run_files, snapshot_keep, snapshots
 
 ROOT = pathlib.Path(__file__).parent.parent
 KWARGS = dict(class_name='training.networks.Generator', z_dim=8, c_dim=2, w_dim=8, img_resolution=16, img_channels=3,
@@ -146,8 +146,12 @@ def set_kwargs(**changes):
     (set_kwargs(surprise=1), r"G_ema has the argument 'surprise' \(1\), which this project does not know"),
     (set_kwargs(w_dim=9), r'G_ema has the tensor .* with shape .*8.* ask for .*9'),
     (set_kwargs(c_dim=0), r"G_ema has the tensor '?mapping"),
-    (lambda info: info.update(networks=['G_ema']), 'it does not describe its networks'),
-    (lambda info: info.update(networks=dict(G_ema=3)), 'it does not describe its networks'),
+    (lambda info: info.update(networks=['G_ema']), r'networks is "\[\'G_ema\'\]", which it cannot be'),
+    (lambda info: info.update(networks=dict(G_ema=3)), "G_ema is '3', which it cannot be"),
+    (lambda info: info.update(networks=dict(info['networks'], H=info['networks']['G_ema'])), 'it does not describe its networks'),
+    (lambda info: info.update(training=[]), r"training is '\[\]', which it cannot be"),
+    (lambda info: info.update(training=dict(options=dict(training_set_kwargs='x'))), "training_set_kwargs is 'x', which it cannot be"),
+    (lambda info: info.update(training=dict(class_names=[1])), "class_names is '1', which it cannot be"),
     (lambda info: info.clear(), 'it does not describe its networks'),
 ])
 def test_metadata_that_lies_about_the_networks(snapshot, change, message):
@@ -156,6 +160,22 @@ def test_metadata_that_lies_about_the_networks(snapshot, change, message):
     with pytest.raises(UserError, match=message) as err:
         snapshots.load_networks(snapshot)
     assert '\n' not in str(err.value) and len(str(err.value)) < 1000 and time.monotonic() - began < 2
+
+
+def test_numbers_that_no_float_can_hold(snapshot):
+    with_info(snapshot, set_kwargs(mapping_kwargs=dict(lr_multiplier=10 ** 400)))
+    with pytest.raises(UserError, match='mapping_kwargs has the argument lr_multiplier=1000'):
+        snapshots.load_networks(snapshot)
+
+
+@pytest.mark.parametrize('change', [set_kwargs(mapping_kwargs=dict(num_layers=10 ** 7)), set_kwargs(surprise=1), lambda info: info.clear(),
+                                    lambda info: info.update(training=[]), lambda info: info['networks'].update(G_ema=[])])
+def test_nothing_is_converted_that_could_not_be_loaded(snapshot, change, tmp_path):
+    with_info(snapshot, change)
+    began = time.monotonic()
+    with pytest.raises(UserError, match='x.pkl: cannot be written: '):
+        legacy_writer.write(str(tmp_path / 'x.pkl'), *checkpoint.load(snapshot, 'network'))
+    assert time.monotonic() - began < 2 and not (tmp_path / 'x.pkl').exists()
 
 
 @pytest.mark.parametrize('info', ['{', '[1]', '[' * 100000, 'null', 'Infinity'])
@@ -169,7 +189,7 @@ def test_metadata_of_a_hundred_megabytes_are_refused_unread(snapshot):
     edit_header(snapshot, lambda header: header['__metadata__'].update(info='[' + '1,' * (48 << 20) + '1]'))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.monotonic()
-    with pytest.raises(UserError, match='its header has 96 MiB, 16 are the limit'):
+    with pytest.raises(UserError, match='its header has 96 MiB, 4 are the limit'):
         snapshots.load_networks(snapshot)
     assert time.monotonic() - began < 1 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100 << 10
 
@@ -237,6 +257,43 @@ def test_a_crash_while_writing_leaves_a_whole_snapshot(tmp_path, delay):
     assert tensors['x'].shape == (16 << 20,) and (tensors['x'] == info['n']).all()
 
 
+def test_the_queue_is_short(tmp_path):
+    """A disk that hangs must not fill the memory with copies."""
+    writer, gate, submitted = BackgroundWriter(), threading.Event(), []
+
+    def submit_many():
+        for i in range(10):
+            writer.submit(gate.wait, 10)
+            submitted.append(i)
+    thread = threading.Thread(target=submit_many)
+    thread.start()
+    time.sleep(0.3)
+    assert len(submitted) < 6
+    gate.set()
+    thread.join(10)
+    writer.wait()
+    writer.close()
+    assert len(submitted) == 10
+
+
+def test_check_tells_of_an_error_at_once_and_close_can_cancel():
+    writer, done, gate = BackgroundWriter(), [], threading.Event()
+
+    def fail():
+        raise UserError('disk full')
+    writer.submit(fail)
+    deadline = time.monotonic() + 10
+    with pytest.raises(UserError, match='disk full'):
+        while time.monotonic() < deadline:
+            writer.check()
+    writer = BackgroundWriter()
+    writer.submit(gate.wait, 10)
+    writer.submit(done.append, 1)
+    threading.Timer(0.1, gate.set).start()
+    writer.close(cancel=True)
+    assert done == []
+
+
 def test_the_training_may_go_on_while_a_copy_is_written(tmp_path):
     x, writer, gate = torch.zeros(10), BackgroundWriter(), threading.Event()
     writer.submit(gate.wait, 10)
@@ -267,6 +324,13 @@ def test_rules_that_make_no_sense(text, message):
 def test_the_best_needs_a_metric():
     with pytest.raises(UserError, match='add --metrics or leave best out'):
         snapshot_keep.parse('best=1', [])
+
+
+def test_every_means_the_first_after_each_multiple():
+    """Ticks end where a batch ends, and several fall between two multiples."""
+    names = {f's{nimg}': nimg for nimg in (201_024, 403_008, 806_016, 1_008_000, 1_209_024, 2_016_000, 2_217_984)}
+    kept = set(names) - set(snapshot_keep.expendable(names, {}, dict(last=1, every=1000)))
+    assert kept == {'s1008000', 's2016000', 's2217984'}
 
 
 def test_what_is_expendable():

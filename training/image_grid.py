@@ -60,13 +60,12 @@ def to_labelled_grid(img_uint8, columns, labels, min_tile=64):
     text_height = max(h * zoom // 10, 9)
     tile_w, tile_h = w * zoom, h * zoom + text_height + 4
     sheet = PIL.Image.new('RGB', (columns * tile_w, math.ceil(n / columns) * tile_h), 'white')
-    pen = PIL.ImageDraw.Draw(sheet)
     font = PIL.ImageFont.load_default(size=text_height)
     for i, label in enumerate(labels):
-        x, y = i % columns * tile_w, i // columns * tile_h
-        tile = to_grid(img_uint8[i:i + 1], 1).convert('RGB').resize((w * zoom, h * zoom), PIL.Image.Resampling.NEAREST)
-        sheet.paste(tile, (x, y))
-        pen.text((x + 2, y + h * zoom + 1), label, fill='black', font=font)
+        tile = PIL.Image.new('RGB', (tile_w, tile_h), 'white')              # of its own: it cuts off what is too long
+        tile.paste(to_grid(img_uint8[i:i + 1], 1).convert('RGB').resize((w * zoom, h * zoom), PIL.Image.Resampling.NEAREST))
+        PIL.ImageDraw.Draw(tile).text((2, h * zoom + 1), label, fill='black', font=font)
+        sheet.paste(tile, (i % columns * tile_w, i // columns * tile_h))
     return sheet
 
 
@@ -74,6 +73,21 @@ def save_image(image, path):
     """Writes a PIL image as PNG, whole or not at all."""
     with files.atomic_path(path) as temp:
         image.save(temp, format='png')
+
+
+def save_images(img_uint8, names, outdir):
+    """Writes uint8 [N, C, H, W] as single files and says so."""
+    files.make_dir(outdir)
+    for img, name in zip(img_uint8, names, strict=True):
+        save_image(to_grid(img[None], 1), os.path.join(outdir, name))
+    print(f'Saved {names[0]}{f" to {names[-1]}" if len(names) > 1 else ""} in {outdir}')
+
+
+def save_sheet(picture, name, outdir):
+    """Writes a PIL image and says so."""
+    files.make_dir(outdir)
+    save_image(picture, os.path.join(outdir, name))
+    print(f'Saved {name} in {outdir}')
 
 
 class SampleGrid:

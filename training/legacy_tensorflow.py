@@ -76,7 +76,7 @@ def networks(content, names=None):
 
 def _state(network, name, key, kind):
     value = (network.state or {}).get(key)
-    if type(value) is not kind:
+    if type(value) is not kind or (kind is dict and not all(type(entry) is str for entry in value)):
         raise UnusableFile(f'{name} has no {key}')
     return value
 
@@ -118,7 +118,7 @@ def _rest(static):
 def _channel_base(static):
     """There a layer at resolution r has fmap_base / (r / 2) channels, here channel_base / r."""
     base = static.pop('fmap_base', 16384)
-    return base * 2 if type(base) in (int, float) and base * 2 == int(base * 2) else base
+    return int(base * 2) if type(base) in (int, float) and abs(base) < 2 ** 30 and base * 2 == int(base * 2) else base
 
 
 def _generator(static, variables):

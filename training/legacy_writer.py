@@ -10,17 +10,15 @@ import pathlib
 import pickle
 from collections import OrderedDict
 
-import torch
-
-import dnnlib
-from dnnlib import EasyDict, UserError, files
+from dnnlib import EasyDict, UnusableFile, UserError, files
 from torch_utils.persistence import STORAGES, PickledObject, PickledParameter, PickledTensor
 
+from . import snapshot_info
+from .network_arguments import described, laid_out
 from .networks_format import NotIncluded
 
 PROTOCOL = 4                    # Python 3.4 and later
 NAMES = ('G', 'D', 'G_ema')
-CLASSES = ('training.networks.Generator', 'training.networks.Discriminator')
 SOURCES = ('networks_format', 'networks_layers', 'networks_generator', 'networks_discriminator')
 HEADER = '# The networks of KD-DLGAN (Apache License 2.0) as they travel in a pickle.\n\n'
 FOOTER = "\n\n\nHALF_DTYPES['bfloat16'] = torch.float32         # the kernels of the reference implementation know float16 and float32 only\n"
@@ -38,13 +36,14 @@ def write(path, tensors, info):
     """
     source = module_source()
     left = dict(tensors)
-    snapshot = dict(training_set_kwargs=_easy(info['training'].get('options', {}).get('training_set_kwargs')))
     try:
+        info = snapshot_info.check(info)
+        snapshot = dict(training_set_kwargs=_easy(info['training'].get('options', {}).get('training_set_kwargs')))
         for name in NAMES:
-            snapshot[name] = _pickled(_build(info['networks'].get(name)), name, left, source)
+            snapshot[name] = _pickled(_build(name, info['networks'].get(name)), name, left, source)
         if left:
-            raise UserError(f'no network has the tensor {min(left)}')
-    except UserError as err:
+            raise UnusableFile(f'no network has the tensor {min(left)}')
+    except UnusableFile as err:
         raise UserError(f'{path}: cannot be written: {err}; use another snapshot') from err
     snapshot.update(augment_pipe=None, kdgan_training=json.dumps(info['training']))
     with files.atomic_path(path) as temp, open(temp, 'wb') as f:
@@ -66,14 +65,9 @@ def module_source():
     return HEADER + '\n\n\n'.join(['\n'.join(imports), *bodies]) + FOOTER
 
 
-def _build(kwargs):
+def _build(name, kwargs):
     """The network without memory for its tensors."""
-    if kwargs is None:
-        return NotIncluded()
-    if kwargs['class_name'] not in CLASSES:
-        raise UserError(f'the snapshot has a network of the class {kwargs["class_name"]!r}, known are {" and ".join(CLASSES)}')
-    with torch.device('meta'):
-        return dnnlib.util.construct_class_by_name(**kwargs)
+    return NotIncluded() if kwargs is None else laid_out(described(kwargs, name), name)
 
 
 def _pickled(module, prefix, left, source):
@@ -91,7 +85,7 @@ def _take(name, like, left):
     value = left.pop(name, None)
     if value is None or value.shape != like.shape or value.dtype not in STORAGES:
         found = 'nothing' if value is None else f'{value.dtype} of shape {list(value.shape)}'
-        raise UserError(f'the tensor {name} must be floating point of shape {list(like.shape)}, the snapshot has {found}')
+        raise UnusableFile(f'the tensor {name} must be floating point of shape {list(like.shape)}, the snapshot has {found}')
     return value
 
 

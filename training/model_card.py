@@ -5,10 +5,8 @@ import os
 
 import dnnlib
 from dnnlib import UserError, files
-from torch_utils import checkpoint
 
-from . import model_card_metrics, model_files, run_files
-from .dataset import ImageFolderDataset
+from . import model_card_metrics, model_files, run_files, snapshots
 
 SNAPSHOT_PREFIX, SNAPSHOT_ENDING = 'network-snapshot-', '.safetensors'
 NOT_RECORDED = 'not recorded'
@@ -37,12 +35,12 @@ def make_card(snapshot, title=None, load_as=None):
     Raises: UserError if the snapshot cannot be read.
     """
     folder, name = os.path.split(os.path.abspath(snapshot))
-    info = checkpoint.load_info(snapshot, 'network')
+    info = snapshots.load_info(snapshot)
     training = info['training']
     options, nimg = training.get('options', {}), training.get('cur_nimg')
     metrics = model_card_metrics.read(folder, name, nimg, options.get('metrics', []))
     title = title or os.path.basename(folder)
-    data = data_facts(training)
+    data = training.get('dataset', {})
     return '\n'.join([
         *_header(title, options, data, metrics),
         f'# {title}', '', _summary(info['networks']['G_ema'], options, data), '',
@@ -60,18 +58,6 @@ def samples_of(snapshot):
     folder, name = os.path.split(snapshot)
     path = os.path.join(folder, f'fakes{name.removeprefix(SNAPSHOT_PREFIX).removesuffix(SNAPSHOT_ENDING)}.png')
     return path if os.path.isfile(path) else None
-
-
-def data_facts(training):
-    """`ImageFolderDataset.facts()` of the training images: as the snapshot has them, else of the data set itself if it is still there, else {}."""
-    kwargs = training.get('options', {}).get('training_set_kwargs') or {}
-    if 'dataset' in training or not os.path.exists(kwargs.get('path', '')):
-        return training.get('dataset') or {}
-    kwargs = {key: value for key, value in kwargs.items() if key != 'class_name'}       # files name no code to run
-    try:
-        return ImageFolderDataset(**kwargs).facts()
-    except (UserError, TypeError):                  # changed or damaged since; arguments of another program
-        return {}
 
 
 def cell(value):
@@ -151,7 +137,7 @@ def _training_rows(c, nimg, stats):
         ('R1 weight', loss.get('r1_gamma')), ('half-life of the weight average', kimg(c['ema_kimg'] * 1000) if 'ema_kimg' in c else None),
         ('precision', precision), ('augmentation', _augmentation(c, stats)), *_distillation(c, loss.get('kd_kwargs')),
         ('started from', _start(c) if c else None), ('seed', c.get('random_seed')),
-        ('processes', f'{c["num_gpus"]} on {c["device"]}' if 'num_gpus' in c else None),
+        ('processes', f'{c["num_gpus"]} on {c.get("device", NOT_RECORDED)}' if 'num_gpus' in c else None),
         ('time', None if seconds is None else dnnlib.util.format_time(seconds)),
     ]
 
@@ -177,8 +163,9 @@ def _augmentation(c, stats):
 def _distillation(c, kd):
     if kd is None:
         return [('distillation', 'none' if c else None)]
-    settings = ', '.join(f'{key} {_name_of(str(value))}' for key, value in kd['settings'].items())
-    return [('distillation', ', '.join(kd['methods'])), ('teacher', _name_of(kd['teacher'])), ('its settings and those of the methods', settings)]
+    settings = ', '.join(f'{key} {_name_of(str(value))}' for key, value in kd.get('settings', {}).items())
+    return [('distillation', ', '.join(kd.get('methods', []))), ('teacher', _name_of(kd.get('teacher', NOT_RECORDED))),
+            ('its settings and those of the methods', settings)]
 
 
 def _stats_at(folder, nimg):

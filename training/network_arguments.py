@@ -16,7 +16,7 @@ from torch_utils import misc
 from torch_utils.ops.bias_act import activation_funcs
 from torch_utils.pickle_machine import Span
 
-GENERATOR, DISCRIMINATOR = 'training.networks.Generator', 'training.networks.Discriminator'
+CLASSES = GENERATOR, DISCRIMINATOR = 'training.networks.Generator', 'training.networks.Discriminator'
 HARMLESS = ('fused_modconv_default', 'channels_last')       # how a result is computed, not what it is
 MAX_ARGUMENTS = 60              # of a network or a part of it, settings that are dropped included
 MAX_SHARING = 8                 # tensors that use the same bytes: G, G_ema and D in two precisions at most
@@ -34,7 +34,7 @@ def whole(low, high):
 
 
 def number(low, high):
-    return lambda value: type(value) in (int, float) and math.isfinite(value) and low <= value <= high
+    return lambda value: type(value) in (int, float) and low <= value <= high         # NaN is in no range
 
 
 def one_of(*values):
@@ -96,6 +96,15 @@ def _drop(key, value, where):
 def _short(value):
     """A value for a message: content of unknown depth is not printed."""
     return repr(value)[:100] if type(value) in (int, float, bool, str, type(None)) else f'a {type(value).__name__}'
+
+
+def described(kwargs, where):
+    """What a file says of a network -> {'class_name': ..., arguments}, checked. Raises UnusableFile for anything but a network of ours."""
+    class_name = kwargs.get('class_name')
+    if class_name not in CLASSES:
+        raise UnusableFile(f'it asks for the class {class_name!r}; only {" and ".join(CLASSES)} are built from a file')
+    arguments = {key: value for key, value in kwargs.items() if key != 'class_name'}
+    return dict(class_name=class_name, **checked(arguments, ARGUMENTS[class_name], where))
 
 
 def laid_out(kwargs, where):

@@ -23,10 +23,14 @@ class RunStore:
         self.run_dir, self.config, self.dataset, self.network_kwargs = run_dir, config, dataset, network_kwargs
         self.state_path = os.path.join(run_dir, run_files.STATE_FILE)
         self.writer = BackgroundWriter()
-        self.wait, self.close = self.writer.wait, self.writer.close
+        self.check, self.wait, self.close = self.writer.check, self.writer.wait, self.writer.close
 
     def snapshot_path(self, cur_nimg):
         return run_files.snapshot_path(self.run_dir, cur_nimg, self.config['kimg_per_tick'])
+
+    def read_facts(self):
+        """Reads all images once for `dataset.facts()`, early, so that no snapshot has to wait for it."""
+        self.writer.submit(self.dataset.facts)
 
     def save_snapshot(self, cur_nimg, networks):
         """networks: {name: module}; those that the configuration asks for are written."""
@@ -36,7 +40,7 @@ class RunStore:
         self.writer.submit(self._write_snapshot, self.snapshot_path(cur_nimg), checkpoint.copies(tensors), info)
 
     def _write_snapshot(self, path, tensors, info):
-        info['training']['dataset'] = self.dataset.facts()              # here, because it reads all images the first time
+        info['training']['dataset'] = self.dataset.facts()
         checkpoint.save(path, 'network', tensors, info)
 
     def save_state(self, states, progress):
@@ -62,6 +66,11 @@ class RunStore:
         path = self.snapshot_path(cur_nimg)
         measured = run_files.measurements(self.run_dir, path, self.config['metrics'])
         if measured:
-            self.writer.submit(snapshots.add_metrics, path, list(measured.values()))
+            self.writer.submit(_add_metrics, path, list(measured.values()))
         if self.config.get('snapshot_keep') is not None:
             self.writer.submit(snapshot_keep.prune, self.run_dir, self.config['snapshot_keep'], self.config['metrics'])
+
+
+def _add_metrics(path, records):
+    if os.path.isfile(path):                # somebody may have moved it away
+        snapshots.add_metrics(path, records)

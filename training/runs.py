@@ -21,7 +21,7 @@ from .model_card import write_model_card
 from .training_loop import training_loop
 
 OPTIONS_FILE = 'training_options.json'
-FREE = ('total_kimg', 'run_dir', 'snapshot_keep')               # may differ when a run is continued
+FREE = ('total_kimg', 'run_dir', 'snapshot_keep', 'snapshot_networks')        # may differ when a run is continued
 STARTED = (run_files.STATE_FILE, run_files.STATS_FILE)         # the first files of a run that has got somewhere
 
 
@@ -38,7 +38,7 @@ def find_run(outdir, config, description, new_run):
 
 
 def same_run(path, config):
-    """Whether the run in `path` has this configuration; its length may differ, and which snapshots it keeps."""
+    """Whether the run in `path` has this configuration; its length may differ, and what its snapshots hold and which it keeps."""
     try:
         with open(os.path.join(path, OPTIONS_FILE), encoding='utf-8') as f:
             saved = json.load(f)

@@ -1,5 +1,6 @@
 """Which network snapshots of a run stay on the disk: --snapshot-keep=last=2,best=1,every=1000."""
 
+import contextlib
 import os
 
 from dnnlib import UserError, protocol
@@ -42,7 +43,10 @@ def expendable(snapshots, scores, keep):
     by_score = sorted((name for name in by_age if name in scores), key=scores.get)
     kept = {*by_age[-keep['last']:], *by_score[:keep.get('best', 0)]}
     if 'every' in keep:
-        kept |= {name for name, nimg in snapshots.items() if nimg % (keep['every'] * 1000) == 0}
+        passed = {}                     # ticks end a few images after a round number: the first snapshot after each multiple counts
+        for name in by_age:
+            passed.setdefault(snapshots[name] // (keep['every'] * 1000), name)
+        kept |= {name for multiple, name in passed.items() if multiple > 0}
     return [name for name in by_age if name not in kept]
 
 
@@ -55,4 +59,5 @@ def prune(run_dir, keep, metrics):
     names = run_files.find_snapshots(run_dir)
     for name in names:
         if all(name in expendable(names, scores, keep) for scores in groups.values() or [{}]):
-            os.remove(os.path.join(run_dir, name))
+            with contextlib.suppress(FileNotFoundError):        # somebody else was faster
+                os.remove(os.path.join(run_dir, name))

@@ -7,12 +7,10 @@ from typing import NamedTuple
 import torch
 
 import dnnlib
-from dnnlib import UnusableFile, UserError
+from dnnlib import UnusableFile
 from torch_utils import checkpoint
 
-from . import legacy_pytorch, network_arguments
-
-ALLOWED_CLASSES = ('training.networks.Generator', 'training.networks.Discriminator')
+from . import legacy_pytorch, network_arguments, snapshot_info
 
 
 class Snapshot(NamedTuple):
@@ -51,6 +49,9 @@ def add_metrics(path, records):
 def load_networks(path, device='cpu', names=None):
     """Reads a snapshot, the networks of a run's training state, or a pickle -> `Snapshot`. Nothing in the file is executed.
 
+    On a CPU the weights of a .safetensors file are a view of it, read when they are first used: replace such a file, as all programs here do,
+    but do not write into it while it is in use.
+
     Args:
         names: which networks to build; None = all.
     Raises: UserError if it cannot be used.
@@ -76,32 +77,35 @@ def is_pickle(path):
 
 def build_networks(path, tensors, info, device='cpu', names=None):
     """-> `Snapshot` of what was read from `path`; other arguments as above."""
-    described = info.get('networks')
-    if not isinstance(described, dict) or not all(isinstance(kwargs, dict) for kwargs in described.values()):
-        raise checkpoint.damaged(path, 'it does not describe its networks')
-    networks = {}
-    for name, kwargs in described.items():
-        if names is None or name in names:
-            weights = {key.removeprefix(f'{name}.'): value for key, value in tensors.items() if key.startswith(f'{name}.')}
-            networks[name] = _build(path, name, kwargs, weights, device)
-    return Snapshot(networks, dict(info, training=info.get('training') or {}))
-
-
-def _build(path, name, kwargs, weights, device):
-    """The network with these weights. It is laid out without memory first: what the file claims is checked before any is used."""
-    class_name = kwargs.get('class_name')
-    if class_name not in ALLOWED_CLASSES:
-        raise UserError(f'{path}: it asks for the class {class_name!r}; only {" and ".join(ALLOWED_CLASSES)} are built from a file')
     try:
-        arguments = {key: value for key, value in kwargs.items() if key != 'class_name'}
-        arguments = network_arguments.checked(arguments, network_arguments.ARGUMENTS[class_name], name)
-        module = network_arguments.laid_out(for_inference(dict(arguments, class_name=class_name), device), name)
-        network_arguments.match(weights, module, name)
+        info = snapshot_info.check(info)
+        weights = {name: {} for name in info['networks']}
+        for key, value in tensors.items():
+            name, _, rest = key.partition('.')
+            if name in weights:
+                weights[name][rest] = value
+        networks = {name: _build(name, kwargs, weights[name], device) for name, kwargs in info['networks'].items() if names is None or name in names}
     except UnusableFile as err:
         raise checkpoint.damaged(path, err) from err
+    return Snapshot(networks, info)
+
+
+def load_info(path):
+    """Only what a snapshot says of itself; raises UserError if it cannot be used."""
+    try:
+        return snapshot_info.check(checkpoint.load_info(path, 'network'))
+    except UnusableFile as err:
+        raise checkpoint.damaged(path, err) from err
+
+
+def _build(name, kwargs, weights, device):
+    """The network with these weights. It is laid out without memory first: what the file claims is checked before any is used."""
+    kwargs = network_arguments.described(kwargs, name)
+    module = network_arguments.laid_out(for_inference(kwargs, device), name)
+    network_arguments.match(weights, module, name)
     for key, value in module.state_dict().items():
         if weights[key].dtype != value.dtype:
-            raise checkpoint.damaged(path, f'{name}.{key} is {weights[key].dtype}, not {value.dtype}')
+            raise UnusableFile(f'{name}.{key} is {weights[key].dtype}, not {value.dtype}')
     module.load_state_dict(weights, assign=True)            # takes the tensors themselves: no second copy, no initialisation
     return module.eval().requires_grad_(False)
 

@@ -158,6 +158,8 @@ class Trainer:
             self.grid.save_fakes(self.G_ema, 'fakes_init.png')
         previous = {sig: signal.signal(sig, self._request_stop) for sig in (signal.SIGINT, signal.SIGTERM)}
         self.progress.start_tick(self.cur_nimg, 0)
+        if self.rank == 0:
+            self.store.read_facts()
         try:
             while self.cur_nimg < total_nimg and not self._should_stop():
                 self._iteration()
@@ -166,6 +168,9 @@ class Trainer:
             if self.cur_nimg < total_nimg:
                 self.save_state()
             self.store.wait()
+        except KeyboardInterrupt:
+            self.store.close(cancel=True)
+            raise
         finally:
             self.store.close()
             self.progress.close()
@@ -200,6 +205,7 @@ class Trainer:
         self.cur_nimg += c.batch_size
         self.batch_idx += 1
         self.progress.advance(c.batch_size)
+        self.store.check()
 
     def _run_phase(self, phase, batch, gen_z, gen_c):
         """Accumulates over micro-batches; the gradient is the mean over the whole batch whatever their number."""
@@ -264,6 +270,7 @@ class Trainer:
         c = self.config
         snapshot = self.store.snapshot_path(self.cur_nimg)
         if metrics := distributed.agree(lambda: run_files.unmeasured(self.run_dir, snapshot, c.metrics)):
+            self.store.wait()               # a value on record belongs to a snapshot on the disk
             self.progress.bar.clear()
             dnnlib.util.call_func_by_name(metrics=metrics, G=self.G_ema, dataset_kwargs=c.training_set_kwargs, device=self.device, seed=c.random_seed,
                                           progress=False, run_dir=self.run_dir, snapshot=snapshot, cur_nimg=self.cur_nimg, **c.metric_kwargs)

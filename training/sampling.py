@@ -1,0 +1,128 @@
+"""Images of a trained generator: which seeds, classes and truncation a user asks for, and the latents and pictures they give."""
+
+import math
+import re
+import zipfile
+
+import numpy as np
+import torch
+import tqdm
+
+from dnnlib import UserError
+from torch_utils import misc
+
+MAX_SEEDS = 10 ** 6             # of one command
+
+
+def parse_seeds(text, option='--seeds'):
+    """'0,3,7-9' -> [0, 3, 7, 8, 9]."""
+    seeds = []
+    for part in text.split(','):
+        match = re.fullmatch(r'\s*(\d+)(?:-(\d+))?\s*', part)
+        if match is None:
+            raise UserError(f'{option}={text}: {part!r} is neither a number nor a range; write it like 0,3,7-9')
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UserError(f'{option}={text}: the range {part.strip()} runs backwards; write {last}-{first}')
+        if last >= 2 ** 32:
+            raise UserError(f'{option}={text}: a seed must be below 2^32')
+        if len(seeds) + last - first >= MAX_SEEDS:
+            raise UserError(f'{option}={text}: these are more than {MAX_SEEDS} numbers; run the command several times')
+        seeds += range(first, last + 1)
+    return seeds
+
+
+def parse_grid(text):
+    """'8x6' -> (8, 6), columns and rows."""
+    match = re.fullmatch(r'(\d+)x(\d+)', text)
+    if match is None or '0' in match.groups():
+        raise UserError(f'--grid={text}: must be columns x rows, like 8x6')
+    return int(match[1]), int(match[2])
+
+
+def parse_truncs(text):
+    """'0.5,0.7,1' -> [0.5, 0.7, 1.0]."""
+    try:
+        values = [float(part) for part in text.split(',')]
+    except ValueError:
+        values = [math.nan]
+    if not all(math.isfinite(value) for value in values):
+        raise UserError(f'--trunc={text}: must be numbers such as 0.7, with commas between them')
+    return values
+
+
+def parse_class(text, c_dim, class_names):
+    """Class number or name -> number; None stays None."""
+    if text is None:
+        return None
+    if c_dim == 0:
+        raise UserError(f'--class={text}: this generator is unconditional; leave --class out')
+    if class_names and text in class_names:
+        return class_names.index(text)
+    if not text.isdigit() or int(text) >= c_dim:
+        names = f' or one of {", ".join(class_names[:10])}{" ..." if len(class_names) > 10 else ""}' if class_names else ''
+        raise UserError(f'--class={text}: must be a number from 0 to {c_dim - 1}{names}')
+    return int(text)
+
+
+def check_trunc(trunc, G=None):
+    """Refuses a truncation psi that is no number, or that the generator (None = not known yet) cannot follow."""
+    if not math.isfinite(trunc):
+        raise UserError(f'--trunc={trunc}: must be a number such as 0.7')
+    if G is not None and trunc != 1 and G.mapping.w_avg_beta is None:
+        raise UserError(f'--trunc={trunc:g}: this generator keeps no average of w to draw towards; leave --trunc out')
+
+
+def load_projected_w(path, G):
+    """ws [n, num_ws, w_dim] from the entry 'w' of an .npz file."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            ws = torch.from_numpy(archive['w'].astype(np.float32))
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as err:
+        raise UserError(f'--projected-w={path}: cannot be read ({err}); it must be an .npz file with an entry w') from err
+    if ws.ndim != 3 or list(ws.shape[1:]) != [G.num_ws, G.w_dim]:
+        raise UserError(f'--projected-w={path}: w has shape {list(ws.shape)}, this generator takes [n, {G.num_ws}, {G.w_dim}]')
+    return ws
+
+
+def z_of_seeds(G, seeds):
+    """-> z [n, z_dim] float64 on the CPU."""
+    return torch.from_numpy(np.concatenate([np.random.RandomState(seed).randn(1, G.z_dim) for seed in seeds]))
+
+
+def onehot(G, classes, device):
+    """Class numbers -> c [n, c_dim]; None for an unconditional generator."""
+    if G.c_dim == 0:
+        return None
+    return torch.nn.functional.one_hot(torch.as_tensor(classes), G.c_dim).to(device, torch.float32)
+
+
+@torch.no_grad()
+def latents_of_seeds(G, seeds, classes, trunc, device):
+    """-> ws [n, num_ws, w_dim]. A seed gives the same image whatever the batch and the device."""
+    check_trunc(trunc, G)
+    return G.mapping(z_of_seeds(G, seeds).to(device, torch.float32), onehot(G, classes, device), truncation_psi=trunc)
+
+
+def classes_of(seeds, columns, chosen, c_dim):
+    """The class of each image: the chosen one, else one per row of the grid (one per image without a grid)."""
+    return [chosen if chosen is not None else (i // (columns or 1)) % c_dim for i in range(len(seeds))] if c_dim > 0 else None
+
+
+def labels_of(seeds, classes, class_names):
+    """What is written under each image of a grid."""
+    if classes is None:
+        return [f'seed {seed}' for seed in seeds]
+    name = lambda k: class_names[k] if class_names else f'class {k}'
+    return [f'{name(k)}, seed {seed}' for seed, k in zip(seeds, classes, strict=True)]
+
+
+@torch.no_grad()
+def synthesize(G, ws, noise_mode, batch, device):
+    """ws [n, num_ws, w_dim] -> uint8 [n, C, H, W] on the CPU; a progress bar where there is a terminal."""
+    parts = []
+    with tqdm.tqdm(desc='Images', total=len(ws), unit='img', leave=False, disable=None) as bar:
+        for part in ws.split(batch):
+            parts.append(misc.to_uint8(G.synthesis(part.to(device), noise_mode=noise_mode)).cpu())
+            bar.update(len(part))
+    return torch.cat(parts)
