@@ -71,6 +71,15 @@ def test_the_interval_of_the_fid_is_of_the_value_at_this_number():
     assert sum(r['intervals']['value'][0] < np.mean(fresh) < r['intervals']['value'][1] for r in results) >= 16
 
 
+def test_resamples_of_few_images_are_all_worse():
+    """As many features as images: nearly every resample has a larger FID than the sample, which yet lies in its interval."""
+    real, gen, weights = stats_of(sample(2000, 0, size=20)), stats_of(sample(40, 1, size=20)), estimate.draw_weights(40, 100, 0, 'cpu')
+    values = frechet_inception_distance.fid(real, gen, weights)['value']
+    result = estimate.evaluate(frechet_inception_distance.fid, real, gen, 100, 0)
+    assert values[1:].quantile(0.025) > result['value'] == values[0]
+    assert result['intervals']['value'][0] < result['value'] < result['intervals']['value'][1]
+
+
 def test_without_features_there_is_no_interval():
     """The value alone needs moments, whose size does not depend on the number of images."""
     real, gen = stats_of(sample(50, 0)), stats_of(sample(40, 1), capture_mean_cov=True)
