@@ -23,7 +23,7 @@ def parse_metrics(text):
 
 
 def choose_data(data, info, network):
-    """Constructor arguments of the real images: --data, else what the snapshot was trained on. Raises UserError if they are not there."""
+    """Constructor arguments of the real images: --ref, else what the snapshot was trained on. Raises UserError if they are not there."""
     size = info['networks']['G_ema']['img_resolution']
     if data is not None:
         path = demo_data.demo_set(size) if data == 'demo' else data
@@ -31,16 +31,16 @@ def choose_data(data, info, network):
         kwargs = info['training'].get('options', {}).get('training_set_kwargs') or {}
         path = kwargs.get('path')                   # never the class: files name no code to run
         if not isinstance(path, str):
-            raise UserError(f'{network}: the snapshot does not say what it was trained on; name the real images with --data=PATH')
+            raise UserError(f'{network}: the snapshot does not say what it was trained on; name the real images with --ref=PATH')
         if not os.path.exists(path):
-            raise UserError(f'{path}: the data set that the snapshot was trained on is not there any more; name it with --data=PATH')
+            raise UserError(f'{path}: the data set that the snapshot was trained on is not there any more; name it with --ref=PATH')
     return dict(class_name='training.dataset.ImageFolderDataset', path=path)
 
 
 def check_data(data_kwargs, G_kwargs):
     """Refuses real images that differ from the generated ones in size, channels or labels."""
     with contextlib.closing(metric_utils.open_reference(data_kwargs, use_labels=G_kwargs['c_dim'] > 0)) as dataset:
-        where = f'--data={data_kwargs["path"]}'
+        where = f'--ref={data_kwargs["path"]}'
         real, generated = (dataset.resolution, dataset.num_channels), (G_kwargs['img_resolution'], G_kwargs['img_channels'])
         if real != generated:
             size, channels = generated
@@ -49,6 +49,15 @@ def check_data(data_kwargs, G_kwargs):
         if dataset.label_dim != G_kwargs['c_dim']:
             raise UserError(f'{where}: labels have {dataset.label_dim} dimensions, the network takes {G_kwargs["c_dim"]}; '
                             'use the data set that it was trained on, or one with the same classes')
+
+
+def warn_of_other_data(names, data_kwargs, info):
+    """Copies can be found among the images of the training only."""
+    trained_on = (info['training'].get('options', {}).get('training_set_kwargs') or {}).get('path')
+    given = os.path.abspath(data_kwargs['path'])
+    if any('memorization' in name for name in names) and isinstance(trained_on, str) and os.path.abspath(trained_on) != given:
+        distributed.print0(f'Warning: memorization is measured against --ref={given}, the network was trained on {trained_on}; copies of images '
+                           'that are only in the latter are not found.')
 
 
 def _describe(size, channels):
@@ -64,7 +73,7 @@ def choose_outdir(outdir, network):
     return outdir
 
 
-def calculate(network, metrics, data, detector, teacher, device, batch, workers, seed, outdir):
+def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, teacher, device, batch, workers, seed, trunc, bootstrap, outdir):
     """What the command does; options as of the command. Everything that can be wrong is found out before the work begins."""
     names = parse_metrics(metrics)
     device = distributed.init(torch_device(device))
@@ -75,27 +84,35 @@ def calculate(network, metrics, data, detector, teacher, device, batch, workers,
     data_kwargs = choose_data(data, info, network)
     check_data(data_kwargs, info['networks']['G_ema'])
     outdir = choose_outdir(outdir, network)
-    detectors = metric_main.load_detectors(names, device, detector, dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
+    warn_of_other_data(names, data_kwargs, info)
+    detectors = metric_main.load_detectors(names, device, detector, dict(func_name='kd_plugin.teacher.load_teacher', name=teacher),
+                                           vgg16=vgg16, alexnet=alexnet, lpips_heads=lpips_heads)
     if device.type == 'cpu':
         misc.keep_freed_memory()
-    for name in names:
-        metric_main.calc_and_report(outdir, model_files.address_of(network), info['training'].get('cur_nimg'), metric=name, G=G,
-                                    dataset_kwargs=data_kwargs, device=device, detector=detectors[name], seed=seed,
-                                    batch_size=batch, num_workers=workers)
+    metric_main.calc_and_report(outdir, model_files.address_of(network), info['training'].get('cur_nimg'), metrics=names, G=G,
+                                dataset_kwargs=data_kwargs, device=device, detector=detectors, seed=seed, batch_size=batch, num_workers=workers,
+                                truncation_psi=trunc, bootstrap=bootstrap)
 
 
 @click.command(context_settings=dict(max_content_width=120))
 @click.option('--network', help='Network: file, https:// address, hf:user/repo or a published name such as ffhq256', required=True, metavar='NETWORK')
-@click.option('--metrics', help='Comma-separated list of fid<N>_full and clipfid<N>_full: N images such as 500 or 5k against all real ones',
+@click.option('--metrics', help=f'Comma-separated list of {", ".join(metric_main.forms())}; <N> images such as 500 or 5k',
               default='fid50k_full', show_default=True, metavar='LIST')
-@click.option('--data', help='Real images: folder or zip from dataset_tool.py, or demo  [default: those of the training]', metavar='PATH|demo')
-@click.option('--detector', help='Inception network of the FID, if it cannot be downloaded', metavar='FILE')
-@click.option('--teacher', '--kd-teacher', 'teacher', help='Teacher whose features clipfid compares', default=DEFAULT_TEACHER, show_default=True,
-              metavar='NAME')
+@click.option('--ref', '--data', 'data', help='Real images, folder or zip from dataset_tool.py, or demo; for memorization, those of the training  '
+              '[default: those of the training]', metavar='PATH|demo')
+@click.option('--detector', help='Inception network of fid, kid, is and memorization, if it cannot be downloaded', metavar='FILE')
+@click.option('--vgg16', help='VGG16 network of pr and ppl, if it cannot be downloaded', metavar='FILE')
+@click.option('--alexnet', help='AlexNet of lpips_diversity, if it cannot be downloaded', metavar='FILE')
+@click.option('--lpips-heads', help='Linear heads of lpips_diversity, if they cannot be downloaded', metavar='FILE')
+@click.option('--teacher', '--kd-teacher', 'teacher', help='Teacher whose features the clip... metrics compare', default=DEFAULT_TEACHER,
+              show_default=True, metavar='NAME')
 @click.option('--device', help='Where to run', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto', show_default=True)
 @click.option('--batch', help='Images at a time', type=click.IntRange(min=1), default=64, show_default=True, metavar='INT')
 @click.option('--workers', help='Processes that read the real images', type=click.IntRange(min=0), default=2, show_default=True, metavar='INT')
 @click.option('--seed', help='Random seed of the generated images', type=click.IntRange(min=0), default=0, show_default=True, metavar='INT')
+@click.option('--trunc', help='Truncation psi; 1 = none, as published values have it', type=float, default=1, show_default=True, metavar='FLOAT')
+@click.option('--bootstrap', help='Resamples of the generated images for 95 % intervals; 0 = no intervals', type=click.IntRange(min=0), default=100,
+              show_default=True, metavar='INT')
 @click.option('--outdir', help="Where to append metric-NAME.jsonl  [default: the snapshot's folder]", metavar='DIR')
 def main(**opts):
     """Measure a trained generator against real images.

@@ -1,5 +1,7 @@
 """Mean and covariance of features that come in batches and from several processes."""
 
+from collections.abc import Sequence
+
 import safetensors
 import safetensors.torch
 import torch
@@ -70,6 +72,16 @@ class FeatureStats:
         self._cov.addr_(shift, shift, alpha=share * (1 - share))
         self._mean.lerp_(mean, share)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the statistics are."""
+        return self._mean.device
+
+    def is_finite(self) -> bool:
+        """Whether no feature was infinite or NaN."""
+        kept = ([self._mean] if self.capture_mean_cov else []) + (self._batches if self.capture_all else [])
+        return all(bool(x.isfinite().all()) for x in kept)
+
     def get_all(self) -> torch.Tensor:
         """[num_items, num_features] float32."""
         return torch.cat(self._batches)
@@ -81,9 +93,13 @@ class FeatureStats:
         """
         return self._mean, self._cov
 
-    def merge_processes(self) -> None:
+    def merge_processes(self, positions: Sequence[int] | None = None) -> None:
         """Makes these the statistics of all processes' items, which may differ in number and be none. Every process must call it, after
-        at least one call of `append_torch`, if only with an empty batch."""
+        at least one call of `append_torch`, if only with an empty batch.
+
+        Args:
+            positions: of this process's items among all, 0, 1, ...: features are put in this order. None = in that of the processes.
+        """
         device = self._mean.device
         counts = torch.zeros([distributed.get_world_size()], dtype=torch.int64, device=device)
         counts[distributed.get_rank()] = self.num_items
@@ -95,8 +111,10 @@ class FeatureStats:
             self._cov = distributed.all_reduce_sum((self._cov + shift.outer(shift)) * share)
             self._mean = mean
         if self.capture_all:
+            before = sum(counts[:distributed.get_rank()])
+            places = range(before, before + self.num_items) if positions is None else positions
             features = torch.zeros([sum(counts), self.num_features], device=device)
-            features[sum(counts[:distributed.get_rank()]):][:self.num_items] = self.get_all()
+            features[torch.as_tensor(places, dtype=torch.int64, device=device)] = self.get_all()
             self._batches = [distributed.all_reduce_sum(features)]
         self.num_items = sum(counts)
 

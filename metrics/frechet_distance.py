@@ -29,8 +29,13 @@ def frechet_distance(mean_r, cov_r, mean_f, cov_f) -> float:
                          'they must be [F], [F], [F, F] and [F, F]')
     if not all(bool(x.isfinite().all()) for x in (mean_r, cov_r, mean_f, cov_f)):
         return math.nan
-    values, vectors = torch.linalg.eigh(cov_r)
-    keep = values > values[-1] * num * torch.finfo(torch.float64).eps
-    root = vectors[:, keep] * values[keep].sqrt()
+    root = factor(cov_r)
     trace_of_root = torch.linalg.eigvalsh(root.T @ cov_f @ root).clamp(min=0).sqrt().sum()
     return float((mean_r - mean_f).square().sum() + cov_r.trace() + cov_f.trace() - 2 * trace_of_root)
+
+
+def factor(cov: torch.Tensor) -> torch.Tensor:
+    """A [F, rank] with cov = A A^T: the eigenvectors, as long as the roots of their eigenvalues, of which those of rounding are left out."""
+    values, vectors = torch.linalg.eigh(cov)
+    keep = values > values[-1] * len(cov) * torch.finfo(cov.dtype).eps
+    return vectors[:, keep] * values[keep].sqrt()

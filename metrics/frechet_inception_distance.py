@@ -1,21 +1,53 @@
-"""Frechet Inception Distance (FID), with the features of any detector."""
+"""Frechet Inception Distance (FID), with the features of any detector.
 
-from torch_utils import distributed
+Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", NIPS 2017, eq. 6:
+|m_r - m_g|^2 + tr(C_r + C_g - 2 (C_r C_g)^(1/2)) with the means and covariances of the features of real and generated images.
+Covariances are divided by the number of images, as in StyleGAN2-ADA.
+"""
 
-from . import metric_utils
-from .frechet_distance import frechet_distance
+import torch
+
+from .feature_stats import FeatureStats
+from .frechet_distance import factor, frechet_distance
+from .registry import MOMENTS, register_metric
 
 
-def compute_fid(opts, max_real: int | None, num_gen: int) -> float:
-    """Distance between the features of real and generated images, each taken for a Gaussian; the same on all processes.
+@register_metric('fid<N>_full', needs='inception', real=MOMENTS, generated=MOMENTS)
+def fid(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
+    """FID of N generated images against all real ones
 
-    Args:
-        opts:     `metric_utils.MetricOptions`.
-        max_real: use only the first so many real images; None = all.
-        num_gen:  number of generated images.
-    Source: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", NIPS 2017, eq. 6;
-            covariances divided by the number of images, as in StyleGAN2-ADA.
+    Each set of features is taken for a Gaussian. The resamples need the features of the generated images; the value needs their moments only.
     """
-    real = metric_utils.compute_feature_stats_for_dataset(opts, max_items=max_real, capture_mean_cov=True)
-    gen = metric_utils.compute_feature_stats_for_generator(opts, max_items=num_gen, capture_mean_cov=True)
-    return distributed.agree(lambda: frechet_distance(*real.get_mean_cov(), *gen.get_mean_cov()))
+    value = torch.tensor([frechet_distance(*real.get_mean_cov(), *generated.get_mean_cov())], dtype=torch.float64)
+    if len(weights) == 1:
+        return dict(value=value)
+    resampled = resampled_distances(*real.get_mean_cov(), generated.get_all(), weights[1:])
+    return dict(value=torch.cat([value, resampled.cpu()]))
+
+
+@register_metric('clipfid<N>_full', needs='teacher', real=MOMENTS, generated=MOMENTS)
+def clipfid(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
+    """the same with the features of a teacher"""
+    return fid(real, generated, weights)
+
+
+def resampled_distances(mean_r, cov_r, features: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """`frechet_distance` for each row of weights [R, N] -> [R] float64, on the device of the features [N, F].
+
+    Features are first turned to the axes A of cov_r = A A^T: a resample then takes no F x F covariance, but one of the rank of cov_r.
+    """
+    device = features.device
+    x = features.to(torch.float64)
+    centre = x.mean(dim=0)
+    x -= centre
+    shift = centre - torch.as_tensor(mean_r, device=device)
+    root = factor(torch.as_tensor(cov_r)).to(device)
+    turned, squares, trace_r = x @ root, x.square().sum(dim=1), root.square().sum()
+    distances = []
+    for share in weights / weights.sum(dim=1, keepdim=True):
+        mean, turned_mean = share @ x, share @ turned
+        inner = (turned * share[:, None]).T @ turned - turned_mean.outer(turned_mean)
+        trace_of_root = torch.linalg.eigvalsh(inner).clamp(min=0).sqrt().sum()
+        trace_f = share @ squares - mean.square().sum()
+        distances.append((mean + shift).square().sum() + trace_r + trace_f - 2 * trace_of_root)
+    return torch.stack(distances)

@@ -1,105 +1,74 @@
-"""The metrics by name: which there are, what one needs, its value with its protocol, and where that is written."""
+"""Metrics from end to end: detectors, one pass over the images for all metrics, values with their protocol, and where those are written."""
 
 import datetime
 import json
 import math
 import os
-import re
 import time
-from typing import Callable, NamedTuple
 
 import torch
 
 import dnnlib
-from dnnlib import UserError, files
-from torch_utils import distributed
+from dnnlib import files, protocol
+from torch_utils import distributed, misc
 
-from . import frechet_inception_distance
-from .detectors import Detector, load_inception, load_teacher_detector
+from . import (  # noqa: F401  (each registers its metrics)
+    detectors,
+    estimate,
+    frechet_inception_distance,
+    generator_metrics,
+    inception_score,
+    kernel_inception_distance,
+    lpips,
+    memorization,
+    metric_utils,
+    precision_recall,
+    script_detectors,
+)
+from .detectors import Detector
 from .metric_utils import NOISE_MODE, MetricOptions
+from .registry import find_metric, forms, is_valid_metric, list_valid_metrics, register_metric  # noqa: F401
+from .shared_pass import generated_statistics, real_statistics
+
+OTHER_FIGURES = ('standard_error', 'precision', 'recall', 'std', 'below_median')        # told beside the value
+
+# Detectors by the name that metrics know them by: functions of the device and of the user's files and settings, each None where not given.
+LOADERS = {
+    'inception': lambda device, given: detectors.load_inception(device, given['detector']),
+    'inception-classes': lambda device, given: script_detectors.load_inception_classes(device, given['detector']),
+    'vgg16-lpips': lambda device, given: lpips.load_vgg16_lpips(device, given['vgg16']),
+    'alexnet-lpips': lambda device, given: lpips.load_alexnet_lpips(device, given['alexnet'], given['lpips_heads']),
+    'vgg16': lambda device, given: script_detectors.load_vgg16(device, given['vgg16']),
+    'teacher': lambda device, given: detectors.load_teacher_detector(device, given['teacher_kwargs']),
+}
+OTHER_FILES = dict(vgg16=None, alexnet=None, lpips_heads=None)
 
 
-class Metric(NamedTuple):
-    """A family of metrics, one for each number of generated images."""
-    pattern: str                                    # of the name, with <N> for the number of images: 5000 or 5k
-    needs: str                                      # 'inception' or 'teacher'
-    compute: Callable[[MetricOptions, int], float]  # of the options and the number of images
-
-    def num_gen(self, name: str) -> int | None:
-        """The number of generated images in the name; None if it is a name of other metrics."""
-        match = re.fullmatch(re.escape(self.pattern).replace('<N>', '([1-9][0-9]*)(k?)'), name)
-        return match and int(match[1]) * (1000 if match[2] else 1)
-
-
-_metrics: dict[str, Metric] = {}
-
-
-def register_metric(pattern: str, needs: str):
-    """Decorator: makes `compute(opts, num_gen) -> float` the metrics of this pattern; its docstring is what users are told."""
-    def register(compute):
-        if pattern in _metrics:
-            raise ValueError(f'metric {pattern!r} is already registered by {_metrics[pattern].compute.__module__}')
-        _metrics[pattern] = Metric(pattern, needs, compute)
-        return compute
-    return register
-
-
-@register_metric('fid<N>_full', needs='inception')
-def fid_full(opts, num_gen):
-    """FID of N generated images against all real ones"""
-    return frechet_inception_distance.compute_fid(opts, max_real=None, num_gen=num_gen)
-
-
-@register_metric('clipfid<N>_full', needs='teacher')
-def clipfid_full(opts, num_gen):
-    """the same with the features of a teacher"""
-    return frechet_inception_distance.compute_fid(opts, max_real=None, num_gen=num_gen)
-
-
-def list_valid_metrics() -> list[str]:
-    """For people: 'fid<N>_full (what it is)', ..."""
-    return [f'{pattern} ({metric.compute.__doc__})' for pattern, metric in _metrics.items()]
-
-
-def is_valid_metric(name: str) -> bool:
-    """Whether there is a metric of this name."""
-    return any(metric.num_gen(name) for metric in _metrics.values())
-
-
-def find_metric(name: str) -> tuple[Metric, int]:
-    """'fid5k_full' -> (the metric, 5000). Raises UserError if there is none."""
-    for metric in _metrics.values():
-        if num_gen := metric.num_gen(name):
-            return metric, num_gen
-    raise UserError(f'--metrics={name}: there is no such metric; use {" or ".join(list_valid_metrics())}, '
-                    'with a number of images such as 500 or 5k for <N>')
-
-
-def load_detector(metric: str, device, detector: str | Detector | None = None, teacher_kwargs: dict | None = None) -> Detector:
+def load_detector(metric: str, device, detector: str | Detector | None = None, teacher_kwargs: dict | None = None,
+                  **given: str | None) -> Detector:
     """What the metric compares images by.
 
     Args:
         detector:       file with the Inception network; None = the official one, from the cache or downloaded. A loaded detector is returned.
-        teacher_kwargs: of clipfid: func_name and arguments of the function that loads the teacher.
+        teacher_kwargs: of clipfid and the like: func_name and arguments of the function that loads the teacher.
+        given:          files with other networks; None = the official ones: vgg16 of pr and ppl, alexnet and lpips_heads of lpips_diversity.
     Raises: UserError if it cannot be had.
     """
     needs = find_metric(metric)[0].needs
     if isinstance(detector, Detector):
         return detector
-    if needs == 'inception':
-        return load_inception(device, detector)
-    if teacher_kwargs is None:
+    if needs == 'teacher' and teacher_kwargs is None:
         raise ValueError(f'{metric} needs teacher_kwargs')
-    return load_teacher_detector(device, teacher_kwargs)
+    return LOADERS[needs](device, {**OTHER_FILES, 'detector': detector, 'teacher_kwargs': teacher_kwargs, **given})
 
 
-def load_detectors(metrics: list[str], device, detector: str | None = None, teacher_kwargs: dict | None = None) -> dict[str, Detector]:
-    """{metric: its detector}, each loaded once; arguments as above."""
+def load_detectors(metrics: list[str], device, *args, **kwargs) -> dict[str, Detector]:
+    """{metric: its detector}, each loaded once; other arguments as of `load_detector`."""
     needs = {metric: find_metric(metric)[0].needs for metric in metrics}
     loaded = {}
     for metric in metrics:
         if needs[metric] not in loaded:
-            loaded[needs[metric]] = load_detector(metric, device, detector, teacher_kwargs)
+            loaded[needs[metric]] = load_detector(metric, device, *args, **kwargs)
     return {metric: loaded[needs[metric]] for metric in metrics}
 
 
@@ -108,42 +77,87 @@ def check_metrics(metrics: list[str], detector: str | None = None, teacher_kwarg
     load_detectors(metrics, 'cpu', detector, teacher_kwargs)
 
 
-def calc_metric(metric: str, G: torch.nn.Module, dataset_kwargs: dict, device, detector: str | Detector | None = None,
-                teacher_kwargs: dict | None = None, seed: int = 0, batch_size: int = 64, num_workers: int = 2, progress: bool = True) -> dict:
-    """The value of a metric and the protocol it was measured by, the same on all processes; all of them must call it.
+def calc_metric(metric: str, *args, **kwargs) -> dict:
+    """The result of one metric; other arguments as of `calc_metrics`."""
+    result, = calc_metrics([metric], *args, **kwargs)
+    return result
+
+
+def calc_metrics(metrics: list[str], G: torch.nn.Module, dataset_kwargs: dict, device, detector: str | Detector | dict | None = None,
+                 teacher_kwargs: dict | None = None, seed: int = 0, batch_size: int = 64, num_workers: int = 2, progress: bool = True,
+                 truncation_psi: float = 1, bootstrap: int = 0, picture_dir: str | None = None) -> list[dict]:
+    """Values of metrics and the protocol they were measured by, the same on all processes; all of them must call it.
+
+    Images are generated once for all metrics, and each detector sees them once.
 
     Args:
-        metric: a name such as 'fid5k_full'.
-        G, dataset_kwargs, device, seed, batch_size, num_workers, progress: see `metric_utils.MetricOptions`.
-        detector, teacher_kwargs: see `load_detector`.
-    Returns: what JSON can hold: metric, value (NaN if the generator gives NaN), detector, reference, generated, and the circumstances.
+        metrics:   names such as 'fid5k_full'.
+        G, dataset_kwargs, device, seed, batch_size, num_workers, progress, truncation_psi: see `metric_utils.MetricOptions`.
+        detector, teacher_kwargs: see `load_detector`; detector may be what `load_detectors` returned, too.
+        bootstrap: resamples for the intervals; 0 = no intervals. See `estimate`.
+        picture_dir: where metrics that have a picture (the nearest pairs of memorization) save it; None = nowhere.
+    Returns: what JSON can hold: metric, value (NaN if the generator gives NaN), better, other figures, intervals, detector, reference, generated,
+             and the circumstances. `seconds` is the time of all these metrics together.
     Raises:  UserError for an unknown metric, a detector that cannot be had, an image that cannot be read.
     """
     if G.training:
         raise ValueError('the generator is in training mode; call G.eval()')
     start = time.time()
-    family, num_gen = find_metric(metric)
-    opts = MetricOptions(G, dataset_kwargs, load_detector(metric, device, detector, teacher_kwargs), torch.device(device), seed, batch_size,
-                         num_workers, progress=progress)
-    value = family.compute(opts, num_gen)
-    return distributed.agree(lambda: dict(metric=metric, value=value, **_protocol(opts, num_gen), seconds=round(time.time() - start, 1)))
+    loaded = detector if isinstance(detector, dict) else load_detectors(metrics, device, detector, teacher_kwargs)
+    options = {name: MetricOptions(G, dataset_kwargs, loaded[name], torch.device(device), seed, batch_size, num_workers, progress=progress,
+                                   truncation_psi=truncation_psi) for name in metrics}
+    real, generated = real_statistics(options), generated_statistics(options, bootstrap)
+    results = []
+    for name, opts in options.items():
+        figures = _figures(name, opts, real, generated, bootstrap)
+        if picture_dir is not None and 'pairs' in figures:
+            figures['picture'] = _save_pairs(name, opts, figures['pairs'], picture_dir)
+        results.append(distributed.agree(lambda name=name, opts=opts, figures=figures: _record(name, opts, figures)))
+    return [dict(result, seconds=round(time.time() - start, 1)) for result in results]
 
 
-def _protocol(opts: MetricOptions, num_gen: int) -> dict:
-    """Everything that the value depends on."""
-    detector, reference = opts.detector, opts.reference
+def _figures(name: str, opts: MetricOptions, real: dict, generated: dict, bootstrap: int) -> dict:
+    """Value, other figures and intervals, the same on all processes."""
+    metric, num_gen = find_metric(name)
+    if metric.generated is None:
+        figures = metric.compute(opts, num_gen)
+        return figures if isinstance(figures, dict) else dict(value=figures)
+    identity = opts.detector.identity
+    return distributed.agree(lambda: estimate.evaluate(metric.compute, real.get(identity), generated[identity, num_gen], bootstrap, opts.seed))
+
+
+def _save_pairs(name: str, opts: MetricOptions, pairs: list, folder: str) -> str:
+    """Generates the fakes of the pairs again, and shows them above their training images -> name of the file."""
+    fakes = [misc.to_uint8(metric_utils.generate_batch(opts, i // opts.batch_size * opts.batch_size)[i % opts.batch_size]) for i, _, _ in pairs]
+    reals = [torch.from_numpy(opts.reference[item][0]) for _, item, _ in pairs]
+    file_name = f'pairs-{name}.png'
+    if distributed.get_rank() == 0:
+        memorization.save_pairs(os.path.join(folder, file_name), torch.stack(fakes), torch.stack(reals))
+    return file_name
+
+
+def _record(name: str, opts: MetricOptions, figures: dict) -> dict:
+    """The figures and everything that they depend on. Where a metric has 'generated' among its figures, that is added to how images were made."""
+    metric, num_gen = find_metric(name)
+    detector, conditional = opts.detector, opts.G.c_dim > 0
+    generated = dict(images=num_gen, truncation_psi=opts.truncation_psi, noise_mode=NOISE_MODE,
+                     labels='drawn from the data set' if conditional else 'none', seed=opts.seed, batch_size=opts.batch_size)
     return dict(
+        metric=name, better=metric.better, **{key: value for key, value in figures.items() if key != 'generated'},
         detector=dict(name=detector.name, identity=detector.identity, num_features=detector.num_features, resize=detector.resize,
                       input='uint8, clip(127.5 x + 128) cut to whole numbers; one channel repeated to three'),
-        reference=dict(dataset=reference.name, content_hash=reference.content_hash(), images=len(reference), mirrored=False),
-        generated=dict(images=num_gen, truncation_psi=1, noise_mode=NOISE_MODE, labels='drawn from the data set' if opts.G.c_dim > 0 else 'none',
-                       seed=opts.seed, batch_size=opts.batch_size),
+        reference=_reference(opts) if metric.real is not None or conditional else None, generated={**generated, **figures.get('generated', {})},
         device=opts.device.type, torch=torch.__version__, date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
     )
 
 
+def _reference(opts: MetricOptions) -> dict:
+    return dict(dataset=opts.reference.name, content_hash=opts.reference.content_hash(), images=len(opts.reference), mirrored=False)
+
+
 def report_metric(result: dict, run_dir: str | None = None, snapshot: str | None = None, cur_nimg: int | None = None) -> None:
-    """Prints one line, and appends the result to `metric-<name>.jsonl` in `run_dir` (None = nowhere); on the first process.
+    """Prints a result, beside the best of its protocol on record, and appends it to `metric-<name>.jsonl` in `run_dir` (None = nowhere);
+    on the first process.
 
     Args:
         result:   of `calc_metric`.
@@ -159,24 +173,41 @@ def report_metric(result: dict, run_dir: str | None = None, snapshot: str | None
     value = result['value'] if math.isfinite(result['value']) else None         # JSON has no NaN
     if snapshot is not None:
         snapshot = files.public_address(snapshot) if files.is_address(snapshot) else os.path.relpath(snapshot, run_dir)
-    line = json.dumps({**result, 'value': value, 'snapshot': snapshot, 'cur_nimg': cur_nimg}, allow_nan=False)
+    record = {**result, 'value': value, 'snapshot': snapshot, 'cur_nimg': cur_nimg}
     path = os.path.join(run_dir, f'metric-{result["metric"]}.jsonl')
+    _print_best(record, [other for other in protocol.read_lines(path) if other.get('snapshot') != snapshot])
     try:
         with open(path, 'a', encoding='utf-8') as f:
-            f.write(line + '\n')
+            f.write(json.dumps(record, allow_nan=False) + '\n')
     except OSError as err:
         raise files.write_error(path, err) from err
+
+
+def _print_best(record: dict, others: list[dict]) -> None:
+    """The best value on record beside this one, which is as a rule the last: chosen by the same measure, it flatters."""
+    others, warning = protocol.comparable(record, list({other.get('snapshot'): other for other in others}.values()))
+    if warning:
+        print(warning, flush=True)
+    best = protocol.best([*others, record])
+    if others and best is not None:
+        which = 'this one' if best is record else f'{best["value"]:.4f} of {best["snapshot"]}'
+        print(f'    best of {len(others) + 1} snapshots by the same protocol: {which}; being chosen by this very measure, it flatters', flush=True)
 
 
 def describe(result: dict) -> str:
     """A result in one line."""
     reference, generated = result['reference'], result['generated']
-    return (f'{result["metric"]} {result["value"]:.4f}  ({generated["images"]} generated, {reference["images"]} real images of '
-            f'{reference["dataset"]}, {result["detector"]["name"]}, seed {generated["seed"]}, {dnnlib.util.format_time(result["seconds"])})')
+    interval = lambda name: ' [{:.4f}, {:.4f}]'.format(*result['intervals'][name]) if name in result.get('intervals', {}) else ''
+    others = [f', {name.replace("_", " ")} {result[name]:.4f}{interval(name)}' for name in OTHER_FIGURES if name in result]
+    against = f'{reference["images"]} real images of {reference["dataset"]}, ' if reference else ''
+    return (f'{result["metric"]} {result["value"]:.4f}{interval("value")}{"".join(others)}  ({generated["images"]} generated, {against}'
+            f'{result["detector"]["name"]}, seed {generated["seed"]}, {dnnlib.util.format_time(result["seconds"])})')
 
 
-def calc_and_report(run_dir: str | None = None, snapshot: str | None = None, cur_nimg: int | None = None, **kwargs) -> dict:
-    """`calc_metric(**kwargs)`, then `report_metric`: what a training loop calls by name. -> the result."""
-    result = calc_metric(**kwargs)
-    report_metric(result, run_dir, snapshot, cur_nimg)
-    return result
+def calc_and_report(run_dir: str | None = None, snapshot: str | None = None, cur_nimg: int | None = None, metric: str | None = None,
+                    metrics: list[str] | None = None, **kwargs) -> list[dict]:
+    """`calc_metrics`, of one or several, then `report_metric` of each: what a training loop calls by name. -> the results."""
+    results = calc_metrics([metric] if metrics is None else metrics, picture_dir=run_dir, **kwargs)
+    for result in results:
+        report_metric(result, run_dir, snapshot, cur_nimg)
+    return results

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from .detectors import Detector
 from .feature_stats import FeatureStats
 
 NOISE_MODE = 'random'           # of the generator, as in training
+BLOCK = 64                      # images whose latents and labels are drawn together
 
 
 @dataclasses.dataclass
@@ -33,6 +35,7 @@ class MetricOptions:
     num_workers:    processes that read images; 0 = this one.
     cache:          keep the statistics of the data set on disk.
     progress:       show progress bars, where there is a terminal.
+    truncation_psi: of the generator; 1 = none, as every published value has it.
     """
     G: torch.nn.Module
     dataset_kwargs: dict
@@ -43,6 +46,7 @@ class MetricOptions:
     num_workers: int = 2
     cache: bool = True
     progress: bool = True
+    truncation_psi: float = 1
 
     @functools.cached_property
     def reference(self):
@@ -61,31 +65,46 @@ def open_reference(dataset_kwargs: dict, use_labels: bool = False):
 
 
 def compute_feature_stats_for_dataset(opts: MetricOptions, max_items: int | None = None, **capture) -> FeatureStats:
-    """Statistics of the first `max_items` (None = all) real images; complete on the first process only.
+    """Statistics of the first `max_items` (None = all) real images; complete on the first process only. Features are in the order of the images.
 
     Every process takes a share of the images. The result is kept under `files.cache_dir('metrics')`, by what the images and the detector
-    are; a damaged file there is made anew.
+    are, and also serves where a part of it is asked for; a damaged file there is made anew.
 
     Args:
         capture: arguments of `FeatureStats`.
     Raises:      UserError if an image cannot be read.
     """
     num_items = min(len(opts.reference), max_items or len(opts.reference))
-    path = distributed.agree(lambda: _cache_path(opts, num_items, capture)) if opts.cache else None
-    cached = FeatureStats.load(path) if opts.cache and distributed.get_rank() == 0 else None
+    cached = _load_cached(opts, num_items, capture) if opts.cache and distributed.get_rank() == 0 else None
     if distributed.any_process(cached is not None):
         return cached
-    stats = FeatureStats(**capture)
-    stats.append_torch(torch.zeros([0, opts.detector.num_features], device=opts.device))
-    items = range(distributed.get_rank(), num_items, distributed.get_world_size())
+    stats = _empty_stats(opts.detector, opts.device, capture)
+    items = _my_share(range(num_items))
     with _progress(opts, 'real images', len(items)) as bar:
         for img in _dataset_batches(opts, items):
             stats.append_torch(opts.detector(img))
             bar.update(len(img))
-    stats.merge_processes()
+    stats.merge_processes(positions=items)
     if opts.cache and distributed.get_rank() == 0:
-        stats.save(path)
+        stats.save(_cache_path(opts, num_items, capture))
     return stats
+
+
+def _my_share(items: range) -> range:
+    return items[distributed.get_rank()::distributed.get_world_size()]
+
+
+def _empty_stats(detector: Detector, device, capture: dict) -> FeatureStats:
+    stats = FeatureStats(**capture)
+    stats.append_torch(torch.zeros([0, detector.num_features], device=device))
+    return stats
+
+
+def _load_cached(opts: MetricOptions, num_items: int, capture: dict) -> FeatureStats | None:
+    for richer in (capture, dict(capture_all=True, capture_mean_cov=True)):
+        if (stats := FeatureStats.load(_cache_path(opts, num_items, richer))) is not None:
+            return stats
+    return None
 
 
 def _cache_path(opts: MetricOptions, num_items: int, capture: dict) -> str:
@@ -94,37 +113,78 @@ def _cache_path(opts: MetricOptions, num_items: int, capture: dict) -> str:
 
 
 def compute_feature_stats_for_generator(opts: MetricOptions, max_items: int, **capture) -> FeatureStats:
-    """Statistics of exactly `max_items` generated images; complete on the first process only. Arguments as above.
+    """Statistics of exactly `max_items` generated images by `opts.detector`; see `collect_generated`."""
+    return collect_generated(opts, {'': Request(opts.detector, max_items, capture)})['']
 
-    Every process generates a share of the batches. Latents, labels and noise of a batch follow from the seed and the number of images before it;
-    torch's global random state is left as it was. An image with infinite or NaN pixels has NaN features.
+
+class Request(NamedTuple):
+    """Statistics of the first `max_items` generated images; capture: arguments of `FeatureStats`."""
+    detector: Detector
+    max_items: int
+    capture: dict
+
+
+def collect_generated(opts: MetricOptions, requests: dict[Any, Request]) -> dict[Any, FeatureStats]:
+    """One pass over generated images -> {key of the request: its statistics}, complete on the first process only.
+
+    Every process generates a share of the batches, and each detector sees each image once. The number of images that are asked for changes none
+    of them; torch's global random state is left as it was. An image with infinite or NaN pixels has NaN features. Nothing in a step waits for
+    the device, and no image is kept: on a GPU, the labels and latents of the next batches are made while it works.
     """
-    stats = FeatureStats(**capture)
-    stats.append_torch(torch.zeros([0, opts.detector.num_features], device=opts.device))
-    starts = range(0, max_items, opts.batch_size)[distributed.get_rank()::distributed.get_world_size()]
-    with _progress(opts, 'generated images', sum(min(opts.batch_size, max_items - start) for start in starts)) as bar:
+    stats = {key: _empty_stats(request.detector, opts.device, request.capture) for key, request in requests.items()}
+    num_items = max((request.max_items for request in requests.values()), default=0)
+    starts = _my_share(range(0, num_items, opts.batch_size))
+    with _progress(opts, 'generated images', sum(_count(start, opts, num_items) for start in starts)) as bar:
         for start in starts:
-            img = _generate(opts, start, min(opts.batch_size, max_items - start))
+            img = generate_batch(opts, start)[:num_items - start]
             finite = img.isfinite().flatten(1).all(dim=1, keepdim=True)
-            stats.append_torch(opts.detector(misc.to_uint8(img)).where(finite, torch.nan))
+            features = _detect(misc.to_uint8(img), finite, start, requests.values())
+            for key, request in requests.items():
+                if start < request.max_items:
+                    stats[key].append_torch(features[request.detector.identity][:request.max_items - start])
             bar.update(len(img))
-    stats.merge_processes()
+    for key, request in requests.items():
+        stats[key].merge_processes([start + i for start in starts for i in range(_count(start, opts, request.max_items))])
     return stats
 
 
+def _count(start: int, opts: MetricOptions, max_items: int) -> int:
+    return max(min(opts.batch_size, max_items - start), 0)
+
+
+def _detect(img_uint8: torch.Tensor, finite: torch.Tensor, start: int, requests) -> dict[str, torch.Tensor]:
+    """{identity of a detector: features [N, F]} of those detectors that images from number `start` on are for."""
+    detectors = {request.detector.identity: request.detector for request in requests if start < request.max_items}
+    return {identity: detector(img_uint8).where(finite, torch.nan) for identity, detector in detectors.items()}
+
+
 @torch.no_grad()
-def _generate(opts: MetricOptions, start: int, count: int) -> torch.Tensor:
-    """Images number start, start + 1, ... -> [count, C, H, W] in [-1, 1]."""
+def generate_batch(opts: MetricOptions, start: int) -> torch.Tensor:
+    """Images number start, start + 1, ... -> [batch_size, C, H, W] in [-1, 1]. `start` must be a multiple of the batch size.
+
+    Latents and labels follow from the seed and the number of the image, the noise from the seed and `start`.
+    """
     G, device = opts.G, torch.device(opts.device)
-    seed = lambda what: int.from_bytes(hashlib.sha256(f'{opts.seed}/{start}/{what}'.encode()).digest()[:4], 'little')
-    z = torch.randn([count, G.z_dim], generator=torch.Generator().manual_seed(seed('latents')))
-    c = torch.zeros([count, 0])
+    items = range(start, start + opts.batch_size)
+    z = _by_blocks(items, lambda block: torch.randn([BLOCK, G.z_dim], generator=torch.Generator().manual_seed(_seed(opts, block, 'latents'))))
+    c = torch.zeros([len(items), 0])
     if G.c_dim > 0:                                 # as frequent as in the data set
-        items = np.random.RandomState(seed('labels')).randint(len(opts.labels), size=count)
-        c = torch.from_numpy(np.stack([opts.labels.get_label(int(i)) for i in items]))
+        draw = lambda block: torch.from_numpy(np.random.RandomState(_seed(opts, block, 'labels')).randint(len(opts.labels), size=BLOCK))
+        c = torch.from_numpy(np.stack([opts.labels.get_label(int(i)) for i in _by_blocks(items, draw)]))
+    truncation = {} if opts.truncation_psi == 1 else dict(truncation_psi=opts.truncation_psi)
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
-        torch.manual_seed(seed('noise'))
-        return G(_move(z, device), _move(c, device), noise_mode=NOISE_MODE)
+        torch.manual_seed(_seed(opts, start, 'noise'))
+        return G(_move(z, device), _move(c, device), noise_mode=NOISE_MODE, **truncation)
+
+
+def _seed(opts: MetricOptions, start: int, what: str) -> int:
+    return int.from_bytes(hashlib.sha256(f'{opts.seed}/{start}/{what}'.encode()).digest()[:4], 'little')
+
+
+def _by_blocks(items: range, draw) -> torch.Tensor:
+    """Random rows for the images `items`, which are the same whatever the batches: `draw(first image)` gives those of a block of images."""
+    first = items.start // BLOCK * BLOCK
+    return torch.cat([draw(block) for block in range(first, items.stop, BLOCK)])[items.start - first:][:len(items)]
 
 
 def _move(x: torch.Tensor, device) -> torch.Tensor:

@@ -117,14 +117,14 @@ def test_names(name, num_gen):
                                   'fid5k_full ', 'xfid5k_full', 'fid5kk_full', 'fid5k_full_'])
 def test_names_of_nothing(name):
     assert not metric_main.is_valid_metric(name)
-    with pytest.raises(UserError, match=re.escape(f'--metrics={name}: there is no such metric; use fid<N>_full (FID of N')):
+    with pytest.raises(UserError, match=re.escape(f'--metrics={name}: there is no such metric; use fid<N>_full, clipfid<N>_full, ')):
         metric_main.find_metric(name)
 
 
 def test_a_pattern_belongs_to_one_metric():
-    with pytest.raises(ValueError, match="'fid<N>_full' is already registered by metrics.metric_main"):
+    with pytest.raises(ValueError, match="'fid<N>_full' is already registered by metrics.frechet_inception_distance"):
         metric_main.register_metric('fid<N>_full', needs='inception')(lambda opts, num_gen: 0.0)
-    assert metric_main.list_valid_metrics() == ['fid<N>_full (FID of N generated images against all real ones)',
+    assert [line for line in metric_main.list_valid_metrics() if 'fid' in line] == ['fid<N>_full (FID of N generated images against all real ones)',
                                                 'clipfid<N>_full (the same with the features of a teacher)']
 
 
@@ -143,7 +143,7 @@ def test_a_value_carries_its_protocol(data):
     assert json.loads(json.dumps(result)) == result
     content_hash = result['reference'].pop('content_hash')
     assert len(content_hash) == 64 and result['seconds'] >= 0 and re.fullmatch(r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00', result['date'])
-    assert (result['metric'], result['device'], result['torch']) == ('clipfid12_full', 'cpu', torch.__version__)
+    assert (result['metric'], result['better'], result['device'], result['torch']) == ('clipfid12_full', 'lower', 'cpu', torch.__version__)
     assert result['detector'] == dict(name='pixels:a', identity='pixels:a float32', num_features=6, resize='bicubic with antialiasing to 16x16',
                                       input='uint8, clip(127.5 x + 128) cut to whole numbers; one channel repeated to three')
     assert result['reference'] == dict(dataset='photos', images=12, mirrored=False)
@@ -162,8 +162,9 @@ def test_results_are_appended(tmp_path, data, capsys):
     first, second = [json.loads(line) for line in (tmp_path / 'metric-clipfid12_full.jsonl').read_text().splitlines()]
     assert first == dict(result, snapshot='network-snapshot-000012.safetensors', cur_nimg=12345)
     assert second == dict(result, value=None, snapshot='https://example.org/x.safetensors', cur_nimg=None)
+    best = '    best of 2 snapshots by the same protocol: -?0.0000 of network-snapshot-000012.*flatters\n'
     line = r'clipfid12_full -?0\.0000  \(12 generated, 12 real images of photos, pixels:a, seed 0, \d+s\)\n'
-    assert re.fullmatch(line + 'clipfid12_full nan .*\n', capsys.readouterr().out)
+    assert re.fullmatch(line + 'clipfid12_full nan .*\n' + best, capsys.readouterr().out)
     with pytest.raises(UserError, match='cannot be written'):
         metric_main.report_metric(result, str(tmp_path / 'absent'))
 
@@ -231,8 +232,8 @@ def snapshot_of_nothing(tmp_path):
     (lambda tmp: [f'--network={tmp / "photos.zip"}'], 'photos.zip: the file is damaged or of another format'),
     (lambda tmp: [snapshot_of_nothing(tmp)], 'y.safetensors: there is no G_ema in it'),
     (lambda tmp: [f'--network={make_snapshot(tmp / "y.safetensors", None, training={})}'],
-     'y.safetensors: the snapshot does not say what it was trained on; .* --data=PATH'),
-    (lambda tmp: ['--metrics=fid5k_full,fid5k'], '--metrics=fid5k: there is no such metric; use fid<N>_full .* or clipfid<N>_full'),
+     'y.safetensors: the snapshot does not say what it was trained on; .* --ref=PATH'),
+    (lambda tmp: ['--metrics=fid5k_full,fid5k'], '--metrics=fid5k: there is no such metric; use fid<N>_full, .*, clipkid<N>_full'),
     (lambda tmp: ['--metrics='], '--metrics=: there is no such metric'),
     (lambda tmp: ['--data=/nowhere'], '/nowhere'),
     (lambda tmp: [f'--data={make_data(tmp / "x.zip", size=8)["path"]}'],
@@ -241,13 +242,13 @@ def snapshot_of_nothing(tmp_path):
     (lambda tmp: [f'--network={make_snapshot(tmp / "c.safetensors", make_data(tmp / "x.zip"), c_dim=2)}'],
      'x.zip: labels have 3 dimensions, the network takes 2'),
     (lambda tmp: [f'--network={make_snapshot(tmp / "c.safetensors", dict(path=str(tmp / "gone.zip")))}'],
-     'gone.zip: the data set that the snapshot was trained on is not there any more; name it with --data=PATH'),
+     'gone.zip: the data set that the snapshot was trained on is not there any more; name it with --ref=PATH'),
     (lambda tmp: [f'--outdir={tmp / "photos.zip"}'], 'photos.zip: cannot be written'),
     (lambda tmp: ['--metrics=fid5_full', '--detector=/nowhere.pt'], '--detector=/nowhere.pt: there is no such file'),
     (lambda tmp: ['--teacher=/nowhere.safetensors'], '--kd-teacher=/nowhere.safetensors: .* does not exist'),
 ])
 def test_refusals_before_the_work(tmp_path, network, monkeypatch, make_args, message):
-    monkeypatch.setattr(metric_main, 'calc_metric', lambda *_, **__: pytest.fail('the work has begun'))
+    monkeypatch.setattr(metric_main, 'calc_metrics', lambda *_, **__: pytest.fail('the work has begun'))
     teacher = save_teacher(tmp_path / 'teacher.safetensors')
     code, output = run(f'--network={network}', '--metrics=clipfid5_full', f'--teacher={teacher}', *make_args(tmp_path))
     assert code == 1 and re.match('Error: .*' + message, output) and output.count('\n') == 1

@@ -105,7 +105,7 @@ def test_metrics_last_and_best_by_protocol(tmp_path, data):
     measured(folder, 2.0, 24, snapshot='../network-snapshot-000024.safetensors')        # of another folder
     measured(folder, None, 24, metric='clipfid7_full')
     card = model_card.make_card(snapshot)
-    assert '| metric, lower is better | protocol | this snapshot, 24 kimg | best snapshot of the run |' in card
+    assert '| metric, lower is better if nothing is said | protocol | this snapshot, 24 kimg | best snapshot of the run |' in card
     assert re.findall(r'^\| (\S*fid.*) \|$', card, re.M) == [
         'clipfid7_full | 1 | NaN | NaN',
         'fid7_full | 2 | 25.25 | 20.5 at 12 kimg, of 4 measured', 'fid7_full | 3 | 21 | 21 at 24 kimg, of 1 measured',

@@ -1,9 +1,10 @@
 """What the metric-NAME.jsonl of a run say of one of its snapshots: values by protocol, for the model card."""
 
 import glob
-import json
 import os
 from typing import NamedTuple
+
+from dnnlib import protocol
 
 from . import run_files
 
@@ -20,15 +21,21 @@ def _is_number(value):
     return type(value) in (int, float) and abs(value) < 1e300
 
 
-def _or_none(check):
-    return lambda value: value is None or check(value)
+def _is_interval(value):
+    return type(value) is list and len(value) == 2 and all(map(_is_number, value))
+
+
+def _or_none(wanted):
+    return lambda value: value is None or _fits(value, wanted)
 
 
 RECORD = dict(          # what a card takes from a record
     metric=_is_text, value=_or_none(_is_number), snapshot=_is_text, cur_nimg=_or_none(_is_count), torch=_is_text, device=_is_text, date=_is_text,
     detector=dict(identity=_is_text, resize=_is_text),
-    reference=dict(dataset=_is_text, content_hash=_is_text, images=_is_count, mirrored=lambda value: type(value) is bool),
+    reference=_or_none(dict(dataset=_is_text, content_hash=_is_text, images=_is_count, mirrored=lambda value: type(value) is bool)),
+    better=lambda value: value in ('lower', 'higher'), intervals=lambda value: type(value) is dict and _or_none(_is_interval)(value.get('value')),
     generated=dict(images=_is_count, seed=_is_count, truncation_psi=_is_number, noise_mode=_is_text, labels=_is_text))
+OPTIONAL = dict(better='lower', intervals={})          # what a record may leave out
 
 
 def _fits(value, wanted):
@@ -42,7 +49,7 @@ class Measured(NamedTuple):
     """All values of a metric that were measured by the same protocol, and so can be compared."""
     metric: str
     own: dict | None            # the record of the snapshot that the card is about; None = it was not measured
-    best: dict | None           # the record of the lowest value of all snapshots; None = none is finite
+    best: dict | None           # the record of the best value of all snapshots; None = none is finite
     count: int                  # snapshots measured
     example: dict | None        # any of the records, for the protocol; None = there is none
 
@@ -59,25 +66,18 @@ def read(folder, snapshot, nimg, wanted):
     groups = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), 'metric-*.jsonl'))):
         for record in run_files.read_lines(path):
-            ours = _fits(record, RECORD) and os.path.basename(path) == run_files.metric_name(record['metric'])
+            ours = _fits({**OPTIONAL, **record}, RECORD) and os.path.basename(path) == run_files.metric_name(record['metric'])
             here = ours and os.path.basename(record['snapshot']) == record['snapshot']      # not of another folder
             if here and (nimg is None or record['cur_nimg'] is None or record['cur_nimg'] <= nimg):
-                groups.setdefault((record['metric'], _protocol_key(record)), {})[record['snapshot']] = record       # measured again: the latest
-    found = [_summarize(metric, list(records.values()), snapshot) for (metric, _), records in groups.items()]
+                groups.setdefault(protocol.key(record), {})[record['snapshot']] = record        # measured again: the latest
+    found = [_summarize(list(records.values()), snapshot) for records in groups.values()]
     missing = [Measured(metric, None, None, 0, None) for metric in wanted if metric not in {group.metric for group in found}]
     return found + missing
 
 
-def _protocol_key(record):
-    generated = {key: value for key, value in record['generated'].items() if key != 'batch_size'}
-    return json.dumps([record['detector']['identity'], record['reference'], generated], sort_keys=True)
-
-
-def _summarize(metric, records, snapshot):
-    """Every metric there is gets better as it gets smaller."""
+def _summarize(records, snapshot):
     own = next((record for record in records if record['snapshot'] == snapshot), None)
-    best = min((record for record in records if record['value'] is not None), key=lambda record: record['value'], default=None)
-    return Measured(metric, own, best, len(records), records[-1])
+    return Measured(records[-1]['metric'], own, protocol.best(records), len(records), records[-1])
 
 
 def describe(groups, nimg, distilled):
@@ -85,21 +85,26 @@ def describe(groups, nimg, distilled):
     if not groups:
         return ['Not measured.']
     this = 'this snapshot' if nimg is None else f'this snapshot, {nimg / 1000:g} kimg'
-    lines = [f'| metric, lower is better | protocol | {this} | best snapshot of the run |', '|---|---|---|---|']
-    lines += [f'| {group.metric} | {number if group.example else ""} | {_value(group.own)} | {_best(group)} |'
+    lines = [f'| metric, lower is better if nothing is said | protocol | {this} | best snapshot of the run |', '|---|---|---|---|']
+    lines += [f'| {_name(group)} | {number if group.example else ""} | {_value(group.own)} | {_best(group)} |'
               for number, group in enumerate(groups, start=1)]
-    lines += ['', 'The best is the lowest of those measured, chosen by the same measure, and so flatters.', '']
+    lines += ['', 'The best is that of those measured, chosen by the same measure, and so flatters.', '']
     lines += [f'{number}. {group.metric}: {_protocol(group.example)}' for number, group in enumerate(groups, start=1) if group.example is not None]
-    if any(group.metric.startswith('clipfid') for group in groups):
-        lines += ['', 'clipfid is a distance in the features of the network that is named, another number than the FID.'
+    if any(group.metric.startswith('clip') for group in groups):
+        lines += ['', 'Metrics in clip... use the features of the network that is named: clipfid is another number than the FID.'
                   + (' Where that is the teacher of the training, it is no impartial judge.' if distilled else '')]
     return lines
+
+
+def _name(group):
+    return f'{group.metric}, higher is better' if (group.example or {}).get('better') == 'higher' else group.metric
 
 
 def _value(record):
     if record is None:
         return 'not measured'
-    return 'NaN' if record['value'] is None else f'{record["value"]:.4g}'
+    interval = record.get('intervals', {}).get('value')
+    return 'NaN' if record['value'] is None else f'{record["value"]:.4g}' + (' ({:.4g} to {:.4g})'.format(*interval) if interval else '')
 
 
 def _best(group):
@@ -111,7 +116,9 @@ def _best(group):
 
 def _protocol(record):
     detector, reference, generated = record['detector'], record['reference'], record['generated']
+    against = '' if reference is None else (
+        f' against {reference["images"]} real ones of {reference["dataset"]} '
+        f'({"mirrored, too" if reference["mirrored"] else "as they are"}, SHA-256 {reference["content_hash"][:16]}...)')
     return (f'{generated["images"]} generated images (seed {generated["seed"]}, truncation psi {generated["truncation_psi"]}, '
-            f'noise {generated["noise_mode"]}, labels {generated["labels"]}) against {reference["images"]} real ones of {reference["dataset"]} '
-            f'({"mirrored, too" if reference["mirrored"] else "as they are"}, SHA-256 {reference["content_hash"][:16]}...); '
+            f'noise {generated["noise_mode"]}, labels {generated["labels"]}){against}; '
             f'features of {detector["identity"]}, resize {detector["resize"]}; torch {record["torch"]} on {record["device"]}, {record["date"][:10]}')

@@ -1,9 +1,9 @@
 """What the files of a run are called, and what a run that was cut short still lacks."""
 
-import contextlib
-import json
 import os
 import re
+
+from dnnlib.protocol import read_lines
 
 STATE_FILE = 'training-state.safetensors'
 STATS_FILE = 'stats.jsonl'
@@ -32,17 +32,6 @@ def metric_name(metric):
 
 def metric_path(run_dir, metric):
     return os.path.join(run_dir, metric_name(metric))
-
-
-def read_lines(path):
-    """The JSON objects in a file of one per line; a line that was cut off, or is anything else, is left out."""
-    records = []
-    if os.path.isfile(path):
-        with open(path, encoding='utf-8', errors='replace') as f:
-            for line in f:
-                with contextlib.suppress(ValueError, RecursionError):
-                    records.append(json.loads(line))
-    return [record for record in records if isinstance(record, dict)]
 
 
 def measurements(run_dir, snapshot, metrics):

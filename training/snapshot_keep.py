@@ -3,7 +3,7 @@
 import contextlib
 import os
 
-from dnnlib import UserError
+from dnnlib import UserError, protocol
 
 from . import run_files
 
@@ -36,7 +36,7 @@ def expendable(snapshots, scores, keep):
 
     Args:
         snapshots: {name: images seen}.
-        scores:    {name: value of the metric, less is better}; not every snapshot has one.
+        scores:    {name: badness of the metric's value, less is better}; not every snapshot has one.
         keep:      of `parse`.
     """
     by_age = sorted(snapshots, key=snapshots.get)
@@ -51,9 +51,13 @@ def expendable(snapshots, scores, keep):
 
 
 def prune(run_dir, keep, metrics):
-    """Deletes what is expendable in a run directory."""
-    records = run_files.read_lines(run_files.metric_path(run_dir, metrics[0])) if metrics else []
-    scores = {r.get('snapshot'): r['value'] for r in records if r.get('value') is not None}
-    for name in expendable(run_files.find_snapshots(run_dir), scores, keep):
-        with contextlib.suppress(FileNotFoundError):            # somebody else was faster
-            os.remove(os.path.join(run_dir, name))
+    """Deletes what is expendable in a run directory. Values of different protocols do not compare: the best by each protocol is kept."""
+    groups = {}
+    for record in run_files.read_lines(run_files.metric_path(run_dir, metrics[0])) if metrics else []:
+        if record.get('value') is not None:
+            groups.setdefault(protocol.key(record), {})[record.get('snapshot')] = protocol.badness(record)
+    names = run_files.find_snapshots(run_dir)
+    for name in names:
+        if all(name in expendable(names, scores, keep) for scores in groups.values() or [{}]):
+            with contextlib.suppress(FileNotFoundError):        # somebody else was faster
+                os.remove(os.path.join(run_dir, name))

@@ -1,0 +1,59 @@
+"""Records of measurements, as metric-NAME.jsonl holds them: reading, the protocol of each, which may be compared, which is better."""
+
+import contextlib
+import json
+import os
+
+UNRELATED = ('batch_size',)         # of how images were generated: no part of the protocol
+
+
+def read_lines(path: str) -> list:
+    """The JSON objects in a file of one per line; a line that was cut off, or is anything else, is left out."""
+    records = []
+    if os.path.isfile(path):
+        with open(path, encoding='utf-8', errors='replace') as f:
+            for line in f:
+                with contextlib.suppress(ValueError, RecursionError):
+                    records.append(json.loads(line))
+    return [record for record in records if isinstance(record, dict)]
+
+
+def protocol_of(record: dict) -> dict:
+    """What the value depends on other than the network: {'reference.images': 100, ...}. Two values compare if these are equal."""
+    flat = {'metric': record.get('metric'), 'detector.identity': (record.get('detector') or {}).get('identity')}
+    for part in ('reference', 'generated'):
+        flat.update({f'{part}.{key}': value for key, value in (record.get(part) or {}).items() if key not in UNRELATED})
+    whole = lambda value: isinstance(value, float) and value.is_integer()               # 1.0 is 1
+    return {key: int(value) if whole(value) else value for key, value in flat.items()}
+
+
+def key(record: dict) -> str:
+    """The same for records with the same protocol."""
+    return json.dumps(protocol_of(record), sort_keys=True)
+
+
+def differences(record: dict, other: dict) -> list[str]:
+    """['reference.images 100 and 160', ...]: where the protocols of two records differ."""
+    a, b = protocol_of(record), protocol_of(other)
+    return [f'{key} {a.get(key)} and {b.get(key)}' for key in {**a, **b} if a.get(key) != b.get(key)]
+
+
+def comparable(record: dict, others: list[dict]) -> tuple[list[dict], str | None]:
+    """-> (those of `others` that have the protocol of `record`, a warning of one line if some have not)."""
+    same = [other for other in others if not differences(record, other)]
+    odd = next((other for other in others if differences(record, other)), None)
+    if odd is None:
+        return same, None
+    return same, (f'Warning: {len(others) - len(same)} of {len(others)} values of {record.get("metric")} were measured by another protocol and are '
+                  f'not compared with this one: {"; ".join(differences(record, odd))}')
+
+
+def best(records: list[dict]) -> dict | None:
+    """The record of the best finite value, the first of equals; None if there is none. What a record says is 'better' is 'lower' or 'higher'."""
+    finite = [record for record in records if record.get('value') is not None]
+    return min(finite, key=badness, default=None)
+
+
+def badness(record: dict) -> float:
+    """The value, with its sign such that less is better. Records from before there were others are of metrics where lower is better."""
+    return record['value'] if record.get('better', 'lower') == 'lower' else -record['value']

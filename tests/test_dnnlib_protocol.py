@@ -1,0 +1,36 @@
+"""dnnlib/protocol.py: which records compare, which is better."""
+
+import json
+
+from dnnlib import protocol
+
+
+def record(value=1.0, images=100, seed=0, batch_size=64, **more):
+    return dict(metric='m', value=value, detector=dict(identity='d', name='x'), reference=dict(images=images), date='now',
+                generated=dict(seed=seed, batch_size=batch_size), **more)
+
+
+def test_what_differs():
+    assert protocol.differences(record(), record(value=2.0, batch_size=1)) == [] and protocol.key(record()) == protocol.key(record(batch_size=1))
+    assert protocol.differences(record(), record(images=160, seed=1)) == ['reference.images 100 and 160', 'generated.seed 0 and 1']
+    assert protocol.differences(record(), dict(record(), reference=None)) == ['reference.images 100 and None']
+    assert protocol.key(record()) != protocol.key(record(seed=1)) and protocol.key(record(seed=1.0)) == protocol.key(record(seed=1))
+
+
+def test_only_equals_are_compared_and_the_others_are_told():
+    same, other = record(2.0), record(3.0, images=160)
+    assert protocol.comparable(record(), [same]) == ([same], None)
+    found, warning = protocol.comparable(record(), [same, other])
+    assert found == [same] and warning == ('Warning: 1 of 2 values of m were measured by another protocol and are not compared with this one: '
+                                           'reference.images 100 and 160')
+
+
+def test_the_best_in_either_direction():
+    lower, higher = [record(v) for v in (3.0, None, 1.0)], [record(v, better='higher') for v in (3.0, None, 1.0)]
+    assert protocol.best(lower)['value'] == 1 and protocol.best(higher)['value'] == 3
+    assert protocol.best([record(None)]) is protocol.best([]) is None
+
+
+def test_lines_that_were_cut_off(tmp_path):
+    (tmp_path / 'x.jsonl').write_text(json.dumps(record()) + '\n{"metr')
+    assert protocol.read_lines(str(tmp_path / 'x.jsonl')) == [record()] and protocol.read_lines(str(tmp_path / 'absent')) == []
