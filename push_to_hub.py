@@ -9,7 +9,7 @@ import click
 from dnnlib import UserError
 from dnnlib.util import format_bytes, user_errors
 from torch_utils import checkpoint
-from training import hub, model_card
+from training import hub, model_card, snapshots
 
 
 def choose_snapshot(run, network):
@@ -21,7 +21,7 @@ def choose_snapshot(run, network):
     path = model_card.last_snapshot(run) if run is not None else network
     if not path.endswith('.safetensors'):
         raise UserError(f'--network={network}: only .safetensors files are published; convert it with legacy.py')
-    if 'G_ema' not in checkpoint.load_info(path, 'network')['networks']:
+    if 'G_ema' not in snapshots.load_info(path)['networks']:
         raise UserError(f'{path}: there is no G_ema in it; name a network-snapshot-....safetensors of train.py')
     return path
 

@@ -146,7 +146,7 @@ def _start(c):
     start = c.get('init_from')
     if not start:
         return 'random weights'
-    return os.path.basename(start) if model_files.is_local(start) else start
+    return os.path.basename(start) if model_files.is_local(start) else files.public_address(start)
 
 
 def _augmentation(c, stats):
