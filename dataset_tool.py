@@ -72,7 +72,7 @@ def convert(opts):
 
 
 @main.command('fetch', context_settings=SETTINGS, short_help='Download a public data set and make it ready.')
-@click.argument('name', type=click.Choice(list(public_data.PUBLIC_DATA)))
+@click.argument('name', metavar='NAME', type=click.Choice(list(public_data.PUBLIC_DATA)))
 @click.option('--dest', metavar='PATH', help='New folder, or new archive ending in .zip  [default: NAME.zip, or NAME-5000.zip of a subset]')
 @click.option('--source', metavar='FILE', help='The archive, where it was downloaded by other means.')
 @click.option('--ref', is_flag=True, help='The 10,000 test images of CIFAR instead: what the FID compares with.')
@@ -104,7 +104,7 @@ def fetch_public(name, dest, source, ref, fraction, count):
         raise UserError('--ref: the FID compares with all test images, whatever the training images; leave --fraction and --count out')
     wanted = subsets.count_of(fraction, count, data.images)
     dest = dest or (f'{name}-test.zip' if ref else f'{name}.zip' if wanted == data.images else f'{name}-{wanted}.zip')
-    check_dest(dest, source)
+    check_dest(dest)
     with contextlib.closing(public_data.open_public(name, public_data.locate(name, source), ref)) as images:
         subsets.select(images, fraction, count)
         build(images, dict(AS_THEY_ARE, dest=dest, width=data.size, height=data.size, color='rgb'))
