@@ -107,7 +107,8 @@ def fetch_public(name, dest, source, ref, fraction, count):
     check_dest(dest)
     with contextlib.closing(public_data.open_public(name, public_data.locate(name, source), ref)) as images:
         subsets.select(images, fraction, count)
-        build(images, dict(AS_THEY_ARE, dest=dest, width=data.size, height=data.size, color='rgb'))
+        split = None if not data.test_images else 'test' if ref else 'train'
+        build(images, dict(AS_THEY_ARE, dest=dest, split=split, width=data.size, height=data.size, color='rgb'))
 
 
 @main.command('imagenet', context_settings=SETTINGS, short_help='Make ImageNet at 64x64, or a subset of it.')

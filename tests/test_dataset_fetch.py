@@ -103,8 +103,9 @@ def test_low_shot_images_are_256_lanczos_and_all_are_used(server):
 
 def test_the_record_says_where_it_is_from(server):
     fetch('panda')
-    with zipfile.ZipFile('panda.zip') as archive:
-        record = json.loads(archive.comment)
+    fetch('cifar10', '--ref')
+    record, test_record = (json.loads(zipfile.ZipFile(name).comment) for name in ['panda.zip', 'cifar10-test.zip'])
+    assert record['split'] is None and test_record['split'] == 'test'
     assert record['source'] == '100-shot-panda.zip' and record['width'] == 256 and record['resize_filter'] == 'lanczos'
     assert record['source_record'] == {'address': server.address + '/100-shot-panda.zip', 'sha256': hashlib.sha256(photos_zip()).hexdigest()}
 
