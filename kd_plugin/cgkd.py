@@ -42,7 +42,7 @@ class CGKD(Method):
 
     name = 'cgkd'
     fields = ('texts', 'distance', 'reduction', 'samples', 'center', 'pd', 'weight_pd', 'weight_anchor')
-    needs_texts = True
+    min_texts = 2
 
     def __init__(self, settings, text_feats, seed=0):
         super().__init__(settings, text_feats, seed)

@@ -20,7 +20,7 @@ class LabelDistillation(Method):
 
     name = 'labeldist'
     fields = ('texts', 'temperature')
-    needs_texts = True
+    min_texts = 2
 
     def loss(self, rows):
         return soft_label_loss(rows.student, rows.own, self.text_feats, self.settings.temperature)

@@ -39,7 +39,7 @@ class Distillation(Term):
         self.__dict__['teacher'] = teacher              # travels by name: neither trained nor saved
         self.head = HEADS[settings.head](feature_dim, teacher.dim)
         chosen = {name: method for name, method in METHODS.items() if name in methods}
-        text_feats = teacher.encode_text(texts) if any(method.needs_texts for method in chosen.values()) else None
+        text_feats = teacher.encode_text(texts) if any(method.min_texts > 0 for method in chosen.values()) else None
         self.methods = torch.nn.ModuleDict({name: method(settings, text_feats, seed) for name, method in chosen.items()})
         self.register_buffer('cache', cache, persistent=False)
         self.ramp = 1.0
@@ -135,5 +135,6 @@ def check_distillation(feature_dim, methods, teacher, texts, settings, **_others
         dim = load_teacher(teacher).dim
     if settings['head'] == 'none':
         HEADS['none'](feature_dim, dim)
-    if not texts and (users := [name for name in methods if METHODS[name].needs_texts]):
-        raise UserError(f'--kd-texts: there are no texts, {" and ".join(users)} needs at least one')
+    for name in methods:
+        if len(texts) < METHODS[name].min_texts:
+            raise UserError(f'--kd-texts: {name} needs at least {METHODS[name].min_texts} texts, there are {len(texts)}')

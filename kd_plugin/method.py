@@ -20,20 +20,20 @@ class Method(torch.nn.Module):
 
     Args:
         settings:   `presets.Preset`.
-        text_feats: [K, M] the teacher's embeddings of the texts; may be None unless `needs_texts`.
+        text_feats: [K, M] the teacher's embeddings of the texts; may be None where `min_texts` is 0.
         seed:       of draws.
     """
 
     name = ''                   # in --kd and in the names of the losses
     fields = ()                 # settings, other than the weight, that have no effect without this method
-    needs_texts = False
+    min_texts = 0               # so many texts at least; fewer leave it without a gradient
     in_g_step = False           # whether there are `g_losses`
 
     def __init__(self, settings, text_feats=None, seed=0):
         super().__init__()
         self.settings = settings
         self.seed = seed
-        self.register_buffer('text_feats', text_feats if self.needs_texts else None, persistent=False)
+        self.register_buffer('text_feats', text_feats if self.min_texts > 0 else None, persistent=False)
 
     def start_step(self, cur_nimg: int) -> None:
         """Before an optimiser step. Draws that must agree on all processes: functions of the seed and of `cur_nimg`."""

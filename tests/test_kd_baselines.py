@@ -225,8 +225,9 @@ def test_options_that_would_do_nothing_are_refused(args, message, tiny_data):
 
 def test_labels_need_texts(tiny_data):
     kd = kd_of(tiny_data, '--kd=agkd,labeldist')
-    with pytest.raises(UserError, match='--kd-texts: there are no texts, labeldist needs at least one'):
-        check_distillation(64, **dict(kd, texts=[]))
+    for texts in ([], ['a cat']):
+        with pytest.raises(UserError, match=f'--kd-texts: labeldist needs at least 2 texts, there are {len(texts)}'):
+            check_distillation(64, **dict(kd, texts=texts))
     check_distillation(64, **dict(kd, texts=[], methods=['pkt']))
 
 
