@@ -32,6 +32,8 @@ from .shared_pass import generated_statistics, real_statistics
 
 OTHER_FIGURES = ('standard_error', 'precision', 'recall', 'std', 'below_median')        # told beside the value
 
+INPUT = 'uint8, clip(127.5 x + 128) cut to whole numbers; one channel repeated to three'         # of detectors, as a rule
+
 # Detectors by the name that metrics know them by: functions of the device and of the user's files and settings, each None where not given.
 LOADERS = {
     'inception': lambda device, given: detectors.load_inception(device, given['detector']),
@@ -128,7 +130,8 @@ def _figures(name: str, opts: MetricOptions, real: dict, generated: dict, bootst
 
 def _save_pairs(name: str, opts: MetricOptions, pairs: list, folder: str) -> str:
     """Generates the fakes of the pairs again, and shows them above their training images -> name of the file."""
-    fakes = [misc.to_uint8(metric_utils.generate_batch(opts, i // opts.batch_size * opts.batch_size)[i % opts.batch_size]) for i, _, _ in pairs]
+    start = lambda i: i // opts.batch_size * opts.batch_size
+    fakes = [misc.to_uint8(metric_utils.generate_batch(opts, range(start(i), i + 1))[-1]) for i, _, _ in pairs]
     reals = [torch.from_numpy(opts.reference[item][0]) for _, item, _ in pairs]
     file_name = f'pairs-{name}.png'
     if distributed.get_rank() == 0:
@@ -137,15 +140,16 @@ def _save_pairs(name: str, opts: MetricOptions, pairs: list, folder: str) -> str
 
 
 def _record(name: str, opts: MetricOptions, figures: dict) -> dict:
-    """The figures and everything that they depend on. Where a metric has 'generated' among its figures, that is added to how images were made."""
+    """The figures and everything that they depend on. Among the figures of a metric may be 'generated', which is added to how images were made, and
+    'input', what its detector sees if not bytes."""
     metric, num_gen = find_metric(name)
     detector, conditional = opts.detector, opts.G.c_dim > 0
     generated = dict(images=num_gen, truncation_psi=opts.truncation_psi, noise_mode=NOISE_MODE,
                      labels='drawn from the data set' if conditional else 'none', seed=opts.seed, batch_size=opts.batch_size)
     return dict(
-        metric=name, better=metric.better, **{key: value for key, value in figures.items() if key != 'generated'},
+        metric=name, better=metric.better, **{key: value for key, value in figures.items() if key not in ('generated', 'input')},
         detector=dict(name=detector.name, identity=detector.identity, num_features=detector.num_features, resize=detector.resize,
-                      input='uint8, clip(127.5 x + 128) cut to whole numbers; one channel repeated to three'),
+                      input=figures.get('input', INPUT)),
         reference=_reference(opts) if metric.real is not None or conditional else None, generated={**generated, **figures.get('generated', {})},
         device=opts.device.type, torch=torch.__version__, date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
     )

@@ -107,7 +107,7 @@ def test_the_inception_score(tmp_path, data, monkeypatch):
     script = save_script(tmp_path / 'toy.pt', ToyClasses())
     result, = calc(data, ['is40'], detector=script)
     opts = metric_main.MetricOptions(Noiseless(), data, None, torch.device('cpu'), batch_size=40)
-    img = misc.to_uint8(metric_main.metric_utils.generate_batch(opts, 0))
+    img = misc.to_uint8(metric_main.metric_utils.generate_batch(opts, range(40)))
     scores = split_scores(torch.softmax(img.float().flatten(1)[:, :4] / 20, dim=1), torch.ones([1, 40], dtype=torch.float64))[0]
     assert result['value'] == pytest.approx(scores.mean().item(), rel=1e-6) and result['std'] == pytest.approx(np.std(scores.numpy()), rel=1e-4)
     assert result['better'] == 'higher' and result['reference'] is None and result['detector']['identity'].endswith(' classes')
