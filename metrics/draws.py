@@ -1,6 +1,5 @@
-"""The random draws behind generated images: latents and labels follow from the seed and the number of the item, whatever the batches."""
+"""The random draws behind generated images: latents, labels and noise follow from the seed and the number of the item, whatever the batches."""
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 
@@ -11,6 +10,7 @@ import tqdm
 from torch_utils import distributed
 
 BLOCK = 64                      # items whose rows are drawn together
+NOISE_BLOCK = 8                 # items whose noise is: there are many more numbers of it
 
 
 def shares(num_items: int, batch_size: int) -> list[range]:
@@ -54,13 +54,24 @@ def labels(opts, items: range) -> torch.Tensor:
     return to_device(torch.from_numpy(np.stack([opts.labels.get_label(number) for number in numbers.tolist()])), opts.device)
 
 
-@contextlib.contextmanager
-def noise(opts, items: range):
-    """The generator's noise within is that of the batch; torch's global random state is left as it was."""
-    device = torch.device(opts.device)
-    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
-        torch.manual_seed(_seed(opts, items.start, 'noise'))
-        yield
+class noise(torch.overrides.TorchFunctionMode):
+    """Within it, `torch.randn([len(items), ...])`, the generator's source of noise, gives each image noise of its own, whatever the batches."""
+
+    def __init__(self, opts, items: range):
+        super().__init__()
+        first = items.start // NOISE_BLOCK * NOISE_BLOCK
+        self.wanted = slice(items.start - first, items.stop - first)
+        self.generators = [torch.Generator(opts.device).manual_seed(_seed(opts, block, 'noise')) for block in range(first, items.stop, NOISE_BLOCK)]
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is not torch.randn:
+            return func(*args, **kwargs)
+        (count, *size), = args
+        if count != self.wanted.stop - self.wanted.start:
+            raise ValueError(f'noise for {count} images, expected {self.wanted.stop - self.wanted.start}')
+        blocks = [torch.randn([NOISE_BLOCK, *size], generator=generator, **kwargs) for generator in self.generators]
+        return torch.cat(blocks)[self.wanted]
 
 
 def truncation(opts) -> dict:

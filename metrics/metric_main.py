@@ -130,8 +130,7 @@ def _figures(name: str, opts: MetricOptions, real: dict, generated: dict, bootst
 
 def _save_pairs(name: str, opts: MetricOptions, pairs: list, folder: str) -> str:
     """Generates the fakes of the pairs again, and shows them above their training images -> name of the file."""
-    start = lambda i: i // opts.batch_size * opts.batch_size
-    fakes = [misc.to_uint8(metric_utils.generate_batch(opts, range(start(i), i + 1))[-1]) for i, _, _ in pairs]
+    fakes = [misc.to_uint8(metric_utils.generate_batch(opts, range(i, i + 1))[0]) for i, _, _ in pairs]
     reals = [torch.from_numpy(opts.reference[item][0]) for _, item, _ in pairs]
     file_name = f'pairs-{name}.png'
     if distributed.get_rank() == 0:
@@ -189,22 +188,24 @@ def report_metric(result: dict, run_dir: str | None = None, snapshot: str | None
 
 def _print_best(record: dict, others: list[dict]) -> None:
     """The best value on record beside this one, which is as a rule the last: chosen by the same measure, it flatters."""
-    others, warning = protocol.comparable(record, list({other.get('snapshot'): other for other in others}.values()))
+    latest = {(other.get('snapshot'), protocol.key(other)): other for other in others}
+    others, warning = protocol.comparable(record, list(latest.values()))
     if warning:
         print(warning, flush=True)
     best = protocol.best([*others, record])
     if others and best is not None:
-        which = 'this one' if best is record else f'{best["value"]:.4f} of {best["snapshot"]}'
+        which = 'this one' if best is record else f'{protocol.number(best["value"])} of {best["snapshot"]}'
         print(f'    best of {len(others) + 1} snapshots by the same protocol: {which}; being chosen by this very measure, it flatters', flush=True)
 
 
 def describe(result: dict) -> str:
     """A result in one line."""
     reference, generated = result['reference'], result['generated']
-    interval = lambda name: ' [{:.4f}, {:.4f}]'.format(*result['intervals'][name]) if name in result.get('intervals', {}) else ''
-    others = [f', {name.replace("_", " ")} {result[name]:.4f}{interval(name)}' for name in OTHER_FIGURES if name in result]
+    figure = lambda name: f'{protocol.number(result[name])}{protocol.interval_of(result, name)}'
+    others = [f', {name.replace("_", " ")} {figure(name)}' for name in OTHER_FIGURES if name in result]
+    others += [f', truncation psi {generated["truncation_psi"]:g}'] if generated['truncation_psi'] != 1 else []
     against = f'{reference["images"]} real images of {reference["dataset"]}, ' if reference else ''
-    return (f'{result["metric"]} {result["value"]:.4f}{interval("value")}{"".join(others)}  ({generated["images"]} generated, {against}'
+    return (f'{result["metric"]} {figure("value")}{"".join(others)}  ({generated["images"]} generated, {against}'
             f'{result["detector"]["name"]}, seed {generated["seed"]}, {dnnlib.util.format_time(result["seconds"])})')
 
 

@@ -26,17 +26,18 @@ class MetricOptions:
 
     G:              generator in eval mode: `G(z, c, noise_mode=...)` -> [N, 1 or 3, H, W] in [-1, 1]; z_dim, c_dim.
     dataset_kwargs: class_name and arguments of the real images; labels, mirroring and number are set here, see `open_reference`.
+                    None where neither metric nor generator needs them.
     detector:       images -> features.
     device:         where to work.
     seed:           of the latents, labels and noise.
-    batch_size:     images at a time on each process; the noise depends on it, the number of processes changes nothing.
+    batch_size:     images at a time on each process; neither it nor the number of processes changes anything but roundings.
     num_workers:    processes that read images; 0 = this one.
     cache:          keep the statistics of the data set on disk.
     progress:       show progress bars, where there is a terminal.
     truncation_psi: of the generator; 1 = none, as every published value has it.
     """
     G: torch.nn.Module
-    dataset_kwargs: dict
+    dataset_kwargs: dict | None
     detector: Detector
     device: torch.device
     seed: int = 0
@@ -84,7 +85,10 @@ def compute_feature_stats_for_dataset(opts: MetricOptions, max_items: int | None
             bar.update(len(img))
     stats.merge_processes(positions=items)
     if opts.cache and distributed.get_rank() == 0:
-        stats.save(_cache_path(opts, num_items, capture))
+        try:
+            stats.save(_cache_path(opts, num_items, capture))
+        except UserError as err:                    # such as a full disk; the value is no worse for it
+            print(f'Warning: the statistics of the real images are not kept for the next time: {err}', flush=True)
     return stats
 
 
@@ -147,20 +151,16 @@ def _detect(img_uint8: torch.Tensor, finite: torch.Tensor, start: int, requests)
 
 @torch.no_grad()
 def generate_batch(opts: MetricOptions, items: range, same_class: bool = False) -> torch.Tensor:
-    """Images of these numbers -> [len(items), C, H, W] in [-1, 1]. A whole batch is made even where the last ones are not wanted, so that no
-    image depends on their number.
-
-    Latents and labels follow from the seed and the number of the image, the noise from the seed and the first number.
+    """Images of these numbers -> [len(items), C, H, W] in [-1, 1]. Latents, labels and noise follow from the seed and the number of each.
 
     Args:
         same_class: images 0 and 1, 2 and 3, ... of the batch have the same label.
     """
-    batch = range(items.start, items.start + max(opts.batch_size, len(items)))
-    z, c = draws.latents(opts, batch), draws.labels(opts, batch)
+    z, c = draws.latents(opts, items), draws.labels(opts, items)
     if same_class:
-        c = c[0::2].repeat_interleave(2, dim=0)[:len(c)]
-    with draws.noise(opts, batch):
-        return opts.G(z, c, noise_mode=NOISE_MODE, **draws.truncation(opts))[:len(items)]
+        c = c[0::2].repeat_interleave(2, dim=0)
+    with draws.noise(opts, items):
+        return opts.G(z, c, noise_mode=NOISE_MODE, **draws.truncation(opts))
 
 
 class _Images(torch.utils.data.Dataset):

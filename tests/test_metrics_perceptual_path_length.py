@@ -164,6 +164,16 @@ def test_the_value_and_its_protocol():
     assert math.isnan(ppl.compute_ppl(options(LinearGenerator(torch.eye(DIM) * math.nan)), 5, 'w', 'end', False)['value'])
 
 
+@pytest.mark.parametrize('space', ['z', 'w'])
+def test_truncation(space):
+    """Towards an average of 0 with psi 1/2, all steps of a linear generator have half the length: a quarter of the square."""
+    G = LinearGenerator()
+    plain = ppl.path_lengths(options(G), 20, space, 'full', crop=False)
+    G.mapping = lambda z, c, truncation_psi: z[:, None] * truncation_psi
+    opts = options(G, truncation_psi=0.5)
+    torch.testing.assert_close(ppl.path_lengths(opts, 20, space, 'full', crop=False), plain / 4, rtol=1e-2, atol=0)
+
+
 class Labels:
     """Three images: two of class 0, one of class 1."""
 
