@@ -156,11 +156,12 @@ def generate_batch(opts: MetricOptions, items: range, same_class: bool = False) 
     Args:
         same_class: images 0 and 1, 2 and 3, ... of the batch have the same label.
     """
-    z, c = draws.latents(opts, items), draws.labels(opts, items)
+    made = range(items.start, max(items.stop, items.start + 2))         # StyleGAN2 computes a single image in another way, with other roundings
+    z, c = draws.latents(opts, made), draws.labels(opts, made)
     if same_class:
         c = c[0::2].repeat_interleave(2, dim=0)
-    with draws.noise(opts, items):
-        return opts.G(z, c, noise_mode=NOISE_MODE, **draws.truncation(opts))
+    with draws.noise(opts, made):
+        return opts.G(z, c, noise_mode=NOISE_MODE, **draws.truncation(opts))[:len(items)]
 
 
 class _Images(torch.utils.data.Dataset):

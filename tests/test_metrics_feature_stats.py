@@ -211,8 +211,9 @@ def test_a_damaged_image_is_one_line(tmp_path, cache, num_workers):
 def test_exactly_so_many_are_generated(num):
     opts = options({})
     stats = compute_feature_stats_for_generator(opts, num, **BOTH)
-    assert stats.num_items == len(stats.get_all()) == opts.detector.network.num_images == len(opts.G.seen(0)) == num
-    assert len(torch.unique(opts.G.seen(0))) == num * 4 and {call[2] for call in opts.G.calls} == {'random'}
+    assert stats.num_items == len(stats.get_all()) == opts.detector.network.num_images == num
+    made = max(num, 2)                                              # see `generate_batch`
+    assert len(opts.G.seen(0)) == made and len(torch.unique(opts.G.seen(0))) == made * 4 and {call[2] for call in opts.G.calls} == {'random'}
 
 
 def test_random_numbers_follow_from_the_seed_only():
@@ -234,10 +235,10 @@ def test_latents_and_noise_have_nothing_in_common():
 
 
 def test_images_with_their_noise_do_not_depend_on_the_batches():
-    """A StyleGAN2 whose noise is strong; float32 sums in other orders."""
+    """A StyleGAN2 whose noise is strong, in bfloat16, where a single image done in its own way would be off by percents."""
     torch.manual_seed(0)
     G = Generator(z_dim=4, c_dim=0, w_dim=4, img_resolution=16, img_channels=3, mapping_kwargs=dict(num_layers=1),
-                  synthesis_kwargs=dict(channel_base=64, channel_max=8)).eval().requires_grad_(False)
+                  synthesis_kwargs=dict(channel_base=64, channel_max=8, num_fp16_res=2, half_dtype='bfloat16')).eval().requires_grad_(False)
     for name, param in G.named_parameters():
         if name.endswith('noise_strength'):
             param.fill_(1)
@@ -247,7 +248,7 @@ def test_images_with_their_noise_do_not_depend_on_the_batches():
     assert noise_of(0).std() > 0.1 and abs(torch.corrcoef(torch.stack([noise_of(0).flatten(), noise_of(1).flatten()]))[0, 1]) < 0.2
     for size in (1, 3, 8, 20):
         parts = [generate_batch(opts, range(21)[start:start + size]) for start in range(0, 21, size)]
-        torch.testing.assert_close(torch.cat(parts), want, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(torch.cat(parts), want, rtol=1e-5, atol=1e-5)
     assert torch.equal(torch.get_rng_state(), before)
     with pytest.raises(ValueError, match='noise for 4 images, expected 3'), draws.noise(opts, range(3)):
         torch.randn([4, 1])
