@@ -226,16 +226,16 @@ def find_neighbors(network, outdir, data, mirror, seeds, nearest, space, teacher
     ws = latents_of_seeds(G, seeds, classes, trunc, device)
     dataset = neighbors.open_training_images(data, mirror, snapshot, network)
     if space == 'pixels':
-        features, distance = neighbors.pixel_features, neighbors.pixel_distance
+        features, distance, identity = neighbors.pixel_features, neighbors.pixel_distance, None
     else:
         detector = detectors.load_teacher_detector(device, dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
-        features, distance = neighbors.unit_features(detector), neighbors.cosine_distance
+        features, distance, identity = neighbors.unit_features(detector), neighbors.cosine_distance, detector.identity
     torch.manual_seed(0)                    # of --noise-mode=random
     imgs = synthesize(G, ws, noise_mode, batch, device)
     found = neighbors.find_neighbors(imgs, dataset, features, distance, nearest, batch, device)
     image_grid.save_sheet(neighbors.sheet(imgs, labels_of(seeds, classes, class_names), dataset, found), 'neighbors.png', outdir)
     record = dict(network=files.public_address(model_files.address_of(network)), data=dataset.facts(), distance=neighbors.DISTANCES[space],
-                  teacher=teacher if space == 'teacher' else None, trunc=trunc, noise_mode=noise_mode,
+                  teacher=identity, trunc=trunc, noise_mode=noise_mode,
                   neighbors=neighbors.as_records(seeds, classes, dataset, found))
     files.write_text(os.path.join(outdir, 'neighbors.json'), json.dumps(record, indent=2) + '\n')
 

@@ -12,6 +12,7 @@ from test_generate import save
 from test_training_video_files import read_video
 
 import generate
+from kd_plugin.teacher import load_teacher
 
 
 @pytest.fixture(scope='module')
@@ -93,7 +94,7 @@ def test_neighbors(space, network, tiny_data, tmp_path):
                        '--mirror=1')
     assert code == 0 and 'Saved neighbors.png' in output
     record = json.loads((tmp_path / 'neighbors.json').read_text())
-    assert record['data']['images'] == 12 and record['teacher'] == ('demo' if space == 'teacher' else None)
+    assert record['data']['images'] == 12 and record['teacher'] == (f'{load_teacher("demo").identity} float32' if space == 'teacher' else None)
     assert [(row['seed'], row['class'], len(row['nearest'])) for row in record['neighbors']] == [(1, 0, 3), (9, 1, 3)]
     for row in record['neighbors']:
         distances = [n['distance'] for n in row['nearest']]
