@@ -11,8 +11,9 @@ from kd_plugin.options import DEFAULT_TEACHER
 from metrics import compare, metric_main, metric_utils
 from torch_utils import distributed, misc
 from training import demo_data, model_files, sampling
+from training.commands import PlainOrCommand
 from training.config import torch_device
-from training.generate_options import SETTINGS, PlainOrCommand
+from training.generate_options import SETTINGS
 
 
 def parse_metrics(text):
