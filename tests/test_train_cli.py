@@ -5,6 +5,7 @@ import os
 import re
 import sys
 
+import click
 import numpy as np
 import PIL.Image
 import pytest
@@ -192,3 +193,8 @@ def test_an_interrupted_start_leaves_a_damaged_options_file_alone(tmp_path):
     (tmp_path / '00000-x').mkdir()
     (tmp_path / '00000-x' / OPTIONS_FILE).write_text('{"a": ')
     assert find_run(str(tmp_path), EasyDict(total_kimg=1), 'x', False) == (os.path.join(str(tmp_path), '00001-x'), 'new')
+
+
+def test_a_seed_that_numpy_cannot_take():
+    with pytest.raises(click.BadParameter, match='4294967296 is not in the range'):
+        parse_options('--outdir=x', '--data=x', '--seed=4294967296')
