@@ -12,6 +12,7 @@ from metrics import metric_main, metric_utils
 from torch_utils import distributed, misc
 from training import demo_data, model_files
 from training.config import torch_device
+from training.dataset import held_out_kwargs
 
 
 def parse_metrics(text):
@@ -24,7 +25,7 @@ def parse_metrics(text):
 
 def choose_data(data, info, network):
     """Constructor arguments of the real images: --ref, else what the snapshot was trained on. Raises UserError if they are not there."""
-    size = info['networks']['G_ema']['img_resolution']
+    size, held_out = info['networks']['G_ema']['img_resolution'], {}
     if data is not None:
         path = demo_data.demo_set(size) if data == 'demo' else data
     else:
@@ -34,7 +35,8 @@ def choose_data(data, info, network):
             raise UserError(f'{network}: the snapshot does not say what it was trained on; name the real images with --ref=PATH')
         if not os.path.exists(path):
             raise UserError(f'{path}: the data set that the snapshot was trained on is not there any more; name it with --ref=PATH')
-    return dict(class_name='training.dataset.ImageFolderDataset', path=path)
+        held_out = held_out_kwargs(kwargs)
+    return dict(class_name='training.dataset.ImageFolderDataset', path=path, **held_out)
 
 
 def check_data(data_kwargs, G_kwargs):
@@ -117,8 +119,9 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
 def main(**opts):
     """Measure a trained generator against real images.
 
-    The real images are all images of the data set, never mirrored, even where the training used a part of it or mirrored it. Their statistics
-    are kept for the next time. Several GPUs: torchrun --nproc-per-node=N calc_metrics.py ...
+    The real images are all images of the data set, never mirrored, even where the training used a part of it or mirrored it; but without --ref
+    those that the training held out by --val-fraction are left out. Their statistics are kept for the next time. Several GPUs:
+    torchrun --nproc-per-node=N calc_metrics.py ...
     """
     with user_errors():
         try:

@@ -60,6 +60,7 @@ class Distillation(Term):
 
     def d_fake(self, step):
         student = self.head(step.features.epilogue)
+        report_agreement('fake', student, step.notes['gen'])
         losses = self._agkd(student, own=step.notes['gen'], other=step.notes['real'], kind='fake')
         losses.update(self._cgkd(student, step.notes['gen'], kind='fake'))
         if self.cgkd is not None:
@@ -68,6 +69,7 @@ class Distillation(Term):
 
     def d_real(self, step):
         student = self.head(step.features.epilogue)
+        report_agreement('real', student, step.notes['real'])
         losses = self._agkd(student, own=step.notes['real'], other=step.notes['gen'], kind='real')
         if self.settings.samples == 'both':
             losses.update(self._cgkd(student, step.notes['real'], kind='real'))
@@ -82,6 +84,9 @@ class Distillation(Term):
         return {'KD/diversity_generator': cgkd.hinged_pairwise_cosine(gen, real) * (self.settings.weight_pd * self.ramp)}
 
     # -- parts
+
+    def image_features(self, img):
+        return self._embed(img)
 
     @property
     def _sees_augmented(self):
@@ -112,6 +117,11 @@ class Distillation(Term):
             return {}
         rows = cgkd.image_text_correlation(student, self.cgkd.text_feats)
         return {'KD/diversity_student': cgkd.mean_pairwise_cosine(rows) * (self.settings.weight_pd * self.ramp)}
+
+
+def report_agreement(kind, student, teacher):
+    """`KD/agreement_real` and `..._fake`: cosine of the two embeddings [N, M] of an image, whether or not it is what is trained."""
+    training_stats.report(f'KD/agreement_{kind}', torch.nn.functional.cosine_similarity(student.detach(), teacher))
 
 
 class KDLoss(StyleGAN2Loss):
