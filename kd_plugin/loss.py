@@ -52,6 +52,10 @@ class Distillation(Term):
         if self.agkd is not None:
             self.agkd.start_step(cur_nimg)
 
+    def recording_key(self):
+        """The draw of q; none while the weights still grow."""
+        return (self.agkd is not None and self.agkd.aggregate,) if self.ramp == 1 else None
+
     @torch.no_grad()
     def prepare(self, step):
         """The teacher's features are constants of the D step: computed once here, they serve both passes."""
