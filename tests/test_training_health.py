@@ -13,11 +13,12 @@ from conftest import parse_options, shrink
 import calc_metrics
 import train
 from dnnlib import EasyDict, UserError
-from metrics import metric_utils
+from metrics import metric_main, metric_utils
 from torch_utils import checkpoint, training_stats
 from training import early_stop, snapshot_keep
 from training.dataset import DatasetError, ImageFolderDataset
 from training.near_copies import NearCopies
+from training.neighbors import open_training_images
 from training.run_files import STATE_FILE
 from training.runs import find_run, launch
 from training.training_loop import Trainer
@@ -90,6 +91,11 @@ def test_neither_teacher_nor_metrics_see_them(tiny_data):
         reference = metric_utils.open_reference(given)
         assert set(reference._raw_idx.tolist()) == set(range(12)) - held_out and reference.num_held_out == 3
     assert len(metric_utils.open_reference(calc_metrics.choose_data(tiny_data, info, 'x'))) == 12
+    record = metric_main._reference(SimpleNamespace(reference=reference))
+    assert record['held_out'] == 3 and record['images'] == 9
+    G = SimpleNamespace(img_channels=3, img_resolution=16)
+    searched = open_training_images(None, None, SimpleNamespace(G_ema=G, info=info), 'x')
+    assert set(searched._raw_idx.tolist()) == set(range(12)) - held_out
     assert reference.facts()['held_out'] == 3 and 'held_out' not in ImageFolderDataset(tiny_data).facts()
     assert reference.content_hash() != ImageFolderDataset(tiny_data).content_hash()
 
