@@ -80,7 +80,7 @@ def test_the_name_of_a_run_says_what_was_chosen(args, name, tiny_data):
     (['--batch=6'], '--batch=6: 6 images at a time cannot be split into groups of 4 .* use a multiple of 4'),
     (['--subset=13'], '--subset=13: .* has 12 images; use --subset=12'),
     (['--metrics=fid'], '--metrics=fid: there is no such metric; use fid<N>_full'),
-    (['--kd=xgkd'], '--kd=xgkd: xgkd is no method; use agkd, cgkd or agkd,cgkd'),
+    (['--kd=xgkd'], '--kd=xgkd: xgkd is no method; use one or several of agkd, cgkd, '),
     (['--kd-p=0.5'], '--kd-p=0.5: has no effect without --kd; add --kd=agkd,cgkd'),
     (['--kd=cgkd', '--kd-p=0.5'], '--kd-p=0.5: has no effect with --kd=cgkd; add agkd'),
     (['--kd-preset=released'], '--kd-preset=released: has no effect without --kd'),
