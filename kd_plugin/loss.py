@@ -53,8 +53,8 @@ class Distillation(Term):
             method.start_step(cur_nimg)
 
     def recording_key(self):
-        """The draw of q; none while the weights still grow."""
-        return ('agkd' in self.methods and self.methods['agkd'].aggregate,) if self.ramp == 1 else None
+        """The methods' draws; None while the weights still grow."""
+        return tuple(method.drawn() for method in self.methods.values()) if self.ramp == 1 else None
 
     @torch.no_grad()
     def prepare(self, step):
