@@ -13,6 +13,7 @@ from torch_utils import distributed, misc
 from training import demo_data, model_files, sampling
 from training.commands import PlainOrCommand
 from training.config import torch_device
+from training.dataset import held_out_kwargs
 from training.generate_options import SETTINGS
 
 
@@ -31,7 +32,7 @@ def needs_data(names, c_dim):
 
 def choose_data(data, info, network):
     """Constructor arguments of the real images: --ref, else what the snapshot was trained on. Raises UserError if they are not there."""
-    size = info['networks']['G_ema']['img_resolution']
+    size, held_out = info['networks']['G_ema']['img_resolution'], {}
     if data is not None:
         path = demo_data.demo_set(size) if data == 'demo' else data
     else:
@@ -41,7 +42,8 @@ def choose_data(data, info, network):
             raise UserError(f'{network}: the snapshot does not say what it was trained on; name the real images with --ref=PATH')
         if not os.path.exists(path):
             raise UserError(f'{path}: the data set that the snapshot was trained on is not there any more; name it with --ref=PATH')
-    return dict(class_name='training.dataset.ImageFolderDataset', path=path)
+        held_out = held_out_kwargs(kwargs)
+    return dict(class_name='training.dataset.ImageFolderDataset', path=path, **held_out)
 
 
 def check_data(data_kwargs, G_kwargs):
@@ -133,8 +135,9 @@ def main(**opts):
     calc_metrics.py --network=NETWORK --metrics=fid5k_full,kid5k_full,pr5k3_full
     calc_metrics.py compare runs/00000-cats runs/00001-cats             what is on record there, side by side
 
-    The real images are all images of the data set, never mirrored, even where the training used a part of it or mirrored it. Their statistics
-    are kept for the next time. Several GPUs: torchrun --nproc-per-node=N calc_metrics.py ...
+    The real images are all images of the data set, never mirrored, even where the training used a part of it or mirrored it; but without --ref
+    those that the training held out by --val-fraction are left out. Their statistics are kept for the next time. Several GPUs:
+    torchrun --nproc-per-node=N calc_metrics.py ...
     """
     with user_errors():
         try:

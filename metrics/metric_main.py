@@ -155,7 +155,9 @@ def _record(name: str, opts: MetricOptions, figures: dict) -> dict:
 
 
 def _reference(opts: MetricOptions) -> dict:
-    return dict(dataset=opts.reference.name, content_hash=opts.reference.content_hash(), images=len(opts.reference), mirrored=False)
+    held_out = getattr(opts.reference, 'num_held_out', 0)
+    return dict(dataset=opts.reference.name, content_hash=opts.reference.content_hash(), images=len(opts.reference), mirrored=False,
+                **(dict(held_out=held_out) if held_out else {}))
 
 
 def report_metric(result: dict, run_dir: str | None = None, snapshot: str | None = None, cur_nimg: int | None = None) -> None:

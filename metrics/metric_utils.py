@@ -59,7 +59,10 @@ class MetricOptions:
 
 
 def open_reference(dataset_kwargs: dict, use_labels: bool = False):
-    """All images of a data set as they are: the reference of a metric is never mirrored, whatever the training did, nor a part of it."""
+    """All images of a data set as they are: the reference of a metric is never mirrored, whatever the training did, nor a part of it.
+
+    But images that are held out for validation are left out: few-shot protocols compare with the images of the training.
+    """
     return dnnlib.util.construct_class_by_name(**{**dataset_kwargs, 'use_labels': use_labels, 'xflip': False, 'max_size': None})
 
 
