@@ -148,8 +148,10 @@ def build_distillation(device, feature_dim, methods, teacher, texts, texts_origi
 def check_distillation(feature_dim, methods, teacher, texts, settings, **_others):
     """Raises UserError for whatever would stop `build_distillation`: called before a run directory is made."""
     with distributed.main_process_first():
-        dim = load_teacher(teacher).dim
+        loaded = load_teacher(teacher)
     if settings['head'] == 'none':
-        HEADS['none'](feature_dim, dim)
+        HEADS['none'](feature_dim, loaded.dim)
+    if 'cgkd' in methods:
+        loaded.check_texts(remedy='use --kd=agkd, or a teacher that knows texts too')
     if 'cgkd' in methods and not texts:
         raise UserError('--kd-texts: there are no texts, CGKD needs at least one')
