@@ -92,7 +92,8 @@ class Distillation(Term):
 
     def _embed_real(self, step):
         if self.cache is not None and step.real_idx is not None:
-            return self.cache[step.real_idx]
+            kept = self.cache[step.real_idx]
+            return kept if step.pseudo is None else torch.where(step.pseudo[:, None], self._embed(step.real_img.detach()), kept)
         seen_by_d = self._sees_augmented and step.real_aug is not None
         return self._embed((step.real_aug if seen_by_d else step.real_img).detach())
 

@@ -108,7 +108,7 @@ def add_augmentation(config, opts):
         raise UserError(f'--target={opts.target}: goes with --aug=ada only')
     if aug == 'noaug' and opts.augpipe is not None:
         raise UserError(f'--augpipe={opts.augpipe}: has no effect with --aug=noaug; leave one of them out')
-    if aug == 'noaug':
+    if aug == 'noaug' or opts.p == 0:
         return
     config.augment_kwargs = dict(class_name='training.augment.AugmentPipe', **augpipe_specs[opts.augpipe or 'bgc'])
     if aug == 'fixed':

@@ -41,6 +41,8 @@ class StyleGAN2Loss:
         self.pl_weight = pl_weight
         self.pl_mean = torch.zeros([], device=device)
         self.terms = torch.nn.ModuleDict(terms or {})
+        for term in self.terms.values():
+            term.bind(self)
 
     def state_dict(self):
         """Everything here that changes during training, as tensors by name."""
@@ -55,7 +57,12 @@ class StyleGAN2Loss:
         for term in self.terms.values():
             term.start_step(cur_nimg)
 
-    def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, gain, real_idx=None):
+    def finish_step(self, batch_idx):
+        """After the last phase of iteration number `batch_idx` (from 0)."""
+        for term in self.terms.values():
+            term.finish_step(batch_idx)
+
+    def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, gain, real_idx=None, round_idx=0):
         """Adds the gradients of a phase to `.grad` of the network it trains.
 
         Args:
@@ -65,20 +72,24 @@ class StyleGAN2Loss:
             gen_z:    [N, z_dim].
             gain:     factor on the loss, the interval of a lazy regularisation.
             real_idx: [N] numbers of the images, for terms that keep something per image; None = unknown.
+            round_idx: number of this micro-batch among those of the step.
         """
         if phase not in PHASES:
             raise ValueError(f'phase is {phase!r}, it must be one of {", ".join(PHASES)}')
         main, reg = not phase.endswith('reg'), not phase.endswith('main')
+        step = Step(real_img.detach(), real_c, real_idx, gen_z, gen_c, round_idx)
         if phase[0] == 'G':
             if main:
-                self._g_main(Step(real_img, real_c, real_idx, None, gen_c), gen_z, gain)
+                self._g_main(step, gain)
             if reg and self.pl_weight != 0:
                 self._g_reg(gen_z, gen_c, gain)
         else:
             reg = reg and self.r1_gamma != 0
-            step = Step(real_img.detach().requires_grad_(reg), real_c, real_idx, None, gen_c)
+            for term in self.terms.values() if main or reg else ():
+                term.replace_reals(step)
+            step.real_img.requires_grad_(reg)
             if main:
-                self._d_main(step, gen_z, gain, reg)
+                self._d_main(step, gain, reg)
             elif reg:
                 self._d_real(step, gain, main=False, reg=True)
 
@@ -108,9 +119,9 @@ class StyleGAN2Loss:
 
     # -- the phases
 
-    def _g_main(self, step, gen_z, gain):
+    def _g_main(self, step, gain):
         """Non-saturating logistic loss, -log sigmoid(D(G(z)))."""
-        step.gen_img, _ws = self.run_G(gen_z, step.gen_c)
+        step.gen_img, _ws = self.run_G(step.gen_z, step.gen_c)
         logits = self.run_D(step, self.augment(step.gen_img), step.gen_c)
         report_logits('fake', logits)
         loss = training_stats.report('Loss/G/loss', softplus(-logits))
@@ -135,10 +146,10 @@ class StyleGAN2Loss:
         value = distributed.all_reduce_sum(value) / distributed.get_world_size()
         self.pl_mean.copy_(torch.where(value.isfinite(), value, self.pl_mean))
 
-    def _d_main(self, step, gen_z, gain, reg):
+    def _d_main(self, step, gain, reg):
         """Logistic loss in two backward passes, fakes and then reals, so that one graph is alive at a time."""
         with torch.no_grad():
-            step.gen_img, _ws = self.run_G(gen_z, step.gen_c)
+            step.gen_img, _ws = self.run_G(step.gen_z, step.gen_c)
             step.gen_aug = self.augment(step.gen_img)
         step.real_aug = self.augment(step.real_img)
         for term in self.terms.values():
