@@ -1,8 +1,10 @@
 """Find the latents of a picture: python projector.py --network=FILE --target=photo.png --outdir=out"""
 
+import contextlib
 import hashlib
 import math
 import os
+import signal
 import sys
 import time
 
@@ -11,7 +13,7 @@ import torch
 import tqdm
 
 from dnnlib import UserError, files
-from dnnlib.util import format_time, stop_requests, user_errors
+from dnnlib.util import format_time, user_errors
 from kd_plugin.teacher import load_teacher
 from metrics.lpips import load_vgg16_lpips
 from torch_utils import misc
@@ -69,6 +71,23 @@ def describe_targets(targets):
     for target in targets:
         digest.update(f'{target.name}:'.encode() + target.img.numpy().tobytes())
     return f'{len(targets)} with SHA-256 {digest.hexdigest()}'
+
+
+@contextlib.contextmanager
+def stop_requests():
+    """Within it, Ctrl-C and SIGTERM do not interrupt; gives a function that tells whether one came. The second one interrupts."""
+    requests = []
+
+    def request(_signum, _frame):
+        if requests:
+            raise KeyboardInterrupt
+        requests.append(True)
+    previous = {sig: signal.signal(sig, request) for sig in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(requests)
+    finally:
+        for sig, handler in previous.items():
+            signal.signal(sig, handler)
 
 
 def search(projection, title, save, should_stop):

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import signal
 import sys
 from typing import Any, Callable
 
@@ -28,23 +27,6 @@ def user_errors():
     except KeyboardInterrupt:
         sys.stderr.write('\nInterrupted.\n')
         sys.exit(130)
-
-
-@contextlib.contextmanager
-def stop_requests():
-    """Within it, Ctrl-C and SIGTERM do not interrupt; gives a function that tells whether one came. The second one interrupts."""
-    requests = []
-
-    def request(_signum, _frame):
-        if requests:
-            raise KeyboardInterrupt
-        requests.append(True)
-    previous = {sig: signal.signal(sig, request) for sig in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(requests)
-    finally:
-        for sig, handler in previous.items():
-            signal.signal(sig, handler)
 
 
 class EasyDict(dict):

@@ -12,9 +12,10 @@ import torch
 import tqdm
 
 from dnnlib import UserError, files
-from dnnlib.util import format_time, stop_requests, user_errors
+from dnnlib.util import format_time, user_errors
 from torch_utils import checkpoint, misc
 from training.config import torch_device
+from training.stop_request import StopRequest
 
 from .pretrain_data import CaptionedImages, DemoFaces
 from .tiny_clip import TEACHER_FILE, TinyClip, as_teacher, save_tiny_clip
@@ -130,8 +131,8 @@ def pretrain(**opts):
     if os.path.isfile(state_path):
         training.load(state_path, settings)
         print(f'Continuing after step {training.step} of {training.steps}.')
-    with stop_requests() as should_stop:
-        done = run(training, lambda: training.save(state_path, settings), should_stop)
+    with StopRequest(print) as stop:
+        done = run(training, lambda: training.save(state_path, settings), lambda: stop.requested)
     if not done:
         print(f'Stopped after step {training.step} of {training.steps}; the state is in {folder}. The same command continues.')
         raise KeyboardInterrupt
