@@ -131,7 +131,7 @@ def pretrain(**opts):
     if os.path.isfile(state_path):
         training.load(state_path, settings)
         print(f'Continuing after step {training.step} of {training.steps}.')
-    with StopRequest(print) as stop:
+    with StopRequest(tqdm.tqdm.write) as stop:
         done = run(training, lambda: training.save(state_path, settings), lambda: stop.requested)
     if not done:
         print(f'Stopped after step {training.step} of {training.steps}; the state is in {folder}. The same command continues.')
