@@ -285,7 +285,7 @@ def test_an_image_teacher_distils_by_agkd_and_is_refused_for_cgkd(transformers, 
                                  features=types.SimpleNamespace(epilogue=torch.rand(2, 16)))
     kd.prepare(step)
     assert (kd.d_real(step)['KD/agkd_real'] > 0).all()
-    with pytest.raises(UserError, match=r'--kd-teacher: hf:.*knows images only, not texts; use --kd=agkd, or a teacher that knows texts'):
+    with pytest.raises(UserError, match=r'--kd-teacher: hf:.*knows images only, not texts; leave cgkd out of --kd, or give a teacher'):
         check_distillation(16, ['agkd', 'cgkd'], name, ['a cat'], settings._asdict())
 
 
