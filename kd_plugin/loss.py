@@ -145,9 +145,11 @@ def build_distillation(device, feature_dim, methods, teacher, texts, texts_origi
 def check_distillation(feature_dim, methods, teacher, texts, settings, **_others):
     """Raises UserError for whatever would stop `build_distillation`: called before a run directory is made."""
     with distributed.main_process_first():
-        dim = load_teacher(teacher).dim
+        loaded = load_teacher(teacher)
     if settings['head'] == 'none':
-        HEADS['none'](feature_dim, dim)
+        HEADS['none'](feature_dim, loaded.dim)
     for name in methods:
+        if METHODS[name].min_texts > 0:
+            loaded.check_texts(remedy=f'leave {name} out of --kd, or give a teacher that knows texts too')
         if len(texts) < METHODS[name].min_texts:
             raise UserError(f'--kd-texts: {name} needs at least {METHODS[name].min_texts} texts, there are {len(texts)}')

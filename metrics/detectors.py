@@ -131,7 +131,7 @@ def gist(err: Exception) -> str:
 
 
 def load_teacher_detector(device, teacher_kwargs: dict) -> Detector:
-    """The image encoder of a teacher; its features are not normalised.
+    """The image encoder of a teacher; its features are taken as it gives them.
 
     Args:
         teacher_kwargs: func_name of a function that takes `device` and the other entries and returns the teacher: an object with
