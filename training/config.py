@@ -9,6 +9,7 @@ import torch
 
 from dnnlib import UserError
 
+from . import early_stop
 from .augment import augpipe_specs
 
 
@@ -120,3 +121,14 @@ def add_augmentation(config, opts):
         config.ada_target = 0.6 if opts.target is None else opts.target
         if opts.init_from:
             config.ada_kimg = 100           # a pre-trained D overfits sooner
+
+
+def add_observers(config, opts):
+    """What watches the run; needs `metrics`."""
+    config.observers = {}
+    if opts.val_fraction is not None:
+        config.observers['validation'] = dict(class_name='training.validation.Validation')
+    if opts.health > 0:
+        config.observers['near_copies'] = dict(class_name='training.near_copies.NearCopies', num_fakes=opts.health)
+    if opts.early_stop is not None:
+        config.observers['early_stop'] = dict(class_name='training.early_stop.EarlyStop', **early_stop.parse(opts.early_stop, config.metrics))
