@@ -64,6 +64,11 @@ def test_one_iteration_of_every_preset(cfg, tiny_data, tmp_path):
     assert any(p.abs().max() > 0 for p in trainer.loss.terms.parameters())
 
 
+@pytest.mark.parametrize('options, p', [(['--aug=ada'], 0), (['--aug=fixed', '--p=0.25'], 0.25)])
+def test_where_the_augmentation_probability_begins(options, p, tiny_data, tmp_path):
+    assert make_trainer(make_config(tiny_data, '--batch=8', *options), tmp_path).augment_pipe.p.item() == p
+
+
 def test_what_a_run_leaves_behind(tiny_data, tmp_path):
     config = make_config(tiny_data, '--cond=1', '--mirror=1', '--batch=8', '--kimg=0.032', '--tick=0.016', '--snap=1', '--aug=ada',
                          '--snapshot-networks=all', *KD, metrics=['clipfid20_full'])
