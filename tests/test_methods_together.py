@@ -5,10 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_training_loop import make_config, make_trainer, trained, two_processes
+from test_training_loop import make_config, make_trainer, trained
 
-from torch_utils import checkpoint, training_stats
-from training.run_files import STATE_FILE
+from torch_utils import training_stats
 
 # method -> (options, names of the losses that it adds)
 METHODS = {
@@ -60,14 +59,3 @@ def test_all_together_continue_exactly(tiny_data, tmp_path):
     assert {f'loss.terms.{name}' for name in names} <= whole.keys() == parts.keys()
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
     assert whole['loss.terms.insgen.fake.position'] == 6 * 8 - 32 and whole['loss.terms.apa._extra_state.pending'][0] == 2 * 8
-
-
-def test_all_together_in_two_processes(tiny_data, tmp_path):
-    """It neither hangs nor drifts: what all processes must agree on is the same after a pause."""
-    options = [option for name in ('ada', 'lecam', 'apa', 'insgen', 'vision-aided', 'kd') for option in METHODS[name][0]]
-    result = two_processes(tmp_path, tiny_data, '--kimg=0.016', *options)
-    assert result.returncode == 0, result.stdout + result.stderr
-    run_dir, = tmp_path.iterdir()
-    tensors, _ = checkpoint.load(str(run_dir / STATE_FILE), 'training-state')
-    assert all(value.isfinite().all() for value in tensors.values() if value.is_floating_point())
-    assert tensors['loss.terms.insgen.real.position'] == 16

@@ -247,8 +247,9 @@ def two_processes(outdir, data, *args):
 
 
 def test_two_processes_train_together(tiny_data, tmp_path):
-    """--gpus=2 on the CPU: it runs, both halves of a batch are used, and the networks stay finite."""
-    result = two_processes(tmp_path, tiny_data, '--kimg=0.016', '--aug=ada', *KD)
+    """--gpus=2 on the CPU, with every method: it runs, both halves of a batch are used, and the networks stay finite."""
+    result = two_processes(tmp_path, tiny_data, '--kimg=0.016', '--aug=ada', '--lecam=0.1', '--apa', '--insgen', '--vision-aided=demo',
+                           '--vision-aided-warmup=0', *KD)
     assert result.returncode == 0, result.stdout + result.stderr
     run_dir, = tmp_path.iterdir()
     stats = [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
@@ -256,6 +257,7 @@ def test_two_processes_train_together(tiny_data, tmp_path):
     assert stats[-1]['Loss/scores/real']['num'] == 8                    # per tick of one iteration, over both processes
     tensors, _ = checkpoint.load(str(run_dir / STATE_FILE), 'training-state')
     assert all(value.isfinite().all() for value in tensors.values() if value.is_floating_point())
+    assert tensors['loss.terms.insgen.real.position'] == 16             # keys of both
 
 
 def test_two_processes_continue_exactly(tiny_data, tmp_path):

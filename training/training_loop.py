@@ -64,8 +64,8 @@ class Trainer:
         self.augment_pipe = self.ada = None
         if c.get('augment_kwargs') is not None:
             self.augment_pipe = build(**c.augment_kwargs).train().requires_grad_(False).to(self.device)
-        if hasattr(self.augment_pipe, 'p'):
-            set_probability(self.augment_pipe, c.get('augment_p', 0))           # ADA's grows from 0
+        if c.get('augment_p') is not None or c.get('ada_target') is not None:           # ADA begins without augmentation
+            set_probability(self.augment_pipe, c.get('augment_p', 0))
         terms = {name: build(**kwargs).to(self.device) for name, kwargs in c.get('terms', {}).items()}
         self.loss = build(device=self.device, G_mapping=self.G.mapping, G_synthesis=self.G.synthesis, D=self.D,
                           augment_pipe=self.augment_pipe, terms=terms, **c.loss_kwargs)
