@@ -1,13 +1,18 @@
 """Every method with every other one: whole iterations of the training loop, and all of them resumed bit for bit."""
 
 import itertools
+import pathlib
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import parse_options
 from test_training_loop import make_config, make_trainer, trained
 
+import train
 from torch_utils import training_stats
+from training.methods import flag
 
 # method -> (options, names of the losses that it adds)
 METHODS = {
@@ -59,3 +64,18 @@ def test_all_together_continue_exactly(tiny_data, tmp_path):
     assert {f'loss.terms.{name}' for name in names} <= whole.keys() == parts.keys()
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
     assert whole['loss.terms.insgen.fake.position'] == 6 * 8 - 32 and whole['loss.terms.apa._extra_state.pending'][0] == 2 * 8
+
+
+def test_the_commands_of_the_documentation(tiny_data):
+    """Those of the paper's table 1 first: five methods, each without and with distillation; every method of the table has its section."""
+    text = (pathlib.Path(__file__).parent.parent / 'docs' / 'methods.md').read_text()
+    configs = []
+    for line in re.findall(r'^    python train.py (.*?)(?: +#.*)?$', text, re.M):
+        configs.append(train.build_config(parse_options(*line.replace('obama.zip', tiny_data).split(), '--device=cpu'))[0])
+    rows = [({*c.get('terms', {})}, c.augment_kwargs['class_name'].rsplit('.')[-1], 'kd_kwargs' in c.loss_kwargs) for c in configs[:10]]
+    methods = [(set(), 'DiffAugment'), ({'lecam'}, 'DiffAugment'), ({'insgen'}, 'AugmentPipe'), ({'apa'}, 'AugmentPipe'), (set(), 'AugmentPipe')]
+    assert rows == [(*method, kd) for method in methods for kd in (False, True)]
+    assert {name for c in configs[10:] for name in c.get('terms', {})} == {method.name for method in train.METHODS}
+    for option in [param.opts[0] for param in train.main.params]:
+        for method in [flag(method.name) for method in train.METHODS]:
+            assert not option.startswith(method) or f'`{option}' in text or f'`{option.removeprefix(method)}`' in text

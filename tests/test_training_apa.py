@@ -8,6 +8,9 @@ from conftest import parse_options
 from tiny_gan import RES, N, batch, make_loss, nets, run
 
 import train
+from kd_plugin.loss import Distillation
+from kd_plugin.presets import PRESETS
+from kd_plugin.teacher import load_teacher
 from torch_utils import training_stats
 from training.apa import AdaptivePseudoAugmentation
 from training.loss_terms import Step, Term
@@ -106,16 +109,10 @@ def test_both_d_phases_see_the_images_of_the_g_phase(phase):
 
 def test_teacher_features_are_those_of_the_image_fed():
     """With a cache by number, distillation must not take the feature of the real image that was replaced."""
-    from test_kd_distillation import TEXTS, ToyEncoder
-
-    from kd_plugin.loss import Distillation
-    from kd_plugin.presets import PRESETS
-    from kd_plugin.teacher import Preprocess, Teacher
-    torch.manual_seed(7)
-    teacher = Teacher(ToyEncoder(), Preprocess(8, (0.5,) * 3, (0.5,) * 3), 12, 'toy')
+    teacher = load_teacher('demo')
     n = nets()
     real = batch()['real_img']
-    kd = Distillation(teacher, n.D.feature_dim, ('agkd',), TEXTS, PRESETS['paper'], cache=teacher.encode_image(real))
+    kd = Distillation(teacher, n.D.feature_dim, ('agkd',), [], PRESETS['paper'], cache=teacher.encode_image(real))
     embedded = []
     kd.d_real = lambda step: embedded.append((step.notes['real'], step.real_img.detach())) or {}
     term = AdaptivePseudoAugmentation(batch_size=N)
@@ -134,5 +131,6 @@ def test_teacher_features_are_those_of_the_image_fed():
 def test_options(tiny_data):
     build = lambda *args: train.build_config(parse_options('--outdir=x', f'--data={tiny_data}', '--device=cpu', *args))
     config, name = build('--apa', '--apa-target=0.5', '--batch=8')
-    assert config.terms == dict(apa=dict(class_name='training.apa.AdaptivePseudoAugmentation', batch_size=8, kimg=500, target=0.5))
+    assert config.terms == dict(apa=dict(class_name='training.apa.AdaptivePseudoAugmentation', batch_size=8, target=0.5))
+    assert build('--apa', '--init-from=x')[0].terms['apa']['kimg'] == build('--init-from=x')[0].ada_kimg == 100
     assert name == 'tiny-auto1-batch8-apa-target0.5'

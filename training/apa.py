@@ -58,7 +58,7 @@ class AdaptivePseudoAugmentation(Term):
 
 def _configure(opts, config):
     """The length of ADA's rule, so that with equal targets both probabilities are one."""
-    return dict(batch_size=config.batch_size, kimg=config.get('ada_kimg', 500))
+    return dict(batch_size=config.batch_size, **(dict(kimg=100) if opts.init_from else {}))
 
 
 METHOD = Method('apa', 'training.apa.AdaptivePseudoAugmentation', [
