@@ -1,5 +1,6 @@
 """The training loop: set up, iterate over the phases, and at the end of a tick report, save and measure."""
 
+import functools
 import hashlib
 import os
 import time
@@ -12,6 +13,8 @@ from torch_utils import distributed, misc, training_stats
 
 from . import run_files
 from .ada import AdaptiveProbability, set_probability
+from .compiling import compile_main_phases
+from .cuda_graphs import RecordedPhase
 from .ema import WeightAverage
 from .image_grid import SampleGrid
 from .networks_setup import build_networks
@@ -77,7 +80,18 @@ class Trainer:
                                   c.get('G_reg_interval', 4), c.get('D_reg_interval', 16), self.device)
         self.loss.terms.requires_grad_(False)
         self.ema = WeightAverage(self.G, self.G_ema, c.ema_kimg, c.get('ema_rampup'), c.get('ema_start_kimg', 0))
+        self._speed_up()
         self.observers = {name: build(**kwargs) for name, kwargs in c.get('observers', {}).items()}
+
+    def _speed_up(self):
+        """What computes the gradients of each phase, by its name; as fast as the configuration asks for."""
+        if self.config.get('compile'):
+            compile_main_phases(self.loss, self.config.batch_gpu, distributed.print0)
+        self.accumulate = {phase.name: functools.partial(self._accumulate, phase) for phase in self.phases}
+        for phase in self.phases if self.config.get('cuda_graphs') else ():
+            if phase.name.endswith('main'):
+                self.accumulate[phase.name] = RecordedPhase(self.accumulate[phase.name], phase.params, self.loss.recording_key,
+                                                            distributed.print0, phase.name)
 
     # -- state
 
@@ -166,15 +180,17 @@ class Trainer:
         self.store.check()
 
     def _run_phase(self, phase, batch, gen_z, gen_c):
-        """Accumulates over micro-batches; the gradient is the mean over the whole batch whatever their number."""
         phase.begin()
-        size = self.config.batch_gpu
-        rounds = -(-self.batch_rank // size)
-        parts = zip(*[x.split(size) for x in (*batch, gen_z, gen_c)], strict=True)
+        self.accumulate[phase.name](*batch, gen_z, gen_c)
+        phase.end()
+
+    def _accumulate(self, phase, *tensors):
+        """Gradients over micro-batches; they are the mean over the whole batch whatever the number of those."""
+        rounds = -(-self.batch_rank // self.config.batch_gpu)
+        parts = zip(*[x.split(self.config.batch_gpu) for x in tensors], strict=True)
         for i, (img, c, idx, z, cz) in enumerate(parts):
             self.loss.accumulate_gradients(phase=phase.name, real_img=img, real_c=c, real_idx=idx, gen_z=z, gen_c=cz,
                                            gain=phase.interval / rounds, round_idx=i)
-        phase.end()
 
     # -- end of a tick
 
