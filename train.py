@@ -17,7 +17,7 @@ from torch_utils import distributed
 from training import apa, demo_data, insgen, lecam, model_files, presets, snapshot_keep, snapshots
 from training.augment import augpipe_specs
 from training.augmentations import AUGMENTATIONS, add_augmentation
-from training.config import add_networks, add_schedule, check_dataset, number_of_processes, torch_device
+from training.config import add_networks, add_observers, add_schedule, check_dataset, number_of_processes, torch_device
 from training.methods import add_methods, check_methods, describe_methods, method_options
 from training.runs import find_run, launch
 
@@ -41,12 +41,17 @@ METHODS = [apa.METHOD, lecam.METHOD, insgen.METHOD, vision_aided.METHOD]
 @click.option('--metrics', help='Comma-separated list or none  [default: fid50k_full]', metavar='LIST')
 @click.option('--detector', help='Inception network of the FID, if it cannot be downloaded', metavar='FILE')
 @click.option('--metric-teacher', help='Teacher whose features clipfid measures  [default: that of --kd-teacher]', metavar='NAME')
-@click.option('--seed', help='Random seed', type=click.IntRange(min=0), default=0, show_default=True)
+@click.option('--early-stop', help='End the run when a metric does not get better: metric=fid5k_full,patience=5[,min-delta=0.1]', metavar='RULE')
+@click.option('--health', help='Fakes per tick that are searched for copies of training images and of each other; 0 = none',
+              type=click.IntRange(min=0), default=200, show_default=True, metavar='INT')
+@click.option('--seed', help='Random seed', type=click.IntRange(0, 2 ** 32 - 1), default=0, show_default=True)
 @click.option('--new-run', help='Start afresh where the same command would continue a run', type=bool, default=False, metavar='BOOL')
 @click.option('-n', '--dry-run', help='Print the options and exit', is_flag=True)
 # Data.
 @click.option('--cond', help='Train a conditional model on the labels', type=bool, default=False, metavar='BOOL')
 @click.option('--subset', help='Train with so many images only', type=click.IntRange(min=1), metavar='INT')
+@click.option('--val-fraction', help='Hold out this share of the images, on which D is watched, not trained',
+              type=click.FloatRange(0, 0.5, min_open=True), metavar='SHARE')
 @click.option('--mirror', help='Use every image mirrored, too', type=bool, metavar='BOOL')
 # Base configuration.
 @click.option('--gamma', help='R1 weight', type=click.FloatRange(min=0))
@@ -85,7 +90,8 @@ def main(**opts):
         if opts.dry_run:
             print('Dry run; exiting.')
         elif status == 'complete':
-            print(f'{run_dir} is complete. A larger --kimg trains it further, --new-run=1 trains another one.')
+            print(f'{run_dir} is complete. A larger --kimg{" or another --early-stop" if opts.early_stop else ""} trains it further, '
+                  '--new-run=1 trains another one.')
         else:
             preflight(config)
             launch(config, run_dir)
@@ -99,6 +105,8 @@ def build_config(opts):
     gpus = number_of_processes(opts.gpus)
     device = torch_device(opts.device)
     data_kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=data_path(opts), use_labels=opts.cond, max_size=None, xflip=False)
+    if opts.val_fraction is not None:
+        data_kwargs.update(val_fraction=opts.val_fraction, random_seed=opts.seed)
     with contextlib.closing(dnnlib.util.construct_class_by_name(**data_kwargs)) as dataset:
         num_images = min(opts.subset or dataset.num_images, dataset.num_images)
         preset = presets.resolve(opts.cfg, dataset.resolution, gpus, num_images)
@@ -118,7 +126,8 @@ def build_config(opts):
         config.loss_kwargs.update(class_name='kd_plugin.loss.KDLoss', kd_kwargs=kd)
     add_metrics(config, opts, preset, kd)
     config.snapshot_networks = ['G_ema'] if opts.snapshot_networks == 'ema' else ['G_ema', 'G', 'D']
-    config.snapshot_keep = snapshot_keep.parse(opts.snapshot_keep, config.metrics)
+    add_observers(config, opts)
+    config.snapshot_keep = snapshot_keep.parse(opts.snapshot_keep, config.metrics, config.observers.get('early_stop', {}).get('metric'))
     return config, describe(opts, dataset.name, config)
 
 
@@ -148,7 +157,8 @@ def add_metrics(config, opts, preset, kd):
 def describe(opts, dataset_name, config):
     """The run directory's name: data, configuration, and every option that departs from it."""
     given = lambda name, form=None: [] if opts[name] is None or opts[name] is False else [form or f'{name}{opts[name]:g}']
-    parts = [dataset_name, *given('cond', 'cond'), *given('subset'), *given('mirror', 'mirror'),
+    parts = [dataset_name, *given('cond', 'cond'), *given('subset'), *([f'val{opts.val_fraction:g}'] if opts.val_fraction else []),
+             *given('mirror', 'mirror'),
              f'auto{config.num_gpus}' if opts.cfg == 'auto' else opts.cfg, *given('gamma'), *given('kimg'), *given('batch'),
              *given('aug', opts.aug), *given('p'), *given('target'), *given('augpipe', opts.augpipe),
              *given('diffaug_policy', (opts.diffaug_policy or '').replace(',', '-')), *given('init_from', 'init'), *given('freezed'),

@@ -39,6 +39,9 @@ class AGKD(Method):
         q = int.from_bytes(digest[:8], 'little') / 2 ** 64
         self.aggregate = q <= self.settings.p
 
+    def drawn(self):
+        return self.aggregate
+
     def loss(self, rows):
         loss = self.distance(rows.own, rows.student)
         return loss + self.distance(rows.other, rows.student) if self.aggregate else loss

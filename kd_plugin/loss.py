@@ -6,7 +6,7 @@ import torch
 
 import dnnlib
 from dnnlib import UserError
-from torch_utils import distributed
+from torch_utils import distributed, training_stats
 from training.loss import StyleGAN2Loss
 from training.loss_terms import Term
 
@@ -53,8 +53,8 @@ class Distillation(Term):
             method.start_step(cur_nimg)
 
     def recording_key(self):
-        """The draw of q; none while the weights still grow."""
-        return (self.agkd is not None and self.agkd.aggregate,) if self.ramp == 1 else None
+        """The methods' draws; None while the weights still grow."""
+        return tuple(method.drawn() for method in self.methods.values()) if self.ramp == 1 else None
 
     @torch.no_grad()
     def prepare(self, step):
@@ -79,6 +79,9 @@ class Distillation(Term):
 
     # -- parts
 
+    def image_features(self, img):
+        return self._embed(img)
+
     @property
     def _sees_augmented(self):
         return self.settings.view == 'augmented'
@@ -95,10 +98,16 @@ class Distillation(Term):
 
     def _d_losses(self, step, kind, own, other):
         rows = Pass(kind, self.head(step.features.epilogue), own, other)
+        report_agreement(kind, rows.student, own)
         return self._weighted(method.d_losses(rows) for method in self.methods.values())
 
     def _weighted(self, losses):
         return {f'KD/{name}': value * (weight * self.ramp) for found in losses for name, (value, weight) in found.items()}
+
+
+def report_agreement(kind, student, teacher):
+    """`KD/agreement_real` and `..._fake`: cosine of the two embeddings [N, M] of an image, whether or not it is what is trained."""
+    training_stats.report(f'KD/agreement_{kind}', torch.nn.functional.cosine_similarity(student.detach(), teacher))
 
 
 class KDLoss(StyleGAN2Loss):

@@ -1,5 +1,6 @@
 """What every way to distil has in common: the base class of the rows of `methods.METHODS`."""
 
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import torch
@@ -37,6 +38,10 @@ class Method(torch.nn.Module):
 
     def start_step(self, cur_nimg: int) -> None:
         """Before an optimiser step. Draws that must agree on all processes: functions of the seed and of `cur_nimg`."""
+
+    def drawn(self) -> Hashable:
+        """What `start_step` has drawn, as a number: CUDA graphs are kept apart by it."""
+        return None
 
     def loss(self, rows: Pass) -> torch.Tensor:
         """Loss per sample [N], or a scalar where the formula couples samples."""

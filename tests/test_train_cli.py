@@ -5,6 +5,7 @@ import os
 import re
 import sys
 
+import click
 import numpy as np
 import PIL.Image
 import pytest
@@ -64,7 +65,7 @@ def test_kd_options_reach_the_configuration(tiny_data):
     (['--cond=1'], 'tiny-cond-auto1'), (['--mirror=1', '--subset=4'], 'tiny-subset4-mirror-auto1'), (['--cfg=cifar'], 'tiny-cifar'),
     (['--gamma=5', '--kimg=100', '--batch=8'], 'tiny-auto1-gamma5-kimg100-batch8'), (['--aug=fixed', '--p=0.3'], 'tiny-auto1-fixed-p0.3'),
     (['--target=0.7', '--augpipe=bgcfnc'], 'tiny-auto1-target0.7-bgcfnc'), (['--freezed=3'], 'tiny-auto1-freezed3'),
-    (['--kd=agkd,cgkd', '--kd-preset=released'], 'tiny-auto1-kd-agkd-cgkd-released')])
+    (['--kd=agkd,cgkd', '--kd-preset=released'], 'tiny-auto1-kd-agkd-cgkd-released'), (['--val-fraction=0.25'], 'tiny-val0.25-auto1')])
 def test_the_name_of_a_run_says_what_was_chosen(args, name, tiny_data):
     assert config_of(tiny_data, *args)[1] == name
 
@@ -84,6 +85,7 @@ def test_the_name_of_a_run_says_what_was_chosen(args, name, tiny_data):
     (['--kd-p=0.5'], '--kd-p=0.5: has no effect without --kd; add --kd=agkd,cgkd'),
     (['--kd=cgkd', '--kd-p=0.5'], '--kd-p=0.5: has no effect with --kd=cgkd; add agkd'),
     (['--kd-preset=released'], '--kd-preset=released: has no effect without --kd'),
+    (['--metrics=none', '--early-stop=metric=fid5k_full,patience=2'], '--early-stop=.* fid5k_full is not measured'),
     (['--metrics=none', '--detector=x.pt'], '--detector=x.pt: has no effect with --metrics=none'),
     (['--kd=cgkd', '--kd-texts=nosuch'], '--kd-texts=nosuch: there is no such file and no such preset'),
     (['--cuda-graphs=1'], '--cuda-graphs=1: there are none without a CUDA device; leave it out'),
@@ -192,3 +194,8 @@ def test_an_interrupted_start_leaves_a_damaged_options_file_alone(tmp_path):
     (tmp_path / '00000-x').mkdir()
     (tmp_path / '00000-x' / OPTIONS_FILE).write_text('{"a": ')
     assert find_run(str(tmp_path), EasyDict(total_kimg=1), 'x', False) == (os.path.join(str(tmp_path), '00001-x'), 'new')
+
+
+def test_a_seed_that_numpy_cannot_take():
+    with pytest.raises(click.BadParameter, match='4294967296 is not in the range'):
+        parse_options('--outdir=x', '--data=x', '--seed=4294967296')

@@ -79,7 +79,8 @@ def test_what_a_run_leaves_behind(tiny_data, tmp_path):
     stats = [json.loads(line) for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]
     assert len(stats) == 2 and stats[-1]['Progress/kimg']['mean'] == pytest.approx(0.032)
     wanted = {'Loss/G/loss', 'Loss/D/loss', 'Loss/KD/agkd_fake', 'Loss/KD/agkd_real', 'Loss/KD/cgkd_fake', 'Loss/KD/diversity_student',
-              'KD/diversity_teacher', 'Loss/r1_penalty', 'Loss/pl_penalty', 'Loss/signs/real', 'Progress/augment', 'Timing/Gmain', 'Timing/Dmain',
+              'KD/diversity_teacher', 'KD/agreement_real', 'KD/agreement_fake',
+              'Loss/r1_penalty', 'Loss/pl_penalty', 'Loss/signs/real', 'Progress/augment', 'Timing/Gmain', 'Timing/Dmain',
               'Timing/sec_per_kimg', 'Progress/skipped_steps/Dmain', 'Resources/cpu_mem_gb'}
     assert wanted <= set(stats[0])
     snapshot = snapshots.load_networks(str(tmp_path / 'network-snapshot-000000.032.safetensors'))
@@ -249,12 +250,13 @@ def two_processes(outdir, data, *args):
 def test_two_processes_train_together(tiny_data, tmp_path):
     """--gpus=2 on the CPU, with every method: it runs, both halves of a batch are used, and the networks stay finite."""
     result = two_processes(tmp_path, tiny_data, '--kimg=0.016', '--aug=ada', '--lecam=0.1', '--apa', '--insgen', '--vision-aided=demo',
-                           '--vision-aided-warmup=0', *KD)
+                           '--vision-aided-warmup=0', '--val-fraction=0.25', '--health=5', *KD)
     assert result.returncode == 0, result.stdout + result.stderr
     run_dir, = tmp_path.iterdir()
     stats = [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
     assert stats[-1]['Progress/kimg']['mean'] == pytest.approx(0.016)
     assert stats[-1]['Loss/scores/real']['num'] == 8                    # per tick of one iteration, over both processes
+    assert stats[-1]['Health/scores/validation']['num'] == 3 and 0 <= stats[-1]['Health/copies']['mean'] <= 1
     tensors, _ = checkpoint.load(str(run_dir / STATE_FILE), 'training-state')
     assert all(value.isfinite().all() for value in tensors.values() if value.is_floating_point())
     assert tensors['loss.terms.insgen.real.position'] == 16             # keys of both

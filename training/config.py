@@ -9,6 +9,8 @@ import torch
 
 from dnnlib import UserError
 
+from . import early_stop
+
 
 def number_of_processes(gpus):
     """--gpus, or what torchrun has started."""
@@ -97,3 +99,14 @@ def add_networks(config, opts, preset):
         raise UserError('--cuda-graphs=1: there are none without a CUDA device; leave it out')
     config.update(compile=opts.compile, cuda_graphs=opts.cuda_graphs)
     config.update(init_from=opts.init_from, allow_tf32=opts.allow_tf32, cudnn_benchmark=not opts.nobench)
+
+
+def add_observers(config, opts):
+    """What watches the run; needs `metrics`."""
+    config.observers = {}
+    if opts.val_fraction is not None:
+        config.observers['validation'] = dict(class_name='training.validation.Validation')
+    if opts.health > 0:
+        config.observers['near_copies'] = dict(class_name='training.near_copies.NearCopies', num_fakes=opts.health)
+    if opts.early_stop is not None:
+        config.observers['early_stop'] = dict(class_name='training.early_stop.EarlyStop', **early_stop.parse(opts.early_stop, config.metrics))

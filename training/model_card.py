@@ -117,6 +117,7 @@ def _data_rows(data):
     made = [f'{step.replace("_", " ")} {record[step]}' for step in steps if record.get(step)]
     classes = data.get('class_names')
     return [('name', data.get('name')), ('SHA-256 of the content as trained on', data.get('content_hash')), ('images', data.get('images')),
+            *([('images held out for validation', data['held_out'])] if data.get('held_out') else []),
             ('resolution', data.get('resolution')), ('mirrored images added', _yes(data.get('mirrored'))),
             ('labels used', _yes(data.get('labels'))), ('classes', ', '.join(classes) if classes else None),
             ('made by', '; '.join(made) or None)]

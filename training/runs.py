@@ -21,7 +21,7 @@ from .model_card import write_model_card
 from .training_loop import training_loop
 
 OPTIONS_FILE = 'training_options.json'
-FREE = ('total_kimg', 'run_dir', 'snapshot_keep', 'snapshot_networks')        # may differ when a run is continued
+FREE = ('total_kimg', 'run_dir', 'snapshot_keep', 'snapshot_networks', 'observers')         # may differ when a run is continued
 STARTED = (run_files.STATE_FILE, run_files.STATS_FILE)         # the first files of a run that has got somewhere
 
 
@@ -33,12 +33,12 @@ def find_run(outdir, config, description, new_run):
     for number in sorted(runs, reverse=True):
         path = os.path.join(outdir, runs[number])
         if not new_run and same_run(path, config):
-            return path, 'complete' if run_files.is_complete(path, images_seen(path), config) else 'continue'
+            return path, 'complete' if run_files.is_complete(path, progress_of(path), config) else 'continue'
     return os.path.join(outdir, f'{max(runs, default=-1) + 1:05d}-{description}'), 'new'
 
 
 def same_run(path, config):
-    """Whether the run in `path` has this configuration; its length may differ, and what its snapshots hold and which it keeps."""
+    """Whether the run in `path` has this configuration; its length may differ, what its snapshots hold and which it keeps, and who watches it."""
     try:
         with open(os.path.join(path, OPTIONS_FILE), encoding='utf-8') as f:
             saved = json.load(f)
@@ -48,9 +48,10 @@ def same_run(path, config):
     return strip(saved) == strip(json.loads(json.dumps(config)))
 
 
-def images_seen(path):
+def progress_of(path):
+    """What the training state says besides the tensors."""
     state = os.path.join(path, run_files.STATE_FILE)
-    return checkpoint.load_info(state, 'training-state')['cur_nimg'] if os.path.isfile(state) else 0
+    return checkpoint.load_info(state, 'training-state') if os.path.isfile(state) else dict(cur_nimg=0)
 
 
 def launch(config, run_dir):

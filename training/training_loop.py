@@ -35,6 +35,7 @@ class Trainer:
         self.rank, self.num_ranks = distributed.get_rank(), distributed.get_world_size()
         self.cur_nimg = self.batch_idx = self.cur_tick = 0
         self.elapsed_sec = 0.0
+        self.ended = None               # why and on which terms an observer has ended the run
         self.tick_end = config['kimg_per_tick'] * 1000
         self._set_backends()
         self._load_data()
@@ -113,11 +114,14 @@ class Trainer:
             return False
         states, progress = saved
         for name, target in self._stateful().items():
+            if name not in states and name.startswith('observer_'):
+                continue                # it has joined since
             target.load_state_dict(states[name])
         for phase in self.phases:
             phase.restore_layout()
         self.cur_nimg, self.batch_idx, self.cur_tick = progress['cur_nimg'], progress['batch_idx'], progress['cur_tick']
         self.elapsed_sec, self.tick_end = progress['elapsed_sec'], progress['tick_end']
+        self.ended = progress.get('ended')
         return True
 
     def save_state(self):
@@ -125,31 +129,33 @@ class Trainer:
         states = {name: source.state_dict() for name, source in self._stateful().items()}
         if self.rank == 0:
             self.store.save_state(states, dict(cur_nimg=self.cur_nimg, batch_idx=self.batch_idx, cur_tick=self.cur_tick, tick_end=self.tick_end,
-                                               elapsed_sec=self.progress.elapsed_sec))
+                                               elapsed_sec=self.progress.elapsed_sec, ended=self.ended))
 
     # -- run
 
     def run(self):
-        """Trains until total_kimg, or until Ctrl-C or SIGTERM, upon which the state is saved. -> whether the run is complete."""
+        """Trains until total_kimg, until an observer ends the run, or until a signal, upon which the state is saved. -> whether it is complete."""
         total_nimg = self.config.total_kimg * 1000
         self.progress = Progress(self.run_dir if self.rank == 0 else None, self.config.total_kimg, self.cur_nimg, self.elapsed_sec)
         if self.cur_nimg > 0:
-            self._catch_up(done=self.cur_nimg >= total_nimg)
+            self._catch_up(done=self.cur_nimg >= total_nimg or self.ended is not None)
         elif self.rank == 0:
             self.grid.save_reals('reals.png')
             self.grid.save_fakes(self.G_ema, 'fakes_init.png')
         for observer in self.observers.values():
             observer.start(self)
+        if 0 < self.cur_nimg < total_nimg:
+            self._resume_verdict()
         self.progress.start_tick(self.cur_nimg, 0)
         if self.rank == 0:
             self.store.read_facts()
         try:
             with StopRequest(self.progress.message) as stop:
-                while self.cur_nimg < total_nimg and not stop.agreed(self.batch_idx):
+                while self.cur_nimg < total_nimg and self.ended is None and not stop.agreed(self.batch_idx):
                     self._iteration()
                     if self.cur_nimg >= self.tick_end or self.cur_nimg >= total_nimg:
                         self._end_tick(done=self.cur_nimg >= total_nimg)
-                if self.cur_nimg < total_nimg:
+                if self.cur_nimg < total_nimg and self.ended is None:
                     self.save_state()
                 self.store.wait()
         except KeyboardInterrupt:
@@ -158,7 +164,7 @@ class Trainer:
         finally:
             self.store.close()
             self.progress.close()
-        return self.cur_nimg >= total_nimg
+        return self.cur_nimg >= total_nimg or self.ended is not None
 
     def _iteration(self):
         c = self.config
@@ -213,7 +219,30 @@ class Trainer:
             self._save_snapshot()
             self.save_state()
             self._evaluate()
+        if not done:
+            self._ask_observers(saved=at(c.network_snapshot_ticks))
         self.progress.start_tick(self.cur_nimg, time.time() - began)
+
+    def _ask_observers(self, saved=True):
+        """Lets an observer end the run, which then is saved and measured as at its full length. All processes decide as the first one."""
+        verdicts = {name: observer.verdict(self) for name, observer in self.observers.items()}
+        by, why = distributed.agree(lambda: next(((name, why) for name, why in verdicts.items() if why is not None), (None, None)))
+        if by is None:
+            return
+        if not saved:
+            self._save_fakes()
+            self._save_snapshot()
+            self._evaluate()
+        self.ended = run_files.ending(by, why, self.config)
+        self.save_state()
+        self.progress.message(f'Ended at {self.cur_nimg / 1000:g} kimg by {by}: {why}.')
+
+    def _resume_verdict(self):
+        """A verdict in the state holds while its terms do; one that a crash has prevented is made up for."""
+        if self.ended is None:
+            self._ask_observers()
+        elif not run_files.is_ended(self.ended, self.config):
+            self.ended = None
 
     def _warn(self, stats):
         if self.ada is not None and (text := self.ada.warning()) is not None:
