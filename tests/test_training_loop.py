@@ -64,6 +64,11 @@ def test_one_iteration_of_every_preset(cfg, tiny_data, tmp_path):
     assert any(p.abs().max() > 0 for p in trainer.loss.terms.parameters())
 
 
+@pytest.mark.parametrize('options, p', [(['--aug=ada'], 0), (['--aug=fixed', '--p=0.25'], 0.25)])
+def test_where_the_augmentation_probability_begins(options, p, tiny_data, tmp_path):
+    assert make_trainer(make_config(tiny_data, '--batch=8', *options), tmp_path).augment_pipe.p.item() == p
+
+
 def test_what_a_run_leaves_behind(tiny_data, tmp_path):
     config = make_config(tiny_data, '--cond=1', '--mirror=1', '--batch=8', '--kimg=0.032', '--tick=0.016', '--snap=1', '--aug=ada',
                          '--snapshot-networks=all', *KD, metrics=['clipfid20_full'])
@@ -243,8 +248,9 @@ def two_processes(outdir, data, *args):
 
 
 def test_two_processes_train_together(tiny_data, tmp_path):
-    """--gpus=2 on the CPU: it runs, both halves of a batch are used, and the networks stay finite."""
-    result = two_processes(tmp_path, tiny_data, '--kimg=0.016', '--aug=ada', '--val-fraction=0.25', '--health=5', *KD)
+    """--gpus=2 on the CPU, with every method: it runs, both halves of a batch are used, and the networks stay finite."""
+    result = two_processes(tmp_path, tiny_data, '--kimg=0.016', '--aug=ada', '--lecam=0.1', '--apa', '--insgen', '--vision-aided=demo',
+                           '--vision-aided-warmup=0', '--val-fraction=0.25', '--health=5', *KD)
     assert result.returncode == 0, result.stdout + result.stderr
     run_dir, = tmp_path.iterdir()
     stats = [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
@@ -253,6 +259,7 @@ def test_two_processes_train_together(tiny_data, tmp_path):
     assert stats[-1]['Health/scores/validation']['num'] == 3 and 0 <= stats[-1]['Health/copies']['mean'] <= 1
     tensors, _ = checkpoint.load(str(run_dir / STATE_FILE), 'training-state')
     assert all(value.isfinite().all() for value in tensors.values() if value.is_floating_point())
+    assert tensors['loss.terms.insgen.real.position'] == 16             # keys of both
 
 
 def test_two_processes_continue_exactly(tiny_data, tmp_path):

@@ -95,6 +95,15 @@ def all_reduce_sum(tensor):
     return tensor
 
 
+def all_gather_rows(tensor):
+    """The rows of `tensor` of all processes, in the order of their numbers. All must hold the same shape."""
+    if not is_active():
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(get_world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
 def any_process(flag):
     """Whether `flag` is true on any process. Waits for all of them."""
     if not is_active():
