@@ -188,7 +188,7 @@ def average(tensors, bucket_bytes=BUCKET_BYTES):
 
     They are copied into buckets, each reduced as one while the next is being copied: no more than two are alive.
     """
-    if not is_active():
+    if get_world_size() == 1:
         return
     pending = None
     for bucket in _buckets(tensors, bucket_bytes):
