@@ -36,8 +36,8 @@ def failing(launcher, fail, outdir, data, *args):
 
 
 def ours(stderr):
-    """What the training says, without torchrun's own report."""
-    return stderr[:stderr.find('torch/distributed/elastic')] if 'torch/distributed/elastic' in stderr else stderr
+    """What the training says, without torchrun's own traceback."""
+    return stderr.split('Traceback (most recent call last):\n  File "<frozen runpy>"')[0]
 
 
 def trained(rank, args, run_dir):

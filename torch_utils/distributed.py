@@ -3,6 +3,7 @@
 Tensors on the CPU go through gloo, those on a GPU through NCCL: what the hosts agree on never waits for a device.
 """
 
+import atexit
 import contextlib
 import datetime
 import os
@@ -104,7 +105,8 @@ def one_message():
                 traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(1)                             # leaving the group could wait for processes that are no more
+        atexit._run_exitfuncs()
+        os._exit(1)                             # leaving the group could wait for processes that are no more; so could its threads
 
 
 def _first_to_fail():
