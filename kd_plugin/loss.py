@@ -52,6 +52,10 @@ class Distillation(Term):
         if self.agkd is not None:
             self.agkd.start_step(cur_nimg)
 
+    def recording_key(self):
+        """The draw of q; none while the weights still grow."""
+        return (self.agkd is not None and self.agkd.aggregate,) if self.ramp == 1 else None
+
     @torch.no_grad()
     def prepare(self, step):
         """The teacher's features are constants of the D step: computed once here, they serve both passes."""
@@ -92,7 +96,8 @@ class Distillation(Term):
 
     def _embed_real(self, step):
         if self.cache is not None and step.real_idx is not None:
-            return self.cache[step.real_idx]
+            kept = self.cache[step.real_idx]
+            return kept if step.pseudo is None else torch.where(step.pseudo[:, None], self._embed(step.real_img.detach()), kept)
         seen_by_d = self._sees_augmented and step.real_aug is not None
         return self._embed((step.real_aug if seen_by_d else step.real_img).detach())
 

@@ -86,6 +86,7 @@ def test_the_name_of_a_run_says_what_was_chosen(args, name, tiny_data):
     (['--kd-preset=released'], '--kd-preset=released: has no effect without --kd'),
     (['--metrics=none', '--detector=x.pt'], '--detector=x.pt: has no effect with --metrics=none'),
     (['--kd=cgkd', '--kd-texts=nosuch'], '--kd-texts=nosuch: there is no such file and no such preset'),
+    (['--cuda-graphs=1'], '--cuda-graphs=1: there are none without a CUDA device; leave it out'),
     (['--device=cuda'], '--device=cuda: torch finds no CUDA device; use --device=cpu')])
 def test_what_does_not_go_together_is_refused(args, message, tiny_data, monkeypatch):
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)

@@ -32,14 +32,14 @@ def make_config(data, *args, **changes):
     return config
 
 
-def make_trainer(config, run_dir):
+def make_trainer(config, run_dir, device='cpu'):
     os.makedirs(run_dir, exist_ok=True)
-    return Trainer(config, str(run_dir), torch.device('cpu'))
+    return Trainer(config, str(run_dir), torch.device(device))
 
 
-def trained(config, run_dir):
+def trained(config, run_dir, device='cpu'):
     """Runs or continues; -> everything that changes during training, as tensors by name."""
-    trainer = make_trainer(config, run_dir)
+    trainer = make_trainer(config, run_dir, device)
     trainer.resume()
     trainer.run()
     tensors, info = checkpoint.load(os.path.join(run_dir, STATE_FILE), 'training-state')

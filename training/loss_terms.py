@@ -1,5 +1,6 @@
 """What a method has to be to take part in training, and the record of a step that it sees."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +16,11 @@ class Step:
     real_img: torch.Tensor                      # [N, C, H, W] in [-1, 1], before augmentation
     real_c: torch.Tensor                        # [N, c_dim]
     real_idx: torch.Tensor | None               # [N] int64: number of the image in the data set, its mirror image counted apart
-    gen_img: torch.Tensor                       # [N, C, H, W]
+    gen_z: torch.Tensor                         # [N, z_dim]
     gen_c: torch.Tensor
+    round_idx: int = 0                          # number of the micro-batch in its step
+    pseudo: torch.Tensor | None = None          # [N] bool: where real_img is none of the data set; None = nowhere
+    gen_img: torch.Tensor | None = None         # [N, C, H, W]; None in a D step without fakes
     real_aug: torch.Tensor | None = None        # what D is fed: the images after augmentation (D step)
     gen_aug: torch.Tensor | None = None
     logits: torch.Tensor | None = None          # [N, 1] of the pass at hand
@@ -27,12 +31,24 @@ class Step:
 class Term(torch.nn.Module):
     """Base class of a method that adds to the D step or the G step; all hooks are optional.
 
-    Parameters are trained by D's optimiser, buffers are part of the training state. A hook returns {name: value}: each value
-    is a loss per sample [N] or a scalar, its weight included; it is reported as `Loss/{name}` and added to the loss.
+    Parameters that require gradients are trained by D's optimiser; all parameters and buffers are part of the training state. A hook
+    that returns {name: value} gives losses: each value is one per sample [N] or a scalar, its weight included; it is reported as
+    `Loss/{name}` and added to the loss.
     """
+
+    def bind(self, loss) -> None:
+        """Once, before the training: the `StyleGAN2Loss` that the term takes part in, for its networks and its augmentation."""
 
     def start_step(self, cur_nimg: int) -> None:
         """Before the first micro-batch of an optimiser step; `cur_nimg` images have been seen. Draws that must agree on all processes."""
+
+    def recording_key(self) -> Hashable | None:
+        """For CUDA graphs: all that the hooks between `start_step` and `finish_step` depend on but for tensors, whose values may change
+        and whose place may not. None, as here, keeps the step from being recorded."""
+        return None
+
+    def replace_reals(self, step: Step) -> None:
+        """At the begin of a D step, also of a regularisation alone: may put other images into the record, with `pseudo` and labels."""
 
     def prepare(self, step: Step) -> None:
         """Before the fake pass of a D step, when all images are known."""
@@ -48,3 +64,6 @@ class Term(torch.nn.Module):
     def g_main(self, step: Step) -> dict[str, torch.Tensor]:
         """In the G step, after D has seen the fakes."""
         return {}
+
+    def finish_step(self, batch_idx: int) -> None:
+        """After all phases of iteration number `batch_idx` (from 0); what depends on other processes is exchanged here."""

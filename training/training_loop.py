@@ -1,27 +1,28 @@
 """The training loop: set up, iterate over the phases, and at the end of a tick report, save and measure."""
 
-import copy
+import functools
 import hashlib
 import os
-import signal
 import time
 
 import numpy as np
 import torch
 
 import dnnlib
-from dnnlib import UserError
-from torch_utils import checkpoint, distributed, misc, training_stats
+from torch_utils import distributed, misc, training_stats
 
-from . import model_files, run_files, snapshots
+from . import run_files
 from .ada import AdaptiveProbability, set_probability
+from .compiling import compile_main_phases
+from .cuda_graphs import RecordedPhase
 from .ema import WeightAverage
 from .image_grid import SampleGrid
-from .networks_layers import use_channels_last
+from .networks_setup import build_networks
 from .phases import make_phases
 from .progress import Progress
 from .real_images import RealImages
 from .run_store import RunStore
+from .stop_request import StopRequest
 
 
 class Trainer:
@@ -37,10 +38,10 @@ class Trainer:
         self.tick_end = config['kimg_per_tick'] * 1000
         self._set_backends()
         self._load_data()
-        self._build_networks()
+        networks, self.network_kwargs = build_networks(self.config, self.dataset, device)
+        self.G, self.D, self.G_ema = networks['G'], networks['D'], networks['G_ema']
         self._build_training()
         self.store = RunStore(run_dir, self.config, self.dataset, self.network_kwargs)
-        self._stop_requested = False
 
     # -- set up
 
@@ -60,57 +61,37 @@ class Trainer:
         self.labels = torch.from_numpy(labels).to(self.device)
         self.grid = SampleGrid(self.dataset, self.run_dir, self.device, c.get('grid_images', 1024), c.random_seed, c.batch_gpu)
 
-    def _build_networks(self):
-        c = self.config
-        torch.manual_seed(c.random_seed)
-        common = dict(c_dim=self.dataset.label_dim, img_resolution=self.dataset.resolution, img_channels=self.dataset.num_channels)
-        self.network_kwargs = dict(G=dict(c.G_kwargs, **common), D=dict(c.D_kwargs, **common), G_ema=dict(c.G_kwargs, **common))
-        build = lambda kwargs: dnnlib.util.construct_class_by_name(**kwargs).train().requires_grad_(False)
-        self.G, self.D = build(self.network_kwargs['G']), build(self.network_kwargs['D'])
-        self.G_ema = copy.deepcopy(self.G).eval()
-        if c.get('init_from'):
-            self._init_from(c.init_from)
-        for module in (self.G, self.D, self.G_ema):
-            module.to(self.device)
-            if c.get('channels_last'):
-                use_channels_last(module)
-            distributed.broadcast_from_main(module)
-
-    def _init_from(self, path):
-        """Transfer learning: every weight of the snapshot that fits by name and shape."""
-        file = model_files.locate(path, '--init-from')
-        try:
-            source = snapshots.load_networks(file)
-        except UserError as err:
-            raise UserError(f'--init-from: {err}') from err
-        for name, module in [('G', self.G), ('D', self.D), ('G_ema', self.G_ema)]:
-            found = source.networks.get(name, source.networks.get('G_ema') if name == 'G' else None)
-            if found is None:
-                distributed.print0(f'{name}: starts afresh; training-state.safetensors has it, and a snapshot written with '
-                                   '--snapshot-networks=all')
-                continue
-            copied, left = checkpoint.copy_matching(found.state_dict(), module)
-            if not copied:
-                raise UserError(f'--init-from={path}: no weight of its {name} fits this one; use the same --cfg and resolution')
-            distributed.print0(f'{name}: {len(copied)} of {len(copied) + len(left)} tensors from {path}'
-                               + (f'; new: {", ".join(left[:4])}{" ..." if len(left) > 4 else ""}' if left else ''))
-
     def _build_training(self):
         c = self.config
+        build = dnnlib.util.construct_class_by_name
         self.augment_pipe = self.ada = None
-        if c.get('augment_kwargs') is not None and (c.get('augment_p', 0) > 0 or c.get('ada_target') is not None):
-            self.augment_pipe = dnnlib.util.construct_class_by_name(**c.augment_kwargs).train().requires_grad_(False).to(self.device)
-            set_probability(self.augment_pipe, c.get('augment_p', 0))
-        self.loss = dnnlib.util.construct_class_by_name(device=self.device, G_mapping=self.G.mapping, G_synthesis=self.G.synthesis, D=self.D,
-                                                        augment_pipe=self.augment_pipe, **c.loss_kwargs)
+        if c.get('augment_kwargs') is not None:
+            self.augment_pipe = build(**c.augment_kwargs).train().requires_grad_(False).to(self.device)
+        if c.get('augment_p') is not None:
+            set_probability(self.augment_pipe, c.augment_p)
+        terms = {name: build(**kwargs).to(self.device) for name, kwargs in c.get('terms', {}).items()}
+        self.loss = build(device=self.device, G_mapping=self.G.mapping, G_synthesis=self.G.synthesis, D=self.D,
+                          augment_pipe=self.augment_pipe, terms=terms, **c.loss_kwargs)
         distributed.broadcast_from_main(self.loss.terms)
-        if self.augment_pipe is not None and c.get('ada_target') is not None:
+        if c.get('ada_target') is not None:
             self.ada = AdaptiveProbability(self.augment_pipe.p, c.ada_target, c.get('ada_interval', 4), c.get('ada_kimg', 500), c.batch_size)
-        self.phases = make_phases(self.G, self.D, list(self.loss.terms.parameters()), c.G_opt_kwargs, c.D_opt_kwargs,
+        trained = [param for param in self.loss.terms.parameters() if param.requires_grad]
+        self.phases = make_phases(self.G, self.D, trained, c.G_opt_kwargs, c.D_opt_kwargs,
                                   c.get('G_reg_interval', 4), c.get('D_reg_interval', 16), self.device)
-        for param in self.loss.terms.parameters():
-            param.requires_grad_(False)
+        self.loss.terms.requires_grad_(False)
         self.ema = WeightAverage(self.G, self.G_ema, c.ema_kimg, c.get('ema_rampup'), c.get('ema_start_kimg', 0))
+        self._speed_up()
+        self.observers = {name: build(**kwargs) for name, kwargs in c.get('observers', {}).items()}
+
+    def _speed_up(self):
+        """What computes the gradients of each phase, by its name; as fast as the configuration asks for."""
+        if self.config.get('compile'):
+            compile_main_phases(self.loss, self.config.batch_gpu, distributed.print0)
+        self.accumulate = {phase.name: functools.partial(self._accumulate, phase) for phase in self.phases}
+        for phase in self.phases if self.config.get('cuda_graphs') else ():
+            if phase.name.endswith('main'):
+                self.accumulate[phase.name] = RecordedPhase(self.accumulate[phase.name], phase.params, self.loss.recording_key,
+                                                            distributed.print0, phase.name)
 
     # -- state
 
@@ -122,6 +103,7 @@ class Trainer:
             objects['augment_pipe'] = self.augment_pipe
         if self.ada is not None:
             objects['ada'] = self.ada
+        objects.update({f'observer_{name}': observer for name, observer in self.observers.items()})
         return objects
 
     def resume(self):
@@ -156,38 +138,27 @@ class Trainer:
         elif self.rank == 0:
             self.grid.save_reals('reals.png')
             self.grid.save_fakes(self.G_ema, 'fakes_init.png')
-        previous = {sig: signal.signal(sig, self._request_stop) for sig in (signal.SIGINT, signal.SIGTERM)}
+        for observer in self.observers.values():
+            observer.start(self)
         self.progress.start_tick(self.cur_nimg, 0)
         if self.rank == 0:
             self.store.read_facts()
         try:
-            while self.cur_nimg < total_nimg and not self._should_stop():
-                self._iteration()
-                if self.cur_nimg >= self.tick_end or self.cur_nimg >= total_nimg:
-                    self._end_tick(done=self.cur_nimg >= total_nimg)
-            if self.cur_nimg < total_nimg:
-                self.save_state()
-            self.store.wait()
+            with StopRequest(self.progress.message) as stop:
+                while self.cur_nimg < total_nimg and not stop.agreed(self.batch_idx):
+                    self._iteration()
+                    if self.cur_nimg >= self.tick_end or self.cur_nimg >= total_nimg:
+                        self._end_tick(done=self.cur_nimg >= total_nimg)
+                if self.cur_nimg < total_nimg:
+                    self.save_state()
+                self.store.wait()
         except KeyboardInterrupt:
             self.store.close(cancel=True)
             raise
         finally:
             self.store.close()
             self.progress.close()
-            for sig, handler in previous.items():
-                signal.signal(sig, handler)
         return self.cur_nimg >= total_nimg
-
-    def _request_stop(self, signum, _frame):
-        if self._stop_requested:
-            raise KeyboardInterrupt
-        self._stop_requested = True
-        self.progress.message('Stopping after this iteration; the state will be saved. (Press Ctrl-C again to stop at once.)')
-
-    def _should_stop(self):
-        if self.num_ranks > 1 and self.batch_idx % 16 != 0:         # asking the others waits for the device
-            return False
-        return distributed.any_process(self._stop_requested)
 
     def _iteration(self):
         c = self.config
@@ -199,6 +170,7 @@ class Trainer:
             gen_c = self.labels[torch.randint(len(self.labels), [self.batch_rank]).to(self.device, non_blocking=True)]
             if self.batch_idx % phase.interval == 0:
                 self._run_phase(phase, batch, gen_z, gen_c)
+        self.loss.finish_step(self.batch_idx)
         self.ema.update(self.cur_nimg, c.batch_size)
         if self.ada is not None:
             self.ada.update(self.batch_idx)
@@ -208,22 +180,27 @@ class Trainer:
         self.store.check()
 
     def _run_phase(self, phase, batch, gen_z, gen_c):
-        """Accumulates over micro-batches; the gradient is the mean over the whole batch whatever their number."""
         phase.begin()
-        size = self.config.batch_gpu
-        rounds = -(-self.batch_rank // size)
-        for img, c, idx, z, cz in zip(*[x.split(size) for x in (*batch, gen_z, gen_c)], strict=True):
-            self.loss.accumulate_gradients(phase=phase.name, real_img=img, real_c=c, real_idx=idx, gen_z=z, gen_c=cz,
-                                           gain=phase.interval / rounds)
+        self.accumulate[phase.name](*batch, gen_z, gen_c)
         phase.end()
+
+    def _accumulate(self, phase, *tensors):
+        """Gradients over micro-batches; they are the mean over the whole batch whatever the number of those."""
+        rounds = -(-self.batch_rank // self.config.batch_gpu)
+        parts = zip(*[x.split(self.config.batch_gpu) for x in tensors], strict=True)
+        for i, (img, c, idx, z, cz) in enumerate(parts):
+            self.loss.accumulate_gradients(phase=phase.name, real_img=img, real_c=c, real_idx=idx, gen_z=z, gen_c=cz,
+                                           gain=phase.interval / rounds, round_idx=i)
 
     # -- end of a tick
 
     def _end_tick(self, done):
         c = self.config
         began = time.time()
-        if self.augment_pipe is not None:
+        if hasattr(self.augment_pipe, 'p'):
             training_stats.report('Progress/augment', self.augment_pipe.p)
+        for observer in self.observers.values():
+            observer.report(self)
         stats = self.progress.collect(self.cur_nimg, self.cur_tick, {phase.name: phase.timer for phase in self.phases}, self.device)
         self.progress.write(stats, self.cur_nimg)
         self._warn(stats)

@@ -1,0 +1,48 @@
+"""The networks of a run: built from the configuration, with the weights of another run if it says so, the same on all processes."""
+
+import copy
+
+import torch
+
+import dnnlib
+from dnnlib import UserError
+from torch_utils import checkpoint, distributed
+
+from . import model_files, snapshots
+from .networks_layers import use_channels_last
+
+
+def build_networks(config, dataset, device):
+    """-> ({'G', 'D', 'G_ema': module on `device`, frozen}, {name: constructor arguments}). Raises UserError if --init-from does not fit."""
+    torch.manual_seed(config.random_seed)
+    common = dict(c_dim=dataset.label_dim, img_resolution=dataset.resolution, img_channels=dataset.num_channels)
+    network_kwargs = dict(G=dict(config.G_kwargs, **common), D=dict(config.D_kwargs, **common), G_ema=dict(config.G_kwargs, **common))
+    networks = {name: dnnlib.util.construct_class_by_name(**network_kwargs[name]).train().requires_grad_(False) for name in ('G', 'D')}
+    networks['G_ema'] = copy.deepcopy(networks['G']).eval()
+    if config.get('init_from'):
+        _init_from(config.init_from, networks)
+    for module in networks.values():
+        module.to(device)
+        if config.get('channels_last'):
+            use_channels_last(module)
+        distributed.broadcast_from_main(module)
+    return networks, network_kwargs
+
+
+def _init_from(path, networks):
+    """Transfer learning: every weight of the snapshot that fits by name and shape."""
+    file = model_files.locate(path, '--init-from')
+    try:
+        source = snapshots.load_networks(file)
+    except UserError as err:
+        raise UserError(f'--init-from: {err}') from err
+    for name, module in networks.items():
+        found = source.networks.get(name, source.networks.get('G_ema') if name == 'G' else None)
+        if found is None:
+            distributed.print0(f'{name}: starts afresh; training-state.safetensors has it, and a snapshot written with --snapshot-networks=all')
+            continue
+        copied, left = checkpoint.copy_matching(found.state_dict(), module)
+        if not copied:
+            raise UserError(f'--init-from={path}: no weight of its {name} fits this one; use the same --cfg and resolution')
+        distributed.print0(f'{name}: {len(copied)} of {len(copied) + len(left)} tensors from {path}'
+                           + (f'; new: {", ".join(left[:4])}{" ..." if len(left) > 4 else ""}' if left else ''))

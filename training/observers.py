@@ -1,0 +1,24 @@
+"""What watches a run from tick to tick: it sees the trainer, reports statistics, and may end the run."""
+
+
+class Observer:
+    """Base class; all hooks are optional, and all processes call them.
+
+    Observers are named in the configuration, `observers` = {name: dict(class_name=..., further arguments)}; what `state_dict` gives is
+    part of the training state.
+    """
+
+    def start(self, trainer) -> None:
+        """Once, when `trainer` (`training_loop.Trainer`) is set up and a state, if there is one, is loaded."""
+
+    def report(self, trainer) -> None:
+        """At the end of a tick, before its statistics are collected: the place for `training_stats.report`."""
+
+    def verdict(self, trainer) -> str | None:
+        """At the end of a tick, when snapshot and metrics are done. Why the run should end now; None = it goes on."""
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        pass
