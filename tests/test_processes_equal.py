@@ -103,6 +103,7 @@ def test_a_batch_on_several_processes(worlds, options, tiny_data, tmp_path):
         results[-1][1].pop('KD/diversity_teacher', None)
     states, statistics = results[0]
     assert states['G']['mapping.w_avg'].abs().max() > 0 and states['D']['b4.out.weight'].dtype == torch.float64
-    assert '--aug=noaug' in options or (states['augment_pipe']['p'] > 0) == (statistics['Loss/signs/real'] > 0.6)
+    if '--aug=ada' in options:                                          # one update after two iterations
+        assert statistics['Loss/signs/real'] != 0 and 0 <= states['augment_pipe']['p'] <= BATCH * 2 / 500_000
     for result in results[1:]:
         torch.testing.assert_close(result, results[0], rtol=1e-9, atol=1e-12)

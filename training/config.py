@@ -117,6 +117,6 @@ def add_augmentation(config, opts):
     if aug == 'fixed':
         config.augment_p = opts.p
     else:
-        config.ada_target = 0.6 if opts.target is None else opts.target
+        config.update(augment_p=0, ada_target=0.6 if opts.target is None else opts.target)      # p starts at 0
         if opts.init_from:
             config.ada_kimg = 100           # a pre-trained D overfits sooner
