@@ -16,7 +16,7 @@ import torch.distributed as dist
 from dnnlib import UserError
 
 TIMEOUT = datetime.timedelta(minutes=30)        # for a process that hangs; one that ends is noticed at once
-BUCKET_BYTES = 32 * 2 ** 20                     # of gradients that are reduced at a time
+BUCKET_BYTES = dict(cpu=4 * 2 ** 20, cuda=32 * 2 ** 20)         # of gradients that are reduced at a time: what a cache holds; what hides latency
 
 _store = None                                   # small facts that all processes can see; None = there is no group
 
@@ -185,15 +185,16 @@ def mean(tensor):
 
 
 @torch.no_grad()
-def average(tensors, bucket_bytes=BUCKET_BYTES):
+def average(tensors, bucket_bytes=None):
     """Replaces `tensors` by their means over processes. All processes must hold the same ones, in the same order.
 
-    They are copied into buckets, each reduced as one while the next is being copied: no more than two are alive.
+    They are copied into buckets of `bucket_bytes` (default: by the device), each reduced as one while the next is being copied: no more than
+    two are alive.
     """
-    if get_world_size() == 1:
+    if get_world_size() == 1 or not tensors:
         return
     pending = None
-    for bucket in _buckets(tensors, bucket_bytes):
+    for bucket in _buckets(tensors, bucket_bytes or BUCKET_BYTES[tensors[0].device.type]):
         flat = torch.cat([t.flatten() for t in bucket])
         with _together():
             work = dist.all_reduce(flat, async_op=True)
