@@ -35,7 +35,7 @@ from training.runs import find_run, launch
 @click.option('--metrics', help='Comma-separated list or none  [default: fid50k_full]', metavar='LIST')
 @click.option('--detector', help='Inception network of the FID, if it cannot be downloaded', metavar='FILE')
 @click.option('--metric-teacher', help='Teacher whose features clipfid measures  [default: that of --kd-teacher]', metavar='NAME')
-@click.option('--seed', help='Random seed', type=click.IntRange(min=0), default=0, show_default=True)
+@click.option('--seed', help='Random seed', type=click.IntRange(0, 2 ** 32 - 1), default=0, show_default=True)
 @click.option('--new-run', help='Start afresh where the same command would continue a run', type=bool, default=False, metavar='BOOL')
 @click.option('-n', '--dry-run', help='Print the options and exit', is_flag=True)
 # Data.

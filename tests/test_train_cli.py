@@ -5,6 +5,7 @@ import os
 import re
 import sys
 
+import click
 import numpy as np
 import PIL.Image
 import pytest
@@ -80,7 +81,7 @@ def test_the_name_of_a_run_says_what_was_chosen(args, name, tiny_data):
     (['--batch=6'], '--batch=6: 6 images at a time cannot be split into groups of 4 .* use a multiple of 4'),
     (['--subset=13'], '--subset=13: .* has 12 images; use --subset=12'),
     (['--metrics=fid'], '--metrics=fid: there is no such metric; use fid<N>_full'),
-    (['--kd=xgkd'], '--kd=xgkd: xgkd is no method; use agkd, cgkd or agkd,cgkd'),
+    (['--kd=xgkd'], '--kd=xgkd: xgkd is no method; use one or several of agkd, cgkd, '),
     (['--kd-p=0.5'], '--kd-p=0.5: has no effect without --kd; add --kd=agkd,cgkd'),
     (['--kd=cgkd', '--kd-p=0.5'], '--kd-p=0.5: has no effect with --kd=cgkd; add agkd'),
     (['--kd-preset=released'], '--kd-preset=released: has no effect without --kd'),
@@ -192,3 +193,8 @@ def test_an_interrupted_start_leaves_a_damaged_options_file_alone(tmp_path):
     (tmp_path / '00000-x').mkdir()
     (tmp_path / '00000-x' / OPTIONS_FILE).write_text('{"a": ')
     assert find_run(str(tmp_path), EasyDict(total_kimg=1), 'x', False) == (os.path.join(str(tmp_path), '00001-x'), 'new')
+
+
+def test_a_seed_that_numpy_cannot_take():
+    with pytest.raises(click.BadParameter, match='4294967296 is not in the range'):
+        parse_options('--outdir=x', '--data=x', '--seed=4294967296')

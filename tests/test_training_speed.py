@@ -137,6 +137,13 @@ def test_recorded_phase_keeps_its_books(monkeypatch):
     assert calls[-1] == 'replay' and weight.grad.item() == 15
 
 
+def test_what_a_graph_is_kept_under(tiny_data, tmp_path):
+    """The draw of AGKD makes two graphs; weights that grow make none."""
+    loss = make_trainer(make_config(tiny_data, '--batch=4', *KD, '--kd-warmup=1', '--kd-p=0.5'), tmp_path).loss
+    keys = [(loss.start_step(nimg), loss.recording_key())[1] for nimg in (500, *range(1000, 2000, 4))]
+    assert keys[0] is None and {key[0][0] for key in keys[1:]} == {False, True} and len(set(keys[1:])) == 2
+
+
 def test_what_cannot_be_recorded_is_announced(monkeypatch):
     told, ran = [], []
     monkeypatch.setattr(torch.cuda, 'CUDAGraph', lambda: None)
