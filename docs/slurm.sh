@@ -10,6 +10,9 @@
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@120
 
+# A restart on several machines finds a new store, not the addresses of processes that are no more.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+
 # torchrun knows SIGTERM, not SIGUSR1, and passes it on to its processes, which save the state.
 stopped=
 trap 'stopped=yes; scancel --signal=TERM "$SLURM_JOB_ID.0"' USR1 TERM
