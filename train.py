@@ -80,18 +80,18 @@ METHODS = [apa.METHOD, lecam.METHOD, insgen.METHOD, vision_aided.METHOD]
 @kd_options
 def main(**opts):
     """Train a GAN, on a hundred photos if need be. The same command again continues the run."""
-    with user_errors():
+    with user_errors(), distributed.one_message():
         opts = dnnlib.EasyDict(opts)
-        config, description = build_config(opts)
         if 'RANK' in os.environ:
-            distributed.init(config.device)
-        run_dir, status = distributed.agree(lambda: find_run(opts.outdir, config, description, opts.new_run))
+            distributed.init(torch_device(opts.device))
+        config, description = build_config(opts)
+        run_dir, status = distributed.agree(lambda: find_run(opts.outdir, config, description, opts.new_run and not distributed.is_restart()))
         print_summary(config, run_dir, status)
         if opts.dry_run:
-            print('Dry run; exiting.')
+            distributed.print0('Dry run; exiting.')
         elif status == 'complete':
-            print(f'{run_dir} is complete. A larger --kimg{" or another --early-stop" if opts.early_stop else ""} trains it further, '
-                  '--new-run=1 trains another one.')
+            distributed.print0(f'{run_dir} is complete. A larger --kimg{" or another --early-stop" if opts.early_stop else ""} trains it further, '
+                               '--new-run=1 trains another one.')
         else:
             preflight(config)
             launch(config, run_dir)
