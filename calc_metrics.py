@@ -141,7 +141,8 @@ def main(**opts):
     """
     with user_errors():
         try:
-            calculate(**opts)
+            with distributed.one_message():
+                calculate(**opts)
         finally:
             distributed.leave()
 

@@ -9,14 +9,20 @@ import click
 import dnnlib
 from dnnlib import UserError
 from dnnlib.util import user_errors
+from kd_plugin import vision_aided
 from kd_plugin.loss import check_distillation
 from kd_plugin.options import DEFAULT_TEACHER, kd_config, kd_options
 from metrics import metric_main
 from torch_utils import distributed
-from training import demo_data, model_files, presets, snapshot_keep, snapshots
+from training import apa, demo_data, insgen, lecam, model_files, presets, snapshot_keep, snapshots
 from training.augment import augpipe_specs
-from training.config import add_augmentation, add_networks, add_observers, add_schedule, check_dataset, number_of_processes, torch_device
+from training.augmentations import AUGMENTATIONS, add_augmentation
+from training.config import add_networks, add_observers, add_schedule, check_dataset, number_of_processes, torch_device
+from training.methods import add_methods, check_methods, describe_methods, method_options
 from training.runs import find_run, launch
+
+# Everything that --kd can be combined with, in the order in which it acts: a row is a module's METHOD.
+METHODS = [apa.METHOD, lecam.METHOD, insgen.METHOD, vision_aided.METHOD]
 
 
 @click.command(context_settings=dict(max_content_width=140))
@@ -53,10 +59,11 @@ from training.runs import find_run, launch
 @click.option('--batch', help='Images per step, over all processes', type=click.IntRange(min=1), metavar='INT')
 @click.option('--batch-gpu', help='Images that one process handles at a time', type=click.IntRange(min=1), metavar='INT')
 # Augmentation.
-@click.option('--aug', help='Augmentation', type=click.Choice(['noaug', 'ada', 'fixed']), metavar='noaug|ada|fixed')
+@click.option('--aug', help='Augmentation', type=click.Choice(list(AUGMENTATIONS)), metavar='|'.join(AUGMENTATIONS))
 @click.option('--p', help='Probability for --aug=fixed', type=click.FloatRange(0, 1))
 @click.option('--target', help='Target of ADA', type=click.FloatRange(0, 1))
 @click.option('--augpipe', help='Kinds of augmentation  [default: bgc]', type=click.Choice(list(augpipe_specs)))
+@click.option('--diffaug-policy', help='Transforms of --aug=diffaug  [default: color,translation,cutout]', metavar='LIST')
 # Transfer learning.
 @click.option('--init-from', help='Start from these weights: file, https:// address, hf:user/repo or a name such as ffhq256', metavar='NETWORK')
 @click.option('--resume', hidden=True, expose_value=False, callback=lambda _ctx, _param, value: refuse_resume(value))
@@ -69,21 +76,22 @@ from training.runs import find_run, launch
 @click.option('--cuda-graphs', help='Record the main phases as CUDA graphs', type=bool, default=False, metavar='BOOL')
 @click.option('--nobench', help='No cuDNN benchmarking', type=bool, default=False, metavar='BOOL')
 @click.option('--workers', help='DataLoader workers, where the images do not fit into memory', type=click.IntRange(min=0), default=3, metavar='INT')
+@method_options(METHODS)
 @kd_options
 def main(**opts):
     """Train a GAN, on a hundred photos if need be. The same command again continues the run."""
-    with user_errors():
+    with user_errors(), distributed.one_message():
         opts = dnnlib.EasyDict(opts)
-        config, description = build_config(opts)
         if 'RANK' in os.environ:
-            distributed.init(config.device)
-        run_dir, status = distributed.agree(lambda: find_run(opts.outdir, config, description, opts.new_run))
+            distributed.init(torch_device(opts.device))
+        config, description = build_config(opts)
+        run_dir, status = distributed.agree(lambda: find_run(opts.outdir, config, description, opts.new_run and not distributed.is_restart()))
         print_summary(config, run_dir, status)
         if opts.dry_run:
-            print('Dry run; exiting.')
+            distributed.print0('Dry run; exiting.')
         elif status == 'complete':
-            print(f'{run_dir} is complete. A larger --kimg{" or another --early-stop" if opts.early_stop else ""} trains it further, '
-                  '--new-run=1 trains another one.')
+            distributed.print0(f'{run_dir} is complete. A larger --kimg{" or another --early-stop" if opts.early_stop else ""} trains it further, '
+                               '--new-run=1 trains another one.')
         else:
             preflight(config)
             launch(config, run_dir)
@@ -112,6 +120,7 @@ def build_config(opts):
         add_schedule(config, opts, preset)
         add_networks(config, opts, preset)
         add_augmentation(config, opts)
+        add_methods(METHODS, config, opts)
         kd = kd_config(opts, dataset, data_kwargs, opts.seed)
     if kd is not None:
         config.loss_kwargs.update(class_name='kd_plugin.loss.KDLoss', kd_kwargs=kd)
@@ -151,7 +160,9 @@ def describe(opts, dataset_name, config):
     parts = [dataset_name, *given('cond', 'cond'), *given('subset'), *([f'val{opts.val_fraction:g}'] if opts.val_fraction else []),
              *given('mirror', 'mirror'),
              f'auto{config.num_gpus}' if opts.cfg == 'auto' else opts.cfg, *given('gamma'), *given('kimg'), *given('batch'),
-             *given('aug', opts.aug), *given('p'), *given('target'), *given('augpipe', opts.augpipe), *given('init_from', 'init'), *given('freezed')]
+             *given('aug', opts.aug), *given('p'), *given('target'), *given('augpipe', opts.augpipe),
+             *given('diffaug_policy', (opts.diffaug_policy or '').replace(',', '-')), *given('init_from', 'init'), *given('freezed'),
+             *describe_methods(METHODS, opts)]
     if opts.kd is not None:
         parts += ['kd', *config.loss_kwargs['kd_kwargs']['methods'], *([opts.kd_preset] if opts.kd_preset not in (None, 'paper') else [])]
     return '-'.join(parts)
@@ -168,6 +179,7 @@ def preflight(config):
     kd = config.loss_kwargs.get('kd_kwargs')
     if kd is not None:
         check_distillation(min(config.D_kwargs['channel_base'] // 4, config.D_kwargs['channel_max']), **kd)
+    check_methods(METHODS, config)
     metric_main.check_metrics(config.metrics, config.metric_kwargs['detector'], config.metric_kwargs['teacher_kwargs'])
     if config.init_from:
         with distributed.main_process_first():

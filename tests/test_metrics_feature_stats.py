@@ -9,13 +9,14 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from processes import run_processes
 
 from dnnlib import UserError
 from metrics import draws, metric_main
 from metrics.detectors import Detector
 from metrics.feature_stats import FeatureStats
 from metrics.metric_utils import MetricOptions, compute_feature_stats_for_dataset, compute_feature_stats_for_generator, generate_batch
-from torch_utils import distributed, misc
+from torch_utils import misc
 from training.networks import Generator
 
 # Python >= 3.12 warns on forking workers; torch warns where there are fewer cores than workers.
@@ -295,20 +296,14 @@ def measure(data):
 
 
 def _process(rank, data, folder):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
-    distributed.init('cpu')
     torch.save(measure(data), f'{folder}/{rank}.pt')
     cached = [compute_feature_stats_for_dataset(options(data), capture_mean_cov=True) for _ in range(2)]     # the second from the disk
     assert rank > 0 or torch.equal(cached[0].get_mean_cov()[1], cached[1].get_mean_cov()[1])
-    torch.distributed.destroy_process_group()
 
 
-def test_three_processes_are_one(tmp_path, monkeypatch):
-    monkeypatch.setenv('MASTER_ADDR', 'localhost')
-    monkeypatch.setenv('MASTER_PORT', str(torch.distributed.TCPStore('localhost', 0, is_master=True, wait_for_workers=False).port))
-    monkeypatch.setenv('WORLD_SIZE', '3')
+def test_three_processes_are_one(tmp_path):
     data = make_data(tmp_path / 'x.zip')
-    torch.multiprocessing.spawn(_process, args=(data, str(tmp_path)), nprocs=3)
+    run_processes(_process, 3, data, str(tmp_path))
     want = measure(data)
     for rank in range(3):
         torch.testing.assert_close(torch.load(tmp_path / f'{rank}.pt'), want, rtol=1e-12, atol=1e-12)

@@ -72,9 +72,9 @@ def test_the_name_of_a_run_says_what_was_chosen(args, name, tiny_data):
 
 @pytest.mark.parametrize('args, message', [
     (['--aug=fixed'], '--aug=fixed: needs a probability; add --p='),
-    (['--p=0.2'], '--p=0.2: goes with --aug=fixed only'),
-    (['--aug=noaug', '--target=0.5'], '--target=0.5: goes with --aug=ada only'),
-    (['--aug=noaug', '--augpipe=bg'], '--augpipe=bg: has no effect with --aug=noaug'),
+    (['--p=0.2'], '--p=0.2: has no effect with --aug=ada; it goes with --aug=fixed'),
+    (['--aug=noaug', '--target=0.5'], '--target=0.5: has no effect with --aug=noaug; it goes with --aug=ada'),
+    (['--aug=noaug', '--augpipe=bg'], '--augpipe=bg: has no effect with --aug=noaug; it goes with --aug=ada or --aug=fixed'),
     (['--gpus=3'], '--gpus=3: must be a power of two; use --gpus=2'),
     (['--gpus=2', '--batch=3'], '--batch=3: cannot be split evenly over 2 processes; use --batch=4'),
     (['--batch=8', '--batch-gpu=3'], '--batch-gpu=3: does not divide the 8 images per process; use a divisor of it'),

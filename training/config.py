@@ -1,4 +1,4 @@
-"""Options of train.py -> configuration: the parts that concern data, schedule, networks and augmentation.
+"""Options of train.py -> configuration: the parts that concern data, schedule and networks.
 
 `opts` is an EasyDict of the command line's options, None where one was not given. Nothing here writes a file.
 """
@@ -10,7 +10,6 @@ import torch
 from dnnlib import UserError
 
 from . import early_stop
-from .augment import augpipe_specs
 
 
 def number_of_processes(gpus):
@@ -100,27 +99,6 @@ def add_networks(config, opts, preset):
         raise UserError('--cuda-graphs=1: there are none without a CUDA device; leave it out')
     config.update(compile=opts.compile, cuda_graphs=opts.cuda_graphs)
     config.update(init_from=opts.init_from, allow_tf32=opts.allow_tf32, cudnn_benchmark=not opts.nobench)
-
-
-def add_augmentation(config, opts):
-    aug = opts.aug or 'ada'
-    if aug == 'fixed' and opts.p is None:
-        raise UserError('--aug=fixed: needs a probability; add --p=0.2 or the like')
-    if aug != 'fixed' and opts.p is not None:
-        raise UserError(f'--p={opts.p}: goes with --aug=fixed only')
-    if aug != 'ada' and opts.target is not None:
-        raise UserError(f'--target={opts.target}: goes with --aug=ada only')
-    if aug == 'noaug' and opts.augpipe is not None:
-        raise UserError(f'--augpipe={opts.augpipe}: has no effect with --aug=noaug; leave one of them out')
-    if aug == 'noaug' or opts.p == 0:
-        return
-    config.augment_kwargs = dict(class_name='training.augment.AugmentPipe', **augpipe_specs[opts.augpipe or 'bgc'])
-    if aug == 'fixed':
-        config.augment_p = opts.p
-    else:
-        config.ada_target = 0.6 if opts.target is None else opts.target
-        if opts.init_from:
-            config.ada_kimg = 100           # a pre-trained D overfits sooner
 
 
 def add_observers(config, opts):
