@@ -63,12 +63,18 @@ def run_dir_of(arm, seed, study):
     return os.path.join(study.out, f'{name}-seed{seed}')
 
 
-def run(arm, seed, study):
-    """Trains an arm, or continues it, and measures its snapshots; in a process of its own."""
+def train_arm(arm, seed, study):
+    """Trains an arm, or continues it; in a process of its own."""
     folder, config = run_dir_of(arm, seed, study), configuration(arm, seed, study)
     with user_errors():
         if not os.path.isfile(os.path.join(folder, run_files.CARD_FILE)):
             runs.launch(config, folder)
+
+
+def measure_arm(arm, seed, study):
+    """Measures all its snapshots."""
+    folder = run_dir_of(arm, seed, study)
+    with user_errors():
         for name, nimg in sorted(run_files.find_snapshots(folder).items(), key=lambda item: item[1]):
             measure(os.path.join(folder, name), nimg, folder, study)
 
@@ -138,7 +144,7 @@ def main(**options):
         pairs = all_runs(study)
         configuration(*pairs[0], study)                 # what is wrong with the options is told now
         with ProcessPoolExecutor(study.parallel, multiprocessing.get_context('spawn'), max_tasks_per_child=1) as pool:
-            for result in [pool.submit(run, arm, seed, study) for arm, seed in pairs]:
+            for result in [pool.submit(work, arm, seed, study) for work in (train_arm, measure_arm) for arm, seed in pairs]:
                 result.result()
         print('\n'.join(table(study)))
         with open(os.path.join(study.out, 'study.json'), 'w', encoding='utf-8') as f:
