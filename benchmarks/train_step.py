@@ -1,10 +1,11 @@
-"""Speed of a training step: python benchmarks/train_step.py [--config=NAME] [--device=cpu|cuda] [--kd]
+"""Speed of a training step: python benchmarks/train_step.py [--config=NAME] [--batch=N] [--device=cpu|cuda] [--kd] [--compile] [--cuda-graphs]
 
 For each configuration it prints seconds per kimg of every phase, of a whole iteration (Gmain + Dmain + Greg/4 + Dreg/16) with and
 without knowledge distillation, and how much of the device's peak the convolutions reach. The peak is a large matrix product in the same
 dtype, measured in the same run: on a shared machine only such ratios mean anything.
 """
 
+import functools
 import os
 import sys
 import time
@@ -21,6 +22,8 @@ from kd_plugin.loss import Distillation  # noqa: E402
 from kd_plugin.presets import PRESETS  # noqa: E402
 from kd_plugin.teacher import Preprocess, Teacher  # noqa: E402
 from torch_utils import misc  # noqa: E402
+from training.compiling import compile_main_phases  # noqa: E402
+from training.cuda_graphs import WARM_UP, RecordedPhase  # noqa: E402
 from training.loss import StyleGAN2Loss  # noqa: E402
 from training.networks import Discriminator, Generator  # noqa: E402
 from training.networks_layers import use_channels_last  # noqa: E402
@@ -38,7 +41,9 @@ CONFIGS = {
     '32-cb1024': Config(32, 1024, 16, 0.25 + 0.11 + 0.24 / 4 + 0.10 / 16),
     '32-cb4096': Config(32, 4096, 16, 2.03 + 0.88 + 2.04 / 4 + 0.70 / 16),
     '64-cb8192': Config(64, 8192, 8, 2.11 + 1.36 + 2.49 / 4 + 1.24 / 16),
+    '128-auto': Config(128, 16384, 16),
     '256-auto': Config(256, 16384, 16),
+    '512-auto': Config(512, 32768, 8),
 }
 INTERVALS = dict(Gmain=1, Dmain=1, Greg=4, Dreg=16)
 CONV_OPS = ('aten::mkldnn_convolution', 'aten::_convolution', 'aten::convolution_backward', 'aten::cudnn_convolution',
@@ -103,7 +108,7 @@ def build(config, precision, channels_last, device):
     return G, D, dtype
 
 
-def make_step(config, G, D, device, kd):
+def make_step(config, G, D, device, kd, compiled=False, graphs=False):
     """-> function that runs a phase once, forward and backward."""
     terms = {}
     if kd:
@@ -113,20 +118,28 @@ def make_step(config, G, D, device, kd):
         cache = torch.randn(200, 512, device=device)
         terms['kd'] = Distillation(teacher, D.feature_dim, ('agkd', 'cgkd'), ['text'] * 32, PRESETS['paper'], cache).to(device)
     loss = StyleGAN2Loss(device, G.mapping, G.synthesis, D, r1_gamma=1, terms=terms)
+    if compiled:
+        compile_main_phases(loss, config.batch, print)
     n = config.batch
     img, z, c = torch.randn(n, 3, config.resolution, config.resolution, device=device) * 0.5, torch.randn(n, 512, device=device), None
     c = torch.zeros(n, 0, device=device)
     idx = torch.arange(n, device=device)
 
+    run = {phase: functools.partial(accumulate, loss, phase, idx) for phase in INTERVALS}
+    for phase, module in (('Gmain', G), ('Dmain', D)) if graphs else ():
+        run[phase] = RecordedPhase(run[phase], [*module.parameters()], loss.recording_key, print, phase)
+
     def step(phase):
         module = G if phase[0] == 'G' else D
-        for p in module.parameters():
-            p.grad = None
-            p.requires_grad_(True)
+        module.requires_grad_(True).zero_grad(set_to_none=True)
         loss.start_step(0)
-        loss.accumulate_gradients(phase, img, c, z, c, gain=1, real_idx=idx)
+        run[phase](img, z, c)
         module.requires_grad_(False)
     return step
+
+
+def accumulate(loss, phase, idx, img, z, c):
+    loss.accumulate_gradients(phase, img, c, z, c, gain=1, real_idx=idx)
 
 
 def convolution_flops_per_sec(step, device):
@@ -146,28 +159,50 @@ def convolution_flops_per_sec(step, device):
     return flops / sum(time_of(e) * 1e-6 for e in prof.key_averages() if e.key in CONV_OPS)
 
 
-def measure(name, config, precision, channels_last, device, repeats, kd):
+def seconds_of(step, device, repeats, phases=tuple(INTERVALS)):
+    return {phase: best_time(lambda phase=phase: step(phase), device, repeats) for phase in phases}
+
+
+def measure(name, config, precision, channels_last, device, repeats, kd, options):
     torch.manual_seed(0)
     G, D, dtype = build(config, precision, channels_last, device)
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
     step = make_step(config, G, D, device, kd=False)
-    seconds = {phase: best_time(lambda phase=phase: step(phase), device, repeats) for phase in INTERVALS}
+    seconds = seconds_of(step, device, repeats)
     per_kimg = 1000 / config.batch
     iteration = sum(seconds[phase] / every for phase, every in INTERVALS.items())
     line = '  '.join(f'{phase} {sec * per_kimg:.2f}' for phase, sec in seconds.items())
-    print(f'{name}  batch {config.batch}  {precision}{" channels_last" if channels_last else ""}')
+    print(f'{name}  batch {config.batch}  {precision}{" channels_last" if channels_last else ""}', flush=True)
     print(f'  seconds per kimg: {line}  iteration {iteration * per_kimg:.2f}')
-    if config.reference_sec is not None and device.type == 'cpu':
+    if config.reference_sec is not None and device.type == 'cpu' and config.batch == CONFIGS[name].batch:
         print(f'  iteration {iteration:.3f} s; the reference takes {config.reference_sec:.3f} s, {config.reference_sec / iteration:.2f} times that')
     peak, conv = peak_flops(dtype, device), convolution_flops_per_sec(step, device)
     print(f'  convolutions {conv / 1e9:.0f} GFLOP/s, {conv / peak:.0%} of a matrix product ({peak / 1e9:.0f} GFLOP/s)')
     if device.type == 'cuda':
         print(f'  peak memory {torch.cuda.max_memory_allocated(device) / 2 ** 30:.2f} GiB')
+    for option in options:              # beside the plain step, measured again: a shared machine changes its pace
+        fast = make_step(config, G, D, device, kd=False, **{option: True})
+        seconds_of(fast, device, WARM_UP, ('Gmain', 'Dmain'))
+        ours, plain = (seconds_of(s, device, repeats, ('Gmain', 'Dmain')) for s in (fast, step))
+        print(f'  {option}: ' + ', '.join(f'{phase} {ours[phase] / plain[phase]:.2f} of the time without' for phase in ours))
     if kd:
         with_kd = best_time(lambda s=make_step(config, G, D, device, kd=True): s('Dmain'), device, repeats)
         share = (with_kd - seconds['Dmain']) / (iteration + with_kd - seconds['Dmain'])
         print(f'  distillation (teacher of the size of ViT-B/32, reals cached): Dmain {with_kd * per_kimg:.2f}, share of the iteration {share:.0%}')
+
+
+def print_profile(name, config, precision, channels_last, device):
+    """Where the time of Gmain and Dmain goes."""
+    G, D, _dtype = build(config, precision, channels_last, device)
+    step = make_step(config, G, D, device, kd=False)
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == 'cuda' else [])
+    for _ in range(2):
+        with profile(activities=activities) as prof:
+            step('Gmain')
+            step('Dmain')
+            synchronize(device)
+    print(prof.key_averages().table(sort_by=f'self_{device.type}_time_total', row_limit=12, max_name_column_width=40))
 
 
 @click.command()
@@ -178,15 +213,24 @@ def measure(name, config, precision, channels_last, device, repeats, kd):
               help='[default: fp32 and bf16 on a CPU, fp32 and fp16 on a GPU]')
 @click.option('--nhwc', help='channels_last memory format', type=bool, default=True, show_default=True)
 @click.option('--repeats', type=click.IntRange(min=1), default=5, show_default=True)
+@click.option('--batch', help='In place of that of the configuration', type=click.IntRange(min=4))
 @click.option('--kd', help='Also measure knowledge distillation', is_flag=True)
-def main(names, device, precision, nhwc, repeats, kd):
+@click.option('--compile', 'compiled', help='Also measure torch.compile', is_flag=True)
+@click.option('--cuda-graphs', 'graphs', help='Also measure CUDA graphs', is_flag=True)
+@click.option('--profile', 'profiled', help='Only print where the time goes', is_flag=True)
+def main(names, device, precision, nhwc, repeats, batch, kd, compiled, graphs, profiled):
     """Print the speed of a training step."""
     device = torch.device(device)
     misc.keep_freed_memory()
     print(f'torch {torch.__version__}, {torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"}')
+    options = [option for option, wanted in (('compiled', compiled), ('graphs', graphs)) if wanted]
     for name in names:
+        config = CONFIGS[name] if batch is None else CONFIGS[name]._replace(batch=batch)
         for p in precision or (('fp32', 'bf16') if device.type == 'cpu' else ('fp32', 'fp16')):
-            measure(name, CONFIGS[name], p, nhwc, device, repeats, kd)
+            if profiled:
+                print_profile(name, config, p, nhwc, device)
+            else:
+                measure(name, config, p, nhwc, device, repeats, kd, options)
 
 
 if __name__ == '__main__':
