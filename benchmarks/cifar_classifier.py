@@ -2,12 +2,13 @@
 
     python benchmarks/cifar_classifier.py --data cifar10.zip --test cifar10-test.zip --dest classifier.safetensors
 
-A residual network of nine convolutions for 32x32 images, trained on class labels alone: no text and no contrastive loss, so that it shares
+A residual network of ten convolutions for 32x32 images, trained on class labels alone: no text and no contrastive loss, so that it shares
 nothing with a CLIP teacher but the images.
 """
 
 import contextlib
 import hashlib
+import itertools
 import os
 import sys
 import time
@@ -33,9 +34,10 @@ class Classifier(torch.nn.Module):
 
     def __init__(self, classes):
         super().__init__()
-        self.stem = _conv(3, 48)
-        self.stages = torch.nn.ModuleList([_conv(48, 96), _conv(96, 192), _conv(192, DIM)])
-        self.residuals = torch.nn.ModuleList([torch.nn.Sequential(_conv(c, c), _conv(c, c)) for c in (96, 192, DIM)])
+        widths = (32, 64, 128, DIM)
+        self.stem = _conv(3, widths[0])
+        self.stages = torch.nn.ModuleList([_conv(i, o) for i, o in itertools.pairwise(widths)])
+        self.residuals = torch.nn.ModuleList([torch.nn.Sequential(_conv(c, c), _conv(c, c)) for c in widths[1:]])
         self.out = torch.nn.Linear(DIM, classes)
 
     def image_features(self, x):
@@ -84,7 +86,7 @@ def augmented(img):
 def train(model, images, labels, epochs, batch, device, seed):
     """One-cycle SGD with label smoothing."""
     torch.manual_seed(seed)
-    model.train().to(device)
+    model.train().to(device, memory_format=torch.channels_last)
     opt = torch.optim.SGD(model.parameters(), lr=0.4, momentum=0.9, weight_decay=5e-4, nesterov=True)
     steps = epochs * (len(images) // batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(opt, max_lr=0.4, total_steps=steps, pct_start=0.2)
@@ -92,7 +94,7 @@ def train(model, images, labels, epochs, batch, device, seed):
     for epoch in range(epochs):
         for part in torch.randperm(len(images))[:len(images) // batch * batch].split(batch):
             with torch.autocast(torch.device(device).type, torch.bfloat16):
-                logits = model(normalised(augmented(images[part]), device))
+                logits = model(normalised(augmented(images[part]), device).contiguous(memory_format=torch.channels_last))
             loss = F.cross_entropy(logits.float(), labels[part].to(device), label_smoothing=0.1)
             opt.zero_grad(set_to_none=True)
             loss.backward()
@@ -112,7 +114,7 @@ def accuracy(model, images, labels, device):
 @click.option('--data', help='Training images with classes', required=True, metavar='ZIP')
 @click.option('--test', help='Test images with the same classes', required=True, metavar='ZIP')
 @click.option('--dest', help='Where to write the classifier', required=True, metavar='FILE.safetensors')
-@click.option('--epochs', type=click.IntRange(min=1), default=8, show_default=True)
+@click.option('--epochs', type=click.IntRange(min=1), default=5, show_default=True)
 @click.option('--batch', type=click.IntRange(min=1), default=256, show_default=True)
 @click.option('--device', type=click.Choice(['cpu', 'cuda']), default='cpu', show_default=True)
 @click.option('--seed', type=click.IntRange(min=0), default=0, show_default=True)
