@@ -1,5 +1,6 @@
 # make demo   installs into .venv and runs the main job on the built-in data
 # make test   installs into .venv and runs the checks
+# make soak   the checks that take long: processes that are killed, again and again
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
@@ -9,7 +10,7 @@ PIP    := $(PY) -m pip install --quiet --disable-pip-version-check -c constraint
 # A tenth of the paper's weights: the demo's learning rate is four times as high, and its D has minutes to learn, not hours.
 DEMO_KD := --kd=agkd,cgkd --kd-weight-agkd=0.044 --kd-weight-cgkd=1 --kd-weight-pd=0.01
 
-.PHONY: demo test clean
+.PHONY: demo test soak clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +39,9 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(PY) -m ruff check .
 	OMP_NUM_THREADS=1 $(PY) -m pytest
+
+soak: $(VENV)/installed-test
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m soak
 
 clean:
 	rm -rf $(VENV)

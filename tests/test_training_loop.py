@@ -16,10 +16,10 @@ import dnnlib
 import train
 from dnnlib import UserError
 from torch_utils import checkpoint
-from training import presets, snapshots
-from training.progress import forget_after
-from training.run_files import STATE_FILE
-from training.runs import find_run, launch
+from training import presets, snapshots, trainer_state
+from training.find_run import find_run
+from training.run_files import PREVIOUS_STATE_FILE, STATE_FILE
+from training.runs import launch
 from training.training_loop import Trainer
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -39,7 +39,7 @@ def make_trainer(config, run_dir):
 def trained(config, run_dir):
     """Runs or continues; -> everything that changes during training, as tensors by name."""
     trainer = make_trainer(config, run_dir)
-    trainer.resume()
+    trainer_state.resume(trainer)
     trainer.run()
     tensors, info = checkpoint.load(os.path.join(run_dir, STATE_FILE), 'training-state')
     return tensors, info
@@ -70,7 +70,8 @@ def test_what_a_run_leaves_behind(tiny_data, tmp_path):
     assert make_trainer(config, tmp_path).run()
     names = sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith('events'))
     assert names == ['fakes000000.016.png', 'fakes000000.032.png', 'fakes_init.png', 'metric-clipfid20_full.jsonl',
-                     'network-snapshot-000000.016.safetensors', 'network-snapshot-000000.032.safetensors', 'reals.png', 'stats.jsonl', STATE_FILE]
+                     'network-snapshot-000000.016.safetensors', 'network-snapshot-000000.032.safetensors', 'reals.png', 'stats.jsonl',
+                     PREVIOUS_STATE_FILE, STATE_FILE]
     stats = [json.loads(line) for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]
     assert len(stats) == 2 and stats[-1]['Progress/kimg']['mean'] == pytest.approx(0.032)
     wanted = {'Loss/G/loss', 'Loss/D/loss', 'Loss/KD/agkd_fake', 'Loss/KD/agkd_real', 'Loss/KD/cgkd_fake', 'Loss/KD/diversity_student',
@@ -88,19 +89,6 @@ def test_what_a_run_leaves_behind(tiny_data, tmp_path):
         assert reals.size == (32, 32)
     metric = json.loads((tmp_path / 'metric-clipfid20_full.jsonl').read_text().splitlines()[0])
     assert metric['value'] > 0 and metric['reference']['images'] == 12
-
-
-@pytest.mark.parametrize('options', [['--aug=ada', *KD], ['--aug=noaug', '--cfg=low-shot', '--batch=8'], ['--cond=1', '--fp32=1', '--mirror=1', *KD,
-                                                                                                    '--kd-preset=released']])
-def test_n_plus_n_steps_equal_2n_steps(options, tiny_data, tmp_path):
-    """Bit for bit, everything in the state."""
-    args = ['--batch=8', *options] if '--cfg=low-shot' not in options else options
-    whole, info = trained(make_config(tiny_data, *args, total_kimg=0.16, kimg_per_tick=0.08), tmp_path / 'whole')
-    trained(make_config(tiny_data, *args, total_kimg=0.08, kimg_per_tick=0.08, network_snapshot_ticks=1), tmp_path / 'parts')
-    parts, parts_info = trained(make_config(tiny_data, *args, total_kimg=0.16, kimg_per_tick=0.08), tmp_path / 'parts')
-    assert info['cur_nimg'] == parts_info['cur_nimg'] == 160 and info['batch_idx'] == parts_info['batch_idx'] == 20
-    assert whole.keys() == parts.keys() and len(whole) > 100
-    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
 
 
 def test_a_stopped_run_continues_where_it_was(tiny_data, tmp_path):
@@ -180,7 +168,7 @@ def test_a_snapshot_that_somebody_moves_away_does_not_stop_the_training(tiny_dat
 
 def test_what_a_killed_process_left_unfinished_is_removed(tiny_data, tmp_path):
     (tmp_path / 'network-snapshot-000000.safetensors.0a1b2c3d.tmp').write_bytes(b'half')
-    assert not make_trainer(make_config(tiny_data, '--batch=8'), tmp_path).resume()
+    assert not trainer_state.resume(make_trainer(make_config(tiny_data, '--batch=8'), tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -221,13 +209,6 @@ def test_a_run_that_crashed_after_its_last_step_is_not_complete(tiny_data, tmp_p
     assert kimg == pytest.approx([0.008, 0.016])
 
 
-def test_ticks_after_the_state_are_forgotten(tmp_path):
-    path = tmp_path / 'stats.jsonl'
-    path.write_text(''.join(json.dumps({'Progress/kimg': {'mean': kimg}}) + '\n' for kimg in (1, 2, 3)) + '{"cut o')
-    forget_after(str(path), 2000)
-    assert [json.loads(line)['Progress/kimg']['mean'] for line in path.read_text().splitlines()] == [1, 2]
-
-
 def test_a_run_that_never_began_leaves_nothing(tiny_data, tmp_path):
     """The filters of bgcf are larger than the images, which shows in the first step only."""
     code, output = run_cli(train.main, f'--outdir={tmp_path}', f'--data={tiny_data}', '--cfg=demo', '--batch=8', '--aug=fixed', '--p=1',
@@ -251,19 +232,6 @@ def test_two_processes_train_together(tiny_data, tmp_path):
     assert stats[-1]['Loss/scores/real']['num'] == 8                    # per tick of one iteration, over both processes
     tensors, _ = checkpoint.load(str(run_dir / STATE_FILE), 'training-state')
     assert all(value.isfinite().all() for value in tensors.values() if value.is_floating_point())
-
-
-def test_two_processes_continue_exactly(tiny_data, tmp_path):
-    """The signs that ADA has gathered on both are part of the state."""
-    states = []
-    for name, lengths in [('whole', ['--kimg=0.04']), ('parts', ['--kimg=0.016', '--kimg=0.04'])]:
-        for kimg in lengths:
-            result = two_processes(tmp_path / name, tiny_data, '--aug=ada', kimg)
-            assert result.returncode == 0, result.stdout + result.stderr
-        run_dir, = (tmp_path / name).iterdir()
-        states.append(checkpoint.load(str(run_dir / STATE_FILE), 'training-state')[0])
-    whole, parts = states
-    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
 
 
 def test_an_error_in_several_processes_is_one_line(tiny_data, tmp_path):

@@ -43,6 +43,8 @@ def keep_freed_memory():
 
 
 def loader_signals(_worker_id):
-    """For `DataLoader(worker_init_fn=...)`: Ctrl-C is the main process's business, and a request to end ends the worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """For `DataLoader(worker_init_fn=...)`: Ctrl-C and SLURM's signal are the main process's business; a request to end ends the worker."""
+    for name in ('SIGINT', 'SIGUSR1'):
+        if hasattr(signal, name):                   # Windows has no SIGUSR1
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,9 +1,7 @@
-"""Run directories: which one a command means, and starting the processes that train in it."""
+"""Starting the processes that train in a run directory."""
 
 import contextlib
-import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -14,51 +12,25 @@ import torch
 import dnnlib
 from dnnlib import UserError, files
 from dnnlib.util import user_errors
-from torch_utils import checkpoint, distributed
+from torch_utils import distributed
 
-from . import run_files
+from . import run_changes, run_files
+from .find_run import read_options, write_options
 from .model_card import write_model_card
+from .stop_request import SIGNALS
 from .training_loop import training_loop
 
-OPTIONS_FILE = 'training_options.json'
-FREE = ('total_kimg', 'run_dir', 'snapshot_keep', 'snapshot_networks')        # may differ when a run is continued
 STARTED = (run_files.STATE_FILE, run_files.STATS_FILE)         # the first files of a run that has got somewhere
-
-
-def find_run(outdir, config, description, new_run):
-    """-> (run directory, 'new' | 'continue' | 'complete'): the last run of the same configuration, else the next free number."""
-    if os.path.exists(outdir) and not os.path.isdir(outdir):
-        raise UserError(f'--outdir={outdir}: is a file; name a folder')
-    runs = {int(m[0]): name for name in sorted(os.listdir(outdir) if os.path.isdir(outdir) else []) if (m := re.match(r'\d{5,}', name))}
-    for number in sorted(runs, reverse=True):
-        path = os.path.join(outdir, runs[number])
-        if not new_run and same_run(path, config):
-            return path, 'complete' if run_files.is_complete(path, images_seen(path), config) else 'continue'
-    return os.path.join(outdir, f'{max(runs, default=-1) + 1:05d}-{description}'), 'new'
-
-
-def same_run(path, config):
-    """Whether the run in `path` has this configuration; its length may differ, and what its snapshots hold and which it keeps."""
-    try:
-        with open(os.path.join(path, OPTIONS_FILE), encoding='utf-8') as f:
-            saved = json.load(f)
-    except (OSError, json.JSONDecodeError):
-        return False
-    strip = lambda c: {key: value for key, value in c.items() if key not in FREE}
-    return strip(saved) == strip(json.loads(json.dumps(config)))
-
-
-def images_seen(path):
-    state = os.path.join(path, run_files.STATE_FILE)
-    return checkpoint.load_info(state, 'training-state')['cur_nimg'] if os.path.isfile(state) else 0
 
 
 def launch(config, run_dir):
     """Trains in `run_dir`, in as many processes as the configuration says."""
     made = not os.path.exists(run_dir)
     files.make_dir(run_dir)
+    saved = read_options(run_dir) or {}
+    config.update({key: saved[key] for key in run_changes.FOUND if key in saved})
     if distributed.launched_rank() == 0:
-        files.write_text(os.path.join(run_dir, OPTIONS_FILE), json.dumps(dict(config, run_dir=run_dir), indent=2) + '\n')
+        write_options(run_dir, config)
     try:
         if config.num_gpus > 1 and 'RANK' not in os.environ:
             _spawn(config, run_dir)
@@ -74,7 +46,7 @@ def _spawn(config, run_dir):
     """One process per GPU; a signal to this one goes to all, and their exit code is this one's."""
     context = torch.multiprocessing.spawn(_worker, args=(config, run_dir, free_port()), nprocs=config.num_gpus, join=False)
     pass_on = lambda signum, _frame: [os.kill(pid, signum) for pid in context.pids()]
-    previous = {sig: signal.signal(sig, pass_on) for sig in (signal.SIGTERM,)}
+    previous = {sig: signal.signal(sig, pass_on) for sig in SIGNALS if sig != signal.SIGINT}
     previous[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)         # a terminal sends Ctrl-C to all processes itself
     try:
         while not context.join():
@@ -100,7 +72,7 @@ def free_port():
 
 
 def _train(config, run_dir):
-    log = dnnlib.util.Logger(os.path.join(run_dir, 'log.txt')) if distributed.launched_rank() == 0 else contextlib.nullcontext()
+    log = dnnlib.util.Logger(os.path.join(run_dir, run_files.LOG_FILE)) if distributed.launched_rank() == 0 else contextlib.nullcontext()
     with log:
         complete = training_loop(config, run_dir, config['device'])
         if complete and distributed.get_rank() == 0:
@@ -108,5 +80,3 @@ def _train(config, run_dir):
         if not complete:
             distributed.print0(f'Stopped; the state is in {run_dir}. The same command continues.')
     distributed.leave()
-    if not complete:
-        sys.exit(130)
