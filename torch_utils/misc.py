@@ -2,6 +2,7 @@
 
 import ctypes
 import signal
+import threading
 
 import torch
 import torch.overrides
@@ -48,3 +49,14 @@ def loader_signals(_worker_id):
         if hasattr(signal, name):                   # Windows has no SIGUSR1
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def errors_in_their_place():
+    """After the start of a DataLoader's workers: lets a dead one be noticed where the next batch is asked for, within five seconds.
+
+    By a signal handler of its own, DataLoader would raise the error wherever the main thread happens to be, amid a training step, too.
+    """
+    if hasattr(signal, 'SIGCHLD') and threading.current_thread() is threading.main_thread():
+        handler = signal.getsignal(signal.SIGCHLD)
+        if getattr(handler, '__module__', '').startswith('torch.'):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)

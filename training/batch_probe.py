@@ -22,7 +22,6 @@ def settle(config, run_dir, build):
         distributed.print0(f'--batch-gpu=auto: {config["batch_gpu"]} images at a time.')
         if distributed.get_rank() == 0:
             write_options(run_dir, config)
-    config['batch_gpu'] = config['batch_gpu_probed']
 
 
 def largest(config, build):

@@ -94,10 +94,11 @@ class RealImages:
         if cur_nimg != self._stream_nimg:
             self._items.reading.fill_(-1)
             self._stream = iter(self._loader(cur_nimg))
+            misc.errors_in_their_place()
         try:
             return next(self._stream)
-        except RuntimeError as err:                 # how DataLoader tells
-            if 'DataLoader worker' not in str(err):
+        except (RuntimeError, OSError, EOFError) as err:        # DataLoader says that one died, or what it sent cannot be had
+            if 'Caught ' in str(err):                           # an error in one that lives
                 raise
             self.close()                            # waits for the others: what is still being read then was being read by the dead one
             if again:

@@ -6,8 +6,6 @@ import re
 # May differ when a run is continued: none of these changes what is trained. What follows a point is part of a table.
 FREE = ('total_kimg', 'run_dir', 'snapshot_keep', 'snapshot_networks', 'image_snapshot_ticks', 'network_snapshot_ticks', 'grid_images',
         'metrics', 'metric_kwargs', 'data_loader_kwargs', 'cudnn_benchmark', 'bad_steps_kwargs', 'fork_origin', 'batch_gpu_probed')
-# What a run found out at its start and goes by to its end.
-FOUND = ('fork_origin', 'batch_gpu_probed')
 OPTION_OF = {
     'random_seed': '--seed', 'kd_kwargs.seed': '--seed', 'num_gpus': '--gpus', 'device': '--device', 'batch_size': '--batch',
     'batch_gpu': '--batch-gpu', 'training_set_kwargs.path': '--data', 'training_set_kwargs.max_size': 'images',
@@ -26,6 +24,12 @@ def differences(saved, config):
     lines = [f'{_option(key)}={_short(saved.get(key))}, now {_short(config.get(key))}' for key in {**saved, **config}
              if saved.get(key) != config.get(key) and not _is_free(key, saved, config)]
     return list(dict.fromkeys(lines))
+
+
+def found_out(saved):
+    """The entries of a configuration that a run found out at its start and goes by to its end."""
+    found = {key: saved[key] for key in ('fork_origin', 'batch_gpu_probed') if key in saved}
+    return dict(found, batch_gpu=found['batch_gpu_probed']) if 'batch_gpu_probed' in found else found
 
 
 def refusal(run_dir, lines):

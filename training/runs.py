@@ -27,8 +27,7 @@ def launch(config, run_dir):
     """Trains in `run_dir`, in as many processes as the configuration says."""
     made = not os.path.exists(run_dir)
     files.make_dir(run_dir)
-    saved = read_options(run_dir) or {}
-    config.update({key: saved[key] for key in run_changes.FOUND if key in saved})
+    config.update(run_changes.found_out(read_options(run_dir) or {}))
     if distributed.launched_rank() == 0:
         write_options(run_dir, config)
     try:
