@@ -12,10 +12,10 @@ from dnnlib.util import user_errors
 from kd_plugin.options import DEFAULT_TEACHER
 from metrics import detectors
 from training import image_grid, latent_walk, model_files, neighbors, sampling, video_files
+from training.commands import PlainOrCommand
 from training.config import torch_device
 from training.generate_options import (
     SETTINGS,
-    PlainOrCommand,
     batch_option,
     class_option,
     device_option,

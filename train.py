@@ -74,6 +74,8 @@ class NumberOrAuto(click.ParamType):
 @click.option('--fp32', help='No half precision', type=bool, metavar='BOOL')
 @click.option('--nhwc', help='channels_last memory format  [default: on a CPU]', type=bool, metavar='BOOL')
 @click.option('--allow-tf32', help='TF32 in float32 matrix products on a GPU', type=bool, default=False, metavar='BOOL')
+@click.option('--compile', help='torch.compile for the main phases', type=bool, default=False, metavar='BOOL')
+@click.option('--cuda-graphs', help='Record the main phases as CUDA graphs', type=bool, default=False, metavar='BOOL')
 @click.option('--nobench', help='No cuDNN benchmarking', type=bool, default=False, metavar='BOOL')
 @click.option('--workers', help='DataLoader workers, where the images do not fit into memory', type=click.IntRange(min=0), default=3, metavar='INT')
 @kd_options

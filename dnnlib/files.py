@@ -99,7 +99,15 @@ def write_text(path: str, text: str) -> None:
 
 def sha256_of_file(path: str) -> str:
     """Hex SHA-256 of the bytes of `path`."""
-    digest = hashlib.sha256()
+    return _digest_of(path, hashlib.sha256())
+
+
+def md5_of_file(path: str) -> str:
+    """Hex MD5 of the bytes of `path`, which older archives are published with. It finds damage, no intent."""
+    return _digest_of(path, hashlib.md5(usedforsecurity=False))
+
+
+def _digest_of(path, digest):
     with open(path, 'rb') as f:
         while chunk := f.read(1 << 20):
             digest.update(chunk)
@@ -158,7 +166,7 @@ def download(url: str, sha256: str | None = None, *, what: str, option: str) -> 
     """
     url, given = split_digest(url)
     sha256 = sha256 or given
-    path = os.path.join(cache_dir('downloads'), f'{hashlib.sha256(url.encode()).hexdigest()[:8]}_{_name_in(url)}')
+    path = download_path(url)
     if not os.path.isfile(path):
         _fetch(url, path, sha256, what=what, option=option)
     got = sha256_of_file(path)
@@ -174,8 +182,13 @@ def download(url: str, sha256: str | None = None, *, what: str, option: str) -> 
     return path
 
 
-def _name_in(url: str) -> str:
-    """Last part of the path in an address."""
+def download_path(url: str) -> str:
+    """Where the file of an address is kept once it is downloaded. Raises UserError if the folder cannot be made, or `url` is no address."""
+    return os.path.join(cache_dir('downloads'), f'{hashlib.sha256(url.encode()).hexdigest()[:8]}_{name_in(url)}')
+
+
+def name_in(url: str) -> str:
+    """Last part of the path in an address. Raises UserError if `url` is none."""
     try:
         return os.path.basename(urllib.parse.urlparse(url).path)
     except ValueError as err:
@@ -189,28 +202,41 @@ def _fetch(url: str, path: str, sha256: str | None, *, what: str, option: str) -
             response.raise_for_status()
             with atomic_path(path) as temp:
                 with open(temp, 'wb') as f:
-                    for chunk in _within_limit(response, f'{what}: {url}'):
+                    for chunk in within_limit(response.iter_content(1 << 20), _length(response), f'{what}: {url}'):
                         f.write(chunk)
                 got = sha256_of_file(temp)
                 if sha256 not in (None, got):
                     raise UserError(f'{what}: {url}: SHA-256 is {got}, expected {sha256}: it is another file, or was damaged on the way; '
                                     'check the digest, then try again')
     except requests.RequestException as err:
-        answer = getattr(err, 'response', None)
-        reason = type(err).__name__ if answer is None else f'{answer.status_code} {answer.reason}'
-        raise UserError(f'{what}: {url} cannot be fetched ({reason}); '
+        raise UserError(f'{what}: {url} cannot be fetched ({reason_of(err)}); '
                         f'download it elsewhere and name the file with {option}=FILE, or put it at {path}') from err
 
 
-def _within_limit(response, what):
-    """The chunks of an answer. Raises UserError where it is longer than it says, or than LARGEST_DOWNLOAD."""
+def reason_of(err: Exception) -> str:
+    """Why a download failed, in a few words: '404 Not Found', 'ConnectionError'."""
+    answer = getattr(err, 'response', None)
+    return type(err).__name__ if answer is None else f'{answer.status_code} {answer.reason}'
+
+
+def _length(response):
+    """Bytes that an answer says it has; None = it does not say, or counts compressed ones."""
     said = response.headers.get('Content-Length', '')
-    limit, count = LARGEST_DOWNLOAD, 0
-    if said.isdecimal() and 'Content-Encoding' not in response.headers:         # else it counts compressed bytes
-        if int(said[:20]) > limit:
-            raise UserError(f'{what}: has {said[:20]} bytes, {limit} are the limit; check the address')
-        limit = int(said[:20])
-    for chunk in response.iter_content(1 << 20):
+    return int(said[:20]) if said.isdecimal() and 'Content-Encoding' not in response.headers else None
+
+
+def within_limit(chunks, length: int | None, what: str, have: int = 0):
+    """Passes on the chunks of a download. Raises UserError where they, and the `have` bytes before, are too many.
+
+    Args:
+        length: bytes of the whole file; None = not known. LARGEST_DOWNLOAD is the limit either way.
+        what:   file and address, for the message.
+    """
+    limit, count = LARGEST_DOWNLOAD, have
+    if length is not None and length > limit:
+        raise UserError(f'{what}: has {length} bytes, {limit} are the limit; check the address')
+    limit = limit if length is None else length
+    for chunk in chunks:
         count += len(chunk)
         if count > limit:
             raise UserError(f'{what}: gives more than {limit} bytes, which are the limit; check the address')

@@ -2,18 +2,26 @@
 
 import torch
 
+from torch_utils import training_stats
+
+from .diversity import READINGS, mean_pairwise_cosine
+from .method import Method
+
 F = torch.nn.functional
 
 
-def image_text_correlation(feats, text_feats):
+def image_text_correlation(feats, text_feats, center=False):
     """Similarity of each image to each text, one unit-length row per image.
 
     Args:
         feats:      [N, M] image features of the student or the teacher.
         text_feats: [K, M] text features, fixed during training.
+        center:     subtract the mean over the K texts from each row, before its length is made 1. Not in the paper: rows of CLIP's
+                    are nearly parallel, as every image is a little similar to every text.
     Returns:        [N, K] float32; rows have L2 norm 1 (the paper writes norm(.) without an axis; rows as in the released code).
     """
-    return F.normalize(feats.to(torch.float32) @ text_feats.to(torch.float32).t(), dim=1)
+    corr = feats.to(torch.float32) @ text_feats.to(torch.float32).t()
+    return F.normalize(corr - corr.mean(1, keepdim=True) if center else corr, dim=1)
 
 
 def l1(a, b):
@@ -26,46 +34,39 @@ def squared(a, b):
     return (a - b).square().sum(1)
 
 
-class CGKD:
-    """Pulls the student's image-text correlations to the teacher's: L = |C_T - C_S|.
+class CGKD(Method):
+    """Pulls the student's image-text correlations to the teacher's: L = |C_T - C_S|, and reads the pairwise diversity L_PD (`diversity.py`).
 
-    Args:
-        text_feats: [K, M].
-        distance:   `l1` or `squared`.
-        reduction:  'mean' over the batch, or 'sum', which grows with the batch as in the released code.
+    L is averaged over the batch, or summed, which grows with the batch as in the released code.
     """
 
-    def __init__(self, text_feats, distance=l1, reduction='mean'):
-        self.text_feats = text_feats
-        self.distance = distance
-        self.reduction = reduction
+    name = 'cgkd'
+    fields = ('texts', 'distance', 'reduction', 'samples', 'center', 'pd', 'weight_pd', 'weight_anchor')
+    min_texts = 2
 
-    def __call__(self, student, teacher):
-        """Both [N, M] embeddings of the same images -> loss per sample [N], whose mean is the loss."""
-        loss = self.distance(image_text_correlation(teacher, self.text_feats), image_text_correlation(student, self.text_feats))
-        return loss if self.reduction == 'mean' else loss * len(loss)
+    def __init__(self, settings, text_feats, seed=0):
+        super().__init__(settings, text_feats, seed)
+        self.distance = squared if settings.distance == 'l2' else l1
+        self.diversity = READINGS[settings.pd](settings, self.correlation, text_feats.shape[1])
+        self.in_g_step = self.diversity.in_g_step
 
+    def correlation(self, feats):
+        return image_text_correlation(feats, self.text_feats, self.settings.center)
 
-def mean_pairwise_cosine(corr, eps=1e-8):
-    """Mean cosine between different rows: (|sum of unit rows|^2 - N) / (N (N - 1)), in O(N K).
+    def loss(self, rows):
+        loss = self.distance(self.correlation(rows.own), self.correlation(rows.student))
+        return loss if self.settings.reduction == 'mean' else loss * len(loss)
 
-    Args:
-        corr: [N, K], N >= 2.
-    Returns:  scalar in [-1 / (N - 1), 1]; small = diverse. Source: L_PD of KD-DLGAN with its index range read as 1..N, as a mean.
-    """
-    n = len(corr)
-    rows = F.normalize(corr, dim=1, eps=eps)
-    return (rows.sum(0).square().sum() - n) / (n * (n - 1))
+    def d_losses(self, rows):
+        if rows.kind == 'real' and self.settings.samples == 'fake':
+            return {}
+        adapted = self.diversity.adapt(rows.own)
+        losses = super().d_losses(rows._replace(own=adapted.detach()))
+        if rows.kind == 'fake' and len(rows.own) >= 2:
+            # As printed, on the teacher's rows, L_PD is constant in the D step: reported, never added.
+            training_stats.report('KD/diversity_teacher', mean_pairwise_cosine(self.correlation(rows.own)))
+            losses.update(self.diversity.d_losses(rows, adapted))
+        return losses
 
-
-def hinged_pairwise_cosine(gen_corr, real_corr):
-    """mean over i != j of relu(cos(gen_i, gen_j) - c), where c is the mean cosine between different reals.
-
-    Fakes are pushed apart until they are as diverse as the data. `real_corr` is taken as constant. Both [N, K], N >= 2 -> scalar.
-    """
-    limit = mean_pairwise_cosine(real_corr).detach()
-    rows = F.normalize(gen_corr, dim=1)
-    cosines = rows @ rows.t()
-    n = len(rows)
-    off_diagonal = ~torch.eye(n, dtype=torch.bool, device=rows.device)
-    return (F.relu(cosines - limit) * off_diagonal).sum() / (n * (n - 1))
+    def g_losses(self, gen, real):
+        return self.diversity.g_losses(gen, real) if len(gen) >= 2 else {}

@@ -6,41 +6,41 @@ import torch
 
 import dnnlib
 from dnnlib import UserError
-from torch_utils import distributed, training_stats
+from torch_utils import distributed
 from training.loss import StyleGAN2Loss
 from training.loss_terms import Term
 
-from . import agkd, cgkd
 from .feature_cache import MAX_IMAGES, real_features
 from .heads import HEADS
+from .method import Pass
+from .methods import METHODS
 from .presets import Preset
 from .teacher import load_teacher
 
 
 class Distillation(Term):
-    """AGKD and CGKD of a frozen teacher into the discriminator (KD-DLGAN, CVPR 2023, section 3).
+    """Distils a frozen teacher into the discriminator, in one or several of the ways of `methods.METHODS`.
 
-    Acts in the main part of the D step only (with pd='generator' also in that of the G step); never in a regularisation.
+    Acts in the main part of the D step only (in that of the G step, too, for a method that says so); never in a regularisation.
 
     Args:
         teacher:       `Teacher`.
         feature_dim:   width of D's last hidden layer.
-        methods:       'agkd', 'cgkd' or both.
-        texts:         list of K texts for the correlations.
+        methods:       their names.
+        texts:         list of K texts, for methods that need some.
         settings:      `presets.Preset`.
         cache:         [n, dim] the teacher's features of the real images by their number; None = compute them as they come.
-        seed:          of the draws of q.
+        seed:          of the methods' draws.
     """
 
     def __init__(self, teacher, feature_dim, methods, texts, settings, cache=None, seed=0):
         super().__init__()
-        l2 = settings.distance == 'l2'
         self.settings = settings
         self.__dict__['teacher'] = teacher              # travels by name: neither trained nor saved
         self.head = HEADS[settings.head](feature_dim, teacher.dim)
-        self.agkd = agkd.AGKD(agkd.euclidean if l2 else agkd.l1, settings.p, seed) if 'agkd' in methods else None
-        text_feats = teacher.encode_text(texts) if 'cgkd' in methods else None
-        self.cgkd = cgkd.CGKD(text_feats, cgkd.squared if l2 else cgkd.l1, settings.reduction) if 'cgkd' in methods else None
+        chosen = {name: method for name, method in METHODS.items() if name in methods}
+        text_feats = teacher.encode_text(texts) if any(method.min_texts > 0 for method in chosen.values()) else None
+        self.methods = torch.nn.ModuleDict({name: method(settings, text_feats, seed) for name, method in chosen.items()})
         self.register_buffer('cache', cache, persistent=False)
         self.ramp = 1.0
 
@@ -49,8 +49,12 @@ class Distillation(Term):
     def start_step(self, cur_nimg):
         warmup_nimg = self.settings.warmup * 1000
         self.ramp = min(cur_nimg / warmup_nimg, 1.0) if warmup_nimg > 0 else 1.0
-        if self.agkd is not None:
-            self.agkd.start_step(cur_nimg)
+        for method in self.methods.values():
+            method.start_step(cur_nimg)
+
+    def recording_key(self):
+        """The methods' draws; None while the weights still grow."""
+        return tuple(method.drawn() for method in self.methods.values()) if self.ramp == 1 else None
 
     @torch.no_grad()
     def prepare(self, step):
@@ -59,27 +63,19 @@ class Distillation(Term):
         step.notes['real'] = self._embed_real(step)
 
     def d_fake(self, step):
-        student = self.head(step.features.epilogue)
-        losses = self._agkd(student, own=step.notes['gen'], other=step.notes['real'], kind='fake')
-        losses.update(self._cgkd(student, step.notes['gen'], kind='fake'))
-        if self.cgkd is not None:
-            losses.update(self._diversity(student, step.notes['gen']))
-        return losses
+        return self._d_losses(step, 'fake', own=step.notes['gen'], other=step.notes['real'])
 
     def d_real(self, step):
-        student = self.head(step.features.epilogue)
-        losses = self._agkd(student, own=step.notes['real'], other=step.notes['gen'], kind='real')
-        if self.settings.samples == 'both':
-            losses.update(self._cgkd(student, step.notes['real'], kind='real'))
-        return losses
+        return self._d_losses(step, 'real', own=step.notes['real'], other=step.notes['gen'])
 
     def g_main(self, step):
-        if self.cgkd is None or self.settings.pd != 'generator' or len(step.gen_img) < 2:
+        methods = [method for method in self.methods.values() if method.in_g_step]
+        if not methods:
             return {}
-        gen = cgkd.image_text_correlation(self._embed(step.gen_img), self.cgkd.text_feats)      # through the teacher to G
+        gen = self._embed(step.gen_img)         # with a gradient, through the teacher to G
         with torch.no_grad():
-            real = cgkd.image_text_correlation(self._embed_real(step), self.cgkd.text_feats)
-        return {'KD/diversity_generator': cgkd.hinged_pairwise_cosine(gen, real) * (self.settings.weight_pd * self.ramp)}
+            real = self._embed_real(step)
+        return self._weighted(method.g_losses(gen, real) for method in methods)
 
     # -- parts
 
@@ -97,21 +93,12 @@ class Distillation(Term):
         seen_by_d = self._sees_augmented and step.real_aug is not None
         return self._embed((step.real_aug if seen_by_d else step.real_img).detach())
 
-    def _agkd(self, student, own, other, kind):
-        return {} if self.agkd is None else {f'KD/agkd_{kind}': self.agkd(student, own, other) * (self.settings.weight_agkd * self.ramp)}
+    def _d_losses(self, step, kind, own, other):
+        rows = Pass(kind, self.head(step.features.epilogue), own, other)
+        return self._weighted(method.d_losses(rows) for method in self.methods.values())
 
-    def _cgkd(self, student, teacher, kind):
-        return {} if self.cgkd is None else {f'KD/cgkd_{kind}': self.cgkd(student, teacher) * (self.settings.weight_cgkd * self.ramp)}
-
-    def _diversity(self, student, teacher):
-        """L_PD. On the teacher's rows, as printed, it is constant in the D step: reported, never added."""
-        if len(student) < 2:
-            return {}
-        training_stats.report('KD/diversity_teacher', cgkd.mean_pairwise_cosine(cgkd.image_text_correlation(teacher, self.cgkd.text_feats)))
-        if self.settings.pd != 'student':
-            return {}
-        rows = cgkd.image_text_correlation(student, self.cgkd.text_feats)
-        return {'KD/diversity_student': cgkd.mean_pairwise_cosine(rows) * (self.settings.weight_pd * self.ramp)}
+    def _weighted(self, losses):
+        return {f'KD/{name}': value * (weight * self.ramp) for found in losses for name, (value, weight) in found.items()}
 
 
 class KDLoss(StyleGAN2Loss):
@@ -152,5 +139,6 @@ def check_distillation(feature_dim, methods, teacher, texts, settings, **_others
         dim = load_teacher(teacher).dim
     if settings['head'] == 'none':
         HEADS['none'](feature_dim, dim)
-    if 'cgkd' in methods and not texts:
-        raise UserError('--kd-texts: there are no texts, CGKD needs at least one')
+    for name in methods:
+        if len(texts) < METHODS[name].min_texts:
+            raise UserError(f'--kd-texts: {name} needs at least {METHODS[name].min_texts} texts, there are {len(texts)}')

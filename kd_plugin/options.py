@@ -4,24 +4,25 @@ import click
 
 from dnnlib import UserError
 
+from .diversity import READINGS
 from .heads import HEADS
-from .presets import PRESETS
+from .methods import METHODS
+from .presets import PRESETS, Preset
 from .prompts import resolve_texts
 
-METHODS = ('agkd', 'cgkd')
 DEFAULT_TEACHER = 'ViT-B/32'
 
 _WEIGHT = click.FloatRange(min=0)
 _OPTIONS = [
-    click.option('--kd', help='Knowledge distillation into the discriminator: agkd, cgkd or both', metavar='LIST'),
+    click.option('--kd', help=f'Knowledge distillation into the discriminator: {", ".join(METHODS)}, or several', metavar='LIST'),
     click.option('--kd-preset', help='Settings of the paper, or of the code that its authors released', type=click.Choice(list(PRESETS)),
                  show_default='paper'),
     click.option('--kd-teacher', help='CLIP name, hf:MODEL, FILE.pt, FILE.safetensors or demo  [default: ViT-B/32; demo for --data=demo]',
                  metavar='NAME'),
-    click.option('--kd-texts', help='Texts for CGKD: auto, a preset, or a file with one per line', metavar='FILE|PRESET'),
-    click.option('--kd-weight-agkd', help='Weight of AGKD', type=_WEIGHT),
-    click.option('--kd-weight-cgkd', help='Weight of CGKD', type=_WEIGHT),
+    click.option('--kd-texts', help='Texts for CGKD and labeldist: auto, a preset, or a file with one per line', metavar='FILE|PRESET'),
+    *[click.option(f'--kd-weight-{name}', help=f'Weight of {name}', type=_WEIGHT) for name in METHODS],
     click.option('--kd-weight-pd', help='Weight of pairwise diversity', type=_WEIGHT),
+    click.option('--kd-weight-anchor', help="Weight of what holds the adapter of --kd-pd=adapter to the teacher's features", type=_WEIGHT),
     click.option('--kd-p', help="Probability of AGKD's aggregation", type=click.FloatRange(0, 1)),
     click.option('--kd-distance', help='l1, or l2 = Euclidean in AGKD and squared in CGKD', type=click.Choice(['l1', 'l2'])),
     click.option('--kd-reduction', help='CGKD over the batch', type=click.Choice(['mean', 'sum'])),
@@ -30,18 +31,14 @@ _OPTIONS = [
     click.option('--kd-view', help='What the teacher sees', type=click.Choice(['clean', 'augmented'])),
     click.option('--kd-input', help="clip = the teacher's own preprocessing, raw = pixels copied and left in [-1, 1]",
                  type=click.Choice(['clip', 'raw'])),
-    click.option('--kd-pd', help='Pairwise diversity: off, on the student (D step) or through the generator (G step)',
-                 type=click.Choice(['off', 'student', 'generator'])),
+    click.option('--kd-center', help="Subtract from an image's correlations their mean over the texts", type=bool, metavar='BOOL'),
+    click.option('--kd-temperature', help='Temperature of labeldist', type=click.FloatRange(min=0, min_open=True)),
+    click.option('--kd-pd', help='Pairwise diversity: off, on the student (D step), through the generator (G step), or of an adapter of the teacher',
+                 type=click.Choice(list(READINGS))),
     click.option('--kd-warmup', help='Weights grow from zero over so many kimg', type=click.FloatRange(min=0), metavar='KIMG'),
 ]
 # option of the command line -> field of presets.Preset
-_FIELDS = dict(kd_texts='texts', kd_weight_agkd='weight_agkd', kd_weight_cgkd='weight_cgkd', kd_weight_pd='weight_pd', kd_p='p',
-               kd_distance='distance', kd_reduction='reduction', kd_samples='samples', kd_head='head', kd_view='view',
-               kd_input='teacher_input', kd_pd='pd', kd_warmup='warmup')
-
-
-# method -> options that concern it alone
-_ONLY = dict(agkd=['kd_weight_agkd', 'kd_p'], cgkd=['kd_weight_cgkd', 'kd_weight_pd', 'kd_pd', 'kd_reduction', 'kd_samples', 'kd_texts'])
+_FIELDS = {'kd_input' if field == 'teacher_input' else f'kd_{field}': field for field in Preset._fields}
 
 
 def kd_options(command):
@@ -59,16 +56,39 @@ def kd_config(opts, dataset, training_set_kwargs, seed):
     methods = list(dict.fromkeys(name.strip() for name in opts['kd'].split(',') if name.strip()))
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
-        raise UserError(f'--kd={opts["kd"]}: {", ".join(unknown) or "nothing"} is no method; use agkd, cgkd or agkd,cgkd')
-    for method, names in _ONLY.items():
-        if method not in methods:
-            _refuse(opts, names, f'with --kd={opts["kd"]}; add {method}')
+        raise UserError(f'--kd={opts["kd"]}: {", ".join(unknown) or "nothing"} is no method; use one or several of {", ".join(METHODS)}')
     given = {field: opts[name] for name, field in _FIELDS.items() if opts[name] is not None}
     settings = PRESETS[opts['kd_preset'] or 'paper']._replace(**given)
+    idle = _idle_fields(opts['kd'], methods, settings.pd)
+    for name, field in _FIELDS.items():
+        if field in idle:
+            _refuse(opts, [name], idle[field])
     texts, origin = resolve_texts(settings.texts, dataset.name, dataset.class_names)
+    if settings.center and len(texts) < 3:
+        raise UserError(f'--kd-center=1: with {len(texts)} texts nothing but signs is left of the correlations; --kd-texts needs three or more')
     teacher = opts['kd_teacher'] or ('demo' if opts['data'] == 'demo' else DEFAULT_TEACHER)
-    return dict(methods=methods, teacher=teacher, texts=texts, texts_origin=origin, settings=settings._asdict(),
+    return dict(methods=methods, teacher=teacher, texts=texts, texts_origin=origin, settings=_recorded(settings, idle),
                 training_set_kwargs=training_set_kwargs, seed=seed)
+
+
+def _idle_fields(kd, methods, pd):
+    """{field: why it has no effect} for the settings that only other methods, or other readings of diversity, use."""
+    readings = {f'--kd-pd={name}': reading.fields for name, reading in READINGS.items()}
+    fields = {name: (f'weight_{name}', *method.fields) for name, method in METHODS.items()}
+    return {**_unused(readings, [f'--kd-pd={pd}'], f'--kd-pd={pd}'), **_unused(fields, methods, f'--kd={kd}')}
+
+
+def _unused(claims, chosen, choice):
+    """claims: name -> its fields. -> {field: whom to add}, but for the fields of the chosen ones."""
+    used = {field for name in chosen for field in claims[name]}
+    users = lambda field: [name for name in claims if field in claims[name]]
+    return {field: f'with {choice}; add {" or ".join(users(field))}' for fields in claims.values() for field in fields if field not in used}
+
+
+def _recorded(settings, idle):
+    """The settings as the configuration keeps them, without later additions to them that are idle or off: runs of before continue."""
+    later = Preset._field_defaults
+    return {field: value for field, value in settings._asdict().items() if field not in later or (field not in idle and value is not False)}
 
 
 def _refuse(opts, names, why):

@@ -15,9 +15,17 @@ class Preset(NamedTuple):
     head: str                   # a key of heads.HEADS
     view: str                   # what the teacher sees: 'clean', or 'augmented' as D does
     teacher_input: str          # 'clip' = CLIP's own preprocessing; 'raw' = nearest neighbours, values left in [-1, 1]
-    pd: str                     # diversity: 'off', on the 'student' rows in the D step, or through the 'generator' in the G step
+    pd: str                     # pairwise diversity: a key of diversity.READINGS
     texts: str                  # see prompts.resolve_texts
     warmup: float               # kimg over which the weights grow from zero
+    # Not of KD-DLGAN, which publishes no weights of its baselines: these start at the gradient of AGKD's (docs/distillation.md).
+    weight_fitnets: float = 180
+    weight_labeldist: float = 2
+    weight_pkt: float = 50000
+    weight_spkd: float = 440
+    temperature: float = 4      # of labeldist
+    weight_anchor: float = 1    # of the teacher adapter, moves features by some per cent
+    center: bool = False        # subtract from each correlation row its mean over the texts
 
 
 PRESETS = {

@@ -66,9 +66,14 @@ def _auto_texts(dataset_name, class_names):
     return _preset_texts('generic'), "preset 'generic': nothing is known of the data; --kd-texts=FILE takes your own"
 
 
+def class_names_of(name):
+    """The names, in label order, that the preset `name` puts into its template."""
+    return _read_lines(os.path.join(TEXT_DIR, f'{PRESETS[name].file}.txt'))
+
+
 def _preset_texts(name):
     preset = PRESETS[name]
-    return [preset.template.format(line) for line in _read_lines(os.path.join(TEXT_DIR, f'{preset.file}.txt'))]
+    return [preset.template.format(line) for line in class_names_of(name)]
 
 
 def _read_lines(path):

@@ -36,7 +36,7 @@ def make_config(data, *args, **changes):
 def make_trainer(config, run_dir):
     os.makedirs(run_dir, exist_ok=True)
     trainer = Trainer(config, str(run_dir), torch.device('cpu'))
-    trainer_state.resume(trainer)
+    trainer.resume()
     return trainer
 
 

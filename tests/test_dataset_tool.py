@@ -17,7 +17,7 @@ import PIL.Image
 import pytest
 
 import dataset_tool
-from training import image_files_writer
+from training import dataset_build, image_files_writer
 
 ORIENTATION = 0x0112                                # the EXIF tag
 
@@ -464,14 +464,14 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch, dest, failu
 
 def test_a_source_that_changes_meanwhile(tmp_path, monkeypatch):
     source = make_folder(tmp_path / 'in', {f'{i}.png': noise(8, 8, 3) for i in range(3)})
-    scan_images = dataset_tool.scan_images
+    scan_images = dataset_build.scan_images
 
     def scan_then_remove(*args):
         scans = scan_images(*args)
         (source / '1.png').unlink()
         return scans
 
-    monkeypatch.setattr(dataset_tool, 'scan_images', scan_then_remove)
+    monkeypatch.setattr(dataset_build, 'scan_images', scan_then_remove)
     assert 'in: 1.png cannot be read any more (FileNotFoundError' in refusal(source, tmp_path / 'new' / 'out.zip')
     assert os.listdir(tmp_path) == ['in']
 

@@ -2,76 +2,25 @@
 
 import pytest
 import torch
+from kd_toys import RES, TEXTS, N, reported_losses, setup, size, step, toy_teacher, without_kd
 
-from kd_plugin.loss import Distillation
 from kd_plugin.presets import PRESETS
-from kd_plugin.teacher import Preprocess, Teacher
 from torch_utils import training_stats
-from training import networks
-from training.loss import StyleGAN2Loss
-
-N, RES, DIM = 4, 16, 12
-
-
-class ToyEncoder(torch.nn.Module):
-    """A fixed non-linear map of the image, and one vector per text."""
-
-    def __init__(self):
-        super().__init__()
-        self.linear = torch.nn.Linear(3 * 8 * 8, DIM)
-        self.seen = []
-
-    def image_features(self, x):
-        self.seen.append(x.detach().clone())
-        return torch.tanh(self.linear(x.flatten(1)))
-
-    def text_features(self, texts):
-        return torch.stack([torch.randn(DIM, generator=torch.Generator().manual_seed(len(text))) for text in texts])
 
 
 @pytest.fixture(scope='module')
 def teacher():
-    torch.manual_seed(7)
-    return Teacher(ToyEncoder(), Preprocess(8, (0.5,) * 3, (0.5,) * 3), DIM, 'toy')
-
-
-TEXTS = ['a', 'bb', 'ccc', 'dddd', 'eeeee']
-
-
-def setup(teacher, methods=('agkd', 'cgkd'), cache=None, augment=None, **settings):
-    torch.manual_seed(0)
-    small = dict(channel_base=128, channel_max=16)
-    G = networks.Generator(8, 0, 8, RES, 3, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=small).requires_grad_(False)
-    D = networks.Discriminator(0, RES, 3, **small).requires_grad_(False)
-    preset = settings.pop('preset', 'paper')
-    kd = Distillation(teacher, D.feature_dim, methods, TEXTS, PRESETS[preset]._replace(**settings), cache)
-    loss = StyleGAN2Loss('cpu', G.mapping, G.synthesis, D, augment, style_mixing_prob=0, terms=dict(kd=kd))
-    return G, D, kd, loss
-
-
-def step(loss, phase, G, D, kd, cur_nimg=0, **kwargs):
-    module = G if phase[0] == 'G' else D
-    module.requires_grad_(True)
-    kd.head.requires_grad_(phase[0] == 'D')
-    for p in [*G.parameters(), *D.parameters(), *kd.parameters()]:
-        p.grad = None
-    rng = torch.Generator().manual_seed(5)
-    c = torch.zeros(N, 0)
-    args = dict(real_img=torch.rand(N, 3, RES, RES, generator=rng) * 2 - 1, real_c=c, gen_z=torch.randn(N, 8, generator=rng), gen_c=c, gain=1)
-    torch.manual_seed(11)
-    loss.start_step(cur_nimg)
-    loss.accumulate_gradients(phase, **{**args, **kwargs})
-    module.requires_grad_(False)
-
-
-def size(module):
-    return sum(p.grad.abs().sum().item() for p in module.parameters() if p.grad is not None)
+    return toy_teacher()
 
 
 TERMS = [('agkd', dict(pd='off'), {'KD/agkd_fake', 'KD/agkd_real'}),
          ('cgkd', dict(pd='off'), {'KD/cgkd_fake'}),
          ('cgkd', dict(pd='off', samples='both'), {'KD/cgkd_fake', 'KD/cgkd_real'}),
          ('cgkd', dict(pd='student', weight_cgkd=0), {'KD/cgkd_fake', 'KD/diversity_student'}),
+         ('fitnets', {}, {'KD/fitnets_fake', 'KD/fitnets_real'}),
+         ('labeldist', {}, {'KD/labeldist_fake', 'KD/labeldist_real'}),
+         ('pkt', {}, {'KD/pkt_fake', 'KD/pkt_real'}),
+         ('spkd', {}, {'KD/spkd_fake', 'KD/spkd_real'}),
          ('agkd', dict(preset='released'), {'KD/agkd_fake', 'KD/agkd_real'}),
          ('cgkd', dict(preset='released'), {'KD/cgkd_fake', 'KD/cgkd_real'})]
 
@@ -80,19 +29,11 @@ TERMS = [('agkd', dict(pd='off'), {'KD/agkd_fake', 'KD/agkd_real'}),
 def test_every_term_moves_head_and_trunk_in_the_d_step_and_nothing_else(teacher, method, settings, names):
     """The terms' own gradient: what Dmain accumulates with them, less what it does without."""
     G, D, kd, loss = setup(teacher, (method,), **settings)
-    reported = []
-    original = training_stats.report
-    training_stats.report = lambda name, value: reported.append(name) or value
-    try:
-        step(loss, 'Dmain', G, D, kd)
-    finally:
-        training_stats.report = original
-    assert {name.removeprefix('Loss/') for name in reported if name.startswith('Loss/KD/')} == names
+    assert reported_losses(lambda: step(loss, 'Dmain', G, D, kd)) == names
     with_kd = {name: p.grad.clone() for name, p in D.named_parameters()}
     assert size(kd.head) > 0
     assert size(G) == size(teacher) == 0
-    plain = StyleGAN2Loss('cpu', G.mapping, G.synthesis, D, style_mixing_prob=0)
-    step(plain, 'Dmain', G, D, kd)
+    step(without_kd(G, D), 'Dmain', G, D, kd)
     changed = {name for name, p in D.named_parameters() if (p.grad - with_kd[name]).abs().max() > 1e-7}
     assert {'b16.conv0.weight', 'b8.conv1.weight', 'b4.fc.weight'} <= changed
     assert 'b4.out.weight' not in changed                   # the adversarial readout
@@ -105,34 +46,15 @@ def test_distillation_stays_out_of_regularisation_and_of_the_g_phase(teacher, ph
     step(loss, phase, G, D, kd)
     assert size(kd) == 0 and teacher.encoder.seen == []
     mine = {name: p.grad.clone() for name, p in (G if phase[0] == 'G' else D).named_parameters() if p.grad is not None}
-    step(StyleGAN2Loss('cpu', G.mapping, G.synthesis, D, style_mixing_prob=0), phase, G, D, kd)
+    step(without_kd(G, D), phase, G, D, kd)
     for name, p in (G if phase[0] == 'G' else D).named_parameters():
         if p.grad is not None:
             torch.testing.assert_close(mine[name], p.grad)
 
 
-def test_diversity_through_the_generator(teacher):
-    """The only term that reaches G; it passes through the frozen teacher."""
-    G, D, kd, loss = setup(teacher, pd='generator', weight_pd=1000.0)
-    step(loss, 'Gmain', G, D, kd)
-    with_pd = {name: p.grad.clone() for name, p in G.named_parameters() if p.grad is not None}
-    assert size(D) == size(kd) == size(teacher) == 0
-    step(StyleGAN2Loss('cpu', G.mapping, G.synthesis, D, style_mixing_prob=0), 'Gmain', G, D, kd)
-    assert any((with_pd[name] - p.grad).abs().max() > 1e-6 for name, p in G.named_parameters() if p.grad is not None)
-
-
-def test_diversity_as_printed_is_logged_and_has_no_gradient(teacher):
-    G, D, kd, loss = setup(teacher, ('cgkd',), pd='off')
-    collector = training_stats.Collector('KD/diversity_teacher')
-    step(loss, 'Dmain', G, D, kd)
-    collector.update()
-    assert -1 / (N - 1) <= collector.mean('KD/diversity_teacher') <= 1
-
-
 def test_two_pass_step_equals_all_terms_in_one_backward(teacher):
     """D's gradient of the two passes = that of hinge + AGKD + CGKD + diversity written as one sum from the paper's text."""
-    G, D, kd, loss = setup(teacher)
-    kd.agkd.p = 1.0
+    G, D, kd, loss = setup(teacher, p=1.0)
     step(loss, 'Dmain', G, D, kd)
     got = {name: p.grad.clone() for name, p in [*D.named_parameters(), *kd.head.named_parameters()]}
     rng = torch.Generator().manual_seed(5)

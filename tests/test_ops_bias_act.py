@@ -116,3 +116,14 @@ def test_compiles_without_a_break():
 def test_wrong_arguments_are_named(change, error, message):
     with pytest.raises(error, match=message):
         op.bias_act(**{'x': torch.zeros(2, 3), **change})
+
+
+@pytest.mark.parametrize('layouts', [(torch.contiguous_format, torch.channels_last), (torch.channels_last, torch.contiguous_format)])
+@pytest.mark.parametrize('act', ['lrelu', 'swish'])
+def test_derivatives_keep_the_layout_of_what_comes_in(act, layouts):
+    """Gradient and result may lie differently in memory; a compiler relies on what the operator promises."""
+    dy, saved = (torch.randn(2, 3, 4, 5).contiguous(memory_format=layout) for layout in layouts)
+    args = (1, act, 0.2, 1.4, 0.5)
+    torch.library.opcheck(torch.ops.kdgan.bias_act_slope.default, (dy, saved, None, *args))
+    torch.library.opcheck(torch.ops.kdgan.bias_act_curve.default, (dy, dy, saved, None, *args))
+    assert torch.ops.kdgan.bias_act_slope(dy, saved, None, *args).stride() == dy.stride()

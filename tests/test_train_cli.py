@@ -80,12 +80,13 @@ def test_the_name_of_a_run_says_what_was_chosen(args, name, tiny_data):
     (['--batch=6'], '--batch=6: 6 images at a time cannot be split into groups of 4 .* use a multiple of 4'),
     (['--subset=13'], '--subset=13: .* has 12 images; use --subset=12'),
     (['--metrics=fid'], '--metrics=fid: there is no such metric; use fid<N>_full'),
-    (['--kd=xgkd'], '--kd=xgkd: xgkd is no method; use agkd, cgkd or agkd,cgkd'),
+    (['--kd=xgkd'], '--kd=xgkd: xgkd is no method; use one or several of agkd, cgkd, '),
     (['--kd-p=0.5'], '--kd-p=0.5: has no effect without --kd; add --kd=agkd,cgkd'),
     (['--kd=cgkd', '--kd-p=0.5'], '--kd-p=0.5: has no effect with --kd=cgkd; add agkd'),
     (['--kd-preset=released'], '--kd-preset=released: has no effect without --kd'),
     (['--metrics=none', '--detector=x.pt'], '--detector=x.pt: has no effect with --metrics=none'),
     (['--kd=cgkd', '--kd-texts=nosuch'], '--kd-texts=nosuch: there is no such file and no such preset'),
+    (['--cuda-graphs=1'], '--cuda-graphs=1: there are none without a CUDA device; leave it out'),
     (['--device=cuda'], '--device=cuda: torch finds no CUDA device; use --device=cpu')])
 def test_what_does_not_go_together_is_refused(args, message, tiny_data, monkeypatch):
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)

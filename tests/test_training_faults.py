@@ -17,7 +17,7 @@ from resuming import differences, make_config, make_trainer, no_rest, read_json,
 import train
 from dnnlib import UserError, util
 from dnnlib.protocol import read_lines
-from torch_utils import checkpoint, training_stats
+from torch_utils import checkpoint, misc, training_stats
 from training import bad_steps, batch_probe, model_card, run_files, state_files
 from training.dataset import ImageFolderDataset
 from training.find_run import OPTIONS_FILE
@@ -248,7 +248,7 @@ def test_steps_left_out_are_told_with_their_images_and_seeds(tiny_data, tmp_path
     assert trainer.run()
     lines = read_lines(str(tmp_path / BAD_STEPS_FILE))
     assert [(line['phase'], line['cur_nimg'], line['batch_idx'], line['in_a_row']) for line in lines] == [('Dmain', 16, 2, 1), ('Dmain', 24, 3, 2)]
-    assert lines[0]['images'] == trainer.reals.batch(16).idx.tolist() and lines[0]['seeds'] == [trainer.seed_of(0, 16)]
+    assert lines[0]['images'] == trainer.reals.batch(16).idx.tolist() and lines[0]['seeds'] == [misc.step_seed(0, 0, 16)]
     assert all(p.isfinite().all() for p in trainer.D.parameters()) and trainer.history == []
 
 

@@ -16,7 +16,7 @@ import dnnlib
 import train
 from dnnlib import UserError
 from torch_utils import checkpoint
-from training import presets, snapshots, trainer_state
+from training import presets, snapshots
 from training.find_run import find_run
 from training.run_files import PREVIOUS_STATE_FILE, STATE_FILE
 from training.runs import launch
@@ -31,15 +31,15 @@ def make_config(data, *args, **changes):
     return config
 
 
-def make_trainer(config, run_dir):
+def make_trainer(config, run_dir, device='cpu'):
     os.makedirs(run_dir, exist_ok=True)
-    return Trainer(config, str(run_dir), torch.device('cpu'))
+    return Trainer(config, str(run_dir), torch.device(device))
 
 
-def trained(config, run_dir):
+def trained(config, run_dir, device='cpu'):
     """Runs or continues; -> everything that changes during training, as tensors by name."""
-    trainer = make_trainer(config, run_dir)
-    trainer_state.resume(trainer)
+    trainer = make_trainer(config, run_dir, device)
+    trainer.resume()
     trainer.run()
     tensors, info = checkpoint.load(os.path.join(run_dir, STATE_FILE), 'training-state')
     return tensors, info
@@ -168,7 +168,7 @@ def test_a_snapshot_that_somebody_moves_away_does_not_stop_the_training(tiny_dat
 
 def test_what_a_killed_process_left_unfinished_is_removed(tiny_data, tmp_path):
     (tmp_path / 'network-snapshot-000000.safetensors.0a1b2c3d.tmp').write_bytes(b'half')
-    assert not trainer_state.resume(make_trainer(make_config(tiny_data, '--batch=8'), tmp_path))
+    assert not make_trainer(make_config(tiny_data, '--batch=8'), tmp_path).resume()
     assert list(tmp_path.iterdir()) == []
 
 

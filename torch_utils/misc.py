@@ -1,6 +1,7 @@
-"""Small helpers: images for saving, memory of the C library, worker processes."""
+"""Small helpers: seeds, images for saving, memory of the C library, worker processes."""
 
 import ctypes
+import hashlib
 import signal
 import threading
 
@@ -60,3 +61,9 @@ def errors_in_their_place():
         handler = signal.getsignal(signal.SIGCHLD)
         if getattr(handler, '__module__', '').startswith('torch.'):
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def step_seed(seed, rank, cur_nimg):
+    """Seed of an iteration's random numbers: a resumed run repeats what an uninterrupted one draws."""
+    digest = hashlib.sha256(f'{seed}/{rank}/{cur_nimg}'.encode()).digest()
+    return int.from_bytes(digest[:8], 'little') >> 1

@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from torch_utils import checkpoint
+from torch_utils import checkpoint, misc
 
 from . import run_files
 from .run_records import append_line
@@ -63,7 +63,7 @@ def look(trainer):
     for step in trainer.bad_steps.look():
         if trainer.rank == 0:
             images = trainer.reals.order.items(step['cur_nimg'], trainer.config.batch_size).tolist()
-            seeds = [trainer.seed_of(rank, step['cur_nimg']) for rank in range(trainer.num_ranks)]
+            seeds = [misc.step_seed(trainer.config.random_seed, rank, step['cur_nimg']) for rank in range(trainer.num_ranks)]
             record = dict(step, rollbacks=num_rollbacks(trainer), images=images, seeds=seeds)
             append_line(os.path.join(trainer.run_dir, run_files.BAD_STEPS_FILE), record)
 

@@ -10,12 +10,14 @@ from torch_utils import distributed
 
 from .find_run import write_options
 
+ITERATIONS = 5                  # from the second on, the averages of the optimisers are in memory; --cuda-graphs records in the fourth
+
 
 def settle(config, run_dir, build):
     """Puts the micro-batch into `config`, once per run: found out at its start, recorded in its options, the same ever after.
 
     Args:
-        build: function of a configuration that makes a `Trainer`, which is used up.
+        build: function of a configuration that makes a `Trainer`; each is used up.
     """
     if config.get('batch_gpu_probed') is None:
         config['batch_gpu_probed'] = config['batch_gpu'] = largest(config, build)
@@ -25,12 +27,11 @@ def settle(config, run_dir, build):
 
 
 def largest(config, build):
-    """The first of `sizes` with which two iterations of all phases fit on all processes. Raises UserError if there is none."""
-    with contextlib.redirect_stdout(io.StringIO()):         # the trainer to come says it all again
-        trainer = build(config)
+    """The first of `sizes` with which some iterations of all phases fit on all processes. Raises UserError if there is none."""
     per_process = config['batch_size'] // config['num_gpus']
     for size in sizes(per_process, _group(config)):
-        trainer.config.batch_gpu = size
+        with contextlib.redirect_stdout(io.StringIO()):         # the trainer to come says it all again
+            trainer = build(dict(config, batch_gpu=size))
         if not distributed.any_process(not _fits(trainer)):
             return size
     raise UserError(f'--batch-gpu=auto: not even {size} images at a time fit into memory; use a smaller --cfg or images of a lower resolution')
@@ -62,11 +63,11 @@ def _group(config):
 
 
 def _fits(trainer):
-    """The second iteration begins with all averages of the optimisers in memory. Another process may fail where this one does not: no exchange."""
+    """Another process may run out of memory where this one does not, so nothing is exchanged."""
     fits = True
     try:
         with distributed.alone():
-            for _ in range(2):
+            for _ in range(ITERATIONS):
                 trainer.step()
     except torch.OutOfMemoryError:
         fits = False

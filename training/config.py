@@ -99,6 +99,9 @@ def add_networks(config, opts, preset):
     config.G_opt_kwargs = config.D_opt_kwargs = dict(class_name='torch.optim.Adam', lr=preset.lr, betas=[0, 0.99], eps=1e-8)
     config.loss_kwargs = dict(class_name='training.loss.StyleGAN2Loss', r1_gamma=preset.gamma if opts.gamma is None else opts.gamma,
                               **preset.loss_kwargs)
+    if opts.cuda_graphs and on_cpu:
+        raise UserError('--cuda-graphs=1: there are none without a CUDA device; leave it out')
+    config.update(compile=opts.compile, cuda_graphs=opts.cuda_graphs)
     config.update(init_from=opts.init_from, allow_tf32=opts.allow_tf32, cudnn_benchmark=not opts.nobench)
 
 

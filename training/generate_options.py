@@ -1,4 +1,4 @@
-"""What the commands that make images share: options, and a command that has further ones under names of their own."""
+"""Options that the commands that make images share."""
 
 import click
 
@@ -14,17 +14,3 @@ noise_option = click.option('--noise-mode', help='Noise of the synthesis', type=
 batch_option = click.option('--batch', help='Images at a time', type=click.IntRange(min=1), default=16, show_default=True, metavar='INT')
 device_option = click.option('--device', help='Where to run', type=click.Choice(['auto', 'cuda', 'cpu', 'mps']), default='auto',
                              show_default=True)
-
-
-class PlainOrCommand(click.Group):
-    """`PROGRAM --option ...` is a command itself; `PROGRAM NAME --option ...` is another, with its own options."""
-
-    def make_context(self, info_name, args, parent=None, **extra):
-        if args and args[0] in self.commands:
-            return self.commands[args[0]].make_context(f'{info_name} {args[0]}', args[1:], parent, **extra)
-        if args and not args[0].startswith('-'):
-            raise click.UsageError(f'{args[0]!r} is no command; the commands are {", ".join(self.list_commands(None))}')
-        return super().make_context(info_name, args, parent, **extra)
-
-    def invoke(self, ctx):
-        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)

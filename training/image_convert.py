@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
-RESIZE_FILTERS = {'box': PIL.Image.Resampling.BOX, 'lanczos': PIL.Image.Resampling.LANCZOS}
+RESIZE_FILTERS = {'box': PIL.Image.Resampling.BOX, 'bilinear': PIL.Image.Resampling.BILINEAR, 'lanczos': PIL.Image.Resampling.LANCZOS}
 TRANSFORMS = ('center-crop', 'center-crop-wide')
 
 
@@ -87,7 +87,7 @@ class Resizer:
                        'center-crop-wide': the round(width * h / w) centre rows of a w x h picture, resized to width x height
                        and set in the middle of a black width x width square; pictures that this would enlarge are dropped.
         width, height: pixels; None = the picture's own (only without a transform).
-        resize_filter: 'box' or 'lanczos'.
+        resize_filter: 'box', 'bilinear' or 'lanczos', as Pillow has them.
     """
 
     def __init__(self, transform: str | None, width: int | None, height: int | None, resize_filter: str):

@@ -30,9 +30,10 @@ class StyleGAN2Loss:
 
     def __init__(self, device, G_mapping, G_synthesis, D, augment_pipe=None, style_mixing_prob=0.9, r1_gamma=10, pl_batch_shrink=2,
                  pl_decay=0.01, pl_weight=2, terms=None):
+        self.device = torch.device(device)
         self.G_mapping = G_mapping
-        self.G_synthesis = G_synthesis
-        self.D = D
+        self.G_synthesis = self.main_synthesis = G_synthesis        # main_...: what Gmain and Dmain call; compiled, if it is asked for
+        self.D = self.main_D = D
         self.augment_pipe = augment_pipe
         self.style_mixing_prob = style_mixing_prob
         self.r1_gamma = r1_gamma
@@ -61,6 +62,11 @@ class StyleGAN2Loss:
         """After the last phase of iteration number `batch_idx` (from 0)."""
         for term in self.terms.values():
             term.finish_step(batch_idx)
+
+    def recording_key(self):
+        """What the terms have decided for this step other than in tensors (`Term.recording_key`); None = not to be recorded."""
+        keys = tuple(term.recording_key() for term in self.terms.values())
+        return None if None in keys else keys
 
     def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, gain, real_idx=None, round_idx=0):
         """Adds the gradients of a phase to `.grad` of the network it trains.
@@ -95,8 +101,8 @@ class StyleGAN2Loss:
 
     # -- the two networks
 
-    def run_G(self, z, c):
-        """-> gen_img, ws."""
+    def run_G(self, z, c, synthesis=None):
+        """-> gen_img, ws. synthesis: in place of the network itself, a compiled one, which cannot be differentiated twice."""
         ws = self.G_mapping(z, c)
         if self.style_mixing_prob > 0:
             num_ws = ws.shape[1]
@@ -104,25 +110,27 @@ class StyleGAN2Loss:
             cutoff = torch.where(torch.rand([], device=ws.device) < self.style_mixing_prob, cutoff, num_ws)
             other = self.G_mapping(torch.randn_like(z), c, skip_w_avg_update=True)
             ws = torch.where(torch.arange(num_ws, device=ws.device)[None, :, None] < cutoff, ws, other)
-        return self.G_synthesis(ws), ws
+        synthesis = self.G_synthesis if synthesis is None else synthesis
+        return synthesis(ws), ws
 
     def augment(self, img):
         return img if self.augment_pipe is None else self.augment_pipe(img)
 
-    def run_D(self, step, img, c):
-        """Puts the logits (and the features, if a term may want them) of augmented images into the record; -> logits."""
+    def run_D(self, step, img, c, D=None):
+        """Puts the logits (and the features, if a term may want them) of augmented images into the record; -> logits. D: as in `run_G`."""
+        D = self.D if D is None else D
         if len(self.terms) > 0:
-            step.logits, step.features = self.D(img, c, return_features=True)
+            step.logits, step.features = D(img, c, return_features=True)
         else:
-            step.logits = self.D(img, c)
+            step.logits = D(img, c)
         return step.logits
 
     # -- the phases
 
     def _g_main(self, step, gain):
         """Non-saturating logistic loss, -log sigmoid(D(G(z)))."""
-        step.gen_img, _ws = self.run_G(step.gen_z, step.gen_c)
-        logits = self.run_D(step, self.augment(step.gen_img), step.gen_c)
+        step.gen_img, _ws = self.run_G(step.gen_z, step.gen_c, self.main_synthesis)
+        logits = self.run_D(step, self.augment(step.gen_img), step.gen_c, self.main_D)
         report_logits('fake', logits)
         loss = training_stats.report('Loss/G/loss', softplus(-logits))
         (loss.mean() + self._terms('g_main', step)).mul(gain).backward()
@@ -149,12 +157,12 @@ class StyleGAN2Loss:
     def _d_main(self, step, gain, reg):
         """Logistic loss in two backward passes, fakes and then reals, so that one graph is alive at a time."""
         with torch.no_grad():
-            step.gen_img, _ws = self.run_G(step.gen_z, step.gen_c)
+            step.gen_img, _ws = self.run_G(step.gen_z, step.gen_c, self.main_synthesis)
             step.gen_aug = self.augment(step.gen_img)
         step.real_aug = self.augment(step.real_img)
         for term in self.terms.values():
             term.prepare(step)
-        logits = self.run_D(step, step.gen_aug, step.gen_c)
+        logits = self.run_D(step, step.gen_aug, step.gen_c, self.main_D)
         report_logits('fake', logits)
         loss_fake = softplus(logits)
         (loss_fake.mean() + self._terms('d_fake', step)).mul(gain).backward()
@@ -163,7 +171,7 @@ class StyleGAN2Loss:
     def _d_real(self, step, gain, main, reg, loss_fake=None):
         if step.real_aug is None:
             step.real_aug = self.augment(step.real_img)
-        logits = self.run_D(step, step.real_aug, step.real_c)
+        logits = self.run_D(step, step.real_aug, step.real_c, None if reg else self.main_D)
         report_logits('real', logits)
         loss = 0
         if main:

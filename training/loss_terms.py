@@ -1,5 +1,6 @@
 """What a method has to be to take part in training, and the record of a step that it sees."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +41,11 @@ class Term(torch.nn.Module):
 
     def start_step(self, cur_nimg: int) -> None:
         """Before the first micro-batch of an optimiser step; `cur_nimg` images have been seen. Draws that must agree on all processes."""
+
+    def recording_key(self) -> Hashable | None:
+        """For CUDA graphs: all that the hooks between `start_step` and `finish_step` depend on but for tensors, whose values may change
+        and whose place may not. None, as here, keeps the step from being recorded."""
+        return None
 
     def replace_reals(self, step: Step) -> None:
         """At the begin of a D step, also of a regularisation alone: may put other images into the record, with `pseudo` and labels."""

@@ -1,6 +1,6 @@
 """The training loop: set up, iterate over the phases, and at the end of a tick report, save and measure."""
 
-import hashlib
+import functools
 import os
 import time
 
@@ -12,6 +12,8 @@ from torch_utils import distributed, misc, training_stats
 
 from . import bad_steps, batch_probe, rollback, run_files, trainer_state
 from .ada import AdaptiveProbability, set_probability
+from .compiling import compile_main_phases
+from .cuda_graphs import RecordedPhase
 from .ema import WeightAverage
 from .image_grid import SampleGrid
 from .networks_setup import build_networks
@@ -76,10 +78,25 @@ class Trainer:
                                   c.get('G_reg_interval', 4), c.get('D_reg_interval', 16), self.device)
         self.loss.terms.requires_grad_(False)
         self.ema = WeightAverage(self.G, self.G_ema, c.ema_kimg, c.get('ema_rampup'), c.get('ema_start_kimg', 0))
+        self._speed_up()
         self.bad_steps = bad_steps.BadSteps(**c.get('bad_steps_kwargs', {}))
         self.observers = {name: build(**kwargs) for name, kwargs in c.get('observers', {}).items()}
 
+    def _speed_up(self):
+        """What computes the gradients of each phase, by its name; as fast as the configuration asks for."""
+        if self.config.get('compile'):
+            compile_main_phases(self.loss, self.config.batch_gpu, distributed.print0)
+        self.accumulate = {phase.name: functools.partial(self._accumulate, phase) for phase in self.phases}
+        for phase in self.phases if self.config.get('cuda_graphs') else ():
+            if phase.name.endswith('main'):
+                self.accumulate[phase.name] = RecordedPhase(self.accumulate[phase.name], phase.params, self.loss.recording_key,
+                                                            distributed.print0, phase.name)
+
     # -- run
+
+    def resume(self):
+        """Continues from the state of the run, or of the one that it is a fork of. -> whether there is one."""
+        return trainer_state.resume(self)
 
     def run(self):
         """Trains until total_kimg, or until a signal asks to stop, upon which the state is saved. -> whether the run is complete."""
@@ -119,10 +136,6 @@ class Trainer:
         self.progress = Progress(self.run_dir if self.rank == 0 else None, self.config.total_kimg, self.cur_nimg, self.cur_tick, self.elapsed_sec,
                                  bad_steps.num_rollbacks(self), self.pending_stats)
 
-    def seed_of(self, rank, cur_nimg):
-        """Of the random numbers of a process in the iteration that begins after `cur_nimg` images."""
-        return step_seed(self.config.random_seed, rank, cur_nimg)
-
     def _begin(self, done):
         if not self.continues:
             if self.rank == 0:
@@ -143,7 +156,7 @@ class Trainer:
     def step(self):
         """One step of the networks: all phases that are due."""
         c = self.config
-        torch.manual_seed(self.seed_of(self.rank, self.cur_nimg))
+        torch.manual_seed(misc.step_seed(c.random_seed, self.rank, self.cur_nimg))
         batch = self.reals.batch(self.cur_nimg)
         self.loss.start_step(self.cur_nimg)
         for phase in self.phases:
@@ -157,16 +170,18 @@ class Trainer:
             self.ada.update(self.batch_idx)
 
     def _run_phase(self, phase, batch, gen_z, gen_c):
-        """Accumulates over micro-batches; the gradient is the mean over the whole batch whatever their number."""
         phase.begin()
-        size = self.config.batch_gpu
-        rounds = -(-self.batch_rank // size)
-        parts = zip(*[x.split(size) for x in (*batch, gen_z, gen_c)], strict=True)
+        self.accumulate[phase.name](*batch, gen_z, gen_c)
+        phase.end()
+        self.bad_steps.note(phase, self.batch_idx, self.cur_nimg)
+
+    def _accumulate(self, phase, *tensors):
+        """Gradients over micro-batches; they are the mean over the whole batch whatever the number of those."""
+        rounds = -(-self.batch_rank // self.config.batch_gpu)
+        parts = zip(*[x.split(self.config.batch_gpu) for x in tensors], strict=True)
         for i, (img, c, idx, z, cz) in enumerate(parts):
             self.loss.accumulate_gradients(phase=phase.name, real_img=img, real_c=c, real_idx=idx, gen_z=z, gen_c=cz,
                                            gain=phase.interval / rounds, round_idx=i)
-        phase.end()
-        self.bad_steps.note(phase, self.batch_idx, self.cur_nimg)
 
     # -- end of a tick
 
@@ -228,12 +243,6 @@ class Trainer:
             self.store.metrics_measured(self.cur_nimg)
 
 
-def step_seed(seed, rank, cur_nimg):
-    """Seed of an iteration's random numbers: a resumed run repeats what an uninterrupted one draws."""
-    digest = hashlib.sha256(f'{seed}/{rank}/{cur_nimg}'.encode()).digest()
-    return int.from_bytes(digest[:8], 'little') >> 1
-
-
 def training_loop(config, run_dir, device_type):
     """Trains or continues the run in `run_dir`. -> whether it is complete (False: stopped by a signal, state saved)."""
     device = distributed.init(device_type)
@@ -241,7 +250,7 @@ def training_loop(config, run_dir, device_type):
         if config.get('batch_gpu_auto'):
             batch_probe.settle(config, run_dir, lambda c: Trainer(c, run_dir, device))
         trainer = Trainer(config, run_dir, device)
-        trainer_state.resume(trainer)
+        trainer.resume()
         return trainer.run()
     except torch.OutOfMemoryError as err:
         raise batch_probe.advice(config, run_dir, err) from err

@@ -7,6 +7,8 @@ from torch_utils import custom_ops
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 IMPLS = ('auto', 'cuda', 'ref')
 library = torch.library.Library('kdgan', 'DEF')
+# A compiler hands over tensors as they were laid out when it asked for the fake output: what comes out depends on it.
+TAGS = (getattr(torch.Tag, 'needs_exact_strides', torch.Tag.needs_fixed_stride_order), torch.Tag.pt2_compliant_tag)
 references = {}                         # operator -> the function in plain torch that it falls back to
 
 
@@ -31,7 +33,7 @@ def define(schema: str, reference, fake, kernel: str):
             return operator(x, *args)
         return reference(x, *args)
 
-    library.define(schema)
+    library.define(schema, tags=TAGS)
     library.impl(name, find_kernel, 'CompositeExplicitAutograd')
     torch.library.register_fake(f'kdgan::{name}')(fake)
     operator = getattr(torch.ops.kdgan, name).default

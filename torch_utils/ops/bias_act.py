@@ -5,7 +5,7 @@ from typing import Callable, NamedTuple
 
 import torch
 
-from ._library import check_input, define
+from ._library import check_input, define, memory_format_of
 
 F = torch.nn.functional
 SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
@@ -142,18 +142,23 @@ def _slope(dy, saved, b, dim, act, alpha, gain, clamp):
     dx = activation_funcs[act].slope(dy, s, alpha)
     if gain != 1:
         dx.mul_(gain)
-    return _clamp_mask(dx, y, clamp)
+    return _laid_out_as(dy, _clamp_mask(dx, y, clamp))
 
 
 def _curve(ddx, dy, saved, b, dim, act, alpha, gain, clamp):
     spec = activation_funcs[act]
     if gain == 0 or spec.curve is None:
-        return torch.zeros_like(dy)
+        return torch.zeros_like(ddx)
     s, y = _source(saved, b, dim, act, alpha, gain, clamp)
     ds = spec.curve(ddx * dy, s, alpha)
     if spec.s == 'u':
         ds.mul_(gain)               # with s = v, the factor gain of dx and the factor 1 / gain of v = y / gain cancel
-    return _clamp_mask(ds, y, clamp)
+    return _laid_out_as(ddx, _clamp_mask(ds, y, clamp))
+
+
+def _laid_out_as(like, value):
+    """`value` with the strides of `like`, as the operators promise: pointwise functions of two layouts may choose the other one."""
+    return value if value.stride() == like.stride() else torch.empty_like(like).copy_(value)
 
 
 # The operators. `saved` is the output y, or the input x where the derivatives need u (then with b).
@@ -176,8 +181,15 @@ def _setup(ctx, inputs, output):
     ctx.save_for_backward(x if needs_u else output, b if needs_u else None)
 
 
+def _with_layout(dy, saved):
+    """A gradient that was expanded from fewer numbers, as that of a sum, has no layout of its own: it takes the result's."""
+    expanded = any(stride == 0 and size > 1 for size, stride in zip(dy.shape, dy.stride(), strict=True))
+    return dy.contiguous(memory_format=memory_format_of(saved)) if expanded else dy
+
+
 def _backward(ctx, dy):
-    dx = _bias_act_slope(dy, *ctx.saved_tensors, *ctx.args)
+    saved, b = ctx.saved_tensors
+    dx = _bias_act_slope(_with_layout(dy, saved), saved, b, *ctx.args)
     return dx, _bias_grad(dx, ctx.args[0]) if ctx.needs_input_grad[1] else None, *[None] * 5
 
 

@@ -63,7 +63,8 @@ def _pair(value):
 
 
 def _apply(input, weight, bias, spec):
-    output = _Conv.apply(input, weight, spec) if torch.is_grad_enabled() else spec.run(input, weight)
+    stock = torch.compiler.is_compiling() or not torch.is_grad_enabled()        # a compiled region is differentiated once at most
+    output = spec.run(input, weight) if stock else _Conv.apply(input, weight, spec)
     return output if bias is None else output + bias.reshape(1, -1, 1, 1)
 
 

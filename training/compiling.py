@@ -1,0 +1,55 @@
+"""--compile: the networks of the main phases through torch.compile.
+
+A compiled region cannot be differentiated twice, so regularisation runs the networks as they are.
+"""
+
+import contextlib
+
+import torch
+
+
+def compile_main_phases(loss, batch_size, tell):
+    """Has `loss` use compiled networks in Gmain and Dmain. Where the compiler fails, it says so and leaves `loss` as it is.
+
+    Random numbers are drawn as without the compiler, so that results agree up to rounding.
+
+    Args:
+        loss:       `StyleGAN2Loss`; its networks are frozen.
+        batch_size: of a micro-batch.
+        tell:       function of a line of text.
+    """
+    torch._inductor.config.fallback_random = True
+    synthesis, D = (torch.compile(network, dynamic=False) for network in (loss.G_synthesis, loss.D))
+    try:
+        _warm_up(loss, synthesis, D, batch_size)
+    except Exception as err:            # whatever a compiler may raise: it is no part of the training
+        tell(f'--compile: torch.compile fails here ({type(err).__name__}: {" ".join(str(err).split())[:200]}); training goes on without it.')
+    else:
+        loss.main_synthesis, loss.main_D = synthesis, D
+
+
+def _warm_up(loss, synthesis, D, n):
+    """Compiles each network for both of its main phases, as the one that is trained and as the one that is not."""
+    device = loss.device
+    with torch.random.fork_rng([device] if device.type == 'cuda' else []):
+        ws = torch.zeros([n, loss.G_synthesis.num_ws, loss.G_synthesis.w_dim], device=device)
+        c = torch.zeros([n, loss.D.c_dim], device=device)
+        with torch.no_grad():
+            img = synthesis(ws)
+        with _trained(loss.G_synthesis):
+            synthesis(ws.requires_grad_(True)).sum().backward()
+        features = dict(return_features=True) if len(loss.terms) > 0 else {}
+        for trained, image in ((True, img), (False, img.clone().requires_grad_(True))):
+            with _trained(loss.D, trained):
+                result = D(image, c, **features)
+                (result[0] if features else result).sum().backward()
+
+
+@contextlib.contextmanager
+def _trained(network, trained=True):
+    """Inside, the parameters of a network require gradients; after it they do not, and have none."""
+    network.requires_grad_(trained)
+    try:
+        yield
+    finally:
+        network.requires_grad_(False).zero_grad(set_to_none=True)
