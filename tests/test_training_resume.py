@@ -160,6 +160,7 @@ def test_names_of_options_in_differences():
     assert run_changes.differences(saved, now) == [
         '--seed=0, now 1', '--gpus=1, now 2', '--gamma=1, now 2', '--kd-p=0.7, now 1', '--kd-input=clip, now raw', 'G_kwargs.z_dim=8, now 9',
         '--batch-gpu=4, now 2']
+    assert run_changes.differences({}, dict(compile=False)) == [] and run_changes.differences(dict(w=0), {}) == ['w=0, now None']
     auto = dict(batch_gpu_auto=True)
     assert run_changes.differences(dict(auto, batch_gpu=4, batch_gpu_probed=4), dict(auto, batch_gpu=8)) == []
     assert run_changes.same_name('00003-x-auto2-ada', 'x-auto1-ada') and not run_changes.same_name('00003-x-auto1-ada', 'x-auto1')

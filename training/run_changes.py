@@ -5,7 +5,8 @@ import re
 
 # May differ when a run is continued: none of these changes what is trained. What follows a point is part of a table.
 FREE = ('total_kimg', 'run_dir', 'snapshot_keep', 'snapshot_networks', 'image_snapshot_ticks', 'network_snapshot_ticks', 'grid_images',
-        'metrics', 'metric_kwargs', 'data_loader_kwargs', 'cudnn_benchmark', 'bad_steps_kwargs', 'fork_origin', 'batch_gpu_probed')
+        'metrics', 'metric_kwargs', 'data_loader_kwargs', 'cudnn_benchmark', 'bad_steps_kwargs', 'fork_origin', 'batch_gpu_probed',
+        'loss_kwargs.kd_kwargs.texts_origin')
 OPTION_OF = {
     'random_seed': '--seed', 'kd_kwargs.seed': '--seed', 'num_gpus': '--gpus', 'device': '--device', 'batch_size': '--batch',
     'batch_gpu': '--batch-gpu', 'training_set_kwargs.path': '--data', 'training_set_kwargs.max_size': 'images',
@@ -20,10 +21,11 @@ MOST = 6                        # differences that a message lists
 
 
 def differences(saved, config):
-    """['--seed=0, now 1', ...]: where two configurations differ in what matters to a run."""
+    """['--seed=0, now 1', ...]: where two configurations differ in what matters to a run. What one does not know is off there."""
     saved, config = _flat(saved), _flat(json.loads(json.dumps(config)))
+    on = lambda value: None if value is False else value
     lines = [f'{_option(key)}={_short(saved.get(key))}, now {_short(config.get(key))}' for key in {**saved, **config}
-             if saved.get(key) != config.get(key) and not _is_free(key, saved, config)]
+             if on(saved.get(key)) != on(config.get(key)) and not _is_free(key, saved, config)]
     return list(dict.fromkeys(lines))
 
 
@@ -56,7 +58,7 @@ def _flat(table, prefix=''):
 
 def _is_free(key, saved, config):
     probed = key == 'batch_gpu' and saved.get('batch_gpu_auto') and config.get('batch_gpu_auto')
-    return probed or key.partition('.')[0] in FREE
+    return probed or key in FREE or key.partition('.')[0] in FREE
 
 
 def _option(key):
@@ -68,5 +70,7 @@ def _option(key):
 
 
 def _short(value):
+    if isinstance(value, list) and len(value) > 3:
+        return f'{value[0]}, ... ({len(value)} in all)'
     text = str(int(value) if isinstance(value, bool) else value)
     return text if len(text) <= 80 else text[:80] + '...'
