@@ -35,10 +35,13 @@ demo: $(VENV)/installed
 	echo "  $$run/samples/grid.png    what it makes now" && \
 	echo "  $$run/metric-clipfid1k_full.jsonl    distance to the faces, as the demo teacher sees them; smaller is better"
 
-# One thread: several wait for each other at every step, which costs minutes where the cores are shared.
+# One thread each: several wait for each other at every step, which costs minutes where the cores are shared.
 test: $(VENV)/installed-test
 	$(PY) -m ruff check .
-	OMP_NUM_THREADS=1 $(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses=2 --dist=loadfile
+
+soak: $(VENV)/installed-test
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m soak
 
 soak: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m soak

@@ -1,4 +1,4 @@
-"""Measure a trained generator: python calc_metrics.py --network=FILE --metrics=fid5k_full"""
+"""Measure a trained generator: python calc_metrics.py --network=FILE --metrics=fid5k_full; python calc_metrics.py compare RUN RUN"""
 
 import contextlib
 import os
@@ -8,10 +8,13 @@ import click
 from dnnlib import UserError, files
 from dnnlib.util import user_errors
 from kd_plugin.options import DEFAULT_TEACHER
-from metrics import metric_main, metric_utils
+from metrics import compare, metric_main, metric_utils
 from torch_utils import distributed, misc
-from training import demo_data, model_files
+from training import demo_data, model_files, sampling
+from training.commands import PlainOrCommand
 from training.config import torch_device
+from training.dataset import held_out_kwargs
+from training.generate_options import SETTINGS
 
 
 def parse_metrics(text):
@@ -22,9 +25,14 @@ def parse_metrics(text):
     return names
 
 
+def needs_data(names, c_dim):
+    """Whether anything asks for real images: a metric, or the generator for the frequencies of its classes."""
+    return c_dim > 0 or any(metric_main.find_metric(name)[0].real is not None for name in names)
+
+
 def choose_data(data, info, network):
     """Constructor arguments of the real images: --ref, else what the snapshot was trained on. Raises UserError if they are not there."""
-    size = info['networks']['G_ema']['img_resolution']
+    size, held_out = info['networks']['G_ema']['img_resolution'], {}
     if data is not None:
         path = demo_data.demo_set(size) if data == 'demo' else data
     else:
@@ -34,7 +42,8 @@ def choose_data(data, info, network):
             raise UserError(f'{network}: the snapshot does not say what it was trained on; name the real images with --ref=PATH')
         if not os.path.exists(path):
             raise UserError(f'{path}: the data set that the snapshot was trained on is not there any more; name it with --ref=PATH')
-    return dict(class_name='training.dataset.ImageFolderDataset', path=path)
+        held_out = held_out_kwargs(kwargs)
+    return dict(class_name='training.dataset.ImageFolderDataset', path=path, **held_out)
 
 
 def check_data(data_kwargs, G_kwargs):
@@ -81,10 +90,15 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
         model_files.locate(network)
     snapshot = model_files.load_snapshot(network, device)
     G, info = snapshot.G_ema, snapshot.info
-    data_kwargs = choose_data(data, info, network)
-    check_data(data_kwargs, info['networks']['G_ema'])
+    sampling.check_trunc(trunc, G)
+    data_kwargs = None
+    if needs_data(names, G.c_dim):
+        data_kwargs = choose_data(data, info, network)
+        check_data(data_kwargs, info['networks']['G_ema'])
+        warn_of_other_data(names, data_kwargs, info)
+    elif data is not None:
+        distributed.print0(f'Warning: --ref={data} is not looked at: {metrics} is of generated images alone.')
     outdir = choose_outdir(outdir, network)
-    warn_of_other_data(names, data_kwargs, info)
     detectors = metric_main.load_detectors(names, device, detector, dict(func_name='kd_plugin.teacher.load_teacher', name=teacher),
                                            vgg16=vgg16, alexnet=alexnet, lpips_heads=lpips_heads)
     if device.type == 'cpu':
@@ -94,7 +108,7 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
                                 truncation_psi=trunc, bootstrap=bootstrap)
 
 
-@click.command(context_settings=dict(max_content_width=120))
+@click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='', context_settings=dict(SETTINGS, allow_extra_args=False))
 @click.option('--network', help='Network: file, https:// address, hf:user/repo or a published name such as ffhq256', required=True, metavar='NETWORK')
 @click.option('--metrics', help=f'Comma-separated list of {", ".join(metric_main.forms())}; <N> images such as 500 or 5k',
               default='fid50k_full', show_default=True, metavar='LIST')
@@ -109,22 +123,43 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
 @click.option('--device', help='Where to run', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto', show_default=True)
 @click.option('--batch', help='Images at a time', type=click.IntRange(min=1), default=64, show_default=True, metavar='INT')
 @click.option('--workers', help='Processes that read the real images', type=click.IntRange(min=0), default=2, show_default=True, metavar='INT')
-@click.option('--seed', help='Random seed of the generated images', type=click.IntRange(min=0), default=0, show_default=True, metavar='INT')
+@click.option('--seed', help='Random seed of the generated images', type=click.IntRange(0, 2 ** 32 - 1), default=0, show_default=True, metavar='INT')
 @click.option('--trunc', help='Truncation psi; 1 = none, as published values have it', type=float, default=1, show_default=True, metavar='FLOAT')
-@click.option('--bootstrap', help='Resamples of the generated images for 95 % intervals; 0 = no intervals', type=click.IntRange(min=0), default=100,
+@click.option('--bootstrap', help='Resamples of the generated images for 95 % intervals; 0 = no intervals', type=click.IntRange(0, 1000), default=100,
               show_default=True, metavar='INT')
 @click.option('--outdir', help="Where to append metric-NAME.jsonl  [default: the snapshot's folder]", metavar='DIR')
 def main(**opts):
     """Measure a trained generator against real images.
 
-    The real images are all images of the data set, never mirrored, even where the training used a part of it or mirrored it. Their statistics
-    are kept for the next time. Several GPUs: torchrun --nproc-per-node=N calc_metrics.py ...
+    \b
+    calc_metrics.py --network=NETWORK --metrics=fid5k_full,kid5k_full,pr5k3_full
+    calc_metrics.py compare runs/00000-cats runs/00001-cats             what is on record there, side by side
+
+    The real images are all images of the data set, never mirrored, even where the training used a part of it or mirrored it; but without --ref
+    those that the training held out by --val-fraction are left out. Their statistics are kept for the next time. Several GPUs:
+    torchrun --nproc-per-node=N calc_metrics.py ...
     """
     with user_errors():
         try:
-            calculate(**opts)
+            with distributed.one_message():
+                calculate(**opts)
         finally:
             distributed.leave()
+
+
+@main.command('compare', context_settings=SETTINGS)
+@click.argument('paths', nargs=-1, required=True, metavar='RUN|FILE ...')
+def compare_records(paths):
+    """Show values on record side by side: of run folders, or of metric-NAME.jsonl files.
+
+    \b
+    calc_metrics.py compare runs/00000-cats runs/00001-cats
+    calc_metrics.py compare old/metric-fid5k_full.jsonl new/metric-fid5k_full.jsonl
+
+    For each metric the last and the best value of each, and a warning where they were measured by different protocols.
+    """
+    with user_errors():
+        print('\n'.join(compare.describe(list(paths))))
 
 
 if __name__ == '__main__':

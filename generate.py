@@ -108,6 +108,7 @@ def truncation(**opts):
 def sweep_truncation(network, outdir, seeds, trunc, class_text, noise_mode, batch, device):
     """What the command does; options as of the command."""
     seeds, psis = parse_seeds(seeds), sampling.parse_truncs(trunc)
+    sampling.check_count(len(seeds) * len(psis), f'{len(seeds)} --seeds and {len(psis)} --trunc')
     device = torch_device(device)
     G, class_names = load(network, device)
     classes = classes_of(seeds, 1, parse_class(class_text, G.c_dim, class_names), G.c_dim)
@@ -136,7 +137,7 @@ def sweep_truncation(network, outdir, seeds, trunc, class_text, noise_mode, batc
               type=click.Choice(['const', 'random', 'none']))
 @click.option('--seed', help='Of the random noise', type=click.IntRange(0, 2 ** 32 - 1), default=0, show_default=True, metavar='INT')
 @click.option('--zoom', help='Enlarge, pixel by pixel', type=click.IntRange(min=1), default=1, show_default=True, metavar='INT')
-@click.option('--fps', help='Frames per second', type=click.IntRange(min=1), default=30, show_default=True, metavar='INT')
+@click.option('--fps', help='Frames per second', type=click.IntRange(1, 1000), default=30, show_default=True, metavar='INT')
 @click.option('--frames', help='Save the frames as PNG instead', is_flag=True)
 @batch_option
 @device_option
@@ -162,6 +163,7 @@ def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, 
     columns, rows = parse_grid(grid)
     seeds = parse_seeds(seeds) if seeds is not None else list(range(6 * columns * rows))
     truncs = sampling.parse_truncs(trunc)
+    sampling.check_count(steps, f'--steps={steps}')
     if not frames:
         video_files.check_mp4('add --frames for PNG files')
     device = torch_device(device)
@@ -175,6 +177,8 @@ def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, 
     keys, c = latent_walk.make_keys(G, latents, columns * rows, classes, space, device)
     center = latent_walk.center_of(G) if space == 'w' else None
     walk = latent_walk.Walk(keys, interpolation, steps, loop, center)
+    sampling.check_count(walk.num_frames, f'--steps={steps} between {len(keys)} keyframes')
+    video_files.check_size(columns * G.img_resolution * zoom, rows * G.img_resolution * zoom)
     pictures = latent_walk.WalkFrames(G, walk, c, truncs, noise_mode, seed, batch, columns, zoom, device)
     files.make_dir(outdir)
     with tqdm.tqdm(pictures, desc='Video', unit='frame', leave=False, disable=None) as bar:
@@ -222,16 +226,16 @@ def find_neighbors(network, outdir, data, mirror, seeds, nearest, space, teacher
     ws = latents_of_seeds(G, seeds, classes, trunc, device)
     dataset = neighbors.open_training_images(data, mirror, snapshot, network)
     if space == 'pixels':
-        features, distance = neighbors.pixel_features, neighbors.pixel_distance
+        features, distance, identity = neighbors.pixel_features, neighbors.pixel_distance, None
     else:
         detector = detectors.load_teacher_detector(device, dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
-        features, distance = neighbors.unit_features(detector), neighbors.cosine_distance
+        features, distance, identity = neighbors.unit_features(detector), neighbors.cosine_distance, detector.identity
     torch.manual_seed(0)                    # of --noise-mode=random
     imgs = synthesize(G, ws, noise_mode, batch, device)
     found = neighbors.find_neighbors(imgs, dataset, features, distance, nearest, batch, device)
     image_grid.save_sheet(neighbors.sheet(imgs, labels_of(seeds, classes, class_names), dataset, found), 'neighbors.png', outdir)
     record = dict(network=files.public_address(model_files.address_of(network)), data=dataset.facts(), distance=neighbors.DISTANCES[space],
-                  teacher=teacher if space == 'teacher' else None, trunc=trunc, noise_mode=noise_mode,
+                  teacher=identity, trunc=trunc, noise_mode=noise_mode,
                   neighbors=neighbors.as_records(seeds, classes, dataset, found))
     files.write_text(os.path.join(outdir, 'neighbors.json'), json.dumps(record, indent=2) + '\n')
 

@@ -57,6 +57,7 @@ def mix_styles(network, outdir, rows, cols, styles, trunc, class_text, noise_mod
     """What the command does; options as of the command."""
     sampling.check_trunc(trunc)
     rows, cols = parse_seeds(rows, '--rows'), parse_seeds(cols, '--cols')
+    sampling.check_count((len(rows) + 1) * (len(cols) + 1) - 1, f'{len(rows)} --rows and {len(cols)} --cols')
     device = torch_device(device)
     snapshot = model_files.load_snapshot(network, device)
     G = snapshot.G_ema

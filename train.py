@@ -9,15 +9,21 @@ import click
 import dnnlib
 from dnnlib import UserError
 from dnnlib.util import user_errors
+from kd_plugin import vision_aided
 from kd_plugin.loss import check_distillation
 from kd_plugin.options import DEFAULT_TEACHER, kd_config, kd_options
 from metrics import metric_main
 from torch_utils import distributed
-from training import bad_steps, demo_data, fork, model_files, presets, snapshot_keep, snapshots
+from training import apa, bad_steps, demo_data, fork, insgen, lecam, model_files, presets, snapshot_keep, snapshots
 from training.augment import augpipe_specs
-from training.config import add_augmentation, add_networks, add_schedule, check_dataset, number_of_processes, torch_device
+from training.augmentations import AUGMENTATIONS, add_augmentation
+from training.config import add_networks, add_observers, add_schedule, check_dataset, number_of_processes, torch_device
 from training.find_run import find_run
+from training.methods import add_methods, check_methods, describe_methods, method_options
 from training.runs import launch
+
+# Everything that --kd can be combined with, in the order in which it acts: a row is a module's METHOD.
+METHODS = [apa.METHOD, lecam.METHOD, insgen.METHOD, vision_aided.METHOD]
 
 
 class NumberOrAuto(click.ParamType):
@@ -44,7 +50,10 @@ class NumberOrAuto(click.ParamType):
 @click.option('--metrics', help='Comma-separated list or none  [default: fid50k_full]', metavar='LIST')
 @click.option('--detector', help='Inception network of the FID, if it cannot be downloaded', metavar='FILE')
 @click.option('--metric-teacher', help='Teacher whose features clipfid measures  [default: that of --kd-teacher]', metavar='NAME')
-@click.option('--seed', help='Random seed', type=click.IntRange(min=0), default=0, show_default=True)
+@click.option('--early-stop', help='End the run when a metric does not get better: metric=fid5k_full,patience=5[,min-delta=0.1]', metavar='RULE')
+@click.option('--health', help='Fakes per tick that are searched for copies of training images and of each other; 0 = none',
+              type=click.IntRange(min=0), default=200, show_default=True, metavar='INT')
+@click.option('--seed', help='Random seed', type=click.IntRange(0, 2 ** 32 - 1), default=0, show_default=True)
 @click.option('--new-run', help='Start afresh where the same command would continue a run', type=bool, default=False, metavar='BOOL')
 @click.option('--fork-from', help='Start a new run from the state of another one, with other options', metavar='RUN|STATE FILE')
 @click.option('--max-bad-steps', help='Steps in a row with an infinite or NaN gradient that are too many', type=click.IntRange(min=1),
@@ -55,6 +64,8 @@ class NumberOrAuto(click.ParamType):
 # Data.
 @click.option('--cond', help='Train a conditional model on the labels', type=bool, default=False, metavar='BOOL')
 @click.option('--subset', help='Train with so many images only', type=click.IntRange(min=1), metavar='INT')
+@click.option('--val-fraction', help='Hold out this share of the images, on which D is watched, not trained',
+              type=click.FloatRange(0, 0.5, min_open=True), metavar='SHARE')
 @click.option('--mirror', help='Use every image mirrored, too', type=bool, metavar='BOOL')
 # Base configuration.
 @click.option('--gamma', help='R1 weight', type=click.FloatRange(min=0))
@@ -62,10 +73,11 @@ class NumberOrAuto(click.ParamType):
 @click.option('--batch', help='Images per step, over all processes', type=click.IntRange(min=1), metavar='INT')
 @click.option('--batch-gpu', help='Images that one process handles at a time; auto = as many as fit', type=NumberOrAuto(), metavar='INT|auto')
 # Augmentation.
-@click.option('--aug', help='Augmentation', type=click.Choice(['noaug', 'ada', 'fixed']), metavar='noaug|ada|fixed')
+@click.option('--aug', help='Augmentation', type=click.Choice(list(AUGMENTATIONS)), metavar='|'.join(AUGMENTATIONS))
 @click.option('--p', help='Probability for --aug=fixed', type=click.FloatRange(0, 1))
 @click.option('--target', help='Target of ADA', type=click.FloatRange(0, 1))
 @click.option('--augpipe', help='Kinds of augmentation  [default: bgc]', type=click.Choice(list(augpipe_specs)))
+@click.option('--diffaug-policy', help='Transforms of --aug=diffaug  [default: color,translation,cutout]', metavar='LIST')
 # Transfer learning.
 @click.option('--init-from', help='Start from these weights: file, https:// address, hf:user/repo or a name such as ffhq256', metavar='NETWORK')
 @click.option('--resume', hidden=True, expose_value=False, callback=lambda _ctx, _param, value: refuse_resume(value))
@@ -78,20 +90,22 @@ class NumberOrAuto(click.ParamType):
 @click.option('--cuda-graphs', help='Record the main phases as CUDA graphs', type=bool, default=False, metavar='BOOL')
 @click.option('--nobench', help='No cuDNN benchmarking', type=bool, default=False, metavar='BOOL')
 @click.option('--workers', help='DataLoader workers, where the images do not fit into memory', type=click.IntRange(min=0), default=3, metavar='INT')
+@method_options(METHODS)
 @kd_options
 def main(**opts):
     """Train a GAN, on a hundred photos if need be. The same command again continues the run."""
-    with user_errors():
+    with user_errors(), distributed.one_message():
         opts = dnnlib.EasyDict(opts)
-        config, description = build_config(opts)
         if 'RANK' in os.environ:
-            distributed.init(config.device)
-        run_dir, status = distributed.agree(lambda: find_run(opts.outdir, config, description, opts.new_run))
+            distributed.init(torch_device(opts.device))
+        config, description = build_config(opts)
+        run_dir, status = distributed.agree(lambda: find_run(opts.outdir, config, description, opts.new_run and not distributed.is_restart()))
         print_summary(config, run_dir, status)
         if opts.dry_run:
-            print('Dry run; exiting.')
+            distributed.print0('Dry run; exiting.')
         elif status == 'complete':
-            print(f'{run_dir} is complete. A larger --kimg trains it further, --new-run=1 trains another one.')
+            distributed.print0(f'{run_dir} is complete. A larger --kimg{" or another --early-stop" if opts.early_stop else ""} trains it further, '
+                               '--new-run=1 trains another one.')
         else:
             preflight(config)
             launch(config, run_dir)
@@ -105,6 +119,8 @@ def build_config(opts):
     gpus = number_of_processes(opts.gpus)
     device = torch_device(opts.device)
     data_kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=data_path(opts), use_labels=opts.cond, max_size=None, xflip=False)
+    if opts.val_fraction is not None:
+        data_kwargs.update(val_fraction=opts.val_fraction, random_seed=opts.seed)
     with contextlib.closing(dnnlib.util.construct_class_by_name(**data_kwargs)) as dataset:
         num_images = min(opts.subset or dataset.num_images, dataset.num_images)
         preset = presets.resolve(opts.cfg, dataset.resolution, gpus, num_images)
@@ -118,6 +134,7 @@ def build_config(opts):
         add_schedule(config, opts, preset)
         add_networks(config, opts, preset)
         add_augmentation(config, opts)
+        add_methods(METHODS, config, opts)
         kd = kd_config(opts, dataset, data_kwargs, opts.seed)
     if kd is not None:
         config.loss_kwargs.update(class_name='kd_plugin.loss.KDLoss', kd_kwargs=kd)
@@ -128,7 +145,8 @@ def build_config(opts):
             raise UserError(f'--fork-from={opts.fork_from}: takes the networks of a state, --init-from those of a snapshot; leave one of them out')
         config.update(fork_from=opts.fork_from, fork_origin=fork.origin(opts.fork_from))
     config.snapshot_networks = ['G_ema'] if opts.snapshot_networks == 'ema' else ['G_ema', 'G', 'D']
-    config.snapshot_keep = snapshot_keep.parse(opts.snapshot_keep, config.metrics)
+    add_observers(config, opts)
+    config.snapshot_keep = snapshot_keep.parse(opts.snapshot_keep, config.metrics, config.observers.get('early_stop', {}).get('metric'))
     return config, describe(opts, dataset.name, config)
 
 
@@ -158,10 +176,13 @@ def add_metrics(config, opts, preset, kd):
 def describe(opts, dataset_name, config):
     """The run directory's name: data, configuration, and every option that departs from it."""
     given = lambda name, form=None: [] if opts[name] is None or opts[name] is False else [form or f'{name}{opts[name]:g}']
-    parts = [dataset_name, *given('cond', 'cond'), *given('subset'), *given('mirror', 'mirror'),
+    parts = [dataset_name, *given('cond', 'cond'), *given('subset'), *([f'val{opts.val_fraction:g}'] if opts.val_fraction else []),
+             *given('mirror', 'mirror'),
              f'auto{config.num_gpus}' if opts.cfg == 'auto' else opts.cfg, *given('gamma'), *given('kimg'), *given('batch'),
-             *given('aug', opts.aug), *given('p'), *given('target'), *given('augpipe', opts.augpipe), *given('init_from', 'init'),
-             *given('fork_from', 'fork'), *given('freezed')]
+             *given('aug', opts.aug), *given('p'), *given('target'), *given('augpipe', opts.augpipe),
+             *given('diffaug_policy', (opts.diffaug_policy or '').replace(',', '-')), *given('init_from', 'init'),
+             *given('fork_from', 'fork'), *given('freezed'),
+             *describe_methods(METHODS, opts)]
     if opts.kd is not None:
         parts += ['kd', *config.loss_kwargs['kd_kwargs']['methods'], *([opts.kd_preset] if opts.kd_preset not in (None, 'paper') else [])]
     return '-'.join(parts)
@@ -178,6 +199,7 @@ def preflight(config):
     kd = config.loss_kwargs.get('kd_kwargs')
     if kd is not None:
         check_distillation(min(config.D_kwargs['channel_base'] // 4, config.D_kwargs['channel_max']), **kd)
+    check_methods(METHODS, config)
     metric_main.check_metrics(config.metrics, config.metric_kwargs['detector'], config.metric_kwargs['teacher_kwargs'])
     if config.init_from:
         with distributed.main_process_first():

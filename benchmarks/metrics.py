@@ -73,7 +73,7 @@ def main():
     batches = max(num_gen // args.batch, 1)
     repeat = lambda step: (lambda: [step() for _ in range(batches)], batches * args.batch)
     rates = best_rates({
-        'detector': repeat(lambda: detector(img)), 'generator': repeat(lambda: metric_utils.generate_batch(opts, 0)),
+        'detector': repeat(lambda: detector(img)), 'generator': repeat(lambda: metric_utils.generate_batch(opts, range(args.batch))),
         'generated': (lambda: metric_utils.compute_feature_stats_for_generator(opts, num_gen, **capture), num_gen),
         'real': (lambda: metric_utils.compute_feature_stats_for_dataset(opts, **capture), len(opts.reference)),
     }, device, args.rounds)

@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 
-UNRELATED = ('batch_size',)         # of how images were generated: no part of the protocol
+UNRELATED = ('batch_size', 'dataset')          # no part of the protocol: how images were generated, and the name of the data set beside its content
 
 
 def read_lines(path: str) -> list:
@@ -36,6 +36,19 @@ def differences(record: dict, other: dict) -> list[str]:
     """['reference.images 100 and 160', ...]: where the protocols of two records differ."""
     a, b = protocol_of(record), protocol_of(other)
     return [f'{key} {a.get(key)} and {b.get(key)}' for key in {**a, **b} if a.get(key) != b.get(key)]
+
+
+def number(value: float | None) -> str:
+    """As people read it: four decimals, seven below 0.1 (a good KID is 0.001)."""
+    return 'NaN' if value is None else f'{value:.{4 if abs(value) >= 0.1 else 7}f}'
+
+
+def interval_of(record: dict, figure: str = 'value') -> str:
+    """' [low, high]', or '' where the record has none."""
+    intervals = record.get('intervals')
+    ends = intervals.get(figure) if isinstance(intervals, dict) else None
+    numbers = isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, float | int) for end in ends)
+    return f' [{number(ends[0])}, {number(ends[1])}]' if numbers else ''
 
 
 def comparable(record: dict, others: list[dict]) -> tuple[list[dict], str | None]:

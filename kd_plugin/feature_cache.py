@@ -18,22 +18,27 @@ MAX_IMAGES = 400_000            # 512 floats each: 800 MB
 def real_features(teacher, dataset, raw_input=False, batch_size=64):
     """[len(dataset), dim] float32 on the teacher's device, row = index in the data set; kept on disk from one run to the next.
 
-    raw_input: see `Teacher.encode_image`. The first process computes, the others read what it wrote.
+    raw_input: see `Teacher.encode_image`. Processes share the work; the first one alone reads and writes the disk.
     """
     identity = teacher.identity.replace('/', '_').replace(':', '_')
     name = '-'.join([dataset.content_hash()[:16], identity, str(teacher.dtype).removeprefix('torch.'), *(['raw'] if raw_input else [])])
     path = os.path.join(files.cache_dir('teacher_features'), f'{name}.safetensors')
     device = teacher.mean.device
-    with distributed.main_process_first():
-        if _read(path) is None:
-            feats = []
-            chunks = np.array_split(np.arange(len(dataset)), -(-len(dataset) // batch_size))
-            for chunk in tqdm.tqdm(chunks, desc='Teacher features of the real images', unit='batch', leave=False, disable=None):
-                img = torch.from_numpy(np.stack([dataset[i][0] for i in chunk])).to(device)
-                feats.append(teacher.encode_image(img.to(torch.float32) / 127.5 - 1, raw_input).cpu())
-            with files.atomic_path(path) as temp:
-                safetensors.torch.save_file({'features': torch.cat(feats)}, temp)
-    return _read(path).to(device)
+    rank, num_ranks = distributed.get_rank(), distributed.get_world_size()
+    feats = _read(path) if rank == 0 else None
+    if distributed.any_process(feats is not None):
+        feats = torch.zeros([len(dataset), teacher.dim]) if feats is None else feats
+        return distributed.all_reduce_sum(feats.to(device))
+    feats = torch.zeros([len(dataset), teacher.dim], device=device)
+    chunks = np.array_split(np.arange(len(dataset)), -(-len(dataset) // batch_size))[rank::num_ranks]
+    for chunk in tqdm.tqdm(chunks, desc='Teacher features of the real images', unit='batch', leave=False, disable=None if rank == 0 else True):
+        img = torch.from_numpy(np.stack([dataset[i][0] for i in chunk])).to(device)
+        feats[torch.from_numpy(chunk).to(device)] = teacher.encode_image(img.to(torch.float32) / 127.5 - 1, raw_input)
+    distributed.all_reduce_sum(feats)
+    if rank == 0:
+        with files.atomic_path(path) as temp:
+            safetensors.torch.save_file({'features': feats.cpu()}, temp)
+    return feats
 
 
 def _read(path):

@@ -6,7 +6,7 @@ import torch
 
 import dnnlib
 from dnnlib import UserError
-from torch_utils import distributed
+from torch_utils import distributed, training_stats
 from training.loss import StyleGAN2Loss
 from training.loss_terms import Term
 
@@ -79,6 +79,9 @@ class Distillation(Term):
 
     # -- parts
 
+    def image_features(self, img):
+        return self._embed(img)
+
     @property
     def _sees_augmented(self):
         return self.settings.view == 'augmented'
@@ -95,10 +98,16 @@ class Distillation(Term):
 
     def _d_losses(self, step, kind, own, other):
         rows = Pass(kind, self.head(step.features.epilogue), own, other)
+        report_agreement(kind, rows.student, own)
         return self._weighted(method.d_losses(rows) for method in self.methods.values())
 
     def _weighted(self, losses):
         return {f'KD/{name}': value * (weight * self.ramp) for found in losses for name, (value, weight) in found.items()}
+
+
+def report_agreement(kind, student, teacher):
+    """`KD/agreement_real` and `..._fake`: cosine of the two embeddings [N, M] of an image, whether or not it is what is trained."""
+    training_stats.report(f'KD/agreement_{kind}', torch.nn.functional.cosine_similarity(student.detach(), teacher))
 
 
 class KDLoss(StyleGAN2Loss):
@@ -136,9 +145,11 @@ def build_distillation(device, feature_dim, methods, teacher, texts, texts_origi
 def check_distillation(feature_dim, methods, teacher, texts, settings, **_others):
     """Raises UserError for whatever would stop `build_distillation`: called before a run directory is made."""
     with distributed.main_process_first():
-        dim = load_teacher(teacher).dim
+        loaded = load_teacher(teacher)
     if settings['head'] == 'none':
-        HEADS['none'](feature_dim, dim)
+        HEADS['none'](feature_dim, loaded.dim)
     for name in methods:
+        if METHODS[name].min_texts > 0:
+            loaded.check_texts(remedy=f'leave {name} out of --kd, or give a teacher that knows texts too')
         if len(texts) < METHODS[name].min_texts:
             raise UserError(f'--kd-texts: {name} needs at least {METHODS[name].min_texts} texts, there are {len(texts)}')

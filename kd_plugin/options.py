@@ -17,7 +17,7 @@ _OPTIONS = [
     click.option('--kd', help=f'Knowledge distillation into the discriminator: {", ".join(METHODS)}, or several', metavar='LIST'),
     click.option('--kd-preset', help='Settings of the paper, or of the code that its authors released', type=click.Choice(list(PRESETS)),
                  show_default='paper'),
-    click.option('--kd-teacher', help='CLIP name, hf:MODEL, FILE.pt, FILE.safetensors or demo  [default: ViT-B/32; demo for --data=demo]',
+    click.option('--kd-teacher', help='CLIP name, hf:MODEL, FILE.pt, FILE.pth, DIR or demo  [default: ViT-B/32; demo for --data=demo]',
                  metavar='NAME'),
     click.option('--kd-texts', help='Texts for CGKD and labeldist: auto, a preset, or a file with one per line', metavar='FILE|PRESET'),
     *[click.option(f'--kd-weight-{name}', help=f'Weight of {name}', type=_WEIGHT) for name in METHODS],

@@ -1,5 +1,6 @@
 """Frozen vision-language teachers: images and texts into one space."""
 
+import os
 from typing import NamedTuple
 
 import torch
@@ -17,35 +18,53 @@ class Preprocess(NamedTuple):
     std: tuple[float, float, float]
 
 
+# CLIP's features have a length of about 10, which the weights of AGKD are made for; those of teachers of another kind are brought to it.
+COMMON_NORM = 10.0
+
+
 class Teacher(torch.nn.Module):
     """A frozen image encoder and text encoder with outputs of the same width.
 
     Args:
-        encoder:    module with `image_features(x)` [N, 3, size, size] -> [N, dim] and `text_features(list of str)` -> [K, dim].
+        encoder:    module with `image_features(x)` [N, 3, size, size] -> [N, dim] and, unless it knows images only,
+                    `text_features(list of str)` -> [K, dim].
         preprocess: what `image_features` expects.
         dim:        width M of both outputs.
         identity:   name and digest, for caches and for the protocol of a metric.
         dtype:      of the image encoder's computation.
+        norm:       L2 norm that every feature vector is given; None = as the encoder has it.
     """
 
-    def __init__(self, encoder, preprocess, dim, identity, dtype=torch.float32):
+    def __init__(self, encoder, preprocess, dim, identity, dtype=torch.float32, norm=None):
         super().__init__()
         self.encoder = encoder.eval().requires_grad_(False)
         self.preprocess = preprocess
         self.dim = dim
-        self.identity = identity
+        self.identity = identity if norm is None else f'{identity}:norm{norm:g}'
         self.dtype = dtype
+        self.norm = norm
         self.register_buffer('mean', torch.tensor(preprocess.mean).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(preprocess.std).reshape(1, 3, 1, 1), persistent=False)
 
     def train(self, mode=True):
         return super().train(False)             # a parent's .train() must not wake dropout or batch norm
 
-    def encode_image(self, img, raw_input=False):
-        """img [N, 1 or 3, H, H] in [-1, 1] -> [N, dim] float32, not normalised. Differentiable with respect to `img`.
+    @property
+    def has_texts(self):
+        """Whether it can encode texts."""
+        return hasattr(self.encoder, 'text_features')
 
-        The resize is bicubic with antialiasing, as the teacher's own preprocessing does it on a PIL image (but for its rounding to
-        8 bits). raw_input = True instead copies pixels (nearest) and leaves the values in [-1, 1], as the released KD-DLGAN code does.
+    def check_texts(self, remedy='give a teacher that knows texts too, such as CLIP'):
+        """Raises UserError if it knows images only."""
+        if not self.has_texts:
+            raise UserError(f'--kd-teacher: {self.identity} knows images only, not texts; {remedy}')
+
+    def encode_image(self, img, raw_input=False):
+        """img [N, 1 or 3, H, H] in [-1, 1] -> [N, dim] float32, of length `norm` if there is one. Differentiable with respect to `img`.
+
+        The whole image is seen, nothing is cropped. The resize is bicubic with antialiasing, as most teachers' own preprocessing does it on a
+        PIL image (but for its rounding to 8 bits). raw_input = True instead copies pixels (nearest) and leaves the values in [-1, 1], as the
+        released KD-DLGAN code does.
         """
         if img.shape[1] == 1:
             img = img.expand(-1, 3, -1, -1)
@@ -57,19 +76,25 @@ class Teacher(torch.nn.Module):
             if list(x.shape[2:]) != size:
                 x = F.interpolate(x, size=size, mode='bicubic', antialias=True, align_corners=False)
             x = (x.clamp(0, 1) - self.mean) / self.std
-        return self.encoder.image_features(x.to(self.dtype)).to(torch.float32)
+        return self._scaled(self.encoder.image_features(x.to(self.dtype)))
 
     @torch.no_grad()
     def encode_text(self, texts):
-        """list of K str -> [K, dim] float32, not normalised."""
-        return self.encoder.text_features(list(texts)).to(torch.float32)
+        """list of K str -> [K, dim] float32, of length `norm` if there is one. Raises UserError if the teacher knows images only."""
+        self.check_texts()
+        return self._scaled(self.encoder.text_features(list(texts)))
+
+    def _scaled(self, feats):
+        feats = feats.to(torch.float32)
+        return feats if self.norm is None else F.normalize(feats, dim=1) * self.norm
 
 
 # Who makes the teacher of a name, tried in this order: (what the name looks like, function, matches).
 SOURCES = [
     ('demo', 'kd_plugin.tiny_clip.load_demo_teacher', lambda name: name == 'demo'),
-    ('FILE.safetensors', 'kd_plugin.tiny_clip.load_tiny_teacher', lambda name: name.endswith('.safetensors')),
+    ('DIR or FILE.safetensors', 'kd_plugin.tiny_clip.load_tiny_teacher', lambda name: name.endswith('.safetensors') or os.path.isdir(name)),
     ('hf:MODEL', 'kd_plugin.teacher_hf.load_hf_teacher', lambda name: name.startswith('hf:')),
+    ('FILE.pth', 'kd_plugin.teacher_albef.load_albef_teacher', lambda name: name.endswith('.pth')),
     ('a CLIP name or FILE.pt', 'kd_plugin.teacher_clip.load_clip_teacher', lambda name: True),
 ]
 
@@ -78,8 +103,9 @@ def load_teacher(name, device='cpu'):
     """The teacher called `name`, frozen, on `device`.
 
     Args:
-        name: 'demo' (comes with the project, knows its cartoon faces only), a file written by `kd_plugin.train_teacher`,
-              'hf:NAME' (a Hugging Face model or folder: CLIP, SigLIP), an OpenAI CLIP name such as 'ViT-B/32', or a file of it.
+        name: 'demo' (comes with the project, knows its cartoon faces only), a folder made by `kd_plugin.pretrain` or the file in it,
+              'hf:NAME' (a Hugging Face model or folder: CLIP, SigLIP, BLIP, DINOv2), FILE.pth (TCL, ALBEF), an OpenAI CLIP name such as
+              'ViT-B/32', or a file of it.
     Raises:   UserError if it is unknown or cannot be had, saying what to install or to download and where to put it.
     """
     loader = next(loader for _, loader, matches in SOURCES if matches(name))

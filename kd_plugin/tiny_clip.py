@@ -1,4 +1,4 @@
-"""A small CLIP for small images: the `demo` teacher, and whatever `python -m kd_plugin.train_teacher` trains."""
+"""A small CLIP for small images: the `demo` teacher, and whatever `python -m kd_plugin.pretrain` trains."""
 
 import json
 import math
@@ -15,6 +15,7 @@ from .teacher import Preprocess, Teacher
 
 F = torch.nn.functional
 FORMAT = 'kdgan-tiny-clip-1'
+TEACHER_FILE = 'teacher.safetensors'    # in the folder that `pretrain` makes
 DEMO_TEACHER = os.path.join(os.path.dirname(__file__), 'demo_teacher.safetensors')
 PAD, UNKNOWN = 0, 1                     # token numbers; words follow
 
@@ -95,9 +96,11 @@ def save_tiny_clip(model, path, notes):
 
 
 def load_tiny_teacher(path, device):
-    """`Teacher` from a file written by `save_tiny_clip`."""
+    """`Teacher` from a file written by `save_tiny_clip`, or from the folder that `pretrain` makes."""
+    if os.path.isdir(path):
+        path = os.path.join(path, TEACHER_FILE)
     if not os.path.isfile(path):
-        raise UserError(f'{path} does not exist; make it with: python -m kd_plugin.train_teacher --dest={path}')
+        raise UserError(f'{path} does not exist; make a teacher with python -m kd_plugin.pretrain --out=DIR; a folder of Hugging Face is hf:DIR')
     try:
         with safetensors.safe_open(path, framework='pt') as f:
             metadata = f.metadata() or {}
@@ -108,9 +111,13 @@ def load_tiny_teacher(path, device):
         raise UserError(f'{path} is not a teacher: its format is {metadata.get("format")!r}, expected {FORMAT!r}')
     model = TinyClip(**json.loads(metadata['config']))
     model.load_state_dict(tensors)
+    return as_teacher(model.to(device), f'{os.path.basename(path)}:{files.sha256_of_file(path)[:16]}')
+
+
+def as_teacher(model, identity):
+    """`Teacher` of a `TinyClip`, on the device of the model."""
     preprocess = Preprocess(model.config['size'], mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    identity = f'{os.path.basename(path)}:{files.sha256_of_file(path)[:16]}'
-    return Teacher(model.to(device), preprocess, model.config['dim'], identity).to(device)
+    return Teacher(model, preprocess, model.config['dim'], identity).to(model.positions.device)
 
 
 def load_demo_teacher(_name, device):

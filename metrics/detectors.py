@@ -14,6 +14,8 @@ from torch_utils import distributed
 # The network of the first FID code ("TF 2015"), as TorchScript; it resizes to 299x299 inside, the way TensorFlow 1 did.
 INCEPTION_URL = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt'
 INCEPTION_FEATURES = 2048
+# TorchScript too: features, and with return_lpips=True those whose squared distance is the LPIPS of StyleGAN's path length.
+VGG16_URL = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/vgg16.pt'
 
 
 class Detector(NamedTuple):
@@ -129,7 +131,7 @@ def gist(err: Exception) -> str:
 
 
 def load_teacher_detector(device, teacher_kwargs: dict) -> Detector:
-    """The image encoder of a teacher; its features are not normalised.
+    """The image encoder of a teacher; its features are taken as it gives them.
 
     Args:
         teacher_kwargs: func_name of a function that takes `device` and the other entries and returns the teacher: an object with

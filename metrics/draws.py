@@ -1,9 +1,7 @@
-"""The random draws behind pairs and paths of images: latents and labels follow from the seed and the number of the item, whatever the batches."""
+"""The random draws behind generated images: latents, labels and noise follow from the seed and the number of the item, whatever the batches."""
 
-import contextlib
 import hashlib
-from collections.abc import Iterator
-from typing import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -11,44 +9,82 @@ import tqdm
 
 from torch_utils import distributed
 
+BLOCK = 64                      # items whose rows are drawn together
+NOISE_BLOCK = 8                 # items whose noise is: there are many more numbers of it
+
+
+def shares(num_items: int, batch_size: int) -> list[range]:
+    """The items of each batch that is this process's; the batches are dealt out in turn."""
+    starts = range(0, num_items, batch_size)[distributed.get_rank()::distributed.get_world_size()]
+    return [range(start, min(start + batch_size, num_items)) for start in starts]
+
+
+def progress(opts, what: str, total: int) -> tqdm.tqdm:
+    """A bar on the first process, where there is a terminal."""
+    show = opts.progress and distributed.get_rank() == 0
+    return tqdm.tqdm(desc=what, total=total, unit='img', leave=False, disable=None if show else True)
+
 
 def batches(opts, num_items: int, batch_size: int, what: str) -> Iterator[range]:
-    """The items of each batch that is this process's share of `num_items` items, under a progress bar called `what`."""
-    starts = range(0, num_items, batch_size)[distributed.get_rank()::distributed.get_world_size()]
-    shares = [range(num_items)[start:start + batch_size] for start in starts]
-    show = opts.progress and distributed.get_rank() == 0
-    with tqdm.tqdm(desc=what, total=sum(map(len, shares)), leave=False, disable=None if show else True) as bar:
-        for items in shares:
+    """`shares`, under a progress bar called `what`."""
+    mine = shares(num_items, batch_size)
+    with progress(opts, what, sum(map(len, mine))) as bar:
+        for items in mine:
             yield items
             bar.update(len(items))
 
 
-def _seed(opts, number: int, what: str) -> int:
-    return int.from_bytes(hashlib.sha256(f'{opts.seed}/{number}/{what}'.encode()).digest()[:4], 'little')
-
-
-def of_items(opts, items: range, what: str, draw: Callable[[torch.Generator], torch.Tensor]) -> torch.Tensor:
-    """Random rows for the items, each from a source of its own, on the CPU; draws for another purpose have another `what`."""
-    return torch.stack([draw(torch.Generator().manual_seed(_seed(opts, item, what))) for item in items])
+def rows(opts, items: range, what: str, draw: Callable[[int], torch.Tensor]) -> torch.Tensor:
+    """Random rows for the items, on the CPU; `draw(seed)` gives those of a block of items. Draws for another purpose have another `what`."""
+    first = items.start // BLOCK * BLOCK
+    return torch.cat([draw(_seed(opts, block, what)) for block in range(first, items.stop, BLOCK)])[items.start - first:][:len(items)]
 
 
 def latents(opts, items: range, what: str = 'latents') -> torch.Tensor:
     """[len(items), z_dim] on the device."""
-    return of_items(opts, items, what, lambda generator: torch.randn([opts.G.z_dim], generator=generator)).to(opts.device)
+    draw = lambda seed: torch.randn([BLOCK, opts.G.z_dim], generator=torch.Generator().manual_seed(seed))
+    return to_device(rows(opts, items, what, draw), opts.device)
 
 
 def labels(opts, items: range) -> torch.Tensor:
     """[len(items), c_dim] on the device, as frequent as in the data set."""
     if opts.G.c_dim == 0:
         return torch.zeros([len(items), 0], device=opts.device)
-    rows = of_items(opts, items, 'labels', lambda generator: torch.randint(len(opts.labels), [], generator=generator)).tolist()
-    return torch.from_numpy(np.stack([opts.labels.get_label(row) for row in rows])).to(opts.device)
+    numbers = rows(opts, items, 'labels', lambda seed: torch.from_numpy(np.random.RandomState(seed).randint(len(opts.labels), size=BLOCK)))
+    return to_device(torch.from_numpy(np.stack([opts.labels.get_label(number) for number in numbers.tolist()])), opts.device)
 
 
-@contextlib.contextmanager
-def noise(opts, items: range):
-    """The generator's noise within is that of the batch; torch's global random state is left as it was."""
-    device = torch.device(opts.device)
-    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
-        torch.manual_seed(_seed(opts, items.start, 'noise'))
-        yield
+class noise(torch.overrides.TorchFunctionMode):
+    """Within it, `torch.randn([len(items), ...])`, the generator's source of noise, gives each image noise of its own, whatever the batches."""
+
+    def __init__(self, opts, items: range):
+        super().__init__()
+        first = items.start // NOISE_BLOCK * NOISE_BLOCK
+        self.wanted = slice(items.start - first, items.stop - first)
+        self.generators = [torch.Generator(opts.device).manual_seed(_seed(opts, block, 'noise')) for block in range(first, items.stop, NOISE_BLOCK)]
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is not torch.randn:
+            return func(*args, **kwargs)
+        (count, *size), = args
+        if count != self.wanted.stop - self.wanted.start:
+            raise ValueError(f'noise for {count} images, expected {self.wanted.stop - self.wanted.start}')
+        blocks = [torch.randn([NOISE_BLOCK, *size], generator=generator, **kwargs) for generator in self.generators]
+        return torch.cat(blocks)[self.wanted]
+
+
+def truncation(opts) -> dict:
+    """Arguments of the generator or of its mapping."""
+    return {} if opts.truncation_psi == 1 else dict(truncation_psi=opts.truncation_psi)
+
+
+def to_device(x: torch.Tensor, device) -> torch.Tensor:
+    """Without waiting for it."""
+    if torch.device(device).type == 'cuda' and not x.is_pinned():
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
+
+
+def _seed(opts, number: int, what: str) -> int:
+    return int.from_bytes(hashlib.sha256(f'{opts.seed}/{number}/{what}'.encode()).digest()[:4], 'little')

@@ -3,7 +3,7 @@
 import functools
 
 from .lpips_diversity import compute_lpips_diversity
-from .perceptual_path_length import compute_ppl
+from .perceptual_path_length import VARIANTS, compute_ppl
 from .registry import register_metric
 
 NUM_PATHS = 50_000          # where the name does not say: as StyleGAN2-ADA
@@ -18,9 +18,8 @@ def _register_ppl(name, space, sampling, crop):
     register_metric(f'{name}<N>', needs='vgg16-lpips', number=NUM_PATHS)(compute)
 
 
-for _name, _options in dict(ppl_zfull=('z', 'full', True), ppl_wfull=('w', 'full', True), ppl_zend=('z', 'end', True), ppl_wend=('w', 'end', True),
-                            ppl2_wend=('w', 'end', False)).items():
-    _register_ppl(_name, *_options)
+for _name, _variant in VARIANTS.items():
+    _register_ppl(_name, **_variant)
 
 
 @register_metric('lpips_diversity<N>', needs='alexnet-lpips', better='higher', number=NUM_IMAGES)

@@ -6,13 +6,11 @@ import torch
 
 from dnnlib import UserError, files
 
-from .detectors import Detector, ModelFile, check_features, find_file, load_script
+from .detectors import VGG16_URL, Detector, ModelFile, check_features, find_file, load_script
 
 ALEXNET_URL = 'https://download.pytorch.org/models/alexnet-owt-7be5be79.pth'           # ends in the first digits of its SHA-256
 HEADS_URL = ('https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/alex.pth'
              '#sha256=df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0')
-# LPIPS of StyleGAN's path length, as TorchScript: network(img 0..255 float, resize_images=False, return_lpips=True) -> [N, F].
-VGG16_URL = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/vgg16.pt'
 CHANNELS = 64, 192, 384, 256, 256                   # of the five stages
 MIN_SIZE = 31                                       # AlexNet's second pooling needs it
 

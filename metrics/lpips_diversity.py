@@ -24,20 +24,11 @@ def pair_distances(opts, num_gen: int, same_class: bool = False) -> torch.Tensor
         raise UserError('LPIPS diversity within classes: the network has no classes; use the diversity across all images')
     distances = torch.zeros([num_gen // 2], device=opts.device)
     for items in draws.batches(opts, num_gen, max(opts.batch_size // 2, 1) * 2, 'Distances of images'):
-        img = _generate(opts, items, same_class)
+        img = metric_utils.generate_batch(opts, items, same_class)
         finite = img.isfinite().flatten(1).all(dim=1, keepdim=True)
         feats = opts.detector(misc.to_uint8(img)).where(finite, torch.nan)
         distances[items.start // 2:items.stop // 2] = (feats[0::2] - feats[1::2]).square().sum(dim=1)
     return distributed.all_reduce_sum(distances)
-
-
-@torch.no_grad()
-def _generate(opts, items: range, same_class: bool) -> torch.Tensor:
-    z, c = draws.latents(opts, items), draws.labels(opts, items)
-    if same_class:
-        c = c[0::2].repeat_interleave(2, dim=0)
-    with draws.noise(opts, items):
-        return opts.G(z, c, noise_mode=metric_utils.NOISE_MODE)
 
 
 def compute_lpips_diversity(opts, num_gen: int, same_class: bool = False) -> dict:
@@ -49,5 +40,5 @@ def compute_lpips_diversity(opts, num_gen: int, same_class: bool = False) -> dic
     Returns: value and standard_error, NaN if the generator gives NaN; generated: the protocol. The same on all processes.
     """
     distances = pair_distances(opts, num_gen, same_class).double()
-    protocol = dict(pairs=len(distances), pairs_within='one class' if same_class else 'all images', truncation_psi=1)
+    protocol = dict(pairs=len(distances), pairs_within='one class' if same_class else 'all images')
     return dict(value=float(distances.mean()), standard_error=float(distances.std(correction=0) / len(distances) ** 0.5), generated=protocol)

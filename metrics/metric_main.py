@@ -32,6 +32,8 @@ from .shared_pass import generated_statistics, real_statistics
 
 OTHER_FIGURES = ('standard_error', 'precision', 'recall', 'std', 'below_median')        # told beside the value
 
+INPUT = 'uint8, clip(127.5 x + 128) cut to whole numbers; one channel repeated to three'         # of detectors, as a rule
+
 # Detectors by the name that metrics know them by: functions of the device and of the user's files and settings, each None where not given.
 LOADERS = {
     'inception': lambda device, given: detectors.load_inception(device, given['detector']),
@@ -128,7 +130,7 @@ def _figures(name: str, opts: MetricOptions, real: dict, generated: dict, bootst
 
 def _save_pairs(name: str, opts: MetricOptions, pairs: list, folder: str) -> str:
     """Generates the fakes of the pairs again, and shows them above their training images -> name of the file."""
-    fakes = [misc.to_uint8(metric_utils.generate_batch(opts, i // opts.batch_size * opts.batch_size)[i % opts.batch_size]) for i, _, _ in pairs]
+    fakes = [misc.to_uint8(metric_utils.generate_batch(opts, range(i, i + 1))[0]) for i, _, _ in pairs]
     reals = [torch.from_numpy(opts.reference[item][0]) for _, item, _ in pairs]
     file_name = f'pairs-{name}.png'
     if distributed.get_rank() == 0:
@@ -137,22 +139,25 @@ def _save_pairs(name: str, opts: MetricOptions, pairs: list, folder: str) -> str
 
 
 def _record(name: str, opts: MetricOptions, figures: dict) -> dict:
-    """The figures and everything that they depend on. Where a metric has 'generated' among its figures, that is added to how images were made."""
+    """The figures and everything that they depend on. Among the figures of a metric may be 'generated', which is added to how images were made, and
+    'input', what its detector sees if not bytes."""
     metric, num_gen = find_metric(name)
     detector, conditional = opts.detector, opts.G.c_dim > 0
     generated = dict(images=num_gen, truncation_psi=opts.truncation_psi, noise_mode=NOISE_MODE,
                      labels='drawn from the data set' if conditional else 'none', seed=opts.seed, batch_size=opts.batch_size)
     return dict(
-        metric=name, better=metric.better, **{key: value for key, value in figures.items() if key != 'generated'},
+        metric=name, better=metric.better, **{key: value for key, value in figures.items() if key not in ('generated', 'input')},
         detector=dict(name=detector.name, identity=detector.identity, num_features=detector.num_features, resize=detector.resize,
-                      input='uint8, clip(127.5 x + 128) cut to whole numbers; one channel repeated to three'),
+                      input=figures.get('input', INPUT)),
         reference=_reference(opts) if metric.real is not None or conditional else None, generated={**generated, **figures.get('generated', {})},
         device=opts.device.type, torch=torch.__version__, date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
     )
 
 
 def _reference(opts: MetricOptions) -> dict:
-    return dict(dataset=opts.reference.name, content_hash=opts.reference.content_hash(), images=len(opts.reference), mirrored=False)
+    held_out = getattr(opts.reference, 'num_held_out', 0)
+    return dict(dataset=opts.reference.name, content_hash=opts.reference.content_hash(), images=len(opts.reference), mirrored=False,
+                **(dict(held_out=held_out) if held_out else {}))
 
 
 def report_metric(result: dict, run_dir: str | None = None, snapshot: str | None = None, cur_nimg: int | None = None) -> None:
@@ -185,22 +190,24 @@ def report_metric(result: dict, run_dir: str | None = None, snapshot: str | None
 
 def _print_best(record: dict, others: list[dict]) -> None:
     """The best value on record beside this one, which is as a rule the last: chosen by the same measure, it flatters."""
-    others, warning = protocol.comparable(record, list({other.get('snapshot'): other for other in others}.values()))
+    latest = {(other.get('snapshot'), protocol.key(other)): other for other in others}
+    others, warning = protocol.comparable(record, list(latest.values()))
     if warning:
         print(warning, flush=True)
     best = protocol.best([*others, record])
     if others and best is not None:
-        which = 'this one' if best is record else f'{best["value"]:.4f} of {best["snapshot"]}'
+        which = 'this one' if best is record else f'{protocol.number(best["value"])} of {best["snapshot"]}'
         print(f'    best of {len(others) + 1} snapshots by the same protocol: {which}; being chosen by this very measure, it flatters', flush=True)
 
 
 def describe(result: dict) -> str:
     """A result in one line."""
     reference, generated = result['reference'], result['generated']
-    interval = lambda name: ' [{:.4f}, {:.4f}]'.format(*result['intervals'][name]) if name in result.get('intervals', {}) else ''
-    others = [f', {name.replace("_", " ")} {result[name]:.4f}{interval(name)}' for name in OTHER_FIGURES if name in result]
+    figure = lambda name: f'{protocol.number(result[name])}{protocol.interval_of(result, name)}'
+    others = [f', {name.replace("_", " ")} {figure(name)}' for name in OTHER_FIGURES if name in result]
+    others += [f', truncation psi {generated["truncation_psi"]:g}'] if generated['truncation_psi'] != 1 else []
     against = f'{reference["images"]} real images of {reference["dataset"]}, ' if reference else ''
-    return (f'{result["metric"]} {result["value"]:.4f}{interval("value")}{"".join(others)}  ({generated["images"]} generated, {against}'
+    return (f'{result["metric"]} {figure("value")}{"".join(others)}  ({generated["images"]} generated, {against}'
             f'{result["detector"]["name"]}, seed {generated["seed"]}, {dnnlib.util.format_time(result["seconds"])})')
 
 

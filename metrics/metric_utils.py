@@ -7,19 +7,17 @@ import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-import tqdm
 
 import dnnlib
 from dnnlib import UserError, files
 from torch_utils import distributed, misc
 
+from . import draws
 from .detectors import Detector
 from .feature_stats import FeatureStats
 
 NOISE_MODE = 'random'           # of the generator, as in training
-BLOCK = 64                      # images whose latents and labels are drawn together
 
 
 @dataclasses.dataclass
@@ -28,17 +26,18 @@ class MetricOptions:
 
     G:              generator in eval mode: `G(z, c, noise_mode=...)` -> [N, 1 or 3, H, W] in [-1, 1]; z_dim, c_dim.
     dataset_kwargs: class_name and arguments of the real images; labels, mirroring and number are set here, see `open_reference`.
+                    None where neither metric nor generator needs them.
     detector:       images -> features.
     device:         where to work.
     seed:           of the latents, labels and noise.
-    batch_size:     images at a time on each process; the noise depends on it, the number of processes changes nothing.
+    batch_size:     images at a time on each process; neither it nor the number of processes changes anything but roundings.
     num_workers:    processes that read images; 0 = this one.
     cache:          keep the statistics of the data set on disk.
     progress:       show progress bars, where there is a terminal.
     truncation_psi: of the generator; 1 = none, as every published value has it.
     """
     G: torch.nn.Module
-    dataset_kwargs: dict
+    dataset_kwargs: dict | None
     detector: Detector
     device: torch.device
     seed: int = 0
@@ -60,7 +59,10 @@ class MetricOptions:
 
 
 def open_reference(dataset_kwargs: dict, use_labels: bool = False):
-    """All images of a data set as they are: the reference of a metric is never mirrored, whatever the training did, nor a part of it."""
+    """All images of a data set as they are: the reference of a metric is never mirrored, whatever the training did, nor a part of it.
+
+    But images that are held out for validation are left out: few-shot protocols compare with the images of the training.
+    """
     return dnnlib.util.construct_class_by_name(**{**dataset_kwargs, 'use_labels': use_labels, 'xflip': False, 'max_size': None})
 
 
@@ -79,19 +81,18 @@ def compute_feature_stats_for_dataset(opts: MetricOptions, max_items: int | None
     if distributed.any_process(cached is not None):
         return cached
     stats = _empty_stats(opts.detector, opts.device, capture)
-    items = _my_share(range(num_items))
-    with _progress(opts, 'real images', len(items)) as bar:
+    items = range(num_items)[distributed.get_rank()::distributed.get_world_size()]
+    with draws.progress(opts, 'Features of real images', len(items)) as bar:
         for img in _dataset_batches(opts, items):
             stats.append_torch(opts.detector(img))
             bar.update(len(img))
     stats.merge_processes(positions=items)
     if opts.cache and distributed.get_rank() == 0:
-        stats.save(_cache_path(opts, num_items, capture))
+        try:
+            stats.save(_cache_path(opts, num_items, capture))
+        except UserError as err:                    # such as a full disk; the value is no worse for it
+            print(f'Warning: the statistics of the real images are not kept for the next time: {err}', flush=True)
     return stats
-
-
-def _my_share(items: range) -> range:
-    return items[distributed.get_rank()::distributed.get_world_size()]
 
 
 def _empty_stats(detector: Detector, device, capture: dict) -> FeatureStats:
@@ -133,23 +134,16 @@ def collect_generated(opts: MetricOptions, requests: dict[Any, Request]) -> dict
     """
     stats = {key: _empty_stats(request.detector, opts.device, request.capture) for key, request in requests.items()}
     num_items = max((request.max_items for request in requests.values()), default=0)
-    starts = _my_share(range(0, num_items, opts.batch_size))
-    with _progress(opts, 'generated images', sum(_count(start, opts, num_items) for start in starts)) as bar:
-        for start in starts:
-            img = generate_batch(opts, start)[:num_items - start]
-            finite = img.isfinite().flatten(1).all(dim=1, keepdim=True)
-            features = _detect(misc.to_uint8(img), finite, start, requests.values())
-            for key, request in requests.items():
-                if start < request.max_items:
-                    stats[key].append_torch(features[request.detector.identity][:request.max_items - start])
-            bar.update(len(img))
+    for items in draws.batches(opts, num_items, opts.batch_size, 'Features of generated images'):
+        img = generate_batch(opts, items)
+        finite = img.isfinite().flatten(1).all(dim=1, keepdim=True)
+        features = _detect(misc.to_uint8(img), finite, items.start, requests.values())
+        for key, request in requests.items():
+            if items.start < request.max_items:
+                stats[key].append_torch(features[request.detector.identity][:request.max_items - items.start])
     for key, request in requests.items():
-        stats[key].merge_processes([start + i for start in starts for i in range(_count(start, opts, request.max_items))])
+        stats[key].merge_processes([item for items in draws.shares(request.max_items, opts.batch_size) for item in items])
     return stats
-
-
-def _count(start: int, opts: MetricOptions, max_items: int) -> int:
-    return max(min(opts.batch_size, max_items - start), 0)
 
 
 def _detect(img_uint8: torch.Tensor, finite: torch.Tensor, start: int, requests) -> dict[str, torch.Tensor]:
@@ -159,39 +153,18 @@ def _detect(img_uint8: torch.Tensor, finite: torch.Tensor, start: int, requests)
 
 
 @torch.no_grad()
-def generate_batch(opts: MetricOptions, start: int) -> torch.Tensor:
-    """Images number start, start + 1, ... -> [batch_size, C, H, W] in [-1, 1]. `start` must be a multiple of the batch size.
+def generate_batch(opts: MetricOptions, items: range, same_class: bool = False) -> torch.Tensor:
+    """Images of these numbers -> [len(items), C, H, W] in [-1, 1]. Latents, labels and noise follow from the seed and the number of each.
 
-    Latents and labels follow from the seed and the number of the image, the noise from the seed and `start`.
+    Args:
+        same_class: images 0 and 1, 2 and 3, ... of the batch have the same label.
     """
-    G, device = opts.G, torch.device(opts.device)
-    items = range(start, start + opts.batch_size)
-    z = _by_blocks(items, lambda block: torch.randn([BLOCK, G.z_dim], generator=torch.Generator().manual_seed(_seed(opts, block, 'latents'))))
-    c = torch.zeros([len(items), 0])
-    if G.c_dim > 0:                                 # as frequent as in the data set
-        draw = lambda block: torch.from_numpy(np.random.RandomState(_seed(opts, block, 'labels')).randint(len(opts.labels), size=BLOCK))
-        c = torch.from_numpy(np.stack([opts.labels.get_label(int(i)) for i in _by_blocks(items, draw)]))
-    truncation = {} if opts.truncation_psi == 1 else dict(truncation_psi=opts.truncation_psi)
-    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
-        torch.manual_seed(_seed(opts, start, 'noise'))
-        return G(_move(z, device), _move(c, device), noise_mode=NOISE_MODE, **truncation)
-
-
-def _seed(opts: MetricOptions, start: int, what: str) -> int:
-    return int.from_bytes(hashlib.sha256(f'{opts.seed}/{start}/{what}'.encode()).digest()[:4], 'little')
-
-
-def _by_blocks(items: range, draw) -> torch.Tensor:
-    """Random rows for the images `items`, which are the same whatever the batches: `draw(first image)` gives those of a block of images."""
-    first = items.start // BLOCK * BLOCK
-    return torch.cat([draw(block) for block in range(first, items.stop, BLOCK)])[items.start - first:][:len(items)]
-
-
-def _move(x: torch.Tensor, device) -> torch.Tensor:
-    """To the device, without waiting for it."""
-    if torch.device(device).type == 'cuda' and not x.is_pinned():
-        x = x.pin_memory()
-    return x.to(device, non_blocking=True)
+    made = range(items.start, max(items.stop, items.start + 2))         # StyleGAN2 computes a single image in another way, with other roundings
+    z, c = draws.latents(opts, made), draws.labels(opts, made)
+    if same_class:
+        c = c[0::2].repeat_interleave(2, dim=0)
+    with draws.noise(opts, made):
+        return opts.G(z, c, noise_mode=NOISE_MODE, **draws.truncation(opts))[:len(items)]
 
 
 class _Images(torch.utils.data.Dataset):
@@ -224,9 +197,4 @@ def _dataset_batches(opts: MetricOptions, items: range) -> Iterator[torch.Tensor
     for img in loader:
         if isinstance(img, UserError):
             raise img
-        yield _move(img, opts.device)
-
-
-def _progress(opts: MetricOptions, what: str, total: int) -> tqdm.tqdm:
-    show = opts.progress and distributed.get_rank() == 0
-    return tqdm.tqdm(desc=f'Features of {what}', total=total, unit='img', leave=False, disable=None if show else True)
+        yield draws.to_device(img, opts.device)

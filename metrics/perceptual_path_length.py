@@ -1,5 +1,6 @@
 """Perceptual path length (PPL): how much images change along short steps between two latents."""
 
+import functools
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from .detectors import full_float32
 EPSILON = 1e-4                  # length of a step, as a share of the whole way
 CHUNK = 8                       # paths that the detector sees at a time: features of a 256x256 image take 32 MB
 MAX_SIZE = 256                  # larger images are averaged down to this
+INPUT = 'float, 127.5 x + 127.5, neither cut nor rounded; one channel repeated to three'
 # The published five. space: interpolate in z or in w; sampling: 'full' = anywhere on the way, 'end' = at its start; crop: to a face's middle.
 VARIANTS = {
     'ppl_zfull': dict(space='z', sampling='full', crop=True),
@@ -49,18 +51,24 @@ def _ends(opts, items: range, space: str, sampling: str) -> list[torch.Tensor]:
     """Images [N, C, H, W] at both ends of each step."""
     z0, z1 = [draws.latents(opts, items, what) for what in ('latents', 'second latents')]
     c = draws.labels(opts, items)
-    t = draws.of_items(opts, items, 'places', lambda generator: torch.rand([], dtype=torch.float64, generator=generator)).to(opts.device)
-    t = t if sampling == 'full' else torch.zeros_like(t)
+    t = places(opts, items) if sampling == 'full' else torch.zeros([len(items)], dtype=torch.float64, device=opts.device)
+    mapping = functools.partial(opts.G.mapping, **draws.truncation(opts))
     if space == 'z':
-        ws = [opts.G.mapping(slerp(z0, z1, t + step).to(torch.float32), c) for step in (0, EPSILON)]
+        ws = [mapping(slerp(z0, z1, t + step).to(torch.float32), c) for step in (0, EPSILON)]
     else:
-        w0, w1 = [opts.G.mapping(z, c).to(torch.float64) for z in (z0, z1)]
+        w0, w1 = [mapping(z, c).to(torch.float64) for z in (z0, z1)]
         ws = [w0.lerp(w1, (t + step)[:, None, None]).to(torch.float32) for step in (0, EPSILON)]
     images = []
     for w in ws:
         with draws.noise(opts, items):
             images.append(opts.G.synthesis(w, noise_mode='random', force_fp32=True))
     return images
+
+
+def places(opts, items: range) -> torch.Tensor:
+    """[len(items)] float64 in 0..1: where on each way the step is."""
+    draw = lambda seed: torch.rand([draws.BLOCK], dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return draws.to_device(draws.rows(opts, items, 'places', draw), opts.device)
 
 
 def slerp(a: torch.Tensor, b: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -95,12 +103,12 @@ def trim(values: torch.Tensor) -> np.ndarray:
 def compute_ppl(opts, num_gen: int, space: str, sampling: str, crop: bool) -> dict:
     """PPL over `num_gen` paths: the mean of what `trim` leaves of `path_lengths`, whose arguments these are.
 
-    Returns: value and standard_error, NaN if the generator gives NaN; generated: the protocol. The same on all processes.
+    Returns: value and standard_error, NaN if the generator gives NaN; input: of the detector; generated: the protocol. The same on all processes.
     Source:  Karras et al., "A Style-Based Generator Architecture for Generative Adversarial Networks", CVPR 2019, section 4.1 (with crop);
              Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", CVPR 2020 ('ppl2', no crop).
     """
     lengths = path_lengths(opts, num_gen, space, sampling, crop)
     kept = trim(lengths) if lengths.isfinite().all() else np.array([math.nan])
     protocol = dict(images=2 * num_gen, paths=num_gen, space=space, sampling=sampling, crop='rows 3/8 to 7/8, columns 2/8 to 6/8' if crop else 'none',
-                    epsilon=EPSILON, max_size=MAX_SIZE, rounding='none', truncation_psi=1)
-    return dict(value=float(kept.mean()), standard_error=float(kept.std() / len(kept) ** 0.5), generated=protocol)
+                    epsilon=EPSILON, max_size=MAX_SIZE, rounding='none')
+    return dict(value=float(kept.mean()), standard_error=float(kept.std() / len(kept) ** 0.5), input=INPUT, generated=protocol)

@@ -7,6 +7,7 @@ from dnnlib import UserError
 
 MOMENTS = dict(capture_mean_cov=True)           # what a metric needs of features: their mean and covariance,
 FEATURES = dict(capture_all=True)               # or the features themselves
+MAX_IMAGES = 10_000_000                         # more than anyone can have meant
 
 
 class Metric(NamedTuple):
@@ -79,6 +80,8 @@ def find_metric(name: str) -> tuple[Metric, int]:
     """'fid5k_full' -> (the metric, 5000). Raises UserError if there is none."""
     for metric in _metrics.values():
         if num_gen := metric.num_gen(name):
+            if num_gen > MAX_IMAGES:
+                raise UserError(f'--metrics={name}: asks for {num_gen} images; {MAX_IMAGES} are the most')
             return metric, num_gen
     raise UserError(f'--metrics={name}: there is no such metric; use {", ".join(forms())} '
                     'with a number of images such as 500 or 5k for <N>')

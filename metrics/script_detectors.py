@@ -1,9 +1,8 @@
 """More detectors that come as TorchScript: class probabilities of the Inception network, and VGG16."""
 
-from .detectors import INCEPTION_URL, Detector, check_features, find_file, load_script
+from .detectors import INCEPTION_URL, VGG16_URL, Detector, check_features, find_file, load_script
 
 INCEPTION_CLASSES = 1008
-VGG16_URL = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/vgg16.pt'
 VGG16_FEATURES = 4096
 
 

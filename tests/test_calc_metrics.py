@@ -16,7 +16,7 @@ from test_metrics_detectors import ToyInception, save_script, save_teacher, teac
 import calc_metrics
 from dnnlib import UserError, files
 from kd_plugin.teacher import Preprocess, Teacher, load_teacher
-from metrics import detectors, metric_main
+from metrics import detectors, metric_main, script_detectors
 from metrics.frechet_distance import frechet_distance
 from torch_utils import checkpoint
 from training import snapshots
@@ -83,6 +83,14 @@ def load_pixel_teacher(name, device):
 
 
 PIXELS = dict(func_name=f'{__name__}.load_pixel_teacher', name='a')
+
+
+class ToyClasses(torch.nn.Module):
+    """Called like the official network for the Inception score."""
+
+    def forward(self, img, no_output_bias: bool = False):
+        assert no_output_bias and img.dtype == torch.uint8, 'class probabilities of uint8 images only'
+        return torch.softmax(img.to(torch.float32)[:, :, 0, 0].repeat(1, 2)[:, :4] / 20, dim=1)
 
 
 class Replay(torch.nn.Module):
@@ -162,8 +170,8 @@ def test_results_are_appended(tmp_path, data, capsys):
     first, second = [json.loads(line) for line in (tmp_path / 'metric-clipfid12_full.jsonl').read_text().splitlines()]
     assert first == dict(result, snapshot='network-snapshot-000012.safetensors', cur_nimg=12345)
     assert second == dict(result, value=None, snapshot='https://example.org/x.safetensors', cur_nimg=None)
-    best = '    best of 2 snapshots by the same protocol: -?0.0000 of network-snapshot-000012.*flatters\n'
-    line = r'clipfid12_full -?0\.0000  \(12 generated, 12 real images of photos, pixels:a, seed 0, \d+s\)\n'
+    best = '    best of 2 snapshots by the same protocol: -?0.0000000 of network-snapshot-000012.*flatters\n'
+    line = r'clipfid12_full -?0\.0000000  \(12 generated, 12 real images of photos, pixels:a, seed 0, \d+s\)\n'
     assert re.fullmatch(line + 'clipfid12_full nan .*\n' + best, capsys.readouterr().out)
     with pytest.raises(UserError, match='cannot be written'):
         metric_main.report_metric(result, str(tmp_path / 'absent'))
@@ -222,6 +230,25 @@ def test_no_class_is_taken_from_a_snapshot(tmp_path):
     assert calc_metrics.choose_data(None, info, 'x') == dict(class_name='training.dataset.ImageFolderDataset', path=str(tmp_path))
 
 
+def test_metrics_of_generated_images_alone_need_no_data(tmp_path, monkeypatch):
+    """... and the probabilities of 4 classes rather than of 1008."""
+    monkeypatch.setattr(script_detectors, 'INCEPTION_CLASSES', 4)
+    network = make_snapshot(tmp_path / 'x.safetensors', None, training={})
+    args = [f'--network={network}', '--metrics=is40', f'--detector={save_script(tmp_path / "toy.pt", ToyClasses())}']
+    code, output = run(*args)
+    assert code == 0 and output.startswith('is40 1.') and json.loads((tmp_path / 'metric-is40.jsonl').read_text())['reference'] is None
+    code, output = run(*args, '--ref=/nowhere')
+    assert code == 0 and output.startswith('Warning: --ref=/nowhere is not looked at: is40 is of generated images alone.\n')
+    network = make_snapshot(tmp_path / 'c.safetensors', dict(path=str(tmp_path / 'gone.zip')), c_dim=2)         # labels are as frequent as there
+    assert 'gone.zip: the data set that the snapshot was trained on is not there any more' in run(f'--network={network}', *args[1:])[1]
+
+
+@pytest.mark.parametrize('option', ['--seed=4294967296', '--bootstrap=1001'])
+def test_numbers_out_of_range(option):
+    code, output = run('--network=x', option)
+    assert code == 2 and 'is not in the range' in output
+
+
 def snapshot_of_nothing(tmp_path):
     checkpoint.save(str(tmp_path / 'y.safetensors'), 'network', {'x': torch.zeros(1)}, dict(networks=dict(G=NETWORK), training={}))
     return f'--network={tmp_path / "y.safetensors"}'
@@ -245,6 +272,9 @@ def snapshot_of_nothing(tmp_path):
      'gone.zip: the data set that the snapshot was trained on is not there any more; name it with --ref=PATH'),
     (lambda tmp: [f'--outdir={tmp / "photos.zip"}'], 'photos.zip: cannot be written'),
     (lambda tmp: ['--metrics=fid5_full', '--detector=/nowhere.pt'], '--detector=/nowhere.pt: there is no such file'),
+    (lambda tmp: ['--trunc=nan'], '--trunc=nan: must be a number such as 0.7, from -100 to 100'),
+    (lambda tmp: ['--trunc=1e300'], r'--trunc=1e\+300: must be a number'),
+    (lambda tmp: ['--metrics=clipfid10000001_full'], '--metrics=clipfid10000001_full: asks for 10000001 images; 10000000 are the most'),
     (lambda tmp: ['--teacher=/nowhere.safetensors'], '--kd-teacher=/nowhere.safetensors: .* does not exist'),
 ])
 def test_refusals_before_the_work(tmp_path, network, monkeypatch, make_args, message):

@@ -12,6 +12,7 @@ from test_generate import save
 from test_training_video_files import read_video
 
 import generate
+from kd_plugin.teacher import load_teacher
 
 
 @pytest.fixture(scope='module')
@@ -93,7 +94,7 @@ def test_neighbors(space, network, tiny_data, tmp_path):
                        '--mirror=1')
     assert code == 0 and 'Saved neighbors.png' in output
     record = json.loads((tmp_path / 'neighbors.json').read_text())
-    assert record['data']['images'] == 12 and record['teacher'] == ('demo' if space == 'teacher' else None)
+    assert record['data']['images'] == 12 and record['teacher'] == (f'{load_teacher("demo").identity} float32' if space == 'teacher' else None)
     assert [(row['seed'], row['class'], len(row['nearest'])) for row in record['neighbors']] == [(1, 0, 3), (9, 1, 3)]
     for row in record['neighbors']:
         distances = [n['distance'] for n in row['nearest']]
@@ -121,6 +122,11 @@ def test_neighbors_know_the_data_of_the_training(tiny_data, tmp_path):
     ('video', ['--projected-w=nothing.npz'], 'Error: --projected-w=nothing.npz: cannot be read'),
     ('video', ['--class=cow'], 'Error: --class=cow: must be a number from 0 to 2'),
     ('video', ['--seeds=0-2000000'], 'Error: --seeds=0-2000000: these are 2000001 images, a command makes at most 100000'),
+    ('video', ['--steps=100001'], 'Error: --steps=100001: these are 100001 images, a command makes at most 100000'),
+    ('video', ['--steps=50001', '--seeds=1,2'], 'Error: --steps=50001 between 2 keyframes: these are 100002 images'),
+    ('video', ['--zoom=2000'], 'Error: --zoom, --grid: the frames would have 32000x32000 pixels, 16384 a side is the most'),
+    ('video', ['--trunc=1e300'], 'Error: --trunc=1e300: must be numbers such as 0.7, with commas between them, from -100 to 100'),
+    ('truncation', ['--seeds=0-19999'], 'Error: 20000 --seeds and 6 --trunc: these are 120000 images, a command makes at most 100000'),
     ('truncation', ['--trunc=nan'], 'Error: --trunc=nan: must be numbers such as 0.7'),
     ('truncation', ['--trunc='], 'Error: --trunc=: must be numbers such as 0.7'),
     ('neighbors', [], 'the images that it was trained on are not known or not there any more; name them with --data=PATH'),

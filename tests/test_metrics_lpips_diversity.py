@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dnnlib import UserError
-from metrics import draws
+from metrics import draws, metric_utils
 from metrics.detectors import Detector
 from metrics.lpips_diversity import compute_lpips_diversity, pair_distances
 from metrics.metric_utils import MetricOptions
@@ -55,14 +55,32 @@ def test_pairs_by_hand(batch_size):
     assert pair_distances(opts, 22).tolist() == want and len(set(want)) > 5
     result = compute_lpips_diversity(opts, 22)
     assert result['value'] == pytest.approx(np.mean(want)) and result['standard_error'] == pytest.approx(np.std(want) / math.sqrt(11))
-    assert result['generated'] == dict(pairs=11, pairs_within='all images', truncation_psi=1)
+    assert result['generated'] == dict(pairs=11, pairs_within='all images')
 
 
 def test_the_expected_value():
     """Two independent normal greys of deviation s: E 3 (a - b)^2 = 6 s^2 of 8-bit levels, and 3 standard errors around it."""
     opts = options(GreyGenerator(contrast=0.1))
-    result = compute_lpips_diversity(opts, 4000)
+    result = compute_lpips_diversity(opts, 6000)
     assert abs(result['value'] - 6 * 12.75 ** 2) < 3 * result['standard_error'] < 0.1 * result['value']
+
+
+def test_truncation():
+    """psi 1/2 halves the contrast, and quarters the squared distances but for rounding to 8 bits."""
+    G = GreyGenerator(contrast=0.2)
+    plain = pair_distances(options(G), 100).mean()
+    G.forward = lambda z, c, noise_mode, truncation_psi: GreyGenerator.forward(G, z * truncation_psi, c, noise_mode)
+    assert float(pair_distances(options(G, truncation_psi=0.5), 100).mean() / plain) == pytest.approx(0.25, rel=0.05)
+
+
+def test_an_image_is_the_same_for_all_metrics():
+    """What the diversity compares are the images of the other metrics, by number."""
+    opts, seen = options(GreyGenerator(), batch_size=4), []
+    opts.detector = opts.detector._replace(num_features=3, network=lambda img: seen.append(img) or img.float().mean(dim=[2, 3]))
+    pair_distances(opts, 8)
+    compared = torch.cat(seen)
+    metric_utils.compute_feature_stats_for_generator(opts, 8, capture_all=True)
+    assert torch.equal(torch.cat(seen)[8:], compared)
 
 
 def test_identical_images():

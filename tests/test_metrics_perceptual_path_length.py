@@ -70,7 +70,7 @@ def test_a_network_that_is_not_linear(sampling):
     """Features f = x^2 / 2 of pixels x = w(t): |df/dt|^2 = sum (w (w1 - w0))^2, which tells where on the way a step is."""
     opts = options(LinearGenerator(), lambda img: (img / 127.5 - 1).flatten(1).square() / 2)
     a, b = latents(opts, 50)
-    t = ppl.draws.of_items(opts, range(50), 'places', lambda generator: torch.rand([], dtype=torch.float64, generator=generator))[:, None]
+    t = ppl.places(opts, range(50))[:, None]
     assert t.min() < 0.1 and t.max() > 0.9
     at = a if sampling == 'end' else a + t * (b - a)
     torch.testing.assert_close(ppl.path_lengths(opts, 50, 'w', sampling, crop=False).double(), (at * (b - a)).square().sum(dim=1), rtol=1e-2, atol=0)
@@ -160,9 +160,18 @@ def test_the_value_and_its_protocol():
     result = ppl.compute_ppl(opts, 250, **ppl.VARIANTS['ppl2_wend'])
     assert result['value'] == pytest.approx(float(lengths.mean()), rel=1e-12)
     assert result['standard_error'] == pytest.approx(float(lengths.std(correction=0)) / math.sqrt(246), rel=1e-12)
-    assert result['generated'] == dict(images=500, paths=250, space='w', sampling='end', crop='none', epsilon=1e-4, max_size=256, rounding='none',
-                                       truncation_psi=1)
+    assert result['generated'] == dict(images=500, paths=250, space='w', sampling='end', crop='none', epsilon=1e-4, max_size=256, rounding='none')
     assert math.isnan(ppl.compute_ppl(options(LinearGenerator(torch.eye(DIM) * math.nan)), 5, 'w', 'end', False)['value'])
+
+
+@pytest.mark.parametrize('space', ['z', 'w'])
+def test_truncation(space):
+    """Towards an average of 0 with psi 1/2, all steps of a linear generator have half the length: a quarter of the square."""
+    G = LinearGenerator()
+    plain = ppl.path_lengths(options(G), 20, space, 'full', crop=False)
+    G.mapping = lambda z, c, truncation_psi: z[:, None] * truncation_psi
+    opts = options(G, truncation_psi=0.5)
+    torch.testing.assert_close(ppl.path_lengths(opts, 20, space, 'full', crop=False), plain / 4, rtol=1e-2, atol=0)
 
 
 class Labels:

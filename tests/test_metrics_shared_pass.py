@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from test_calc_metrics import PIXELS, load_pixel_teacher, make_data, make_snapshot, run
+from test_calc_metrics import PIXELS, ToyClasses, load_pixel_teacher, make_data, make_snapshot, run
 from test_metrics_detectors import save_script, save_teacher
 
 from dnnlib import UserError
@@ -71,7 +71,7 @@ def test_one_pass_serves_all(data, monkeypatch):
     monkeypatch.setattr(detectors, 'load_teacher_detector', lambda *_: detector)
     G = Noiseless()
     results = calc(data, G=G)
-    assert G.calls == 4 and sum(seen) == 12 + 30                    # 32 images, of which 30 are looked at, and the 12 real ones
+    assert G.calls == 4 and sum(seen) == 12 + 30                    # ... and the 12 real ones
     alone = [result for metric in METRICS for result in calc(data, [metric])]
     assert_equal(figures(results), figures(alone), rel=1e-12)
 
@@ -92,26 +92,22 @@ def test_a_metric_of_the_cache_of_another(data, monkeypatch):
 def test_truncation_is_passed_on_and_recorded(data):
     result, = calc(data, ['clipfid30_full'], truncation_psi=0.5)
     assert result['generated']['truncation_psi'] == 0.5 and result['value'] != calc(data, ['clipfid30_full'])[0]['value']
+    assert ', truncation psi 0.5  (30 generated' in metric_main.describe(result)
 
 
 # The Inception score, whose detector gives probabilities.
-
-class ToyClasses(torch.nn.Module):
-    def forward(self, img, no_output_bias: bool = False):
-        assert no_output_bias and img.dtype == torch.uint8, 'class probabilities of uint8 images only'
-        return torch.softmax(img.to(torch.float32).flatten(1)[:, :4] / 20, dim=1)
-
 
 def test_the_inception_score(tmp_path, data, monkeypatch):
     monkeypatch.setattr(script_detectors, 'INCEPTION_CLASSES', 4)
     script = save_script(tmp_path / 'toy.pt', ToyClasses())
     result, = calc(data, ['is40'], detector=script)
     opts = metric_main.MetricOptions(Noiseless(), data, None, torch.device('cpu'), batch_size=40)
-    img = misc.to_uint8(metric_main.metric_utils.generate_batch(opts, 0))
-    scores = split_scores(torch.softmax(img.float().flatten(1)[:, :4] / 20, dim=1), torch.ones([1, 40], dtype=torch.float64))[0]
-    assert result['value'] == pytest.approx(scores.mean().item(), rel=1e-6) and result['std'] == pytest.approx(np.std(scores.numpy()), rel=1e-4)
+    img = misc.to_uint8(metric_main.metric_utils.generate_batch(opts, range(40)))
+    scores = split_scores(torch.softmax(img.float()[:, [0, 1, 2, 0], 0, 0] / 20, dim=1), torch.ones([1, 40], dtype=torch.float64))[0]
+    assert result['value'] == pytest.approx(scores.mean().item(), rel=1e-6) and result['value'] > 1.01
+    assert result['std'] == pytest.approx(np.std(scores.numpy()), rel=1e-4)
     assert result['better'] == 'higher' and result['reference'] is None and result['detector']['identity'].endswith(' classes')
-    assert re.fullmatch(r'is40 \d\.\d{4} \[.*\], std 0\.\d{4}  \(40 generated, toy, seed 0, 0s\)', metric_main.describe(result))
+    assert re.fullmatch(r'is40 \d\.\d{4} \[.*\], std 0\.\d+  \(40 generated, toy, seed 0, 0s\)', metric_main.describe(result))
     with pytest.raises(UserError, match='is no Inception detector'):
         script_detectors.load_inception_classes('cpu', save_script(tmp_path / 'x.pt', torch.nn.Identity()))
 
@@ -144,6 +140,17 @@ def test_the_best_is_told_beside_the_last(tmp_path, data, capsys):
     metric_main.report_metric(other, str(tmp_path), str(tmp_path / 'd.safetensors'))
     assert capsys.readouterr().out.splitlines()[1:] == [
         'Warning: 3 of 3 values of clippr303_full were measured by another protocol and are not compared with this one: reference.images 99 and 12']
+    metric_main.report_metric(dict(result, value=0.9), str(tmp_path), str(tmp_path / 'd.safetensors'))
+    metric_main.report_metric(dict(other, value=0.8), str(tmp_path), str(tmp_path / 'e.safetensors'))
+    assert capsys.readouterr().out.splitlines()[-1].startswith('    best of 2 snapshots by the same protocol: 0.9000 of d.safetensors')
+
+
+def test_a_full_disk_costs_no_value(data, monkeypatch, capsys):
+    def full(*_):
+        raise UserError('x.safetensors: cannot be written: no space left')
+    monkeypatch.setattr(metric_main.metric_utils.FeatureStats, 'save', full)
+    assert calc(data, ['clipfid30_full'])[0]['value'] > 0
+    assert 'Warning: the statistics of the real images are not kept for the next time: x.safetensors: cannot' in capsys.readouterr().out
 
 
 def test_pruning_keeps_what_is_higher(tmp_path):
@@ -194,6 +201,7 @@ def test_metrics_of_the_generator_itself(tmp_path, data):
     loaded = metric_main.load_detectors(metrics, 'cpu', **files)
     ppl, fid = calc(data, metrics, G=G, detector=loaded)
     assert ppl['value'] > 0 and ppl['reference'] is None and ppl['generated']['paths'] == 20 and ppl['generated']['crop'] == 'none'
+    assert ppl['detector']['input'].startswith('float') and fid['detector']['input'].startswith('uint8')
     assert 'intervals' not in ppl and fid['intervals'] and metric_main.describe(ppl).startswith('ppl2_wend20 ')
 
 

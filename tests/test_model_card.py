@@ -26,8 +26,9 @@ def make_run(folder, data, c_dim=0, **changes):
     """A run of 24 kimg with a snapshot, statistics and measurements; the options are what a card shows, each with a value of its own."""
     folder.mkdir(parents=True)
     options = dict(training_set_kwargs=data, batch_size=17, ema_kimg=2.5, G_kwargs=dict(synthesis_kwargs=KWARGS['synthesis_kwargs']),
-                   G_opt_kwargs=dict(lr=0.0031), loss_kwargs=dict(r1_gamma=0.77, kd_kwargs=KD), augment_kwargs=dict(class_name='x', scale=1, hue=1),
-                   ada_target=0.61, init_from='/somewhere/start.safetensors', random_seed=99, num_gpus=2, device='cuda',
+                   G_opt_kwargs=dict(lr=0.0031), loss_kwargs=dict(r1_gamma=0.77, kd_kwargs=KD), ada_target=0.61,
+                   augment_kwargs=dict(class_name='training.augment.AugmentPipe', scale=1, hue=1),
+                   init_from='/somewhere/start.safetensors', random_seed=99, num_gpus=2, device='cuda',
                    metrics=['fid7_full', 'fid9_full'])
     kwargs = dict(KWARGS, c_dim=c_dim)
     G = Generator(**{key: value for key, value in kwargs.items() if key != 'class_name'})
@@ -76,6 +77,15 @@ def test_the_card_says_what_was_set_and_what_came_out(tmp_path, data):
     assert rows(card) == expected
     assert '# 00000-photos' in card and '![samples](fakes000024.png)' in card and 'Licence of the weights: not stated.' in card
     assert 'unconditional, 16x16 RGB, trained on 12 images with knowledge distillation from a vision-language teacher (agkd).' in card
+
+
+def test_the_card_names_further_methods_and_other_augmentations(tmp_path, data):
+    terms = dict(lecam=dict(class_name='training.lecam.LeCam', weight=1e-6), apa=dict(class_name='training.apa.APA', kimg=500, target=0.5),
+                 vision_aided=dict(class_name='kd_plugin.x.VisionAided', teachers=['ViT-B/32', '/somewhere/own.safetensors']))
+    augment = dict(class_name='training.diffaugment.DiffAugment', policy='color,cutout')
+    card = rows(model_card.make_card(make_run(tmp_path / '00000-photos', data, terms=terms, augment_kwargs=augment, ada_target=None)))
+    assert card['augmentation'] == 'DiffAugment: policy color,cutout'
+    assert card['further methods'] == 'LeCam: weight 1e-06; APA: kimg 500, target 0.5; VisionAided: teachers ViT-B/32, own.safetensors'
 
 
 def test_what_is_not_there_is_not_invented(tmp_path, data):

@@ -209,6 +209,8 @@ def test_wrong_options(network, photos, tmp_path):
             (tmp_path / 'folder', [], 'folder: there is no picture in this folder'),
             (f'{wide},{tmp_path / "other"}', [], 'would have the same name, wide; rename one of them'),
             (wide, ['--class=1'], 'Error: --class=1: this generator is unconditional'),
+            (wide, ['--pixel-weight=nan'], 'Error: --pixel-weight=nan: must be a number such as 20'),
+            (wide, ['--pixel-weight=inf'], 'Error: --pixel-weight=inf: must be a number'),
             (wide, ['--perceptual=nothing.pt'], 'Error: --perceptual=nothing.pt: there is no such file'),
             (wide, ['--perceptual=nothing.safetensors'], 'Error: --perceptual=nothing.safetensors: nothing.safetensors does not exist')]:
         code, output = run(network, target, tmp_path / 'out', *args)

@@ -60,6 +60,7 @@ def test_layers():
     (['--styles=0-6'], 'Error: --styles=0-6: this generator has the layers 0 to 5'),
     (['--styles=low'], "Error: --styles=low: 'low' is neither a number nor a range"),
     (['--class=cow'], 'Error: --class=cow: must be a number from 0 to 2'),
+    (['--rows=0-999', '--cols=0-999'], 'Error: 1000 --rows and 1000 --cols: these are 1002000 images, a command makes at most 100000'),
     (['--trunc=inf'], 'Error: --trunc=inf: must be a number such as 0.7')])
 def test_wrong_options(args, message, network, tmp_path):
     code, output = run(network[0], tmp_path / 'out', *args)

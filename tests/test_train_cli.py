@@ -5,6 +5,7 @@ import os
 import re
 import sys
 
+import click
 import numpy as np
 import PIL.Image
 import pytest
@@ -64,16 +65,16 @@ def test_kd_options_reach_the_configuration(tiny_data):
     (['--cond=1'], 'tiny-cond-auto1'), (['--mirror=1', '--subset=4'], 'tiny-subset4-mirror-auto1'), (['--cfg=cifar'], 'tiny-cifar'),
     (['--gamma=5', '--kimg=100', '--batch=8'], 'tiny-auto1-gamma5-kimg100-batch8'), (['--aug=fixed', '--p=0.3'], 'tiny-auto1-fixed-p0.3'),
     (['--target=0.7', '--augpipe=bgcfnc'], 'tiny-auto1-target0.7-bgcfnc'), (['--freezed=3'], 'tiny-auto1-freezed3'),
-    (['--kd=agkd,cgkd', '--kd-preset=released'], 'tiny-auto1-kd-agkd-cgkd-released')])
+    (['--kd=agkd,cgkd', '--kd-preset=released'], 'tiny-auto1-kd-agkd-cgkd-released'), (['--val-fraction=0.25'], 'tiny-val0.25-auto1')])
 def test_the_name_of_a_run_says_what_was_chosen(args, name, tiny_data):
     assert config_of(tiny_data, *args)[1] == name
 
 
 @pytest.mark.parametrize('args, message', [
     (['--aug=fixed'], '--aug=fixed: needs a probability; add --p='),
-    (['--p=0.2'], '--p=0.2: goes with --aug=fixed only'),
-    (['--aug=noaug', '--target=0.5'], '--target=0.5: goes with --aug=ada only'),
-    (['--aug=noaug', '--augpipe=bg'], '--augpipe=bg: has no effect with --aug=noaug'),
+    (['--p=0.2'], '--p=0.2: has no effect with --aug=ada; it goes with --aug=fixed'),
+    (['--aug=noaug', '--target=0.5'], '--target=0.5: has no effect with --aug=noaug; it goes with --aug=ada'),
+    (['--aug=noaug', '--augpipe=bg'], '--augpipe=bg: has no effect with --aug=noaug; it goes with --aug=ada or --aug=fixed'),
     (['--gpus=3'], '--gpus=3: must be a power of two; use --gpus=2'),
     (['--gpus=2', '--batch=3'], '--batch=3: cannot be split evenly over 2 processes; use --batch=4'),
     (['--batch=8', '--batch-gpu=3'], '--batch-gpu=3: does not divide the 8 images per process; use a divisor of it'),
@@ -84,6 +85,7 @@ def test_the_name_of_a_run_says_what_was_chosen(args, name, tiny_data):
     (['--kd-p=0.5'], '--kd-p=0.5: has no effect without --kd; add --kd=agkd,cgkd'),
     (['--kd=cgkd', '--kd-p=0.5'], '--kd-p=0.5: has no effect with --kd=cgkd; add agkd'),
     (['--kd-preset=released'], '--kd-preset=released: has no effect without --kd'),
+    (['--metrics=none', '--early-stop=metric=fid5k_full,patience=2'], '--early-stop=.* fid5k_full is not measured'),
     (['--metrics=none', '--detector=x.pt'], '--detector=x.pt: has no effect with --metrics=none'),
     (['--kd=cgkd', '--kd-texts=nosuch'], '--kd-texts=nosuch: there is no such file and no such preset'),
     (['--cuda-graphs=1'], '--cuda-graphs=1: there are none without a CUDA device; leave it out'),
@@ -192,3 +194,8 @@ def test_an_interrupted_start_leaves_a_damaged_options_file_alone(tmp_path):
     (tmp_path / '00000-x').mkdir()
     (tmp_path / '00000-x' / OPTIONS_FILE).write_text('{"a": ')
     assert find_run(str(tmp_path), EasyDict(total_kimg=1), 'x', False) == (os.path.join(str(tmp_path), '00001-x'), 'new')
+
+
+def test_a_seed_that_numpy_cannot_take():
+    with pytest.raises(click.BadParameter, match='4294967296 is not in the range'):
+        parse_options('--outdir=x', '--data=x', '--seed=4294967296')

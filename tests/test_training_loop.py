@@ -64,6 +64,11 @@ def test_one_iteration_of_every_preset(cfg, tiny_data, tmp_path):
     assert any(p.abs().max() > 0 for p in trainer.loss.terms.parameters())
 
 
+@pytest.mark.parametrize('options, p', [(['--aug=ada'], 0), (['--aug=fixed', '--p=0.25'], 0.25)])
+def test_where_the_augmentation_probability_begins(options, p, tiny_data, tmp_path):
+    assert make_trainer(make_config(tiny_data, '--batch=8', *options), tmp_path).augment_pipe.p.item() == p
+
+
 def test_what_a_run_leaves_behind(tiny_data, tmp_path):
     config = make_config(tiny_data, '--cond=1', '--mirror=1', '--batch=8', '--kimg=0.032', '--tick=0.016', '--snap=1', '--aug=ada',
                          '--snapshot-networks=all', *KD, metrics=['clipfid20_full'])
@@ -75,7 +80,8 @@ def test_what_a_run_leaves_behind(tiny_data, tmp_path):
     stats = [json.loads(line) for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]
     assert len(stats) == 2 and stats[-1]['Progress/kimg']['mean'] == pytest.approx(0.032)
     wanted = {'Loss/G/loss', 'Loss/D/loss', 'Loss/KD/agkd_fake', 'Loss/KD/agkd_real', 'Loss/KD/cgkd_fake', 'Loss/KD/diversity_student',
-              'KD/diversity_teacher', 'Loss/r1_penalty', 'Loss/pl_penalty', 'Loss/signs/real', 'Progress/augment', 'Timing/Gmain', 'Timing/Dmain',
+              'KD/diversity_teacher', 'KD/agreement_real', 'KD/agreement_fake',
+              'Loss/r1_penalty', 'Loss/pl_penalty', 'Loss/signs/real', 'Progress/augment', 'Timing/Gmain', 'Timing/Dmain',
               'Timing/sec_per_kimg', 'Progress/skipped_steps/Dmain', 'Resources/cpu_mem_gb'}
     assert wanted <= set(stats[0])
     snapshot = snapshots.load_networks(str(tmp_path / 'network-snapshot-000000.032.safetensors'))
@@ -196,7 +202,7 @@ def test_a_run_that_crashed_after_its_last_step_is_not_complete(tiny_data, tmp_p
     os.makedirs(run_dir)
     pathlib.Path(run_dir, 'training_options.json').write_text(json.dumps(config))
     crashing = make_trainer(config, run_dir)
-    crashing._evaluate = lambda: (_ for _ in ()).throw(OSError('crash'))
+    crashing.evaluate = lambda: (_ for _ in ()).throw(OSError('crash'))
     with pytest.raises(OSError, match='crash'):
         crashing.run()
     snapshot = pathlib.Path(run_dir, 'network-snapshot-000000.016.safetensors')
@@ -223,18 +229,21 @@ def two_processes(outdir, data, *args):
 
 
 def test_two_processes_train_together(tiny_data, tmp_path):
-    """--gpus=2 on the CPU: it runs, both halves of a batch are used, and the networks stay finite."""
-    result = two_processes(tmp_path, tiny_data, '--kimg=0.016', '--aug=ada', *KD)
+    """--gpus=2 on the CPU, with every method: it runs, both halves of a batch are used, and the networks stay finite."""
+    result = two_processes(tmp_path, tiny_data, '--kimg=0.016', '--aug=ada', '--lecam=0.1', '--apa', '--insgen', '--vision-aided=demo',
+                           '--vision-aided-warmup=0', '--val-fraction=0.25', '--health=5', *KD)
     assert result.returncode == 0, result.stdout + result.stderr
     run_dir, = tmp_path.iterdir()
     stats = [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
     assert stats[-1]['Progress/kimg']['mean'] == pytest.approx(0.016)
     assert stats[-1]['Loss/scores/real']['num'] == 8                    # per tick of one iteration, over both processes
+    assert stats[-1]['Health/scores/validation']['num'] == 3 and 0 <= stats[-1]['Health/copies']['mean'] <= 1
     tensors, _ = checkpoint.load(str(run_dir / STATE_FILE), 'training-state')
     assert all(value.isfinite().all() for value in tensors.values() if value.is_floating_point())
+    assert tensors['loss.terms.insgen.real.position'] == 16             # keys of both
 
 
 def test_an_error_in_several_processes_is_one_line(tiny_data, tmp_path):
     result = two_processes(tmp_path, tiny_data, '--kimg=0.016', '--aug=fixed', '--p=1', '--augpipe=bgcf')
-    assert result.returncode == 1 and 'Traceback' not in result.stderr and 'Error: ' in result.stderr
+    assert result.returncode == 1 and 'Traceback' not in result.stderr and result.stderr.count('Error: ') == 1
     assert list(tmp_path.iterdir()) == []

@@ -24,7 +24,10 @@ class NoWaiting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize('args', [['--aug=ada', *KD], ['--aug=fixed', '--p=0.5', '--cfg=cifar', '--cond=1', *KD, '--kd-preset=released']])
+METHODS = ['--aug=diffaug', '--lecam=0.1', '--apa', '--insgen', '--vision-aided=demo', '--vision-aided-warmup=0', *KD]
+
+
+@pytest.mark.parametrize('args', [['--aug=ada', *KD], ['--aug=fixed', '--p=0.5', '--cfg=cifar', '--cond=1', *KD, '--kd-preset=released'], METHODS])
 def test_no_host_synchronisation_in_an_iteration(tiny_data, tmp_path, args):
     trainer = make_trainer(make_config(tiny_data, '--batch=8', '--kimg=1', *args, grid_images=4), tmp_path)
     trainer.progress = type('Progress', (), dict(advance=lambda self, nimg: None))()
@@ -37,8 +40,9 @@ def test_no_host_synchronisation_in_an_iteration(tiny_data, tmp_path, args):
 
 @pytest.mark.gpu
 @needs_gpu
-def test_no_host_synchronisation_on_a_gpu(tiny_data, tmp_path):
-    config = make_config(tiny_data, '--batch=8', '--kimg=1', '--aug=ada', *KD, device='cuda')
+@pytest.mark.parametrize('args', [['--aug=ada', *KD], METHODS])
+def test_no_host_synchronisation_on_a_gpu(tiny_data, tmp_path, args):
+    config = make_config(tiny_data, '--batch=8', '--kimg=1', *args, device='cuda')
     trainer = make_trainer(config, tmp_path, 'cuda')
     trainer.progress = type('Progress', (), dict(advance=lambda self, nimg: None))()
     trainer._iteration()

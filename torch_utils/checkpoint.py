@@ -14,14 +14,15 @@ from dnnlib import UserError, files
 VERSION = '1'
 HEADER_LIMIT = 4 << 20          # bytes; our training states of the largest networks have a tenth of it
 REMEDIES = {'training-state': 'delete it, or start afresh with --new-run=1',        # of a damaged file, by kind
-            'projection-state': 'delete it, and the same command starts afresh'}
+            'projection-state': 'delete it, and the same command starts afresh',
+            'pretraining-state': 'delete it, and the same command starts afresh'}
 
 
 def save(path, kind, tensors, info, keep_old_as=None):
     """Writes one file, whole or not at all.
 
     Args:
-        kind:    what it is ('network', 'training-state' or 'projection-state'); `load` asks for it.
+        kind:    what it is ('network', or the state of a training, projection or pretraining); `load` asks for it.
         tensors: {name: tensor}.
         info:    anything JSON can hold.
         keep_old_as: new path of the file that is there already; None = it goes.

@@ -7,7 +7,8 @@ deviation of what was reported since its last update, over all processes.
 import re
 
 import torch
-import torch.distributed as dist
+
+from . import distributed
 
 _moments: dict[str, dict[torch.device, torch.Tensor]] = {}      # name -> device -> [count, sum, sum of squares] since the start
 
@@ -113,9 +114,4 @@ def _sum_over_processes(names):
     if not names:
         return torch.zeros([0, 3], dtype=torch.float64)
     total = torch.stack([sum(m.to('cpu', torch.float64) for m in _moments[name].values()) for name in names])
-    if dist.is_available() and dist.is_initialized():
-        device = torch.device('cuda', torch.cuda.current_device()) if dist.get_backend() == 'nccl' else torch.device('cpu')
-        total = total.to(device)
-        dist.all_reduce(total)
-        total = total.cpu()
-    return total
+    return distributed.all_reduce_sum(total)

@@ -1,4 +1,4 @@
-"""Options of train.py -> configuration: the parts that concern data, schedule, networks and augmentation.
+"""Options of train.py -> configuration: the parts that concern data, schedule and networks.
 
 `opts` is an EasyDict of the command line's options, None where one was not given. Nothing here writes a file.
 """
@@ -9,7 +9,7 @@ import torch
 
 from dnnlib import UserError
 
-from .augment import augpipe_specs
+from . import early_stop
 
 
 def number_of_processes(gpus):
@@ -105,22 +105,12 @@ def add_networks(config, opts, preset):
     config.update(init_from=opts.init_from, allow_tf32=opts.allow_tf32, cudnn_benchmark=not opts.nobench)
 
 
-def add_augmentation(config, opts):
-    aug = opts.aug or 'ada'
-    if aug == 'fixed' and opts.p is None:
-        raise UserError('--aug=fixed: needs a probability; add --p=0.2 or the like')
-    if aug != 'fixed' and opts.p is not None:
-        raise UserError(f'--p={opts.p}: goes with --aug=fixed only')
-    if aug != 'ada' and opts.target is not None:
-        raise UserError(f'--target={opts.target}: goes with --aug=ada only')
-    if aug == 'noaug' and opts.augpipe is not None:
-        raise UserError(f'--augpipe={opts.augpipe}: has no effect with --aug=noaug; leave one of them out')
-    if aug == 'noaug' or opts.p == 0:
-        return
-    config.augment_kwargs = dict(class_name='training.augment.AugmentPipe', **augpipe_specs[opts.augpipe or 'bgc'])
-    if aug == 'fixed':
-        config.augment_p = opts.p
-    else:
-        config.ada_target = 0.6 if opts.target is None else opts.target
-        if opts.init_from:
-            config.ada_kimg = 100           # a pre-trained D overfits sooner
+def add_observers(config, opts):
+    """What watches the run; needs `metrics`."""
+    config.observers = {}
+    if opts.val_fraction is not None:
+        config.observers['validation'] = dict(class_name='training.validation.Validation')
+    if opts.health > 0:
+        config.observers['near_copies'] = dict(class_name='training.near_copies.NearCopies', num_fakes=opts.health)
+    if opts.early_stop is not None:
+        config.observers['early_stop'] = dict(class_name='training.early_stop.EarlyStop', **early_stop.parse(opts.early_stop, config.metrics))

@@ -38,18 +38,21 @@ class ImageFolderDataset(torch.utils.data.Dataset):
                      without one from class folders. Where it says {"labels": null}, `has_labels` is False.
         max_size:    serve only so many images, drawn by `random_seed`; None = all.
         xflip:       serve each image a second time, mirrored; doubles the length.
-        random_seed: of the draw for `max_size`.
+        random_seed: of the draws for `max_size` and `val_fraction`.
+        val_fraction: share of all images, drawn by `random_seed`, that is held out from training, whatever `max_size`.
+        part:        'training' = serve what is not held out, 'validation' = what is.
     Attributes:
         name:        name of the folder or archive, without ending.
         image_shape: [C, H, W], with C = 3 (RGB) or 1 (grey).
         label_shape: [label_dim]; [0] without labels.
         class_names: names by label, or None if they are not known; whether or not labels are used.
         num_images:  images served, mirrored ones not counted.
+        num_held_out: images held out.
     Raises: DatasetError, here or on reading an item, if the images or labels cannot be used.
     """
 
     def __init__(self, path: str, resolution: int | None = None, use_labels: bool = False, max_size: int | None = None,
-                 xflip: bool = False, random_seed: int = 0):
+                 xflip: bool = False, random_seed: int = 0, val_fraction: float = 0, part: str = 'training'):
         self.path, self.xflip = path, xflip
         self.files = ImageFiles(path, LARGEST_FILE)
         name = os.path.basename(os.path.abspath(path))
@@ -63,7 +66,10 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         self._labels, self.class_names = self._load_labels(use_labels)
         self.has_onehot_labels = self._labels.dtype == np.int64
         self.label_shape = [self._num_classes()] if self.has_onehot_labels else [self._labels.shape[1]]
-        self._raw_idx = self._draw(max_size, random_seed)
+        held_out = self._hold_out(val_fraction, random_seed)
+        self.num_held_out = len(held_out)
+        rest = np.setdiff1d(np.arange(len(self.files.names)), held_out)
+        self._raw_idx = self._draw(held_out if part == 'validation' else rest, max_size, random_seed)
         self.num_images = len(self._raw_idx)
         self._content_hash: str | None = None
 
@@ -119,7 +125,7 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         """What to note beside anything that was made from these images: JSON-able, without a path of this machine."""
         return dict(name=self.name, content_hash=self.content_hash(), images=self.num_images, resolution=self.resolution,
                     channels=self.num_channels, mirrored=self.xflip, labels=self.has_labels, class_names=self.class_names,
-                    record=self.files.record)
+                    record=self.files.record, **(dict(held_out=self.num_held_out) if self.num_held_out else {}))
 
     def close(self) -> None:
         """Closes the archive in this process; reading opens it again."""
@@ -206,15 +212,29 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         """Classes named but absent here count, so that parts of one data set agree."""
         return max(int(self._labels.max()) + 1, len(self.class_names or []))
 
-    def _draw(self, max_size: int | None, random_seed: int) -> np.ndarray:
-        """Places of the images to serve, ascending."""
-        order = np.arange(len(self.files.names))
+    def _hold_out(self, val_fraction: float, random_seed: int) -> np.ndarray:
+        """Places of the images that are not for training, ascending."""
+        total = len(self.files.names)
+        count = round(val_fraction * total) if 0 <= val_fraction < 1 else total
+        if val_fraction != 0 and not 0 < count < total:
+            raise DatasetError(f'{self.path}: {val_fraction:g} of its {total} images cannot be held out for validation; that must be at least one, '
+                               f'and one must be left: use {1 / total:.2g} or more')
+        digest = hashlib.sha256(f'{random_seed}/validation'.encode()).digest()
+        return np.sort(np.random.RandomState(np.frombuffer(digest, '<u4')).permutation(total)[:count])
+
+    def _draw(self, order: np.ndarray, max_size: int | None, random_seed: int) -> np.ndarray:
+        """Those of the places `order` whose images are served, ascending."""
         if max_size is not None and max_size < 1:
             raise DatasetError(f'{self.path}: {max_size} images were asked for; ask for 1 to {len(order)}')
         if max_size is not None and max_size < len(order):
-            np.random.RandomState(random_seed).shuffle(order)
+            order = np.random.RandomState(random_seed).permutation(order)
             order = np.sort(order[:max_size])
         return order
+
+
+def held_out_kwargs(training_set_kwargs: dict) -> dict:
+    """Those of a run's arguments for `ImageFolderDataset` that say which images it did not train on."""
+    return {key: training_set_kwargs[key] for key in ('val_fraction', 'random_seed') if training_set_kwargs.get('val_fraction')}
 
 
 def _open(data: bytes):

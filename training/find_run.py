@@ -23,10 +23,9 @@ def find_run(outdir, config, description, new_run):
     found = {path: saved for path in paths if not new_run and (saved := read_options(path)) is not None}
     for path, saved in found.items():
         if not run_changes.differences(saved, config):
-            return path, 'complete' if run_files.is_complete(path, images_seen(path), config) else 'continue'
+            return path, 'complete' if run_files.is_complete(path, progress_of(path), config) else 'continue'
     alike = next((path for path in found if run_changes.same_name(os.path.basename(path), description)), None)
-    if alike is not None and not config.get('fork_from') and images_seen(alike) > 0 and not run_files.is_complete(
-            alike, images_seen(alike), found[alike]):
+    if alike is not None and not config.get('fork_from') and is_under_way(alike, found[alike]):
         raise UserError(run_changes.refusal(alike, run_changes.differences(found[alike], config)))
     return os.path.join(outdir, f'{max(runs, default=-1) + 1:05d}-{description}'), 'new'
 
@@ -44,6 +43,12 @@ def write_options(run_dir, config):
     files.write_text(os.path.join(run_dir, OPTIONS_FILE), json.dumps(dict(config, run_dir=run_dir), indent=2) + '\n')
 
 
-def images_seen(run_dir):
-    """By the newest state; 0 if there is none."""
-    return (state_files.newest_info(run_dir) or {'cur_nimg': 0})['cur_nimg']
+def is_under_way(run_dir, config):
+    """Whether the run has got somewhere and is not complete."""
+    progress = progress_of(run_dir)
+    return progress['cur_nimg'] > 0 and not run_files.is_complete(run_dir, progress, config)
+
+
+def progress_of(run_dir):
+    """What the newest state says besides the tensors."""
+    return state_files.newest_info(run_dir) or dict(cur_nimg=0)

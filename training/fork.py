@@ -53,7 +53,7 @@ def take_over(trainer, objects):
     tick_end = min(progress['tick_end'], progress['cur_nimg'] + trainer.config.kimg_per_tick * 1000)
     event = dict(event='fork', **trainer.config.fork_origin)
     distributed.print0(f'Starting from the state of {path} at {progress["cur_nimg"] / 1000:g} kimg.')
-    return dict(progress, tick_end=tick_end, history=[*progress.get('history', []), event], pending_stats={}, dataset_hash=None)
+    return dict(progress, tick_end=tick_end, history=[*progress.get('history', []), event], pending_stats={}, dataset_hash=None, ended=None)
 
 
 def _take_network(module, state, name, path):

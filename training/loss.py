@@ -143,16 +143,11 @@ class StyleGAN2Loss:
         with no_weight_gradients():
             grads, = torch.autograd.grad((gen_img * noise).sum(), ws, create_graph=True)
         lengths = grads.square().sum(2).mean(1).sqrt()
-        pl_mean = self.pl_mean.lerp(lengths.mean(), self.pl_decay)      # not detached: the mean, too, is moved towards the lengths
-        self._store_pl_mean(pl_mean.detach())
+        pl_mean = self.pl_mean.lerp(distributed.mean(lengths.mean()), self.pl_decay)    # not detached: the mean, too, is moved towards the lengths
+        self.pl_mean.copy_(torch.where(pl_mean.isfinite(), pl_mean, self.pl_mean).detach())      # a step left out must not spoil it for ever
         penalty = training_stats.report('Loss/pl_penalty', (lengths - pl_mean).square())
         loss = training_stats.report('Loss/G/reg', penalty * self.pl_weight)
         loss.mean().mul(gain).backward()
-
-    def _store_pl_mean(self, value):
-        """The mean over processes, so that one process's state is everybody's; a step that is left out must not spoil it for ever."""
-        value = distributed.all_reduce_sum(value) / distributed.get_world_size()
-        self.pl_mean.copy_(torch.where(value.isfinite(), value, self.pl_mean))
 
     def _d_main(self, step, gain, reg):
         """Logistic loss in two backward passes, fakes and then reals, so that one graph is alive at a time."""

@@ -36,6 +36,8 @@ class Term(torch.nn.Module):
     `Loss/{name}` and added to the loss.
     """
 
+    image_features = None           # or a method, images [N, C, H, W] in [-1, 1] -> [N, F]: what images can be compared by
+
     def bind(self, loss) -> None:
         """Once, before the training: the `StyleGAN2Loss` that the term takes part in, for its networks and its augmentation."""
 

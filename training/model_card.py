@@ -117,6 +117,7 @@ def _data_rows(data):
     made = [f'{step.replace("_", " ")} {record[step]}' for step in steps if record.get(step)]
     classes = data.get('class_names')
     return [('name', data.get('name')), ('SHA-256 of the content as trained on', data.get('content_hash')), ('images', data.get('images')),
+            *([('images held out for validation', data['held_out'])] if data.get('held_out') else []),
             ('resolution', data.get('resolution')), ('mirrored images added', _yes(data.get('mirrored'))),
             ('labels used', _yes(data.get('labels'))), ('classes', ', '.join(classes) if classes else None),
             ('made by', '; '.join(made) or None)]
@@ -136,6 +137,7 @@ def _training_rows(c, nimg, stats, history):
         ('length', kimg(nimg)), ('batch', c.get('batch_size')), ('learning rate', c.get('G_opt_kwargs', {}).get('lr')),
         ('R1 weight', loss.get('r1_gamma')), ('half-life of the weight average', kimg(c['ema_kimg'] * 1000) if 'ema_kimg' in c else None),
         ('precision', precision), ('augmentation', _augmentation(c, stats)), *_distillation(c, loss.get('kd_kwargs')),
+        *_methods(c.get('terms', {})),
         ('started from', _start(c) if c else None), *_rollbacks(history), ('seed', c.get('random_seed')),
         ('processes', f'{c["num_gpus"]} on {c.get("device", NOT_RECORDED)}' if 'num_gpus' in c else None),
         ('time', None if seconds is None else dnnlib.util.format_time(seconds)),
@@ -161,6 +163,8 @@ def _augmentation(c, stats):
         return None
     if c.get('augment_kwargs') is None:
         return 'none'
+    if not c['augment_kwargs']['class_name'].endswith('.AugmentPipe'):
+        return _object(c['augment_kwargs'])
     kinds = ', '.join(key for key in c['augment_kwargs'] if key != 'class_name')
     p = stats.get('Progress/augment', {}).get('mean')
     how = f'ADA, target {c["ada_target"]}' if c.get('ada_target') is not None else 'fixed'
@@ -173,6 +177,17 @@ def _distillation(c, kd):
     settings = ', '.join(f'{key} {_name_of(str(value))}' for key, value in kd.get('settings', {}).items())
     return [('distillation', ', '.join(kd.get('methods', []))), ('teacher', _name_of(kd.get('teacher', NOT_RECORDED))),
             ('its settings and those of the methods', settings)]
+
+
+def _methods(terms):
+    return [('further methods', '; '.join(_object(kwargs) for kwargs in terms.values()))] if terms else []
+
+
+def _object(kwargs):
+    """{'class_name': 'a.b.LeCam', 'weight': 1} -> 'LeCam: weight 1'."""
+    values = [f'{key} {", ".join(_name_of(str(x)) for x in (value if isinstance(value, list) else [value]))}' for key, value in kwargs.items()
+              if key != 'class_name']
+    return f'{kwargs["class_name"].rsplit(".", 1)[-1]}: {", ".join(values)}'
 
 
 def _stats_at(folder, nimg):

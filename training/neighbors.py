@@ -10,6 +10,7 @@ import dnnlib
 from dnnlib import UserError
 
 from . import demo_data, image_grid
+from .dataset import held_out_kwargs
 
 DISTANCES = dict(pixels='root of the mean squared difference of the pixels, 0 to 255', teacher='1 - cosine of the features')
 
@@ -29,7 +30,8 @@ def open_training_images(data, mirror, snapshot, network):
         raise UserError(f'{network}: the images that it was trained on are not known or not there any more; name them with --data=PATH')
     path = trained['path'] if data is None else demo_data.demo_set(G.img_resolution) if data == 'demo' else data
     mirror = bool(trained.get('xflip', False)) if mirror is None else mirror
-    dataset = dnnlib.util.construct_class_by_name(class_name='training.dataset.ImageFolderDataset', path=path, xflip=mirror)
+    dataset = dnnlib.util.construct_class_by_name(class_name='training.dataset.ImageFolderDataset', path=path, xflip=mirror,
+                                                      **(held_out_kwargs(trained) if data is None else {}))
     if (dataset.num_channels, dataset.resolution) != (G.img_channels, G.img_resolution):
         raise UserError(f'--data={path}: images are {_describe(dataset.resolution, dataset.num_channels)}, the network makes '
                         f'{_describe(G.img_resolution, G.img_channels)}; name the data set that it was trained on')

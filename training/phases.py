@@ -48,6 +48,7 @@ class Phase:
     opt: torch.optim.Optimizer
     interval: int                           # run every so many iterations
     timer: PhaseTimer
+    averages: list                          # running averages that each process keeps of its own part of the batch
     skipped: torch.Tensor | None = None     # of the last step: 1 where it was left out, else 0
 
     def begin(self):
@@ -60,8 +61,8 @@ class Phase:
         """Averages the gradients over processes and takes the step, unless one of them is infinite or NaN."""
         for param in self.params:
             param.requires_grad_(False)
-        distributed.average_gradients(self.params)
         grads = [param.grad for param in self.params if param.grad is not None]
+        distributed.average([*grads, *self.averages])
         if grads:
             norms = torch.stack(torch._foreach_norm(grads))
             bad = (~norms.isfinite().all()).to(torch.float32)
@@ -90,6 +91,7 @@ def make_phases(G, D, extra_D_params, G_opt_kwargs, D_opt_kwargs, G_reg_interval
         G_reg_interval, D_reg_interval: iterations; None = regularise in every main phase.
     """
     phases = []
+    averages = [buffer for name, buffer in G.named_buffers() if name.endswith('w_avg')]     # of the ws that G makes in all phases
     networks = [('G', G, [], G_opt_kwargs, G_reg_interval), ('D', D, extra_D_params, D_opt_kwargs, D_reg_interval)]
     for name, module, extra, opt_kwargs, interval in networks:
         params = [*module.parameters(), *extra]
@@ -97,5 +99,5 @@ def make_phases(G, D, extra_D_params, G_opt_kwargs, D_opt_kwargs, G_reg_interval
         opt_kwargs = dict(opt_kwargs, lr=opt_kwargs['lr'] * c, betas=[float(beta) ** c for beta in opt_kwargs['betas']], fused=True)
         opt = dnnlib.util.construct_class_by_name(params, **opt_kwargs)
         for part, every in [('both', 1)] if interval is None else [('main', 1), ('reg', interval)]:
-            phases.append(Phase(name + part, module, params, opt, every, PhaseTimer(device)))
+            phases.append(Phase(name + part, module, params, opt, every, PhaseTimer(device), averages))
     return phases

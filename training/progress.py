@@ -21,6 +21,10 @@ except ImportError:
     SummaryWriter = None
 
 
+# What the line of a tick tells of the health of a run (docs/health.md), under which title.
+HEALTH = {'Loss/signs/real': 'r_t', 'Health/overfitting': 'r_v', 'KD/agreement_real': 'agree', 'Health/copies': 'copies', 'Health/repeats': 'repeats'}
+
+
 class Progress:
     """Collects and writes the statistics of a run; used on the first process, but for `collect`, which all must call.
 
@@ -102,6 +106,7 @@ class Progress:
             columns.append(f'gpumem {mean("Resources/peak_gpu_mem_gb"):<5.2f}')
         if 'Progress/augment' in stats:
             columns.append(f'augment {mean("Progress/augment"):.3f}')
+        columns += [f'{title} {mean(name):.2f}' for name, title in HEALTH.items() if name in stats]
         self.message('  '.join([*columns, f'ETA {format_time(eta)}']))
         append_line(os.path.join(self.run_dir, run_files.STATS_FILE), dict(stats, timestamp=time.time()))
         if self.writer is not None:

@@ -55,8 +55,20 @@ def unmeasured(run_dir, snapshot, metrics):
     return [metric for metric in metrics if metric not in measured]
 
 
-def is_complete(run_dir, cur_nimg, config):
-    """Whether a run that has seen `cur_nimg` images is trained, saved, measured and described."""
+def ending(by, why, config):
+    """The record of an observer's verdict, as the training state has it, with the terms on which it holds."""
+    return dict(by=by, why=why, observer=config['observers'][by], total_kimg=config['total_kimg'])
+
+
+def is_ended(ended, config):
+    """Whether a verdict (None = there is none) holds under this configuration: the observer and the length of the run are the same."""
+    return ended is not None and ended == {**ended, 'observer': config.get('observers', {}).get(ended['by']), 'total_kimg': config['total_kimg']}
+
+
+def is_complete(run_dir, progress, config):
+    """Whether a run is trained, saved, measured and described; progress: what its state says of it (cur_nimg, ended)."""
+    cur_nimg = progress['cur_nimg']
     snapshot = snapshot_path(run_dir, cur_nimg, config['kimg_per_tick'])
     written = all(os.path.isfile(path) for path in (snapshot, os.path.join(run_dir, CARD_FILE)))
-    return cur_nimg >= config['total_kimg'] * 1000 and written and not unmeasured(run_dir, snapshot, config['metrics'])
+    trained = cur_nimg >= config['total_kimg'] * 1000 or is_ended(progress.get('ended'), config)
+    return trained and written and not unmeasured(run_dir, snapshot, config['metrics'])

@@ -12,6 +12,7 @@ from dnnlib import UserError
 from torch_utils import misc
 
 MAX_IMAGES = 100_000            # of one command
+MAX_TRUNC = 100                 # beyond, every generator gives noise or NaN
 
 
 def parse_seeds(text, option='--seeds'):
@@ -26,13 +27,13 @@ def parse_seeds(text, option='--seeds'):
             raise UserError(f'{option}={text}: the range {part.strip()} runs backwards; write {last}-{first}')
         if last >= 2 ** 32:
             raise UserError(f'{option}={text}: a seed must be below 2^32')
-        _check_count(len(seeds) + last + 1 - first, f'{option}={text}')
+        check_count(len(seeds) + last + 1 - first, f'{option}={text}')
         seeds += range(first, last + 1)
     return seeds
 
 
-def _check_count(count, option):
-    """Raises UserError for more images than anyone can have meant."""
+def check_count(count, option):
+    """Raises UserError for more images than anyone can have meant. option: as it was given, for the message."""
     if count > MAX_IMAGES:
         raise UserError(f'{option}: these are {count} images, a command makes at most {MAX_IMAGES}; run it several times')
 
@@ -42,7 +43,7 @@ def parse_grid(text):
     match = re.fullmatch(r'(\d{1,9})x(\d{1,9})', text)
     if match is None or 0 in map(int, match.groups()):
         raise UserError(f'--grid={text}: must be columns x rows, like 8x6')
-    _check_count(int(match[1]) * int(match[2]), f'--grid={text}')
+    check_count(int(match[1]) * int(match[2]), f'--grid={text}')
     return int(match[1]), int(match[2])
 
 
@@ -52,8 +53,8 @@ def parse_truncs(text):
         values = [float(part) for part in text.split(',')]
     except ValueError:
         values = [math.nan]
-    if not all(math.isfinite(value) for value in values):
-        raise UserError(f'--trunc={text}: must be numbers such as 0.7, with commas between them')
+    if not all(abs(value) <= MAX_TRUNC for value in values):
+        raise UserError(f'--trunc={text}: must be numbers such as 0.7, with commas between them, from -{MAX_TRUNC} to {MAX_TRUNC}')
     return values
 
 
@@ -73,8 +74,8 @@ def parse_class(text, c_dim, class_names):
 
 def check_trunc(trunc, G=None):
     """Refuses a truncation psi that is no number, or that the generator (None = not known yet) cannot follow."""
-    if not math.isfinite(trunc):
-        raise UserError(f'--trunc={trunc}: must be a number such as 0.7')
+    if not abs(trunc) <= MAX_TRUNC:                 # NaN is refused, too
+        raise UserError(f'--trunc={trunc:g}: must be a number such as 0.7, from -{MAX_TRUNC} to {MAX_TRUNC}')
     if G is not None and trunc != 1 and G.mapping.w_avg_beta is None:
         raise UserError(f'--trunc={trunc:g}: this generator keeps no average of w to draw towards; leave --trunc out')
 

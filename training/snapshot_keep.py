@@ -10,11 +10,12 @@ from . import run_files
 RULES = ('last', 'best', 'every')
 
 
-def parse(text, metrics):
+def parse(text, metrics, stop_metric=None):
     """'last=2,best=1,every=1000' -> {'last': 2, 'best': 1, 'every': 1000}; 'all' -> None.
 
     Args:
-        metrics: those measured during the training; `best` goes by the first.
+        metrics:     those measured during the training; `best` goes by the first.
+        stop_metric: the one that --early-stop goes by: the best snapshot by it is kept, too, as {'best_by': stop_metric}.
     Raises: UserError for anything else.
     """
     if text in (None, 'all'):
@@ -28,7 +29,7 @@ def parse(text, metrics):
         keep[rule] = int(number)
     if 'best' in keep and not metrics:
         raise UserError(f'--snapshot-keep={text}: nothing is measured by which to find the best; add --metrics or leave best out')
-    return {'last': 1, **keep}              # the last one belongs to a complete run
+    return {'last': 1, **keep, **({'best_by': stop_metric} if stop_metric else {})}         # the last one belongs to a complete run
 
 
 def expendable(snapshots, scores, keep):
@@ -52,12 +53,24 @@ def expendable(snapshots, scores, keep):
 
 def prune(run_dir, keep, metrics):
     """Deletes what is expendable in a run directory. Values of different protocols do not compare: the best by each protocol is kept."""
-    groups = {}
-    for record in run_files.read_lines(run_files.metric_path(run_dir, metrics[0])) if metrics else []:
-        if record.get('value') is not None:
-            groups.setdefault(protocol.key(record), {})[record.get('snapshot')] = protocol.badness(record)
     names = run_files.find_snapshots(run_dir)
+    kept = set(names) - set(expendable(names, {}, keep))
+    counts = {metric: keep.get('best', 0) for metric in metrics[:1]}
+    if 'best_by' in keep:
+        counts[keep['best_by']] = max(counts.get(keep['best_by'], 0), 1)
+    for metric, count in counts.items():
+        for scores in _scores(run_dir, metric):
+            kept |= set(names) - set(expendable(names, scores, {**keep, 'best': count}))
     for name in names:
-        if all(name in expendable(names, scores, keep) for scores in groups.values() or [{}]):
+        if name not in kept:
             with contextlib.suppress(FileNotFoundError):        # somebody else was faster
                 os.remove(os.path.join(run_dir, name))
+
+
+def _scores(run_dir, metric):
+    """Of each protocol that the metric was measured by, {name of a snapshot: badness}."""
+    groups = {}
+    for record in run_files.read_lines(run_files.metric_path(run_dir, metric)):
+        if record.get('value') is not None:
+            groups.setdefault(protocol.key(record), {})[record.get('snapshot')] = protocol.badness(record)
+    return groups.values()

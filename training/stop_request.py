@@ -5,7 +5,7 @@ import signal
 from torch_utils import distributed
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, 'SIGUSR1') else []))     # Windows has no SIGUSR1
-ASK_EVERY = 16                  # iterations between two questions to the other processes, each of which waits for the device
+ASK_EVERY = 4                   # iterations between two questions to the other processes, each of which waits for them, not for the device
 
 
 class StopRequest:

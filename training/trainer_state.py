@@ -25,7 +25,7 @@ def save(trainer):
     if trainer.rank == 0:
         trainer.store.save_state(states, dict(cur_nimg=trainer.cur_nimg, batch_idx=trainer.batch_idx, cur_tick=trainer.cur_tick,
                                               tick_end=trainer.tick_end, elapsed_sec=trainer.progress.elapsed_sec, history=trainer.history,
-                                              pending_stats=pending_stats))
+                                              pending_stats=pending_stats, ended=trainer.ended))
 
 
 def resume(trainer):
@@ -48,7 +48,7 @@ def restore(trainer, accept=lambda _progress: True):
     for name, target in stateful(trainer).items():
         if name in states:
             target.load_state_dict(states[name])
-        elif name not in NEW:
+        elif name not in NEW and not name.startswith('observer_'):           # one may have joined since
             raise UserError(f'{trainer.run_dir}: its state has no {name}; use --new-run=1, or --fork-from={trainer.run_dir}')
     for phase in trainer.phases:
         phase.restore_layout()
@@ -62,4 +62,5 @@ def set_progress(trainer, progress):
     for name in ('cur_nimg', 'batch_idx', 'cur_tick', 'tick_end', 'elapsed_sec'):
         setattr(trainer, name, progress[name])
     trainer.history = progress.get('history', [])               # forks and rollbacks
+    trainer.ended = progress.get('ended')                       # why and on which terms an observer has ended the run
     trainer.pending_stats, trainer.dataset_hash = progress.get('pending_stats', {}), progress.get('dataset_hash')

@@ -10,7 +10,7 @@ import torch
 import dnnlib
 from torch_utils import distributed, misc, training_stats
 
-from . import bad_steps, batch_probe, rollback, run_files, trainer_state
+from . import bad_steps, batch_probe, observers, rollback, run_files, trainer_state
 from .ada import AdaptiveProbability, set_probability
 from .compiling import compile_main_phases
 from .cuda_graphs import RecordedPhase
@@ -65,8 +65,8 @@ class Trainer:
         self.augment_pipe = self.ada = None
         if c.get('augment_kwargs') is not None:
             self.augment_pipe = build(**c.augment_kwargs).train().requires_grad_(False).to(self.device)
-        if c.get('augment_p') is not None:
-            set_probability(self.augment_pipe, c.augment_p)
+        if c.get('augment_p') is not None or c.get('ada_target') is not None:           # ADA begins without augmentation
+            set_probability(self.augment_pipe, c.get('augment_p', 0))
         terms = {name: build(**kwargs).to(self.device) for name, kwargs in c.get('terms', {}).items()}
         self.loss = build(device=self.device, G_mapping=self.G.mapping, G_synthesis=self.G.synthesis, D=self.D,
                           augment_pipe=self.augment_pipe, terms=terms, **c.loss_kwargs)
@@ -99,25 +99,27 @@ class Trainer:
         return trainer_state.resume(self)
 
     def run(self):
-        """Trains until total_kimg, or until a signal asks to stop, upon which the state is saved. -> whether the run is complete."""
+        """Trains until total_kimg, until an observer ends the run, or until a signal, upon which the state is saved. -> whether it is complete."""
         total_nimg = self.config.total_kimg * 1000
         self.start_progress()
         if self.rank == 0:
             self.store.read_facts(self.dataset_hash)
-        self._begin(done=self.cur_nimg >= total_nimg)
+        self._begin(done=self.cur_nimg >= total_nimg or self.ended is not None)
         for observer in self.observers.values():
             observer.start(self)
+        if 0 < self.cur_nimg < total_nimg:
+            observers.resume_verdict(self)
         self.progress.start_tick(self.cur_nimg, 0)
         try:
             with StopRequest(lambda text: self.progress.message(text)) as stop:
-                while self.cur_nimg < total_nimg and not stop.agreed(self.batch_idx):
+                while self.cur_nimg < total_nimg and self.ended is None and not stop.agreed(self.batch_idx):
                     self._iteration()
                     ends_tick = self.cur_nimg >= self.tick_end or self.cur_nimg >= total_nimg
                     if bad_steps.too_many(self, ends_tick):
                         rollback.react(self)
                     elif ends_tick:
                         self._end_tick(done=self.cur_nimg >= total_nimg)
-                if self.cur_nimg < total_nimg:
+                if self.cur_nimg < total_nimg and self.ended is None:
                     trainer_state.save(self)
                 self.store.wait()
         except KeyboardInterrupt:
@@ -126,7 +128,7 @@ class Trainer:
         finally:
             self.store.close()
             self.progress.close()
-        return self.cur_nimg >= total_nimg
+        return self.cur_nimg >= total_nimg or self.ended is not None
 
     def start_progress(self):
         """At the start of the run and of what follows a rollback."""
@@ -199,11 +201,13 @@ class Trainer:
         self.tick_end = self.cur_nimg + c.kimg_per_tick * 1000
         at = lambda ticks: ticks is not None and (done or self.cur_tick % ticks == 0)
         if at(c.image_snapshot_ticks):
-            self._save_fakes()
+            self.save_fakes()
         if at(c.network_snapshot_ticks):
-            self._save_snapshot()
+            self.save_snapshot()
             trainer_state.save(self)
-            self._evaluate()
+            self.evaluate()
+        if not done:
+            observers.ask(self, saved=at(c.network_snapshot_ticks))
         self.progress.start_tick(self.cur_nimg, time.time() - began)
 
     def _warn(self, stats):
@@ -216,21 +220,21 @@ class Trainer:
         """After a crash between saving the state and the last of what follows it."""
         missing = lambda: not os.path.isfile(self.store.snapshot_path(self.cur_nimg))
         if done and distributed.agree(missing):
-            self._save_fakes()
-            self._save_snapshot()
+            self.save_fakes()
+            self.save_snapshot()
             self.store.wait()
         if not distributed.agree(missing):
-            self._evaluate()
+            self.evaluate()
 
-    def _save_fakes(self):
+    def save_fakes(self):
         if self.rank == 0:
             self.grid.save_fakes(self.G_ema, f'fakes{run_files.kimg_label(self.cur_nimg, self.config.kimg_per_tick)}.png')
 
-    def _save_snapshot(self):
+    def save_snapshot(self):
         if self.rank == 0:
             self.store.save_snapshot(self.cur_nimg, dict(G_ema=self.G_ema, G=self.G, D=self.D), self.history)
 
-    def _evaluate(self):
+    def evaluate(self):
         """Metrics of the averaged generator that are not on record yet, by the function that the configuration names."""
         c = self.config
         snapshot = self.store.snapshot_path(self.cur_nimg)

@@ -14,6 +14,7 @@ from dnnlib import UserError, files
 from . import image_grid
 
 REMEDY = 'pip install imageio-ffmpeg'
+MAX_SIDE = 16384                # of H.264
 QUALITY = ['-crf', '16', '-preset', 'slow']         # of x264: small images show every artefact
 
 
@@ -26,6 +27,12 @@ def check_mp4(remedy):
         raise UserError(f'mp4: the package imageio-ffmpeg cannot be imported ({err}); {REMEDY}, or {remedy}') from err
     except RuntimeError as err:
         raise UserError(f'mp4: imageio-ffmpeg has no ffmpeg for this machine; install ffmpeg, or {remedy}') from err
+
+
+def check_size(width, height):
+    """Raises UserError for frames that are too large to be made, or to be shown by anything."""
+    if max(width, height) > MAX_SIDE:
+        raise UserError(f'--zoom, --grid: the frames would have {width}x{height} pixels, {MAX_SIDE} a side is the most; choose smaller numbers')
 
 
 def write_mp4(pictures, path, fps):

@@ -1,0 +1,215 @@
+"""Which teacher suits a data set? python -m kd_plugin.probe --data=photos.zip --teacher=ViT-B/32 --teacher=hf:facebook/dinov2-base --outdir=probe"""
+
+import contextlib
+import json
+import os
+import re
+import time
+from typing import NamedTuple
+
+import click
+import numpy as np
+import torch
+import tqdm
+
+from dnnlib import UserError, files
+from dnnlib.util import format_bytes, user_errors
+from torch_utils import misc
+from training import demo_data, model_files
+from training.config import torch_device
+from training.dataset import DatasetError, ImageFolderDataset
+from training.image_grid import save_image
+
+from .cgkd import image_text_correlation, mean_pairwise_cosine
+from .probe_measures import linear_probe, norms, zero_shot
+from .probe_picture import draw_correlations
+from .prompts import resolve_texts
+from .teacher import load_teacher
+
+SHOWN = 24                              # images and texts in a picture, at most
+COLUMNS = [('teacher', '{name}'), ('width', '{width}'), ('input', '{input_size}'), ('length', '{feature_norm:.1f}'), ('weights', '{weights}'),
+           ('images/s', '{images_per_sec:.1f}'), ('classes', '{classes}'), ('zero-shot', '{zero_shot}'), ('real/fake', '{real_or_fake}'),
+           ('likeness', '{text_likeness}')]
+
+
+class Material(NamedTuple):
+    """What the teachers are shown."""
+    real: torch.Tensor                  # uint8 [N, C, H, W]
+    labels: np.ndarray | None           # int [N]
+    gen: torch.Tensor | None            # uint8 [N, C, H, W]
+    texts: list                         # of str
+    text_of_class: bool                 # whether text i describes class i
+    facts: dict                         # for the record
+
+
+def collect(data, network, texts, num_images, seed, device, batch):
+    """-> `Material`. Raises UserError for what cannot be used."""
+    path = demo_data.demo_set(32) if data == 'demo' else data
+    with contextlib.closing(_open(path, num_images, seed)) as dataset:
+        real = torch.from_numpy(np.stack([dataset[i][0] for i in range(len(dataset))]))
+        onehot = np.stack([dataset.get_label(i) for i in range(len(dataset))])
+        classes = onehot.argmax(1) if dataset.has_onehot_labels else None
+        texts, origin = resolve_texts(texts, dataset.name, dataset.class_names)
+        facts = dict(data=dataset.facts(), seed=seed, network=network and model_files.address_of(network), texts=texts, texts_origin=origin)
+        gen = None if network is None else generate(network, dataset, onehot, seed, device, batch)
+        return Material(real, classes, gen, texts, origin.startswith('class names'), facts)
+
+
+def _open(path, num_images, seed):
+    """With class numbers, if all images have one."""
+    try:
+        return ImageFolderDataset(path, use_labels=True, max_size=num_images, random_seed=seed)
+    except DatasetError:
+        return ImageFolderDataset(path, max_size=num_images, random_seed=seed)
+
+
+@torch.no_grad()
+def generate(network, dataset, labels, seed, device, batch):
+    """As many images as there are labels [N, c_dim], uint8 on the CPU. Raises UserError if the network makes others than the data set has."""
+    G = model_files.load_generator(network, device)
+    if (G.img_resolution, G.img_channels) != (dataset.resolution, dataset.num_channels):
+        raise UserError(f'--network={network}: makes images of {G.img_resolution}x{G.img_resolution} with {G.img_channels} channels, --data has '
+                        f'{dataset.resolution}x{dataset.resolution} with {dataset.num_channels}; give the data set that it was trained on')
+    if G.c_dim not in (0, labels.shape[1]):
+        raise UserError(f'--network={network}: takes labels of {G.c_dim} dimensions, those of --data have {labels.shape[1]}; give the data set '
+                        'that it was trained on')
+    z = torch.randn([len(labels), G.z_dim], generator=torch.Generator().manual_seed(seed))
+    c = torch.from_numpy(labels[:, :G.c_dim])
+    batches = zip(z.split(batch), c.split(batch), strict=True)
+    return torch.cat([misc.to_uint8(G(zs.to(device), cs.to(device), noise_mode='const')).cpu() for zs, cs in batches])
+
+
+@torch.no_grad()
+def encode(teacher, images, batch, title):
+    """-> (features [N, M] on the CPU, images per second). The first batch is encoded once more than needed, for its start is slow."""
+    device = teacher.mean.device
+    parts = images.split(batch)
+    teacher.encode_image(_to_float(parts[0], device)).cpu()
+    feats, start = [], time.perf_counter()
+    for part in tqdm.tqdm(parts, desc=title, unit='batch', leave=False, disable=None):
+        feats.append(teacher.encode_image(_to_float(part, device)).cpu())           # to the CPU: waits for the device
+    return torch.cat(feats), len(images) / (time.perf_counter() - start)
+
+
+def _to_float(part, device):
+    return part.to(device).to(torch.float32) / 127.5 - 1
+
+
+def probe(name, teacher, material, seed, batch):
+    """-> (record of a teacher, correlations [N, K] or None)."""
+    before = _start_counting(teacher.mean.device)
+    feats, speed = encode(teacher, material.real, batch, f'{name}, real images')
+    peak = _peak(teacher.mean.device, before)
+    real_or_fake = None
+    if material.gen is not None:
+        both = torch.cat([feats, encode(teacher, material.gen, batch, f'{name}, generated images')[0]])
+        real_or_fake = linear_probe(both, np.repeat([0, 1], [len(feats), len(material.gen)]), seed)
+    corr = image_text_correlation(feats, teacher.encode_text(material.texts).cpu()) if teacher.has_texts else None
+    classes = None if material.labels is None else linear_probe(feats, material.labels, seed)
+    mean, std = norms(feats)
+    record = dict(
+        name=name, identity=teacher.identity, width=teacher.dim, input_size=teacher.preprocess.size, feature_norm=mean, feature_norm_std=std,
+        weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in [*teacher.parameters(), *teacher.buffers()]), peak_gpu_bytes=peak,
+        images_per_sec=speed, classes=classes and classes._asdict(), real_or_fake=real_or_fake and real_or_fake._asdict(),
+        zero_shot=zero_shot(corr, material.labels) if corr is not None and material.text_of_class and material.labels is not None else None,
+        text_likeness=float(mean_pairwise_cosine(corr)) if corr is not None and len(corr) > 1 else None)
+    return record, corr
+
+
+def _start_counting(device):
+    if device.type != 'cuda':
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def _peak(device, before):
+    """Bytes of GPU memory that encoding took beside the weights; None on a CPU."""
+    return None if before is None else torch.cuda.max_memory_allocated(device) - before
+
+
+def save_picture(outdir, number, name, material, corr):
+    """Correlations of some images, in order of their classes, with some texts. -> name of the file."""
+    order = np.arange(len(corr)) if material.labels is None else np.argsort(material.labels, kind='stable')
+    rows = order[_spread(len(order))]
+    columns = _spread(len(material.texts))
+    picture = draw_correlations(material.real[rows], corr[rows][:, columns], [material.texts[i] for i in columns])
+    filename = f'texts-{number}-{re.sub(r"[^A-Za-z0-9.]+", "-", os.path.basename(name.rstrip("/")))}.png'
+    save_image(picture, os.path.join(outdir, filename))
+    return filename
+
+
+def _spread(count):
+    """At most SHOWN places from 0 to count - 1, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(count, SHOWN)).round().astype(np.int64))
+
+
+def table(records):
+    """Lines for people."""
+    share = lambda value: '-' if value is None else f'{value:.3f}'
+    shown = [dict(r, weights=format_bytes(r['weight_bytes']), classes=share(r['classes'] and r['classes']['accuracy']),
+                  real_or_fake=share(r['real_or_fake'] and r['real_or_fake']['accuracy']), zero_shot=share(r['zero_shot']),
+                  text_likeness=share(r['text_likeness'])) for r in records]
+    cells = [[title for title, _ in COLUMNS]] + [[form.format(**r) for _, form in COLUMNS] for r in shown]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))]
+    return ['  '.join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+
+
+def describe(material, records):
+    """What the numbers are measured against."""
+    chances = [f'{what} {r["chance"]:.3f}' for what, r in (('classes', records[0]['classes']), ('real/fake', records[0]['real_or_fake'])) if r]
+    yield f'{len(material.real)} images of {material.facts["data"]["name"]}; {len(material.texts)} texts ({material.facts["texts_origin"]}).'
+    if chances:
+        yield f'By chance: {", ".join(chances)}.'
+    if material.labels is None and material.gen is None:
+        yield 'The images have no classes and there is no --network: nothing to tell apart.'
+    elif material.labels is not None and records[0]['classes'] is None:
+        yield 'Fewer than two images of a class, or a single class: classes are not measured; more --images may help.'
+
+
+def load_teachers(names, device):
+    """Raises UserError for the first that cannot be had."""
+    try:
+        return [load_teacher(name, device) for name in names]
+    except UserError as err:
+        raise UserError(str(err).replace('--kd-teacher', '--teacher', 1)) from err
+
+
+@click.command(context_settings=dict(max_content_width=120))
+@click.option('--data', help='Images: folder or zip from dataset_tool.py, or demo', required=True, metavar='PATH|demo')
+@click.option('--teacher', 'names', help='As --kd-teacher of train.py; several times to compare', required=True, multiple=True, metavar='NAME')
+@click.option('--network', help='An early snapshot of a training: how well can its images be told from real ones?', metavar='NETWORK')
+@click.option('--texts', help='As --kd-texts of train.py', default='auto', show_default=True, metavar='FILE|PRESET')
+@click.option('--outdir', help='Where to write probe.json and the pictures', required=True, metavar='DIR')
+@click.option('--images', 'num_images', help='Images to look at, drawn at random from a larger set', type=click.IntRange(min=10), default=1000,
+              show_default=True, metavar='INT')
+@click.option('--batch', help='Images at a time', type=click.IntRange(min=1), default=64, show_default=True, metavar='INT')
+@click.option('--seed', help='Of the images, the folds and the generated images', type=click.IntRange(min=0), default=0, show_default=True)
+@click.option('--device', help='Where to run', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto', show_default=True)
+def main(data, names, network, texts, outdir, num_images, batch, seed, device):
+    """Compare teachers on a data set.
+
+    For each: accuracy of a linear classifier on its features in 5-fold cross-validation, for the classes of the images and, with --network, for
+    real against generated; zero-shot accuracy where the texts are those of the classes; the likeness of the images' text correlations (mean
+    cosine between two images; at 1 CGKD has nothing to tell them apart by); length of the features; images per second; and a picture of the
+    correlations.
+    """
+    with user_errors():
+        device = torch.device(torch_device(device))
+        material = collect(data, network, texts, num_images, seed, device, batch)
+        teachers = load_teachers(names, device)
+        files.make_dir(outdir)
+        records = []
+        for number, (name, teacher) in enumerate(zip(names, teachers, strict=True)):
+            record, corr = probe(name, teacher, material, seed, batch)
+            record['picture'] = None if corr is None else save_picture(outdir, number, name, material, corr)
+            records.append(record)
+        lines = [*table(records), *describe(material, records)]
+        where = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'cpu, {torch.get_num_threads()} threads'
+        record = dict(material.facts, images=len(material.real), batch=batch, device=where, torch=torch.__version__, teachers=records)
+        files.write_text(os.path.join(outdir, 'probe.json'), json.dumps(record, indent=2))
+        print('\n'.join([*lines, f'Saved probe.json and {sum(r["picture"] is not None for r in records)} pictures in {outdir}']))
+
+
+if __name__ == '__main__':
+    main()

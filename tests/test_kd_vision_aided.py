@@ -1,0 +1,225 @@
+"""Vision-aided training: levels of teachers of every kind, the losses written out, who receives gradients, warm-up, what is refused."""
+
+import math
+
+import pytest
+import torch
+from conftest import parse_options, run_cli
+from tiny_gan import N, batch, make_loss, nets, run
+
+import train
+from dnnlib import UserError
+from kd_plugin import vision_aided
+from kd_plugin.feature_levels import FeatureLevels
+from kd_plugin.teacher import Preprocess, Teacher, load_teacher
+from kd_plugin.vision_aided import LevelHead, VisionAided
+
+HALF = (0.5, 0.5, 0.5)
+
+
+class TokenEncoder(torch.nn.Module):
+    """Six blocks on a class token and one token per 4x4 pixels, batch first or tokens first; a longer row of blocks is none of the images'."""
+
+    def __init__(self, tokens_first, width=5, blocks=6):
+        super().__init__()
+        self.tokens_first = tokens_first
+        self.patches = torch.nn.Conv2d(3, width, 4, stride=4)
+        self.blocks = torch.nn.ModuleList([torch.nn.Linear(width, width) for _ in range(blocks)])
+        self.text_blocks = torch.nn.ModuleList([torch.nn.Linear(width, width) for _ in range(blocks + 2)])
+        self.project = torch.nn.Linear(width, 7)
+        self.seen = []
+
+    def image_features(self, x):
+        self.seen = []
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([x.mean(1, keepdim=True) + 100, x], dim=1)
+        x = x.transpose(0, 1) if self.tokens_first else x
+        for block in self.blocks:
+            x = block(x).tanh()
+            self.seen.append(block)
+        x = x.transpose(0, 1) if self.tokens_first else x
+        return self.project(x[:, 0])
+
+
+def token_teacher(tokens_first=False, **kwargs):
+    torch.manual_seed(3)
+    return Teacher(TokenEncoder(tokens_first, **kwargs), Preprocess(16, HALF, HALF), 7, 'tokens')
+
+
+@pytest.mark.parametrize('tokens_first', [False, True])
+@pytest.mark.parametrize('n', [2, 17])                          # as many images as tokens must not confuse it
+def test_levels_of_a_transformer(tokens_first, n):
+    """Blocks 2 and 4 of 6, without the class token, laid out as the patches lie in the image."""
+    teacher = token_teacher(tokens_first)
+    levels = FeatureLevels(teacher)
+    encoder = teacher.encoder
+    assert levels.blocks == [encoder.blocks[1], encoder.blocks[3]] and levels.channels == [5, 5, 7]
+    img = torch.rand(n, 3, 16, 16) * 2 - 1
+    got = levels(img)
+    x = encoder.patches(img)
+    x = torch.cat([(x.mean([2, 3]) + 100)[:, :, None], x.flatten(2)], dim=2).transpose(1, 2)
+    want = []
+    for i, block in enumerate(encoder.blocks):
+        out = block(x)
+        if i in (1, 3):
+            want.append(out[:, 1:].transpose(1, 2).reshape(n, 5, 4, 4))
+        x = out.tanh()
+    for a, b in zip(got, [*want, teacher.encode_image(img)], strict=True):
+        torch.testing.assert_close(a, b)
+    assert all(not block._forward_hooks for block in encoder.blocks)
+
+
+def test_levels_of_the_demo_teacher_and_of_one_without_blocks():
+    levels = FeatureLevels(load_teacher('demo'))
+    assert [tuple(x.shape) for x in levels(torch.zeros(2, 3, 16, 16))] == [(2, 64, 16, 16), (2, 128, 8, 8), (2, 128)]
+    shallow = FeatureLevels(token_teacher(blocks=2))
+    assert shallow.blocks == [] and [tuple(x.shape) for x in shallow(torch.zeros(2, 3, 16, 16))] == [(2, 7)]
+
+
+@pytest.mark.parametrize('kind', ['clip', 'siglip', 'dinov2'])
+def test_levels_of_hugging_face_models(kind):
+    """Small random ones: a third and two thirds of the vision tower."""
+    transformers = pytest.importorskip('transformers')
+    vision = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=6, num_attention_heads=2, image_size=16, patch_size=4)
+    text = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=8, num_attention_heads=2, vocab_size=20)
+    if kind == 'dinov2':
+        model = transformers.Dinov2Model(transformers.Dinov2Config(**vision))
+        features = lambda x: model(pixel_values=x).pooler_output
+        rows = model.encoder.layer
+    else:
+        config, cls = dict(clip=(transformers.CLIPConfig, transformers.CLIPModel), siglip=(transformers.SiglipConfig, transformers.SiglipModel))[kind]
+        model = cls(config(vision_config=vision, text_config=text))
+        features = lambda x: model.vision_model(pixel_values=x).pooler_output
+        rows = model.vision_model.encoder.layers
+    model.image_features = features
+    levels = FeatureLevels(Teacher(model, Preprocess(16, HALF, HALF), 8, kind))
+    assert levels.blocks == [rows[1], rows[3]]
+    assert [tuple(x.shape) for x in levels(torch.zeros(3, 3, 16, 16))] == [(3, 8, 4, 4), (3, 8, 4, 4), (3, 8)]
+
+
+@pytest.mark.parametrize('is_map, c_dim', [(True, 0), (False, 3)])
+def test_head_written_out(is_map, c_dim):
+    torch.manual_seed(0)
+    head = LevelHead(6, is_map, c_dim).eval()
+    x, c = torch.randn(4, 6, 5, 5) if is_map else torch.randn(4, 6), torch.eye(4)[:, :c_dim]
+    w = head.first.weight
+    h = torch.nn.functional.conv2d(x, w, head.first.bias, stride=2, padding=1) if is_map else x @ w.t() + head.first.bias
+    h = torch.where(h > 0, h, 0.2 * h)
+    h = h.mean([2, 3]) if is_map else h
+    want = h @ head.out.weight.t() + head.out.bias
+    if c_dim:
+        want = want + ((c @ head.label.weight.t()) * h).sum(1, keepdim=True)
+    torch.testing.assert_close(head(x, c), want)
+    assert torch.linalg.matrix_norm(head.out.weight, 2).item() == pytest.approx(1, rel=1e-4)
+
+
+@pytest.fixture
+def teacher(monkeypatch):
+    toy = token_teacher()
+    monkeypatch.setattr(vision_aided, 'load_teacher', lambda name, device: toy)
+    return toy
+
+
+def setup(**settings):
+    n = nets()
+    term = VisionAided(['toy', 'toy2'], **{'warmup': 0, **settings})
+    loss = make_loss(n, terms=dict(vision_aided=term))
+    loss.start_step(0)
+    return n, term, loss
+
+
+def sizes(module):
+    return {name for name, p in module.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+
+
+def test_d_step_trains_every_head_and_nothing_else(teacher):
+    n, term, loss = setup()
+    torch.manual_seed(0)
+    got = run(n, loss, 'Dmain')
+    assert {name.split('.parametrizations')[0] for name in sizes(term.heads) if 'original' in name} == \
+        {f'{t}.{level}.{layer}' for t in range(2) for level in range(3) for layer in ('first', 'out')}
+    assert sizes(n.G) == sizes(teacher) == set()
+    torch.manual_seed(0)
+    term.active = False
+    want = run(n, loss, 'Dmain')
+    assert got.keys() == want.keys() and all(torch.allclose(got[name], want[name], atol=1e-6) for name in got)     # D's own loss is as before
+
+
+def test_gradient_reaches_g_through_the_frozen_teacher(teacher):
+    n, term, loss = setup(weight=3.0)
+    for phase in ('Gmain', 'Dreg'):
+        torch.manual_seed(0)
+        term.active = True
+        got = run(n, loss, phase)
+        assert sizes(term) == sizes(teacher) == set()
+        torch.manual_seed(0)
+        term.active = False
+        want = run(n, loss, phase)
+        moved = {name for name in want if (got[name] - want[name]).abs().max() > 1e-6}
+        assert ({'mapping.fc0.weight', 'synthesis.b4.conv1.weight', 'synthesis.b16.torgb.weight'} <= moved) if phase == 'Gmain' else not moved
+
+
+def test_losses_written_out(teacher, monkeypatch):
+    """Logistic per level and teacher, 0.8 the label of the reals; on the images before D's augmentation, under its own DiffAugment."""
+    n, term, loss = setup(weight=0.5)
+    loss.augment_pipe = lambda img: img * 0
+    monkeypatch.setattr(term.augment, 'forward', lambda img: img.flip(3))
+    seen = {}
+    original = term._term
+    monkeypatch.setattr(term, '_term', lambda kind, *args, **kw: seen.setdefault(kind, (original(kind, *args, **kw), args[1]))[0])
+    term.heads.eval()                                           # the spectral norms stay as they are
+    run(n, loss, 'Dmain')
+    run(n, loss, 'Gmain')
+    sigmoid = lambda x: 1 / (1 + math.exp(-x))
+    formula = dict(fake=lambda x: -math.log(1 - sigmoid(x)), real=lambda x: -0.8 * math.log(sigmoid(x)) - 0.2 * math.log(1 - sigmoid(x)),
+                   generator=lambda x: -math.log(sigmoid(x)))
+    assert torch.equal(seen['real'][1].detach(), batch()['real_img'])
+    levels = FeatureLevels(teacher)
+    for kind, (values, img) in seen.items():
+        feats = [x.detach() for x in levels(img.detach().flip(3))]
+        logits = torch.cat([head(x, None) for heads in term.heads for head, x in zip(heads, feats, strict=True)], dim=1)
+        assert logits.shape == (N, 6)
+        want = [0.5 * sum(formula[kind](x) for x in row) for row in logits.tolist()]
+        assert values[f'VisionAided/{kind}'].tolist() == pytest.approx(want, rel=1e-4)
+
+
+def test_warmup(teacher):
+    n, term, loss = setup(warmup=2.0)
+    for nimg, active in ((0, False), (1999, False), (2000, True)):
+        loss.start_step(nimg)
+        run(n, loss, 'Dmain')
+        assert bool(sizes(term)) == active
+
+
+def test_heads_are_saved_and_teachers_are_not(teacher):
+    _n, term, _loss = setup()
+    assert {name.split('.')[0] for name in term.state_dict()} == {'heads'}
+    assert not any(p is q for p in term.parameters() for q in teacher.parameters())
+
+
+def build(data, *args):
+    return train.build_config(parse_options('--outdir=x', f'--data={data}', '--device=cpu', *args))
+
+
+def test_options(tiny_data):
+    config, name = build(tiny_data, '--vision-aided=clip,hf:org/model', '--vision-aided-weight=0.5')
+    assert config.terms == dict(vision_aided=dict(class_name='kd_plugin.vision_aided.VisionAided', teachers=['ViT-B/32', 'hf:org/model'],
+                                                  warmup=100.0, weight=0.5))
+    assert name == 'tiny-auto1-vision-aided-clip-hf-org-model-weight0.5'
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--vision-aided=clip,clip'], '--vision-aided=clip,clip: name different teachers'),
+    (['--vision-aided=,'], '--vision-aided=,: name different teachers'),
+    (['--vision-aided=demo', '--kimg=60'], '--vision-aided-warmup=100: the run ends after 60 kimg, before the warm-up does; .* such as 20'),
+    (['--vision-aided=demo', '--vision-aided-policy=x'], '--vision-aided-policy=x: x is no transform'),
+    (['--vision-aided-warmup=3'], '--vision-aided-warmup=3.0: has no effect without --vision-aided')])
+def test_what_is_refused(args, message, tiny_data):
+    with pytest.raises(UserError, match=message):
+        build(tiny_data, *args)
+
+
+def test_a_teacher_that_cannot_be_had_is_found_out_before_the_start(tiny_data, tmp_path):
+    code, output = run_cli(train.main, f'--outdir={tmp_path / "runs"}', f'--data={tiny_data}', '--metrics=none', '--vision-aided=nothing.safetensors')
+    assert code == 1 and 'Error: --vision-aided=nothing.safetensors: ' in output and '--kd-teacher' not in output
+    assert not (tmp_path / 'runs').exists()

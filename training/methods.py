@@ -1,0 +1,79 @@
+"""The methods that train.py can switch on beside the GAN loss: rows of a table, each a `Term` with its options."""
+
+import re
+from typing import Callable, NamedTuple
+
+from dnnlib import UserError
+
+
+class Method(NamedTuple):
+    """A row of the table.
+
+    name:      of the term and of its options: `--name` switches it on, `--name-xyz` gives the keyword `xyz` to its constructor.
+    term:      class name of the `Term`.
+    options:   the click options; what is None is left to the constructor.
+    configure: (opts, config) -> further constructor arguments, from the rest of the configuration, which is complete but for the terms.
+               Raises UserError for what does not go together.
+    check:     (constructor arguments) -> None: raises UserError for what would fail after the start, such as a file that is missing.
+    """
+    name: str
+    term: str
+    options: list
+    configure: Callable = lambda opts, config: {}
+    check: Callable = lambda kwargs: None
+
+    def is_on(self, opts):
+        return opts[self.name] not in (None, False)
+
+    def settings(self, opts):
+        """{keyword: value} of the options given besides `--name` itself."""
+        prefix = f'{self.name}_'
+        return {key.removeprefix(prefix): value for key, value in opts.items() if key.startswith(prefix) and value is not None}
+
+
+def method_options(methods):
+    """Decorator: adds the options of all methods to a click command."""
+    def decorate(command):
+        for option in reversed([option for method in methods for option in method.options]):
+            command = option(command)
+        return command
+    return decorate
+
+
+def add_methods(methods, config, opts):
+    """Puts the terms of the methods that are on into `config.terms`. Raises UserError for options without their method."""
+    for method in methods:
+        given = method.settings(opts)
+        if method.is_on(opts):
+            config.setdefault('terms', {})[method.name] = dict(class_name=method.term, **{**method.configure(opts, config), **given})
+        elif given:
+            key, value = next(iter(given.items()))
+            raise UserError(f'{flag(method.name)}-{key.replace("_", "-")}={value}: has no effect without {flag(method.name)}; '
+                            'add that, or leave this out')
+
+
+def describe_methods(methods, opts):
+    """Parts of a run's name: what is on, and with what settings."""
+    parts = []
+    for method in methods:
+        if method.is_on(opts):
+            value = opts[method.name]
+            parts += [method.name.replace('_', '-') + ('' if value is True else _short(value)),
+                      *[key + _short(value) for key, value in method.settings(opts).items()]]
+    return parts
+
+
+def check_methods(methods, config):
+    """Finds out before the start what would fail later."""
+    for method in methods:
+        if method.name in config.get('terms', {}):
+            method.check(config.terms[method.name])
+
+
+def flag(name):
+    """vision_aided -> --vision-aided."""
+    return '--' + name.replace('_', '-')
+
+
+def _short(value):
+    return '-' + re.sub(r'[^A-Za-z0-9.]+', '-', value).strip('-') if isinstance(value, str) else f'{value:g}'
