@@ -32,7 +32,7 @@ def double_precision():
         ours = name.split('.')[0] in ('training', 'torch_utils', 'kd_plugin') and name != 'training.phases'      # found_inf is float32
         if ours and getattr(module, 'torch', None) is torch:
             module.torch = DoubleTorch()
-    teacher.Teacher.__init__.__defaults__ = (torch.float64,)
+    teacher.Teacher.__init__.__defaults__ = (torch.float64, None)
 
 
 class SharedDraws(TorchFunctionMode):
