@@ -14,15 +14,24 @@ from kd_plugin.loss import check_distillation
 from kd_plugin.options import DEFAULT_TEACHER, kd_config, kd_options
 from metrics import metric_main
 from torch_utils import distributed
-from training import apa, demo_data, insgen, lecam, model_files, presets, snapshot_keep, snapshots
+from training import apa, bad_steps, demo_data, fork, insgen, lecam, model_files, presets, snapshot_keep, snapshots
 from training.augment import augpipe_specs
 from training.augmentations import AUGMENTATIONS, add_augmentation
 from training.config import add_networks, add_observers, add_schedule, check_dataset, number_of_processes, torch_device
+from training.find_run import find_run
 from training.methods import add_methods, check_methods, describe_methods, method_options
-from training.runs import find_run, launch
+from training.runs import launch
 
 # Everything that --kd can be combined with, in the order in which it acts: a row is a module's METHOD.
 METHODS = [apa.METHOD, lecam.METHOD, insgen.METHOD, vision_aided.METHOD]
+
+
+class NumberOrAuto(click.ParamType):
+    """A number of images, or 'auto'."""
+    name = 'integer or auto'
+
+    def convert(self, value, param, ctx):
+        return value if value == 'auto' else click.IntRange(min=1).convert(value, param, ctx)
 
 
 @click.command(context_settings=dict(max_content_width=140))
@@ -46,6 +55,11 @@ METHODS = [apa.METHOD, lecam.METHOD, insgen.METHOD, vision_aided.METHOD]
               type=click.IntRange(min=0), default=200, show_default=True, metavar='INT')
 @click.option('--seed', help='Random seed', type=click.IntRange(0, 2 ** 32 - 1), default=0, show_default=True)
 @click.option('--new-run', help='Start afresh where the same command would continue a run', type=bool, default=False, metavar='BOOL')
+@click.option('--fork-from', help='Start a new run from the state of another one, with other options', metavar='RUN|STATE FILE')
+@click.option('--max-bad-steps', help='Steps in a row with an infinite or NaN gradient that are too many', type=click.IntRange(min=1),
+              default=bad_steps.DEFAULT_IN_A_ROW, show_default=True)
+@click.option('--on-bad-steps', help='Then go back to the last good state with half the learning rate, or stop', default='rollback',
+              type=click.Choice(['rollback', 'stop']), show_default=True)
 @click.option('-n', '--dry-run', help='Print the options and exit', is_flag=True)
 # Data.
 @click.option('--cond', help='Train a conditional model on the labels', type=bool, default=False, metavar='BOOL')
@@ -57,7 +71,7 @@ METHODS = [apa.METHOD, lecam.METHOD, insgen.METHOD, vision_aided.METHOD]
 @click.option('--gamma', help='R1 weight', type=click.FloatRange(min=0))
 @click.option('--kimg', help='Length of the training in thousands of images', type=click.FloatRange(min=0, min_open=True), metavar='KIMG')
 @click.option('--batch', help='Images per step, over all processes', type=click.IntRange(min=1), metavar='INT')
-@click.option('--batch-gpu', help='Images that one process handles at a time', type=click.IntRange(min=1), metavar='INT')
+@click.option('--batch-gpu', help='Images that one process handles at a time; auto = as many as fit', type=NumberOrAuto(), metavar='INT|auto')
 # Augmentation.
 @click.option('--aug', help='Augmentation', type=click.Choice(list(AUGMENTATIONS)), metavar='|'.join(AUGMENTATIONS))
 @click.option('--p', help='Probability for --aug=fixed', type=click.FloatRange(0, 1))
@@ -125,6 +139,11 @@ def build_config(opts):
     if kd is not None:
         config.loss_kwargs.update(class_name='kd_plugin.loss.KDLoss', kd_kwargs=kd)
     add_metrics(config, opts, preset, kd)
+    config.bad_steps_kwargs = dict(max_in_a_row=opts.max_bad_steps, reaction=opts.on_bad_steps)
+    if opts.fork_from:
+        if opts.init_from:
+            raise UserError(f'--fork-from={opts.fork_from}: takes the networks of a state, --init-from those of a snapshot; leave one of them out')
+        config.update(fork_from=opts.fork_from, fork_origin=fork.origin(opts.fork_from))
     config.snapshot_networks = ['G_ema'] if opts.snapshot_networks == 'ema' else ['G_ema', 'G', 'D']
     add_observers(config, opts)
     config.snapshot_keep = snapshot_keep.parse(opts.snapshot_keep, config.metrics, config.observers.get('early_stop', {}).get('metric'))
@@ -161,7 +180,8 @@ def describe(opts, dataset_name, config):
              *given('mirror', 'mirror'),
              f'auto{config.num_gpus}' if opts.cfg == 'auto' else opts.cfg, *given('gamma'), *given('kimg'), *given('batch'),
              *given('aug', opts.aug), *given('p'), *given('target'), *given('augpipe', opts.augpipe),
-             *given('diffaug_policy', (opts.diffaug_policy or '').replace(',', '-')), *given('init_from', 'init'), *given('freezed'),
+             *given('diffaug_policy', (opts.diffaug_policy or '').replace(',', '-')), *given('init_from', 'init'),
+             *given('fork_from', 'fork'), *given('freezed'),
              *describe_methods(METHODS, opts)]
     if opts.kd is not None:
         parts += ['kd', *config.loss_kwargs['kd_kwargs']['methods'], *([opts.kd_preset] if opts.kd_preset not in (None, 'paper') else [])]

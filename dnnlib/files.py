@@ -30,10 +30,11 @@ UNFINISHED = re.compile(r'\.[0-9a-f]{8}\.tmp$')         # how `atomic_path` name
 
 
 @contextlib.contextmanager
-def atomic_path(path: str):
+def atomic_path(path: str, keep_old_as: str | None = None):
     """Gives a temporary path beside `path`; moves it to `path` on success, removes it on any failure.
 
-    A reader thus sees the old file or the new one, never a half-written one, also after a power cut.
+    A reader thus sees the old file or the new one, never a half-written one, also after a power cut. With `keep_old_as`, the old file gets
+    that name, a moment before the new one gets its own.
     Raises UserError with the reason and the remedy where the file cannot be written.
     """
     temp = f'{path}.{uuid.uuid4().hex[:8]}.tmp'
@@ -41,6 +42,8 @@ def atomic_path(path: str):
         yield temp
         os.chmod(temp, 0o666 & ~_umask())           # some writers make private files
         _to_disk(temp)
+        if keep_old_as is not None and os.path.exists(path):
+            os.replace(path, keep_old_as)
         os.replace(temp, path)
         with contextlib.suppress(OSError):          # not every file system can do it for folders
             _to_disk(os.path.dirname(path) or '.')

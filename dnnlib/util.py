@@ -86,7 +86,10 @@ def format_bytes(size: int) -> str:
 
 
 class Logger:
-    """While open, everything printed also goes to `file_name`, so that a run directory tells its own story."""
+    """While open, everything printed also goes to `file_name`, so that a run directory tells its own story.
+
+    Where it cannot be written any more (a full disk), that is said once, and printing goes on: whatever else is written says what to do.
+    """
 
     def __init__(self, file_name: str, file_mode: str = 'a'):
         self.file = open(file_name, file_mode, encoding='utf-8')        # noqa: SIM115 (closed by `close`)
@@ -101,12 +104,25 @@ class Logger:
 
     def write(self, text: str) -> None:
         self.stdout.write(text)
-        self.file.write(text)
-        self.flush()
+        if self.file is not None:
+            self._log(text)
+        self.stdout.flush()
+
+    def _log(self, text: str) -> None:
+        try:
+            self.file.write(text)
+            self.file.flush()
+        except OSError as err:
+            self._give_up(err)
+
+    def _give_up(self, err: OSError) -> None:
+        name, file, self.file = self.file.name, self.file, None
+        self.stdout.write(f'\nWarning: {name} cannot be written ({err.strerror or err}); what follows is printed only.\n')
+        with contextlib.suppress(OSError):          # closing tries once more to write the rest, and then closes
+            file.close()
 
     def flush(self) -> None:
         self.stdout.flush()
-        self.file.flush()
 
     def isatty(self) -> bool:
         return self.stdout.isatty()
@@ -114,4 +130,5 @@ class Logger:
     def close(self) -> None:
         if sys.stdout is self:
             sys.stdout = self.stdout
-        self.file.close()
+        if self.file is not None:
+            self.file.close()

@@ -19,8 +19,8 @@ import generate
 import train
 from dnnlib import UserError, files
 from training import model_files, networks, snapshots
+from training.find_run import find_run
 from training.model_files import load_generator
-from training.runs import find_run
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

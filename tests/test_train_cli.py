@@ -14,8 +14,8 @@ from conftest import parse_options, run_cli
 import train
 from dnnlib import EasyDict, UserError
 from torch_utils import checkpoint
+from training.find_run import OPTIONS_FILE, find_run
 from training.run_files import STATE_FILE
-from training.runs import OPTIONS_FILE, find_run
 
 
 def config_of(data, *args):

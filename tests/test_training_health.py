@@ -15,12 +15,13 @@ import train
 from dnnlib import EasyDict, UserError
 from metrics import metric_main, metric_utils
 from torch_utils import checkpoint, training_stats
-from training import early_stop, snapshot_keep
+from training import early_stop, observers, snapshot_keep
 from training.dataset import DatasetError, ImageFolderDataset
+from training.find_run import find_run
 from training.near_copies import NearCopies
 from training.neighbors import open_training_images
 from training.run_files import STATE_FILE
-from training.runs import find_run, launch
+from training.runs import launch
 from training.training_loop import Trainer
 from training.validation import Validation, overfitting
 
@@ -305,7 +306,8 @@ def test_a_run_ends_by_a_verdict(tiny_data, tmp_path, capsys):
 
 
 def test_a_crash_before_the_verdict_is_made_up_for(tiny_data, tmp_path, monkeypatch):
-    monkeypatch.setattr(Trainer, '_ask_observers', lambda self, saved=True: (_ for _ in ()).throw(OSError('crash')) if self.cur_nimg == 24 else None)
+    crash = lambda trainer, saved=True: (_ for _ in ()).throw(OSError('crash')) if trainer.cur_nimg == 24 else None
+    monkeypatch.setattr(observers, 'ask', crash)
     with pytest.raises(OSError, match='crash'):
         trained(stopping_config(tiny_data), tmp_path)
     monkeypatch.undo()

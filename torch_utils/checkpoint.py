@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import zlib
 
 import safetensors
 import safetensors.torch
@@ -17,18 +18,20 @@ REMEDIES = {'training-state': 'delete it, or start afresh with --new-run=1',    
             'pretraining-state': 'delete it, and the same command starts afresh'}
 
 
-def save(path, kind, tensors, info):
+def save(path, kind, tensors, info, keep_old_as=None):
     """Writes one file, whole or not at all.
 
     Args:
         kind:    what it is ('network', or the state of a training, projection or pretraining); `load` asks for it.
         tensors: {name: tensor}.
         info:    anything JSON can hold.
+        keep_old_as: new path of the file that is there already; None = it goes.
     Raises:      UserError if it cannot be written (disk full, no permission).
     """
     tensors = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
-    metadata = dict(format=f'kdgan-{kind}', version=VERSION, info=json.dumps(info))
-    with files.atomic_path(path) as temp:
+    info = json.dumps(info)
+    metadata = dict(format=f'kdgan-{kind}', version=VERSION, info=info, checksum=checksum(tensors, info))
+    with files.atomic_path(path, keep_old_as) as temp:
         try:
             safetensors.torch.save_file(_unshared(tensors), temp, metadata=metadata)
         except safetensors.SafetensorError as err:
@@ -56,14 +59,34 @@ def copies(tensors):
     return {name: value.detach().to('cpu', copy=True) for name, value in tensors.items()}
 
 
+def checksum(tensors, info):
+    """CRC-32 in hex of the JSON text `info` and of every tensor's name, type, shape and bytes: damage shows, forgery does not."""
+    crc = zlib.crc32(info.encode())
+    for name, value in sorted(tensors.items()):
+        crc = zlib.crc32(f'{name} {value.dtype} {list(value.shape)}'.encode(), crc)
+        crc = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy(), crc)
+    return f'{crc:08x}'
+
+
 def load(path, kind, device='cpu'):
-    """-> ({name: tensor}, info). Raises UserError if it is missing, damaged, or of another kind."""
+    """-> ({name: tensor}, info). Raises UserError if it is missing, damaged (the checksum is verified), or of another kind."""
     info = load_info(path, kind)
-    return load_tensors(path, device, remedy=REMEDIES.get(kind)), info
+    remedy = REMEDIES.get(kind if isinstance(kind, str) else kind[0])
+    tensors = load_tensors(path, remedy=remedy)
+    metadata = _load_metadata(path, remedy)
+    if metadata.get('checksum') not in (None, checksum(tensors, metadata['info'])):         # None: written before there were checksums
+        raise damaged(path, 'its checksum is wrong', remedy)
+    return {name: value.to(device) for name, value in tensors.items()}, info
+
+
+def load_checksum(path, kind):
+    """What the file says its checksum is; None of a file from before there were any."""
+    load_info(path, kind)
+    return _load_metadata(path, REMEDIES.get(kind)).get('checksum')
 
 
 def load_tensors(path, device='cpu', prefixes=None, remedy=None):
-    """Only the tensors: {name: tensor} of all, or of those called PREFIX.anything."""
+    """Only the tensors, not verified: {name: tensor} of all, or of those called PREFIX.anything. On a CPU they are read when first used."""
     try:
         with safetensors.safe_open(path, framework='pt', device=str(device)) as f:
             names = [name for name in f.keys() if prefixes is None or name.partition('.')[0] in prefixes]           # noqa: SIM118 (no dict)

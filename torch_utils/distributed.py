@@ -59,8 +59,22 @@ def is_restart():
     return int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
 
 
+_is_alone = False
+
+
+@contextlib.contextmanager
+def alone():
+    """Within it, this process acts as a single one: for what may fail on some processes only, while others would wait for them."""
+    global _is_alone
+    _is_alone = True
+    try:
+        yield
+    finally:
+        _is_alone = False
+
+
 def is_active():
-    return dist.is_available() and dist.is_initialized()
+    return not _is_alone and dist.is_available() and dist.is_initialized()
 
 
 def get_rank():

@@ -1,7 +1,9 @@
-"""Small helpers: images for saving, memory of the C library, worker processes."""
+"""Small helpers: seeds, images for saving, memory of the C library, worker processes."""
 
 import ctypes
+import hashlib
 import signal
+import threading
 
 import torch
 import torch.overrides
@@ -43,6 +45,25 @@ def keep_freed_memory():
 
 
 def loader_signals(_worker_id):
-    """For `DataLoader(worker_init_fn=...)`: Ctrl-C is the main process's business, and a request to end ends the worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """For `DataLoader(worker_init_fn=...)`: Ctrl-C and SLURM's signal are the main process's business; a request to end ends the worker."""
+    for name in ('SIGINT', 'SIGUSR1'):
+        if hasattr(signal, name):                   # Windows has no SIGUSR1
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def errors_in_their_place():
+    """After the start of a DataLoader's workers: lets a dead one be noticed where the next batch is asked for, within five seconds.
+
+    By a signal handler of its own, DataLoader would raise the error wherever the main thread happens to be, amid a training step, too.
+    """
+    if hasattr(signal, 'SIGCHLD') and threading.current_thread() is threading.main_thread():
+        handler = signal.getsignal(signal.SIGCHLD)
+        if getattr(handler, '__module__', '').startswith('torch.'):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def step_seed(seed, rank, cur_nimg):
+    """Seed of an iteration's random numbers: a resumed run repeats what an uninterrupted one draws."""
+    digest = hashlib.sha256(f'{seed}/{rank}/{cur_nimg}'.encode()).digest()
+    return int.from_bytes(digest[:8], 'little') >> 1

@@ -14,13 +14,16 @@ _moments: dict[str, dict[torch.device, torch.Tensor]] = {}      # name -> device
 
 
 def report(name, value):
-    """Adds the elements of `value` (number, list or tensor) to the statistic `name`; returns `value`.
+    """Adds the finite elements of `value` (number, list or tensor) to the statistic `name`; returns `value`.
 
-    In a distributed run every process must report the same names.
+    One that is infinite or NaN would spoil the sums for ever, and with them whatever follows the statistic. In a distributed run every
+    process must report the same names.
     """
     elems = value.detach() if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64)
     elems = elems.flatten().to(torch.float32 if elems.device.type == 'mps' else torch.float64)      # MPS has no float64
-    moments = torch.stack([torch.ones_like(elems).sum(), elems.sum(), elems.square().sum()])
+    finite = elems.isfinite()
+    elems = torch.where(finite, elems, 0)
+    moments = torch.stack([finite.sum(dtype=elems.dtype), elems.sum(), elems.square().sum()])
     per_device = _moments.setdefault(name, {})
     if elems.device in per_device:
         per_device[elems.device] += moments
@@ -68,6 +71,20 @@ class Collector:
             self._seen[name] = moments
             if delta[0] != 0:
                 self._current[name] = delta
+
+    def state_dict(self):
+        """{name: [count, sum, sum of squares]} since the last update, over all processes, which must all call it."""
+        names = self.names()
+        since = {name: now - self._seen.get(name, torch.zeros_like(now)) for name, now in zip(names, _sum_over_processes(names), strict=True)}
+        return {name: moments.tolist() for name, moments in since.items() if moments[0] != 0}
+
+    def load_state_dict(self, state):
+        """Counts these as reported since the last update, too; all processes must call it, with the same state."""
+        for name in state:
+            _moments.setdefault(name, {torch.device('cpu'): torch.zeros([3], dtype=torch.float64)})
+        names = list(state)
+        for name, now in zip(names, _sum_over_processes(names), strict=True):
+            self._seen[name] = now - torch.tensor(state[name], dtype=torch.float64)
 
     def num(self, name):
         """Number of elements."""

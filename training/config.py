@@ -54,7 +54,9 @@ def add_schedule(config, opts, preset):
         raise UserError(f'--batch={batch}: cannot be split evenly over {config.num_gpus} processes; '
                         f'use --batch={(batch // config.num_gpus + 1) * config.num_gpus}')
     per_process = batch // config.num_gpus
-    batch_gpu = opts.batch_gpu or (per_process if opts.batch or preset.ref_gpus is None else min(batch // preset.ref_gpus, per_process))
+    probe = opts.batch_gpu == 'auto'
+    usual = per_process if probe or opts.batch or preset.ref_gpus is None else min(batch // preset.ref_gpus, per_process)
+    batch_gpu = usual if probe else opts.batch_gpu or usual
     if per_process % batch_gpu != 0:
         raise UserError(f'--batch-gpu={batch_gpu}: does not divide the {per_process} images per process; use a divisor of it')
     group = min(preset.mbstd_group, batch_gpu)
@@ -66,6 +68,8 @@ def add_schedule(config, opts, preset):
                   kimg_per_tick=as_number(opts.tick or preset.kimg_per_tick), image_snapshot_ticks=snap, network_snapshot_ticks=snap,
                   ema_kimg=preset.ema_kimg, ema_rampup=None if opts.init_from else preset.ema_rampup, ema_start_kimg=preset.ema_start_kimg,
                   grid_images=1024 if config.device == 'cuda' else 60)
+    if probe:
+        config.batch_gpu_auto = True                    # until it is probed, batch_gpu is the most that it can be
     if not preset.lazy_regularization:
         config.update(G_reg_interval=None, D_reg_interval=None)
 

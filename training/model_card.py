@@ -47,7 +47,7 @@ def make_card(snapshot, title=None, load_as=None):
         *_samples(folder, name, nimg),
         '## Use', '', '```python', *_use(load_as or name, info['networks']['G_ema']['c_dim']), '```', '',
         '## Data', '', *table(_data_rows(data)), '',
-        '## Training', '', *table(_training_rows(options, nimg, _stats_at(folder, nimg))), '',
+        '## Training', '', *table(_training_rows(options, nimg, _stats_at(folder, nimg), training.get('history', []))), '',
         '## Metrics', '', *model_card_metrics.describe(metrics, nimg, distilled='kd_kwargs' in options.get('loss_kwargs', {})), '',
         '## Licence and limitations', '', *_licence(options), '',
     ])
@@ -127,7 +127,7 @@ def _yes(value):
     return None if value is None else 'yes' if value else 'no'
 
 
-def _training_rows(c, nimg, stats):
+def _training_rows(c, nimg, stats, history):
     """c: the configuration, {} if the snapshot has none."""
     loss = c.get('loss_kwargs', {})
     seconds = stats.get('Timing/total_sec', {}).get('mean')
@@ -138,17 +138,24 @@ def _training_rows(c, nimg, stats):
         ('R1 weight', loss.get('r1_gamma')), ('half-life of the weight average', kimg(c['ema_kimg'] * 1000) if 'ema_kimg' in c else None),
         ('precision', precision), ('augmentation', _augmentation(c, stats)), *_distillation(c, loss.get('kd_kwargs')),
         *_methods(c.get('terms', {})),
-        ('started from', _start(c) if c else None), ('seed', c.get('random_seed')),
+        ('started from', _start(c) if c else None), *_rollbacks(history), ('seed', c.get('random_seed')),
         ('processes', f'{c["num_gpus"]} on {c.get("device", NOT_RECORDED)}' if 'num_gpus' in c else None),
         ('time', None if seconds is None else dnnlib.util.format_time(seconds)),
     ]
 
 
 def _start(c):
-    start = c.get('init_from')
+    start, origin = c.get('init_from'), c.get('fork_origin')
+    if origin:
+        return f'the state of the run {origin["run"]} at {kimg(origin["cur_nimg"])} (checksum {origin["checksum"]})'
     if not start:
         return 'random weights'
     return os.path.basename(start) if model_files.is_local(start) else files.public_address(start)
+
+
+def _rollbacks(history):
+    return [('rollback', f'from {kimg(event["cur_nimg"])} to {kimg(event["to"])}, learning rate times {event["lr_factor"]:g}: gradients were '
+             'infinite or NaN') for event in history if event['event'] == 'rollback']
 
 
 def _augmentation(c, stats):

@@ -1,5 +1,9 @@
 """What watches a run from tick to tick: it sees the trainer, reports statistics, and may end the run."""
 
+from torch_utils import distributed
+
+from . import run_files, trainer_state
+
 
 class Observer:
     """Base class; all hooks are optional, and all processes call them.
@@ -22,3 +26,26 @@ class Observer:
 
     def load_state_dict(self, state: dict) -> None:
         pass
+
+
+def ask(trainer, saved=True):
+    """Lets an observer end the run, which then is saved and measured as at its full length. All processes decide as the first one."""
+    verdicts = {name: observer.verdict(trainer) for name, observer in trainer.observers.items()}
+    by, why = distributed.agree(lambda: next(((name, why) for name, why in verdicts.items() if why is not None), (None, None)))
+    if by is None:
+        return
+    if not saved:
+        trainer.save_fakes()
+        trainer.save_snapshot()
+        trainer.evaluate()
+    trainer.ended = run_files.ending(by, why, trainer.config)
+    trainer_state.save(trainer)
+    trainer.progress.message(f'Ended at {trainer.cur_nimg / 1000:g} kimg by {by}: {why}.')
+
+
+def resume_verdict(trainer):
+    """A verdict in the state holds while its terms do; one that a crash has prevented is made up for."""
+    if trainer.ended is None:
+        ask(trainer)
+    elif not run_files.is_ended(trainer.ended, trainer.config):
+        trainer.ended = None

@@ -49,6 +49,7 @@ class Phase:
     interval: int                           # run every so many iterations
     timer: PhaseTimer
     averages: list                          # running averages that each process keeps of its own part of the batch
+    skipped: torch.Tensor | None = None     # of the last step: 1 where it was left out, else 0
 
     def begin(self):
         self.timer.start()
@@ -66,6 +67,7 @@ class Phase:
             norms = torch.stack(torch._foreach_norm(grads))
             bad = (~norms.isfinite().all()).to(torch.float32)
             training_stats.report(f'Progress/skipped_steps/{self.name}', bad)
+            self.skipped = bad
             self.opt.found_inf = bad            # a fused optimiser leaves everything as it is where this is 1, without waiting
             self.opt.step()
         self.timer.stop()

@@ -1,6 +1,6 @@
 """What a run tells: a line per tick, stats.jsonl, TensorBoard where it is installed, a progress bar."""
 
-import json
+import contextlib
 import os
 import time
 
@@ -13,6 +13,7 @@ from dnnlib.util import format_time
 from torch_utils import training_stats
 
 from . import run_files
+from .run_records import append_line, forget_after
 
 try:
     from torch.utils.tensorboard import SummaryWriter
@@ -31,10 +32,13 @@ class Progress:
         run_dir:     where to write; None on the other processes.
         total_kimg:  thousands of images of the whole run.
         start_nimg:  images seen before this process started.
+        start_tick:  number of the first tick that ends in this process.
         elapsed_sec: seconds that earlier processes of the run took.
+        rollbacks:   of the run so far.
+        pending:     what was reported in this tick before, as of `Collector.state_dict`.
     """
 
-    def __init__(self, run_dir, total_kimg, start_nimg, elapsed_sec):
+    def __init__(self, run_dir, total_kimg, start_nimg=0, start_tick=0, elapsed_sec=0.0, rollbacks=0, pending=None):
         self.run_dir = run_dir
         self.total_nimg = total_kimg * 1000
         self.start_nimg = start_nimg
@@ -43,8 +47,9 @@ class Progress:
         self.tick_start_nimg = start_nimg
         self.maintenance_sec = 0.0
         self.collector = training_stats.Collector(keep_previous=False)
-        if run_dir is not None and start_nimg > 0:
-            forget_after(os.path.join(run_dir, run_files.STATS_FILE), start_nimg)
+        self.collector.load_state_dict(pending or {})
+        if run_dir is not None:
+            forget_after(run_dir, start_nimg, start_tick, rollbacks)
         purge = start_nimg // 1000 + 1 if start_nimg > 0 else None
         self.writer = SummaryWriter(run_dir, purge_step=purge) if run_dir is not None and SummaryWriter is not None else None
         self.bar = tqdm.tqdm(total=total_kimg, initial=start_nimg / 1000, unit='kimg', disable=None if run_dir is not None else True,
@@ -105,9 +110,15 @@ class Progress:
         self.message('  '.join([*columns, f'ETA {format_time(eta)}']))
         append_line(os.path.join(self.run_dir, run_files.STATS_FILE), dict(stats, timestamp=time.time()))
         if self.writer is not None:
+            self._write_events(stats, cur_nimg)
+
+    def _write_events(self, stats, cur_nimg):
+        try:
             for name, value in stats.items():
                 self.writer.add_scalar(name, value['mean'], global_step=cur_nimg // 1000, walltime=time.time())
             self.writer.flush()
+        except OSError as err:
+            raise files.write_error(os.path.join(self.run_dir, 'events.out.tfevents...'), err) from err
 
     def start_tick(self, cur_nimg, maintenance_sec):
         """After everything that is done between two ticks."""
@@ -118,21 +129,5 @@ class Progress:
     def close(self):
         self.bar.close()
         if self.writer is not None:
-            self.writer.close()
-
-
-def forget_after(path, nimg):
-    """Removes the ticks from a stats.jsonl that a run, continued from an older state, will repeat."""
-    records = run_files.read_lines(path)
-    kept = [record for record in records if round(record['Progress/kimg']['mean'] * 1000) <= nimg]
-    if len(kept) < len(records):
-        files.write_text(path, ''.join(json.dumps(record) + '\n' for record in kept))
-
-
-def append_line(path, record):
-    """Adds a JSON object as one line to a file. Raises UserError if it cannot be written."""
-    try:
-        with open(path, 'a', encoding='utf-8') as f:
-            f.write(json.dumps(record) + '\n')
-    except OSError as err:
-        raise files.write_error(path, err) from err
+            with contextlib.suppress(OSError):          # has been told before
+                self.writer.close()

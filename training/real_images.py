@@ -75,20 +75,37 @@ class RealImages:
         self.in_memory = size_gb <= (_default_limit_gb(self.device) if memory_limit_gb is None else memory_limit_gb)
         self._kept = _load_all(dataset, self.device) if self.in_memory else None
         self._stream, self._stream_nimg = None, -1
+        self._items = _Items(dataset, num_workers)
 
     def batch(self, cur_nimg: int) -> RealBatch:
         """This rank's part of the step that begins after `cur_nimg` images, all ranks counted."""
         if self._kept is not None:
             return self._pick(torch.from_numpy(self.order.items(cur_nimg + self.offset, self.batch_size)))
-        if cur_nimg != self._stream_nimg:
-            self._stream = iter(self._loader(cur_nimg))
-        item = next(self._stream)
+        item = self._next(cur_nimg)
         if isinstance(item, UserError):
             self.close()
             raise item
         self._stream_nimg = cur_nimg + self.stride
         img, c, idx = item
         return RealBatch(_to_float(self._move(img)), self._move(c), self._move(idx))
+
+    def _next(self, cur_nimg: int, again: bool = True):
+        """The next item of the stream. Where a worker died, the workers are started once more: a signal to all processes may have hit them."""
+        if cur_nimg != self._stream_nimg:
+            self._items.reading.fill_(-1)
+            self._stream = iter(self._loader(cur_nimg))
+            misc.errors_in_their_place()
+        try:
+            return next(self._stream)
+        except (RuntimeError, OSError, EOFError) as err:        # DataLoader says that one died, or what it sent cannot be had
+            if 'Caught ' in str(err):                           # an error in one that lives
+                raise
+            self.close()                            # waits for the others: what is still being read then was being read by the dead one
+            if again:
+                return self._next(cur_nimg, again=False)
+            reading = [self.dataset.files.names[self.dataset.get_details(idx).raw_idx] for idx in self._items.reading.tolist() if idx >= 0]
+            raise UserError(f'{self.dataset.path}: a worker process died{" while reading " + ", ".join(reading) if reading else ""} '
+                            f'({" ".join(str(err).split())}); check that image, or try --workers=0, which needs less memory') from err
 
     def close(self) -> None:
         """Ends the worker processes; `batch` starts them again."""
@@ -112,7 +129,7 @@ class RealImages:
 
     def _loader(self, cur_nimg: int) -> torch.utils.data.DataLoader:
         return torch.utils.data.DataLoader(
-            _Items(self.dataset), batch_sampler=_Steps(self.order, cur_nimg + self.offset, self.batch_size, self.stride),
+            self._items, batch_sampler=_Steps(self.order, cur_nimg + self.offset, self.batch_size, self.stride),
             num_workers=self.num_workers, collate_fn=_collate, pin_memory=self.device.type == 'cuda', worker_init_fn=misc.loader_signals,
             generator=torch.Generator(),            # or else each start of the workers would draw from torch's global generator
         )
@@ -132,16 +149,25 @@ class _Steps:
 
 
 class _Items(torch.utils.data.Dataset):
-    """(image, label, index), or the `UserError` itself, which would lose its one line in being raised across processes."""
+    """(image, label, index), or the `UserError` itself, which would lose its one line in being raised across processes.
 
-    def __init__(self, dataset):
+    `reading` holds, for each worker, the item that it is reading, else -1.
+    """
+
+    def __init__(self, dataset, num_workers: int):
         self.dataset = dataset
+        self.reading = torch.full([max(num_workers, 1)], -1, dtype=torch.int64).share_memory_()
 
     def __getitem__(self, idx: int):
+        worker = torch.utils.data.get_worker_info()
+        number = worker.id if worker is not None else 0
+        self.reading[number] = idx
         try:
             return *self.dataset[idx], idx
         except UserError as err:
             return err
+        finally:
+            self.reading[number] = -1
 
 
 def _collate(items: list):

@@ -6,7 +6,10 @@ import re
 from dnnlib.protocol import read_lines
 
 STATE_FILE = 'training-state.safetensors'
+PREVIOUS_STATE_FILE = 'training-state-previous.safetensors'         # the one before it, should it turn out damaged
 STATS_FILE = 'stats.jsonl'
+LOG_FILE = 'log.txt'
+BAD_STEPS_FILE = 'bad-steps.jsonl'
 CARD_FILE = 'model_card.md'
 SNAPSHOT = re.compile(r'network-snapshot-(\d+)(?:\.(\d{3}))?\.safetensors')
 
@@ -24,6 +27,12 @@ def find_snapshots(run_dir):
     """{file name: images seen}."""
     matches = [SNAPSHOT.fullmatch(name) for name in os.listdir(run_dir)]
     return {m[0]: int(m[1]) * 1000 + int(m[2] or 0) for m in matches if m}
+
+
+def state_paths(run_dir):
+    """The training states of a run, the newest first."""
+    paths = [os.path.join(run_dir, name) for name in (STATE_FILE, PREVIOUS_STATE_FILE)]
+    return [path for path in paths if os.path.isfile(path)]
 
 
 def metric_name(metric):

@@ -6,7 +6,8 @@ from dnnlib import files
 from torch_utils import checkpoint, distributed
 from torch_utils.background_writer import BackgroundWriter
 
-from . import run_files, snapshot_keep, snapshots
+from . import run_files, snapshot_keep, snapshots, state_files
+from .dataset_facts import DatasetFacts
 
 
 class RunStore:
@@ -21,26 +22,32 @@ class RunStore:
 
     def __init__(self, run_dir, config, dataset, network_kwargs):
         self.run_dir, self.config, self.dataset, self.network_kwargs = run_dir, config, dataset, network_kwargs
-        self.state_path = os.path.join(run_dir, run_files.STATE_FILE)
         self.writer = BackgroundWriter()
-        self.check, self.wait, self.close = self.writer.check, self.writer.wait, self.writer.close
+        self.wait, self.close = self.writer.wait, self.writer.close
+        self.facts = None
 
     def snapshot_path(self, cur_nimg):
         return run_files.snapshot_path(self.run_dir, cur_nimg, self.config['kimg_per_tick'])
 
-    def read_facts(self):
-        """Reads all images once for `dataset.facts()`, early, so that no snapshot has to wait for it."""
-        self.writer.submit(self.dataset.facts)
+    def read_facts(self, expected_hash):
+        """Reads all images once for `dataset.facts()`, early, so that no snapshot has to wait for it; compares them with what the run began with."""
+        self.facts = DatasetFacts(self.dataset, expected_hash, self.run_dir)
 
-    def save_snapshot(self, cur_nimg, networks):
-        """networks: {name: module}; those that the configuration asks for are written."""
+    def check(self):
+        """Raises what went wrong beside the training; does not wait."""
+        self.writer.check()
+        if self.facts is not None:
+            self.facts.check()
+
+    def save_snapshot(self, cur_nimg, networks, history):
+        """networks: {name: module}; those that the configuration asks for are written. history: forks and rollbacks of the run."""
         networks = {name: networks[name] for name in self.config.get('snapshot_networks', ['G_ema'])}
-        tensors, info = snapshots.pack(networks, self.network_kwargs, dict(options=dict(self.config), cur_nimg=cur_nimg,
+        tensors, info = snapshots.pack(networks, self.network_kwargs, dict(options=dict(self.config), cur_nimg=cur_nimg, history=list(history),
                                                                            class_names=self.dataset.class_names))
         self.writer.submit(self._write_snapshot, self.snapshot_path(cur_nimg), checkpoint.copies(tensors), info)
 
     def _write_snapshot(self, path, tensors, info):
-        info['training']['dataset'] = self.dataset.facts()
+        info['training']['dataset'] = self.facts.get()
         checkpoint.save(path, 'network', tensors, info)
 
     def save_state(self, states, progress):
@@ -49,17 +56,21 @@ class RunStore:
         for name, state in states.items():
             part, nests[name] = checkpoint.flatten(name, state)
             tensors.update(part)
-        info = dict(progress, state=nests, networks=self.network_kwargs)
-        self.writer.submit(checkpoint.save, self.state_path, 'training-state', checkpoint.copies(tensors), info)
+        info = dict(progress, state=nests, networks=self.network_kwargs, dataset_hash=self.facts.hash())
+        self.writer.submit(state_files.write, self.run_dir, checkpoint.copies(tensors), info)
 
-    def load_state(self):
-        """-> ({name: state dict}, progress), or None if there is no state. What a killed process left unfinished is removed."""
-        if distributed.get_rank() == 0:
-            files.remove_unfinished(self.run_dir)
-        if not os.path.isfile(self.state_path):
-            return None
-        tensors, info = checkpoint.load(self.state_path, 'training-state')
-        return {name: checkpoint.unflatten(nest, tensors) for name, nest in info['state'].items()}, info
+    def load_state(self, tell, accept=lambda _info: True):
+        """-> ({name: state dict}, progress) of the newest good state that `accept(progress)` takes, or None. All processes must call it.
+
+        What a killed process left unfinished is removed. tell: function of a line of text, for warnings.
+        """
+        path = distributed.agree(lambda: self._find_state(tell, accept))
+        return None if path is None else read_state(path)
+
+    def _find_state(self, tell, accept):
+        self.wait()
+        files.remove_unfinished(self.run_dir)
+        return state_files.find(self.run_dir, tell, accept)
 
     def metrics_measured(self, cur_nimg):
         """Copies the metrics on record into the snapshot of `cur_nimg`, then deletes the snapshots that need not be kept."""
@@ -69,6 +80,12 @@ class RunStore:
             self.writer.submit(_add_metrics, path, list(measured.values()))
         if self.config.get('snapshot_keep') is not None:
             self.writer.submit(snapshot_keep.prune, self.run_dir, self.config['snapshot_keep'], self.config['metrics'])
+
+
+def read_state(path):
+    """-> ({name: state dict}, progress), as `RunStore.save_state` took them."""
+    tensors, info = checkpoint.load(path, state_files.KIND)
+    return {name: checkpoint.unflatten(nest, tensors) for name, nest in info['state'].items()}, info
 
 
 def _add_metrics(path, records):

@@ -1,10 +1,8 @@
-"""Run directories: which one a command means, and starting the processes that train in it."""
+"""Starting the processes that train in a run directory."""
 
 import contextlib
-import json
 import multiprocessing.connection
 import os
-import re
 import shutil
 import signal
 import socket
@@ -16,46 +14,16 @@ import torch
 import dnnlib
 from dnnlib import UserError, files
 from dnnlib.util import user_errors
-from torch_utils import checkpoint, distributed
+from torch_utils import distributed
 
-from . import run_files
+from . import run_changes, run_files
+from .find_run import OPTIONS_FILE, read_options, write_options
 from .model_card import write_model_card
+from .stop_request import SIGNALS
 from .training_loop import training_loop
 
-OPTIONS_FILE = 'training_options.json'
-FREE = ('total_kimg', 'run_dir', 'snapshot_keep', 'snapshot_networks', 'observers')         # may differ when a run is continued
-STOPPED = 130                   # exit code of a run that a signal has ended
 GRACE_SEC = 20
 STARTED = (run_files.STATE_FILE, run_files.STATS_FILE)         # the first files of a run that has got somewhere
-
-
-def find_run(outdir, config, description, new_run):
-    """-> (run directory, 'new' | 'continue' | 'complete'): the last run of the same configuration, else the next free number."""
-    if os.path.exists(outdir) and not os.path.isdir(outdir):
-        raise UserError(f'--outdir={outdir}: is a file; name a folder')
-    runs = {int(m[0]): name for name in sorted(os.listdir(outdir) if os.path.isdir(outdir) else []) if (m := re.match(r'\d{5,}', name))}
-    for number in sorted(runs, reverse=True):
-        path = os.path.join(outdir, runs[number])
-        if not new_run and same_run(path, config):
-            return path, 'complete' if run_files.is_complete(path, progress_of(path), config) else 'continue'
-    return os.path.join(outdir, f'{max(runs, default=-1) + 1:05d}-{description}'), 'new'
-
-
-def same_run(path, config):
-    """Whether the run in `path` has this configuration; its length may differ, what its snapshots hold and which it keeps, and who watches it."""
-    try:
-        with open(os.path.join(path, OPTIONS_FILE), encoding='utf-8') as f:
-            saved = json.load(f)
-    except (OSError, json.JSONDecodeError):
-        return False
-    strip = lambda c: {key: value for key, value in c.items() if key not in FREE}
-    return strip(saved) == strip(json.loads(json.dumps(config)))
-
-
-def progress_of(path):
-    """What the training state says besides the tensors."""
-    state = os.path.join(path, run_files.STATE_FILE)
-    return checkpoint.load_info(state, 'training-state') if os.path.isfile(state) else dict(cur_nimg=0)
 
 
 def launch(config, run_dir):
@@ -63,7 +31,7 @@ def launch(config, run_dir):
     if config.device == 'cuda' and 'RANK' not in os.environ and config.num_gpus > torch.cuda.device_count():
         raise UserError(f'--gpus={config.num_gpus}: this machine has {torch.cuda.device_count()}; use torchrun to train on several machines')
     made = not os.path.exists(run_dir)
-    distributed.agree(lambda: _prepare(config, run_dir))
+    config.update(distributed.agree(lambda: _prepare(config, run_dir)))
     _check_shared(run_dir)
     try:
         if config.num_gpus > 1 and 'RANK' not in os.environ:
@@ -78,7 +46,9 @@ def launch(config, run_dir):
 
 def _prepare(config, run_dir):
     files.make_dir(run_dir)
-    files.write_text(os.path.join(run_dir, OPTIONS_FILE), json.dumps(dict(config, run_dir=run_dir), indent=2) + '\n')
+    found = run_changes.found_out(read_options(run_dir) or {})
+    write_options(run_dir, dict(config, **found))
+    return found
 
 
 def _check_shared(run_dir, patience_sec=10):
@@ -96,7 +66,7 @@ def _spawn(config, run_dir):
     store = torch.distributed.TCPStore('localhost', 0, is_master=True, wait_for_workers=False)     # outlives any of them
     context = torch.multiprocessing.spawn(_worker, args=(config, run_dir, store.port), nprocs=config.num_gpus, join=False)
     pass_on = lambda signum, _frame: [os.kill(pid, signum) for pid in context.pids()]
-    previous = {sig: signal.signal(sig, pass_on) for sig in (signal.SIGTERM,)}
+    previous = {sig: signal.signal(sig, pass_on) for sig in SIGNALS if sig != signal.SIGINT}
     previous[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)         # a terminal sends Ctrl-C to all processes itself
     try:
         sys.exit(_join(context.processes))
@@ -112,14 +82,14 @@ def _join(processes):
         for sentinel in multiprocessing.connection.wait(waiting):
             process = waiting.pop(sentinel)
             process.join()
-            if process.exitcode in (0, STOPPED):
+            if process.exitcode == 0:
                 continue
             _end(waiting.values())
             if process.exitcode < 0:
                 return (f'Error: process {processes.index(process)} of {len(processes)} was killed by {signal.Signals(-process.exitcode).name}; '
                         'the same command continues from the last state')
             return process.exitcode             # it has said why
-    return max(process.exitcode for process in processes)
+    return 0
 
 
 def _end(processes):
@@ -140,7 +110,7 @@ def _worker(local_rank, config, run_dir, port):
 
 
 def _train(config, run_dir):
-    log = dnnlib.util.Logger(os.path.join(run_dir, 'log.txt')) if distributed.launched_rank() == 0 else contextlib.nullcontext()
+    log = dnnlib.util.Logger(os.path.join(run_dir, run_files.LOG_FILE)) if distributed.launched_rank() == 0 else contextlib.nullcontext()
     with log:
         complete = training_loop(config, run_dir, config['device'])
         if complete and distributed.get_rank() == 0:
@@ -149,5 +119,3 @@ def _train(config, run_dir):
             distributed.print0(f'Stopped; the state is in {run_dir}. The same command continues.')
     distributed.barrier()                       # one that has ended must not look like one that failed while the first still writes
     distributed.leave()
-    if not complete:
-        sys.exit(STOPPED)

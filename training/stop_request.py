@@ -1,15 +1,17 @@
-"""Ctrl-C and SIGTERM: a wish to stop, which the loop fulfils between two iterations."""
+"""Ctrl-C, SIGTERM and SIGUSR1 (what SLURM can send some time before its limit): a wish to stop, which the loop fulfils between two iterations."""
 
 import signal
 
 from torch_utils import distributed
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, 'SIGUSR1') else []))     # Windows has no SIGUSR1
 ASK_EVERY = 4                   # iterations between two questions to the other processes, each of which waits for them, not for the device
 
 
 class StopRequest:
-    """While it is entered, the first signal is noted and told; a second one raises KeyboardInterrupt.
+    """While it is entered, the first signal is noted and told; a Ctrl-C after it raises KeyboardInterrupt.
+
+    Of the others there may be several: whoever sends one to a program often sends it to its process group as well.
 
     Args:
         tell: function of a line of text.
@@ -30,9 +32,11 @@ class StopRequest:
 
     def _on_signal(self, signum, _frame):
         if self.requested:
-            raise KeyboardInterrupt
+            if signum == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         self.requested = True
-        self.tell('Stopping after this iteration; the state will be saved. (Press Ctrl-C again to stop at once.)')
+        self.tell(f'{signal.Signals(signum).name}: stopping after this iteration; the state will be saved. (Press Ctrl-C again to stop at once.)')
 
     def agreed(self, batch_idx):
         """Whether any process has been asked to stop; the same on all of them."""

@@ -1,7 +1,6 @@
 """The training loop: set up, iterate over the phases, and at the end of a tick report, save and measure."""
 
 import functools
-import hashlib
 import os
 import time
 
@@ -11,7 +10,7 @@ import torch
 import dnnlib
 from torch_utils import distributed, misc, training_stats
 
-from . import run_files
+from . import bad_steps, batch_probe, observers, rollback, run_files, trainer_state
 from .ada import AdaptiveProbability, set_probability
 from .compiling import compile_main_phases
 from .cuda_graphs import RecordedPhase
@@ -33,10 +32,8 @@ class Trainer:
         self.run_dir = run_dir
         self.device = device
         self.rank, self.num_ranks = distributed.get_rank(), distributed.get_world_size()
-        self.cur_nimg = self.batch_idx = self.cur_tick = 0
-        self.elapsed_sec = 0.0
-        self.ended = None               # why and on which terms an observer has ended the run
-        self.tick_end = config['kimg_per_tick'] * 1000
+        trainer_state.set_progress(self, dict(cur_nimg=0, batch_idx=0, cur_tick=0, tick_end=config['kimg_per_tick'] * 1000, elapsed_sec=0.0))
+        self.progress, self.continues = None, False
         self._set_backends()
         self._load_data()
         networks, self.network_kwargs = build_networks(self.config, self.dataset, device)
@@ -82,6 +79,7 @@ class Trainer:
         self.loss.terms.requires_grad_(False)
         self.ema = WeightAverage(self.G, self.G_ema, c.ema_kimg, c.get('ema_rampup'), c.get('ema_start_kimg', 0))
         self._speed_up()
+        self.bad_steps = bad_steps.BadSteps(**c.get('bad_steps_kwargs', {}))
         self.observers = {name: build(**kwargs) for name, kwargs in c.get('observers', {}).items()}
 
     def _speed_up(self):
@@ -94,69 +92,35 @@ class Trainer:
                 self.accumulate[phase.name] = RecordedPhase(self.accumulate[phase.name], phase.params, self.loss.recording_key,
                                                             distributed.print0, phase.name)
 
-    # -- state
-
-    def _stateful(self):
-        """Everything that changes during training, by name."""
-        objects = dict(G=self.G, D=self.D, G_ema=self.G_ema, loss=self.loss)
-        objects.update({f'{phase.name[0]}_opt': phase.opt for phase in self.phases})
-        if self.augment_pipe is not None:
-            objects['augment_pipe'] = self.augment_pipe
-        if self.ada is not None:
-            objects['ada'] = self.ada
-        objects.update({f'observer_{name}': observer for name, observer in self.observers.items()})
-        return objects
+    # -- run
 
     def resume(self):
-        """Continues from the run directory's training state, if there is one."""
-        saved = self.store.load_state()
-        if saved is None:
-            return False
-        states, progress = saved
-        for name, target in self._stateful().items():
-            if name not in states and name.startswith('observer_'):
-                continue                # it has joined since
-            target.load_state_dict(states[name])
-        for phase in self.phases:
-            phase.restore_layout()
-        self.cur_nimg, self.batch_idx, self.cur_tick = progress['cur_nimg'], progress['batch_idx'], progress['cur_tick']
-        self.elapsed_sec, self.tick_end = progress['elapsed_sec'], progress['tick_end']
-        self.ended = progress.get('ended')
-        return True
-
-    def save_state(self):
-        """Writes the training state: the first process, but all must call it."""
-        states = {name: source.state_dict() for name, source in self._stateful().items()}
-        if self.rank == 0:
-            self.store.save_state(states, dict(cur_nimg=self.cur_nimg, batch_idx=self.batch_idx, cur_tick=self.cur_tick, tick_end=self.tick_end,
-                                               elapsed_sec=self.progress.elapsed_sec, ended=self.ended))
-
-    # -- run
+        """Continues from the state of the run, or of the one that it is a fork of. -> whether there is one."""
+        return trainer_state.resume(self)
 
     def run(self):
         """Trains until total_kimg, until an observer ends the run, or until a signal, upon which the state is saved. -> whether it is complete."""
         total_nimg = self.config.total_kimg * 1000
-        self.progress = Progress(self.run_dir if self.rank == 0 else None, self.config.total_kimg, self.cur_nimg, self.elapsed_sec)
-        if self.cur_nimg > 0:
-            self._catch_up(done=self.cur_nimg >= total_nimg or self.ended is not None)
-        elif self.rank == 0:
-            self.grid.save_reals('reals.png')
-            self.grid.save_fakes(self.G_ema, 'fakes_init.png')
+        self.start_progress()
+        if self.rank == 0:
+            self.store.read_facts(self.dataset_hash)
+        self._begin(done=self.cur_nimg >= total_nimg or self.ended is not None)
         for observer in self.observers.values():
             observer.start(self)
         if 0 < self.cur_nimg < total_nimg:
-            self._resume_verdict()
+            observers.resume_verdict(self)
         self.progress.start_tick(self.cur_nimg, 0)
-        if self.rank == 0:
-            self.store.read_facts()
         try:
-            with StopRequest(self.progress.message) as stop:
+            with StopRequest(lambda text: self.progress.message(text)) as stop:
                 while self.cur_nimg < total_nimg and self.ended is None and not stop.agreed(self.batch_idx):
                     self._iteration()
-                    if self.cur_nimg >= self.tick_end or self.cur_nimg >= total_nimg:
+                    ends_tick = self.cur_nimg >= self.tick_end or self.cur_nimg >= total_nimg
+                    if bad_steps.too_many(self, ends_tick):
+                        rollback.react(self)
+                    elif ends_tick:
                         self._end_tick(done=self.cur_nimg >= total_nimg)
                 if self.cur_nimg < total_nimg and self.ended is None:
-                    self.save_state()
+                    trainer_state.save(self)
                 self.store.wait()
         except KeyboardInterrupt:
             self.store.close(cancel=True)
@@ -166,9 +130,35 @@ class Trainer:
             self.progress.close()
         return self.cur_nimg >= total_nimg or self.ended is not None
 
+    def start_progress(self):
+        """At the start of the run and of what follows a rollback."""
+        if self.progress is not None:
+            self.elapsed_sec = self.progress.elapsed_sec
+            self.progress.close()
+        self.progress = Progress(self.run_dir if self.rank == 0 else None, self.config.total_kimg, self.cur_nimg, self.cur_tick, self.elapsed_sec,
+                                 bad_steps.num_rollbacks(self), self.pending_stats)
+
+    def _begin(self, done):
+        if not self.continues:
+            if self.rank == 0:
+                self.grid.save_reals('reals.png')
+                self.grid.save_fakes(self.G_ema, 'fakes_init.png')
+            if self.cur_nimg > 0:
+                trainer_state.save(self)        # the state that this run is a fork of may change
+        if self.cur_nimg > 0:
+            self._catch_up(done)
+
     def _iteration(self):
+        self.step()
+        self.cur_nimg += self.config.batch_size
+        self.batch_idx += 1
+        self.progress.advance(self.config.batch_size)
+        self.store.check()
+
+    def step(self):
+        """One step of the networks: all phases that are due."""
         c = self.config
-        torch.manual_seed(step_seed(c.random_seed, self.rank, self.cur_nimg))
+        torch.manual_seed(misc.step_seed(c.random_seed, self.rank, self.cur_nimg))
         batch = self.reals.batch(self.cur_nimg)
         self.loss.start_step(self.cur_nimg)
         for phase in self.phases:
@@ -180,15 +170,12 @@ class Trainer:
         self.ema.update(self.cur_nimg, c.batch_size)
         if self.ada is not None:
             self.ada.update(self.batch_idx)
-        self.cur_nimg += c.batch_size
-        self.batch_idx += 1
-        self.progress.advance(c.batch_size)
-        self.store.check()
 
     def _run_phase(self, phase, batch, gen_z, gen_c):
         phase.begin()
         self.accumulate[phase.name](*batch, gen_z, gen_c)
         phase.end()
+        self.bad_steps.note(phase, self.batch_idx, self.cur_nimg)
 
     def _accumulate(self, phase, *tensors):
         """Gradients over micro-batches; they are the mean over the whole batch whatever the number of those."""
@@ -214,64 +201,40 @@ class Trainer:
         self.tick_end = self.cur_nimg + c.kimg_per_tick * 1000
         at = lambda ticks: ticks is not None and (done or self.cur_tick % ticks == 0)
         if at(c.image_snapshot_ticks):
-            self._save_fakes()
+            self.save_fakes()
         if at(c.network_snapshot_ticks):
-            self._save_snapshot()
-            self.save_state()
-            self._evaluate()
+            self.save_snapshot()
+            trainer_state.save(self)
+            self.evaluate()
         if not done:
-            self._ask_observers(saved=at(c.network_snapshot_ticks))
+            observers.ask(self, saved=at(c.network_snapshot_ticks))
         self.progress.start_tick(self.cur_nimg, time.time() - began)
-
-    def _ask_observers(self, saved=True):
-        """Lets an observer end the run, which then is saved and measured as at its full length. All processes decide as the first one."""
-        verdicts = {name: observer.verdict(self) for name, observer in self.observers.items()}
-        by, why = distributed.agree(lambda: next(((name, why) for name, why in verdicts.items() if why is not None), (None, None)))
-        if by is None:
-            return
-        if not saved:
-            self._save_fakes()
-            self._save_snapshot()
-            self._evaluate()
-        self.ended = run_files.ending(by, why, self.config)
-        self.save_state()
-        self.progress.message(f'Ended at {self.cur_nimg / 1000:g} kimg by {by}: {why}.')
-
-    def _resume_verdict(self):
-        """A verdict in the state holds while its terms do; one that a crash has prevented is made up for."""
-        if self.ended is None:
-            self._ask_observers()
-        elif not run_files.is_ended(self.ended, self.config):
-            self.ended = None
 
     def _warn(self, stats):
         if self.ada is not None and (text := self.ada.warning()) is not None:
             self.progress.message(text)
-        for phase in self.phases:
-            name = f'Progress/skipped_steps/{phase.name}'
-            if name in stats and (skipped := round(stats[name]['mean'] * stats[name]['num'] / self.num_ranks)) > 0:
-                self.progress.message(f'Warning: {skipped} of {stats[name]["num"] // self.num_ranks} {phase.name} steps were left out: '
-                                      'a gradient was infinite or NaN. If this goes on, try --fp32=1 or a larger --gamma.')
+        for text in bad_steps.warnings(self, stats):
+            self.progress.message(text)
 
     def _catch_up(self, done):
         """After a crash between saving the state and the last of what follows it."""
         missing = lambda: not os.path.isfile(self.store.snapshot_path(self.cur_nimg))
         if done and distributed.agree(missing):
-            self._save_fakes()
-            self._save_snapshot()
+            self.save_fakes()
+            self.save_snapshot()
             self.store.wait()
         if not distributed.agree(missing):
-            self._evaluate()
+            self.evaluate()
 
-    def _save_fakes(self):
+    def save_fakes(self):
         if self.rank == 0:
             self.grid.save_fakes(self.G_ema, f'fakes{run_files.kimg_label(self.cur_nimg, self.config.kimg_per_tick)}.png')
 
-    def _save_snapshot(self):
+    def save_snapshot(self):
         if self.rank == 0:
-            self.store.save_snapshot(self.cur_nimg, dict(G_ema=self.G_ema, G=self.G, D=self.D))
+            self.store.save_snapshot(self.cur_nimg, dict(G_ema=self.G_ema, G=self.G, D=self.D), self.history)
 
-    def _evaluate(self):
+    def evaluate(self):
         """Metrics of the averaged generator that are not on record yet, by the function that the configuration names."""
         c = self.config
         snapshot = self.store.snapshot_path(self.cur_nimg)
@@ -284,16 +247,14 @@ class Trainer:
             self.store.metrics_measured(self.cur_nimg)
 
 
-def step_seed(seed, rank, cur_nimg):
-    """Seed of an iteration's random numbers: a resumed run repeats what an uninterrupted one draws."""
-    digest = hashlib.sha256(f'{seed}/{rank}/{cur_nimg}'.encode()).digest()
-    return int.from_bytes(digest[:8], 'little') >> 1
-
-
 def training_loop(config, run_dir, device_type):
     """Trains or continues the run in `run_dir`. -> whether it is complete (False: stopped by a signal, state saved)."""
     device = distributed.init(device_type)
-    trainer = Trainer(config, run_dir, device)
-    if trainer.resume():
-        distributed.print0(f'Continuing {run_dir} at {trainer.cur_nimg / 1000:.1f} kimg.')
-    return trainer.run()
+    try:
+        if config.get('batch_gpu_auto'):
+            batch_probe.settle(config, run_dir, lambda c: Trainer(c, run_dir, device))
+        trainer = Trainer(config, run_dir, device)
+        trainer.resume()
+        return trainer.run()
+    except torch.OutOfMemoryError as err:
+        raise batch_probe.advice(config, run_dir, err) from err

@@ -3,11 +3,10 @@
 import torch
 
 import dnnlib
-from torch_utils import distributed, training_stats
+from torch_utils import distributed, misc, training_stats
 
 from .observers import Observer
 from .real_images import RealImages
-from .training_loop import step_seed
 
 KINDS = ('validation', 'training', 'fake')
 
@@ -46,7 +45,7 @@ class Validation(Observer):
             if own < total:
                 held_out, trained = self.images.batch(start), trainer.reals.batch(trainer.cur_nimg + i * c.batch_size)
                 with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
-                    torch.manual_seed(step_seed(c.random_seed, f'validation/{own}', trainer.cur_nimg))
+                    torch.manual_seed(misc.step_seed(c.random_seed, f'validation/{own}', trainer.cur_nimg))
                     z = torch.randn([c.batch_gpu, trainer.G.z_dim], device=device)
                     fakes = trainer.G.synthesis(trainer.G.mapping(z, held_out.c, skip_w_avg_update=True))
                     pairs = (held_out.img, held_out.c), (trained.img[:c.batch_gpu], trained.c[:c.batch_gpu]), (fakes, held_out.c)

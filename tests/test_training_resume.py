@@ -1,0 +1,236 @@
+"""A run that is cut off and continued is the run that never was: every preset, every kind of distillation, one process and two."""
+
+import json
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from conftest import run_cli, shrink
+from resuming import KD, differences, free_port, make_config, make_trainer, read_json, run, run_pair, start, tick_lines
+
+import train
+from dnnlib import UserError
+from torch_utils import checkpoint
+from training import model_card, presets, run_changes
+from training.find_run import OPTIONS_FILE, find_run
+from training.run_files import BAD_STEPS_FILE, LOG_FILE, STATE_FILE, STATS_FILE
+from training.run_records import forget_after
+from training.runs import launch
+
+METHODS = [[], *([f'--kd={methods}', '--kd-teacher=demo', f'--kd-preset={preset}']
+                 for preset in ('paper', 'released') for methods in ('agkd', 'cgkd', 'agkd,cgkd'))]
+PAIRS = [(cfg, METHODS[i % len(METHODS)]) for i, cfg in enumerate(presets.PRESETS)]             # each preset and each method at least once
+OTHER_PAIRS = [(cfg, kd) for cfg in presets.PRESETS for kd in METHODS if (cfg, kd) not in PAIRS]
+
+
+def name_of(value):
+    return value if isinstance(value, str) else '-'.join(option.partition('=')[2] for option in value[::2]) or 'no kd'
+
+
+def case(data, cfg, kd, gpus=1):
+    """Six iterations in ticks of two; regularisation in some of them, as it is lazy."""
+    classes = ['--cond=1'] if '--kd-preset=released' in kd else []
+    config = make_config(data, f'--cfg={cfg}', f'--gpus={gpus}', '--batch=8', '--aug=ada', *classes, *kd, total_kimg=0.048,
+                         kimg_per_tick=0.016)
+    if 'G_reg_interval' not in config:
+        config.update(G_reg_interval=2, D_reg_interval=4)
+    return config
+
+
+def check_parts(data, cfg, kd, folder):
+    """Saved after three iterations, in the middle of a tick, cut off after four, and continued."""
+    run(case(data, cfg, kd), folder / 'whole')
+    run(case(data, cfg, kd), folder / 'parts', save_at=3, die_at=4)
+    run(case(data, cfg, kd), folder / 'parts')
+    assert differences(folder / 'whole', folder / 'parts') == []
+
+
+@pytest.mark.parametrize('cfg, kd', PAIRS, ids=name_of)
+def test_a_run_in_parts_is_the_whole_run(cfg, kd, tiny_data, tmp_path):
+    check_parts(tiny_data, cfg, kd, tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('cfg, kd', OTHER_PAIRS, ids=name_of)
+def test_a_run_in_parts_is_the_whole_run_with_everything(cfg, kd, tiny_data, tmp_path):
+    check_parts(tiny_data, cfg, kd, tmp_path)
+
+
+@pytest.mark.parametrize('pairs', [PAIRS[3:4], pytest.param(PAIRS, marks=pytest.mark.soak)], ids=['one', 'all'])
+def test_two_processes_in_parts_are_the_whole_run(pairs, tiny_data, tmp_path):
+    cases = [(case(tiny_data, cfg, kd, gpus=2), str(tmp_path / f'{cfg}-whole'), str(tmp_path / f'{cfg}-parts')) for cfg, kd in pairs]
+    port = free_port()
+    processes = [start(run_pair, cases, port, rank) for rank in range(2)]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert {cfg: differences(whole, parts) for (cfg, _), (_, whole, parts) in zip(pairs, cases, strict=True)} == {cfg: [] for cfg, _ in pairs}
+
+
+def test_no_line_is_doubled_or_lost(tiny_data, tmp_path):
+    """Ticks that the state does not know are told once more, in its place."""
+    config = make_config(tiny_data, '--batch=8', '--cfg=demo', total_kimg=0.048, kimg_per_tick=0.008, network_snapshot_ticks=2)
+    run_dir = tmp_path / 'run'
+    trainer = make_trainer(config, run_dir)
+    iterate = trainer._iteration
+    trainer._iteration = lambda: iterate() if trainer.batch_idx < 5 else (_ for _ in ()).throw(UserError('end'))
+    with pytest.raises(UserError, match='end'):
+        trainer.run()
+    (run_dir / LOG_FILE).write_text('a line\n' + ''.join(f'tick {i}     kimg ...\n' for i in range(5)) + 'another\n')
+    assert len((run_dir / STATS_FILE).read_text().splitlines()) == 5
+    launch(config, str(run_dir))
+    kimg = [json.loads(line)['Progress/kimg']['mean'] for line in (run_dir / STATS_FILE).read_text().splitlines()]
+    assert kimg == pytest.approx([0.008 * (i + 1) for i in range(6)])
+    assert tick_lines(run_dir) == list(range(6))
+    assert 'a line\n' in (run_dir / LOG_FILE).read_text() and 'another\n' in (run_dir / LOG_FILE).read_text()
+
+
+def test_what_a_state_does_not_know_is_forgotten(tmp_path):
+    lines = lambda *records: ''.join(json.dumps(record) + '\n' for record in records)
+    (tmp_path / STATS_FILE).write_text(lines(*({'Progress/kimg': {'mean': kimg}} for kimg in (1, 2, 3))) + '{"cut o')
+    (tmp_path / 'metric-fid5k_full.jsonl').write_text(lines(dict(cur_nimg=2000), dict(cur_nimg=None), dict(cur_nimg=2001)))
+    steps = [dict(rollbacks=0, cur_nimg=2900), dict(rollbacks=1, cur_nimg=1900), dict(rollbacks=1, cur_nimg=2000), dict(rollbacks=2, cur_nimg=10)]
+    (tmp_path / BAD_STEPS_FILE).write_text(lines(*steps))
+    forget_after(str(tmp_path), 2000, 2, rollbacks=1)
+    read = lambda name: [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+    assert [record['Progress/kimg']['mean'] for record in read(STATS_FILE)] == [1, 2]
+    assert read('metric-fid5k_full.jsonl') == [dict(cur_nimg=2000), dict(cur_nimg=None)]
+    assert read(BAD_STEPS_FILE) == steps[:2]
+
+
+# -- other options
+
+def command(data, outdir, *args):
+    return [f'--outdir={outdir}', f'--data={data}', '--device=cpu', '--metrics=none', '--workers=0', '--cfg=demo', '--batch=8', '--tick=0.008',
+            '--kimg=0.016', *args]
+
+
+@pytest.fixture
+def half_a_run(tiny_data, tmp_path, monkeypatch):
+    """-> function of further options that runs train.py with tiny networks; one run has been stopped after 8 of 16 images."""
+    build = train.build_config
+    monkeypatch.setattr(train, 'build_config', lambda opts: (lambda config, name: (shrink(config), name))(*build(opts)))
+    call = lambda *args, data=tiny_data: run_cli(train.main, *command(data, tmp_path / 'runs', *args))
+    code, output = call('--kimg=0.008', '--snap=1')
+    assert code == 0, output
+    os.remove(tmp_path / 'runs' / '00000-tiny-demo-kimg0.008-batch8' / 'model_card.md')         # so that it is not complete
+    os.rename(tmp_path / 'runs' / '00000-tiny-demo-kimg0.008-batch8', tmp_path / 'runs' / '00000-tiny-demo-kimg0.016-batch8')
+    options = tmp_path / 'runs' / '00000-tiny-demo-kimg0.016-batch8' / OPTIONS_FILE
+    options.write_text(json.dumps(dict(read_json(options), total_kimg=0.016)))
+    return call
+
+
+def test_other_options_are_refused_with_the_list_of_differences(half_a_run, tmp_path):
+    run_dir = tmp_path / 'runs' / '00000-tiny-demo-kimg0.016-batch8'
+    code, output = half_a_run('--seed=1', '--fp32=1')
+    assert code == 1 and f'Error: {run_dir} is not complete and was started with --seed=0, now 1; ' in output
+    assert 'num_fp16_res=' in output and f'use --new-run=1 for another run, or --fork-from={run_dir} to start one' in output
+    assert half_a_run('--seed=1', '--new-run=1')[0] == 0 and (tmp_path / 'runs' / '00001-tiny-demo-kimg0.016-batch8').is_dir()
+    code, output = half_a_run('--snap=2', '--max-bad-steps=7', '--snapshot-networks=all')         # changes nothing that is trained
+    assert code == 0 and f'Continuing {run_dir} at 0.0 kimg' in output
+
+
+def test_other_images_are_refused(half_a_run, tiny_data, tmp_path):
+    """Of the same names and number, in the same place."""
+    copy = tmp_path / 'copy'
+    shutil.copytree(tiny_data, copy)
+    picture = next(pathlib.Path(tiny_data).glob('*/*.png'))
+    before = picture.read_bytes()
+    try:
+        PIL.Image.fromarray(np.zeros([16, 16, 3], dtype=np.uint8)).save(picture)
+        run_dir = tmp_path / 'runs' / '00000-tiny-demo-kimg0.016-batch8'
+        state = (run_dir / STATE_FILE).read_bytes()
+        code, output = half_a_run()
+        assert code == 1 and f'these are not the images that {run_dir} was trained on so far' in output
+        assert (run_dir / STATE_FILE).read_bytes() == state
+    finally:
+        picture.write_bytes(before)
+    assert half_a_run()[0] == 0
+
+
+def test_names_of_options_in_differences():
+    saved = dict(random_seed=0, num_gpus=1, loss_kwargs=dict(r1_gamma=1, kd_kwargs=dict(seed=0, settings=dict(p=0.7, teacher_input='clip'))),
+                 metrics=['a'], G_kwargs=dict(z_dim=8), batch_gpu=4)
+    now = dict(random_seed=1, num_gpus=2, loss_kwargs=dict(r1_gamma=2, kd_kwargs=dict(seed=1, settings=dict(p=1, teacher_input='raw'))),
+               metrics=[], G_kwargs=dict(z_dim=9), batch_gpu=2)
+    assert run_changes.differences(saved, now) == [
+        '--seed=0, now 1', '--gpus=1, now 2', '--gamma=1, now 2', '--kd-p=0.7, now 1', '--kd-input=clip, now raw', 'G_kwargs.z_dim=8, now 9',
+        '--batch-gpu=4, now 2']
+    assert run_changes.differences({}, dict(compile=False)) == [] and run_changes.differences(dict(w=0), {}) == ['w=0, now None']
+    auto = dict(batch_gpu_auto=True)
+    assert run_changes.differences(dict(auto, batch_gpu=4, batch_gpu_probed=4), dict(auto, batch_gpu=8)) == []
+    assert run_changes.same_name('00003-x-auto2-ada', 'x-auto1-ada') and not run_changes.same_name('00003-x-auto1-ada', 'x-auto1')
+
+
+# -- forks
+
+def test_a_fork_starts_from_a_state_with_other_options_and_resumes_exactly(tiny_data, tmp_path):
+    """Distillation is added; learning rate and gamma are those of the new command. The source may change meanwhile."""
+    source = tmp_path / '00000-source'
+    run(make_config(tiny_data, '--batch=8', '--aug=ada', total_kimg=0.024, kimg_per_tick=0.016), source)
+    tensors, _ = checkpoint.load(str(source / STATE_FILE), 'training-state')
+    args = ['--batch=8', '--aug=ada', *KD, '--gamma=3', f'--fork-from={source}']
+    config = make_config(tiny_data, *args, total_kimg=0.048, kimg_per_tick=0.016)
+    config.G_opt_kwargs = dict(config.G_opt_kwargs, lr=0.001)
+    trainer = make_trainer(config, tmp_path / 'look')
+    assert trainer.cur_nimg == 24 and trainer.history == [dict(event='fork', **config.fork_origin)]
+    assert config.fork_origin == dict(run='00000-source', cur_nimg=24, checksum=checkpoint.load_checksum(str(source / STATE_FILE), 'training-state'))
+    assert all(torch.equal(value, tensors[f'D.{name}']) for name, value in trainer.D.state_dict().items())
+    phase = next(phase for phase in trainer.phases if phase.name == 'Gmain')
+    assert phase.opt.param_groups[0]['lr'] == pytest.approx(0.001 * 4 / 5)
+    assert torch.equal(phase.opt.state[phase.params[0]]['exp_avg'], tensors['G_opt.state.0.exp_avg'])
+    assert torch.equal(trainer.augment_pipe.p, tensors['augment_pipe.p'])
+    run(config, tmp_path / 'whole')
+    run(config, tmp_path / 'parts', die_at=4)
+    shutil.rmtree(source)
+    run(config, tmp_path / 'parts')
+    assert differences(tmp_path / 'whole', tmp_path / 'parts') == []
+    card = model_card.make_card(str(tmp_path / 'whole' / 'network-snapshot-000000.048.safetensors'))
+    assert f'the state of the run 00000-source at 0.024 kimg (checksum {config.fork_origin["checksum"]})' in card
+
+
+def test_the_command_of_a_fork_continues_it(half_a_run, tmp_path):
+    source, fork = (tmp_path / 'runs' / name for name in ('00000-tiny-demo-kimg0.016-batch8', '00001-tiny-demo-gamma7-kimg0.016-batch8-fork'))
+    code, output = half_a_run('--gamma=7', f'--fork-from={source}', '--kimg=0.016')
+    assert code == 0 and f'Starting from the state of {source} at 0.008 kimg.' in output
+    origin = read_json(fork / OPTIONS_FILE)['fork_origin']
+    assert origin['cur_nimg'] == 8
+    assert half_a_run()[0] == 0                                                 # the source goes on to its end
+    code, output = half_a_run('--gamma=7', f'--fork-from={source}')
+    assert code == 0 and f'{fork} is complete' in output and read_json(fork / OPTIONS_FILE)['fork_origin'] == origin
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--fork-from=nowhere'], '--fork-from=nowhere: there is no such run or state file'),
+    (['--fork-from={empty}'], '--fork-from=.*: there is no training state in it'),
+    (['--fork-from={source}', '--init-from=x'], '--fork-from=.*leave one of them out'),
+    (['--fork-from={source}', '--cond=1'], '--fork-from=.*: its G has other layers than this one; use the same --cfg, resolution and labels')])
+def test_forks_that_cannot_be(args, message, tiny_data, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    run(make_config(tiny_data, '--batch=8', total_kimg=0.008, kimg_per_tick=0.008), tmp_path / 'source')
+    args = [arg.format(source=tmp_path / 'source', empty=tmp_path / 'empty') for arg in args]
+    with pytest.raises(UserError, match=message):
+        run(make_config(tiny_data, '--batch=8', *args, total_kimg=0.016), tmp_path / 'fork')
+
+
+def test_the_last_run_of_the_name_counts(tmp_path):
+    """A run that has got nowhere, or is complete, does not stand in the way of other options."""
+    config = dict(random_seed=0, total_kimg=2, kimg_per_tick=1, metrics=[])
+    path = tmp_path / '00000-x'
+    path.mkdir()
+    (path / OPTIONS_FILE).write_text(json.dumps(config))
+    other = dict(config, random_seed=1)
+    find = lambda: find_run(str(tmp_path), other, 'x', False)
+    assert find() == (str(tmp_path / '00001-x'), 'new')
+    checkpoint.save(str(path / STATE_FILE), 'training-state', {}, dict(cur_nimg=1000))
+    with pytest.raises(UserError, match='--seed=0, now 1'):
+        find()
+    assert find_run(str(tmp_path), other, 'y', False)[1] == 'new' and find_run(str(tmp_path), other, 'x', True)[1] == 'new'
+    checkpoint.save(str(path / STATE_FILE), 'training-state', {}, dict(cur_nimg=2000))
+    (path / 'network-snapshot-000002.safetensors').touch()
+    (path / 'model_card.md').touch()
+    assert find() == (str(tmp_path / '00001-x'), 'new')

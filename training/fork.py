@@ -1,0 +1,76 @@
+"""A run that starts from the state of another one, with other options: --fork-from."""
+
+import os
+
+from dnnlib import UserError
+from torch_utils import checkpoint, distributed
+
+from . import run_store, state_files
+
+
+def origin(path):
+    """What to record of the state that `path`, a run directory or a state file, names: dict(run, cur_nimg, checksum).
+
+    Raises UserError if there is none.
+    """
+    file = locate(path)
+    info = checkpoint.load_info(file, state_files.KIND)
+    return dict(run=os.path.basename(os.path.dirname(os.path.abspath(file))), cur_nimg=info['cur_nimg'],
+                checksum=checkpoint.load_checksum(file, state_files.KIND))
+
+
+def locate(path):
+    """The state file that --fork-from means: of a run directory its newest good one. Raises UserError if there is none."""
+    file = state_files.find(path, distributed.print0, set_aside=False) if os.path.isdir(path) else path
+    if file is None:
+        raise UserError(f'--fork-from={path}: there is no training state in it; name a run that has saved one, or a state file')
+    if not os.path.isfile(file):
+        raise UserError(f'--fork-from={path}: there is no such run or state file; name a folder such as runs/00000-x')
+    return file
+
+
+def take_over(trainer, objects):
+    """Gives a new run the state of another one -> its progress; all processes must call it.
+
+    The networks must be the same. Of everything else the new run takes what it has too, by name and shape: averages of the optimisers (learning
+    rate and betas are its own), p of ADA, path length mean, terms, observers. Raises UserError if the networks do not fit.
+
+    Args:
+        objects: {name: object}, everything that changes during training.
+    """
+    path = trainer.config.fork_from
+    states, progress = run_store.read_state(distributed.agree(lambda: locate(path)))
+    for name in ('G', 'D', 'G_ema'):
+        _take_network(objects[name], states[name], name, path)
+    for name in ('G_opt', 'D_opt'):
+        _take_averages(objects[name], states[name])
+    for phase in trainer.phases:
+        phase.restore_layout()
+    _take_matching(objects['loss'], states['loss'])
+    followed = ['augment_pipe', 'ada'] if 'ada' in states and trainer.ada is not None else []
+    for name in [*followed, *(name for name in objects if name.startswith('observer_') and name in states)]:
+        objects[name].load_state_dict(states[name])
+    tick_end = min(progress['tick_end'], progress['cur_nimg'] + trainer.config.kimg_per_tick * 1000)
+    event = dict(event='fork', **trainer.config.fork_origin)
+    distributed.print0(f'Starting from the state of {path} at {progress["cur_nimg"] / 1000:g} kimg.')
+    return dict(progress, tick_end=tick_end, history=[*progress.get('history', []), event], pending_stats={}, dataset_hash=None, ended=None)
+
+
+def _take_network(module, state, name, path):
+    own = {key: value.shape for key, value in module.state_dict().items()}
+    if own != {key: value.shape for key, value in state.items()}:
+        raise UserError(f'--fork-from={path}: its {name} has other layers than this one; use the same --cfg, resolution and labels, or '
+                        '--init-from, which takes the weights that fit')
+    module.load_state_dict(state)
+
+
+def _take_matching(loss, state):
+    own = loss.state_dict()
+    loss.load_state_dict({key: state[key] if key in state and state[key].shape == value.shape else value for key, value in own.items()})
+
+
+def _take_averages(opt, state):
+    """By position, where shapes agree: parameters of further terms come last. Settings such as the learning rate stay."""
+    params = [param for group in opt.param_groups for param in group['params']]
+    fits = lambda i, averages: i < len(params) and averages['exp_avg'].shape == params[i].shape
+    opt.load_state_dict(dict(opt.state_dict(), state={i: averages for i, averages in state['state'].items() if fits(i, averages)}))

@@ -1,0 +1,76 @@
+"""In what the configurations of two commands differ, and which differences a run survives when it is continued."""
+
+import json
+import re
+
+# May differ when a run is continued: none of these changes what is trained. What follows a point is part of a table.
+FREE = ('total_kimg', 'run_dir', 'snapshot_keep', 'snapshot_networks', 'image_snapshot_ticks', 'network_snapshot_ticks', 'grid_images',
+        'metrics', 'metric_kwargs', 'data_loader_kwargs', 'cudnn_benchmark', 'bad_steps_kwargs', 'observers', 'fork_origin', 'batch_gpu_probed',
+        'loss_kwargs.kd_kwargs.texts_origin')
+OPTION_OF = {
+    'random_seed': '--seed', 'kd_kwargs.seed': '--seed', 'num_gpus': '--gpus', 'device': '--device', 'batch_size': '--batch',
+    'batch_gpu': '--batch-gpu', 'training_set_kwargs.path': '--data', 'training_set_kwargs.max_size': 'images',
+    'training_set_kwargs.xflip': '--mirror', 'training_set_kwargs.use_labels': '--cond', 'training_set_kwargs.random_seed': '--seed',
+    'kimg_per_tick': '--tick', 'r1_gamma': '--gamma', 'ada_target': '--target', 'augment_p': '--p', 'init_from': '--init-from',
+    'fork_from': '--fork-from', 'allow_tf32': '--allow-tf32', 'channels_last': '--nhwc', 'compile': '--compile', 'cuda_graphs': '--cuda-graphs',
+    'kd_kwargs.methods': '--kd',
+    'kd_kwargs.teacher': '--kd-teacher', 'kd_kwargs.texts': '--kd-texts', 'settings.teacher_input': '--kd-input',
+    'block_kwargs.freeze_layers': '--freezed',
+}
+MOST = 6                        # differences that a message lists
+
+
+def differences(saved, config):
+    """['--seed=0, now 1', ...]: where two configurations differ in what matters to a run. What one does not know is off there."""
+    saved, config = _flat(saved), _flat(json.loads(json.dumps(config)))
+    on = lambda value: None if value is False else value
+    lines = [f'{_option(key)}={_short(saved.get(key))}, now {_short(config.get(key))}' for key in {**saved, **config}
+             if on(saved.get(key)) != on(config.get(key)) and not _is_free(key, saved, config)]
+    return list(dict.fromkeys(lines))
+
+
+def found_out(saved):
+    """The entries of a configuration that a run found out at its start and goes by to its end."""
+    found = {key: saved[key] for key in ('fork_origin', 'batch_gpu_probed') if key in saved}
+    return dict(found, batch_gpu=found['batch_gpu_probed']) if 'batch_gpu_probed' in found else found
+
+
+def refusal(run_dir, lines):
+    """The sentence for a command that means a run and differs from it."""
+    listed = '; '.join(lines[:MOST]) + (f'; ... ({len(lines)} in all)' if len(lines) > MOST else '')
+    return (f'{run_dir} is not complete and was started with {listed}. To continue it, give the options that it was started with; '
+            f'use --new-run=1 for another run, or --fork-from={run_dir} to start one from its state on purpose')
+
+
+def same_name(name, description):
+    """Whether a run directory's name is that of a command, its number and the number of processes aside."""
+    plain = lambda text: re.sub(r'-auto\d+(?=-|$)', '-auto', text)
+    return plain(name.partition('-')[2]) == plain(description)
+
+
+def _flat(table, prefix=''):
+    """{'a.b': value} of a nested table."""
+    flat = {}
+    for key, value in table.items():
+        flat.update(_flat(value, f'{prefix}{key}.') if isinstance(value, dict) else {prefix + key: value})
+    return flat
+
+
+def _is_free(key, saved, config):
+    probed = key == 'batch_gpu' and saved.get('batch_gpu_auto') and config.get('batch_gpu_auto')
+    return probed or key in FREE or key.partition('.')[0] in FREE
+
+
+def _option(key):
+    """What a user calls an entry of the configuration."""
+    known = next((option for name, option in OPTION_OF.items() if key == name or key.endswith('.' + name)), None)
+    if known is None and '.kd_kwargs.settings.' in key:
+        return f'--kd-{key.rpartition(".")[2].replace("_", "-")}'
+    return known or key
+
+
+def _short(value):
+    if isinstance(value, list) and len(value) > 3:
+        return f'{value[0]}, ... ({len(value)} in all)'
+    text = str(int(value) if isinstance(value, bool) else value)
+    return text if len(text) <= 80 else text[:80] + '...'
