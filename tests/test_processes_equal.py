@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from kd_plugin import teacher, tiny_clip  # noqa: F401 (for `double_precision`)
 from torch_utils import distributed, training_stats
-from training import networks  # noqa: F401
+from training import networks, trainer_state  # noqa: F401
 from training.real_images import RealBatch, RealImages
 from training.training_loop import Trainer
 
@@ -78,7 +78,7 @@ def train(rank, folder, config):
             draws.generator = torch.Generator().manual_seed(i)
             trainer._iteration()
         statistics.update()
-        states = {name: source.state_dict() for name, source in trainer._stateful().items()}
+        states = {name: source.state_dict() for name, source in trainer_state.stateful(trainer).items()}
     if rank == 0:
         torch.save((states, {name: value['mean'] for name, value in statistics.as_dict().items()}), f'{folder}/{num_ranks}.pt')
 
