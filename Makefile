@@ -43,8 +43,5 @@ test: $(VENV)/installed-test
 soak: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m soak
 
-soak: $(VENV)/installed-test
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m soak
-
 clean:
 	rm -rf $(VENV)

@@ -31,7 +31,11 @@ class NumberOrAuto(click.ParamType):
     name = 'integer or auto'
 
     def convert(self, value, param, ctx):
-        return value if value == 'auto' else click.IntRange(min=1).convert(value, param, ctx)
+        if value == 'auto':
+            return value
+        if not str(value).strip().isdecimal():
+            self.fail(f'{value!r} is neither a whole number nor auto', param, ctx)
+        return click.IntRange(min=1).convert(value, param, ctx)
 
 
 @click.command(context_settings=dict(max_content_width=140))
@@ -100,6 +104,8 @@ def main(**opts):
             distributed.init(torch_device(opts.device))
         config, description = build_config(opts)
         run_dir, status = distributed.agree(lambda: find_run(opts.outdir, config, description, opts.new_run and not distributed.is_restart()))
+        if status == 'new' and opts.fork_from:
+            distributed.agree(lambda: fork.find_origin(opts.fork_from))
         print_summary(config, run_dir, status)
         if opts.dry_run:
             distributed.print0('Dry run; exiting.')
@@ -143,7 +149,7 @@ def build_config(opts):
     if opts.fork_from:
         if opts.init_from:
             raise UserError(f'--fork-from={opts.fork_from}: takes the networks of a state, --init-from those of a snapshot; leave one of them out')
-        config.update(fork_from=opts.fork_from, fork_origin=fork.origin(opts.fork_from))
+        config.fork_from = opts.fork_from
     config.snapshot_networks = ['G_ema'] if opts.snapshot_networks == 'ema' else ['G_ema', 'G', 'D']
     add_observers(config, opts)
     config.snapshot_keep = snapshot_keep.parse(opts.snapshot_keep, config.metrics, config.observers.get('early_stop', {}).get('metric'))

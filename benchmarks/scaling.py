@@ -219,7 +219,7 @@ def data(images, resolution, classes, file_kb, images_per_sec, gpus, sample):
     print(f'  files {format_bytes(round(images * file_kb * 1000))}; {gpus} GPUs read '
           f'{format_bytes(round(gpus * images_per_sec * file_kb * 1000))}/s, {gpus * images_per_sec:.0f} images/s, a pass takes '
           f'{format_time(images / gpus / images_per_sec)}')
-    print(f'  order of a pass {format_bytes(images * 8)} per process (twice that with --mirror), labels {format_bytes(images * classes * 4)} per '
+    print(f'  order of a pass {format_bytes(images * 8)} per process (twice that with --mirror), labels {format_bytes(images * 8)} per '
           f'process with --cond=1')
     above = f'not cached, the limit is {MAX_IMAGES} images; the teacher sees the reals of every step'
     print(f'  teacher features (512 wide) {format_bytes(images * 512 * 4)}: {"cached" if images <= MAX_IMAGES else above}')

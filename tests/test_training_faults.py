@@ -6,6 +6,7 @@ import random
 import re
 import signal
 import time
+import weakref
 
 import numpy as np
 import PIL.Image
@@ -18,13 +19,14 @@ import train
 from dnnlib import UserError, util
 from dnnlib.protocol import read_lines
 from torch_utils import checkpoint, misc, training_stats
-from training import bad_steps, batch_probe, model_card, run_files, state_files
+from training import batch_probe, model_card, run_files, state_files
 from training.dataset import ImageFolderDataset
 from training.find_run import OPTIONS_FILE
 from training.loss import StyleGAN2Loss
 from training.real_images import RealImages
 from training.run_files import BAD_STEPS_FILE, PREVIOUS_STATE_FILE, STATE_FILE, STATS_FILE
 from training.stop_request import SIGNALS, StopRequest
+from training.training_loop import Trainer
 
 
 def short_run(data, *args, **changes):
@@ -125,6 +127,14 @@ def test_only_a_second_ctrl_c_interrupts():
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
         assert stop.requested and len(told) == 1
+
+
+def test_a_signal_in_the_middle_of_a_print_counts():
+    def tell(_text):
+        raise RuntimeError('reentrant call inside <_io.BufferedWriter>')
+    with StopRequest(tell) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.agreed(0)
 
 
 # -- damaged files
@@ -293,9 +303,19 @@ def test_too_many_bad_steps_go_back_to_the_last_good_state(tiny_data, tmp_path, 
 def test_a_state_saved_among_bad_steps_is_not_gone_back_to(tiny_data, tmp_path):
     config = short_run(tiny_data, '--max-bad-steps=4')
     trainer = poison(make_trainer(config, tmp_path), 24, above_lr=config.D_opt_kwargs['lr'] * 0.9 * 16 / 17)
-    with pytest.raises(UserError, match='and there is no good state to go back to'):        # a state after each iteration: the good ones are gone
-        trainer.run()
-    assert not bad_steps.is_good(state_files.newest_info(str(tmp_path)))
+    assert trainer.run()                    # a state after each iteration, three of them among bad steps
+    assert [(event['cur_nimg'], event['to']) for event in trainer.history] == [(56, 24)]
+
+
+def test_a_state_among_bad_steps_does_not_replace_the_one_before_it(tmp_path):
+    write = lambda nimg, in_a_row: state_files.write(str(tmp_path), {}, dict(
+        cur_nimg=nimg, state=dict(bad_steps=checkpoint.flatten('', dict(in_a_row=dict(Dmain=in_a_row), exceeded=None))[1])))
+    kept = lambda: [checkpoint.load_info(path, state_files.KIND)['cur_nimg'] for path in run_files.state_paths(tmp_path)]
+    found = []
+    for nimg, in_a_row in enumerate([0, 0, 1, 2, 3, 0, 0]):
+        write(nimg, in_a_row)
+        found.append(kept())
+    assert found == [[0], [1, 0], [2, 1], [3, 1], [4, 1], [5, 1], [6, 5]]
 
 
 @pytest.mark.parametrize('args, begin, message', [
@@ -366,6 +386,20 @@ def test_the_largest_batch_that_fits_is_found_once(tiny_data, tmp_path, monkeypa
     assert code == 0 and 'Continuing' in output and read_json(run_dir / OPTIONS_FILE)['batch_gpu'] == 8
     code, output = train_command(tmp_path / 'given', tiny_data, '--batch-gpu=8', monkeypatch=monkeypatch)
     assert code == 0 and differences(run_dir, tmp_path / 'given' / '00000-tiny-demo-kimg0.032-batch16') == []
+
+
+def test_the_trials_leave_no_memory(tiny_data, tmp_path, small_memory):
+    """A trainer refers to itself: what the one before it holds would count as used."""
+    small_memory(4)
+    trials = []
+
+    def build(config):
+        assert not any(trial() is not None for trial in trials)
+        trainer = Trainer(config, str(tmp_path), torch.device('cpu'))
+        trials.append(weakref.ref(trainer))
+        return trainer
+    assert batch_probe.largest(make_config(tiny_data, '--cfg=demo', '--batch=16'), build) == 4
+    assert [trial() for trial in trials] == [None] * 3
 
 
 def test_batches_to_try():

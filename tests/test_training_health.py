@@ -244,7 +244,7 @@ def test_the_history_of_a_run(tmp_path):
 
 @pytest.mark.parametrize('rule, message', [
     ('fid5k_full', 'must be like metric=fid5k_full,patience=5'), ('metric=a,patience=2,x=1', 'must be like'), ('patience=3', 'must be like'),
-    ('metric=kid5k_full,patience=3', 'kid5k_full is not measured in this run; choose one of --metrics=fid5k_full'),
+    ('metric=kid5k_full,patience=3', 'kid5k_full is not measured in this run .--metrics=fid5k_full.; add it there'),
     ('metric=fid5k_full,patience=0', 'patience must be at least 1'), ('metric=fid5k_full,patience=many', 'patience=many is no whole number'),
     ('metric=fid5k_full,patience=2,min-delta=nan', 'min-delta=nan is no number'),
     ('metric=fid5k_full,patience=2,min-delta=-1', 'min-delta=-1 is no')])

@@ -11,7 +11,7 @@ import torch
 
 from training import real_images
 from training.dataset import DatasetError, ImageFolderDataset
-from training.real_images import ImageOrder, RealImages
+from training.real_images import ImageOrder, Labels, RealImages
 
 # Python >= 3.12 warns on forking workers; torch warns where there are fewer cores than workers.
 pytestmark = pytest.mark.filterwarnings('ignore:This process .* is multi-threaded', 'ignore:This DataLoader will create')
@@ -121,6 +121,17 @@ def test_a_subset(tmp_path):
     for x, i in zip(img, idx.tolist(), strict=True):
         raw_idx = reals.dataset.get_details(i).raw_idx
         torch.testing.assert_close(x, torch.from_numpy(picture(raw_idx).transpose(2, 0, 1) / 127.5 - 1).float())
+
+
+def test_labels_are_those_of_the_data_set(dataset):
+    """Kept as class numbers, one-hot when asked for; vectors as they are."""
+    labels = RealImages(dataset, 3, 'cpu', num_workers=0, memory_limit_gb=0).labels
+    want = np.stack([dataset.get_label(i) for i in range(dataset.num_images)])
+    assert len(labels) == dataset.num_images and labels.raw.numel() == dataset.num_images and labels.raw.dtype == torch.int64
+    got = labels[torch.tensor([3, 9, 0])]
+    assert got.dtype == torch.float32 and np.array_equal(got, want[[3, 9, 0]])
+    dataset.has_onehot_labels, dataset._labels = False, np.arange(20, dtype=np.float32).reshape(10, 2)
+    assert np.array_equal(Labels(dataset, 'cpu')[torch.tensor([4, 4])], [[8, 9], [8, 9]])
 
 
 def test_neither_way_draws_from_the_global_generators(dataset):

@@ -102,6 +102,14 @@ def test_what_a_state_does_not_know_is_forgotten(tmp_path):
     assert read(BAD_STEPS_FILE) == steps[:2]
 
 
+def test_a_line_that_was_cut_off_takes_no_other_with_it(tmp_path):
+    """A full disk, or a kill: what is appended to it would be lost."""
+    line = json.dumps({'Progress/kimg': {'mean': 1}}) + '\n'
+    (tmp_path / STATS_FILE).write_text(line + '{"cut o')
+    forget_after(str(tmp_path), 2000, 2)
+    assert (tmp_path / STATS_FILE).read_text() == line
+
+
 # -- other options
 
 def command(data, outdir, *args):
@@ -162,7 +170,11 @@ def test_names_of_options_in_differences():
         '--batch-gpu=4, now 2']
     assert run_changes.differences({}, dict(compile=False)) == [] and run_changes.differences(dict(w=0), {}) == ['w=0, now None']
     auto = dict(batch_gpu_auto=True)
-    assert run_changes.differences(dict(auto, batch_gpu=4, batch_gpu_probed=4), dict(auto, batch_gpu=8)) == []
+    probed = dict(auto, batch_gpu=4, batch_gpu_probed=4)
+    assert run_changes.differences(probed, dict(auto, batch_gpu=8)) == run_changes.differences(probed, dict(batch_gpu=4)) == []
+    assert run_changes.differences(dict(batch_gpu=4, batch_gpu_probed=4), dict(auto, batch_gpu=8)) == []        # once continued with the number
+    assert run_changes.differences(probed, dict(batch_gpu=8)) == ['--batch-gpu=4, now 8']
+    assert run_changes.differences(dict(batch_gpu=8), dict(auto, batch_gpu=8)) == ['--batch-gpu=8, now auto']
     assert run_changes.same_name('00003-x-auto2-ada', 'x-auto1-ada') and not run_changes.same_name('00003-x-auto1-ada', 'x-auto1')
 
 
@@ -177,8 +189,10 @@ def test_a_fork_starts_from_a_state_with_other_options_and_resumes_exactly(tiny_
     config = make_config(tiny_data, *args, total_kimg=0.048, kimg_per_tick=0.016)
     config.G_opt_kwargs = dict(config.G_opt_kwargs, lr=0.001)
     trainer = make_trainer(config, tmp_path / 'look')
-    assert trainer.cur_nimg == 24 and trainer.history == [dict(event='fork', **config.fork_origin)]
-    assert config.fork_origin == dict(run='00000-source', cur_nimg=24, checksum=checkpoint.load_checksum(str(source / STATE_FILE), 'training-state'))
+    origin = trainer.config.fork_origin
+    assert trainer.cur_nimg == 24 and trainer.history == [dict(event='fork', **origin)]
+    assert origin == read_json(tmp_path / 'look' / OPTIONS_FILE)['fork_origin']
+    assert origin == dict(run='00000-source', cur_nimg=24, checksum=checkpoint.load_checksum(str(source / STATE_FILE), 'training-state'))
     assert all(torch.equal(value, tensors[f'D.{name}']) for name, value in trainer.D.state_dict().items())
     phase = next(phase for phase in trainer.phases if phase.name == 'Gmain')
     assert phase.opt.param_groups[0]['lr'] == pytest.approx(0.001 * 4 / 5)
@@ -190,7 +204,7 @@ def test_a_fork_starts_from_a_state_with_other_options_and_resumes_exactly(tiny_
     run(config, tmp_path / 'parts')
     assert differences(tmp_path / 'whole', tmp_path / 'parts') == []
     card = model_card.make_card(str(tmp_path / 'whole' / 'network-snapshot-000000.048.safetensors'))
-    assert f'the state of the run 00000-source at 0.024 kimg (checksum {config.fork_origin["checksum"]})' in card
+    assert f'the state of the run 00000-source at 0.024 kimg (checksum {origin["checksum"]})' in card
 
 
 def test_the_command_of_a_fork_continues_it(half_a_run, tmp_path):
@@ -202,11 +216,30 @@ def test_the_command_of_a_fork_continues_it(half_a_run, tmp_path):
     assert half_a_run()[0] == 0                                                 # the source goes on to its end
     code, output = half_a_run('--gamma=7', f'--fork-from={source}')
     assert code == 0 and f'{fork} is complete' in output and read_json(fork / OPTIONS_FILE)['fork_origin'] == origin
+    shutil.rmtree(source)
+    code, output = half_a_run('--gamma=7', f'--fork-from={source}')
+    assert code == 0 and f'{fork} is complete' in output
+    code, output = half_a_run('--gamma=8', f'--fork-from={source}')
+    assert code == 1 and f'--fork-from={source}: there is no such run' in output
+
+
+def test_a_fork_takes_what_is_no_tensor(tiny_data, tmp_path):
+    """The signs that wait in APA are a table; they go over where the new run has APA too."""
+    args = ['--batch=8', '--aug=ada']
+    run(make_config(tiny_data, *args, '--apa', '--lecam=0.3', total_kimg=0.024, kimg_per_tick=0.024), tmp_path / 'source')
+    source = f'--fork-from={tmp_path / "source"}'
+    fork = lambda name, *more: make_trainer(make_config(tiny_data, *args, *more, source, total_kimg=0.032), tmp_path / name)
+    pending = lambda trainer: trainer.loss.terms['apa'].get_extra_state()['pending']
+    taken = fork('apa', '--apa', '--gamma=3')
+    tensors, _ = checkpoint.load(str(tmp_path / 'source' / STATE_FILE), 'training-state')
+    assert pending(taken)[0] > 0 and torch.equal(pending(taken), tensors['loss.terms.apa._extra_state.pending'])
+    assert fork('without', '--lecam=0.3').loss.terms['lecam'].average[2] > 0
 
 
 @pytest.mark.parametrize('args, message', [
     (['--fork-from=nowhere'], '--fork-from=nowhere: there is no such run or state file'),
     (['--fork-from={empty}'], '--fork-from=.*: there is no training state in it'),
+    (['--fork-from={source}/stats.jsonl'], '--fork-from=.*stats.jsonl: .*damaged or of another format.*; name another run, or a state file$'),
     (['--fork-from={source}', '--init-from=x'], '--fork-from=.*leave one of them out'),
     (['--fork-from={source}', '--cond=1'], '--fork-from=.*: its G has other layers than this one; use the same --cfg, resolution and labels')])
 def test_forks_that_cannot_be(args, message, tiny_data, tmp_path):

@@ -2,12 +2,14 @@
 
 import contextlib
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
 from test_training_loop import KD, make_config, make_trainer, trained
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from training.compiling import compile_main_phases
 from training.cuda_graphs import WARM_UP, RecordedPhase
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
@@ -72,6 +74,33 @@ def test_compiled_phases_train_alike(tiny_data, tmp_path, capsys, monkeypatch, b
     weights = [name for name in plain if name.startswith(('G.', 'D.'))]
     compare({name: plain[name] for name in weights}, compiled, tolerance=1e-3)
     assert any(not torch.equal(plain[name], compiled[name]) for name in weights)         # another order of additions: it was at work
+
+
+class Network(torch.nn.Module):
+    num_ws, w_dim, c_dim = 1, 3, 0
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones([3]), requires_grad=False)
+
+    def forward(self, x, _c=None):
+        return x * self.weight
+
+
+@pytest.mark.filterwarnings('ignore')              # torch's own, of its compiler
+def test_compiling_again_and_again_compiles(monkeypatch):
+    """As --batch-gpu=auto does. Above its limit of versions of a function the compiler would leave it as it is, without an error."""
+    compiled, told = [], []
+
+    def backend(graph, inputs):
+        compiled.append(len(inputs))
+        return graph.forward
+    monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend=backend))
+    counts = []
+    for batch_size in range(2, 12):
+        compile_main_phases(SimpleNamespace(device=torch.device('cpu'), terms=[], G_synthesis=Network(), D=Network()), batch_size, told.append)
+        counts.append(len(compiled))
+    assert told == [] and counts == [counts[0] * (i + 1) for i in range(10)] and counts[0] >= 3
 
 
 def test_a_failing_compiler_is_announced(tiny_data, tmp_path, capsys, monkeypatch):
@@ -146,6 +175,8 @@ def test_what_a_graph_is_kept_under(tiny_data, tmp_path):
     loss = make_trainer(make_config(tiny_data, '--batch=4', *KD, '--kd-warmup=1', '--kd-p=0.5'), tmp_path).loss
     keys = [(loss.start_step(nimg), loss.recording_key())[1] for nimg in (500, *range(1000, 2000, 4))]
     assert keys[0] is None and {key[0][0] for key in keys[1:]} == {False, True} and len(set(keys[1:])) == 2
+    loss = make_trainer(make_config(tiny_data, '--batch=4', '--lecam=0.3', '--lecam-start=1'), tmp_path).loss
+    assert [(loss.start_step(nimg), loss.recording_key())[1] for nimg in (996, 1000)] == [(False,), (True,)]
 
 
 def test_what_cannot_be_recorded_is_announced(monkeypatch):

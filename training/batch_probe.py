@@ -1,6 +1,7 @@
 """--batch-gpu=auto: the largest micro-batch that fits into memory, and what to say where one does not."""
 
 import contextlib
+import gc
 import io
 
 import torch
@@ -32,7 +33,10 @@ def largest(config, build):
     for size in sizes(per_process, _group(config)):
         with contextlib.redirect_stdout(io.StringIO()):         # the trainer to come says it all again
             trainer = build(dict(config, batch_gpu=size))
-        if not distributed.any_process(not _fits(trainer)):
+        fits = not distributed.any_process(not _fits(trainer))
+        del trainer
+        _free_memory()
+        if fits:
             return size
     raise UserError(f'--batch-gpu=auto: not even {size} images at a time fit into memory; use a smaller --cfg or images of a lower resolution')
 
@@ -71,8 +75,11 @@ def _fits(trainer):
                 trainer.step()
     except torch.OutOfMemoryError:
         fits = False
-    for phase in trainer.phases:
-        phase.opt.zero_grad(set_to_none=True)
-    if trainer.device.type == 'cuda':
-        torch.cuda.empty_cache()
     return fits
+
+
+def _free_memory():
+    """Of trainers that nobody uses any more; they refer to themselves, so that Python would keep them for a while."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

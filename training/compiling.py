@@ -18,6 +18,7 @@ def compile_main_phases(loss, batch_size, tell):
         batch_size: of a micro-batch.
         tell:       function of a line of text.
     """
+    torch.compiler.reset()          # the trials of --batch-gpu=auto count towards a limit, above which the compiler leaves functions as they are
     torch._inductor.config.fallback_random = True
     synthesis, D = (torch.compile(network, dynamic=False) for network in (loss.G_synthesis, loss.D))
     try:

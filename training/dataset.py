@@ -106,6 +106,10 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         onehot[label] = 1
         return onehot
 
+    def raw_labels(self) -> np.ndarray:
+        """Of the images served, mirrored ones not repeated: int64 [N] class numbers, or float32 [N, label_dim] vectors."""
+        return self._labels[self._raw_idx]
+
     def get_details(self, idx: int) -> EasyDict:
         """Where item `idx` comes from: raw_idx (its place among all images), xflip, raw_label (class number or vector)."""
         raw_idx, xflip = self._locate(idx)
@@ -115,7 +119,7 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         """Hex SHA-256 of what is served: names, image files, labels and whether mirrored; for caches of anything computed from it."""
         if self._content_hash is None:
             names = [self.files.names[i] for i in self._raw_idx]
-            digest = hashlib.sha256(json.dumps([names, self._labels[self._raw_idx].tolist(), self.label_dim, self.xflip]).encode())
+            digest = hashlib.sha256(json.dumps([names, self.raw_labels().tolist(), self.label_dim, self.xflip]).encode())
             for name in names:
                 digest.update(hashlib.sha256(self._read(name)).digest())
             self._content_hash = digest.hexdigest()

@@ -51,7 +51,7 @@ def history(run_dir, metric, cur_nimg):
 
 
 def evaluations_since_best(records, min_delta):
-    """How many of the last values are not better, by `min_delta` or more than that, than the best before them."""
+    """How many of the last values are not better, by more than `min_delta`, than the best before them."""
     best, waited = math.inf, 0
     for record in records:
         badness = math.inf if record.get('value') is None else protocol.badness(record)
@@ -69,8 +69,7 @@ def parse(text, metrics):
     if not {'metric', 'patience'} <= given.keys() <= {'metric', 'patience', 'min-delta'}:
         raise UserError(f'--early-stop={text}: must be like {FORM}')
     if given['metric'] not in metrics:
-        raise UserError(f'--early-stop={text}: {given["metric"]} is not measured in this run; choose one of --metrics={",".join(metrics) or "none"}, '
-                        'or add it there')
+        raise UserError(f'--early-stop={text}: {given["metric"]} is not measured in this run (--metrics={",".join(metrics) or "none"}); add it there')
     patience = number('patience', int)
     if patience < 1:
         raise UserError(f'--early-stop={text}: patience must be at least 1')

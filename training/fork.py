@@ -6,27 +6,25 @@ from dnnlib import UserError
 from torch_utils import checkpoint, distributed
 
 from . import run_store, state_files
+from .find_run import write_options
 
 
-def origin(path):
-    """What to record of the state that `path`, a run directory or a state file, names: dict(run, cur_nimg, checksum).
+def find_origin(path):
+    """The state that --fork-from means, of a run directory its newest good one. -> (file, dict(run, cur_nimg, checksum) to record of it).
 
     Raises UserError if there is none.
     """
-    file = locate(path)
-    info = checkpoint.load_info(file, state_files.KIND)
-    return dict(run=os.path.basename(os.path.dirname(os.path.abspath(file))), cur_nimg=info['cur_nimg'],
-                checksum=checkpoint.load_checksum(file, state_files.KIND))
-
-
-def locate(path):
-    """The state file that --fork-from means: of a run directory its newest good one. Raises UserError if there is none."""
-    file = state_files.find(path, distributed.print0, set_aside=False) if os.path.isdir(path) else path
+    if not os.path.exists(path):
+        raise UserError(f'--fork-from={path}: there is no such run or state file; name a folder such as runs/00000-x')
+    try:
+        file = state_files.find(path, distributed.print0, set_aside=False) if os.path.isdir(path) else path
+        info = {} if file is None else checkpoint.load_info(file, state_files.KIND)
+    except UserError as err:
+        raise UserError(f'--fork-from={path}: {str(err).rpartition("; ")[0]}; name another run, or a state file') from err
     if file is None:
         raise UserError(f'--fork-from={path}: there is no training state in it; name a run that has saved one, or a state file')
-    if not os.path.isfile(file):
-        raise UserError(f'--fork-from={path}: there is no such run or state file; name a folder such as runs/00000-x')
-    return file
+    return file, dict(run=os.path.basename(os.path.dirname(os.path.abspath(file))), cur_nimg=info['cur_nimg'],
+                      checksum=checkpoint.load_checksum(file, state_files.KIND))
 
 
 def take_over(trainer, objects):
@@ -39,7 +37,8 @@ def take_over(trainer, objects):
         objects: {name: object}, everything that changes during training.
     """
     path = trainer.config.fork_from
-    states, progress = run_store.read_state(distributed.agree(lambda: locate(path)))
+    file, origin = distributed.agree(lambda: find_origin(path))
+    states, progress = run_store.read_state(file)
     for name in ('G', 'D', 'G_ema'):
         _take_network(objects[name], states[name], name, path)
     for name in ('G_opt', 'D_opt'):
@@ -51,9 +50,12 @@ def take_over(trainer, objects):
     for name in [*followed, *(name for name in objects if name.startswith('observer_') and name in states)]:
         objects[name].load_state_dict(states[name])
     tick_end = min(progress['tick_end'], progress['cur_nimg'] + trainer.config.kimg_per_tick * 1000)
-    event = dict(event='fork', **trainer.config.fork_origin)
+    trainer.config.fork_origin = origin
+    if trainer.rank == 0:
+        write_options(trainer.run_dir, trainer.config)
     distributed.print0(f'Starting from the state of {path} at {progress["cur_nimg"] / 1000:g} kimg.')
-    return dict(progress, tick_end=tick_end, history=[*progress.get('history', []), event], pending_stats={}, dataset_hash=None, ended=None)
+    history = [*progress.get('history', []), dict(origin, event='fork')]
+    return dict(progress, tick_end=tick_end, history=history, pending_stats={}, dataset_hash=None, ended=None)
 
 
 def _take_network(module, state, name, path):
@@ -65,8 +67,8 @@ def _take_network(module, state, name, path):
 
 
 def _take_matching(loss, state):
-    own = loss.state_dict()
-    loss.load_state_dict({key: state[key] if key in state and state[key].shape == value.shape else value for key, value in own.items()})
+    fits = lambda own, other: getattr(own, 'shape', None) == getattr(other, 'shape', None)        # what is no tensor has none
+    loss.load_state_dict({key: state[key] if key in state and fits(own, state[key]) else own for key, own in loss.state_dict().items()})
 
 
 def _take_averages(opt, state):

@@ -25,11 +25,15 @@ class LeCam(Term):
         super().__init__()
         self.weight, self.decay, self.start_nimg = weight, decay, start * 1000
         self.register_buffer('average', torch.zeros([3]))       # of (real logits, fake logits, 1): the last one is the weight of all so far
+        self.register_buffer('sums', torch.zeros([4]), persistent=False)        # of this step; reals: sum, number; fakes: sum, number
         self.active = False
 
     def start_step(self, cur_nimg):
         self.active = cur_nimg >= self.start_nimg
-        self._sums = torch.zeros([4], device=self.average.device)           # reals: sum, number; fakes: sum, number
+        self.sums.zero_()
+
+    def recording_key(self):
+        return self.active
 
     def d_fake(self, step):
         self._count(step.logits, 2)
@@ -43,7 +47,7 @@ class LeCam(Term):
 
     def finish_step(self, batch_idx):
         """One reduction over the processes."""
-        real, num_real, fake, num_fake = distributed.all_reduce_sum(self._sums)
+        real, num_real, fake, num_fake = distributed.all_reduce_sum(self.sums)
         mean = torch.stack([real / num_real, fake / num_fake, torch.ones_like(real)])
         average = self.average.lerp(mean, 1 - self.decay)
         self.average.copy_(torch.where(mean.isfinite().all(), average, self.average))       # a step that is left out must not spoil it
@@ -56,8 +60,8 @@ class LeCam(Term):
         return (self.average[:2] / torch.where(total > 0, total, 1)).unbind()
 
     def _count(self, logits, at):
-        self._sums[at] += logits.detach().sum()
-        self._sums[at + 1] += logits.numel()
+        self.sums[at] += logits.detach().sum()
+        self.sums[at + 1] += logits.numel()
 
     def _term(self, name, distance):
         if not self.active:

@@ -20,6 +20,25 @@ class RealBatch(NamedTuple):
     idx: torch.Tensor                               # int64 [B], item of the data set; a mirrored image is an item of its own
 
 
+class Labels:
+    """The labels of all images of a data set, on the device: float32 [N, label_dim], of which the classes become one-hot when they are asked for.
+
+    One-hot, those of a million images of a thousand classes would take 4 GB.
+    """
+
+    def __init__(self, dataset, device):
+        self.raw = torch.from_numpy(dataset.raw_labels()).to(device)
+        self.classes = torch.arange(dataset.label_dim, device=device) if dataset.has_onehot_labels else None
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __getitem__(self, numbers: torch.Tensor) -> torch.Tensor:
+        """float32 [n, label_dim] of the images `numbers` [n]."""
+        raw = self.raw[numbers]
+        return raw if self.classes is None else (raw[:, None] == self.classes).to(torch.float32)
+
+
 class ImageOrder:
     """Which item is the k-th image of a run: item `permutation(seed, k // n)[k % n]`, one permutation of all n items per pass."""
 
@@ -51,8 +70,7 @@ class RealImages:
     batches are the same. Nothing needs to be saved to resume: asking for another position than the next one just goes there.
 
     Args:
-        dataset:         items (uint8 [C, H, W], float32 [c_dim]); `num_images`, and `xflip`, whereby item num_images + i is
-                         item i mirrored; as `ImageFolderDataset` has them.
+        dataset:         an `ImageFolderDataset`.
         batch_size:      images per batch of this rank.
         device:          where the batches go.
         rank, num_ranks: which part of the images of a step is this rank's, and of how many.
@@ -62,6 +80,7 @@ class RealImages:
                          the host's; 0 = always stream.
     Attributes:
         in_memory: whether the images are kept.
+        labels:    `Labels` of all images, kept in any case.
     Raises: UserError, here or from `batch`, if an image cannot be read.
     """
 
@@ -70,6 +89,7 @@ class RealImages:
         self.dataset, self.batch_size, self.device = dataset, batch_size, torch.device(device)
         self.offset, self.stride = rank * batch_size, num_ranks * batch_size
         self.order = ImageOrder(len(dataset), seed)
+        self.labels = Labels(dataset, self.device)
         self.num_workers = num_workers
         size_gb = dataset.num_images * int(np.prod(dataset.image_shape)) / 1e9
         self.in_memory = size_gb <= (_default_limit_gb(self.device) if memory_limit_gb is None else memory_limit_gb)
@@ -118,14 +138,13 @@ class RealImages:
         return x.to(self.device, non_blocking=True)
 
     def _pick(self, idx: torch.Tensor) -> RealBatch:
-        images, labels = self._kept
         idx = self._move(idx)
         raw_idx = idx % self.dataset.num_images
-        img = images.index_select(0, raw_idx)
+        img = self._kept.index_select(0, raw_idx)
         if self.dataset.xflip:
             mirrored = (idx >= self.dataset.num_images).view(-1, 1, 1, 1)
             img = torch.where(mirrored, img.flip(3), img)
-        return RealBatch(_to_float(img), labels[raw_idx], idx)
+        return RealBatch(_to_float(img), self.labels[raw_idx], idx)
 
     def _loader(self, cur_nimg: int) -> torch.utils.data.DataLoader:
         return torch.utils.data.DataLoader(
@@ -188,12 +207,10 @@ def _default_limit_gb(device: torch.device) -> float:
     return 2.0
 
 
-def _load_all(dataset, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """(uint8 [N, C, H, W], float32 [N, c_dim]) of all images, not mirrored, on the device."""
+def _load_all(dataset, device: torch.device) -> torch.Tensor:
+    """uint8 [N, C, H, W], all images, not mirrored, on the device."""
     images = torch.empty([dataset.num_images, *dataset.image_shape], dtype=torch.uint8, device=device)
-    labels = torch.empty([dataset.num_images, dataset.label_dim], device=device)
     for start in range(0, dataset.num_images, CHUNK):
-        items = [dataset[i] for i in range(start, min(start + CHUNK, dataset.num_images))]
-        images[start:start + CHUNK] = torch.from_numpy(np.stack([img for img, _ in items]))
-        labels[start:start + CHUNK] = torch.from_numpy(np.stack([label for _, label in items]))
-    return images, labels
+        imgs = [dataset[i][0] for i in range(start, min(start + CHUNK, dataset.num_images))]
+        images[start:start + CHUNK] = torch.from_numpy(np.stack(imgs))
+    return images

@@ -22,7 +22,7 @@ MOST = 6                        # differences that a message lists
 
 def differences(saved, config):
     """['--seed=0, now 1', ...]: where two configurations differ in what matters to a run. What one does not know is off there."""
-    saved, config = _flat(saved), _flat(json.loads(json.dumps(config)))
+    saved, config = _comparable(saved), _comparable(json.loads(json.dumps(config)))
     on = lambda value: None if value is False else value
     lines = [f'{_option(key)}={_short(saved.get(key))}, now {_short(config.get(key))}' for key in {**saved, **config}
              if on(saved.get(key)) != on(config.get(key)) and not _is_free(key, saved, config)]
@@ -56,8 +56,16 @@ def _flat(table, prefix=''):
     return flat
 
 
+def _comparable(config):
+    """A flat configuration in which --batch-gpu=auto, as long as it is not probed, is a value of batch_gpu."""
+    flat = _flat(config)
+    if flat.pop('batch_gpu_auto', None) and flat.get('batch_gpu_probed') is None:
+        flat['batch_gpu'] = 'auto'
+    return flat
+
+
 def _is_free(key, saved, config):
-    probed = key == 'batch_gpu' and saved.get('batch_gpu_auto') and config.get('batch_gpu_auto')
+    probed = key == 'batch_gpu' and config['batch_gpu'] == 'auto' and 'batch_gpu_probed' in saved
     return probed or key in FREE or key.partition('.')[0] in FREE
 
 

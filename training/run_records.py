@@ -33,11 +33,14 @@ def forget_after(run_dir, cur_nimg, cur_tick, rollbacks=0):
 
 
 def _keep(path, wanted):
-    """Rewrites a file of one JSON object per line, if something in it is not wanted."""
-    records = read_lines(path)
-    kept = [record for record in records if wanted(record)]
-    if len(kept) < len(records):
-        files.write_text(path, ''.join(json.dumps(record) + '\n' for record in kept))
+    """Rewrites a file of one JSON object per line, if something in it is not wanted or was cut off: the next line would be joined to that."""
+    if not os.path.isfile(path):
+        return
+    kept = ''.join(json.dumps(record) + '\n' for record in read_lines(path) if wanted(record))
+    with open(path, encoding='utf-8', errors='replace') as f:
+        changed = f.read() != kept
+    if changed:
+        files.write_text(path, kept)
 
 
 def _keep_ticks(path, cur_tick):

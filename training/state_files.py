@@ -5,16 +5,28 @@ import os
 from dnnlib import UserError
 from torch_utils import checkpoint
 
-from . import run_files
+from . import bad_steps, run_files
 
 KIND = 'training-state'
 ASIDE = '.damaged'
 
 
 def write(run_dir, tensors, info):
-    """The state becomes the newest one, and the newest one the previous one; at any moment at least one of them is whole."""
+    """The state becomes the newest one, and the newest one the previous one; at any moment at least one of them is whole.
+
+    A state that no rollback would go to does not become the previous one, which stays: however often states are saved while steps are being
+    left out, there is one to go back to.
+    """
     newest, previous = (os.path.join(run_dir, name) for name in (run_files.STATE_FILE, run_files.PREVIOUS_STATE_FILE))
-    checkpoint.save(newest, KIND, tensors, info, keep_old_as=previous)
+    keeps = not os.path.isfile(previous) or _is_good(newest)
+    checkpoint.save(newest, KIND, tensors, info, keep_old_as=previous if keeps else None)
+
+
+def _is_good(path):
+    try:
+        return bad_steps.is_good(checkpoint.load_info(path, KIND))
+    except UserError:
+        return False
 
 
 def find(run_dir, tell, accept=lambda _info: True, set_aside=True):

@@ -1,5 +1,6 @@
 """Ctrl-C, SIGTERM and SIGUSR1 (what SLURM can send some time before its limit): a wish to stop, which the loop fulfils between two iterations."""
 
+import contextlib
 import signal
 
 from torch_utils import distributed
@@ -36,7 +37,8 @@ class StopRequest:
                 raise KeyboardInterrupt
             return
         self.requested = True
-        self.tell(f'{signal.Signals(signum).name}: stopping after this iteration; the state will be saved. (Press Ctrl-C again to stop at once.)')
+        with contextlib.suppress(RuntimeError):         # Python's, where the signal has come in the middle of a print; then nothing is told
+            self.tell(f'{signal.Signals(signum).name}: stopping after this iteration; the state will be saved. (Press Ctrl-C again to stop at once.)')
 
     def agreed(self, batch_idx):
         """Whether any process has been asked to stop; the same on all of them."""

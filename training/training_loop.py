@@ -4,7 +4,6 @@ import functools
 import os
 import time
 
-import numpy as np
 import torch
 
 import dnnlib
@@ -55,8 +54,7 @@ class Trainer:
         self.batch_rank = c.batch_size // self.num_ranks
         self.reals = RealImages(self.dataset, self.batch_rank, self.device, rank=self.rank, num_ranks=self.num_ranks, seed=c.random_seed,
                                 **c.data_loader_kwargs)
-        labels = np.stack([self.dataset.get_label(i) for i in range(self.dataset.num_images)])
-        self.labels = torch.from_numpy(labels).to(self.device)
+        self.labels = self.reals.labels
         self.grid = SampleGrid(self.dataset, self.run_dir, self.device, c.get('grid_images', 1024), c.random_seed, c.batch_gpu)
 
     def _build_training(self):
