@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import parse_options, shrink
+from resuming import make_config, make_trainer
 
 import calc_metrics
 import train
@@ -117,7 +118,7 @@ def validation_trainer(data, rank=0, num_ranks=1):
     loss = SimpleNamespace(augment=lambda img: img + 0.5 * torch.rand([]).ceil())
     trainer = SimpleNamespace(config=config, device=torch.device('cpu'), rank=rank, num_ranks=num_ranks, cur_nimg=40, G=G,
                               D=lambda img, c: img.mean(dim=[1, 2, 3])[:, None], loss=loss)
-    trainer.reals = SimpleNamespace(batch=lambda nimg: SimpleNamespace(img=torch.full([4, 3, 16, 16], 0.25), c=torch.zeros(4, 0)))
+    trainer.reals = SimpleNamespace(in_memory=True, batch=lambda nimg: SimpleNamespace(img=torch.full([4, 3, 16, 16], 0.25), c=torch.zeros(4, 0)))
     return trainer
 
 
@@ -138,6 +139,25 @@ def test_every_held_out_image_counts_once(num_ranks, tiny_data):
         assert reported(f'Health/signs/{kind}') == (6, np.sign(mean))
     if num_ranks == 1:
         assert reported('Health/overfitting') == (1, pytest.approx((0.75 - expected) / 1.25, abs=1e-5))
+
+
+def test_the_stream_of_the_training_is_left_alone(tiny_data, tmp_path):
+    """It has read ahead; the values are those of images kept in memory."""
+    found = []
+    for limit in (None, 0):
+        config = make_config(tiny_data, '--cfg=demo', '--batch=4', '--aug=noaug', '--val-fraction=0.25', '--fp32=1')
+        config.data_loader_kwargs['memory_limit_gb'] = limit
+        trainer = make_trainer(config, tmp_path)
+        trainer.step()
+        stream, observer = (trainer.reals._stream, trainer.reals._stream_nimg), trainer.observers['validation']
+        trainer.cur_nimg += 4
+        observer.start(trainer)
+        collector = training_stats.Collector('Health/.*')
+        observer.report(trainer)
+        collector.update()
+        found.append(collector.as_dict())
+        assert (trainer.reals._stream, trainer.reals._stream_nimg) == stream and (stream[0] is None) == trainer.reals.in_memory == (limit is None)
+    assert found[0] == found[1] and found[0]['Health/scores/training']['num'] == 3
 
 
 # -- copies

@@ -136,7 +136,7 @@ def test_other_options_are_refused_with_the_list_of_differences(half_a_run, tmp_
     run_dir = tmp_path / 'runs' / '00000-tiny-demo-kimg0.016-batch8'
     code, output = half_a_run('--seed=1', '--fp32=1')
     assert code == 1 and f'Error: {run_dir} is not complete and was started with --seed=0, now 1; ' in output
-    assert 'num_fp16_res=' in output and f'use --new-run=1 for another run, or --fork-from={run_dir} to start one' in output
+    assert '; --fp32=0, now 1. To continue' in output and f'use --new-run=1 for another run, or --fork-from={run_dir} to start one' in output
     assert half_a_run('--seed=1', '--new-run=1')[0] == 0 and (tmp_path / 'runs' / '00001-tiny-demo-kimg0.016-batch8').is_dir()
     code, output = half_a_run('--snap=2', '--max-bad-steps=7', '--snapshot-networks=all')         # changes nothing that is trained
     assert code == 0 and f'Continuing {run_dir} at 0.0 kimg' in output
@@ -169,6 +169,9 @@ def test_names_of_options_in_differences():
         '--seed=0, now 1', '--gpus=1, now 2', '--gamma=1, now 2', '--kd-p=0.7, now 1', '--kd-input=clip, now raw', 'G_kwargs.z_dim=8, now 9',
         '--batch-gpu=4, now 2']
     assert run_changes.differences({}, dict(compile=False)) == [] and run_changes.differences(dict(w=0), {}) == ['w=0, now None']
+    precision = lambda blocks, fp32: dict(fp32=fp32, D_kwargs=dict(num_fp16_res=blocks))
+    assert run_changes.differences(precision(4, False), precision(0, True)) == ['--fp32=0, now 1']
+    assert run_changes.differences(precision(4, False), precision(3, False)) == ['D_kwargs.num_fp16_res=4, now 3']
     auto = dict(batch_gpu_auto=True)
     probed = dict(auto, batch_gpu=4, batch_gpu_probed=4)
     assert run_changes.differences(probed, dict(auto, batch_gpu=8)) == run_changes.differences(probed, dict(batch_gpu=4)) == []

@@ -145,7 +145,8 @@ def test_recorded_phase_keeps_its_books(monkeypatch):
             replayed.grad.copy_(grad)
 
     @contextlib.contextmanager
-    def record(graph):
+    def record(graph, capture_error_mode):
+        assert capture_error_mode == 'thread_local'
         recording.append(graph)
         yield
         recording.pop()
@@ -185,7 +186,7 @@ def test_what_cannot_be_recorded_is_announced(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
 
     @contextlib.contextmanager
-    def refuse(_graph):
+    def refuse(_graph, **_kwargs):
         yield
         raise RuntimeError('operation not permitted when stream is capturing')
     monkeypatch.setattr(torch.cuda, 'graph', refuse)

@@ -87,7 +87,7 @@ def add_networks(config, opts, preset):
     precision = dict(num_fp16_res=0 if not half else 16 if on_cpu else 4, conv_clamp=256 if half and not on_cpu else None)
     width = dict(channel_base=preset.channel_base, channel_max=preset.channel_max)
     block_kwargs = {**(dict(half_dtype='bfloat16') if half and on_cpu else {}), **(dict(fp16_channels_last=True) if channels_last else {})}
-    config.channels_last = channels_last
+    config.update(channels_last=channels_last, fp32=not half)
     config.G_kwargs = dict(class_name='training.networks.Generator', z_dim=preset.z_dim, w_dim=preset.z_dim,
                            mapping_kwargs=dict(num_layers=preset.mapping_layers), synthesis_kwargs=dict(width, **precision, **block_kwargs))
     config.D_kwargs = dict(class_name='training.networks.Discriminator', block_kwargs=dict(block_kwargs), mapping_kwargs={},

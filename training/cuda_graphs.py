@@ -41,7 +41,7 @@ class RecordedPhase:
         inputs = [tensor.clone() for tensor in tensors]
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, capture_error_mode='thread_local'):       # the threads that pin images are not recorded
                 self.function(*inputs)
         except (RuntimeError, ValueError) as err:           # torch's own errors, of CUDA, too
             torch.cuda.synchronize()

@@ -12,11 +12,12 @@ OPTION_OF = {
     'batch_gpu': '--batch-gpu', 'training_set_kwargs.path': '--data', 'training_set_kwargs.max_size': 'images',
     'training_set_kwargs.xflip': '--mirror', 'training_set_kwargs.use_labels': '--cond', 'training_set_kwargs.random_seed': '--seed',
     'kimg_per_tick': '--tick', 'r1_gamma': '--gamma', 'ada_target': '--target', 'augment_p': '--p', 'init_from': '--init-from',
-    'fork_from': '--fork-from', 'allow_tf32': '--allow-tf32', 'channels_last': '--nhwc', 'compile': '--compile', 'cuda_graphs': '--cuda-graphs',
-    'kd_kwargs.methods': '--kd',
+    'fork_from': '--fork-from', 'allow_tf32': '--allow-tf32', 'channels_last': '--nhwc', 'fp32': '--fp32', 'compile': '--compile',
+    'cuda_graphs': '--cuda-graphs', 'kd_kwargs.methods': '--kd',
     'kd_kwargs.teacher': '--kd-teacher', 'kd_kwargs.texts': '--kd-texts', 'settings.teacher_input': '--kd-input',
     'block_kwargs.freeze_layers': '--freezed',
 }
+FOLLOWS = ('num_fp16_res', 'half_dtype', 'conv_clamp', 'fp16_channels_last')         # from --device, --fp32 and --nhwc, which differ, too
 MOST = 6                        # differences that a message lists
 
 
@@ -24,9 +25,9 @@ def differences(saved, config):
     """['--seed=0, now 1', ...]: where two configurations differ in what matters to a run. What one does not know is off there."""
     saved, config = _comparable(saved), _comparable(json.loads(json.dumps(config)))
     on = lambda value: None if value is False else value
-    lines = [f'{_option(key)}={_short(saved.get(key))}, now {_short(config.get(key))}' for key in {**saved, **config}
-             if on(saved.get(key)) != on(config.get(key)) and not _is_free(key, saved, config)]
-    return list(dict.fromkeys(lines))
+    keys = [key for key in {**saved, **config} if on(saved.get(key)) != on(config.get(key)) and not _is_free(key, saved, config)]
+    keys = [key for key in keys if key.rpartition('.')[2] not in FOLLOWS] or keys
+    return list(dict.fromkeys(f'{_option(key)}={_short(saved.get(key))}, now {_short(config.get(key))}' for key in keys))
 
 
 def found_out(saved):

@@ -23,7 +23,11 @@ class Validation(Observer):
     def start(self, trainer):
         c = trainer.config
         held_out = dnnlib.util.construct_class_by_name(**{**c.training_set_kwargs, 'part': 'validation', 'max_size': None, 'xflip': False})
-        self.images = RealImages(held_out, c.batch_gpu, trainer.device, trainer.rank, trainer.num_ranks, c.random_seed, **c.data_loader_kwargs)
+        where = trainer.device, trainer.rank, trainer.num_ranks, c.random_seed
+        self.images = RealImages(held_out, c.batch_gpu, *where, **c.data_loader_kwargs)
+        # The training's own stream is read ahead: asked for other images, it would start its workers anew, twice a tick.
+        self.trained = trainer.reals if trainer.reals.in_memory else \
+            RealImages(trainer.dataset, trainer.batch_rank, *where, num_workers=0, memory_limit_gb=0)
 
     def report(self, trainer):
         logits = {kind: torch.cat(parts) for kind, parts in self._logits(trainer).items()}
@@ -43,7 +47,7 @@ class Validation(Observer):
         for i, start in enumerate(range(0, total, c.batch_gpu * trainer.num_ranks)):
             own = start + trainer.rank * c.batch_gpu
             if own < total:
-                held_out, trained = self.images.batch(start), trainer.reals.batch(trainer.cur_nimg + i * c.batch_size)
+                held_out, trained = self.images.batch(start), self.trained.batch(trainer.cur_nimg + i * c.batch_size)
                 with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
                     torch.manual_seed(misc.step_seed(c.random_seed, f'validation/{own}', trainer.cur_nimg))
                     z = torch.randn([c.batch_gpu, trainer.G.z_dim], device=device)
