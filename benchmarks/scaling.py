@@ -206,12 +206,11 @@ def model(resolution, batch, sec_per_kimg, gpus_per_node, node_gb_per_sec, net_g
 @main.command()
 @click.option('--images', type=int, default=1_000_000, show_default=True)
 @click.option('--resolution', type=int, default=256, show_default=True)
-@click.option('--classes', type=int, default=1000, show_default=True)
 @click.option('--file-kb', help='Of an image as PNG (assumed)', type=float, default=100, show_default=True)
 @click.option('--images-per-sec', help='That one GPU trains on; the default is 6 s/kimg', type=float, default=167, show_default=True)
 @click.option('--gpus', type=int, default=64, show_default=True)
 @click.option('--sample', help='Images of the set that is made to measure opening and reading', type=int, default=20_000, show_default=True)
-def data(images, resolution, classes, file_kb, images_per_sec, gpus, sample):
+def data(images, resolution, file_kb, images_per_sec, gpus, sample):
     """What a large set takes: memory and disk by the formulas of the code, reading from a small set measured here."""
     raw = images * 3 * resolution ** 2
     print(f'By formula, {images} images of {resolution} pixels:')

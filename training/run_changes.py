@@ -66,7 +66,7 @@ def _comparable(config):
 
 
 def _is_free(key, saved, config):
-    probed = key == 'batch_gpu' and config['batch_gpu'] == 'auto' and 'batch_gpu_probed' in saved
+    probed = key == 'batch_gpu' and config.get('batch_gpu') == 'auto' and 'batch_gpu_probed' in saved
     return probed or key in FREE or key.partition('.')[0] in FREE
 
 
