@@ -44,7 +44,7 @@ class Reading(torch.nn.Module):
         dim:         M.
     """
 
-    fields = ()                 # settings that concern this reading
+    fields = ()                 # settings that concern this reading; one that compares images has `weight_pd`
     in_g_step = False
 
     def __init__(self, settings, correlation, dim):

@@ -28,6 +28,7 @@ class Method(torch.nn.Module):
     name = ''                   # in --kd and in the names of the losses
     fields = ()                 # settings, other than the weight, that have no effect without this method
     min_texts = 0               # so many texts at least; fewer leave it without a gradient
+    couples = False             # whether it compares the images of a micro-batch: of a single one it would learn nothing
     in_g_step = False           # whether there are `g_losses`
 
     def __init__(self, settings, text_feats=None, seed=0):

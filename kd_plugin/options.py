@@ -3,6 +3,7 @@
 import click
 
 from dnnlib import UserError
+from training.commands import FiniteRange
 
 from .diversity import READINGS
 from .heads import HEADS
@@ -12,7 +13,7 @@ from .prompts import resolve_texts
 
 DEFAULT_TEACHER = 'ViT-B/32'
 
-_WEIGHT = click.FloatRange(min=0)
+_WEIGHT = FiniteRange(min=0)
 _OPTIONS = [
     click.option('--kd', help=f'Knowledge distillation into the discriminator: {", ".join(METHODS)}, or several', metavar='LIST'),
     click.option('--kd-preset', help='Settings of the paper, or of the code that its authors released', type=click.Choice(list(PRESETS)),
@@ -23,7 +24,7 @@ _OPTIONS = [
     *[click.option(f'--kd-weight-{name}', help=f'Weight of {name}', type=_WEIGHT) for name in METHODS],
     click.option('--kd-weight-pd', help='Weight of pairwise diversity', type=_WEIGHT),
     click.option('--kd-weight-anchor', help="Weight of what holds the adapter of --kd-pd=adapter to the teacher's features", type=_WEIGHT),
-    click.option('--kd-p', help="Probability of AGKD's aggregation", type=click.FloatRange(0, 1)),
+    click.option('--kd-p', help="Probability of AGKD's aggregation", type=FiniteRange(0, 1)),
     click.option('--kd-distance', help='l1, or l2 = Euclidean in AGKD and squared in CGKD', type=click.Choice(['l1', 'l2'])),
     click.option('--kd-reduction', help='CGKD over the batch', type=click.Choice(['mean', 'sum'])),
     click.option('--kd-samples', help='CGKD on fakes, or on reals too', type=click.Choice(['fake', 'both'])),
@@ -32,10 +33,10 @@ _OPTIONS = [
     click.option('--kd-input', help="clip = the teacher's own preprocessing, raw = pixels copied and left in [-1, 1]",
                  type=click.Choice(['clip', 'raw'])),
     click.option('--kd-center', help="Subtract from an image's correlations their mean over the texts", type=bool, metavar='BOOL'),
-    click.option('--kd-temperature', help='Temperature of labeldist', type=click.FloatRange(min=0, min_open=True)),
+    click.option('--kd-temperature', help='Temperature of labeldist', type=FiniteRange(min=0, min_open=True)),
     click.option('--kd-pd', help='Pairwise diversity: off, on the student (D step), through the generator (G step), or of an adapter of the teacher',
                  type=click.Choice(list(READINGS))),
-    click.option('--kd-warmup', help='Weights grow from zero over so many kimg', type=click.FloatRange(min=0), metavar='KIMG'),
+    click.option('--kd-warmup', help='Weights grow from zero over so many kimg', type=FiniteRange(min=0), metavar='KIMG'),
 ]
 # option of the command line -> field of presets.Preset
 _FIELDS = {'kd_input' if field == 'teacher_input' else f'kd_{field}': field for field in Preset._fields}
@@ -48,7 +49,7 @@ def kd_options(command):
     return command
 
 
-def kd_config(opts, dataset, training_set_kwargs, seed):
+def kd_config(opts, dataset, training_set_kwargs, seed, batch_gpu):
     """Arguments of `loss.build_distillation`, or None without --kd. Raises UserError for what does not go together."""
     if opts['kd'] is None:
         _refuse(opts, [*_FIELDS, 'kd_teacher', 'kd_preset'], 'without --kd; add --kd=agkd,cgkd')
@@ -63,12 +64,25 @@ def kd_config(opts, dataset, training_set_kwargs, seed):
     for name, field in _FIELDS.items():
         if field in idle:
             _refuse(opts, [name], idle[field])
+    if batch_gpu == 1:
+        _check_single_images(methods, settings)
     texts, origin = resolve_texts(settings.texts, dataset.name, dataset.class_names)
     if settings.center and len(texts) < 3:
         raise UserError(f'--kd-center=1: with {len(texts)} texts nothing but signs is left of the correlations; --kd-texts needs three or more')
     teacher = opts['kd_teacher'] or ('demo' if opts['data'] == 'demo' else DEFAULT_TEACHER)
     return dict(methods=methods, teacher=teacher, texts=texts, texts_origin=origin, settings=_recorded(settings, idle),
                 training_set_kwargs=training_set_kwargs, seed=seed)
+
+
+def _check_single_images(methods, settings):
+    """Raises UserError for what compares the images of a micro-batch, where that is one image."""
+    comparing = [(f'--kd={name}', f'leave {name} out') for name in methods if METHODS[name].couples]
+    if 'cgkd' in methods and 'weight_pd' in READINGS[settings.pd].fields and settings.weight_pd > 0:
+        comparing.append((f'--kd-pd={settings.pd}', 'use --kd-pd=off'))
+    if comparing:
+        option, remedy = comparing[0]
+        raise UserError(f'{option}: compares the images of a micro-batch, and here that is a single one; use a larger --batch or --batch-gpu, '
+                        f'or {remedy}')
 
 
 def _idle_fields(kd, methods, pd):

@@ -24,6 +24,7 @@ class ProbabilisticTransfer(Method):
     """Gives each image the neighbours among the fakes (or the reals) of the micro-batch that it has for the teacher."""
 
     name = 'pkt'
+    couples = True
 
     def loss(self, rows):
         return divergence(rows.student, rows.own)

@@ -14,6 +14,7 @@ import tqdm
 from dnnlib import UserError, files
 from dnnlib.util import format_time, user_errors
 from torch_utils import checkpoint, misc
+from training.commands import FiniteRange
 from training.config import torch_device
 from training.stop_request import StopRequest
 
@@ -199,7 +200,7 @@ def _read_record(path):
 @click.option('--text-width', help='Width of the text encoder, a multiple of 4', type=click.IntRange(min=4), default=128, show_default=True)
 @click.option('--steps', help='Training steps', type=click.IntRange(min=10), default=2000, show_default=True)
 @click.option('--batch', help='Images per step', type=click.IntRange(min=2), default=128, show_default=True)
-@click.option('--lr', help='Peak learning rate', type=click.FloatRange(min=0, min_open=True), default=1e-3, show_default=True)
+@click.option('--lr', help='Peak learning rate', type=FiniteRange(min=0, min_open=True), default=1e-3, show_default=True)
 @click.option('--mirror', help='Learn from mirrored images too', type=bool, default=True, show_default=True)
 @click.option('--shift', help='Move images by up to so many pixels', type=click.IntRange(0, 15), default=4, show_default=True)
 @click.option('--precision', help='auto = bf16 on a GPU that has it', type=click.Choice(['auto', 'fp32', 'bf16']), default='auto', show_default=True)

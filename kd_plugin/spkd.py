@@ -22,6 +22,7 @@ class SimilarityPreserving(Method):
     """Makes pairs of fakes (or of reals) of the micro-batch as similar for the student as they are for the teacher."""
 
     name = 'spkd'
+    couples = True
 
     def loss(self, rows):
         return similarity_gap(rows.student, rows.own)

@@ -216,11 +216,20 @@ def test_the_configuration_of_older_runs_is_the_same(tiny_data):
     (['--kd=cgkd', '--kd-preset=released', '--kd-weight-pd=2'],
      '--kd-weight-pd=2.0: has no effect with --kd-pd=off; add --kd-pd=student or --kd-pd=generator or --kd-pd=adapter, or leave it out'),
     (['--kd=cgkd', '--kd-center=1'], '--kd-center=1: with 2 texts nothing but signs is left of the correlations; --kd-texts needs three or more'),
+    (['--kd=agkd,pkt', '--batch=4', '--batch-gpu=1'], '--kd=pkt: compares the images of a micro-batch, and here that is a single one; use a larger '
+     '--batch or --batch-gpu, or leave pkt out'),
+    (['--kd=cgkd', '--batch=4', '--batch-gpu=1'], '--kd-pd=student: compares the images of a micro-batch, and here that is a single one; use a '
+     'larger --batch or --batch-gpu, or use --kd-pd=off'),
     (['--kd=agkd,hints'], '--kd=agkd,hints: hints is no method; use one or several of agkd, cgkd, fitnets, labeldist, pkt, spkd')])
 def test_options_that_would_do_nothing_are_refused(args, message, tiny_data):
     with pytest.raises(UserError) as err:
         kd_of(tiny_data, *args)
     assert str(err.value).startswith(message)
+
+
+@pytest.mark.parametrize('args', [['--kd=agkd,fitnets,labeldist'], ['--kd=cgkd', '--kd-pd=off'], ['--kd=cgkd', '--kd-weight-pd=0']])
+def test_images_one_at_a_time_suit_what_compares_none(args, tiny_data):
+    kd_of(tiny_data, '--batch=4', '--batch-gpu=1', *args)
 
 
 def test_labels_need_texts(tiny_data):

@@ -8,6 +8,7 @@ import torch
 from dnnlib import UserError
 from torch_utils import distributed
 
+from .commands import FiniteRange
 from .loss_terms import Term
 from .methods import Method
 from .networks_layers import FullyConnectedLayer
@@ -128,7 +129,7 @@ def _configure(opts, config):
     return dict(queue=usual)
 
 
-_WEIGHT = click.FloatRange(min=0)
+_WEIGHT = FiniteRange(min=0)
 METHOD = Method('insgen', 'training.insgen.InsGen', [
     click.option('--insgen', help='Instance discrimination of reals and fakes (InsGen)', is_flag=True),
     click.option('--insgen-queue', help='Keys in its queues  [default: 5% of the images, at least 4 batches]', type=click.IntRange(min=1),
@@ -136,7 +137,7 @@ METHOD = Method('insgen', 'training.insgen.InsGen', [
     click.option('--insgen-weight-real', help='Weight for reals  [default: 1]', type=_WEIGHT),
     click.option('--insgen-weight-fake', help='Weight for fakes  [default: 1]', type=_WEIGHT),
     click.option('--insgen-weight-generator', help='Weight for fakes in the G step  [default: 0.1]', type=_WEIGHT),
-    click.option('--insgen-temperature', help='Temperature  [default: 0.2]', type=click.FloatRange(min=0, min_open=True)),
-    click.option('--insgen-momentum', help='Momentum of the copies that give the keys  [default: 0.999]', type=click.FloatRange(0, 1)),
-    click.option('--insgen-noise', help='Noise on the z of similar fakes  [default: 0.15]', type=click.FloatRange(min=0)),
+    click.option('--insgen-temperature', help='Temperature  [default: 0.2]', type=FiniteRange(min=0, min_open=True)),
+    click.option('--insgen-momentum', help='Momentum of the copies that give the keys  [default: 0.999]', type=FiniteRange(0, 1)),
+    click.option('--insgen-noise', help='Noise on the z of similar fakes  [default: 0.15]', type=FiniteRange(min=0)),
 ], configure=_configure)
