@@ -8,7 +8,7 @@ import click
 
 import dnnlib
 from dnnlib import UserError
-from dnnlib.util import user_errors
+from dnnlib.util import split_names, user_errors
 from kd_plugin import vision_aided
 from kd_plugin.loss import check_distillation
 from kd_plugin.options import DEFAULT_TEACHER, kd_config, kd_options
@@ -163,7 +163,7 @@ def data_path(opts):
 
 def add_metrics(config, opts, preset, kd):
     names = preset.metrics if opts.metrics is None else opts.metrics
-    config.metrics = [name.strip() for name in names.split(',') if name.strip() not in ('', 'none')]
+    config.metrics = [name for name in split_names(names) if name != 'none']
     for name in config.metrics:
         metric_main.find_metric(name)
     for name in ('detector', 'metric_teacher'):

@@ -3,6 +3,7 @@
 import click
 
 from dnnlib import UserError
+from dnnlib.util import split_names
 from training.commands import FiniteRange
 
 from .diversity import READINGS
@@ -54,7 +55,7 @@ def kd_config(opts, dataset, training_set_kwargs, seed, batch_gpu):
     if opts['kd'] is None:
         _refuse(opts, [*_FIELDS, 'kd_teacher', 'kd_preset'], 'without --kd; add --kd=agkd,cgkd')
         return None
-    methods = list(dict.fromkeys(name.strip() for name in opts['kd'].split(',') if name.strip()))
+    methods = list(dict.fromkeys(split_names(opts['kd'])))
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
         raise UserError(f'--kd={opts["kd"]}: {", ".join(unknown) or "nothing"} is no method; use one or several of {", ".join(METHODS)}')

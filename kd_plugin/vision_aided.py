@@ -5,6 +5,7 @@ import click
 import torch
 
 from dnnlib import UserError
+from dnnlib.util import split_names
 from torch_utils import distributed
 from training.commands import FiniteRange
 from training.diffaugment import DiffAugment, parse_policy
@@ -120,8 +121,7 @@ def load(name, device='cpu'):
 
 
 def _configure(opts, config):
-    names = [name.strip() for name in opts.vision_aided.split(',') if name.strip()]
-    names = [ALIASES.get(name, name) for name in names]
+    names = [ALIASES.get(name, name) for name in split_names(opts.vision_aided)]
     if not names or len(set(names)) < len(names):
         raise UserError(f'--vision-aided={opts.vision_aided}: name different teachers, such as clip or clip,dino')
     warmup = WARMUP if opts.vision_aided_warmup is None else opts.vision_aided_warmup
