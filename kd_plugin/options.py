@@ -6,9 +6,9 @@ from dnnlib import UserError
 from dnnlib.util import split_names
 from training.commands import FiniteRange
 
+from .distillers import DISTILLERS
 from .diversity import READINGS
 from .heads import HEADS
-from .methods import METHODS
 from .presets import PRESETS, Preset
 from .prompts import resolve_texts
 
@@ -16,13 +16,13 @@ DEFAULT_TEACHER = 'ViT-B/32'
 
 _WEIGHT = FiniteRange(min=0)
 _OPTIONS = [
-    click.option('--kd', help=f'Knowledge distillation into the discriminator: {", ".join(METHODS)}, or several', metavar='LIST'),
+    click.option('--kd', help=f'Knowledge distillation into the discriminator: {", ".join(DISTILLERS)}, or several', metavar='LIST'),
     click.option('--kd-preset', help='Settings of the paper, or of the code that its authors released', type=click.Choice(list(PRESETS)),
                  show_default='paper'),
     click.option('--kd-teacher', help='CLIP name, hf:MODEL, FILE.pt, FILE.pth, DIR or demo  [default: ViT-B/32; demo for --data=demo]',
                  metavar='NAME'),
     click.option('--kd-texts', help='Texts for CGKD and labeldist: auto, a preset, or a file with one per line', metavar='FILE|PRESET'),
-    *[click.option(f'--kd-weight-{name}', help=f'Weight of {name}', type=_WEIGHT) for name in METHODS],
+    *[click.option(f'--kd-weight-{name}', help=f'Weight of {name}', type=_WEIGHT) for name in DISTILLERS],
     click.option('--kd-weight-pd', help='Weight of pairwise diversity', type=_WEIGHT),
     click.option('--kd-weight-anchor', help="Weight of what holds the adapter of --kd-pd=adapter to the teacher's features", type=_WEIGHT),
     click.option('--kd-p', help="Probability of AGKD's aggregation", type=FiniteRange(0, 1)),
@@ -56,9 +56,9 @@ def kd_config(opts, dataset, training_set_kwargs, seed, batch_gpu):
         _refuse(opts, [*_FIELDS, 'kd_teacher', 'kd_preset'], 'without --kd; add --kd=agkd,cgkd')
         return None
     methods = list(dict.fromkeys(split_names(opts['kd'])))
-    unknown = [name for name in methods if name not in METHODS]
+    unknown = [name for name in methods if name not in DISTILLERS]
     if unknown or not methods:
-        raise UserError(f'--kd={opts["kd"]}: {", ".join(unknown) or "nothing"} is no method; use one or several of {", ".join(METHODS)}')
+        raise UserError(f'--kd={opts["kd"]}: {", ".join(unknown) or "nothing"} is no method; use one or several of {", ".join(DISTILLERS)}')
     given = {field: opts[name] for name, field in _FIELDS.items() if opts[name] is not None}
     settings = PRESETS[opts['kd_preset'] or 'paper']._replace(**given)
     idle = _idle_fields(opts['kd'], methods, settings.pd)
@@ -77,7 +77,7 @@ def kd_config(opts, dataset, training_set_kwargs, seed, batch_gpu):
 
 def _check_single_images(methods, settings):
     """Raises UserError for what compares the images of a micro-batch, where that is one image."""
-    comparing = [(f'--kd={name}', f'leave {name} out') for name in methods if METHODS[name].couples]
+    comparing = [(f'--kd={name}', f'leave {name} out') for name in methods if DISTILLERS[name].couples]
     if 'cgkd' in methods and 'weight_pd' in READINGS[settings.pd].fields and settings.weight_pd > 0:
         comparing.append((f'--kd-pd={settings.pd}', 'use --kd-pd=off'))
     if comparing:
@@ -89,7 +89,7 @@ def _check_single_images(methods, settings):
 def _idle_fields(kd, methods, pd):
     """{field: why it has no effect} for the settings that only other methods, or other readings of diversity, use."""
     readings = {f'--kd-pd={name}': reading.fields for name, reading in READINGS.items()}
-    fields = {name: (f'weight_{name}', *method.fields) for name, method in METHODS.items()}
+    fields = {name: (f'weight_{name}', *method.fields) for name, method in DISTILLERS.items()}
     return {**_unused(readings, [f'--kd-pd={pd}'], f'--kd-pd={pd}'), **_unused(fields, methods, f'--kd={kd}')}
 
 

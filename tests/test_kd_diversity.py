@@ -7,7 +7,7 @@ import torch
 from kd_toys import DIM, N, reported_losses, setup, size, step, toy_teacher, without_kd
 
 from kd_plugin import cgkd, diversity
-from kd_plugin.method import Pass
+from kd_plugin.distiller import Pass
 from kd_plugin.presets import PRESETS
 from torch_utils import training_stats
 

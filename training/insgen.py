@@ -123,6 +123,9 @@ def _configure(opts, config):
     if config.get('augment_kwargs') is None:
         raise UserError('--insgen: without augmentation both views of an image are the same; leave --aug=noaug and --p=0 out')
     images = config.training_set_kwargs['max_size'] * (2 if config.training_set_kwargs['xflip'] else 1)
+    weights = [opts.insgen_weight_real, opts.insgen_weight_fake, opts.insgen_weight_generator]
+    if all(weight == 0 for weight in weights):
+        raise UserError('--insgen: with all three weights 0 nothing of it is left; leave --insgen out')
     usual = max(4 * config.batch_size, images // 20)
     if opts.insgen_queue is not None and opts.insgen_queue < config.batch_size:
         raise UserError(f'--insgen-queue={opts.insgen_queue}: is shorter than the batch of {config.batch_size}; use --insgen-queue={usual}')

@@ -1,4 +1,4 @@
-"""What every way to distil has in common: the base class of the rows of `methods.METHODS`."""
+"""What every way to distil has in common: the base class of the rows of `distillers.DISTILLERS`."""
 
 from collections.abc import Hashable
 from typing import NamedTuple
@@ -14,7 +14,7 @@ class Pass(NamedTuple):
     other: torch.Tensor         # [N, M] by the teacher, of the other kind of images, paired by row
 
 
-class Method(torch.nn.Module):
+class Distiller(torch.nn.Module):
     """Base class: a subclass names itself, says which settings concern it, and gives `loss`, or `d_losses` where there are several.
 
     Its parameters are trained with D; parameters and buffers are part of the training state. Its weight is the setting `weight_{name}`.
