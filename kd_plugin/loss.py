@@ -17,6 +17,8 @@ from .heads import HEADS
 from .presets import Preset
 from .teacher import load_teacher
 
+GRADIENT_SCALE = 256        # of gradients within a teacher: those of single pixels lie where half precision has few digits. A power of two: exact
+
 
 class Distillation(Term):
     """Distils a frozen teacher into the discriminator, in one or several of the ways of `distillers.DISTILLERS`.
@@ -72,7 +74,7 @@ class Distillation(Term):
         methods = [method for method in self.methods.values() if method.in_g_step]
         if not methods:
             return {}
-        gen = self._embed(step.gen_img)         # with a gradient, through the teacher to G
+        gen = scale_gradient(self._embed(scale_gradient(step.gen_img, 1 / GRADIENT_SCALE)), GRADIENT_SCALE)      # to G, through the teacher
         with torch.no_grad():
             real = self._embed_real(step)
         return self._weighted(method.g_losses(gen, real) for method in methods)
@@ -103,6 +105,22 @@ class Distillation(Term):
 
     def _weighted(self, losses):
         return {f'KD/{name}': value * (weight * self.ramp) for found in losses for name, (value, weight) in found.items()}
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.factor, None
+
+
+def scale_gradient(x, factor):
+    """x, whose gradient is multiplied by `factor` on its way back."""
+    return _ScaleGradient.apply(x, factor)
 
 
 def report_agreement(kind, student, teacher):
