@@ -129,8 +129,6 @@ def write_all(projection, targets, outdir, several, protocol, video):
 
 def project(network, target, outdir, space, class_text, num_steps, seed, perceptual, pixel_weight, batch, save_video, device):
     """What the command does; options as of the command. Everything that can be wrong is found out before the work begins."""
-    if not math.isfinite(pixel_weight or 0):
-        raise UserError(f'--pixel-weight={pixel_weight}: must be a number such as 20')
     if save_video:
         video_files.check_mp4('leave --save-video out')
     device = torch_device(device)
