@@ -6,7 +6,7 @@ import os
 import click
 
 from dnnlib import UserError, files
-from dnnlib.util import user_errors
+from dnnlib.util import split_names, user_errors
 from kd_plugin.options import DEFAULT_TEACHER
 from metrics import compare, metric_main, metric_utils
 from torch_utils import distributed, misc
@@ -19,7 +19,7 @@ from training.generate_options import SETTINGS
 
 def parse_metrics(text):
     """'fid5k_full,clipfid5k_full' -> list of names. Raises UserError for one that is unknown, and for none."""
-    names = [name.strip() for name in text.split(',') if name.strip()]
+    names = split_names(text)
     for name in names or [text]:
         metric_main.find_metric(name)
     return names

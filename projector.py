@@ -18,6 +18,7 @@ from kd_plugin.teacher import load_teacher
 from metrics.lpips import load_vgg16_lpips
 from torch_utils import misc
 from training import model_files, projection_files, video_files
+from training.commands import FiniteRange
 from training.config import torch_device
 from training.generate_options import SETTINGS, device_option, network_option
 from training.projection import SPACES, W_SAMPLES, Projection
@@ -128,8 +129,6 @@ def write_all(projection, targets, outdir, several, protocol, video):
 
 def project(network, target, outdir, space, class_text, num_steps, seed, perceptual, pixel_weight, batch, save_video, device):
     """What the command does; options as of the command. Everything that can be wrong is found out before the work begins."""
-    if not math.isfinite(pixel_weight or 0):
-        raise UserError(f'--pixel-weight={pixel_weight}: must be a number such as 20')
     if save_video:
         video_files.check_mp4('leave --save-video out')
     device = torch_device(device)
@@ -175,7 +174,7 @@ def project(network, target, outdir, space, class_text, num_steps, seed, percept
 @click.option('--perceptual', help='What compares pictures: vgg16, a copy of its file (.pt), or a teacher: demo, ViT-B/32, FILE.safetensors',
               default='vgg16', show_default=True, metavar='NAME|FILE')
 @click.option('--pixel-weight', help='Weight of the mean squared difference of the pixels  [default: 1 with a teacher, 0 with vgg16]',
-              type=click.FloatRange(min=0), metavar='FLOAT')
+              type=FiniteRange(min=0), metavar='FLOAT')
 @click.option('--batch', help='Targets at a time', type=click.IntRange(min=1), default=8, show_default=True, metavar='INT')
 @click.option('--save-video', help='Also save a video of the search (package imageio-ffmpeg)', type=bool, is_flag=False, flag_value='1',
               default=False, show_default=True, metavar='BOOL')

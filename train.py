@@ -8,7 +8,7 @@ import click
 
 import dnnlib
 from dnnlib import UserError
-from dnnlib.util import user_errors
+from dnnlib.util import split_names, user_errors
 from kd_plugin import vision_aided
 from kd_plugin.loss import check_distillation
 from kd_plugin.options import DEFAULT_TEACHER, kd_config, kd_options
@@ -17,6 +17,7 @@ from torch_utils import distributed
 from training import apa, bad_steps, demo_data, fork, insgen, lecam, model_files, presets, snapshot_keep, snapshots
 from training.augment import augpipe_specs
 from training.augmentations import AUGMENTATIONS, add_augmentation
+from training.commands import FiniteRange
 from training.config import add_networks, add_observers, add_schedule, check_dataset, number_of_processes, torch_device
 from training.find_run import find_run
 from training.methods import add_methods, check_methods, describe_methods, method_options
@@ -50,7 +51,7 @@ class NumberOrAuto(click.ParamType):
               show_default=True)
 @click.option('--snapshot-keep', help='Snapshots to keep, such as last=2,best=1,every=1000 (kimg)', default='all', show_default=True,
               metavar='RULES|all')
-@click.option('--tick', help='Thousands of images per tick', type=click.FloatRange(min=0, min_open=True), metavar='KIMG')
+@click.option('--tick', help='Thousands of images per tick', type=FiniteRange(min=0, min_open=True), metavar='KIMG')
 @click.option('--metrics', help='Comma-separated list or none  [default: fid50k_full]', metavar='LIST')
 @click.option('--detector', help='Inception network of the FID, if it cannot be downloaded', metavar='FILE')
 @click.option('--metric-teacher', help='Teacher whose features clipfid measures  [default: that of --kd-teacher]', metavar='NAME')
@@ -69,17 +70,17 @@ class NumberOrAuto(click.ParamType):
 @click.option('--cond', help='Train a conditional model on the labels', type=bool, default=False, metavar='BOOL')
 @click.option('--subset', help='Train with so many images only', type=click.IntRange(min=1), metavar='INT')
 @click.option('--val-fraction', help='Hold out this share of the images, on which D is watched, not trained',
-              type=click.FloatRange(0, 0.5, min_open=True), metavar='SHARE')
+              type=FiniteRange(0, 0.5, min_open=True), metavar='SHARE')
 @click.option('--mirror', help='Use every image mirrored, too', type=bool, metavar='BOOL')
 # Base configuration.
-@click.option('--gamma', help='R1 weight', type=click.FloatRange(min=0))
-@click.option('--kimg', help='Length of the training in thousands of images', type=click.FloatRange(min=0, min_open=True), metavar='KIMG')
+@click.option('--gamma', help='R1 weight', type=FiniteRange(min=0))
+@click.option('--kimg', help='Length of the training in thousands of images', type=FiniteRange(min=0, min_open=True), metavar='KIMG')
 @click.option('--batch', help='Images per step, over all processes', type=click.IntRange(min=1), metavar='INT')
 @click.option('--batch-gpu', help='Images that one process handles at a time; auto = as many as fit', type=NumberOrAuto(), metavar='INT|auto')
 # Augmentation.
 @click.option('--aug', help='Augmentation', type=click.Choice(list(AUGMENTATIONS)), metavar='|'.join(AUGMENTATIONS))
-@click.option('--p', help='Probability for --aug=fixed', type=click.FloatRange(0, 1))
-@click.option('--target', help='Target of ADA', type=click.FloatRange(0, 1))
+@click.option('--p', help='Probability for --aug=fixed', type=FiniteRange(0, 1))
+@click.option('--target', help='Target of ADA', type=FiniteRange(0, 1))
 @click.option('--augpipe', help='Kinds of augmentation  [default: bgc]', type=click.Choice(list(augpipe_specs)))
 @click.option('--diffaug-policy', help='Transforms of --aug=diffaug  [default: color,translation,cutout]', metavar='LIST')
 # Transfer learning.
@@ -141,7 +142,7 @@ def build_config(opts):
         add_networks(config, opts, preset)
         add_augmentation(config, opts)
         add_methods(METHODS, config, opts)
-        kd = kd_config(opts, dataset, data_kwargs, opts.seed)
+        kd = kd_config(opts, dataset, data_kwargs, opts.seed, config.batch_gpu)
     if kd is not None:
         config.loss_kwargs.update(class_name='kd_plugin.loss.KDLoss', kd_kwargs=kd)
     add_metrics(config, opts, preset, kd)
@@ -168,7 +169,7 @@ def data_path(opts):
 
 def add_metrics(config, opts, preset, kd):
     names = preset.metrics if opts.metrics is None else opts.metrics
-    config.metrics = [name.strip() for name in names.split(',') if name.strip() not in ('', 'none')]
+    config.metrics = [name for name in split_names(names) if name != 'none']
     for name in config.metrics:
         metric_main.find_metric(name)
     for name in ('detector', 'metric_teacher'):

@@ -62,6 +62,11 @@ def call_func_by_name(*args, func_name: str, **kwargs) -> Any:
     return func(*args, **kwargs)
 
 
+def split_names(text: str) -> list[str]:
+    """'a, b,' -> ['a', 'b']."""
+    return [name.strip() for name in text.split(',') if name.strip()]
+
+
 def format_time(seconds: float) -> str:
     """Seconds -> '59s', '1m 01s', '1h 02m 03s' or '2d 07h 33m'."""
     s = round(seconds)

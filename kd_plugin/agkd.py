@@ -4,7 +4,7 @@ import hashlib
 
 import torch
 
-from .method import Method
+from .distiller import Distiller
 
 
 def l1(a, b):
@@ -17,7 +17,7 @@ def euclidean(a, b):
     return torch.linalg.vector_norm(a - b, dim=1)
 
 
-class AGKD(Method):
+class AGKD(Distiller):
     """Pulls the student's embedding of an image to the teacher's, and with probability p also to that of the other kind.
 
     The paper's terms are |I(x) - Df(x)| + |I(G(z)) - Df(G(z))| (distillation) and |I(x) - Df(G(z))| + |I(G(z)) - Df(x)|

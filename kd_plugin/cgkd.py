@@ -4,8 +4,8 @@ import torch
 
 from torch_utils import training_stats
 
+from .distiller import Distiller
 from .diversity import READINGS, mean_pairwise_cosine
-from .method import Method
 
 F = torch.nn.functional
 
@@ -34,7 +34,7 @@ def squared(a, b):
     return (a - b).square().sum(1)
 
 
-class CGKD(Method):
+class CGKD(Distiller):
     """Pulls the student's image-text correlations to the teacher's: L = |C_T - C_S|, and reads the pairwise diversity L_PD (`diversity.py`).
 
     L is averaged over the batch, or summed, which grows with the batch as in the released code.

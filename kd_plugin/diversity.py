@@ -44,7 +44,7 @@ class Reading(torch.nn.Module):
         dim:         M.
     """
 
-    fields = ()                 # settings that concern this reading
+    fields = ()                 # settings that concern this reading; one that compares images has `weight_pd`
     in_g_step = False
 
     def __init__(self, settings, correlation, dim):
@@ -57,11 +57,11 @@ class Reading(torch.nn.Module):
         return feats
 
     def d_losses(self, rows, adapted):
-        """As `Method.d_losses`, for the pass over fakes; `adapted` = `adapt(rows.own)`. N >= 2."""
+        """As `Distiller.d_losses`, for the pass over fakes; `adapted` = `adapt(rows.own)`. N >= 2."""
         return {}
 
     def g_losses(self, gen, real):
-        """As `Method.g_losses`. N >= 2."""
+        """As `Distiller.g_losses`. N >= 2."""
         return {}
 
 

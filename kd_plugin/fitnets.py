@@ -1,6 +1,6 @@
 """Feature mimicking (FitNets, Romero et al., ICLR 2015): the baseline "KD (CLIP)" of KD-DLGAN."""
 
-from .method import Method
+from .distiller import Distiller
 
 
 def mean_square(student, teacher):
@@ -8,7 +8,7 @@ def mean_square(student, teacher):
     return (student - teacher).square().mean(1)
 
 
-class FitNets(Method):
+class FitNets(Distiller):
     """Pulls the student's embedding of an image to the teacher's: mean over N and M of (f_s - f_t)^2, on fakes and on reals."""
 
     name = 'fitnets'

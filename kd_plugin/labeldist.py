@@ -2,7 +2,7 @@
 
 import torch
 
-from .method import Method
+from .distiller import Distiller
 
 F = torch.nn.functional
 LOGIT_SCALE = 100           # of CLIP: its logits are 100 cos(image, text)
@@ -15,7 +15,7 @@ def soft_label_loss(student, teacher, text_feats, temperature):
     return F.kl_div(log_p(student), log_p(teacher), reduction='none', log_target=True).sum(1) * temperature ** 2
 
 
-class LabelDistillation(Method):
+class LabelDistillation(Distiller):
     """Makes the student take an image for the texts that the teacher takes it for, on fakes and on reals."""
 
     name = 'labeldist'

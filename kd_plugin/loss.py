@@ -10,16 +10,18 @@ from torch_utils import distributed, training_stats
 from training.loss import StyleGAN2Loss
 from training.loss_terms import Term
 
+from .distiller import Pass
+from .distillers import DISTILLERS
 from .feature_cache import MAX_IMAGES, real_features
 from .heads import HEADS
-from .method import Pass
-from .methods import METHODS
 from .presets import Preset
 from .teacher import load_teacher
 
+GRADIENT_SCALE = 256        # of gradients within a teacher: those of single pixels lie where half precision has few digits. A power of two: exact
+
 
 class Distillation(Term):
-    """Distils a frozen teacher into the discriminator, in one or several of the ways of `methods.METHODS`.
+    """Distils a frozen teacher into the discriminator, in one or several of the ways of `distillers.DISTILLERS`.
 
     Acts in the main part of the D step only (in that of the G step, too, for a method that says so); never in a regularisation.
 
@@ -38,7 +40,7 @@ class Distillation(Term):
         self.settings = settings
         self.__dict__['teacher'] = teacher              # travels by name: neither trained nor saved
         self.head = HEADS[settings.head](feature_dim, teacher.dim)
-        chosen = {name: method for name, method in METHODS.items() if name in methods}
+        chosen = {name: method for name, method in DISTILLERS.items() if name in methods}
         text_feats = teacher.encode_text(texts) if any(method.min_texts > 0 for method in chosen.values()) else None
         self.methods = torch.nn.ModuleDict({name: method(settings, text_feats, seed) for name, method in chosen.items()})
         self.register_buffer('cache', cache, persistent=False)
@@ -72,7 +74,7 @@ class Distillation(Term):
         methods = [method for method in self.methods.values() if method.in_g_step]
         if not methods:
             return {}
-        gen = self._embed(step.gen_img)         # with a gradient, through the teacher to G
+        gen = scale_gradient(self._embed(scale_gradient(step.gen_img, 1 / GRADIENT_SCALE)), GRADIENT_SCALE)      # to G, through the teacher
         with torch.no_grad():
             real = self._embed_real(step)
         return self._weighted(method.g_losses(gen, real) for method in methods)
@@ -103,6 +105,22 @@ class Distillation(Term):
 
     def _weighted(self, losses):
         return {f'KD/{name}': value * (weight * self.ramp) for found in losses for name, (value, weight) in found.items()}
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.factor, None
+
+
+def scale_gradient(x, factor):
+    """x, whose gradient is multiplied by `factor` on its way back."""
+    return _ScaleGradient.apply(x, factor)
 
 
 def report_agreement(kind, student, teacher):
@@ -149,7 +167,7 @@ def check_distillation(feature_dim, methods, teacher, texts, settings, **_others
     if settings['head'] == 'none':
         HEADS['none'](feature_dim, loaded.dim)
     for name in methods:
-        if METHODS[name].min_texts > 0:
+        if DISTILLERS[name].min_texts > 0:
             loaded.check_texts(remedy=f'leave {name} out of --kd, or give a teacher that knows texts too')
-        if len(texts) < METHODS[name].min_texts:
-            raise UserError(f'--kd-texts: {name} needs at least {METHODS[name].min_texts} texts, there are {len(texts)}')
+        if len(texts) < DISTILLERS[name].min_texts:
+            raise UserError(f'--kd-texts: {name} needs at least {DISTILLERS[name].min_texts} texts, there are {len(texts)}')

@@ -3,27 +3,29 @@
 import click
 
 from dnnlib import UserError
+from dnnlib.util import split_names
+from training.commands import FiniteRange
 
+from .distillers import DISTILLERS
 from .diversity import READINGS
 from .heads import HEADS
-from .methods import METHODS
 from .presets import PRESETS, Preset
 from .prompts import resolve_texts
 
 DEFAULT_TEACHER = 'ViT-B/32'
 
-_WEIGHT = click.FloatRange(min=0)
+_WEIGHT = FiniteRange(min=0)
 _OPTIONS = [
-    click.option('--kd', help=f'Knowledge distillation into the discriminator: {", ".join(METHODS)}, or several', metavar='LIST'),
+    click.option('--kd', help=f'Knowledge distillation into the discriminator: {", ".join(DISTILLERS)}, or several', metavar='LIST'),
     click.option('--kd-preset', help='Settings of the paper, or of the code that its authors released', type=click.Choice(list(PRESETS)),
                  show_default='paper'),
     click.option('--kd-teacher', help='CLIP name, hf:MODEL, FILE.pt, FILE.pth, DIR or demo  [default: ViT-B/32; demo for --data=demo]',
                  metavar='NAME'),
     click.option('--kd-texts', help='Texts for CGKD and labeldist: auto, a preset, or a file with one per line', metavar='FILE|PRESET'),
-    *[click.option(f'--kd-weight-{name}', help=f'Weight of {name}', type=_WEIGHT) for name in METHODS],
+    *[click.option(f'--kd-weight-{name}', help=f'Weight of {name}', type=_WEIGHT) for name in DISTILLERS],
     click.option('--kd-weight-pd', help='Weight of pairwise diversity', type=_WEIGHT),
     click.option('--kd-weight-anchor', help="Weight of what holds the adapter of --kd-pd=adapter to the teacher's features", type=_WEIGHT),
-    click.option('--kd-p', help="Probability of AGKD's aggregation", type=click.FloatRange(0, 1)),
+    click.option('--kd-p', help="Probability of AGKD's aggregation", type=FiniteRange(0, 1)),
     click.option('--kd-distance', help='l1, or l2 = Euclidean in AGKD and squared in CGKD', type=click.Choice(['l1', 'l2'])),
     click.option('--kd-reduction', help='CGKD over the batch', type=click.Choice(['mean', 'sum'])),
     click.option('--kd-samples', help='CGKD on fakes, or on reals too', type=click.Choice(['fake', 'both'])),
@@ -32,10 +34,10 @@ _OPTIONS = [
     click.option('--kd-input', help="clip = the teacher's own preprocessing, raw = pixels copied and left in [-1, 1]",
                  type=click.Choice(['clip', 'raw'])),
     click.option('--kd-center', help="Subtract from an image's correlations their mean over the texts", type=bool, metavar='BOOL'),
-    click.option('--kd-temperature', help='Temperature of labeldist', type=click.FloatRange(min=0, min_open=True)),
+    click.option('--kd-temperature', help='Temperature of labeldist', type=FiniteRange(min=0, min_open=True)),
     click.option('--kd-pd', help='Pairwise diversity: off, on the student (D step), through the generator (G step), or of an adapter of the teacher',
                  type=click.Choice(list(READINGS))),
-    click.option('--kd-warmup', help='Weights grow from zero over so many kimg', type=click.FloatRange(min=0), metavar='KIMG'),
+    click.option('--kd-warmup', help='Weights grow from zero over so many kimg', type=FiniteRange(min=0), metavar='KIMG'),
 ]
 # option of the command line -> field of presets.Preset
 _FIELDS = {'kd_input' if field == 'teacher_input' else f'kd_{field}': field for field in Preset._fields}
@@ -48,21 +50,23 @@ def kd_options(command):
     return command
 
 
-def kd_config(opts, dataset, training_set_kwargs, seed):
+def kd_config(opts, dataset, training_set_kwargs, seed, batch_gpu):
     """Arguments of `loss.build_distillation`, or None without --kd. Raises UserError for what does not go together."""
     if opts['kd'] is None:
         _refuse(opts, [*_FIELDS, 'kd_teacher', 'kd_preset'], 'without --kd; add --kd=agkd,cgkd')
         return None
-    methods = list(dict.fromkeys(name.strip() for name in opts['kd'].split(',') if name.strip()))
-    unknown = [name for name in methods if name not in METHODS]
+    methods = list(dict.fromkeys(split_names(opts['kd'])))
+    unknown = [name for name in methods if name not in DISTILLERS]
     if unknown or not methods:
-        raise UserError(f'--kd={opts["kd"]}: {", ".join(unknown) or "nothing"} is no method; use one or several of {", ".join(METHODS)}')
+        raise UserError(f'--kd={opts["kd"]}: {", ".join(unknown) or "nothing"} is no method; use one or several of {", ".join(DISTILLERS)}')
     given = {field: opts[name] for name, field in _FIELDS.items() if opts[name] is not None}
     settings = PRESETS[opts['kd_preset'] or 'paper']._replace(**given)
     idle = _idle_fields(opts['kd'], methods, settings.pd)
     for name, field in _FIELDS.items():
         if field in idle:
             _refuse(opts, [name], idle[field])
+    if batch_gpu == 1:
+        _check_single_images(methods, settings)
     texts, origin = resolve_texts(settings.texts, dataset.name, dataset.class_names)
     if settings.center and len(texts) < 3:
         raise UserError(f'--kd-center=1: with {len(texts)} texts nothing but signs is left of the correlations; --kd-texts needs three or more')
@@ -71,10 +75,21 @@ def kd_config(opts, dataset, training_set_kwargs, seed):
                 training_set_kwargs=training_set_kwargs, seed=seed)
 
 
+def _check_single_images(methods, settings):
+    """Raises UserError for what compares the images of a micro-batch, where that is one image."""
+    comparing = [(f'--kd={name}', f'leave {name} out') for name in methods if DISTILLERS[name].couples]
+    if 'cgkd' in methods and 'weight_pd' in READINGS[settings.pd].fields and settings.weight_pd > 0:
+        comparing.append((f'--kd-pd={settings.pd}', 'use --kd-pd=off'))
+    if comparing:
+        option, remedy = comparing[0]
+        raise UserError(f'{option}: compares the images of a micro-batch, and here that is a single one; use a larger --batch or --batch-gpu, '
+                        f'or {remedy}')
+
+
 def _idle_fields(kd, methods, pd):
     """{field: why it has no effect} for the settings that only other methods, or other readings of diversity, use."""
     readings = {f'--kd-pd={name}': reading.fields for name, reading in READINGS.items()}
-    fields = {name: (f'weight_{name}', *method.fields) for name, method in METHODS.items()}
+    fields = {name: (f'weight_{name}', *method.fields) for name, method in DISTILLERS.items()}
     return {**_unused(readings, [f'--kd-pd={pd}'], f'--kd-pd={pd}'), **_unused(fields, methods, f'--kd={kd}')}
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from .method import Method
+from .distiller import Distiller
 
 F = torch.nn.functional
 
@@ -20,10 +20,11 @@ def divergence(student, teacher, eps=1e-7):
     return (p_t * ((p_t + eps) / (p_s + eps)).log()).mean()
 
 
-class ProbabilisticTransfer(Method):
+class ProbabilisticTransfer(Distiller):
     """Gives each image the neighbours among the fakes (or the reals) of the micro-batch that it has for the teacher."""
 
     name = 'pkt'
+    couples = True
 
     def loss(self, rows):
         return divergence(rows.student, rows.own)

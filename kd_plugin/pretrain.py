@@ -14,6 +14,7 @@ import tqdm
 from dnnlib import UserError, files
 from dnnlib.util import format_time, user_errors
 from torch_utils import checkpoint, misc
+from training.commands import FiniteRange
 from training.config import torch_device
 from training.stop_request import StopRequest
 
@@ -24,6 +25,7 @@ F = torch.nn.functional
 STATE_FILE, RECORD_FILE = 'pretraining-state.safetensors', 'pretraining.json'
 SAVE_SEC = 60               # between two states
 WHERE = 'device', 'out'     # options that a continued training may change
+OF_IMAGES = dict(texts='classes', test_data=None, exclude_subset=0, mirror=True, shift=4)         # options without effect on drawings: defaults
 
 
 def contrastive_loss(model, img, captions, bf16=False):
@@ -55,7 +57,7 @@ class Pretraining:
         torch.manual_seed(seed)
         self.model = TinyClip(data.vocabulary(), size=data.size, **sizes).to(self.device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=0.05)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, max_lr=lr, total_steps=steps, pct_start=0.1)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, max_lr=lr, total_steps=steps, pct_start=max(0.1, 2 / steps))
         self.step, self.elapsed_sec = 0, 0.0
 
     def advance(self):
@@ -143,8 +145,8 @@ def pretrain(**opts):
 def open_data(opts):
     """--data and the options on it. Raises UserError for what does not go together."""
     if opts['data'] == 'demo':
-        for name in ('test_data', 'exclude_subset'):
-            if opts[name]:
+        for name, default in OF_IMAGES.items():
+            if opts[name] != default:
                 raise UserError(f'--{name.replace("_", "-")}={opts[name]}: has no effect with --data=demo, whose drawings never end; leave it out')
         return DemoFaces(opts['size'])
     return CaptionedImages(opts['data'], opts['size'], opts['texts'], opts['test_data'], opts['exclude_subset'], opts['seed'], opts['mirror'],
@@ -199,7 +201,7 @@ def _read_record(path):
 @click.option('--text-width', help='Width of the text encoder, a multiple of 4', type=click.IntRange(min=4), default=128, show_default=True)
 @click.option('--steps', help='Training steps', type=click.IntRange(min=10), default=2000, show_default=True)
 @click.option('--batch', help='Images per step', type=click.IntRange(min=2), default=128, show_default=True)
-@click.option('--lr', help='Peak learning rate', type=click.FloatRange(min=0, min_open=True), default=1e-3, show_default=True)
+@click.option('--lr', help='Peak learning rate', type=FiniteRange(min=0, min_open=True), default=1e-3, show_default=True)
 @click.option('--mirror', help='Learn from mirrored images too', type=bool, default=True, show_default=True)
 @click.option('--shift', help='Move images by up to so many pixels', type=click.IntRange(0, 15), default=4, show_default=True)
 @click.option('--precision', help='auto = bf16 on a GPU that has it', type=click.Choice(['auto', 'fp32', 'bf16']), default='auto', show_default=True)

@@ -2,7 +2,7 @@
 
 import torch
 
-from .method import Method
+from .distiller import Distiller
 
 F = torch.nn.functional
 
@@ -18,10 +18,11 @@ def similarity_gap(student, teacher):
     return (similarities(teacher) - similarities(student)).square().mean()
 
 
-class SimilarityPreserving(Method):
+class SimilarityPreserving(Distiller):
     """Makes pairs of fakes (or of reals) of the micro-batch as similar for the student as they are for the teacher."""
 
     name = 'spkd'
+    couples = True
 
     def loss(self, rows):
         return similarity_gap(rows.student, rows.own)

@@ -5,7 +5,9 @@ import click
 import torch
 
 from dnnlib import UserError
+from dnnlib.util import split_names
 from torch_utils import distributed
+from training.commands import FiniteRange
 from training.diffaugment import DiffAugment, parse_policy
 from training.loss_terms import Term
 from training.methods import Method
@@ -74,14 +76,13 @@ class VisionAided(Term):
         self.active = cur_nimg >= self.warmup_nimg
 
     def d_fake(self, step):
-        return self._term('fake', lambda logits: F.softplus(logits), step.gen_img, step.gen_c, frozen=True)
+        return self._term('fake', fake_loss, step.gen_img, step.gen_c, frozen=True)
 
     def d_real(self, step):
-        loss = lambda logits: REAL_LABEL * F.softplus(-logits) + (1 - REAL_LABEL) * F.softplus(logits)
-        return self._term('real', loss, step.real_img, step.real_c, frozen=True)
+        return self._term('real', real_loss, step.real_img, step.real_c, frozen=True)
 
     def g_main(self, step):
-        return self._term('generator', lambda logits: F.softplus(-logits), step.gen_img, step.gen_c, frozen=False)
+        return self._term('generator', generator_loss, step.gen_img, step.gen_c, frozen=False)
 
     def _term(self, kind, loss, img, c, frozen):
         """{name: [N]}; `frozen` = no gradient to the images."""
@@ -95,6 +96,21 @@ class VisionAided(Term):
         return {f'VisionAided/{kind}': total.flatten() * self.weight}
 
 
+def fake_loss(logits):
+    """-log(1 - sigmoid)."""
+    return F.softplus(logits)
+
+
+def real_loss(logits):
+    """Cross-entropy with the label `REAL_LABEL`."""
+    return REAL_LABEL * F.softplus(-logits) + (1 - REAL_LABEL) * F.softplus(logits)
+
+
+def generator_loss(logits):
+    """-log sigmoid."""
+    return F.softplus(-logits)
+
+
 def load(name, device='cpu'):
     """The teacher called `name`, downloaded by one process at a time. Raises UserError if it cannot be had."""
     try:
@@ -105,7 +121,7 @@ def load(name, device='cpu'):
 
 
 def _configure(opts, config):
-    names = [name.strip() for name in opts.vision_aided.split(',') if name.strip()]
+    names = [ALIASES.get(name, name) for name in split_names(opts.vision_aided)]
     if not names or len(set(names)) < len(names):
         raise UserError(f'--vision-aided={opts.vision_aided}: name different teachers, such as clip or clip,dino')
     warmup = WARMUP if opts.vision_aided_warmup is None else opts.vision_aided_warmup
@@ -114,7 +130,7 @@ def _configure(opts, config):
                         f'use a shorter one, such as {config.total_kimg / 3:.2g}')
     if opts.vision_aided_policy is not None:
         parse_policy(opts.vision_aided_policy, '--vision-aided-policy')
-    return dict(teachers=[ALIASES.get(name, name) for name in names], warmup=warmup)
+    return dict(teachers=names, warmup=warmup)
 
 
 def _check(kwargs):
@@ -124,8 +140,8 @@ def _check(kwargs):
 
 METHOD = Method('vision_aided', 'kd_plugin.vision_aided.VisionAided', [
     click.option('--vision-aided', help='Further discriminators on these frozen teachers: clip, dino, or names as for --kd-teacher', metavar='LIST'),
-    click.option('--vision-aided-weight', help='Their weight  [default: 1]', type=click.FloatRange(min=0, min_open=True)),
-    click.option('--vision-aided-warmup', help='Thousands of images before they take part  [default: 100]', type=click.FloatRange(min=0),
+    click.option('--vision-aided-weight', help='Their weight  [default: 1]', type=FiniteRange(min=0, min_open=True)),
+    click.option('--vision-aided-warmup', help='Thousands of images before they take part  [default: 100]', type=FiniteRange(min=0),
                  metavar='KIMG'),
     click.option('--vision-aided-policy', help='Their DiffAugment  [default: color,translation,cutout]', metavar='LIST'),
 ], configure=_configure, check=_check)

@@ -11,9 +11,9 @@ from kd_toys import reported_losses, setup, step, toy_teacher
 import train
 from dnnlib import UserError
 from kd_plugin import agkd
+from kd_plugin.distiller import Distiller, Pass
+from kd_plugin.distillers import DISTILLERS
 from kd_plugin.loss import check_distillation
-from kd_plugin.method import Method, Pass
-from kd_plugin.methods import METHODS
 from kd_plugin.presets import PRESETS, Preset
 from torch_utils import checkpoint
 from training.run_files import STATE_FILE
@@ -26,7 +26,7 @@ def rand(*shape, seed=0):
 
 def loss_of(name, student, teacher, texts=None, **settings):
     """Mean of a method's loss as the D step has it."""
-    method = METHODS[name](PRESETS['paper']._replace(**settings), texts)
+    method = DISTILLERS[name](PRESETS['paper']._replace(**settings), texts)
     (value, weight), = method.d_losses(Pass('real', student, teacher, teacher)).values()
     assert weight == getattr(PRESETS['paper'], f'weight_{name}')
     return value.mean()
@@ -138,7 +138,7 @@ def test_starting_weights_give_the_gradient_of_agkd(name):
 
 # -- the table
 
-class Nearest(Method):
+class Nearest(Distiller):
     """A method that nobody has heard of."""
     name = 'spkd'
     def loss(self, rows):
@@ -146,7 +146,7 @@ class Nearest(Method):
 
 
 def test_a_method_is_a_row_of_the_table(monkeypatch):
-    monkeypatch.setitem(METHODS, 'spkd', Nearest)
+    monkeypatch.setitem(DISTILLERS, 'spkd', Nearest)
     G, D, kd, loss = setup(toy_teacher(), ('spkd',))
     assert reported_losses(lambda: step(loss, 'Dmain', G, D, kd)) == {'KD/spkd_fake', 'KD/spkd_real'}
     assert kd.head.weight.grad.abs().sum() > 0
@@ -177,7 +177,7 @@ def test_a_method_without_texts_asks_for_none():
 
 def test_every_setting_is_an_option_and_concerns_somebody():
     shared = {'head', 'view', 'teacher_input', 'warmup'}
-    claimed = {field for name, method in METHODS.items() for field in (f'weight_{name}', *method.fields)}
+    claimed = {field for name, method in DISTILLERS.items() for field in (f'weight_{name}', *method.fields)}
     assert claimed | shared == set(Preset._fields) and not claimed & shared
     options = {param.name for param in train.main.params}
     assert {'kd_input' if field == 'teacher_input' else f'kd_{field}' for field in Preset._fields} <= options
@@ -216,11 +216,20 @@ def test_the_configuration_of_older_runs_is_the_same(tiny_data):
     (['--kd=cgkd', '--kd-preset=released', '--kd-weight-pd=2'],
      '--kd-weight-pd=2.0: has no effect with --kd-pd=off; add --kd-pd=student or --kd-pd=generator or --kd-pd=adapter, or leave it out'),
     (['--kd=cgkd', '--kd-center=1'], '--kd-center=1: with 2 texts nothing but signs is left of the correlations; --kd-texts needs three or more'),
+    (['--kd=agkd,pkt', '--batch=4', '--batch-gpu=1'], '--kd=pkt: compares the images of a micro-batch, and here that is a single one; use a larger '
+     '--batch or --batch-gpu, or leave pkt out'),
+    (['--kd=cgkd', '--batch=4', '--batch-gpu=1'], '--kd-pd=student: compares the images of a micro-batch, and here that is a single one; use a '
+     'larger --batch or --batch-gpu, or use --kd-pd=off'),
     (['--kd=agkd,hints'], '--kd=agkd,hints: hints is no method; use one or several of agkd, cgkd, fitnets, labeldist, pkt, spkd')])
 def test_options_that_would_do_nothing_are_refused(args, message, tiny_data):
     with pytest.raises(UserError) as err:
         kd_of(tiny_data, *args)
     assert str(err.value).startswith(message)
+
+
+@pytest.mark.parametrize('args', [['--kd=agkd,fitnets,labeldist'], ['--kd=cgkd', '--kd-pd=off'], ['--kd=cgkd', '--kd-weight-pd=0']])
+def test_images_one_at_a_time_suit_what_compares_none(args, tiny_data):
+    kd_of(tiny_data, '--batch=4', '--batch-gpu=1', *args)
 
 
 def test_labels_need_texts(tiny_data):

@@ -7,9 +7,11 @@ import torch
 from kd_toys import DIM, N, reported_losses, setup, size, step, toy_teacher, without_kd
 
 from kd_plugin import cgkd, diversity
-from kd_plugin.method import Pass
+from kd_plugin import loss as loss_module
+from kd_plugin.distiller import Pass
 from kd_plugin.presets import PRESETS
 from torch_utils import training_stats
+from training.loss_terms import Step
 
 
 @pytest.fixture(scope='module')
@@ -110,6 +112,23 @@ def test_a_single_image_has_no_pairs(teacher, pd):
     one = dict(real_img=torch.zeros(1, 3, 16, 16), real_c=torch.zeros(1, 0), gen_z=torch.zeros(1, 8), gen_c=torch.zeros(1, 0))
     names = [reported_losses(lambda: step(loss, phase, G, D, kd, **one)) for phase in ('Dmain', 'Gmain')]       # noqa: B023 - called at once
     assert names == [{'KD/cgkd_fake'}, set()]
+
+
+@pytest.mark.parametrize('scale', [1, loss_module.GRADIENT_SCALE])
+def test_the_gradient_to_g_survives_a_teacher_in_half_precision(scale, monkeypatch):
+    """Where it is small. As it comes, much of it is lost."""
+    monkeypatch.setattr(loss_module, 'GRADIENT_SCALE', scale)
+    grads = []
+    for dtype in (torch.float32, torch.float16):
+        teacher = toy_teacher()
+        teacher.encoder.to(dtype)
+        teacher.dtype = dtype
+        _G, _D, kd, _loss = setup(teacher, ('cgkd',), pd='generator', weight_pd=1e-5)
+        gen_img = rand(6, 3, 8, 8).float().tanh().requires_grad_(True)
+        losses = kd.g_main(Step(torch.full([6, 3, 8, 8], -0.5) + rand(6, 3, 8, 8, seed=1), None, None, None, None, gen_img=gen_img))
+        grads.append(torch.autograd.grad(losses['KD/diversity_generator'], gen_img)[0].flatten())
+    error = ((grads[1] - grads[0]).norm() / grads[0].norm()).item()
+    assert error < 0.01 if scale > 1 else error > 0.05
 
 
 # -- the adapter

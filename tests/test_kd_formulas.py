@@ -7,7 +7,7 @@ import torch
 
 from dnnlib import UserError
 from kd_plugin import agkd, cgkd, heads
-from kd_plugin.method import Pass
+from kd_plugin.distiller import Pass
 from kd_plugin.presets import PRESETS
 
 

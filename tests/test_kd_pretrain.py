@@ -79,7 +79,7 @@ def test_command_learns_classes_and_makes_a_teacher(data, tmp_path):
 
 def test_stopped_and_continued_is_the_same_training(data, tmp_path, monkeypatch):
     """Ctrl-C in the middle, twice, then the same command: the very weights of an uninterrupted training."""
-    args = [f'--data={data}', '--steps=12', *SMALL]
+    args = [f'--data={data}', '--steps=10', *SMALL]            # the fewest
     assert run_cli(pretrain.main, *args, f'--out={tmp_path / "whole"}')[0] == 0
     advance = pretrain.Pretraining.advance
 
@@ -91,10 +91,10 @@ def test_stopped_and_continued_is_the_same_training(data, tmp_path, monkeypatch)
     args.append(f'--out={tmp_path / "parts"}')
     for step in (4, 8):
         code, text = run_cli(pretrain.main, *args)
-        assert code == 130 and f'Stopped after step {step} of 12; the state is in' in text
+        assert code == 130 and f'Stopped after step {step} of 10; the state is in' in text
         assert os.listdir(tmp_path / 'parts') == ['pretraining-state.safetensors']
     code, text = run_cli(pretrain.main, *args, '--steps=20')
-    assert code == 1 and 'is of a training with steps = 12, now it is 20' in text
+    assert code == 1 and 'is of a training with steps = 10, now it is 20' in text
     assert run_cli(pretrain.main, *args)[0] == 0
     whole, parts = [load_teacher(str(tmp_path / name)).encoder.state_dict() for name in ('whole', 'parts')]
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
@@ -115,9 +115,10 @@ def test_wrong_options(data, tmp_path, option, message):
     assert code == 1 and message in text
 
 
-def test_demo_takes_no_options_of_data_sets(tmp_path):
-    code, text = run_cli(pretrain.main, '--data=demo', f'--out={tmp_path}', '--exclude-subset=5')
-    assert code == 1 and '--exclude-subset=5: has no effect with --data=demo' in text
+@pytest.mark.parametrize('option', ['--exclude-subset=5', '--test-data=x', '--texts=x.json', '--mirror=False', '--shift=0'])
+def test_demo_takes_no_options_of_data_sets(option, tmp_path):
+    code, text = run_cli(pretrain.main, '--data=demo', f'--out={tmp_path}', option)
+    assert code == 1 and f'{option}: has no effect with --data=demo' in text
 
 
 # -- what is learnt from

@@ -67,15 +67,16 @@ def test_all_together_continue_exactly(tiny_data, tmp_path):
 
 
 def test_the_commands_of_the_documentation(tiny_data):
-    """Those of the paper's table 1 first: five methods, each without and with distillation; every method of the table has its section."""
+    """Those of the paper's table 1 first: FitNets, then five methods without and with distillation; every method has its section."""
     text = (pathlib.Path(__file__).parent.parent / 'docs' / 'methods.md').read_text()
     configs = []
     for line in re.findall(r'^    python train.py (.*?)(?: +#.*)?$', text, re.M):
         configs.append(train.build_config(parse_options(*line.replace('obama.zip', tiny_data).split(), '--device=cpu'))[0])
-    rows = [({*c.get('terms', {})}, c.augment_kwargs['class_name'].rsplit('.')[-1], 'kd_kwargs' in c.loss_kwargs) for c in configs[:10]]
+    rows = [({*c.get('terms', {})}, c.augment_kwargs['class_name'].rsplit('.')[-1], 'kd_kwargs' in c.loss_kwargs) for c in configs[:11]]
     methods = [(set(), 'DiffAugment'), ({'lecam'}, 'DiffAugment'), ({'insgen'}, 'AugmentPipe'), ({'apa'}, 'AugmentPipe'), (set(), 'AugmentPipe')]
+    assert rows.pop(0) == (set(), 'DiffAugment', True) and configs[0].loss_kwargs['kd_kwargs']['methods'] == ['fitnets']
     assert rows == [(*method, kd) for method in methods for kd in (False, True)]
-    assert {name for c in configs[10:] for name in c.get('terms', {})} == {method.name for method in train.METHODS}
+    assert {name for c in configs[11:] for name in c.get('terms', {})} == {method.name for method in train.METHODS}
     for option in [param.opts[0] for param in train.main.params]:
         for method in [flag(method.name) for method in train.METHODS]:
             assert not option.startswith(method) or f'`{option}' in text or f'`{option.removeprefix(method)}`' in text

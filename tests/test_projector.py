@@ -209,14 +209,13 @@ def test_wrong_options(network, photos, tmp_path):
             (tmp_path / 'folder', [], 'folder: there is no picture in this folder'),
             (f'{wide},{tmp_path / "other"}', [], 'would have the same name, wide; rename one of them'),
             (wide, ['--class=1'], 'Error: --class=1: this generator is unconditional'),
-            (wide, ['--pixel-weight=nan'], 'Error: --pixel-weight=nan: must be a number such as 20'),
-            (wide, ['--pixel-weight=inf'], 'Error: --pixel-weight=inf: must be a number'),
             (wide, ['--perceptual=nothing.pt'], 'Error: --perceptual=nothing.pt: there is no such file'),
             (wide, ['--perceptual=nothing.safetensors'], 'Error: --perceptual=nothing.safetensors: nothing.safetensors does not exist')]:
         code, output = run(network, target, tmp_path / 'out', *args)
         assert code == 1 and message in output and not (tmp_path / 'out').exists(), output
     for args, message in [(['--space=z'], "'z' is not one of 'w', 'w+'"), (['--num-steps=0'], '0 is not in the range x>=1'),
-                          (['--pixel-weight=-1'], '-1.0 is not in the range x>=0')]:
+                          (['--pixel-weight=-1'], '-1.0 is not in the range x>=0'),
+                          (['--pixel-weight=nan'], 'nan is not a finite number'), (['--pixel-weight=inf'], 'inf is not a finite number')]:
         code, output = run(network, wide, tmp_path / 'out', *args)
         assert code == 2 and message in output
     code, output = run(tmp_path / 'no.safetensors', wide, tmp_path / 'out')

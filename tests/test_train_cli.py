@@ -96,6 +96,16 @@ def test_what_does_not_go_together_is_refused(args, message, tiny_data, monkeypa
         train.build_config(parse_options('--outdir=x', f'--data={tiny_data}', *args))
 
 
+FLOATS = [param for param in train.main.params if isinstance(param.type, click.types.FloatParamType)]
+
+
+@pytest.mark.parametrize('option', FLOATS, ids=lambda option: option.opts[0])
+@pytest.mark.parametrize('value', ['nan', 'inf'])
+def test_what_is_no_finite_number_is_refused(option, value):
+    with pytest.raises(click.BadParameter):
+        option.type.convert(value, option, None)
+
+
 def picture(path, size=(16, 16)):
     path.parent.mkdir(parents=True, exist_ok=True)
     PIL.Image.fromarray(np.zeros([size[1], size[0], 3], dtype=np.uint8)).save(path)

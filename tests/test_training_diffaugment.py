@@ -117,6 +117,7 @@ def test_options(tiny_data):
 
 @pytest.mark.parametrize('args, message', [
     (['--aug=diffaug', '--diffaug-policy=colour'], '--diffaug-policy=colour: colour is no transform; use some of color,translation,cutout'),
+    (['--aug=diffaug', '--diffaug-policy='], '--diffaug-policy=: nothing is no transform; use some of'),
     (['--diffaug-policy=color'], '--diffaug-policy=color: has no effect with --aug=ada; it goes with --aug=diffaug'),
     (['--aug=diffaug', '--target=0.5'], '--target=0.5: has no effect with --aug=diffaug; it goes with --aug=ada')])
 def test_what_is_refused(args, message, tiny_data):

@@ -153,6 +153,7 @@ def test_options(tiny_data):
     (['--insgen', '--aug=noaug'], '--insgen: without augmentation both views of an image are the same'),
     (['--insgen', '--aug=fixed', '--p=0'], '--insgen: without augmentation both views of an image are the same'),
     (['--insgen', '--batch=16', '--insgen-queue=8'], '--insgen-queue=8: is shorter than the batch of 16; use --insgen-queue=64'),
+    (['--insgen', *[f'--insgen-weight-{kind}=0' for kind in ('real', 'fake', 'generator')]], '--insgen: with all three weights 0 nothing'),
     (['--insgen-queue=8'], '--insgen-queue=8: has no effect without --insgen')])
 def test_what_is_refused(args, message, tiny_data):
     with pytest.raises(UserError, match=message):

@@ -90,6 +90,8 @@ def test_options(tiny_data):
     assert 'terms' not in build()[0]
     with pytest.raises(UserError, match='--lecam-decay=0.9: has no effect without --lecam; add that, or leave this out'):
         build('--lecam-decay=0.9')
+    with pytest.raises(UserError, match='--lecam-start=30: the run ends after 30 kimg, before it takes part; use a smaller one, such as 10'):
+        build('--lecam=1e-6', '--lecam-start=30', '--kimg=30')
 
 
 def test_averages_are_reported():

@@ -6,6 +6,7 @@ import torch
 from torch_utils import training_stats
 
 from .ada import AdaptiveProbability
+from .commands import FiniteRange
 from .loss_terms import Term
 from .methods import Method
 
@@ -63,7 +64,7 @@ def _configure(opts, config):
 
 METHOD = Method('apa', 'training.apa.AdaptivePseudoAugmentation', [
     click.option('--apa', help='Adaptive pseudo augmentation: generated images among the real ones', is_flag=True),
-    click.option('--apa-target', help='Its target  [default: 0.6]', type=click.FloatRange(0, 1)),
+    click.option('--apa-target', help='Its target  [default: 0.6]', type=FiniteRange(0, 1)),
     click.option('--apa-kimg', help='Thousands of images in which its probability can move from 0 to 1  [default: 500]',
-                 type=click.FloatRange(min=0, min_open=True), metavar='KIMG'),
+                 type=FiniteRange(min=0, min_open=True), metavar='KIMG'),
 ], configure=_configure)

@@ -34,7 +34,7 @@ def _fixed(opts):
 
 
 def _diffaug(opts):
-    names = parse_policy(opts.diffaug_policy or ','.join(POLICIES))
+    names = parse_policy(','.join(POLICIES) if opts.diffaug_policy is None else opts.diffaug_policy)
     return dict(augment_kwargs=dict(class_name='training.diffaugment.DiffAugment', policy=','.join(names)))
 
 

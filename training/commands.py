@@ -1,6 +1,18 @@
-"""A command that has further ones under names of their own."""
+"""What the command lines share beyond click: numbers that are numbers, commands under a command."""
+
+import math
 
 import click
+
+
+class FiniteRange(click.FloatRange):
+    """`click.FloatRange`, which by itself takes NaN for a number within any range, and infinity where there is no upper bound."""
+
+    def convert(self, value, param, ctx):
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f'{value} is not a finite number.', param, ctx)
+        return number
 
 
 class PlainOrCommand(click.Group):

@@ -3,6 +3,7 @@
 import torch
 
 from dnnlib import UserError
+from dnnlib.util import split_names
 
 F = torch.nn.functional
 
@@ -30,7 +31,7 @@ class DiffAugment(torch.nn.Module):
 
 def parse_policy(policy, option='--diffaug-policy'):
     """'color,cutout' -> ['color', 'cutout']. Raises UserError for what is no transform."""
-    names = [name.strip() for name in policy.split(',') if name.strip()]
+    names = split_names(policy)
     unknown = [name for name in names if name not in POLICIES]
     if unknown or not names:
         raise UserError(f'{option}={policy}: {", ".join(unknown) or "nothing"} is no transform; use some of {",".join(POLICIES)}')

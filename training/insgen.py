@@ -8,6 +8,7 @@ import torch
 from dnnlib import UserError
 from torch_utils import distributed
 
+from .commands import FiniteRange
 from .loss_terms import Term
 from .methods import Method
 from .networks_layers import FullyConnectedLayer
@@ -122,13 +123,16 @@ def _configure(opts, config):
     if config.get('augment_kwargs') is None:
         raise UserError('--insgen: without augmentation both views of an image are the same; leave --aug=noaug and --p=0 out')
     images = config.training_set_kwargs['max_size'] * (2 if config.training_set_kwargs['xflip'] else 1)
+    weights = [opts.insgen_weight_real, opts.insgen_weight_fake, opts.insgen_weight_generator]
+    if all(weight == 0 for weight in weights):
+        raise UserError('--insgen: with all three weights 0 nothing of it is left; leave --insgen out')
     usual = max(4 * config.batch_size, images // 20)
     if opts.insgen_queue is not None and opts.insgen_queue < config.batch_size:
         raise UserError(f'--insgen-queue={opts.insgen_queue}: is shorter than the batch of {config.batch_size}; use --insgen-queue={usual}')
     return dict(queue=usual)
 
 
-_WEIGHT = click.FloatRange(min=0)
+_WEIGHT = FiniteRange(min=0)
 METHOD = Method('insgen', 'training.insgen.InsGen', [
     click.option('--insgen', help='Instance discrimination of reals and fakes (InsGen)', is_flag=True),
     click.option('--insgen-queue', help='Keys in its queues  [default: 5% of the images, at least 4 batches]', type=click.IntRange(min=1),
@@ -136,7 +140,7 @@ METHOD = Method('insgen', 'training.insgen.InsGen', [
     click.option('--insgen-weight-real', help='Weight for reals  [default: 1]', type=_WEIGHT),
     click.option('--insgen-weight-fake', help='Weight for fakes  [default: 1]', type=_WEIGHT),
     click.option('--insgen-weight-generator', help='Weight for fakes in the G step  [default: 0.1]', type=_WEIGHT),
-    click.option('--insgen-temperature', help='Temperature  [default: 0.2]', type=click.FloatRange(min=0, min_open=True)),
-    click.option('--insgen-momentum', help='Momentum of the copies that give the keys  [default: 0.999]', type=click.FloatRange(0, 1)),
-    click.option('--insgen-noise', help='Noise on the z of similar fakes  [default: 0.15]', type=click.FloatRange(min=0)),
+    click.option('--insgen-temperature', help='Temperature  [default: 0.2]', type=FiniteRange(min=0, min_open=True)),
+    click.option('--insgen-momentum', help='Momentum of the copies that give the keys  [default: 0.999]', type=FiniteRange(0, 1)),
+    click.option('--insgen-noise', help='Noise on the z of similar fakes  [default: 0.15]', type=FiniteRange(min=0)),
 ], configure=_configure)

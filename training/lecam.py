@@ -3,8 +3,10 @@
 import click
 import torch
 
+from dnnlib import UserError
 from torch_utils import distributed, training_stats
 
+from .commands import FiniteRange
 from .loss_terms import Term
 from .methods import Method
 
@@ -69,8 +71,15 @@ class LeCam(Term):
         return {name: distance.relu().square().flatten() * (self.weight * (self.average[2] > 0))}
 
 
+def _configure(opts, config):
+    if opts.lecam_start is not None and opts.lecam_start >= config.total_kimg:
+        raise UserError(f'--lecam-start={opts.lecam_start:g}: the run ends after {config.total_kimg:g} kimg, before it takes part; '
+                        f'use a smaller one, such as {config.total_kimg / 3:.2g}')
+    return dict(weight=opts.lecam)
+
+
 METHOD = Method('lecam', 'training.lecam.LeCam', [
-    click.option('--lecam', help='LeCam regularisation with this weight', type=click.FloatRange(min=0, min_open=True), metavar='WEIGHT'),
-    click.option('--lecam-decay', help="Decay of its averages of D's logits, per step  [default: 0.99]", type=click.FloatRange(0, 1, max_open=True)),
-    click.option('--lecam-start', help='Thousands of images before it takes part  [default: 0]', type=click.FloatRange(min=0), metavar='KIMG'),
-], configure=lambda opts, config: dict(weight=opts.lecam))
+    click.option('--lecam', help='LeCam regularisation with this weight', type=FiniteRange(min=0, min_open=True), metavar='WEIGHT'),
+    click.option('--lecam-decay', help="Decay of its averages of D's logits, per step  [default: 0.99]", type=FiniteRange(0, 1, max_open=True)),
+    click.option('--lecam-start', help='Thousands of images before it takes part  [default: 0]', type=FiniteRange(min=0), metavar='KIMG'),
+], configure=_configure)

@@ -1,4 +1,4 @@
-"""What every way to distil has in common: the base class of the rows of `methods.METHODS`."""
+"""What every way to distil has in common: the base class of the rows of `distillers.DISTILLERS`."""
 
 from collections.abc import Hashable
 from typing import NamedTuple
@@ -14,7 +14,7 @@ class Pass(NamedTuple):
     other: torch.Tensor         # [N, M] by the teacher, of the other kind of images, paired by row
 
 
-class Method(torch.nn.Module):
+class Distiller(torch.nn.Module):
     """Base class: a subclass names itself, says which settings concern it, and gives `loss`, or `d_losses` where there are several.
 
     Its parameters are trained with D; parameters and buffers are part of the training state. Its weight is the setting `weight_{name}`.
@@ -28,6 +28,7 @@ class Method(torch.nn.Module):
     name = ''                   # in --kd and in the names of the losses
     fields = ()                 # settings, other than the weight, that have no effect without this method
     min_texts = 0               # so many texts at least; fewer leave it without a gradient
+    couples = False             # whether it compares the images of a micro-batch: of a single one it would learn nothing
     in_g_step = False           # whether there are `g_losses`
 
     def __init__(self, settings, text_feats=None, seed=0):

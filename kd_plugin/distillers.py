@@ -7,4 +7,4 @@ from .labeldist import LabelDistillation
 from .pkt import ProbabilisticTransfer
 from .spkd import SimilarityPreserving
 
-METHODS = {method.name: method for method in (AGKD, CGKD, FitNets, LabelDistillation, ProbabilisticTransfer, SimilarityPreserving)}
+DISTILLERS = {method.name: method for method in (AGKD, CGKD, FitNets, LabelDistillation, ProbabilisticTransfer, SimilarityPreserving)}
