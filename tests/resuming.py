@@ -13,7 +13,7 @@ from conftest import parse_options, shrink
 import train
 from dnnlib.protocol import read_lines
 from dnnlib.util import user_errors
-from torch_utils import checkpoint, distributed
+from torch_utils import checkpoint, distributed, training_stats
 from training import trainer_state
 from training.run_files import BAD_STEPS_FILE, LOG_FILE, STATE_FILE, STATS_FILE
 from training.runs import launch
@@ -35,6 +35,7 @@ def make_config(data, *args, **changes):
 
 def make_trainer(config, run_dir):
     os.makedirs(run_dir, exist_ok=True)
+    training_stats._moments.clear()             # a run has a process of its own: its sums do not start from another's
     trainer = Trainer(config, str(run_dir), torch.device('cpu'))
     trainer.resume()
     return trainer

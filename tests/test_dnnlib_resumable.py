@@ -177,7 +177,9 @@ def test_a_cache_where_nothing_can_be_made(server, cache):
 
 def start_process(server):
     """Another process that fetches a long file and is held up after 200 kB of it."""
-    code = ('from dnnlib import resumable, util\n'
+    code = ('import signal\n'
+            'from dnnlib import resumable, util\n'
+            'signal.signal(signal.SIGINT, signal.default_int_handler)\n'           # what a shell starts in the background ignores it
             'with util.user_errors():\n'
             f'    print(resumable.download({server.address + "/long.zip"!r}, lambda path: None, what="panda", option="--source"))\n')
     process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -65,10 +65,15 @@ def is_ended(ended, config):
     return ended is not None and ended == {**ended, 'observer': config.get('observers', {}).get(ended['by']), 'total_kimg': config['total_kimg']}
 
 
+def total_images(config):
+    """How many images the run sees, at least: --kimg is a decimal fraction, which times 1000 may come out above the whole number."""
+    return round(config['total_kimg'] * 1000)
+
+
 def is_complete(run_dir, progress, config):
     """Whether a run is trained, saved, measured and described; progress: what its state says of it (cur_nimg, ended)."""
     cur_nimg = progress['cur_nimg']
     snapshot = snapshot_path(run_dir, cur_nimg, config['kimg_per_tick'])
     written = all(os.path.isfile(path) for path in (snapshot, os.path.join(run_dir, CARD_FILE)))
-    trained = cur_nimg >= config['total_kimg'] * 1000 or is_ended(progress.get('ended'), config)
+    trained = cur_nimg >= total_images(config) or is_ended(progress.get('ended'), config)
     return trained and written and not unmeasured(run_dir, snapshot, config['metrics'])

@@ -98,7 +98,7 @@ class Trainer:
 
     def run(self):
         """Trains until total_kimg, until an observer ends the run, or until a signal, upon which the state is saved. -> whether it is complete."""
-        total_nimg = self.config.total_kimg * 1000
+        total_nimg = run_files.total_images(self.config)
         self.start_progress()
         if self.rank == 0:
             self.store.read_facts(self.dataset_hash)
