@@ -1,8 +1,9 @@
 """The methods side by side on a tenth of CIFAR-10: python benchmarks/evidence.py --data train.zip --test test.zip --teacher DIR --classifier FILE
 
-Every arm trains the `cifar` preset, with fewer channels and smaller batches, on the same 5000 images for the same time, and is judged on
-the 10,000 test images by the features of a classifier that no teacher shares (cifar_classifier.py). The same command again continues:
-arms that are complete are not trained twice. `--arms=all --kimg=10000 --channel-base=32768 --batch=64 --seeds=3` on a GPU is the full study.
+Every arm trains the `cifar` preset, with fewer channels and smaller batches, on the same 5000 images for the same time (a seed is one of
+weights and draws, not of the images). It is judged on the 10,000 test images by the features of a classifier that no teacher shares
+(cifar_classifier.py). The same command again continues: arms that are complete are not trained twice. The full study, on a GPU:
+--device=cuda --kimg=10000 --points=20 --tick=10 --batch=64 --channel-base=32768 --seeds=3 --fakes=10000
 """
 
 import json
@@ -45,12 +46,15 @@ METRICS = ('clipfid{n}_full', 'clippr{n}3_full')
 
 def configuration(arm, seed, study):
     """The arm's configuration: that of train.py, narrowed."""
-    options = [*ARMS[arm], *([f'--kd-teacher={study.teacher}', '--kd-texts=cifar10'] if any('--kd=' in option for option in ARMS[arm]) else [])]
+    options = [*ARMS[arm], *([f'--kd-teacher={study.teacher}'] if any('--kd=' in option for option in ARMS[arm]) else [])]
     ticks = max(round(study.kimg / study.points / study.tick), 1)
     opts = EasyDict(train.main.make_context('train.py', [
         f'--outdir={study.out}', f'--data={study.data}', '--cfg=cifar', '--subset=5000', '--mirror=1', '--metrics=none', f'--seed={seed}',
         f'--device={study.device}', f'--kimg={study.kimg}', f'--tick={study.tick}', f'--snap={ticks}', f'--batch={study.batch}', *options]).params)
     config, _name = train.build_config(opts)
+    config.training_set_kwargs['random_seed'] = 0           # with every seed the images that the teacher has not seen
+    if 'kd_kwargs' in config.loss_kwargs:
+        config.loss_kwargs['kd_kwargs']['training_set_kwargs']['random_seed'] = 0
     for kwargs in (config.G_kwargs['synthesis_kwargs'], config.D_kwargs):
         kwargs['channel_base'] = study.channel_base
     if study.lr is not None:
@@ -142,7 +146,8 @@ def main(**options):
     study = EasyDict(options)
     with user_errors():
         pairs = all_runs(study)
-        configuration(*pairs[0], study)                 # what is wrong with the options is told now
+        for arm, seed in pairs:
+            configuration(arm, seed, study)             # what is wrong with the options is told now
         with ProcessPoolExecutor(study.parallel, multiprocessing.get_context('spawn'), max_tasks_per_child=1) as pool:
             for result in [pool.submit(work, arm, seed, study) for work in (train_arm, measure_arm) for arm, seed in pairs]:
                 result.result()
