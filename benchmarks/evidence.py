@@ -9,10 +9,14 @@ weights and draws, not of the images). It is judged on the 10,000 test images by
 import json
 import multiprocessing
 import os
+import re
 import sys
 from concurrent.futures import ProcessPoolExecutor
 
 import click
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
 
 sys.path[:0] = [os.path.join(os.path.dirname(__file__), os.pardir)]
 
@@ -124,6 +128,23 @@ def table(study):
     return lines
 
 
+def save_sheet(study, path):
+    """The first row of each arm's last sample grid, one below the other."""
+    rows = []
+    for arm in ARMS:
+        folder = run_dir_of(arm, 0, study)
+        grids = sorted(name for name in (os.listdir(folder) if os.path.isdir(folder) else []) if re.fullmatch(r'fakes[\d.]+\.png', name))
+        if grids:
+            with PIL.Image.open(os.path.join(folder, grids[-1])) as grid:
+                rows.append((arm, grid.crop((0, 0, grid.width, 32))))
+    sheet = PIL.Image.new('RGB', (190 + 2 * max(row.width for _, row in rows), 64 * len(rows)), 'white')
+    draw = PIL.ImageDraw.Draw(sheet)
+    for i, (arm, row) in enumerate(rows):
+        draw.text((4, 64 * i + 26), arm, fill='black', font=PIL.ImageFont.load_default(12))
+        sheet.paste(row.resize((row.width * 2, row.height * 2), PIL.Image.Resampling.NEAREST), (190, 64 * i))
+    sheet.save(path)
+
+
 @click.command()
 @click.option('--data', help='CIFAR-10, training images with classes (dataset_tool.py)', required=True, metavar='ZIP')
 @click.option('--test', help='CIFAR-10, test images', required=True, metavar='ZIP')
@@ -152,6 +173,7 @@ def main(**options):
             for result in [pool.submit(work, arm, seed, study) for work in (train_arm, measure_arm) for arm, seed in pairs]:
                 result.result()
         print('\n'.join(table(study)))
+        save_sheet(study, os.path.join(study.out, 'sheet.png'))
         with open(os.path.join(study.out, 'study.json'), 'w', encoding='utf-8') as f:
             json.dump(study, f, indent=2)
 
