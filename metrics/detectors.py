@@ -106,10 +106,26 @@ def load_inception(device, path: str | None = None) -> Detector:
               None = download to the cache on first use.
     Raises: UserError if it cannot be had, or is no such network.
     """
-    file = find_file(INCEPTION_URL, path, what='Inception detector of the FID', option='--detector')
+    return script_detector(INCEPTION_URL, path, device, INCEPTION_FEATURES, lambda script, img: script(img, return_features=True),
+                           what='Inception detector of the FID', option='--detector', noun='Inception detector')
+
+
+def script_detector(url: str, path: str | None, device, num_features: int, call: Callable, *, what: str, option: str, noun: str,
+                    output: str = '') -> Detector:
+    """A detector of the TorchScript in the user's file `path`, or in the official one of `url`.
+
+    Args:
+        num_features: width of the features.
+        call:         (script, img uint8 [N, 3, H, W]) -> [N, num_features]; resizing is the script's business.
+        what, option: as of `find_file`.
+        noun:         what a file without such features is told not to be.
+        output:       sets the identity apart from that of other outputs of the same file.
+    Raises: UserError if it cannot be had, or is no such network.
+    """
+    file = find_file(url, path, what=what, option=option)
     script = load_script(file, device)
-    detector = Detector(file.name, file.identity(), INCEPTION_FEATURES, 'inside the detector', lambda img: script(img, return_features=True))
-    check_features(detector, device, f'{file.label}: is no Inception detector', file.remedy)
+    detector = Detector(file.name, file.identity() + output, num_features, 'inside the detector', lambda img: call(script, img))
+    check_features(detector, device, f'{file.label}: is no {noun}', file.remedy)
     return detector
 
 

@@ -1,6 +1,6 @@
 """More detectors that come as TorchScript: class probabilities of the Inception network, and VGG16."""
 
-from .detectors import INCEPTION_URL, VGG16_URL, Detector, check_features, find_file, load_script
+from .detectors import INCEPTION_URL, VGG16_URL, Detector, script_detector
 
 INCEPTION_CLASSES = 1008
 VGG16_FEATURES = 4096
@@ -14,12 +14,8 @@ def load_inception_classes(device, path: str | None = None) -> Detector:
               up to 1; None = download to the cache on first use.
     Raises: UserError if it cannot be had, or is no such network.
     """
-    file = find_file(INCEPTION_URL, path, what='Inception detector of the FID', option='--detector')
-    script = load_script(file, device)
-    detector = Detector(file.name, f'{file.identity()} classes', INCEPTION_CLASSES, 'inside the detector',
-                        lambda img: script(img, no_output_bias=True))
-    check_features(detector, device, f'{file.label}: is no Inception detector', file.remedy)
-    return detector
+    return script_detector(INCEPTION_URL, path, device, INCEPTION_CLASSES, lambda script, img: script(img, no_output_bias=True),
+                           what='Inception detector of the FID', option='--detector', noun='Inception detector', output=' classes')
 
 
 def load_vgg16(device, path: str | None = None) -> Detector:
@@ -30,8 +26,5 @@ def load_vgg16(device, path: str | None = None) -> Detector:
               None = download to the cache on first use.
     Raises: UserError if it cannot be had, or is no such network.
     """
-    file = find_file(VGG16_URL, path, what='VGG16 of precision and recall', option='--vgg16')
-    script = load_script(file, device)
-    detector = Detector(file.name, file.identity(), VGG16_FEATURES, 'inside the detector', lambda img: script(img, return_features=True))
-    check_features(detector, device, f'{file.label}: is no VGG16 of precision and recall', file.remedy)
-    return detector
+    return script_detector(VGG16_URL, path, device, VGG16_FEATURES, lambda script, img: script(img, return_features=True),
+                           what='VGG16 of precision and recall', option='--vgg16', noun='VGG16 of precision and recall')

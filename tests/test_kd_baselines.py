@@ -229,7 +229,7 @@ def test_options_that_would_do_nothing_are_refused(args, message, tiny_data):
 
 @pytest.mark.parametrize('args', [['--kd=agkd,fitnets,labeldist'], ['--kd=cgkd', '--kd-pd=off'], ['--kd=cgkd', '--kd-weight-pd=0']])
 def test_images_one_at_a_time_suit_what_compares_none(args, tiny_data):
-    kd_of(tiny_data, '--batch=4', '--batch-gpu=1', *args)
+    assert kd_of(tiny_data, '--batch=4', '--batch-gpu=1', *args)['methods'] == args[0].partition('=')[2].split(',')
 
 
 def test_labels_need_texts(tiny_data):
