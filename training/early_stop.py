@@ -3,7 +3,6 @@
 import math
 
 from dnnlib import UserError, protocol
-from torch_utils import distributed
 
 from . import run_files
 from .observers import Observer
@@ -27,10 +26,7 @@ class EarlyStop(Observer):
         self.metric, self.patience, self.min_delta = metric, patience, min_delta
 
     def verdict(self, trainer):
-        return distributed.agree(lambda: self._judge(trainer.run_dir, trainer.cur_nimg))
-
-    def _judge(self, run_dir, cur_nimg):
-        records = history(run_dir, self.metric, cur_nimg)
+        records = history(trainer.run_dir, self.metric, trainer.cur_nimg)
         waited = evaluations_since_best(records, self.min_delta)
         if waited < self.patience:
             return None

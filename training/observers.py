@@ -19,7 +19,8 @@ class Observer:
         """At the end of a tick, before its statistics are collected: the place for `training_stats.report`."""
 
     def verdict(self, trainer) -> str | None:
-        """At the end of a tick, when snapshot and metrics are done. Why the run should end now; None = it goes on."""
+        """At the end of a tick, when snapshot and metrics are done. Why the run should end now; None = it goes on.
+        That of the first process counts."""
 
     def state_dict(self) -> dict:
         return {}
