@@ -257,6 +257,27 @@ def test_a_crash_while_writing_leaves_a_whole_snapshot(tmp_path, delay):
     assert tensors['x'].shape == (16 << 20,) and (tensors['x'] == info['n']).all()
 
 
+THREADS = '''
+import os, sys, torch
+from torch_utils import checkpoint
+from torch_utils.background_writer import BackgroundWriter
+count = lambda: len(os.listdir('/proc/self/task'))
+torch.set_num_threads(2)
+weight = torch.ones(256, 256, 3, 3) * 2
+weight = weight.to(memory_format=torch.channels_last)
+tensors, writer, before = dict(weight=weight, shared=weight), BackgroundWriter(), count()
+writer.submit(checkpoint.save, sys.argv[1], 'network', checkpoint.copies(tensors), {}); writer.wait()
+print(count() - before)
+'''
+
+
+@pytest.mark.skipif(not os.path.isdir('/proc/self/task'), reason='counts threads as Linux does')
+def test_writing_starts_one_thread(tmp_path):
+    """Had the writer's thread OpenMP threads of its own, every later operator of the training would wait for its own asleep."""
+    result = subprocess.run([sys.executable, '-c', THREADS, str(tmp_path / 'a.safetensors')], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout == '1\n'
+
+
 def test_the_queue_is_short(tmp_path):
     """A disk that hangs must not fill the memory with copies."""
     writer, gate, submitted = BackgroundWriter(), threading.Event(), []
