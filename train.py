@@ -88,7 +88,7 @@ class NumberOrAuto(click.ParamType):
 @click.option('--resume', hidden=True, expose_value=False, callback=lambda _ctx, _param, value: refuse_resume(value))
 @click.option('--freezed', help="Freeze the discriminator's first layers", type=click.IntRange(min=0), metavar='INT')
 # Performance.
-@click.option('--fp32', help='No half precision', type=bool, metavar='BOOL')
+@click.option('--fp32', help='No half precision  [default: where it is slow]', type=bool, metavar='BOOL')
 @click.option('--nhwc', help='channels_last memory format  [default: on a CPU]', type=bool, metavar='BOOL')
 @click.option('--allow-tf32', help='TF32 in float32 matrix products on a GPU', type=bool, default=False, metavar='BOOL')
 @click.option('--compile', help='torch.compile for the main phases', type=bool, default=False, metavar='BOOL')
@@ -142,7 +142,7 @@ def build_config(opts):
         add_networks(config, opts, preset)
         add_augmentation(config, opts)
         add_methods(METHODS, config, opts)
-        kd = kd_config(opts, dataset, data_kwargs, opts.seed, config.batch_gpu)
+        kd = kd_config(opts, dataset, config)
     if kd is not None:
         config.loss_kwargs.update(class_name='kd_plugin.loss.KDLoss', kd_kwargs=kd)
     add_metrics(config, opts, preset, kd)

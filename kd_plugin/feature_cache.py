@@ -21,7 +21,7 @@ def real_features(teacher, dataset, raw_input=False, batch_size=64):
     raw_input: see `Teacher.encode_image`. Processes share the work; the first one alone reads and writes the disk.
     """
     identity = teacher.identity.replace('/', '_').replace(':', '_')
-    name = '-'.join([dataset.content_hash()[:16], identity, str(teacher.dtype).removeprefix('torch.'), *(['raw'] if raw_input else [])])
+    name = '-'.join([dataset.content_hash()[:16], identity, teacher.precision, *(['raw'] if raw_input else [])])
     path = os.path.join(files.cache_dir('teacher_features'), f'{name}.safetensors')
     device = teacher.mean.device
     rank, num_ranks = distributed.get_rank(), distributed.get_world_size()

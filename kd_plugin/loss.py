@@ -141,7 +141,7 @@ class KDLoss(StyleGAN2Loss):
         super().__init__(device, G_mapping, G_synthesis, D, terms={**(terms or {}), 'kd': distillation}, **kwargs)
 
 
-def build_distillation(device, feature_dim, methods, teacher, texts, texts_origin, settings, training_set_kwargs, seed=0):
+def build_distillation(device, feature_dim, methods, teacher, texts, texts_origin, settings, training_set_kwargs, seed=0, teacher_bf16=False):
     """Loads the teacher by name and, where it sees clean images, its features of the data set. -> `Distillation` on `device`.
 
     settings: dict of `presets.Preset`'s fields; training_set_kwargs: constructor arguments of the data set.
@@ -152,6 +152,7 @@ def build_distillation(device, feature_dim, methods, teacher, texts, texts_origi
         distributed.print0('Pairwise diversity of the teacher has no gradient in the D step: it is logged, not trained (--kd-pd).')
     with distributed.main_process_first():          # which may download it
         teacher = load_teacher(teacher, device)
+    teacher.bf16 = teacher_bf16
     cache = None
     if settings.view == 'clean':
         with contextlib.closing(dnnlib.util.construct_class_by_name(**training_set_kwargs)) as dataset:

@@ -50,8 +50,9 @@ def kd_options(command):
     return command
 
 
-def kd_config(opts, dataset, training_set_kwargs, seed, batch_gpu):
-    """Arguments of `loss.build_distillation`, or None without --kd. Raises UserError for what does not go together."""
+def kd_config(opts, dataset, config):
+    """Arguments of `loss.build_distillation`, or None without --kd. config: the run's, with schedule and networks. Raises UserError for what
+    does not go together."""
     if opts['kd'] is None:
         _refuse(opts, [*_FIELDS, 'kd_teacher', 'kd_preset'], 'without --kd; add --kd=agkd,cgkd')
         return None
@@ -65,14 +66,14 @@ def kd_config(opts, dataset, training_set_kwargs, seed, batch_gpu):
     for name, field in _FIELDS.items():
         if field in idle:
             _refuse(opts, [name], idle[field])
-    if batch_gpu == 1:
+    if config.batch_gpu == 1:
         _check_single_images(methods, settings)
     texts, origin = resolve_texts(settings.texts, dataset.name, dataset.class_names)
     if settings.center and len(texts) < 3:
         raise UserError(f'--kd-center=1: with {len(texts)} texts nothing but signs is left of the correlations; --kd-texts needs three or more')
     teacher = opts['kd_teacher'] or ('demo' if opts['data'] == 'demo' else DEFAULT_TEACHER)
-    return dict(methods=methods, teacher=teacher, texts=texts, texts_origin=origin, settings=_recorded(settings, idle),
-                training_set_kwargs=training_set_kwargs, seed=seed)
+    return dict(methods=methods, teacher=teacher, teacher_bf16=config.device == 'cpu' and not config.fp32, texts=texts, texts_origin=origin,
+                settings=_recorded(settings, idle), training_set_kwargs=config.training_set_kwargs, seed=config.random_seed)
 
 
 def _check_single_images(methods, settings):

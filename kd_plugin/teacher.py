@@ -31,8 +31,10 @@ class Teacher(torch.nn.Module):
         preprocess: what `image_features` expects.
         dim:        width M of both outputs.
         identity:   name and digest, for caches and for the protocol of a metric.
-        dtype:      of the image encoder's computation.
+        dtype:      of the image encoder's weights and computation.
         norm:       L2 norm that every feature vector is given; None = as the encoder has it.
+
+    `bf16 = True` makes it compute images in bfloat16 whatever its weights are.
     """
 
     def __init__(self, encoder, preprocess, dim, identity, dtype=torch.float32, norm=None):
@@ -42,12 +44,18 @@ class Teacher(torch.nn.Module):
         self.dim = dim
         self.identity = identity if norm is None else f'{identity}:norm{norm:g}'
         self.dtype = dtype
+        self.bf16 = False
         self.norm = norm
         self.register_buffer('mean', torch.tensor(preprocess.mean).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(preprocess.std).reshape(1, 3, 1, 1), persistent=False)
 
     def train(self, mode=True):
         return super().train(False)             # a parent's .train() must not wake dropout or batch norm
+
+    @property
+    def precision(self):
+        """In which images are computed: 'float32', ..."""
+        return 'bfloat16' if self.bf16 else str(self.dtype).removeprefix('torch.')
 
     @property
     def has_texts(self):
@@ -76,7 +84,9 @@ class Teacher(torch.nn.Module):
             if list(x.shape[2:]) != size:
                 x = F.interpolate(x, size=size, mode='bicubic', antialias=True, align_corners=False)
             x = (x.clamp(0, 1) - self.mean) / self.std
-        return self._scaled(self.encoder.image_features(x.to(self.dtype)))
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            feats = self.encoder.image_features(x.to(self.dtype))
+        return self._scaled(feats)
 
     @torch.no_grad()
     def encode_text(self, texts):

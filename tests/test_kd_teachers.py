@@ -78,6 +78,9 @@ def test_features_are_computed_once(cache):
     want = torch.from_numpy(dataset[7][0]).float().mean([1, 2]) / 127.5 - 1
     torch.testing.assert_close(feats[7], want, rtol=1e-4, atol=1e-5)
     assert torch.equal(real_features(teacher, dataset), feats) and sum(calls) == 200
+    teacher.bf16 = True                                                                 # another precision, other features
+    real_features(teacher, dataset)
+    assert sum(calls) == 400
 
 
 # -- OpenAI
@@ -131,7 +134,11 @@ def test_clip_by_name(clip, name, tmp_path, cache, monkeypatch):
                                                                                  f'clip:{name}')
     img = torch.rand(2, 3, size, size) * 2 - 1
     with torch.no_grad():
-        torch.testing.assert_close(teacher.encode_image(img), model.encode_image(normalised(img, teacher_clip.MEAN, teacher_clip.STD)))
+        feats = teacher.encode_image(img)
+        torch.testing.assert_close(feats, model.encode_image(normalised(img, teacher_clip.MEAN, teacher_clip.STD)))
+        teacher.bf16 = True
+        rough = teacher.encode_image(img)
+        assert rough.dtype == torch.float32 and 1e-6 < (rough - feats).norm() / feats.norm() < 0.02
         texts = ['a photo of a cat.', 'a dog']
         torch.testing.assert_close(teacher.encode_text(texts), model.encode_text(clip.tokenize(texts)))
     assert load_teacher(path).identity.startswith('clip:small-clip.pt:')

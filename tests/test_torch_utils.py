@@ -5,7 +5,7 @@ import torch
 from processes import run_processes
 
 from dnnlib import UserError
-from torch_utils import checkpoint, distributed, training_stats
+from torch_utils import checkpoint, distributed, misc, training_stats
 
 
 @pytest.fixture(autouse=True)
@@ -118,6 +118,14 @@ def test_copy_matching_takes_what_fits():
     copied, left = checkpoint.copy_matching(state, target)
     assert copied == ['0.weight'] and left == ['0.bias', '1.bias', '1.weight']
     assert torch.equal(target[0].weight, source.weight)
+
+
+@pytest.mark.parametrize('text, has', [('flags\t\t: fpu avx512f avx512_bf16 vaes\n', True), ('flags : amx_bf16\n', True), ('flags : avx512f\n', False),
+                                       ('Features : fp asimd bf16\n', False), (None, False)])
+def test_bfloat16_is_what_the_processor_says(tmp_path, text, has):
+    if text is not None:
+        (tmp_path / 'cpuinfo').write_text(f'processor : 0\n{text}bugs :\n')
+    assert misc.cpu_has_bfloat16(str(tmp_path / 'cpuinfo')) is has
 
 
 def test_a_single_process_needs_no_group():

@@ -13,7 +13,7 @@ from conftest import parse_options, run_cli
 
 import train
 from dnnlib import EasyDict, UserError
-from torch_utils import checkpoint
+from torch_utils import checkpoint, misc
 from training.find_run import OPTIONS_FILE, find_run
 from training.run_files import STATE_FILE
 
@@ -41,8 +41,13 @@ def test_low_shot_is_the_baseline_of_the_paper(tiny_data):
     assert config.training_set_kwargs['xflip'] and config.G_kwargs['synthesis_kwargs']['num_fp16_res'] == 0
 
 
-def test_precision_on_a_cpu(tiny_data):
-    half, full = config_of(tiny_data)[0], config_of(tiny_data, '--fp32=1')[0]
+@pytest.mark.parametrize('fast', [True, False])
+def test_precision_on_a_cpu(tiny_data, monkeypatch, fast):
+    """bfloat16 where the processor has it, and where it is asked for."""
+    monkeypatch.setattr(misc, 'cpu_has_bfloat16', lambda: fast)
+    kd = '--kd=agkd', '--kd-teacher=demo'
+    half, full = config_of(tiny_data, *kd, *([] if fast else ['--fp32=0']))[0], config_of(tiny_data, *kd, *(['--fp32=1'] if fast else []))[0]
+    assert [config.loss_kwargs['kd_kwargs']['teacher_bf16'] for config in (half, full)] == [True, False]
     assert half.G_kwargs['synthesis_kwargs']['half_dtype'] == 'bfloat16' and half.D_kwargs['block_kwargs']['half_dtype'] == 'bfloat16'
     assert half.D_kwargs['conv_clamp'] is None and half.D_kwargs['num_fp16_res'] >= 8
     assert full.D_kwargs['num_fp16_res'] == full.G_kwargs['synthesis_kwargs']['num_fp16_res'] == 0

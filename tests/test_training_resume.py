@@ -14,7 +14,7 @@ from resuming import KD, differences, free_port, make_config, make_trainer, read
 
 import train
 from dnnlib import UserError
-from torch_utils import checkpoint
+from torch_utils import checkpoint, misc
 from training import model_card, presets, run_changes
 from training.find_run import OPTIONS_FILE, find_run
 from training.run_files import BAD_STEPS_FILE, LOG_FILE, STATE_FILE, STATS_FILE
@@ -121,6 +121,7 @@ def command(data, outdir, *args):
 def half_a_run(tiny_data, tmp_path, monkeypatch):
     """-> function of further options that runs train.py with tiny networks; one run has been stopped after 8 of 16 images."""
     build = train.build_config
+    monkeypatch.setattr(misc, 'cpu_has_bfloat16', lambda: True)                 # so that --fp32=1 is another option everywhere
     monkeypatch.setattr(train, 'build_config', lambda opts: (lambda config, name: (shrink(config), name))(*build(opts)))
     call = lambda *args, data=tiny_data: run_cli(train.main, *command(data, tmp_path / 'runs', *args))
     code, output = call('--kimg=0.008', '--snap=1')

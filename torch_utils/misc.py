@@ -1,7 +1,9 @@
 """Small helpers: seeds, images for saving, memory of the C library, worker processes."""
 
 import ctypes
+import functools
 import hashlib
+import re
 import signal
 import threading
 
@@ -42,6 +44,18 @@ def keep_freed_memory():
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
     except (OSError, AttributeError):
         pass
+
+
+@functools.cache
+def cpu_has_bfloat16(cpuinfo='/proc/cpuinfo'):
+    """Whether the processor is known to multiply in bfloat16 (AVX-512 BF16, AMX). On others torch is 1.6 (AVX-512) to 10 times (AVX2) slower
+    in it than in float32 (benchmarks/train_step.py). torch.cpu's own test overlooks it on some processors."""
+    try:
+        with open(cpuinfo) as f:
+            flags = re.search(r'^flags\s*:(.*)$', f.read(), re.MULTILINE)
+    except OSError:                 # not Linux
+        return False
+    return flags is not None and not {'avx512_bf16', 'amx_bf16'}.isdisjoint(flags[1].split())
 
 
 def loader_signals(_worker_id):

@@ -9,6 +9,8 @@ import torch
 
 from dnnlib import UserError
 
+from torch_utils import misc
+
 from . import early_stop
 
 
@@ -80,10 +82,11 @@ def as_number(value):
 
 
 def add_networks(config, opts, preset):
-    half = preset.half_precision if opts.fp32 is None else not opts.fp32
     on_cpu = config.device == 'cpu'
+    fast_half = misc.cpu_has_bfloat16() if on_cpu else True
+    half = preset.half_precision and fast_half if opts.fp32 is None else not opts.fp32
     channels_last = on_cpu if opts.nhwc is None else opts.nhwc
-    # On a CPU bfloat16 pays at every resolution; it has the range of float32 and needs no clamp.
+    # On a CPU that has bfloat16 it pays at every resolution; it has the range of float32 and needs no clamp.
     precision = dict(num_fp16_res=0 if not half else 16 if on_cpu else 4, conv_clamp=256 if half and not on_cpu else None)
     width = dict(channel_base=preset.channel_base, channel_max=preset.channel_max)
     block_kwargs = {**(dict(half_dtype='bfloat16') if half and on_cpu else {}), **(dict(fp16_channels_last=True) if channels_last else {})}

@@ -8,7 +8,7 @@ import torch
 
 import dnnlib
 from dnnlib import UnusableFile
-from torch_utils import checkpoint
+from torch_utils import checkpoint, misc
 
 from . import legacy_pytorch, network_arguments, snapshot_info
 
@@ -116,6 +116,6 @@ def for_inference(kwargs, device):
     top = kwargs.get('synthesis_kwargs', kwargs)                # of G, of D
     half_dtype = kwargs.get('block_kwargs', top).get('half_dtype', 'float16')
     device_type = torch.device(device).type
-    if not (device_type == 'cuda' or (device_type == 'cpu' and half_dtype == 'bfloat16')):
+    if not (device_type == 'cuda' or (device_type == 'cpu' and half_dtype == 'bfloat16' and misc.cpu_has_bfloat16())):
         top['num_fp16_res'] = 0
     return kwargs
