@@ -8,7 +8,6 @@ import os
 import torch
 
 from dnnlib import UserError
-
 from torch_utils import misc
 
 from . import early_stop
