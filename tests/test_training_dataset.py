@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import threading
 import time
 import tracemalloc
 import zipfile
@@ -137,6 +138,34 @@ def test_pictures_not_made_by_the_tool(tmp_path, picture, want):
 
 
 # Processes.
+
+def test_a_thread_that_opens_the_archive_keeps_nobody_out(tmp_path, monkeypatch):
+    """A process forked meanwhile would find a lock locked for ever. And what another process has opened stays open."""
+    files = ImageFolderDataset(write(tmp_path / 'x.zip', make_files())).files
+    files.close()
+    opening, go_on, opened = threading.Event(), threading.Event(), []
+
+    class Archive(zipfile.ZipFile):
+        def __init__(self, path):
+            if threading.current_thread() is not threading.main_thread():
+                opening.set()
+                assert go_on.wait(60)
+            super().__init__(path)
+            opened.append(self)
+    monkeypatch.setattr(zipfile, 'ZipFile', Archive)
+    read = []
+    thread = threading.Thread(target=lambda: read.append(files.read(NAMES[1])))
+    thread.start()
+    assert opening.wait(60)
+    assert files.read(NAMES[0]) == encode(noise(8, 8, 3, seed=0))
+    go_on.set()
+    thread.join(60)
+    assert read == [encode(noise(8, 8, 3, seed=1))] and len(opened) == 2
+    monkeypatch.setattr(os, 'getpid', lambda: -1)
+    assert files.read(NAMES[0]) == encode(noise(8, 8, 3, seed=0)) and len(opened) == 3 and opened[0].fp is not None
+    files.close()
+    assert opened[2].fp is None and opened[0].fp is not None
+
 
 @pytest.mark.filterwarnings('ignore:This process .* is multi-threaded', 'ignore:This DataLoader will create')  # Python >= 3.12; few cores
 @pytest.mark.parametrize('ending', ['.zip', ''])

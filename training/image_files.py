@@ -16,7 +16,6 @@ import os
 import re
 import reprlib
 import stat
-import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -76,7 +75,7 @@ class ImageFiles:
     def __init__(self, path: str, largest: int = LARGEST_IMAGE):
         self.path, self.largest = path, largest
         self.is_zip = not os.path.isdir(path)
-        self._handle, self._handle_pid, self._lock = None, None, threading.Lock()
+        self._handles = {}                                          # by process, one each: a shared one would share its file position
         if not os.path.exists(path):
             raise DatasetError(f'{path}: no such file or folder; check the spelling, a relative path counts from {os.getcwd()}')
         if self.is_zip and not os.path.isfile(path):
@@ -98,15 +97,13 @@ class ImageFiles:
         return [info.filename for info in self._zip().infolist() if not info.is_dir()]
 
     def _zip(self) -> zipfile.ZipFile:
-        """This process's own handle: one shared by forked workers would share its file position."""
-        with self._lock:
-            if self._handle is None or self._handle_pid != os.getpid():
-                try:
-                    self._handle, self._handle_pid = zipfile.ZipFile(self.path), os.getpid()
-                except (OSError, zipfile.BadZipFile) as err:
-                    raise DatasetError(f'{self.path}: not a readable zip archive ({err}); copy or download it again, '
-                                       'or give a folder of images') from err
-            return self._handle
+        """This process's own handle. There is no lock that another thread may hold while this process is forked: of two that threads open
+        at once one is kept. Nor does a child close its parent's, which may be locked within."""
+        try:
+            return self._handles.get(os.getpid()) or self._handles.setdefault(os.getpid(), zipfile.ZipFile(self.path))
+        except (OSError, zipfile.BadZipFile) as err:
+            raise DatasetError(f'{self.path}: not a readable zip archive ({err}); copy or download it again, '
+                               'or give a folder of images') from err
 
     def _load_record(self) -> dict:
         if self.is_zip:
@@ -165,16 +162,12 @@ class ImageFiles:
 
     def close(self) -> None:
         """Closes this process's handle; reading opens it again."""
-        with self._lock:
-            if self._handle is not None and self._handle_pid == os.getpid():
-                self._handle.close()
-            self._handle = None
+        handle = self._handles.pop(os.getpid(), None)
+        if handle is not None:
+            handle.close()
 
     def __getstate__(self):
-        return dict(self.__dict__, _handle=None, _handle_pid=None, _lock=None)
-
-    def __setstate__(self, state):
-        self.__dict__.update(state, _lock=threading.Lock())
+        return dict(self.__dict__, _handles={})
 
 
 def _check_labels(by_name: dict, class_names) -> None:
