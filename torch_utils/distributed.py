@@ -15,6 +15,8 @@ import torch.distributed as dist
 
 from dnnlib import UserError
 
+from . import misc
+
 TIMEOUT = datetime.timedelta(minutes=30)        # for a process that hangs; one that ends is noticed at once
 BUCKET_BYTES = dict(cpu=4 * 2 ** 20, cuda=32 * 2 ** 20)         # of gradients that are reduced at a time: what a cache holds; what hides latency
 
@@ -95,10 +97,12 @@ def print0(*args, **kwargs):
 
 @contextlib.contextmanager
 def _together():
-    """Around a collective: its error is a `PeerFailure`."""
+    """Around a collective: its error is a `PeerFailure`, unless this process itself is out of memory."""
     try:
         yield
     except RuntimeError as err:
+        if misc.out_of_memory(err):
+            raise
         raise PeerFailure(f'process {launched_rank()} has lost another one ({str(err).strip().splitlines()[0]}); '
                           'the same command continues from the last state') from err
 

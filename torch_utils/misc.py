@@ -1,4 +1,4 @@
-"""Small helpers: seeds, images for saving, memory of the C library, worker processes."""
+"""Small helpers: seeds, images for saving, memory, worker processes."""
 
 import ctypes
 import functools
@@ -75,6 +75,17 @@ def errors_in_their_place():
         handler = signal.getsignal(signal.SIGCHLD)
         if getattr(handler, '__module__', '').startswith('torch.'):
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def out_of_memory(err):
+    """Whether an exception says that a device has no memory left. What is below torch (cuBLAS, cuDNN, NCCL, CUDA graphs) has no type for it."""
+    told = isinstance(err, RuntimeError) and any(text in str(err) for text in ('out of memory', 'ALLOC_FAILED'))
+    return told or isinstance(err, torch.OutOfMemoryError)
+
+
+def one_line(err):
+    """The begin of an exception's text, for a message."""
+    return ' '.join(str(err).split())[:200]
 
 
 def step_seed(seed, rank, cur_nimg):

@@ -7,9 +7,11 @@ import contextlib
 
 import torch
 
+from torch_utils import misc
+
 
 def compile_main_phases(loss, batch_size, tell):
-    """Has `loss` use compiled networks in Gmain and Dmain. Where the compiler fails, it says so and leaves `loss` as it is.
+    """Has `loss` use compiled networks in Gmain and Dmain. Where the compiler fails, but for want of memory, it says so and leaves `loss` as it is.
 
     Random numbers are drawn as without the compiler, so that results agree up to rounding.
 
@@ -24,7 +26,9 @@ def compile_main_phases(loss, batch_size, tell):
     try:
         _warm_up(loss, synthesis, D, batch_size)
     except Exception as err:            # whatever a compiler may raise: it is no part of the training
-        tell(f'--compile: torch.compile fails here ({type(err).__name__}: {" ".join(str(err).split())[:200]}); training goes on without it.')
+        if misc.out_of_memory(err):
+            raise
+        tell(f'--compile: torch.compile fails here ({type(err).__name__}: {misc.one_line(err)}); training goes on without it.')
     else:
         loss.main_synthesis, loss.main_D = synthesis, D
 
