@@ -54,9 +54,10 @@ class Distillation(Term):
         for method in self.methods.values():
             method.start_step(cur_nimg)
 
-    def recording_key(self):
-        """The methods' draws; None while the weights still grow."""
-        return tuple(method.drawn() for method in self.methods.values()) if self.ramp == 1 else None
+    def recording_key(self, phase):
+        """The draws of the methods that act in it; None while their weights still grow."""
+        acting = [method for method in self.methods.values() if phase[0] == 'D' or method.in_g_step]
+        return tuple(method.drawn() for method in acting) if self.ramp == 1 or not acting else None
 
     @torch.no_grad()
     def prepare(self, step):

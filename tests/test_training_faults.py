@@ -18,10 +18,11 @@ from resuming import differences, make_config, make_trainer, no_rest, read_json,
 import train
 from dnnlib import UserError, util
 from dnnlib.protocol import read_lines
-from torch_utils import checkpoint, misc, training_stats
-from training import batch_probe, model_card, run_files, state_files
+from torch_utils import checkpoint, distributed, misc, training_stats
+from training import batch_probe, model_card, run_files, state_files, training_loop
 from training.dataset import ImageFolderDataset
 from training.find_run import OPTIONS_FILE
+from training.lecam import LeCam
 from training.loss import StyleGAN2Loss
 from training.real_images import RealImages
 from training.run_files import BAD_STEPS_FILE, PREVIOUS_STATE_FILE, STATE_FILE, STATS_FILE
@@ -400,6 +401,53 @@ def test_the_trials_leave_no_memory(tiny_data, tmp_path, small_memory):
         return trainer
     assert batch_probe.largest(make_config(tiny_data, '--cfg=demo', '--batch=16'), build) == 4
     assert [trial() for trial in trials] == [None] * 3
+
+
+@pytest.mark.parametrize('err', [torch.OutOfMemoryError('CUDA out of memory.'), RuntimeError('CUDNN_STATUS_ALLOC_FAILED')])
+def test_what_joins_in_later_takes_part_in_the_trials(err, tiny_data, tmp_path, capsys, monkeypatch):
+    """They are the last steps of the run. Nothing that they say is heard: every process takes itself for the first."""
+    term, seen = LeCam.d_fake, []
+
+    def limited(self, step):
+        seen.append(self.active)
+        distributed.print0('a step')
+        if self.active and len(step.logits) > 4:
+            raise err
+        return term(self, step)
+    monkeypatch.setattr(LeCam, 'd_fake', limited)
+    config = make_config(tiny_data, '--cfg=demo', '--batch=16', '--kimg=1', '--lecam=0.1', '--lecam-start=0.9')
+    assert batch_probe.largest(config, lambda c: Trainer(c, str(tmp_path), torch.device('cpu'))) == 4
+    assert all(seen) and capsys.readouterr().out == ''
+
+
+def test_the_compiler_takes_part_in_the_trials(tiny_data, tmp_path, monkeypatch):
+    def limited(_loss, batch_size, _tell):
+        if batch_size > 8:
+            raise torch.OutOfMemoryError('CUDA out of memory.')
+    monkeypatch.setattr(training_loop, 'compile_main_phases', limited)
+    config = make_config(tiny_data, '--cfg=demo', '--batch=16', '--compile=1')
+    assert batch_probe.largest(config, lambda c: Trainer(c, str(tmp_path), torch.device('cpu'))) == 8
+
+
+def test_a_trial_that_fails_for_another_reason_fails(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, 'step', lambda self: (_ for _ in ()).throw(RuntimeError('a bug')))
+    with pytest.raises(RuntimeError, match='a bug'):
+        batch_probe.largest(make_config(tiny_data, '--cfg=demo', '--batch=16'), lambda c: Trainer(c, str(tmp_path), torch.device('cpu')))
+
+
+def test_networks_that_do_not_fit_whatever_the_batch(tiny_data, tmp_path, monkeypatch):
+    def build(*_args):
+        raise torch.OutOfMemoryError('CUDA out of memory.')
+    monkeypatch.setattr(training_loop, 'build_networks', build)
+    code, output = train_command(tmp_path, tiny_data, '--batch-gpu=auto', monkeypatch=monkeypatch)
+    assert code == 1 and 'out of memory before the first step (CUDA out of memory.), where no --batch-gpu helps; use a smaller --cfg' in output
+
+
+def test_memory_is_not_blamed_on_another_process():
+    with pytest.raises(torch.OutOfMemoryError), distributed._together():
+        raise torch.OutOfMemoryError('CUDA out of memory.')
+    with pytest.raises(distributed.PeerFailure, match='process 0 has lost another one'), distributed._together():
+        raise RuntimeError('Connection closed by peer')
 
 
 def test_batches_to_try():

@@ -7,11 +7,13 @@ import io
 import torch
 
 from dnnlib import UserError
-from torch_utils import distributed
+from torch_utils import distributed, misc
 
 from .find_run import write_options
+from .run_files import total_images
 
-ITERATIONS = 5                  # from the second on, the averages of the optimisers are in memory; --cuda-graphs records in the fourth
+ITERATIONS = 5                  # from the second on, the averages of the optimisers are in memory
+RECORDING_ITERATIONS = 32       # with --cuda-graphs, which records in the fourth of its kind: AGKD draws one of two kinds for each
 
 
 def settle(config, run_dir, build):
@@ -33,10 +35,10 @@ def largest(config, build):
     for size in sizes(per_process, _group(config)):
         with contextlib.redirect_stdout(io.StringIO()):         # the trainer to come says it all again
             trainer = build(dict(config, batch_gpu=size))
-        fits = not distributed.any_process(not _fits(trainer))
+            fits = _fits(trainer)
         del trainer
         _free_memory()
-        if fits:
+        if not distributed.any_process(not fits):
             return size
     raise UserError(f'--batch-gpu=auto: not even {size} images at a time fit into memory; use a smaller --cfg or images of a lower resolution')
 
@@ -53,11 +55,14 @@ def sizes(per_process, group):
 
 def advice(config, run_dir, err):
     """The `UserError` for a run that is out of memory."""
+    if config.get('batch_gpu_auto') and config.get('batch_gpu_probed') is None:
+        return UserError(f'{run_dir}: out of memory before the first step ({misc.one_line(err)}), where no --batch-gpu helps; use a smaller --cfg or '
+                         'images of a lower resolution')
     size = config['batch_gpu']
     smaller = next((n for n in sizes(size, _group(config)) if n < size), None)
     remedy = f'use --batch-gpu={smaller}, or --batch-gpu=auto, which finds the largest that fits' if smaller else \
         'a smaller --batch-gpu would change the minibatch statistics: use a smaller --cfg or images of a lower resolution'
-    return UserError(f'{run_dir}: out of memory with --batch-gpu={size} ({" ".join(str(err).split())[:200]}); {remedy}. '
+    return UserError(f'{run_dir}: out of memory with --batch-gpu={size} ({misc.one_line(err)}); {remedy}. '
                      f'If the run has a state, add --fork-from={run_dir}')
 
 
@@ -67,15 +72,24 @@ def _group(config):
 
 
 def _fits(trainer):
-    """Another process may run out of memory where this one does not, so nothing is exchanged."""
-    fits = True
+    """The last steps of the run, when all that joins in later takes part, each with all phases.
+
+    Another process may run out of memory where this one does not, so nothing is exchanged.
+    """
+    c = trainer.config
+    steps = RECORDING_ITERATIONS if c.get('cuda_graphs') else ITERATIONS
+    trainer.cur_nimg = max(total_images(c) - steps * c.batch_size, 0)
     try:
         with distributed.alone():
-            for _ in range(ITERATIONS):
+            trainer.speed_up()
+            for _ in range(steps):
                 trainer.step()
-    except torch.OutOfMemoryError:
-        fits = False
-    return fits
+                trainer.cur_nimg += c.batch_size
+    except RuntimeError as err:
+        if not misc.out_of_memory(err):
+            raise
+        return False
+    return True
 
 
 def _free_memory():

@@ -34,8 +34,8 @@ class LeCam(Term):
         self.active = cur_nimg >= self.start_nimg
         self.sums.zero_()
 
-    def recording_key(self):
-        return self.active
+    def recording_key(self, phase):
+        return self.active if phase[0] == 'D' else ()
 
     def d_fake(self, step):
         self._count(step.logits, 2)

@@ -63,9 +63,13 @@ class StyleGAN2Loss:
         for term in self.terms.values():
             term.finish_step(batch_idx)
 
-    def recording_key(self):
-        """What the terms have decided for this step other than in tensors (`Term.recording_key`); None = not to be recorded."""
-        keys = tuple(term.recording_key() for term in self.terms.values())
+    def regularises(self, phase):
+        """Whether a regularisation is part of the phase: a derivative of a derivative."""
+        return not phase.endswith('main') and (self.pl_weight if phase[0] == 'G' else self.r1_gamma) != 0
+
+    def recording_key(self, phase):
+        """What the terms have decided for this phase other than in tensors (`Term.recording_key`); None = not to be recorded."""
+        keys = tuple(term.recording_key(phase) for term in self.terms.values())
         return None if None in keys else keys
 
     def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, gain, real_idx=None, round_idx=0):
@@ -82,15 +86,14 @@ class StyleGAN2Loss:
         """
         if phase not in PHASES:
             raise ValueError(f'phase is {phase!r}, it must be one of {", ".join(PHASES)}')
-        main, reg = not phase.endswith('reg'), not phase.endswith('main')
+        main, reg = not phase.endswith('reg'), self.regularises(phase)
         step = Step(real_img.detach(), real_c, real_idx, gen_z, gen_c, round_idx)
         if phase[0] == 'G':
             if main:
                 self._g_main(step, gain)
-            if reg and self.pl_weight != 0:
+            if reg:
                 self._g_reg(gen_z, gen_c, gain)
         else:
-            reg = reg and self.r1_gamma != 0
             for term in self.terms.values() if main or reg else ():
                 term.replace_reals(step)
             step.real_img.requires_grad_(reg)

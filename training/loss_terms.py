@@ -44,9 +44,9 @@ class Term(torch.nn.Module):
     def start_step(self, cur_nimg: int) -> None:
         """Before the first micro-batch of an optimiser step; `cur_nimg` images have been seen. Draws that must agree on all processes."""
 
-    def recording_key(self) -> Hashable | None:
-        """For CUDA graphs: all that the hooks between `start_step` and `finish_step` depend on but for tensors, whose values may change
-        and whose place may not. None, as here, keeps the step from being recorded."""
+    def recording_key(self, phase: str) -> Hashable | None:
+        """For CUDA graphs: all that the hooks of a phase ('Gmain', 'Dmain', 'Gboth', 'Dboth') depend on but for tensors, whose values may
+        change and whose place may not. None, as here, keeps the phase from being recorded: now, or, before the first step, ever."""
         return None
 
     def replace_reals(self, step: Step) -> None:

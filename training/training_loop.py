@@ -12,7 +12,7 @@ from torch_utils import distributed, misc, training_stats
 from . import bad_steps, batch_probe, observers, rollback, run_files, trainer_state
 from .ada import AdaptiveProbability, set_probability
 from .compiling import compile_main_phases
-from .cuda_graphs import RecordedPhase
+from .cuda_graphs import record_phases
 from .ema import WeightAverage
 from .image_grid import SampleGrid
 from .networks_setup import build_networks
@@ -76,21 +76,18 @@ class Trainer:
                                   c.get('G_reg_interval', 4), c.get('D_reg_interval', 16), self.device)
         self.loss.terms.requires_grad_(False)
         self.ema = WeightAverage(self.G, self.G_ema, c.ema_kimg, c.get('ema_rampup'), c.get('ema_start_kimg', 0))
-        self._speed_up()
+        self.accumulate = {phase.name: functools.partial(self._accumulate, phase) for phase in self.phases}
         self.bad_steps = bad_steps.BadSteps(**c.get('bad_steps_kwargs', {}))
         self.observers = {name: build(**kwargs) for name, kwargs in c.get('observers', {}).items()}
 
-    def _speed_up(self):
-        """What computes the gradients of each phase, by its name; as fast as the configuration asks for."""
+    # -- run
+
+    def speed_up(self):
+        """Before the first step, once: has the phases compiled and recorded as the configuration asks for. Needs no other process."""
         if self.config.get('compile'):
             compile_main_phases(self.loss, self.config.batch_gpu, distributed.print0)
-        self.accumulate = {phase.name: functools.partial(self._accumulate, phase) for phase in self.phases}
-        for phase in self.phases if self.config.get('cuda_graphs') else ():
-            if phase.name.endswith('main'):
-                self.accumulate[phase.name] = RecordedPhase(self.accumulate[phase.name], phase.params, self.loss.recording_key,
-                                                            distributed.print0, phase.name)
-
-    # -- run
+        if self.config.get('cuda_graphs'):
+            record_phases(self.accumulate, self.phases, self.loss, distributed.print0)
 
     def resume(self):
         """Continues from the state of the run, or of the one that it is a fork of. -> whether there is one."""
@@ -99,6 +96,8 @@ class Trainer:
     def run(self):
         """Trains until total_kimg, until an observer ends the run, or until a signal, upon which the state is saved. -> whether it is complete."""
         total_nimg = run_files.total_images(self.config)
+        if self.cur_nimg < total_nimg and self.ended is None:
+            self.speed_up()
         self.start_progress()
         if self.rank == 0:
             self.store.read_facts(self.dataset_hash)
@@ -254,5 +253,7 @@ def training_loop(config, run_dir, device_type):
         trainer = Trainer(config, run_dir, device)
         trainer.resume()
         return trainer.run()
-    except torch.OutOfMemoryError as err:
+    except RuntimeError as err:
+        if not misc.out_of_memory(err):
+            raise
         raise batch_probe.advice(config, run_dir, err) from err
