@@ -45,6 +45,7 @@ CONFIGS = {
     '256-auto': Config(256, 16384, 16),
     '512-auto': Config(512, 32768, 8),
 }
+IMAGES = 200                    # whose features by the teacher are at hand
 INTERVALS = dict(Gmain=1, Dmain=1, Greg=4, Dreg=16)
 CONV_OPS = ('aten::mkldnn_convolution', 'aten::_convolution', 'aten::convolution_backward', 'aten::cudnn_convolution',
             'aten::cudnn_convolution_transpose', 'aten::_conv_depthwise2d')
@@ -116,7 +117,7 @@ def make_step(config, G, D, device, kd, compiled=False, graphs=False, teacher_bf
                           torch.float16 if device.type == 'cuda' else torch.float32).to(device)
         teacher.encoder.to(teacher.dtype)
         teacher.bf16 = teacher_bf16
-        cache = torch.randn(200, 512, device=device)
+        cache = torch.randn(IMAGES, 512, device=device)
         terms['kd'] = Distillation(teacher, D.feature_dim, ('agkd', 'cgkd'), ['text'] * 32, PRESETS['paper'], cache).to(device)
     loss = StyleGAN2Loss(device, G.mapping, G.synthesis, D, r1_gamma=1, terms=terms)
     if compiled:
@@ -124,11 +125,13 @@ def make_step(config, G, D, device, kd, compiled=False, graphs=False, teacher_bf
     n = config.batch
     img, z, c = torch.randn(n, 3, config.resolution, config.resolution, device=device) * 0.5, torch.randn(n, 512, device=device), None
     c = torch.zeros(n, 0, device=device)
-    idx = torch.arange(n, device=device)
+    idx = torch.arange(n, device=device) % IMAGES
 
     run = {phase: functools.partial(accumulate, loss, phase, idx) for phase in INTERVALS}
-    for phase, module in (('Gmain', G), ('Dmain', D)) if graphs else ():
-        run[phase] = RecordedPhase(run[phase], [*module.parameters()], loss.recording_key, print, phase)
+    if graphs:
+        pool = torch.cuda.graph_pool_handle()
+        for phase, module in (('Gmain', G), ('Dmain', D)):
+            run[phase] = RecordedPhase(run[phase], [*module.parameters()], functools.partial(loss.recording_key, phase), pool, print, phase)
 
     def step(phase):
         module = G if phase[0] == 'G' else D
@@ -171,6 +174,7 @@ def measure(name, config, precision, channels_last, device, repeats, kd, options
         torch.cuda.reset_peak_memory_stats(device)
     step = make_step(config, G, D, device, kd=False)
     seconds = seconds_of(step, device, repeats)
+    memory = torch.cuda.max_memory_allocated(device) if device.type == 'cuda' else None         # of the steps, not of what is measured beside them
     per_kimg = 1000 / config.batch
     iteration = sum(seconds[phase] / every for phase, every in INTERVALS.items())
     line = '  '.join(f'{phase} {sec * per_kimg:.2f}' for phase, sec in seconds.items())
@@ -180,8 +184,8 @@ def measure(name, config, precision, channels_last, device, repeats, kd, options
         print(f'  iteration {iteration:.3f} s; the reference takes {config.reference_sec:.3f} s, {config.reference_sec / iteration:.2f} times that')
     peak, conv = peak_flops(dtype, device), convolution_flops_per_sec(step, device)
     print(f'  convolutions {conv / 1e9:.0f} GFLOP/s, {conv / peak:.0%} of a matrix product ({peak / 1e9:.0f} GFLOP/s)')
-    if device.type == 'cuda':
-        print(f'  peak memory {torch.cuda.max_memory_allocated(device) / 2 ** 30:.2f} GiB')
+    if memory is not None:
+        print(f'  peak memory {memory / 2 ** 30:.2f} GiB')
     for option in options:              # beside the plain step, measured again: a shared machine changes its pace
         fast = make_step(config, G, D, device, kd=False, **{option: True})
         seconds_of(fast, device, WARM_UP, ('Gmain', 'Dmain'))
@@ -213,7 +217,7 @@ def print_profile(name, config, precision, channels_last, device):
 @click.option('--device', type=click.Choice(['cpu', 'cuda']), default='cpu', show_default=True)
 @click.option('--precision', type=click.Choice(['fp32', 'bf16', 'fp16']), multiple=True,
               help='[default: fp32 and bf16 on a CPU, fp32 and fp16 on a GPU]')
-@click.option('--nhwc', help='channels_last memory format', type=bool, default=True, show_default=True)
+@click.option('--nhwc', help='channels_last memory format  [default: on a CPU, as train.py does]', type=bool)
 @click.option('--repeats', type=click.IntRange(min=1), default=5, show_default=True)
 @click.option('--batch', help='In place of that of the configuration', type=click.IntRange(min=4))
 @click.option('--kd', help='Also measure knowledge distillation', is_flag=True)
@@ -223,6 +227,8 @@ def print_profile(name, config, precision, channels_last, device):
 def main(names, device, precision, nhwc, repeats, batch, kd, compiled, graphs, profiled):
     """Print the speed of a training step."""
     device = torch.device(device)
+    nhwc = device.type == 'cpu' if nhwc is None else nhwc
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, False               # as train.py does
     misc.keep_freed_memory()
     print(f'torch {torch.__version__}, {torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"}')
     options = [option for option, wanted in (('compiled', compiled), ('graphs', graphs)) if wanted]
