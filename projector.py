@@ -39,7 +39,7 @@ def load_features(perceptual, device):
     except UserError as err:
         raise UserError(f'--perceptual={perceptual}: {str(err).removeprefix(f"--kd-teacher={perceptual}: ")}') from err
     features = lambda img: F.normalize(teacher.encode_image(img))
-    return features, f'{teacher.identity} {str(teacher.dtype).removeprefix("torch.")}, features of length 1', 1.0
+    return features, f'{teacher.identity} {teacher.precision}, features of length 1', 1.0
 
 
 def to_vgg16(img):

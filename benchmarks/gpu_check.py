@@ -1,8 +1,8 @@
 """Are the CUDA kernels right on this GPU? python benchmarks/gpu_check.py
 
 Builds and loads them, compares every case with the float64 reference in every dtype, runs gradgradcheck and opcheck, checks tensors of
-more than 2^31 elements, other streams, every further GPU, and a compiled function; prints a short table. Exit code 0 if all is right, 1 if
-not or if there is no GPU. Afterwards, benchmarks/ops.py measures their speed.
+more than 2^31 elements, other streams, CUDA graphs, every further GPU, and a compiled function; prints a short table. Exit code 0 if all is
+right, 1 if not or if there is no GPU. Afterwards, benchmarks/ops.py measures their speed.
 """
 
 import os
@@ -43,7 +43,7 @@ def check_quickly(device):
 def check_gradients(device):
     """Yields a list of failures for each activation and filter: numeric first and second derivatives."""
     x = _cases.random_tensor((1, 2, 4, 3), 0).to(device).requires_grad_(True)
-    b = _cases.random_tensor((2,), 1).to(device).requires_grad_(True)
+    b = (_cases.random_tensor((2,), 1) + 1 / 64).to(device).requires_grad_(True)      # x + b is never 0, where relu and others have a kink
     for act in bias_act.activation_funcs:
         fn = lambda x, b, act=act: bias_act.bias_act(x, b, act=act, clamp=0.7)
         yield attempt(f'gradgradcheck of {act}', lambda fn=fn: torch.autograd.gradcheck(fn, (x, b)) and torch.autograd.gradgradcheck(fn, (x, b)))
@@ -88,14 +88,24 @@ def check_large(device):
     if device.type != 'cuda' or torch.cuda.mem_get_info(device)[0] < 12 * 2 ** 30:
         yield 'needs a GPU with 12 GiB of free memory'
         return
-    x = torch.empty(2 ** 31 // (4 * 64 * 256) + 1, 4, 64, 256, dtype=torch.float16, device=device).normal_()
+    shape = [2 ** 31 // (4 * 64 * 256) + 1, 4, 64, 256]
     b = torch.arange(4.0, device=device).half()         # several channels, each with a bias of its own: their numbers take 64 bits too
     f = _cases.FILTERS['4x4'].to(device)
     samples = slice(None, None, 1024)                   # 33 images, the last one, beyond 2^31, among them
-    for name, fn in [('bias_act', lambda x, impl: bias_act.bias_act(x, b, act='lrelu', impl=impl)),
-                     ('upfirdn2d', lambda x, impl: upfirdn2d.filter2d(x, f, impl=impl))]:
-        yield attempt(f'{name} of more than 2^31 elements', lambda fn=fn: torch.testing.assert_close(
-            fn(x, 'auto')[samples], fn(x[samples].contiguous(), 'ref'), atol=4e-3, rtol=4e-3))
+
+    def compare_samples(fn, layout):
+        x = torch.empty(shape, dtype=torch.float16, device=device, memory_format=layout).normal_()
+        torch.testing.assert_close(fn(x, 'auto')[samples], fn(x[samples].contiguous(), 'ref'), atol=4e-3, rtol=4e-3)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        for name, fn in [('bias_act', lambda x, impl: bias_act.bias_act(x, b, act='lrelu', impl=impl)),
+                         ('upfirdn2d', lambda x, impl: upfirdn2d.filter2d(x, f, impl=impl))]:
+            yield attempt(f'{name} of more than 2^31 elements, {layout}', lambda fn=fn, layout=layout: compare_samples(fn, layout))
+
+
+def on_images(device):
+    """-> [(name, function of images on the device)], one for each kernel."""
+    f = _cases.FILTERS['4x4'].to(device)
+    return [('bias_act', lambda x: bias_act.bias_act(x, act='lrelu')), ('upfirdn2d', lambda x: upfirdn2d.upsample2d(x, f))]
 
 
 def check_streams(device):
@@ -103,8 +113,8 @@ def check_streams(device):
     if device.type != 'cuda':
         yield 'needs a GPU'
         return
-    x, f = torch.randn(2, 3, 64, 64, device=device), _cases.FILTERS['4x4'].to(device)
-    for name, fn in [('bias_act', lambda x: bias_act.bias_act(x, act='lrelu')), ('upfirdn2d', lambda x: upfirdn2d.upsample2d(x, f))]:
+    x = torch.randn(2, 3, 64, 64, device=device)
+    for name, fn in on_images(device):
         want, late, stream = fn(x), torch.zeros_like(x), torch.cuda.Stream(device)
         torch.cuda.synchronize(device)
         with torch.cuda.device(device), torch.cuda.stream(stream):
@@ -113,6 +123,25 @@ def check_streams(device):
             got = fn(late)
         stream.synchronize()
         yield [] if torch.equal(got, want) else [f'{name} does not run on the current stream']
+
+
+def check_graph(device):
+    """Yields a list of failures: a call that a CUDA graph has recorded, replayed after its input has changed."""
+    if device.type != 'cuda':
+        yield 'needs a GPU'
+        return
+
+    def record_and_replay(fn):
+        x, graph = torch.randn(2, 3, 64, 64, device=device), torch.cuda.CUDAGraph()
+        fn(x)                                           # what a first call sets up is not for a graph
+        torch.cuda.synchronize(device)
+        with torch.cuda.device(device), torch.cuda.graph(graph):
+            y = fn(x)
+        x.copy_(torch.randn_like(x))
+        graph.replay()
+        torch.testing.assert_close(y, fn(x), rtol=0, atol=0)
+    for name, fn in on_images(device):
+        yield attempt(f'{name} in a CUDA graph', lambda fn=fn: record_and_replay(fn))
 
 
 def attempt(name, fn):
@@ -134,6 +163,7 @@ def checks(device, dtypes=DTYPES):
     yield 'torch.compile', check_compiled(device)
     yield 'more than 2^31 elements', check_large(device)
     yield 'another stream', check_streams(device)
+    yield 'CUDA graph', check_graph(device)
     for i in range(1, torch.cuda.device_count()):
         yield f'cuda:{i}', check_quickly(torch.device('cuda', i))
 

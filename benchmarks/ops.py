@@ -25,7 +25,6 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
 from torch_utils import custom_ops  # noqa: E402
 from torch_utils.ops import bias_act, upfirdn2d  # noqa: E402
 from torch_utils.ops._library import references  # noqa: E402
-from training.augment import SYM6  # noqa: E402
 
 # Odd extents: a convolution that doubles the size passes 2 H + 1 to its filter, and such rows allow no access of 16 bytes.
 SHAPES = {'cuda': [(16, 512, 4, 4), (16, 512, 32, 32), (16, 512, 33, 33), (16, 256, 128, 128), (16, 256, 129, 129), (16, 64, 256, 256),
@@ -56,13 +55,9 @@ def jobs(shape, dtype, layout, device):
     yield Job('bias_act lrelu', 'bias_act', (x, b), act)
     yield Job('bias_act lrelu, backward', 'bias_act_slope', (dy, x, None), act)
     taps4 = upfirdn2d.setup_filter([1, 3, 3, 1], device=device)
-    taps12 = upfirdn2d.setup_filter(SYM6, device=device)
     yield Job('filter 4x4', 'upfirdn2d', (x, taps4), (1, 1, 1, 1, 2, 1, 2, 1, False, 1.0))
     yield Job('up 2, 4x4', 'upfirdn2d', (x, taps4), (2, 2, 1, 1, 2, 1, 2, 1, False, 4.0))
     yield Job('down 2, 4x4', 'upfirdn2d', (x, taps4), (1, 1, 2, 2, 1, 1, 1, 1, False, 1.0))
-    if shape[1] == 3:                                   # augmentation works on images
-        yield Job('up 2, 12 taps', 'upfirdn2d', (x, taps12), (2, 2, 1, 1, 6, 5, 6, 5, False, 4.0))
-        yield Job('down 2, 12 taps', 'upfirdn2d', (x, taps12), (1, 1, 2, 2, 5, 5, 5, 5, False, 1.0))
 
 
 def device_ms(fn, device, seconds):

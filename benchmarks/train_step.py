@@ -109,14 +109,14 @@ def build(config, precision, channels_last, device):
     return G, D, dtype
 
 
-def make_step(config, G, D, device, kd, compiled=False, graphs=False, teacher_bf16=False):
+def make_step(config, G, D, device, kd, compiled=False, graphs=False, teacher_fp32=False):
     """-> function that runs a phase once, forward and backward."""
     terms = {}
     if kd:
         teacher = Teacher(RandomVit().to(device), Preprocess(224, (0.5,) * 3, (0.5,) * 3), 512, 'random',
                           torch.float16 if device.type == 'cuda' else torch.float32).to(device)
         teacher.encoder.to(teacher.dtype)
-        teacher.bf16 = teacher_bf16
+        teacher.set_precision(teacher_fp32)
         cache = torch.randn(IMAGES, 512, device=device)
         terms['kd'] = Distillation(teacher, D.feature_dim, ('agkd', 'cgkd'), ['text'] * 32, PRESETS['paper'], cache).to(device)
     loss = StyleGAN2Loss(device, G.mapping, G.synthesis, D, r1_gamma=1, terms=terms)
@@ -192,7 +192,7 @@ def measure(name, config, precision, channels_last, device, repeats, kd, options
         ours, plain = (seconds_of(s, device, repeats, ('Gmain', 'Dmain')) for s in (fast, step))
         print(f'  {option}: ' + ', '.join(f'{phase} {ours[phase] / plain[phase]:.2f} of the time without' for phase in ours))
     if kd:
-        distilling = make_step(config, G, D, device, kd=True, teacher_bf16=device.type == 'cpu' and precision != 'fp32')
+        distilling = make_step(config, G, D, device, kd=True, teacher_fp32=precision == 'fp32')
         extra = best_time(lambda: distilling('Dmain'), device, repeats) - best_time(lambda: step('Dmain'), device, repeats)
         print(f'  distillation (teacher of the size of ViT-B/32, reals cached): iteration {(iteration + extra) * per_kimg:.2f}, '
               f'share of it {extra / (iteration + extra):.0%}')

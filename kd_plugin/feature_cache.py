@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 import tqdm
 
-from dnnlib import files
+from dnnlib import UserError, files
 from torch_utils import distributed
 
 MAX_IMAGES = 400_000            # 512 floats each: 800 MB
@@ -18,7 +18,8 @@ MAX_IMAGES = 400_000            # 512 floats each: 800 MB
 def real_features(teacher, dataset, raw_input=False, batch_size=64):
     """[len(dataset), dim] float32 on the teacher's device, row = index in the data set; kept on disk from one run to the next.
 
-    raw_input: see `Teacher.encode_image`. Processes share the work; the first one alone reads and writes the disk.
+    raw_input: see `Teacher.encode_image`. Processes share the work; the first one alone reads and writes the disk. Raises UserError if a feature is
+    infinite or NaN.
     """
     identity = teacher.identity.replace('/', '_').replace(':', '_')
     name = '-'.join([dataset.content_hash()[:16], identity, teacher.precision, *(['raw'] if raw_input else [])])
@@ -35,6 +36,9 @@ def real_features(teacher, dataset, raw_input=False, batch_size=64):
         img = torch.from_numpy(np.stack([dataset[i][0] for i in chunk])).to(device)
         feats[torch.from_numpy(chunk).to(device)] = teacher.encode_image(img.to(torch.float32) / 127.5 - 1, raw_input)
     distributed.all_reduce_sum(feats)
+    if not feats.isfinite().all():
+        raise UserError(f'--kd-teacher: some of its features of the images in {dataset.path} are infinite or NaN in {teacher.precision}; '
+                        + ('use another teacher' if teacher.precision == 'float32' else 'use --fp32=1'))
     if rank == 0:
         with files.atomic_path(path) as temp:
             safetensors.torch.save_file({'features': feats.cpu()}, temp)

@@ -5,6 +5,8 @@ import math
 
 import torch
 
+from . import gradient_scale
+
 
 class FeatureLevels:
     """Features of a teacher at a third and at two thirds of its depth and at the end, e.g. of blocks 4, 8 and 12 of a ViT-B.
@@ -60,4 +62,4 @@ def as_map(x, batch_dim):
         x = x.movedim(batch_dim, 0)
         side = math.isqrt(x.shape[1])
         x = x[:, -side * side:].transpose(1, 2).unflatten(2, [side, side])
-    return x.to(torch.float32)
+    return gradient_scale.leave(x)

@@ -17,8 +17,6 @@ from .heads import HEADS
 from .presets import Preset
 from .teacher import load_teacher
 
-GRADIENT_SCALE = 256        # of gradients within a teacher: those of single pixels lie where half precision has few digits. A power of two: exact
-
 
 class Distillation(Term):
     """Distils a frozen teacher into the discriminator, in one or several of the ways of `distillers.DISTILLERS`.
@@ -75,7 +73,7 @@ class Distillation(Term):
         methods = [method for method in self.methods.values() if method.in_g_step]
         if not methods:
             return {}
-        gen = scale_gradient(self._embed(scale_gradient(step.gen_img, 1 / GRADIENT_SCALE)), GRADIENT_SCALE)      # to G, through the teacher
+        gen = self._embed(step.gen_img)             # the gradient goes through the teacher to G
         with torch.no_grad():
             real = self._embed_real(step)
         return self._weighted(method.g_losses(gen, real) for method in methods)
@@ -108,22 +106,6 @@ class Distillation(Term):
         return {f'KD/{name}': value * (weight * self.ramp) for found in losses for name, (value, weight) in found.items()}
 
 
-class _ScaleGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, factor):
-        ctx.factor = factor
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad * ctx.factor, None
-
-
-def scale_gradient(x, factor):
-    """x, whose gradient is multiplied by `factor` on its way back."""
-    return _ScaleGradient.apply(x, factor)
-
-
 def report_agreement(kind, student, teacher):
     """`KD/agreement_real` and `..._fake`: cosine of the two embeddings [N, M] of an image, whether or not it is what is trained."""
     training_stats.report(f'KD/agreement_{kind}', torch.nn.functional.cosine_similarity(student.detach(), teacher))
@@ -142,7 +124,7 @@ class KDLoss(StyleGAN2Loss):
         super().__init__(device, G_mapping, G_synthesis, D, terms={**(terms or {}), 'kd': distillation}, **kwargs)
 
 
-def build_distillation(device, feature_dim, methods, teacher, texts, texts_origin, settings, training_set_kwargs, seed=0, teacher_bf16=False):
+def build_distillation(device, feature_dim, methods, teacher, texts, texts_origin, settings, training_set_kwargs, seed=0, teacher_fp32=True):
     """Loads the teacher by name and, where it sees clean images, its features of the data set. -> `Distillation` on `device`.
 
     settings: dict of `presets.Preset`'s fields; training_set_kwargs: constructor arguments of the data set.
@@ -153,7 +135,7 @@ def build_distillation(device, feature_dim, methods, teacher, texts, texts_origi
         distributed.print0('Pairwise diversity of the teacher has no gradient in the D step: it is logged, not trained (--kd-pd).')
     with distributed.main_process_first():          # which may download it
         teacher = load_teacher(teacher, device)
-    teacher.bf16 = teacher_bf16
+    teacher.set_precision(teacher_fp32)
     cache = None
     if settings.view == 'clean':
         with contextlib.closing(dnnlib.util.construct_class_by_name(**training_set_kwargs)) as dataset:

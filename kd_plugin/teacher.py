@@ -8,6 +8,8 @@ import torch
 import dnnlib
 from dnnlib import UserError
 
+from . import gradient_scale
+
 F = torch.nn.functional
 
 
@@ -33,8 +35,6 @@ class Teacher(torch.nn.Module):
         identity:   name and digest, for caches and for the protocol of a metric.
         dtype:      of the image encoder's weights and computation.
         norm:       L2 norm that every feature vector is given; None = as the encoder has it.
-
-    `bf16 = True` makes it compute images in bfloat16 whatever its weights are.
     """
 
     def __init__(self, encoder, preprocess, dim, identity, dtype=torch.float32, norm=None):
@@ -51,6 +51,14 @@ class Teacher(torch.nn.Module):
 
     def train(self, mode=True):
         return super().train(False)             # a parent's .train() must not wake dropout or batch norm
+
+    def set_precision(self, fp32):
+        """fp32 = False: for speed, images are computed in bfloat16 on a CPU, and as the teacher was loaded on a GPU (the large ones in float16).
+        fp32 = True: all in float32."""
+        self.bf16 = not fp32 and self.mean.device.type == 'cpu'
+        if fp32:
+            self.encoder.to(torch.float32)
+            self.dtype = torch.float32
 
     @property
     def precision(self):
@@ -85,17 +93,16 @@ class Teacher(torch.nn.Module):
                 x = F.interpolate(x, size=size, mode='bicubic', antialias=True, align_corners=False)
             x = (x.clamp(0, 1) - self.mean) / self.std
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            feats = self.encoder.image_features(x.to(self.dtype))
-        return self._scaled(feats)
+            feats = self.encoder.image_features(gradient_scale.enter(x).to(self.dtype))
+        return self._scaled(gradient_scale.leave(feats))
 
     @torch.no_grad()
     def encode_text(self, texts):
         """list of K str -> [K, dim] float32, of length `norm` if there is one. Raises UserError if the teacher knows images only."""
         self.check_texts()
-        return self._scaled(self.encoder.text_features(list(texts)))
+        return self._scaled(self.encoder.text_features(list(texts)).to(torch.float32))
 
     def _scaled(self, feats):
-        feats = feats.to(torch.float32)
         return feats if self.norm is None else F.normalize(feats, dim=1) * self.norm
 
 

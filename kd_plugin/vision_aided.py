@@ -56,17 +56,21 @@ class VisionAided(Term):
         weight:   of the sum.
         warmup:   thousands of images before the term takes part.
         policy:   of the DiffAugment.
+        fp32:     no half precision in the teachers.
     """
 
-    def __init__(self, teachers, weight=1.0, warmup=WARMUP, policy='color,translation,cutout'):
+    def __init__(self, teachers, weight=1.0, warmup=WARMUP, policy='color,translation,cutout', fp32=True):
         super().__init__()
-        self.names, self.weight, self.warmup_nimg = teachers, weight, warmup * 1000
+        self.names, self.weight, self.warmup_nimg, self.fp32 = teachers, weight, warmup * 1000, fp32
         self.augment = DiffAugment(policy)
         self.active = False
 
     def bind(self, loss):
         device = loss.pl_mean.device
-        self.teachers = [FeatureLevels(load(name, device)) for name in self.names]      # travel by name: neither trained nor saved
+        teachers = [load(name, device) for name in self.names]
+        for teacher in teachers:
+            teacher.set_precision(self.fp32)
+        self.teachers = [FeatureLevels(teacher) for teacher in teachers]        # travel by name: neither trained nor saved
         self.heads = torch.nn.ModuleList()
         for levels in self.teachers:
             kinds = [(channels, i < len(levels.blocks)) for i, channels in enumerate(levels.channels)]
@@ -130,7 +134,7 @@ def _configure(opts, config):
                         f'use a shorter one, such as {config.total_kimg / 3:.2g}')
     if opts.vision_aided_policy is not None:
         parse_policy(opts.vision_aided_policy, '--vision-aided-policy')
-    return dict(teachers=names, warmup=warmup)
+    return dict(teachers=names, warmup=warmup, fp32=config.fp32)
 
 
 def _check(kwargs):

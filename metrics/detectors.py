@@ -157,5 +157,5 @@ def load_teacher_detector(device, teacher_kwargs: dict) -> Detector:
     with distributed.main_process_first():
         teacher = dnnlib.util.call_func_by_name(device=device, **teacher_kwargs)
     size = teacher.preprocess.size
-    return Detector(teacher.identity, f'{teacher.identity} {str(teacher.dtype).removeprefix("torch.")}', teacher.dim,
+    return Detector(teacher.identity, f'{teacher.identity} {teacher.precision}', teacher.dim,
                     f'bicubic with antialiasing to {size}x{size}', lambda img: teacher.encode_image(img.to(torch.float32) / 127.5 - 1))

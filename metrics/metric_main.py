@@ -1,5 +1,6 @@
 """Metrics from end to end: detectors, one pass over the images for all metrics, values with their protocol, and where those are written."""
 
+import dataclasses
 import datetime
 import json
 import math
@@ -106,8 +107,9 @@ def calc_metrics(metrics: list[str], G: torch.nn.Module, dataset_kwargs: dict, d
         raise ValueError('the generator is in training mode; call G.eval()')
     start = time.time()
     loaded = detector if isinstance(detector, dict) else load_detectors(metrics, device, detector, teacher_kwargs)
-    options = {name: MetricOptions(G, dataset_kwargs, loaded[name], torch.device(device), seed, batch_size, num_workers, progress=progress,
-                                   truncation_psi=truncation_psi) for name in metrics}
+    common = MetricOptions(G, dataset_kwargs, None, torch.device(device), seed, batch_size, num_workers, progress=progress,
+                           truncation_psi=truncation_psi)
+    options = {name: dataclasses.replace(common, detector=loaded[name]) for name in metrics}
     real, generated = real_statistics(options), generated_statistics(options, bootstrap)
     results = []
     for name, opts in options.items():

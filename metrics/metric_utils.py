@@ -18,13 +18,14 @@ from .detectors import Detector
 from .feature_stats import FeatureStats
 
 NOISE_MODE = 'random'           # of the generator, as in training
+MAX_PIXELS = 1 << 22            # of the images that are generated at once: 64 of 256x256, 4 of 1024x1024, in less memory than training takes
 
 
 @dataclasses.dataclass
 class MetricOptions:
     """What a metric works on.
 
-    G:              generator in eval mode: `G(z, c, noise_mode=...)` -> [N, 1 or 3, H, W] in [-1, 1]; z_dim, c_dim.
+    G:              generator in eval mode: `G(z, c, noise_mode=...)` -> [N, 1 or 3, H, W] in [-1, 1]; z_dim, c_dim, img_resolution.
     dataset_kwargs: class_name and arguments of the real images; labels, mirroring and number are set here, see `open_reference`.
                     None where neither metric nor generator needs them.
     detector:       images -> features.
@@ -35,6 +36,7 @@ class MetricOptions:
     cache:          keep the statistics of the data set on disk.
     progress:       show progress bars, where there is a terminal.
     truncation_psi: of the generator; 1 = none, as every published value has it.
+    opened:         the real images, without and with labels, once they have been read; shared by what `dataclasses.replace` makes of this.
     """
     G: torch.nn.Module
     dataset_kwargs: dict | None
@@ -46,16 +48,27 @@ class MetricOptions:
     cache: bool = True
     progress: bool = True
     truncation_psi: float = 1
+    opened: dict = dataclasses.field(default_factory=dict, repr=False)
 
     @functools.cached_property
     def reference(self):
         """The real images."""
-        return open_reference(self.dataset_kwargs)
+        return self._open(use_labels=False)
 
     @functools.cached_property
     def labels(self):
         """The same with labels."""
-        return open_reference(self.dataset_kwargs, use_labels=True)
+        return self._open(use_labels=True)
+
+    @property
+    def at_once(self) -> int:
+        """Images that are generated at once, an even number: large ones are a part of a batch."""
+        return max(2, MAX_PIXELS // self.G.img_resolution ** 2)
+
+    def _open(self, use_labels):
+        if use_labels not in self.opened:
+            self.opened[use_labels] = open_reference(self.dataset_kwargs, use_labels)
+        return self.opened[use_labels]
 
 
 def open_reference(dataset_kwargs: dict, use_labels: bool = False):
@@ -159,6 +172,11 @@ def generate_batch(opts: MetricOptions, items: range, same_class: bool = False) 
     Args:
         same_class: images 0 and 1, 2 and 3, ... of the batch have the same label.
     """
+    starts = range(items.start, items.stop, opts.at_once)
+    return torch.cat([_generate(opts, range(start, min(start + opts.at_once, items.stop)), same_class) for start in starts])
+
+
+def _generate(opts: MetricOptions, items: range, same_class: bool) -> torch.Tensor:
     made = range(items.start, max(items.stop, items.start + 2))         # StyleGAN2 computes a single image in another way, with other roundings
     z, c = draws.latents(opts, made), draws.labels(opts, made)
     if same_class:

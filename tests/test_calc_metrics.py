@@ -95,7 +95,7 @@ class ToyClasses(torch.nn.Module):
 
 class Replay(torch.nn.Module):
     """A generator that gives the images of the data set, in order."""
-    z_dim, c_dim = 4, 0
+    z_dim, c_dim, img_resolution = 4, 0, 16
 
     def __init__(self, gain=1.0):
         super().__init__()

@@ -6,8 +6,7 @@ import pytest
 import torch
 from kd_toys import DIM, N, reported_losses, setup, size, step, toy_teacher, without_kd
 
-from kd_plugin import cgkd, diversity
-from kd_plugin import loss as loss_module
+from kd_plugin import cgkd, diversity, gradient_scale
 from kd_plugin.distiller import Pass
 from kd_plugin.presets import PRESETS
 from torch_utils import training_stats
@@ -114,10 +113,10 @@ def test_a_single_image_has_no_pairs(teacher, pd):
     assert names == [{'KD/cgkd_fake'}, set()]
 
 
-@pytest.mark.parametrize('scale', [1, loss_module.GRADIENT_SCALE])
+@pytest.mark.parametrize('scale', [1, gradient_scale.GRADIENT_SCALE])
 def test_the_gradient_to_g_survives_a_teacher_in_half_precision(scale, monkeypatch):
     """Where it is small. As it comes, much of it is lost."""
-    monkeypatch.setattr(loss_module, 'GRADIENT_SCALE', scale)
+    monkeypatch.setattr(gradient_scale, 'GRADIENT_SCALE', scale)
     grads = []
     for dtype in (torch.float32, torch.float16):
         teacher = toy_teacher()

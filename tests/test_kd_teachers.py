@@ -78,9 +78,23 @@ def test_features_are_computed_once(cache):
     want = torch.from_numpy(dataset[7][0]).float().mean([1, 2]) / 127.5 - 1
     torch.testing.assert_close(feats[7], want, rtol=1e-4, atol=1e-5)
     assert torch.equal(real_features(teacher, dataset), feats) and sum(calls) == 200
-    teacher.bf16 = True                                                                 # another precision, other features
+    teacher.set_precision(fp32=False)                                                   # another precision, other features
     real_features(teacher, dataset)
     assert sum(calls) == 400
+
+
+def test_features_that_are_not_finite(cache):
+    from training.dataset import ImageFolderDataset
+    dataset = ImageFolderDataset(demo_data.demo_set(32))
+
+    class Overflowing(torch.nn.Module):
+        def image_features(self, x):
+            return x.mean([2, 3]) * 1e5
+    teacher = Teacher(Overflowing(), Preprocess(32, (0,) * 3, (1,) * 3), 3, 'large', dtype=torch.float16)
+    with pytest.raises(UserError, match=r'--kd-teacher: some of its features .* are infinite or NaN in float16; use --fp32=1'):
+        real_features(teacher, dataset)
+    teacher.set_precision(fp32=True)
+    assert real_features(teacher, dataset).isfinite().all()
 
 
 # -- OpenAI
@@ -136,7 +150,7 @@ def test_clip_by_name(clip, name, tmp_path, cache, monkeypatch):
     with torch.no_grad():
         feats = teacher.encode_image(img)
         torch.testing.assert_close(feats, model.encode_image(normalised(img, teacher_clip.MEAN, teacher_clip.STD)))
-        teacher.bf16 = True
+        teacher.set_precision(fp32=False)
         rough = teacher.encode_image(img)
         assert rough.dtype == torch.float32 and 1e-6 < (rough - feats).norm() / feats.norm() < 0.02
         texts = ['a photo of a cat.', 'a dog']

@@ -11,7 +11,7 @@ from tiny_gan import N, batch, make_loss, nets, run
 
 import train
 from dnnlib import UserError
-from kd_plugin import vision_aided
+from kd_plugin import gradient_scale, vision_aided
 from kd_plugin.feature_levels import FeatureLevels
 from kd_plugin.teacher import Preprocess, Teacher, load_teacher
 from kd_plugin.vision_aided import LevelHead, VisionAided
@@ -100,6 +100,23 @@ def test_levels_of_hugging_face_models(kind):
     levels = FeatureLevels(Teacher(model, Preprocess(16, HALF, HALF), 8, kind))
     assert levels.blocks == [rows[1], rows[3]]
     assert [tuple(x.shape) for x in levels(torch.zeros(3, 3, 16, 16))] == [(3, 8, 4, 4), (3, 8, 4, 4), (3, 8)]
+
+
+@pytest.mark.parametrize('scale', [1, gradient_scale.GRADIENT_SCALE])
+def test_small_gradients_survive_a_teacher_in_float16(scale, monkeypatch):
+    """Those of every level. As they come, much of them is lost."""
+    monkeypatch.setattr(gradient_scale, 'GRADIENT_SCALE', scale)
+    torch.manual_seed(0)
+    img, grads = torch.rand(4, 3, 16, 16) * 2 - 1, []
+    for dtype in (torch.float32, torch.float16):
+        teacher = token_teacher()
+        teacher.encoder.to(dtype)
+        teacher.dtype = dtype
+        x = img.clone().requires_grad_(True)
+        total = sum(feats.square().mean() for feats in FeatureLevels(teacher)(x))
+        grads.append(torch.autograd.grad(total * 1e-3, x)[0].flatten())
+    error = ((grads[1] - grads[0]).norm() / grads[0].norm()).item()
+    assert error < 0.01 if scale > 1 else error > 0.03
 
 
 @pytest.mark.parametrize('is_map, c_dim', [(True, 0), (False, 3)])
@@ -234,7 +251,7 @@ def build(data, *args):
 def test_options(tiny_data):
     config, name = build(tiny_data, '--vision-aided=clip,hf:org/model', '--vision-aided-weight=0.5')
     assert config.terms == dict(vision_aided=dict(class_name='kd_plugin.vision_aided.VisionAided', teachers=['ViT-B/32', 'hf:org/model'],
-                                                  warmup=100.0, weight=0.5))
+                                                  warmup=100.0, weight=0.5, fp32=config.fp32))
     assert name == 'tiny-auto1-vision-aided-clip-hf-org-model-weight0.5'
 
 

@@ -130,7 +130,7 @@ class ToyGenerator(torch.nn.Module):
 
     def __init__(self, c_dim=0):
         super().__init__()
-        self.z_dim, self.c_dim, self.calls = 4, c_dim, []
+        self.z_dim, self.c_dim, self.img_resolution, self.calls = 4, c_dim, 8, []
         self.eval()
 
     def forward(self, z, c, noise_mode):
@@ -250,6 +250,11 @@ def test_images_with_their_noise_do_not_depend_on_the_batches():
     for size in (1, 3, 8, 20):
         parts = [generate_batch(opts, range(21)[start:start + size]) for start in range(0, 21, size)]
         torch.testing.assert_close(torch.cat(parts), want, rtol=1e-5, atol=1e-5)
+    G.img_resolution = 1024                                             # large ones: a few at a time
+    seen, hook = [], G.mapping.register_forward_pre_hook(lambda _m, args: seen.append(len(args[0])))
+    torch.testing.assert_close(generate_batch(opts, range(21)), want, rtol=1e-5, atol=1e-5)
+    assert seen == [4] * 5 + [2]
+    hook.remove()
     assert torch.equal(torch.get_rng_state(), before)
     with pytest.raises(ValueError, match='noise for 4 images, expected 3'), draws.noise(opts, range(3)):
         torch.randn([4, 1])

@@ -16,7 +16,7 @@ from torch_utils import distributed
 
 class GreyGenerator(torch.nn.Module):
     """One grey level for each image: `contrast` times the first latent, and the class number beside it."""
-    z_dim = 5
+    z_dim, img_resolution = 5, 2
 
     def __init__(self, contrast=0.3, c_dim=0):
         super().__init__()

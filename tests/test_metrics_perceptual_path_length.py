@@ -16,7 +16,7 @@ DIM = 48                            # of z and of w; images are 3x4x4 pixels
 
 class LinearGenerator(torch.nn.Module):
     """The mapping is z itself; the image is a linear map of w, plus noise of its own for each image."""
-    z_dim, c_dim = DIM, 0
+    z_dim, c_dim, img_resolution = DIM, 0, 4
 
     def __init__(self, matrix=None, noise=0.0):
         super().__init__()

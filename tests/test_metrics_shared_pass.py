@@ -25,7 +25,7 @@ def cache(tmp_path, monkeypatch):
 
 class Noiseless(torch.nn.Module):
     """Images that follow from z alone; counts the calls."""
-    z_dim, c_dim = 12, 0
+    z_dim, c_dim, img_resolution = 12, 0, 16
 
     def __init__(self):
         super().__init__()
@@ -69,8 +69,11 @@ def test_one_pass_serves_all(data, monkeypatch):
     teacher = load_pixel_teacher('a', 'cpu')
     detector = detectors.Detector('a', 'a', 6, 'none', lambda img: seen.append(len(img)) or teacher.encode_image(img / 127.5 - 1))
     monkeypatch.setattr(detectors, 'load_teacher_detector', lambda *_: detector)
+    opened, open_reference = [], metric_main.metric_utils.open_reference
+    monkeypatch.setattr(metric_main.metric_utils, 'open_reference', lambda *args: opened.append(args) or open_reference(*args))
     G = Noiseless()
     results = calc(data, G=G)
+    assert len(opened) == 1                                         # and so hashed once
     assert G.calls == 4 and sum(seen) == 12 + 30                    # ... and the 12 real ones
     alone = [result for metric in METRICS for result in calc(data, [metric])]
     assert_equal(figures(results), figures(alone), rel=1e-12)

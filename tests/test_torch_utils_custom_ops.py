@@ -1,7 +1,9 @@
 """What happens on the first CUDA tensor, on a machine whose tools are incomplete. A tensor that says it is on a GPU stands in for one."""
 
 import os
+import platform
 import shutil
+import subprocess
 import sys
 import warnings
 
@@ -22,9 +24,11 @@ def gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(custom_ops, '_problems', {})
     monkeypatch.setattr('torch.version.cuda', '13.0')
     monkeypatch.setattr('torch.cuda.device_count', lambda: 1)
+    monkeypatch.setattr('torch.cuda.current_device', lambda: 0)
     monkeypatch.setattr('torch.cuda.get_device_capability', lambda i: (9, 0))
+    monkeypatch.setattr('torch.cuda.get_arch_list', lambda: ['sm_75', 'sm_80', 'sm_86', 'sm_90', 'sm_100', 'sm_120', 'compute_120'])
     monkeypatch.setenv('KDGAN_CACHE_DIR', str(tmp_path / 'cache'))
-    for name in ('TORCH_CUDA_ARCH_LIST', 'CUDA_HOME', 'CUDA_PATH', 'CXX'):
+    for name in ('TORCH_CUDA_ARCH_LIST', 'CUDA_HOME', 'CUDA_PATH', 'CXX', 'CC', 'LOCAL_RANK'):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -72,7 +76,7 @@ def assert_runs_with_one_warning(*words):
     ('c++', 'the C++ compiler c++ is missing', 'apt install g++')])
 def test_a_missing_tool_costs_one_warning(tools, tool, problem, remedy):
     (tools / tool).unlink()
-    assert_runs_with_one_warning('bias_act and upfirdn2d run without their CUDA kernels', problem, remedy)
+    assert_runs_with_one_warning(f'bias_act and upfirdn2d run without their CUDA kernels on {platform.node()},', problem, remedy)
     with pytest.raises(RuntimeError, match=f'there is no kernel: {problem.replace("+", ".")}'):
         custom_ops.require('bias_act', torch.device('cuda'))
 
@@ -106,10 +110,54 @@ def test_a_cache_that_cannot_be_written_costs_one_warning(tools, monkeypatch, tm
         bias_act.bias_act(x, act='relu')
 
 
-def test_only_the_first_process_warns_of_a_build(gpu, monkeypatch):
+def test_the_first_process_of_each_machine_warns_of_a_build(gpu, monkeypatch):
     monkeypatch.setattr('torch.version.cuda', None)
-    monkeypatch.setattr('torch_utils.distributed.get_rank', lambda: 1)
-    bias_act.bias_act(torch.zeros(1, 1).as_subclass(SaysItIsOnGpu), act='relu')     # a warning would be an error here
+    monkeypatch.setattr('torch_utils.distributed.get_rank', lambda: 9)
+    with monkeypatch.context() as second:
+        second.setenv('LOCAL_RANK', '1')
+        bias_act.bias_act(torch.zeros(1, 1).as_subclass(SaysItIsOnGpu), act='relu')     # a warning would be an error here
+    monkeypatch.setattr(custom_ops, '_problems', {})
+    assert_runs_with_one_warning('is not built for CUDA')
+
+
+def test_where_warnings_are_errors_only_the_first_call_fails(gpu, monkeypatch):
+    monkeypatch.setattr('torch.version.cuda', None)
+    x = torch.zeros(1, 1).as_subclass(SaysItIsOnGpu)
+    with pytest.raises(RuntimeWarning, match='is not built for CUDA'):
+        bias_act.bias_act(x, act='relu')
+    monkeypatch.setattr(custom_ops, 'load_library', None)           # nothing calls it again
+    bias_act.bias_act(x, act='relu')
+
+
+@pytest.fixture
+def damaged(gpu, monkeypatch, tmp_path):
+    """A path that `build` gives, of a damaged library from 2001; a build makes what the test puts into the list."""
+    path, products = tmp_path / 'kdgan_ops.so', []
+    path.write_text('half a library')
+    os.utime(path, (1e9, 1e9))
+
+    def build(recipe, time_limit_sec):
+        if not path.exists():
+            path.write_bytes(products.pop())
+        return str(path)
+    monkeypatch.setattr(native_build, 'build', build)
+    return path, products
+
+
+@pytest.mark.skipif(native_build.find_compiler() is None, reason='needs a C++ compiler')
+def test_a_library_that_does_not_load_is_built_anew(damaged, tmp_path):
+    path, products = damaged
+    subprocess.run([native_build.find_compiler(), '-shared', '-o', tmp_path / 'whole.so', '-x', 'c++', os.devnull], check=True)
+    products.append((tmp_path / 'whole.so').read_bytes())
+    assert custom_ops.load_library() == str(path) and products == []
+    torch.ops.loaded_libraries.discard(str(path))
+
+
+def test_if_that_does_not_load_either_the_warning_has_the_reason(damaged):
+    path, products = damaged
+    products += [b'not built', b'damaged, too']
+    assert_runs_with_one_warning('does not load', 'too short', 'LD_LIBRARY_PATH')
+    assert products == [b'not built']
 
 
 def test_nothing_is_looked_for_without_a_cuda_tensor(gpu):
@@ -121,6 +169,8 @@ def test_the_architectures_are_the_users_or_those_of_the_gpus(gpu, monkeypatch):
     assert custom_ops.architectures() == '9.0'
     monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', '8.0;8.6+PTX')
     assert custom_ops.architectures() == '8.0;8.6+PTX'
+    monkeypatch.setenv('TORCH_CUDA_ARCH_LIST', 'native')            # older torch does not know the word
+    assert custom_ops.architectures() == '9.0'
     assert custom_ops.recipe('8.0').key() != custom_ops.recipe('9.0').key()
 
 
@@ -133,23 +183,37 @@ def test_one_gpu_of_each_architecture_is_checked_the_current_one_among_them(gpu,
     assert all(device.type == 'cuda' for device in custom_ops._different_gpus())
 
 
+@pytest.mark.parametrize('capability, counts', [((6, 1), False), ((7, 5), True), ((8, 9), True), ((10, 3), True), ((11, 0), False), ((12, 1), True),
+                                                ((13, 0), True)])
+def test_a_second_gpu_that_torch_has_no_code_for_does_not_count(gpu, monkeypatch, capability, counts):
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 2)
+    monkeypatch.setattr('torch.cuda.get_device_capability', lambda i: [(9, 0), capability][i])
+    assert len(custom_ops._different_gpus()) == 1 + counts
+    assert custom_ops.architectures() == (';'.join(sorted(['9.0', '{}.{}'.format(*capability)])) if counts else '9.0')
+    monkeypatch.setattr('torch.cuda.current_device', lambda: 1)                                     # then the error is its own
+    assert '{}.{}'.format(*capability) in custom_ops.architectures()
+
+
 def test_the_second_kind_of_gpu_counts_too(monkeypatch):
     """On a CPU and a device without a kernel: what is right on the first does not hide the second."""
     monkeypatch.setattr(custom_ops, '_failures', lambda kernel, device: ['wrong'] if device.type == 'mps' else [])
     assert custom_ops._check('bias_act', [torch.device('cpu')]) is None
-    with pytest.warns(RuntimeWarning, match=r'wrong \(on mps\)'):
-        assert 'wrong' in custom_ops._check('bias_act', [torch.device('cpu'), torch.device('mps')])
+    assert 'wrong (on mps)' in custom_ops._check('bias_act', [torch.device('cpu'), torch.device('mps')])
     custom_ops._replacements.pop()._destroy()
 
 
-def test_a_library_with_other_results_is_not_used(monkeypatch):
+def test_a_library_with_other_results_is_not_used(gpu, monkeypatch):
     """The wrong kernel is registered for the CPU; the rest is what happens to one for CUDA. Any rank says so."""
     monkeypatch.setattr('torch_utils.distributed.get_rank', lambda: 3)
+    monkeypatch.setattr(custom_ops, 'load_library', lambda time_limit_sec: None)
+    monkeypatch.setattr(custom_ops, 'OPERATORS', {'upfirdn2d': ['upfirdn2d']})
+    monkeypatch.setattr(custom_ops, '_different_gpus', lambda: [torch.device('cpu')])
     x, f = torch.randn(1, 1, 4, 4), upfirdn2d.setup_filter([1, 3, 3, 1])
     with torch.library._scoped_library('kdgan', 'IMPL') as wrong:
         wrong.impl('upfirdn2d', lambda *args: _library.references['upfirdn2d'](*args) * 1.01, 'CPU')
+        torch.library._impls.discard('kdgan/upfirdn2d/CPU')     # as a kernel in C++: one in Python, torch 2.6 does not let another replace
         with pytest.warns(RuntimeWarning, match='upfirdn2d runs without its CUDA kernel on rank 3: .*wrong results.*the error is .*on cpu'):
-            assert 'wrong results' in custom_ops._check('upfirdn2d', [torch.device('cpu')])
+            assert 'wrong results' in custom_ops.problem_of('upfirdn2d')
         try:
             torch.testing.assert_close(upfirdn2d.upsample2d(x, f), upfirdn2d.upsample2d(x, f, impl='ref'))
         finally:
@@ -157,8 +221,7 @@ def test_a_library_with_other_results_is_not_used(monkeypatch):
 
 
 def test_a_library_without_a_kernel_is_not_used():
-    with pytest.warns(RuntimeWarning, match='the library has no kernel for upfirdn2d'):
-        custom_ops._check('upfirdn2d', [torch.device('mps')])
+    assert 'the library has no kernel for upfirdn2d' in custom_ops._check('upfirdn2d', [torch.device('mps')])
     custom_ops._replacements.pop()._destroy()
 
 

@@ -48,32 +48,41 @@ def test_a_failed_build_is_a_problem_with_its_fix(monkeypatch, capsys):
     found = doctor.backends(has_cuda=True)
     assert found['bias_act'] == ('plain torch: the CUDA kernel is not in use', text)
     assert found['upfirdn2d'] == ('CUDA kernel on cuda, plain torch on cpu', None)
-    monkeypatch.setattr(doctor, 'backends', lambda has_cuda: found)
+    monkeypatch.setattr(doctor, 'backends', lambda *args: found)
     monkeypatch.setattr(doctor, 'driver_version', lambda: None)
     assert doctor.main([]) == 1
     assert 'Problem: bias_act: nvcc is missing.\nFix:     install the CUDA toolkit 13.0' in capsys.readouterr().out
 
 
+KERNELS = 'bias_act, upfirdn2d'
+
+
 @pytest.mark.parametrize('error, text', [
-    (native_build.BuildError('ninja is missing', 'pip install ninja'), 'Problem: ninja is missing\nFix:     pip install ninja\n'),
-    (UserError('/full: no space'), 'Problem: the CUDA kernels cannot be built or loaded: /full: no space\nFix:     KDGAN_CACHE_DIR'),
-    (OSError('libcudart.so: no such file'), 'Problem: the CUDA kernels cannot be built or loaded: libcudart.so: no such file\nFix: ')])
-def test_whatever_building_raises_is_a_problem_with_a_fix(error, text, monkeypatch, capsys):
+    (native_build.BuildError('ninja is missing', 'pip install ninja'), f'Problem: {KERNELS}: ninja is missing.\nFix:     pip install ninja\n'),
+    (native_build.BuildError('it failed', 'look', 'x.cu:1: error: y'), f'Problem: {KERNELS}: it failed\nx.cu:1: error: y\nFix:     look\n'),
+    (UserError('/full: no space'), f'Problem: {KERNELS}: /full: no space\nFix:     KDGAN_CACHE_DIR'),
+    (PermissionError('/other: not yours'), f'Problem: {KERNELS}: PermissionError: /other: not yours\nFix:     KDGAN_CACHE_DIR')])
+@pytest.mark.parametrize('args, limit', [([], native_build.TIME_LIMIT_SEC), (['--build'], doctor.PATIENT_SEC)])
+def test_whatever_building_raises_is_one_problem_with_a_fix(error, text, args, limit, monkeypatch, capsys):
+    limits = []
+
     def fail(time_limit_sec):
+        limits.append(time_limit_sec)
         raise error
+    monkeypatch.setattr(custom_ops, '_problems', {})
     monkeypatch.setattr(custom_ops, 'load_library', fail)
     monkeypatch.setattr('torch.cuda.is_available', lambda: True)
-    monkeypatch.setattr(doctor, 'driver_version', lambda: '580.1')
+    monkeypatch.setattr(doctor, 'driver_version', lambda: None)
     monkeypatch.setattr(doctor, 'devices', lambda: [])
-    monkeypatch.setattr(doctor, 'backends', lambda has_cuda: {})
     monkeypatch.setattr(doctor, 'numeric_check', lambda kernel, device: [])
-    assert doctor.main(['--build']) == 1
-    assert text in capsys.readouterr().out
+    assert doctor.main(args) == 1
+    out = capsys.readouterr().out
+    assert text in out and out.endswith('\n1 problems found\n') and limits == [limit]
 
 
 def test_a_wrong_operator_fails_the_check(monkeypatch, capsys):
     monkeypatch.setattr(doctor, 'driver_version', lambda: None)
-    monkeypatch.setattr(doctor, 'backends', lambda has_cuda: {})
+    monkeypatch.setattr(doctor, 'backends', lambda *args: {})
     with torch.library._scoped_library('kdgan', 'IMPL') as wrong:
         wrong.impl('bias_act_slope', lambda dy, *args: _library.references['bias_act_slope'](dy, *args) * 1.01, 'CPU')
         assert doctor.main([]) == 1

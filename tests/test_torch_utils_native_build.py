@@ -1,7 +1,9 @@
 """Builds that fail, hang, or happen twice at once. The library here is tiny: what matters is what surrounds the compiler."""
 
 import json
+import os
 import pathlib
+import platform
 import signal
 import subprocess
 import sys
@@ -45,7 +47,7 @@ def leftovers(cache):
     return sorted(p.name for p in cache.iterdir() if p.name.startswith('build-'))
 
 
-def test_key_follows_sources_headers_flags_and_architecture(tmp_path):
+def test_key_follows_sources_headers_flags_architecture_and_machine(tmp_path, monkeypatch):
     header = tmp_path / 'tiny.h'
     header.write_text('1')
     base = tiny_recipe(tmp_path)._replace(headers=[str(header)])
@@ -54,7 +56,11 @@ def test_key_follows_sources_headers_flags_and_architecture(tmp_path):
     keys.add(base.key())
     tiny_recipe(tmp_path, 'int kdgan_tiny() { return 8; }')
     keys.add(base.key())
-    assert len(keys) == 6
+    for name, value in [('machine', 'riscv64'), ('libc_ver', ('glibc', '2.17'))]:
+        with monkeypatch.context() as patch:
+            patch.setattr(platform, name, lambda value=value: value)
+            keys.add(base.key())
+    assert len(keys) == 8 and base.key() in keys
 
 
 def test_processes_that_start_at_once_build_once(cache, tmp_path, monkeypatch):
@@ -69,6 +75,34 @@ def test_processes_that_start_at_once_build_once(cache, tmp_path, monkeypatch):
     assert time.perf_counter() - started < 0.5                          # the cache answers
     assert compilations(tmp_path) == 1
     assert leftovers(cache) == []
+
+
+def test_a_folder_with_other_packages_of_these_names_is_not_in_the_way(tmp_path, monkeypatch):
+    """As where another StyleGAN is checked out. The cache is relative to that folder, too."""
+    for package in ('torch_utils', 'dnnlib'):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / '__init__.py').write_text('raise ImportError("the wrong one")')
+    monkeypatch.setenv('KDGAN_CACHE_DIR', 'cache')
+    monkeypatch.chdir(tmp_path)
+    path = build(tiny_recipe(tmp_path))
+    assert os.path.getsize(path) > 1000 and leftovers(tmp_path / 'cache' / 'native-ops') == []
+
+
+def test_without_the_locks_of_a_unix_nothing_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(native_build, 'fcntl', None)
+    with pytest.raises(BuildError, match='built on Linux only. To mend it: use WSL'):
+        build(tiny_recipe(tmp_path))
+
+
+def test_only_a_library_from_before_is_discarded(tmp_path):
+    path = tmp_path / 'tiny.so'
+    path.write_text('')
+    native_build.discard(path, before=path.stat().st_mtime)
+    assert path.exists()
+    later = path.stat().st_mtime + 1
+    native_build.discard(path, before=later)
+    assert not path.exists()
+    native_build.discard(path, before=later)            # as where another process was faster
 
 
 def test_a_compiler_error_is_shown_and_processes_that_waited_do_not_repeat_it(cache, tmp_path, monkeypatch):
@@ -126,20 +160,60 @@ def test_the_lock_of_a_killed_process_is_no_lock(cache, tmp_path):
         pass
 
 
-def test_a_cuda_toolkit_of_another_generation_is_refused(tmp_path, monkeypatch):
-    nvcc = tmp_path / 'bin' / 'nvcc'
-    nvcc.parent.mkdir()
-    nvcc.write_text('#!/bin/sh\necho Cuda compilation tools, release 11.8, V11.8.89\n')
-    nvcc.chmod(0o755)
+@pytest.fixture
+def toolkit(tmp_path, monkeypatch):
+    """-> (folder, function that puts an nvcc of a release there)."""
+    def install(release):
+        nvcc = tmp_path / 'bin' / 'nvcc'
+        nvcc.parent.mkdir()
+        nvcc.write_text(f'#!/bin/sh\necho Cuda compilation tools, release {release}, V{release}.89\n')
+        nvcc.chmod(0o755)
     monkeypatch.setenv('CUDA_HOME', str(tmp_path))
     monkeypatch.setattr('torch.version.cuda', '13.0')
+    for name in ('CXX', 'CC', 'CUDA_INC_PATH'):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path, install
+
+
+def test_a_cuda_toolkit_of_another_generation_is_refused(toolkit):
+    tmp_path, install = toolkit
+    install('11.8')
     with pytest.raises(BuildError, match='nvcc is of CUDA 11.8, torch of CUDA 13.0.*To mend it: install the CUDA toolkit 13.0'):
         native_build.build_environment(tiny_recipe(tmp_path, arch='8.0'))
 
 
+def test_nvcc_gets_the_compiler_that_the_user_names(toolkit, monkeypatch):
+    """torch passes CC to nvcc, and only that."""
+    folder, install = toolkit
+    install('13.0')
+    recipe = tiny_recipe(folder, arch='8.0')
+    assert 'CC' not in native_build.build_environment(recipe)
+    compiler = fake_compiler(folder, monkeypatch, '')
+    assert native_build.build_environment(recipe)['CC'] == str(compiler)
+    assert 'CC' not in native_build.build_environment(recipe._replace(arch=''))
+    monkeypatch.setenv('CC', 'other')
+    assert native_build.build_environment(recipe)['CC'] == 'other'
+
+
+def test_headers_are_found_where_conda_puts_them(toolkit, monkeypatch):
+    folder, install = toolkit
+    install('13.0')
+    recipe, header = tiny_recipe(folder, arch='8.0'), folder / 'targets' / 'x86_64-linux' / 'include' / 'cuda_runtime_api.h'
+    assert 'CUDA_INC_PATH' not in native_build.build_environment(recipe)
+    header.parent.mkdir(parents=True)
+    header.write_text('')
+    assert native_build.build_environment(recipe)['CUDA_INC_PATH'] == str(header.parent)
+    (folder / 'include').mkdir()
+    (folder / 'include' / header.name).write_text('')
+    assert 'CUDA_INC_PATH' not in native_build.build_environment(recipe)
+    (folder / 'include' / header.name).unlink()
+    monkeypatch.setenv('CUDA_INC_PATH', 'mine')
+    assert native_build.build_environment(recipe)['CUDA_INC_PATH'] == 'mine'
+
+
 @pytest.mark.parametrize('log, remedy', [
-    ("nvcc fatal   : Unsupported gpu architecture 'compute_130'", 'TORCH_CUDA_ARCH_LIST'),
+    ("nvcc fatal   : Unsupported gpu architecture 'compute_130'", 'CUDA_VISIBLE_DEVICES'),
     ('ValueError: Unknown CUDA arch (13.0) or GPU not supported', 'TORCH_CUDA_ARCH_LIST'),
-    ('#error -- unsupported GNU version! gcc versions later than 14 are not supported!', 'CXX'), ('anything else', 'torch_utils.doctor')])
+    ('#error -- unsupported GNU version! gcc versions later than 14 are not supported!', 'with CC'), ('anything else', 'torch_utils.doctor')])
 def test_the_remedy_fits_the_log(log, remedy):
     assert remedy in native_build._remedy_of(log)

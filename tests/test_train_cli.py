@@ -47,7 +47,7 @@ def test_precision_on_a_cpu(tiny_data, monkeypatch, fast):
     monkeypatch.setattr(misc, 'cpu_has_bfloat16', lambda: fast)
     kd = '--kd=agkd', '--kd-teacher=demo'
     half, full = config_of(tiny_data, *kd, *([] if fast else ['--fp32=0']))[0], config_of(tiny_data, *kd, *(['--fp32=1'] if fast else []))[0]
-    assert [config.loss_kwargs['kd_kwargs']['teacher_bf16'] for config in (half, full)] == [True, False]
+    assert [config.loss_kwargs['kd_kwargs']['teacher_fp32'] for config in (half, full)] == [False, True]
     assert half.G_kwargs['synthesis_kwargs']['half_dtype'] == 'bfloat16' and half.D_kwargs['block_kwargs']['half_dtype'] == 'bfloat16'
     assert half.D_kwargs['conv_clamp'] is None and half.D_kwargs['num_fp16_res'] >= 8
     assert full.D_kwargs['num_fp16_res'] == full.G_kwargs['synthesis_kwargs']['num_fp16_res'] == 0

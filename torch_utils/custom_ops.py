@@ -6,7 +6,10 @@ here runs, and no compiler is needed.
 
 import glob
 import os
+import platform
+import re
 import threading
+import time
 import warnings
 
 import torch
@@ -25,12 +28,15 @@ _looking = threading.Lock()
 _replacements = []                      # registrations, which last as long as these objects
 
 
-def problem_of(kernel):
+def problem_of(kernel, time_limit_sec=native_build.TIME_LIMIT_SEC):
     """Why a kernel is not in use on CUDA devices, or None if it is. The first call builds, loads and checks."""
     if kernel not in _problems:
         with _looking:
             if not _problems:
-                _problems.update(_load())
+                problems, notes = _load(time_limit_sec)
+                _problems.update(problems)          # before the warnings, which may be errors: no call should build again
+                for note in notes:
+                    warnings.warn(note, RuntimeWarning, stacklevel=2)
     return _problems[kernel]
 
 
@@ -45,8 +51,24 @@ def require(kernel, device):
 
 def architectures():
     """The user's TORCH_CUDA_ARCH_LIST, else the architectures of the GPUs at hand, e.g. '8.0;9.0'."""
-    devices = range(torch.cuda.device_count())
-    return os.environ.get('TORCH_CUDA_ARCH_LIST') or ';'.join(sorted({'{}.{}'.format(*torch.cuda.get_device_capability(i)) for i in devices}))
+    listed = os.environ.get('TORCH_CUDA_ARCH_LIST')
+    if listed and listed != 'native':               # which means those at hand, but only newer torch knows the word
+        return listed
+    return ';'.join(sorted({'{}.{}'.format(*torch.cuda.get_device_capability(i)) for i in _gpus()}))
+
+
+def _gpus():
+    """Numbers of the GPUs to build for: the current one last, before it all that torch itself has code for."""
+    current = torch.cuda.current_device()
+    others = [i for i in range(torch.cuda.device_count()) if i != current]
+    return [*(i for i in others if _torch_has_code_for(torch.cuda.get_device_capability(i))), current]
+
+
+def _torch_has_code_for(capability):
+    """Of its own generation, made for this GPU or one before it ('sm_86'), or older code that the driver translates ('compute_80')."""
+    codes = re.findall(r'(sm|compute)_(\d+)(\d)', ' '.join(torch.cuda.get_arch_list()))
+    return any((int(major), int(minor)) <= capability and (kind == 'compute' or int(major) == capability[0])
+               for kind, major, minor in codes)
 
 
 def recipe(arch):
@@ -56,31 +78,40 @@ def recipe(arch):
 
 
 def load_library(time_limit_sec=native_build.TIME_LIMIT_SEC):
-    """Path of the library, built if need be and now known to torch. Raises BuildError, UserError or OSError."""
+    """Path of the library, built if need be and now known to torch. Raises BuildError, or UserError or OSError of the cache."""
     if torch.version.cuda is None:
         raise native_build.BuildError(f'torch {torch.__version__} is not built for CUDA', 'install torch for CUDA: https://pytorch.org')
-    path = native_build.build(recipe(architectures()), time_limit_sec)
-    torch.ops.load_library(path)
-    return path
+    wanted, started = recipe(architectures()), time.time()
+    for _ in range(2):
+        path = native_build.build(wanted, time_limit_sec)
+        try:
+            torch.ops.load_library(path)
+            return path
+        except OSError as err:                      # a file that is damaged, or was made where other libraries are installed
+            problem = err.__cause__ or err          # newer torch tells the reason there only
+            native_build.discard(path, before=started)
+    raise native_build.BuildError(f'the library, built anew, does not load: {problem}', 'install what it lacks, with its folder in LD_LIBRARY_PATH '
+                                  'if need be; where it lacks a version of GLIBCXX or GLIBC, name an older compiler with CXX')
 
 
-def _load():
-    """{kernel: None or problem} of all kernels."""
+def _load(time_limit_sec):
+    """-> ({kernel: None or problem} of all kernels, what to warn of)."""
     try:
-        load_library()
+        load_library(time_limit_sec)
     except Exception as err:            # noqa: BLE001  a run must not end here, whatever the machine's tools do
         problem = f'{err}' if isinstance(err, (native_build.BuildError, UserError)) else f'{type(err).__name__}: {err}'
-        if distributed.get_rank() == 0:         # the others share its tools and its folder
-            warnings.warn(f'bias_act and upfirdn2d run without their CUDA kernels, which is slower but gives the same results: {problem}',
-                          RuntimeWarning, stacklevel=2)
-        return dict.fromkeys(OPERATORS, problem)
-    return {kernel: _check(kernel, _different_gpus()) for kernel in OPERATORS}
+        note = (f'bias_act and upfirdn2d run without their CUDA kernels on {platform.node()}, which is slower but gives the same results: '
+                f'{problem}')
+        return dict.fromkeys(OPERATORS, problem), [note] if distributed.is_first_of_machine() else []       # the others share its tools
+    problems = {kernel: _check(kernel, _different_gpus()) for kernel in OPERATORS}
+    # From any rank: the GPU may be one that the first rank does not use.
+    return problems, [f'{kernel} runs without its CUDA kernel on rank {distributed.get_rank()}: {problem}'
+                      for kernel, problem in problems.items() if problem is not None]
 
 
 def _different_gpus():
     """One GPU of each architecture, since each has code of its own: the current one, and the last of every other kind."""
-    devices = [*range(torch.cuda.device_count()), torch.cuda.current_device()]
-    return [torch.device('cuda', i) for i in {torch.cuda.get_device_capability(i): i for i in devices}.values()]
+    return [torch.device('cuda', i) for i in {torch.cuda.get_device_capability(i): i for i in _gpus()}.values()]
 
 
 def _check(kernel, devices):
@@ -89,11 +120,9 @@ def _check(kernel, devices):
     if not failures:
         return None
     _use_reference(kernel, devices[0])
-    problem = (f'the kernel gives wrong results on this machine: {failures[0]}. To mend it: check that TORCH_CUDA_ARCH_LIST, if it is set, names '
-               'this GPU, delete the folder native-ops in the cache (~/.cache/kdgan) to build anew, and run python -m torch_utils.doctor')
-    # From any rank: the GPU may be one that the first rank does not use.
-    warnings.warn(f'{kernel} runs without its CUDA kernel on rank {distributed.get_rank()}: {problem}', RuntimeWarning, stacklevel=2)
-    return problem
+    return (f'the kernel gives wrong results on this machine: {failures[0]}. To mend it: check that TORCH_CUDA_ARCH_LIST, if it is set, names '
+            'this GPU, or hide the GPU with CUDA_VISIBLE_DEVICES; delete the folder native-ops in the cache (~/.cache/kdgan) to build anew, and '
+            'run python -m torch_utils.doctor')
 
 
 def _failures(kernel, device):

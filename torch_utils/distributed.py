@@ -56,6 +56,11 @@ def launched_rank():
     return int(os.environ.get('RANK', 0))
 
 
+def is_first_of_machine():
+    """Whether this process is the first of those on its machine."""
+    return int(os.environ.get('LOCAL_RANK', 0)) == 0
+
+
 def is_restart():
     """Whether torchrun has started this process in place of one that failed."""
     return int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
@@ -147,7 +152,7 @@ def barrier():
 @contextlib.contextmanager
 def main_process_first():
     """The first process of each machine runs the block, then the others do: for files that one computes or downloads and all read."""
-    first = int(os.environ.get('LOCAL_RANK', 0)) == 0
+    first = is_first_of_machine()
     if not first:
         barrier()
     yield

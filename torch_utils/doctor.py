@@ -15,8 +15,6 @@ import warnings
 
 import torch
 
-from dnnlib import UserError
-
 from . import custom_ops, native_build
 from .ops import _cases, bias_act, upfirdn2d
 
@@ -55,14 +53,14 @@ def devices():
     return lines
 
 
-def backends(has_cuda):
-    """{operator: (backend and reason, problem or None)}; with a GPU this builds the kernels if need be."""
+def backends(has_cuda, time_limit_sec=native_build.TIME_LIMIT_SEC):
+    """{operator: (backend and reason, problem or None)}; with a GPU this builds the kernels if need be, within the limit."""
     if not has_cuda:
         reason = 'torch is built for the CPU' if torch.version.cuda is None else 'torch sees no GPU'
         return dict.fromkeys(custom_ops.OPERATORS, (f'plain torch: {reason}', None))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')             # what they say is printed below
-        problems = {kernel: custom_ops.problem_of(kernel) for kernel in custom_ops.OPERATORS}
+        problems = {kernel: custom_ops.problem_of(kernel, time_limit_sec) for kernel in custom_ops.OPERATORS}
     return {kernel: ('CUDA kernel on cuda, plain torch on cpu' if problem is None else 'plain torch: the CUDA kernel is not in use', problem)
             for kernel, problem in problems.items()}
 
@@ -92,6 +90,15 @@ def machine_problems(driver, has_cuda):
                'check CUDA_VISIBLE_DEVICES, or install a newer driver, or torch for an older CUDA')
 
 
+def kernel_problems(problem_of_kernel):
+    """Yields (problem, fix), once where kernels share one."""
+    for problem in dict.fromkeys(problem_of_kernel.values()):
+        kernels = ', '.join(kernel for kernel, other in problem_of_kernel.items() if other == problem)
+        text, _, fix = problem.partition('To mend it: ')
+        yield (f'{kernels}: {text.strip()}', fix or 'KDGAN_CACHE_DIR names another folder for the kernels; deleting the folder native-ops in it '
+                                                     'is safe')
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(prog='python -m torch_utils.doctor', description=__doc__.split('\n')[0])
     parser.add_argument('--build', action='store_true', help=f'let the compilation of the CUDA kernels take up to {PATIENT_SEC // 60} minutes')
@@ -103,18 +110,10 @@ def main(argv=None):
     for line in devices():
         print(f'{"device":<12}{line}')
     problems = list(machine_problems(driver_version(), has_cuda))
-    if options.build and has_cuda:
-        try:
-            custom_ops.load_library(PATIENT_SEC)
-        except native_build.BuildError as err:
-            problems.append((err.problem, err.remedy))
-        except (UserError, OSError) as err:         # of the cache; of the library when it is loaded
-            problems.append((f'the CUDA kernels cannot be built or loaded: {err}', 'KDGAN_CACHE_DIR names another folder for them; deleting the '
-                             'folder native-ops in it is safe'))
-    for kernel, (text, problem) in backends(has_cuda).items():
+    found = backends(has_cuda, PATIENT_SEC if options.build else native_build.TIME_LIMIT_SEC)
+    for kernel, (text, _) in found.items():
         print(f'{kernel:<12}{text}')
-        if problem is not None:
-            problems.append((f'{kernel}: {problem.partition("To mend it: ")[0].strip()}', problem.partition('To mend it: ')[2] or 'see above'))
+    problems += kernel_problems({kernel: problem for kernel, (_, problem) in found.items() if problem is not None})
     for device in [torch.device(name) for name in ['cpu', *(['cuda'] if has_cuda else [])]]:
         started = time.perf_counter()
         lines = [line for kernel in custom_ops.OPERATORS for line in numeric_check(kernel, device)]

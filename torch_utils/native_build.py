@@ -5,10 +5,12 @@ once wait for the first: its lock is the operating system's and ends with the pr
 """
 
 import contextlib
+import glob
 import hashlib
 import importlib
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -24,7 +26,7 @@ from dnnlib import files
 
 try:
     import fcntl
-except ImportError:                     # Windows: processes build beside each other, and the last one's result stays
+except ImportError:                     # Windows, where `build` refuses
     fcntl = None
 
 TIME_LIMIT_SEC = 180
@@ -51,9 +53,10 @@ class Recipe(NamedTuple):
     cuda_cflags: list[str] = ['-O3']
 
     def key(self):
-        """Digest of all that the result depends on."""
-        cuda_version = torch.version.cuda if self.arch else ''
-        digest = hashlib.sha256(repr([torch.__version__, cuda_version, sys.platform, *self]).encode())
+        """Digest of all that the result depends on, the machine too: several kinds may share a home folder."""
+        machine = [sys.platform, platform.machine(), platform.libc_ver()]
+        torch_build = [torch.__version__, torch.version.cuda if self.arch else '', torch.compiled_with_cxx11_abi()]
+        digest = hashlib.sha256(repr([machine, torch_build, *self]).encode())
         for path in [*self.sources, *self.headers]:
             with open(path, 'rb') as f:
                 digest.update(f.read())
@@ -61,7 +64,9 @@ class Recipe(NamedTuple):
 
 
 def build(recipe, time_limit_sec=TIME_LIMIT_SEC):
-    """Path of the library, compiled unless the cache has it. Raises BuildError."""
+    """Path of the library, compiled unless the cache has it. Raises BuildError, and UserError where the cache cannot be written."""
+    if fcntl is None:
+        raise BuildError('the CUDA kernels are built on Linux only', 'use WSL, the Linux within Windows')
     stem = os.path.join(files.cache_dir('native-ops'), f'{recipe.name}-{recipe.key()}')
     path = stem + '.so'
     if os.path.isfile(path):
@@ -79,15 +84,23 @@ def build(recipe, time_limit_sec=TIME_LIMIT_SEC):
     return path
 
 
+def discard(path, before):
+    """Removes a library that does not load, if it was made before this time: a younger one is what a new attempt would give."""
+    with contextlib.suppress(OSError):          # another process was faster; or the next attempt to load it says what is wrong
+        if os.path.getmtime(path) < before:
+            os.remove(path)
+
+
 def _build_to(path, recipe, time_limit_sec):
     env = build_environment(recipe)
-    folder = tempfile.mkdtemp(prefix='build-', dir=os.path.dirname(path))
+    folder = os.path.abspath(tempfile.mkdtemp(prefix='build-', dir=os.path.dirname(path)))
     try:
         log = _run([sys.executable, '-m', 'torch_utils.native_build', json.dumps(recipe), folder], env, folder, time_limit_sec)
         built = os.path.join(folder, recipe.name + '.so')
         if not os.path.isfile(built):
             raise BuildError(f'compiling {recipe.name} failed', _remedy_of(log), _last_lines(log))
-        os.replace(built, path)
+        with files.atomic_path(path) as temp:
+            os.replace(built, temp)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -95,9 +108,6 @@ def _build_to(path, recipe, time_limit_sec):
 @contextlib.contextmanager
 def _locked(path, patience_sec):
     """One process at a time. Where the file system cannot lock, all of them at once, which is slower but as safe."""
-    if fcntl is None:
-        yield
-        return
     deadline = time.monotonic() + patience_sec
     with open(path, 'w') as f:
         while True:
@@ -121,10 +131,11 @@ def _raise_if_failed_since(started, path):
 
 
 def _run(command, env, folder, time_limit_sec):
-    """Runs a command and all that it starts, for at most the time limit. Returns what it printed."""
+    """Runs a command in a folder, where no module of the user is in its way, for at most the time limit. Returns what it printed."""
     log_path = os.path.join(folder, 'log.txt')
     with open(log_path, 'w') as log:
-        process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(command, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                                   start_new_session=True)
     try:
         process.wait(time_limit_sec)
     except subprocess.TimeoutExpired:
@@ -132,7 +143,7 @@ def _run(command, env, folder, time_limit_sec):
                          'run python -m torch_utils.doctor --build, which waits longer, while the machine is less busy') from None
     finally:                            # at the time limit, and on Ctrl-C too
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL) if hasattr(os, 'killpg') else process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     with open(log_path, encoding='utf-8', errors='replace') as f:
         return f.read()
@@ -146,9 +157,10 @@ def _last_lines(log):
 
 def _remedy_of(log):
     if re.search(r'Unknown CUDA arch|[Uu]nsupported gpu architecture', log):
-        return "set TORCH_CUDA_ARCH_LIST to the newest architecture that this CUDA toolkit and torch know, with '+PTX', e.g. '9.0+PTX'"
-    if re.search(r'unsupported GNU version|unsupported Microsoft', log):
-        return 'install a host compiler that this CUDA toolkit supports and name it with CXX'
+        return ("set TORCH_CUDA_ARCH_LIST to the newest architecture that this CUDA toolkit and torch know, with '+PTX', "
+                "e.g. '9.0+PTX', or hide a GPU that is too old for them with CUDA_VISIBLE_DEVICES")
+    if re.search(r'unsupported GNU version', log):
+        return 'install a C++ compiler that this CUDA toolkit supports and name it with CXX (and with CC, where that is set: nvcc goes by it)'
     return 'python -m torch_utils.doctor checks the tools; matching versions of torch, CUDA toolkit and compiler usually help'
 
 
@@ -202,7 +214,19 @@ def build_environment(recipe):
                          'install one (apt install g++; conda install cxx-compiler), or name yours with CXX')
     if recipe.arch:
         env.update(CUDA_HOME=_cuda_home(), TORCH_CUDA_ARCH_LIST=recipe.arch, CUDA_VISIBLE_DEVICES='')
+        if os.environ.get('CXX') and not os.environ.get('CC'):
+            env['CC'] = find_compiler()           # torch gives nvcc the compiler that CC names, and CXX to the other files only
+        env.update(_header_folder(env['CUDA_HOME']))
     return env
+
+
+def _header_folder(home):
+    """{'CUDA_INC_PATH': folder}, one more for torch to look in, if the headers are where conda puts them, else {}."""
+    header = 'cuda_runtime_api.h'
+    elsewhere = sorted(glob.glob(os.path.join(glob.escape(home), 'targets', '*', 'include', header)))
+    if not elsewhere or os.environ.get('CUDA_INC_PATH') or os.path.isfile(os.path.join(home, 'include', header)):
+        return {}
+    return dict(CUDA_INC_PATH=os.path.dirname(elsewhere[0]))
 
 
 def _cuda_home():

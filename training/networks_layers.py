@@ -141,7 +141,7 @@ class Conv2dLayer(torch.nn.Module):
             self.register_buffer('bias', bias)
 
     def forward(self, x, gain=1):
-        weight = self.weight.to(x.dtype) * self.weight_gain
+        weight = (self.weight * self.weight_gain).to(x.dtype)           # scaled in float32: so are the gradients, too small for float16 otherwise
         bias = None if self.bias is None else self.bias.to(x.dtype)
         flip_weight = self.up == 1
         x = conv2d_resample.conv2d_resample(x, weight, f=self.resample_filter if self.up > 1 or self.down > 1 else None, up=self.up,

@@ -17,7 +17,7 @@ OPTION_OF = {
     'kd_kwargs.teacher': '--kd-teacher', 'kd_kwargs.texts': '--kd-texts', 'settings.teacher_input': '--kd-input',
     'block_kwargs.freeze_layers': '--freezed',
 }
-FOLLOWS = ('num_fp16_res', 'half_dtype', 'conv_clamp', 'fp16_channels_last', 'teacher_bf16')        # from --device, --fp32, --nhwc, which differ, too
+FOLLOWS = ('num_fp16_res', 'half_dtype', 'conv_clamp', 'fp16_channels_last', 'teacher_fp32')        # from --device, --fp32, --nhwc, which differ, too
 MOST = 6                        # differences that a message lists
 
 

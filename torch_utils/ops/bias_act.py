@@ -62,8 +62,8 @@ def bias_act(x, b=None, dim=1, act='linear', alpha=None, gain=None, clamp=None, 
         alpha: slope of 'lrelu' below zero, >= 0; None = 0.2.
         gain:  factor after the activation; None = sqrt(2) for relu, lrelu and swish, 1 for the others.
         clamp: results are limited to [-clamp, clamp]; None = no limit.
-        impl:  'auto' = the fastest there is; 'cuda' = the CUDA kernel or an error; 'ref' = plain differentiable torch, which the
-               tests compare with.
+        impl:  'auto' = the fastest there is; 'cuda' = the CUDA kernel or an error (within torch.compile as 'auto'); 'ref' = plain
+               differentiable torch, which the tests compare with.
     Returns:   shape, dtype and memory format of `x`.
     Raises:    TypeError or ValueError naming the argument, its value and what is allowed; RuntimeError for 'cuda' without a kernel.
     """

@@ -98,16 +98,14 @@ bool has(const Upfirdn2dParams& p, int up, int down, int taps, bool separable) {
     return p.upx == up && p.upy == up && p.downx == down && p.downy == down && p.taps_x == taps && p.taps_y == taps && p.separable == separable;
 }
 
-// The filters that training uses: [1, 3, 3, 1] between resolutions, and the 12-tap wavelet of ADA's geometric transformations.
-template <class T> const char* launch_training_filters(const Upfirdn2dParams& p, void* stream) {
+// The filter between resolutions, [1, 3, 3, 1]: as a matrix, which training uses, and separable.
+template <class T> const char* launch_filter(const Upfirdn2dParams& p, void* stream) {
     if (has(p, 2, 1, 4, false)) return launch_tiles<T, 2, 1, 4, false>(p, stream);
     if (has(p, 1, 2, 4, false)) return launch_tiles<T, 1, 2, 4, false>(p, stream);
     if (has(p, 1, 1, 4, false)) return launch_tiles<T, 1, 1, 4, false>(p, stream);
     if (has(p, 2, 1, 4, true)) return launch_tiles<T, 2, 1, 4, true>(p, stream);
     if (has(p, 1, 2, 4, true)) return launch_tiles<T, 1, 2, 4, true>(p, stream);
     if (has(p, 1, 1, 4, true)) return launch_tiles<T, 1, 1, 4, true>(p, stream);
-    if (has(p, 2, 1, 12, true)) return launch_tiles<T, 2, 1, 12, true>(p, stream);
-    if (has(p, 1, 2, 12, true)) return launch_tiles<T, 1, 2, 12, true>(p, stream);
     return p.separable ? launch_tiles<T, 1, 1, 0, true>(p, stream) : launch_tiles<T, 1, 1, 0, false>(p, stream);
 }
 
@@ -115,9 +113,9 @@ template <class T> const char* launch_training_filters(const Upfirdn2dParams& p,
 
 const char* launch_upfirdn2d(Upfirdn2dParams params, Dtype dtype, void* stream) {
     switch (dtype) {
-        case Dtype::half: return launch_training_filters<half_t>(params, stream);
-        case Dtype::bfloat16: return launch_training_filters<bfloat16_t>(params, stream);
-        case Dtype::float32: return launch_training_filters<float>(params, stream);
+        case Dtype::half: return launch_filter<half_t>(params, stream);
+        case Dtype::bfloat16: return launch_filter<bfloat16_t>(params, stream);
+        case Dtype::float32: return launch_filter<float>(params, stream);
         case Dtype::float64:            // for checks of gradients, where speed does not matter
             return params.separable ? launch_tiles<double, 1, 1, 0, true>(params, stream) : launch_tiles<double, 1, 1, 0, false>(params, stream);
     }

@@ -53,8 +53,8 @@ def upfirdn2d(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1, impl='au
         padding:     number of pixels of the upsampled image: one number, [x, y] or [left, right, top, bottom]; negative crops.
         flip_filter: False = convolution, True = correlation.
         gain:        factor on the result.
-        impl:        'auto' = the fastest there is; 'cuda' = the CUDA kernel (up to 32 taps) or an error; 'ref' = plain
-                     differentiable torch, which the tests compare with.
+        impl:        'auto' = the fastest there is; 'cuda' = the CUDA kernel (up to 32 taps) or an error (within torch.compile as 'auto');
+                     'ref' = plain differentiable torch, which the tests compare with.
     Returns:         [N, C, H', W'] in the dtype and memory format of `x`, with
                      H' = (H * up + top + bottom - height) // down + 1.
     Raises:          TypeError or ValueError naming the argument, its value and what is allowed; RuntimeError for 'cuda' without a kernel.
