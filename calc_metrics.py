@@ -11,7 +11,7 @@ from kd_plugin.options import DEFAULT_TEACHER
 from metrics import compare, metric_main, metric_utils
 from torch_utils import distributed, misc
 from training import demo_data, model_files, sampling
-from training.commands import PlainOrCommand
+from training.commands import PlainOrCommand, refused_option
 from training.config import torch_device
 from training.dataset import held_out_kwargs
 from training.generate_options import SETTINGS
@@ -99,7 +99,8 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
     elif data is not None:
         distributed.print0(f'Warning: --ref={data} is not looked at: {metrics} is of generated images alone.')
     outdir = choose_outdir(outdir, network)
-    detectors = metric_main.load_detectors(names, device, detector, dict(func_name='kd_plugin.teacher.load_teacher', name=teacher),
+    detectors = metric_main.load_detectors(names, device, detector,
+                                           dict(func_name='kd_plugin.teacher.load_teacher', name=teacher, option='--teacher'),
                                            vgg16=vgg16, alexnet=alexnet, lpips_heads=lpips_heads)
     if device.type == 'cpu':
         misc.keep_freed_memory()
@@ -128,6 +129,8 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
 @click.option('--bootstrap', help='Resamples of the generated images for 95 % intervals; 0 = no intervals', type=click.IntRange(0, 1000), default=100,
               show_default=True, metavar='INT')
 @click.option('--outdir', help="Where to append metric-NAME.jsonl  [default: the snapshot's folder]", metavar='DIR')
+@refused_option('--gpus', 'several GPUs: torchrun --nproc-per-node=N calc_metrics.py ...')
+@refused_option('--mirror', 'the reference statistics are always of the images as they are; leave it out')
 def main(**opts):
     """Measure a trained generator against real images.
 
@@ -147,7 +150,7 @@ def main(**opts):
             distributed.leave()
 
 
-@main.command('compare', context_settings=SETTINGS)
+@main.command('compare', context_settings=SETTINGS, short_help='Compare recorded values of several runs.')
 @click.argument('paths', nargs=-1, required=True, metavar='RUN|FILE ...')
 def compare_records(paths):
     """Show values on record side by side: of run folders, or of metric-NAME.jsonl files.

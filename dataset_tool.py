@@ -14,7 +14,7 @@ from training.image_convert import RESIZE_FILTERS, TRANSFORMS
 
 SETTINGS = dict(max_content_width=120)
 
-fraction_option = click.option('--fraction', metavar='PERCENT', type=float, help='Take only so many percent of the images, drawn with seed 0.')
+fraction_option = click.option('--fraction', metavar='PERCENT', type=float, help='Take only this percentage of the images, drawn with seed 0.')
 count_option = click.option('--count', metavar='N', type=int, help='Take only N images, drawn with seed 0.')
 
 
@@ -25,8 +25,9 @@ def check_options(opts: dict) -> None:
         missing = '--width and --height' if not (width or height) else '--height' if width else '--width'
         raise UserError(f'--transform={transform} needs {missing} too; for example --width=256 --height=256')
     if width and height:
-        if transform == 'center-crop-wide' and height > width:
-            raise UserError(f'--height={height} is more than --width={width}; center-crop-wide is for wide pictures: use --transform=center-crop')
+        if transform == 'center-crop-wide' and height >= width:
+            raise UserError(f'--height={height} is not less than --width={width}; center-crop-wide is for wide pictures: use a smaller --height, '
+                            'or --transform=center-crop')
         result = (width, width) if transform == 'center-crop-wide' else (width, height)
         if not is_trainable(*result):
             side = power_of_two(max(result))
@@ -39,7 +40,9 @@ def check_options(opts: dict) -> None:
 @click.option('--dest', metavar='PATH', required=True, help='New folder, or new archive ending in .zip.')
 @click.option('--max-images', metavar='N', type=click.IntRange(min=1), help='Take only the first N images of the source.')
 @click.option('--split', metavar='FOLDER', help='Take only the images under this folder of the source; of a CIFAR archive: train (default) or test.')
-@click.option('--transform', type=click.Choice(TRANSFORMS), help='How to crop; without it, images are stretched to --width x --height.')
+@click.option('--transform', type=click.Choice(TRANSFORMS), help='center-crop: the centre square; center-crop-wide: the '
+              'centre band of a wide picture, on a black square (for landscapes; give --height less than --width). Without it, images are stretched '
+              'to --width x --height.')
 @click.option('--width', metavar='PIXELS', type=click.IntRange(min=1), help="Width of the result; default: the images' own.")
 @click.option('--height', metavar='PIXELS', type=click.IntRange(min=1), help="Height of the result; default: the images' own.")
 @click.option('--resize-filter', type=click.Choice(list(RESIZE_FILTERS)), default='lanczos', show_default=True, help='How to resize.')
@@ -73,7 +76,8 @@ def convert(opts):
 
 @main.command('fetch', context_settings=SETTINGS, short_help='Download a public data set and make it ready.')
 @click.argument('name', metavar='NAME', type=click.Choice(list(public_data.PUBLIC_DATA)))
-@click.option('--dest', metavar='PATH', help='New folder, or new archive ending in .zip  [default: NAME.zip, or NAME-5000.zip of a subset]')
+@click.option('--dest', metavar='PATH', help='New folder, or new archive ending in .zip  [default: NAME.zip, NAME-5000.zip of a subset, '
+              'NAME-test.zip with --ref]')
 @click.option('--source', metavar='FILE', help='The archive, where it was downloaded by other means.')
 @click.option('--ref', is_flag=True, help='The 10,000 test images of CIFAR instead: what the FID compares with.')
 @fraction_option

@@ -31,7 +31,7 @@ from training.sampling import classes_of, labels_of, latents_of_seeds, load_proj
 @network_option
 @outdir_option
 @click.option('--seeds', help='Random seeds, like 0,3,7-9  [default: 0-15, or as many as the grid holds]', metavar='LIST')
-@click.option('--grid', help='One image of so many columns and rows instead of single images', metavar='COLSxROWS')
+@click.option('--grid', help='One image of COLS columns and ROWS rows instead of single images', metavar='COLSxROWS')
 @click.option('--labels', help='Write seed and class under the images of a grid', type=bool, default=True, show_default=True, metavar='BOOL')
 @trunc_option
 @class_option
@@ -46,7 +46,7 @@ def main(**opts):
     generate.py --network=NETWORK --seeds=0-99 --trunc=0.7 --outdir=out        100 files
     generate.py --network=NETWORK --grid=8x6 --outdir=out                      one image of 48
 
-    Other things have commands, each with options of its own: generate.py video --help
+    Subcommands are listed below; their options: generate.py video --help
     """
     with user_errors():
         generate(**opts)
@@ -125,7 +125,7 @@ def sweep_truncation(network, outdir, seeds, trunc, class_text, noise_mode, batc
 @click.option('--outdir', help='Where to save video.mp4, or the frames', required=True, metavar='DIR')
 @click.option('--seeds', help='Seeds of the keyframes, those of the first walk first  [default: six per walk, from 0 on]', metavar='LIST')
 @click.option('--projected-w', help='Keyframes in w instead of seeds', metavar='FILE.npz')
-@click.option('--grid', help='So many walks side by side', default='1x1', show_default=True, metavar='COLSxROWS')
+@click.option('--grid', help='That many walks side by side', default='1x1', show_default=True, metavar='COLSxROWS')
 @click.option('--space', help='Latents that are interpolated', type=click.Choice(['z', 'w']), default='w', show_default=True)
 @click.option('--interpolation', help='From keyframe to keyframe; spherical is about the origin in z, about the average in w',
               type=click.Choice(latent_walk.INTERPOLATIONS), default='spline', show_default=True)
@@ -135,7 +135,7 @@ def sweep_truncation(network, outdir, seeds, trunc, class_text, noise_mode, batc
 @class_option
 @click.option('--noise-mode', help='Noise of the synthesis: the same for all frames, fresh for each, or none', default='const', show_default=True,
               type=click.Choice(['const', 'random', 'none']))
-@click.option('--seed', help='Of the random noise', type=click.IntRange(0, 2 ** 32 - 1), default=0, show_default=True, metavar='INT')
+@click.option('--seed', help='Seed of --noise-mode=random', type=click.IntRange(0, 2 ** 32 - 1), default=0, show_default=True, metavar='INT')
 @click.option('--zoom', help='Enlarge, pixel by pixel', type=click.IntRange(min=1), default=1, show_default=True, metavar='INT')
 @click.option('--fps', help='Frames per second', type=click.IntRange(1, 1000), default=30, show_default=True, metavar='INT')
 @click.option('--frames', help='Save the frames as PNG instead', is_flag=True)
@@ -215,6 +215,14 @@ def show_neighbors(**opts):
         find_neighbors(**opts)
 
 
+def load_detector(teacher, device):
+    """Raises UserError if the teacher cannot be had."""
+    try:
+        return detectors.load_teacher_detector(device, dict(func_name='kd_plugin.teacher.load_teacher', name=teacher, option='--teacher'))
+    except UserError as err:
+        raise UserError(f'{err}, or --space=pixels') from err
+
+
 def find_neighbors(network, outdir, data, mirror, seeds, nearest, space, teacher, trunc, class_text, noise_mode, batch, device):
     """What the command does; options as of the command."""
     sampling.check_trunc(trunc)
@@ -228,7 +236,7 @@ def find_neighbors(network, outdir, data, mirror, seeds, nearest, space, teacher
     if space == 'pixels':
         features, distance, identity = neighbors.pixel_features, neighbors.pixel_distance, None
     else:
-        detector = detectors.load_teacher_detector(device, dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
+        detector = load_detector(teacher, device)
         features, distance, identity = neighbors.unit_features(detector), neighbors.cosine_distance, detector.identity
     torch.manual_seed(0)                    # of --noise-mode=random
     imgs = synthesize(G, ws, noise_mode, batch, device)

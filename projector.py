@@ -34,10 +34,7 @@ def load_features(perceptual, device):
     if perceptual == 'vgg16' or perceptual.endswith('.pt'):
         vgg16 = load_vgg16_lpips(device, None if perceptual == 'vgg16' else perceptual, option='--perceptual')
         return lambda img: vgg16.network(to_vgg16(img)), f'{vgg16.name} {vgg16.identity}', 0.0
-    try:
-        teacher = load_teacher(perceptual, device)
-    except UserError as err:
-        raise UserError(f'--perceptual={perceptual}: {str(err).removeprefix(f"--kd-teacher={perceptual}: ")}') from err
+    teacher = load_teacher(perceptual, device, '--perceptual')
     features = lambda img: F.normalize(teacher.encode_image(img))
     return features, f'{teacher.identity} {teacher.precision}, features of length 1', 1.0
 
@@ -180,9 +177,9 @@ def project(network, target, outdir, space, class_text, num_steps, seed, percept
               default=False, show_default=True, metavar='BOOL')
 @device_option
 def main(**opts):
-    """Find the latents whose image looks like a picture.
+    """Find the latents whose image comes closest to a given picture.
 
-    Ctrl-C saves the state and stops; the same command continues, with the very result of an uninterrupted one.
+    Ctrl-C saves the state and stops; the same command continues, and gives exactly the same result as an uninterrupted one.
 
     \b
     Examples:

@@ -69,7 +69,7 @@ def mix_styles(network, outdir, rows, cols, styles, trunc, class_text, noise_mod
     ws = torch.cat([row_ws, col_ws, mix(row_ws, col_ws, layers).flatten(0, 1)])
     imgs = sampling.synthesize(G, ws, noise_mode, batch, device)
     names = [f'seed{seed:04d}.png' for seed in rows + cols] + [f'{row}-{col}.png' for row in rows for col in cols]
-    image_grid.save_images(imgs, names, outdir)
+    image_grid.save_images(imgs, names, outdir, f'{len(rows) + len(cols)} images and {len(rows) * len(cols)} mixtures')
     image_grid.save_sheet(sheet(imgs, rows, cols), 'grid.png', outdir)
 
 

@@ -17,7 +17,8 @@ from torch_utils import distributed
 from training import apa, bad_steps, demo_data, fork, insgen, lecam, model_files, presets, snapshot_keep, snapshots
 from training.augment import augpipe_specs
 from training.augmentations import AUGMENTATIONS, add_augmentation
-from training.commands import FiniteRange
+from training.augmentations import DEFAULT as DEFAULT_AUGMENTATION
+from training.commands import FiniteRange, refused_option
 from training.config import add_networks, add_observers, add_schedule, check_dataset, number_of_processes, torch_device
 from training.find_run import find_run
 from training.methods import add_methods, check_methods, describe_methods, method_options
@@ -43,16 +44,17 @@ class NumberOrAuto(click.ParamType):
 # General.
 @click.option('--outdir', help='Where to save the runs', required=True, metavar='DIR')
 @click.option('--data', help='Training images: folder or zip from dataset_tool.py, or demo = 100 drawn faces', required=True, metavar='PATH|demo')
-@click.option('--cfg', help='Base configuration', type=click.Choice(list(presets.PRESETS)), default='auto', show_default=True)
-@click.option('--gpus', help='Number of processes, a power of two', type=click.IntRange(min=1), metavar='INT')
+@click.option('--cfg', help='Base configuration: low-shot for about a hundred photos at 256 on a GPU, demo for a CPU, auto for anything else '
+              '(docs/configs.md)', type=click.Choice(list(presets.PRESETS)), default='auto', show_default=True)
+@click.option('--gpus', help='Number of processes, a power of two  [default: 1]', type=click.IntRange(min=1), metavar='INT')
 @click.option('--device', help='Where to train', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto', show_default=True)
-@click.option('--snap', help='Snapshot every so many ticks', type=click.IntRange(min=1), metavar='INT')
+@click.option('--snap', help='Save every N ticks', type=click.IntRange(min=1), metavar='INT')
 @click.option('--snapshot-networks', help='In a snapshot: G_ema alone, or G and D as well', type=click.Choice(['ema', 'all']), default='ema',
               show_default=True)
 @click.option('--snapshot-keep', help='Snapshots to keep, such as last=2,best=1,every=1000 (kimg)', default='all', show_default=True,
               metavar='RULES|all')
-@click.option('--tick', help='Thousands of images per tick', type=FiniteRange(min=0, min_open=True), metavar='KIMG')
-@click.option('--metrics', help='Comma-separated list or none  [default: fid50k_full]', metavar='LIST')
+@click.option('--tick', help='Thousands of images between two lines of output', type=FiniteRange(min=0, min_open=True), metavar='KIMG')
+@click.option('--metrics', help='Comma-separated list or none  [default: by --cfg: fid50k_full, fid5k_full or clipfid1k_full]', metavar='LIST')
 @click.option('--detector', help='Inception network of the FID, if it cannot be downloaded', metavar='FILE')
 @click.option('--metric-teacher', help='Teacher whose features clipfid measures  [default: that of --kd-teacher]', metavar='NAME')
 @click.option('--early-stop', help='End the run when a metric does not get better: metric=fid5k_full,patience=5[,min-delta=0.1]', metavar='RULE')
@@ -63,12 +65,12 @@ class NumberOrAuto(click.ParamType):
 @click.option('--fork-from', help='Start a new run from the state of another one, with other options', metavar='RUN|STATE FILE')
 @click.option('--max-bad-steps', help='Steps in a row with an infinite or NaN gradient that are too many', type=click.IntRange(min=1),
               default=bad_steps.DEFAULT_IN_A_ROW, show_default=True)
-@click.option('--on-bad-steps', help='Then go back to the last good state with half the learning rate, or stop', default='rollback',
-              type=click.Choice(['rollback', 'stop']), show_default=True)
+@click.option('--on-bad-steps', help='What to do after --max-bad-steps: go back to the last good state with half the learning rate, or stop',
+              default='rollback', type=click.Choice(['rollback', 'stop']), show_default=True)
 @click.option('-n', '--dry-run', help='Print the options and exit', is_flag=True)
 # Data.
 @click.option('--cond', help='Train a conditional model on the labels', type=bool, default=False, metavar='BOOL')
-@click.option('--subset', help='Train with so many images only', type=click.IntRange(min=1), metavar='INT')
+@click.option('--subset', help='Train on only N images, drawn by --seed', type=click.IntRange(min=1), metavar='INT')
 @click.option('--val-fraction', help='Hold out this share of the images, on which D is watched, not trained',
               type=FiniteRange(0, 0.5, min_open=True), metavar='SHARE')
 @click.option('--mirror', help='Use every image mirrored, too', type=bool, metavar='BOOL')
@@ -78,15 +80,17 @@ class NumberOrAuto(click.ParamType):
 @click.option('--batch', help='Images per step, over all processes', type=click.IntRange(min=1), metavar='INT')
 @click.option('--batch-gpu', help='Images that one process handles at a time; auto = as many as fit', type=NumberOrAuto(), metavar='INT|auto')
 # Augmentation.
-@click.option('--aug', help='Augmentation', type=click.Choice(list(AUGMENTATIONS)), metavar='|'.join(AUGMENTATIONS))
+@click.option('--aug', help=f'Augmentation  [default: {DEFAULT_AUGMENTATION}]', type=click.Choice(list(AUGMENTATIONS)),
+              metavar='|'.join(AUGMENTATIONS))
 @click.option('--p', help='Probability for --aug=fixed', type=FiniteRange(0, 1))
-@click.option('--target', help='Target of ADA', type=FiniteRange(0, 1))
+@click.option('--target', help='Target of ADA  [default: 0.6]', type=FiniteRange(0, 1))
 @click.option('--augpipe', help='Kinds of augmentation  [default: bgc]', type=click.Choice(list(augpipe_specs)))
 @click.option('--diffaug-policy', help='Transforms of --aug=diffaug  [default: color,translation,cutout]', metavar='LIST')
 # Transfer learning.
 @click.option('--init-from', help='Start from these weights: file, https:// address, hf:user/repo or a name such as ffhq256', metavar='NETWORK')
-@click.option('--resume', hidden=True, expose_value=False, callback=lambda _ctx, _param, value: refuse_resume(value))
-@click.option('--freezed', help="Freeze the discriminator's first layers", type=click.IntRange(min=0), metavar='INT')
+@refused_option('--resume', 'the same command continues a run; to start from the weights of another, use --init-from=FILE')
+@click.option('--freezed', help="Keep D's first N layers as loaded by --init-from (Freeze-D), counted from the image on",
+              type=click.IntRange(min=0), metavar='INT')
 # Performance.
 @click.option('--fp32', help='No half precision  [default: where it is slow]', type=bool, metavar='BOOL')
 @click.option('--nhwc', help='channels_last memory format  [default: on a CPU]', type=bool, metavar='BOOL')
@@ -94,11 +98,15 @@ class NumberOrAuto(click.ParamType):
 @click.option('--compile', help='torch.compile for the main phases', type=bool, default=False, metavar='BOOL')
 @click.option('--cuda-graphs', help='Record the main phases as CUDA graphs', type=bool, default=False, metavar='BOOL')
 @click.option('--nobench', help='No cuDNN benchmarking', type=bool, default=False, metavar='BOOL')
-@click.option('--workers', help='DataLoader workers, where the images do not fit into memory', type=click.IntRange(min=0), default=3, metavar='INT')
+@click.option('--workers', help='DataLoader workers, where the images do not fit into memory', type=click.IntRange(min=0), default=3,
+              show_default=True, metavar='INT')
 @method_options(METHODS)
 @kd_options
 def main(**opts):
-    """Train a GAN, on a hundred photos if need be. The same command again continues the run."""
+    """Train a GAN, on a hundred photos if need be. The same command again continues the run.
+
+    Options without a default take theirs from --cfg or --kd-preset, or are off; --dry-run shows all values.
+    """
     with user_errors(), distributed.one_message():
         opts = dnnlib.EasyDict(opts)
         if 'RANK' in os.environ:
@@ -106,7 +114,10 @@ def main(**opts):
         config, description = build_config(opts)
         run_dir, status = distributed.agree(lambda: find_run(opts.outdir, config, description, opts.new_run and not distributed.is_restart()))
         if status == 'new' and opts.fork_from:
-            distributed.agree(lambda: fork.find_origin(opts.fork_from))
+            distributed.agree(lambda: fork.check_start(config))
+        trains = not opts.dry_run and status != 'complete'
+        if trains:
+            preflight(config, opts)
         print_summary(config, run_dir, status)
         if opts.dry_run:
             distributed.print0('Dry run; exiting.')
@@ -114,7 +125,6 @@ def main(**opts):
             distributed.print0(f'{run_dir} is complete. A larger --kimg{" or another --early-stop" if opts.early_stop else ""} trains it further, '
                                '--new-run=1 trains another one.')
         else:
-            preflight(config)
             launch(config, run_dir)
 
 
@@ -157,12 +167,6 @@ def build_config(opts):
     return config, describe(opts, dataset.name, config)
 
 
-def refuse_resume(value):
-    """In StyleGAN2-ADA the option means transfer learning, which people take for continuing."""
-    if value is not None:
-        raise click.UsageError(f'--resume={value}: the same command continues a run; to start from the weights of another, use --init-from=FILE')
-
-
 def data_path(opts):
     return demo_data.demo_set(32) if opts.data == 'demo' else opts.data
 
@@ -201,20 +205,44 @@ def print_summary(config, run_dir, status):
     distributed.print0(f'Output directory:   {run_dir}' + (' (continued)' if status == 'continue' else ''))
 
 
-def preflight(config):
-    """Finds out now what would fail later: teacher, detector, snapshot to start from."""
+def preflight(config, opts):
+    """Finds out now what would fail later: snapshot to start from, teacher, detector."""
+    if config.init_from:
+        check_init_from(config, opts)
     kd = config.loss_kwargs.get('kd_kwargs')
     if kd is not None:
         check_distillation(min(config.D_kwargs['channel_base'] // 4, config.D_kwargs['channel_max']), **kd)
     check_methods(METHODS, config)
-    metric_main.check_metrics(config.metrics, config.metric_kwargs['detector'], config.metric_kwargs['teacher_kwargs'])
-    if config.init_from:
-        with distributed.main_process_first():
-            path = model_files.locate(config.init_from, '--init-from')
-        try:
-            snapshots.load_networks(path)
-        except UserError as err:
-            raise UserError(f'--init-from={config.init_from}: {err}') from err
+    check_metrics(config, opts)
+
+
+def check_init_from(config, opts):
+    """Raises UserError if the networks cannot be had, or there is no D among them whose layers --freezed could keep."""
+    with distributed.main_process_first():
+        path = model_files.locate(config.init_from, '--init-from')
+    try:
+        networks = snapshots.load_networks(path).networks
+    except UserError as err:
+        raise UserError(f'--init-from={config.init_from}: {err}') from err
+    if opts.freezed and 'D' not in networks:
+        raise UserError(f'--freezed={opts.freezed}: there is no D in --init-from={config.init_from}; use a snapshot written with '
+                        '--snapshot-networks=all or a training-state.safetensors, or leave --freezed out')
+
+
+def check_metrics(config, opts):
+    """Raises UserError if what the metrics need cannot be had."""
+    kwargs, option = config.metric_kwargs, '--metric-teacher'
+    try:
+        metric_main.check_metrics(config.metrics, kwargs['detector'], dict(kwargs['teacher_kwargs'], option=option))
+    except UserError as err:
+        teacher = kwargs['teacher_kwargs']['name']
+        problem = str(err).removeprefix(f'{option}={teacher}: ')
+        if problem == str(err) or opts.metric_teacher:
+            raise
+        names = ','.join(name for name in config.metrics if metric_main.find_metric(name)[0].needs == 'teacher')
+        origin = '' if opts.metrics else f' (the default of --cfg={opts.cfg})'
+        raise UserError(f'--metrics={names}{origin}: needs the teacher {teacher}: {problem}; or use --metrics=none, '
+                        'or --metric-teacher=demo (a rough judge)') from err
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """Loading and writing a snapshot: time, peak memory, and how long training waits: python benchmarks/snapshots.py"""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -50,8 +51,11 @@ def measure_write(path, G):
 
 
 def main():
-    if len(sys.argv) > 1:
-        measure_load(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('snapshot', nargs='?', help='only load this one; without it, a snapshot is written and loaded twice')
+    args = parser.parse_args()
+    if args.snapshot is not None:
+        measure_load(args.snapshot)
         return
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, 'a.safetensors')

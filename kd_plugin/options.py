@@ -17,14 +17,14 @@ DEFAULT_TEACHER = 'ViT-B/32'
 _WEIGHT = FiniteRange(min=0)
 _OPTIONS = [
     click.option('--kd', help=f'Knowledge distillation into the discriminator: {", ".join(DISTILLERS)}, or several', metavar='LIST'),
-    click.option('--kd-preset', help='Settings of the paper, or of the code that its authors released', type=click.Choice(list(PRESETS)),
-                 show_default='paper'),
+    click.option('--kd-preset', help='Settings of the paper, or of the code that its authors released  [default: paper]',
+                 type=click.Choice(list(PRESETS))),
     click.option('--kd-teacher', help='CLIP name, hf:MODEL, FILE.pt, FILE.pth, DIR or demo  [default: ViT-B/32; demo for --data=demo]',
                  metavar='NAME'),
     click.option('--kd-texts', help='Texts for CGKD and labeldist: auto, a preset, or a file with one per line', metavar='FILE|PRESET'),
     *[click.option(f'--kd-weight-{name}', help=f'Weight of {name}', type=_WEIGHT) for name in DISTILLERS],
     click.option('--kd-weight-pd', help='Weight of pairwise diversity', type=_WEIGHT),
-    click.option('--kd-weight-anchor', help="Weight of what holds the adapter of --kd-pd=adapter to the teacher's features", type=_WEIGHT),
+    click.option('--kd-weight-anchor', help="With --kd-pd=adapter: how strongly the adapted features are held to the teacher's", type=_WEIGHT),
     click.option('--kd-p', help="Probability of AGKD's aggregation", type=FiniteRange(0, 1)),
     click.option('--kd-distance', help='l1, or l2 = Euclidean in AGKD and squared in CGKD', type=click.Choice(['l1', 'l2'])),
     click.option('--kd-reduction', help='CGKD over the batch', type=click.Choice(['mean', 'sum'])),
@@ -37,7 +37,7 @@ _OPTIONS = [
     click.option('--kd-temperature', help='Temperature of labeldist', type=FiniteRange(min=0, min_open=True)),
     click.option('--kd-pd', help='Pairwise diversity: off, on the student (D step), through the generator (G step), or of an adapter of the teacher',
                  type=click.Choice(list(READINGS))),
-    click.option('--kd-warmup', help='Weights grow from zero over so many kimg', type=FiniteRange(min=0), metavar='KIMG'),
+    click.option('--kd-warmup', help='Weights grow from zero over this many kimg', type=FiniteRange(min=0), metavar='KIMG'),
 ]
 # option of the command line -> field of presets.Preset
 _FIELDS = {'kd_input' if field == 'teacher_input' else f'kd_{field}': field for field in Preset._fields}

@@ -203,7 +203,7 @@ def _read_record(path):
 @click.option('--batch', help='Images per step', type=click.IntRange(min=2), default=128, show_default=True)
 @click.option('--lr', help='Peak learning rate', type=FiniteRange(min=0, min_open=True), default=1e-3, show_default=True)
 @click.option('--mirror', help='Learn from mirrored images too', type=bool, default=True, show_default=True)
-@click.option('--shift', help='Move images by up to so many pixels', type=click.IntRange(0, 15), default=4, show_default=True)
+@click.option('--shift', help='Move images by up to this many pixels', type=click.IntRange(0, 15), default=4, show_default=True)
 @click.option('--precision', help='auto = bf16 on a GPU that has it', type=click.Choice(['auto', 'fp32', 'bf16']), default='auto', show_default=True)
 @click.option('--seed', help='Random seed', type=click.IntRange(min=0), default=0, show_default=True)
 @click.option('--device', help='Where to run', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto', show_default=True)

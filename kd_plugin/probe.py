@@ -170,9 +170,9 @@ def describe(material, records):
 def load_teachers(names, device):
     """Raises UserError for the first that cannot be had."""
     try:
-        return [load_teacher(name, device) for name in names]
+        return [load_teacher(name, device, '--teacher') for name in names]
     except UserError as err:
-        raise UserError(str(err).replace('--kd-teacher', '--teacher', 1)) from err
+        raise UserError(f'{err}; to compare several, give --teacher once for each' if any(',' in name for name in names) else str(err)) from err
 
 
 @click.command(context_settings=dict(max_content_width=120))

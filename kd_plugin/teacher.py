@@ -116,17 +116,18 @@ SOURCES = [
 ]
 
 
-def load_teacher(name, device='cpu'):
+def load_teacher(name, device='cpu', option='--kd-teacher'):
     """The teacher called `name`, frozen, on `device`.
 
     Args:
-        name: 'demo' (comes with the project, knows its cartoon faces only), a folder made by `kd_plugin.pretrain` or the file in it,
-              'hf:NAME' (a Hugging Face model or folder: CLIP, SigLIP, BLIP, DINOv2), FILE.pth (TCL, ALBEF), an OpenAI CLIP name such as
-              'ViT-B/32', or a file of it.
-    Raises:   UserError if it is unknown or cannot be had, saying what to install or to download and where to put it.
+        name:   'demo' (comes with the project, knows its cartoon faces only), a folder made by `kd_plugin.pretrain` or the file in it,
+                'hf:NAME' (a Hugging Face model or folder: CLIP, SigLIP, BLIP, DINOv2), FILE.pth (TCL, ALBEF), an OpenAI CLIP name such as
+                'ViT-B/32', or a file of it.
+        option: where the user gave it, for messages.
+    Raises:     UserError if it is unknown or cannot be had, saying what to install or to download and where to put it.
     """
     loader = next(loader for _, loader, matches in SOURCES if matches(name))
     try:
         return dnnlib.util.call_func_by_name(name, func_name=loader, device=torch.device(device))
     except UserError as err:
-        raise UserError(f'--kd-teacher={name}: {err}') from err
+        raise UserError(f'{option}={name}: {err}') from err

@@ -45,7 +45,7 @@ def load_clip_teacher(name, device):
         model, _transform = clip.load(name, device=device, download_root=root)
     except (urllib.error.URLError, TimeoutError, ConnectionError) as err:
         raise UserError(f'the weights cannot be downloaded ({err}); fetch {clip.clip._MODELS[name]} elsewhere and '
-                        f'put it into {root}, or give --kd-teacher=FILE.pt') from err
+                        f'put it into {root}, or name the file itself') from err
     except (RuntimeError, ValueError, KeyError, AttributeError, OSError) as err:
         raise UserError(f'the weights cannot be read ({type(err).__name__}: {str(err).splitlines()[0]}); '
                         f'delete the file and fetch it again') from err
@@ -61,6 +61,6 @@ def _import_clip():
             warnings.simplefilter('ignore')         # of pkg_resources, which the package still uses
             import clip
     except ImportError as err:
-        raise UserError(f'the package clip cannot be imported ({err}); install it with: pip install git+https://github.com/openai/CLIP.git '
-                        "'setuptools<81' torchvision, or use --kd-teacher=hf:openai/clip-vit-base-patch32") from err
+        raise UserError(f'the package clip cannot be imported ({err}); install it with: '
+                        "pip install clip-anytorch 'setuptools<81' torchvision, or use the teacher hf:openai/clip-vit-base-patch32") from err
     return clip

@@ -117,11 +117,8 @@ def generator_loss(logits):
 
 def load(name, device='cpu'):
     """The teacher called `name`, downloaded by one process at a time. Raises UserError if it cannot be had."""
-    try:
-        with distributed.main_process_first():
-            return load_teacher(name, device)
-    except UserError as err:
-        raise UserError(str(err).replace('--kd-teacher', '--vision-aided')) from err
+    with distributed.main_process_first():
+        return load_teacher(name, device, '--vision-aided')
 
 
 def _configure(opts, config):
@@ -144,8 +141,8 @@ def _check(kwargs):
 
 METHOD = Method('vision_aided', 'kd_plugin.vision_aided.VisionAided', [
     click.option('--vision-aided', help='Further discriminators on these frozen teachers: clip, dino, or names as for --kd-teacher', metavar='LIST'),
-    click.option('--vision-aided-weight', help='Their weight  [default: 1]', type=FiniteRange(min=0, min_open=True)),
-    click.option('--vision-aided-warmup', help='Thousands of images before they take part  [default: 100]', type=FiniteRange(min=0),
-                 metavar='KIMG'),
-    click.option('--vision-aided-policy', help='Their DiffAugment  [default: color,translation,cutout]', metavar='LIST'),
+    click.option('--vision-aided-weight', help='Weight of the vision-aided discriminators  [default: 1]', type=FiniteRange(min=0, min_open=True)),
+    click.option('--vision-aided-warmup', help='Thousands of images before the vision-aided discriminators take part  [default: 100]',
+                 type=FiniteRange(min=0), metavar='KIMG'),
+    click.option('--vision-aided-policy', help='DiffAugment of the vision-aided discriminators  [default: color,translation,cutout]', metavar='LIST'),
 ], configure=_configure, check=_check)

@@ -92,7 +92,7 @@ def load_script(file: ModelFile, device) -> torch.jit.ScriptModule:
             warnings.filterwarnings('ignore', message='.*torch.jit.load', category=DeprecationWarning)
             script = torch.jit.load(file.path, map_location=device).eval()
     except (RuntimeError, ValueError, OSError) as err:
-        raise UserError(f'{file.label}: is no TorchScript, or damaged ({gist(err)}); {file.remedy}') from err
+        raise UserError(f'{file.label}: is not a TorchScript file, or damaged; {file.remedy}') from err
     for param in script.parameters():
         param.requires_grad = False
     return script

@@ -83,5 +83,6 @@ def find_metric(name: str) -> tuple[Metric, int]:
             if num_gen > MAX_IMAGES:
                 raise UserError(f'--metrics={name}: asks for {num_gen} images; {MAX_IMAGES} are the most')
             return metric, num_gen
-    raise UserError(f'--metrics={name}: there is no such metric; use {", ".join(forms())} '
+    guess = f'did you mean {name}_full? Or ' if is_valid_metric(f'{name}_full') else ''
+    raise UserError(f'--metrics={name}: there is no such metric; {guess}use {", ".join(forms())} '
                     'with a number of images such as 500 or 5k for <N>')

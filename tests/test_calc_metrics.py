@@ -125,7 +125,8 @@ def test_names(name, num_gen):
                                   'fid5k_full ', 'xfid5k_full', 'fid5kk_full', 'fid5k_full_'])
 def test_names_of_nothing(name):
     assert not metric_main.is_valid_metric(name)
-    with pytest.raises(UserError, match=re.escape(f'--metrics={name}: there is no such metric; use fid<N>_full, clipfid<N>_full, ')):
+    guess = 'did you mean fid50k_full? Or ' if name == 'fid50k' else ''
+    with pytest.raises(UserError, match=re.escape(f'--metrics={name}: there is no such metric; {guess}use fid<N>_full, clipfid<N>_full, ')):
         metric_main.find_metric(name)
 
 
@@ -260,8 +261,8 @@ def snapshot_of_nothing(tmp_path):
     (lambda tmp: [snapshot_of_nothing(tmp)], 'y.safetensors: there is no G_ema in it'),
     (lambda tmp: [f'--network={make_snapshot(tmp / "y.safetensors", None, training={})}'],
      'y.safetensors: the snapshot does not say what it was trained on; .* --ref=PATH'),
-    (lambda tmp: ['--metrics=fid5k_full,fid5k'], '--metrics=fid5k: there is no such metric; use fid<N>_full, .*, clipkid<N>_full'),
-    (lambda tmp: ['--metrics='], '--metrics=: there is no such metric'),
+    (lambda tmp: ['--metrics=fid5k_full,fid5k'], '--metrics=fid5k: there is no such metric; did you mean fid5k_full. Or use fid<N>_full, .*'),
+    (lambda tmp: ['--metrics='], '--metrics=: there is no such metric; use fid<N>_full'),
     (lambda tmp: ['--data=/nowhere'], '/nowhere'),
     (lambda tmp: [f'--data={make_data(tmp / "x.zip", size=8)["path"]}'],
      r'x.zip: images are 8x8 RGB, the network makes 16x16 RGB; .* --width=16 --height=16 --color=rgb'),
@@ -275,7 +276,7 @@ def snapshot_of_nothing(tmp_path):
     (lambda tmp: ['--trunc=nan'], '--trunc=nan: must be a number such as 0.7, from -100 to 100'),
     (lambda tmp: ['--trunc=1e300'], r'--trunc=1e\+300: must be a number'),
     (lambda tmp: ['--metrics=clipfid10000001_full'], '--metrics=clipfid10000001_full: asks for 10000001 images; 10000000 are the most'),
-    (lambda tmp: ['--teacher=/nowhere.safetensors'], '--kd-teacher=/nowhere.safetensors: .* does not exist'),
+    (lambda tmp: ['--teacher=/nowhere.safetensors'], '--teacher=/nowhere.safetensors: .* does not exist'),
 ])
 def test_refusals_before_the_work(tmp_path, network, monkeypatch, make_args, message):
     monkeypatch.setattr(metric_main, 'calc_metrics', lambda *_, **__: pytest.fail('the work has begun'))
@@ -283,3 +284,12 @@ def test_refusals_before_the_work(tmp_path, network, monkeypatch, make_args, mes
     code, output = run(f'--network={network}', '--metrics=clipfid5_full', f'--teacher={teacher}', *make_args(tmp_path))
     assert code == 1 and re.match('Error: .*' + message, output) and output.count('\n') == 1
     assert not list(tmp_path.rglob('*.jsonl'))
+
+
+@pytest.mark.parametrize('option, message', [
+    ('--gpus=2', 'Error: --gpus=2: several GPUs: torchrun --nproc-per-node=N calc_metrics.py ...'),
+    ('--mirror=1', 'Error: --mirror=1: the reference statistics are always of the images as they are; leave it out')])
+def test_options_of_stylegan2_ada(network, option, message):
+    code, output = run(f'--network={network}', option)
+    assert code == 2 and message in output
+    assert option[:5] not in run('--help')[1]

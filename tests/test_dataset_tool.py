@@ -104,6 +104,14 @@ def test_center_crop_wide_sets_rows_between_black_bars(tmp_path):
     np.testing.assert_array_equal(img[4:12], want)
 
 
+def test_center_crop_wide_says_why_pictures_are_left_out(tmp_path, capsys):
+    """32x12 gives 6 rows at a width of 16."""
+    source = make_folder(tmp_path / 'in', {'fits.png': noise(8, 16, 3), 'narrow.png': noise(8, 15, 3), 'wide.png': noise(12, 32, 3)})
+    run_tool(source, tmp_path / 'out', '--transform=center-crop-wide', '--width=16', '--height=8')
+    assert ('2 of 3 images are left out, less wide than --width=16 or, at that width, less high than --height=8 (a smaller --height takes wider '
+            'pictures): narrow.png, wide.png') in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('orientation, turn', [
     (1, lambda a: a), (2, np.fliplr), (3, lambda a: np.rot90(a, 2)), (4, np.flipud), (5, lambda a: a.transpose(1, 0, 2)),
     (6, lambda a: np.rot90(a, -1)), (7, lambda a: np.rot90(a, 2).transpose(1, 0, 2)), (8, np.rot90),
@@ -390,7 +398,8 @@ def good(tmp_path):
     (['--width=24', '--height=24'], '--width=24 --height=24: training needs square .* use --width=16 --height=16'),
     (['--width=8', '--height=4'], '--width=8 --height=4: training needs square .* use --width=8 --height=8'),
     (['--width=2', '--height=2'], r'\(4 or more\)'),
-    (['--transform=center-crop-wide', '--width=4', '--height=8'], '--height=8 is more than --width=4; .* use --transform=center-crop'),
+    (['--transform=center-crop-wide', '--width=4', '--height=8'], '--height=8 is not less than --width=4; .* or --transform=center-crop'),
+    (['--transform=center-crop-wide', '--width=8', '--height=8'], '--height=8 is not less than --width=8; .* use a smaller --height'),
     (['--transform=center-crop-wide', '--width=32', '--height=8'], 'good: none of its 2 images can be used'),
     ([], 'good: 2 of 2 images would be 16x8, .* use --width=8 --height=8 --transform=center-crop'),
     (['--split=train'], '--split=train: good has no images in such a folder; its folders are a$'),
@@ -408,6 +417,8 @@ def test_refused_sources(tmp_path):
     dest = tmp_path / 'out'
     assert re.search('--source=.*nothing: no such file or folder; check the spelling', refusal(tmp_path / 'nothing', dest))
     assert re.search(r'--source=.*notes: no images in it; 1 other files ignored \(.txt\); give a folder', refusal(tmp_path / 'notes', dest))
+    (tmp_path / 'notes' / 'b.HEIC').touch()
+    assert '2 other files ignored (.HEIC, .txt); convert .HEIC to JPEG first; give a folder' in refusal(tmp_path / 'notes', dest)
     assert re.search('x.zip: not a readable zip archive .*; copy or download it again', refusal(tmp_path / 'x.zip', dest))
     assert re.search('--source=.*x.jpg: cannot read this kind of file; give a folder', refusal(tmp_path / 'x.jpg', dest))
 

@@ -109,7 +109,7 @@ def test_noise_modes_and_truncation_differ(network, tmp_path):
     (['--projected-w=w.npz', '--seeds=1'], 'Error: --projected-w=w.npz: the latents are given; leave --seeds'),
     (['--class=5'], 'Error: --class=5: must be a number from 0 to 2 or one of cat, dog, fox'),
     (['--class=cow'], 'Error: --class=cow: must be a number from 0 to 2'),
-    (['--projected-w=nothing.npz'], 'Error: --projected-w=nothing.npz: cannot be read')])
+    (['--projected-w=nothing.npz'], 'Error: --projected-w=nothing.npz: there is no such file')])
 def test_wrong_options(args, message, network, tmp_path):
     code, output = run(network[0], tmp_path / 'out', *args)
     assert code == 1 and message in output
@@ -125,6 +125,12 @@ def test_wrong_files(network, tmp_path):
     np.savez(tmp_path / 'w.npz', w=np.zeros([1, 2, 3]))
     code, output = run(network[0], tmp_path / 'out', f'--projected-w={tmp_path / "w.npz"}')
     assert code == 1 and re.search(r'w has shape \[1, 2, 3\], this generator takes \[n, 6, 4\]', output)
+    np.save(tmp_path / 'd.npy', np.zeros(3))
+    (tmp_path / 'text.npz').write_text('latents')
+    np.savez(tmp_path / 'x.npz', x=np.zeros(3))
+    for name, message in [('d.npy', 'is not an .npz file'), ('text.npz', 'is not an .npz file'), ('x.npz', 'cannot be read .*with an entry w')]:
+        code, output = run(network[0], tmp_path / 'out', f'--projected-w={tmp_path / name}')
+        assert code == 1 and re.search(f'Error: --projected-w=.*{name}: {message}', output), output
 
 
 def test_unconditional_generator_takes_no_class(tmp_path):

@@ -36,7 +36,11 @@ def test_the_plain_command_keeps_its_form(network, tmp_path):
     code, output = run_cli(generate.main, 'video', '--help')
     assert code == 0 and 'Usage: main video [OPTIONS]' in output and '--interpolation' in output
     code, output = run_cli(generate.main, f'--network={network[0]}', f'--outdir={tmp_path / "out"}', 'video')
-    assert code == 2 and 'Got unexpected extra argument (video)' in output and not (tmp_path / 'out').exists()
+    assert code == 2 and f'Error: put the command first: main video --network={network[0]} --outdir={tmp_path / "out"}\n' in output
+    code, output = run_cli(generate.main, '--network', 'n', 'video', '--outdir=o p', '--loop=0')
+    assert code == 2 and "Error: put the command first: main video --network n '--outdir=o p' --loop=0\n" in output
+    assert not (tmp_path / 'out').exists()
+    assert 'Got unexpected extra argument (more)' in run_cli(generate.main, f'--network={network[0]}', '--outdir=o', 'more')[1]
     assert 'Missing option' in run_cli(generate.main)[1]
     code, output = run_cli(generate.main, 'vidoe', f'--network={network[0]}')
     assert code == 2 and "Error: 'vidoe' is no command; the commands are neighbors, truncation, video" in output
@@ -119,7 +123,7 @@ def test_neighbors_know_the_data_of_the_training(tiny_data, tmp_path):
     ('video', ['--trunc=0.5,a'], 'Error: --trunc=0.5,a: must be numbers such as 0.7'),
     ('video', ['--grid=2x2', '--seeds=0-4'], 'Error: --grid=2x2: 5 keyframes cannot be shared by 4 walks'),
     ('video', ['--projected-w=w.npz', '--seeds=1'], 'Error: --projected-w=w.npz: the latents are given, in w; leave --seeds'),
-    ('video', ['--projected-w=nothing.npz'], 'Error: --projected-w=nothing.npz: cannot be read'),
+    ('video', ['--projected-w=nothing.npz'], 'Error: --projected-w=nothing.npz: there is no such file; name a projected_w.npz'),
     ('video', ['--class=cow'], 'Error: --class=cow: must be a number from 0 to 2'),
     ('video', ['--seeds=0-2000000'], 'Error: --seeds=0-2000000: these are 2000001 images, a command makes at most 100000'),
     ('video', ['--steps=100001'], 'Error: --steps=100001: these are 100001 images, a command makes at most 100000'),
@@ -130,7 +134,8 @@ def test_neighbors_know_the_data_of_the_training(tiny_data, tmp_path):
     ('truncation', ['--trunc=nan'], 'Error: --trunc=nan: must be numbers such as 0.7'),
     ('truncation', ['--trunc='], 'Error: --trunc=: must be numbers such as 0.7'),
     ('neighbors', [], 'the images that it was trained on are not known or not there any more; name them with --data=PATH'),
-    ('neighbors', ['--data=demo', '--teacher=nothing'], 'Error: --kd-teacher=nothing'),
+    ('neighbors', ['--data=demo', '--teacher=nothing'], ', or --space=pixels'),
+    ('neighbors', ['--data=demo', '--teacher=nothing.safetensors'], 'Error: --teacher=nothing.safetensors: nothing.safetensors does not exist'),
     ('neighbors', ['--data=none.zip'], 'none.zip')])
 def test_wrong_options(command, args, message, network, tmp_path):
     code, output = run(command, network[0], tmp_path / 'out', *args)

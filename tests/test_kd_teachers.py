@@ -186,7 +186,7 @@ def test_a_file_that_is_no_clip(clip, tmp_path):
 
 def test_without_the_clip_package(monkeypatch):
     monkeypatch.setitem(sys.modules, 'clip', None)
-    with pytest.raises(UserError, match='the package clip cannot be imported .*pip install git'):
+    with pytest.raises(UserError, match='the package clip cannot be imported .*pip install clip-anytorch'):
         load_teacher('ViT-B/32')
 
 

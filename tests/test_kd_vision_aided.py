@@ -138,7 +138,7 @@ def test_head_written_out(is_map, c_dim):
 @pytest.fixture
 def teacher(monkeypatch):
     toy = token_teacher()
-    monkeypatch.setattr(vision_aided, 'load_teacher', lambda name, device: toy)
+    monkeypatch.setattr(vision_aided, 'load_teacher', lambda name, device, option: toy)
     return toy
 
 

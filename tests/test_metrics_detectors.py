@@ -80,8 +80,8 @@ def test_a_torchscript_file(script, channels):
 
 @pytest.mark.parametrize('make, message', [
     (lambda path: None, 'there is no such file; download https://nvlabs'),
-    (lambda path: path.write_text('<html>404</html>'), 'is no TorchScript, or damaged'),
-    (lambda path: torch.save({'weights': torch.zeros(3)}, path), 'is no TorchScript, or damaged'),
+    (lambda path: path.write_text('<html>404</html>'), 'is not a TorchScript file, or damaged; use a copy of'),
+    (lambda path: torch.save({'weights': torch.zeros(3)}, path), 'is not a TorchScript file, or damaged; use a copy of'),
     (lambda path: save_script(path, ToyInception(1008)), 'features of two images have shape [2, 1008], expected [2, 2048]'),
     (lambda path: save_script(path, LargeOnly()), 'it fails on 64x64 images (Error: builtins.ValueError: images are too small)'),
     (lambda path: save_script(path, torch.nn.Identity()), "it fails on 64x64 images (RuntimeError: "),
@@ -113,7 +113,7 @@ def test_a_downloaded_page_that_is_no_detector(tmp_path, monkeypatch):
     page = tmp_path / 'inception-2015-12-05.pt'
     page.write_text('<html>Sign in to the network</html>')
     monkeypatch.setattr(files, 'download', lambda *args, **kwargs: str(page))
-    with pytest.raises(UserError, match=f'{page}: is no TorchScript.*delete it, and .* is fetched again'):
+    with pytest.raises(UserError, match=f'{page}: is not a TorchScript file.*delete it, and .* is fetched again'):
         load_inception('cpu')
 
 

@@ -16,6 +16,7 @@ from test_metrics_detectors import save_teacher
 
 import calc_metrics
 import generate
+import legacy
 import train
 from dnnlib import UserError, files
 from training import model_files, networks, snapshots
@@ -202,3 +203,16 @@ def test_without_a_network(data, tmp_path, monkeypatch):
     code, output = run_cli(train.main, *init_from('lsundog256', data, tmp_path))
     assert code == 1
     assert re.search(r'Error: --init-from=lsundog256: https://.*\.pkl cannot be fetched .*--init-from=FILE, or put it at', output), output
+
+
+def test_freezed_needs_a_discriminator_to_keep(snapshot, data, tmp_path):
+    code, output = run_cli(train.main, *init_from(snapshot, data, tmp_path, '--freezed=2'))
+    assert code == 1 and f'Error: --freezed=2: there is no D in --init-from={snapshot}; use a snapshot written with --snapshot-networks=all' in output
+    assert not (tmp_path / 'runs').exists()
+
+
+def test_a_folder_is_not_a_network(snapshot, tmp_path):
+    for name in ('network-snapshot-000040.safetensors', 'network-snapshot-000060.safetensors', 'training-state.safetensors'):
+        (tmp_path / name).touch()
+    code, output = run_cli(legacy.main, f'--source={tmp_path}', '--dest=x.safetensors')
+    assert code == 1 and f'Error: --source={tmp_path}: is a folder; name a snapshot in it, such as network-snapshot-000060.safetensors' in output

@@ -26,7 +26,7 @@ def pixels(path):
 def test_a_mixture_has_the_columns_styles_in_its_layers(network, tmp_path):
     path, G = network
     code, output = run(path, tmp_path, '--rows=3,5', '--cols=8', '--styles=0,2-3', '--class=fox', '--trunc=0.8')
-    assert code == 0 and 'Saved seed0003.png to 5-8.png' in output
+    assert code == 0 and f'Saved 3 images and 2 mixtures in {tmp_path}\n' in output
     assert sorted(p.name for p in tmp_path.iterdir()) == ['3-8.png', '5-8.png', 'grid.png', 'seed0003.png', 'seed0005.png', 'seed0008.png']
     label = torch.tensor([[0, 0, 1.]])
     row, col = [G.mapping(torch.from_numpy(np.random.RandomState(seed).randn(1, 4)).float(), label, truncation_psi=0.8) for seed in (5, 8)]

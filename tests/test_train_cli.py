@@ -69,7 +69,7 @@ def test_kd_options_reach_the_configuration(tiny_data):
 @pytest.mark.parametrize('args, name', [
     (['--cond=1'], 'tiny-cond-auto1'), (['--mirror=1', '--subset=4'], 'tiny-subset4-mirror-auto1'), (['--cfg=cifar'], 'tiny-cifar'),
     (['--gamma=5', '--kimg=100', '--batch=8'], 'tiny-auto1-gamma5-kimg100-batch8'), (['--aug=fixed', '--p=0.3'], 'tiny-auto1-fixed-p0.3'),
-    (['--target=0.7', '--augpipe=bgcfnc'], 'tiny-auto1-target0.7-bgcfnc'), (['--freezed=3'], 'tiny-auto1-freezed3'),
+    (['--target=0.7', '--augpipe=bgcfnc'], 'tiny-auto1-target0.7-bgcfnc'), (['--init-from=x', '--freezed=3'], 'tiny-auto1-init-freezed3'),
     (['--kd=agkd,cgkd', '--kd-preset=released'], 'tiny-auto1-kd-agkd-cgkd-released'), (['--val-fraction=0.25'], 'tiny-val0.25-auto1')])
 def test_the_name_of_a_run_says_what_was_chosen(args, name, tiny_data):
     assert config_of(tiny_data, *args)[1] == name
@@ -93,6 +93,7 @@ def test_the_name_of_a_run_says_what_was_chosen(args, name, tiny_data):
     (['--metrics=none', '--early-stop=metric=fid5k_full,patience=2'], '--early-stop=.* fid5k_full is not measured'),
     (['--metrics=none', '--detector=x.pt'], '--detector=x.pt: has no effect with --metrics=none'),
     (['--kd=cgkd', '--kd-texts=nosuch'], '--kd-texts=nosuch: there is no such file and no such preset'),
+    (['--freezed=3'], '--freezed=3: without --init-from it would keep random layers; add --init-from=FILE, or leave it out'),
     (['--cuda-graphs=1'], '--cuda-graphs=1: there are none without a CUDA device; leave it out'),
     (['--device=cuda'], '--device=cuda: torch finds no CUDA device; use --device=cpu')])
 def test_what_does_not_go_together_is_refused(args, message, tiny_data, monkeypatch):
@@ -141,12 +142,13 @@ def test_bad_data_is_one_line_and_leaves_no_run_behind(case, tmp_path):
     (['--kd=agkd', '--kd-teacher=nothing.safetensors'], 'Error: --kd-teacher=nothing.safetensors: .* does not exist'),
     (['--kd=agkd', '--kd-teacher=demo', '--kd-head=none'], 'Error: --kd-head=none: .* width 512, the teacher.s 128; use --kd-head=linear'),
     (['--init-from=nothing.safetensors'], 'Error: --init-from=nothing.safetensors: there is no such file'),
+    (['--init-from=.'], 'Error: --init-from=.: is a folder; name a snapshot in it, such as network-snapshot-000060.safetensors'),
     (['--metrics=fid5k_full', '--detector=nothing.pt'], 'Error: --detector=nothing.pt'),
-    (['--metrics=clipfid5k_full', '--metric-teacher=nothing.safetensors'], 'Error: .*nothing.safetensors')])
+    (['--metrics=clipfid5k_full', '--metric-teacher=nothing.safetensors'], 'Error: --metric-teacher=nothing.safetensors: .* does not exist')])
 def test_what_would_fail_later_fails_before_the_start(args, message, tiny_data, tmp_path):
     metrics = [] if '--metrics' in args[0] else ['--metrics=none']
     code, output = run_cli(train.main, f'--outdir={tmp_path / "runs"}', f'--data={tiny_data}', *metrics, *args)
-    assert code == 1 and re.search(message, output), output
+    assert code == 1 and re.search(message, output) and 'Training options' not in output, output
     assert not (tmp_path / 'runs').exists()
 
 
@@ -166,6 +168,15 @@ def test_no_clip_package(tiny_data, tmp_path, monkeypatch):
     code, output = run_cli(train.main, f'--outdir={tmp_path / "runs"}', f'--data={tiny_data}', '--metrics=none', '--kd=agkd')
     assert code == 1 and 'Error: --kd-teacher=ViT-B/32: the package clip cannot be imported' in output
     assert not (tmp_path / 'runs').exists()
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--cfg=demo'], 'Error: --metrics=clipfid1k_full (the default of --cfg=demo): needs the teacher ViT-B/32: the package clip cannot'),
+    (['--metrics=none,clipfid9_full,clipkid9_full'], 'Error: --metrics=clipfid9_full,clipkid9_full: needs the teacher ViT-B/32: the package clip')])
+def test_a_metric_that_needs_the_clip_package(args, message, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'clip', None)
+    code, output = run_cli(train.main, f'--outdir={tmp_path / "runs"}', f'--data={tiny_data}', *args)
+    assert code == 1 and message in output and '; or use --metrics=none, or --metric-teacher=demo (a rough judge)' in output, output
 
 
 def test_outdir_that_is_a_file(tiny_data, tmp_path):

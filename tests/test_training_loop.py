@@ -142,11 +142,19 @@ def test_init_from_takes_what_fits(tiny_data, tmp_path, capsys):
     assert torch.equal(second.G.state_dict()['synthesis.b8.conv0.weight'], first.G.state_dict()['synthesis.b8.conv0.weight'])
     assert torch.equal(second.G_ema.state_dict()['synthesis.b8.conv0.weight'], first.G_ema.state_dict()['synthesis.b8.conv0.weight'])
     assert torch.equal(second.D.state_dict()['b4.fc.weight'], first.D.state_dict()['b4.fc.weight'])
-    assert 'of' in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert f'of {len(first.G.state_dict())} tensors from {path}\n' in output and 'not used' not in output
     config.G_kwargs['synthesis_kwargs']['channel_max'] = 12
     config.G_kwargs.update(z_dim=6, w_dim=6)
     wider = make_trainer(config, tmp_path / 'c')
     assert torch.equal(wider.D.state_dict()['b4.fc.weight'], first.D.state_dict()['b4.fc.weight'])
+    capsys.readouterr()
+    config = make_config(tiny_data, '--batch=8', f'--init-from={path}')
+    config.G_kwargs['mapping_kwargs'] = dict(num_layers=1)
+    make_trainer(config, tmp_path / 'd')
+    lines = [line for line in capsys.readouterr().out.splitlines() if 'not used' in line]
+    assert [line.partition(':')[0] for line in lines] == ['G', 'G_ema']
+    assert all(line.endswith('; not used: mapping.fc1.bias, mapping.fc1.weight; use the --cfg it was trained with') for line in lines)
 
 
 def test_a_small_snapshot_and_the_state_of_the_same_run_as_a_start(tiny_data, tmp_path, capsys):

@@ -217,6 +217,8 @@ def test_the_command_of_a_fork_continues_it(half_a_run, tmp_path):
     assert code == 0 and f'Starting from the state of {source} at 0.008 kimg.' in output
     origin = read_json(fork / OPTIONS_FILE)['fork_origin']
     assert origin['cur_nimg'] == 8
+    code, output = half_a_run('--gamma=6', f'--fork-from={source}', '--kimg=0.008')
+    assert code == 1 and output.startswith('Error: --kimg=0.008: the run starts at 0.008 kimg (--fork-from); give a larger --kimg, it counts from')
     assert half_a_run()[0] == 0                                                 # the source goes on to its end
     code, output = half_a_run('--gamma=7', f'--fork-from={source}')
     assert code == 0 and f'{fork} is complete' in output and read_json(fork / OPTIONS_FILE)['fork_origin'] == origin
@@ -244,6 +246,8 @@ def test_a_fork_takes_what_is_no_tensor(tiny_data, tmp_path):
     (['--fork-from=nowhere'], '--fork-from=nowhere: there is no such run or state file'),
     (['--fork-from={empty}'], '--fork-from=.*: there is no training state in it'),
     (['--fork-from={source}/stats.jsonl'], '--fork-from=.*stats.jsonl: .*damaged or of another format.*; name another run, or a state file$'),
+    (['--fork-from={source}/network-snapshot-000000.008.safetensors'],
+     "--fork-from=.*; name another run, or a state file; to start from a snapshot's weights use --init-from$"),
     (['--fork-from={source}', '--init-from=x'], '--fork-from=.*leave one of them out'),
     (['--fork-from={source}', '--cond=1'], '--fork-from=.*: its G has other layers than this one; use the same --cfg, resolution and labels')])
 def test_forks_that_cannot_be(args, message, tiny_data, tmp_path):

@@ -1,5 +1,6 @@
 """Snapshots: what they hold, hostile ones, writing beside the training, and which are kept."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -32,6 +33,17 @@ def snapshot(tmp_path):
     path = str(tmp_path / 'network-snapshot-000001.safetensors')
     snapshots.save_networks(path, dict(G_ema=make_generator()), dict(G_ema=KWARGS, G=KWARGS), dict(cur_nimg=1000))
     return path
+
+
+def test_the_benchmark_says_what_it_takes(monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location('snapshots_benchmark', ROOT / 'benchmarks' / 'snapshots.py')
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, 'argv', ['snapshots.py', '--help'])
+    with pytest.raises(SystemExit, match='^0$'):
+        module.main()
+    assert 'only load this one' in capsys.readouterr().out
 
 
 # -- contents

@@ -64,7 +64,7 @@ def _configure(opts, config):
 
 METHOD = Method('apa', 'training.apa.AdaptivePseudoAugmentation', [
     click.option('--apa', help='Adaptive pseudo augmentation: generated images among the real ones', is_flag=True),
-    click.option('--apa-target', help='Its target  [default: 0.6]', type=FiniteRange(0, 1)),
+    click.option('--apa-target', help='Target of APA  [default: 0.6]', type=FiniteRange(0, 1)),
     click.option('--apa-kimg', help='Thousands of images in which its probability can move from 0 to 1  [default: 500]',
                  type=FiniteRange(min=0, min_open=True), metavar='KIMG'),
 ], configure=_configure)

@@ -1,6 +1,7 @@
 """What the command lines share beyond click: numbers that are numbers, commands under a command."""
 
 import math
+import shlex
 
 import click
 
@@ -15,6 +16,14 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+def refused_option(name, why):
+    """Decorator: tells those who know an option from StyleGAN2-ADA what there is instead; --help does not show it."""
+    def refuse(_ctx, _param, value):
+        if value is not None:
+            raise click.UsageError(f'{name}={value}: {why}')
+    return click.option(name, hidden=True, expose_value=False, callback=refuse)
+
+
 class PlainOrCommand(click.Group):
     """`PROGRAM --option ...` is a command itself; `PROGRAM NAME --option ...` is another, with its own options."""
 
@@ -24,6 +33,13 @@ class PlainOrCommand(click.Group):
         if args and not args[0].startswith('-'):
             raise click.UsageError(f'{args[0]!r} is no command; the commands are {", ".join(self.list_commands(None))}')
         return super().make_context(info_name, args, parent, **extra)
+
+    def parse_args(self, ctx, args):
+        others = self.make_parser(ctx).parse_args(list(args))[1]            # from the first one on that is no option
+        if others and others[0] in self.commands:
+            command = [ctx.info_name, others[0], *args[:-len(others)], *others[1:]]
+            raise click.UsageError(f'put the command first: {shlex.join(command)}')
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx):
         return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)

@@ -97,6 +97,8 @@ def add_networks(config, opts, preset):
     if preset.D_architecture is not None:
         config.D_kwargs['architecture'] = preset.D_architecture
     if opts.freezed:
+        if not (opts.init_from or opts.fork_from):
+            raise UserError(f'--freezed={opts.freezed}: without --init-from it would keep random layers; add --init-from=FILE, or leave it out')
         config.D_kwargs['block_kwargs']['freeze_layers'] = opts.freezed
     config.G_opt_kwargs = config.D_opt_kwargs = dict(class_name='torch.optim.Adam', lr=preset.lr, betas=[0, 0.99], eps=1e-8)
     config.loss_kwargs = dict(class_name='training.loss.StyleGAN2Loss', r1_gamma=preset.gamma if opts.gamma is None else opts.gamma,

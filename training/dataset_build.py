@@ -114,8 +114,8 @@ def select_usable(scans: list[Scan], source, opts: dict) -> list[Scan]:
             click.echo(f'  {scan.name}: {reason}', err=True)
     dropped = [scan.name for scan in scans if not scan.size and not scan.problem]
     if dropped:
-        click.echo(f'{len(dropped)} of {len(scans)} images are left out, too small for --width={opts["width"]} --height={opts["height"]} '
-                   f'with center-crop-wide: {some(dropped)}', err=True)
+        click.echo(f'{len(dropped)} of {len(scans)} images are left out, less wide than --width={opts["width"]} or, at that width, less high than '
+                   f'--height={opts["height"]} (a smaller --height takes wider pictures): {some(dropped)}', err=True)
     bad = len(scans) - reasons.count(None)
     if size and not trainable:
         side = power_of_two(min(size))

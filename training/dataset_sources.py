@@ -14,6 +14,7 @@ from torch_utils import safe_pickle
 from .image_convert import open_image
 from .image_files import DatasetError, ImageFiles, folder_labels, some
 
+HEIC_ENDINGS = ('.heic', '.heif')    # photos of an iPhone, which Pillow does not read
 LARGEST_BATCH = 256 << 20           # bytes; CIFAR-100 has one of 155 million
 
 
@@ -54,7 +55,9 @@ class FileSource:
         self.record, self.notes = self.files.record, []
         if self.files.others:
             endings = sorted({os.path.splitext(name)[1] or name for name in self.files.others})
-            self.notes.append(f'{len(self.files.others)} other files ignored ({some(endings)})')
+            heic = [ending for ending in endings if ending.lower() in HEIC_ENDINGS]
+            self.notes.append(f'{len(self.files.others)} other files ignored ({some(endings)})'
+                              + (f'; convert {heic[0]} to JPEG first' if heic else ''))
         if split is not None:
             self._select(split)
         if not self.names:

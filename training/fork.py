@@ -5,7 +5,7 @@ import os
 from dnnlib import UserError
 from torch_utils import checkpoint, distributed
 
-from . import run_store, state_files
+from . import run_files, run_store, state_files
 from .find_run import write_options
 
 
@@ -20,11 +20,20 @@ def find_origin(path):
         file = state_files.find(path, distributed.print0, set_aside=False) if os.path.isdir(path) else path
         info = {} if file is None else checkpoint.load_info(file, state_files.KIND)
     except UserError as err:
-        raise UserError(f'--fork-from={path}: {str(err).rpartition("; ")[0]}; name another run, or a state file') from err
+        weights = "; to start from a snapshot's weights use --init-from" if os.path.basename(path).startswith('network-snapshot') else ''
+        raise UserError(f'--fork-from={path}: {str(err).rpartition("; ")[0]}; name another run, or a state file{weights}') from err
     if file is None:
         raise UserError(f'--fork-from={path}: there is no training state in it; name a run that has saved one, or a state file')
     return file, dict(run=os.path.basename(os.path.dirname(os.path.abspath(file))), cur_nimg=info['cur_nimg'],
                       checksum=checkpoint.load_checksum(file, state_files.KIND))
+
+
+def check_start(config):
+    """Raises UserError if there is no such state, or it has come as far as --kimg already."""
+    start = find_origin(config.fork_from)[1]['cur_nimg']
+    if start >= run_files.total_images(config):
+        raise UserError(f'--kimg={config.total_kimg:g}: the run starts at {start / 1000:g} kimg (--fork-from); give a larger --kimg, '
+                        'it counts from the very beginning')
 
 
 def take_over(trainer, objects):

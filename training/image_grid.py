@@ -75,12 +75,12 @@ def save_image(image, path):
         image.save(temp, format='png')
 
 
-def save_images(img_uint8, names, outdir):
-    """Writes uint8 [N, C, H, W] as single files and says so."""
+def save_images(img_uint8, names, outdir, what=None):
+    """Writes uint8 [N, C, H, W] as single files and says so, by `what` they are, or else by their names."""
     files.make_dir(outdir)
     for img, name in zip(img_uint8, names, strict=True):
         save_image(to_grid(img[None], 1), os.path.join(outdir, name))
-    print(f'Saved {names[0]}{f" to {names[-1]}" if len(names) > 1 else ""} in {outdir}')
+    print(f'Saved {what or " to ".join(dict.fromkeys([names[0], names[-1]]))} in {outdir}')
 
 
 def save_sheet(picture, name, outdir):

@@ -44,6 +44,10 @@ def locate(network, option='--network', sha256=None):
         return hub.download(address, option)
     if files.is_url(address):
         return files.download(address, sha256, what=option if network == address else f'{option}={network}', option=option)
+    if os.path.isdir(address):
+        found = [name for name in os.listdir(address) if name.startswith('network-snapshot-') and name.endswith('.safetensors')]
+        newest = max(found, default='network-snapshot-000060.safetensors')
+        raise UserError(f'{option}={network}: is a folder; name a snapshot in it, such as {newest}')
     if not os.path.isfile(address):
         raise UserError(f'{option}={network}: there is no such file; name a network-snapshot-....safetensors, an https:// address, '
                         f'hf:user/repo, or one of {", ".join(PUBLISHED)}')

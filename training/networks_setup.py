@@ -9,6 +9,7 @@ from dnnlib import UserError
 from torch_utils import checkpoint, distributed
 
 from . import model_files, snapshots
+from .image_files import some
 from .networks_layers import use_channels_last
 
 
@@ -44,5 +45,12 @@ def _init_from(path, networks):
         copied, left = checkpoint.copy_matching(found.state_dict(), module)
         if not copied:
             raise UserError(f'--init-from={path}: no weight of its {name} fits this one; use the same --cfg and resolution')
-        distributed.print0(f'{name}: {len(copied)} of {len(copied) + len(left)} tensors from {path}'
-                           + (f'; new: {", ".join(left[:4])}{" ..." if len(left) > 4 else ""}' if left else ''))
+        distributed.print0(f'{name}: {len(copied)} of {len(copied) + len(left)} tensors from {path}' + (f'; new: {some(left, 4)}' if left else '')
+                           + _not_used(found, module, copied))
+
+
+def _not_used(source, module, copied):
+    """What is lost of a network for images and classes of the same kind, or ''."""
+    lost = sorted(set(source.state_dict()) - set(copied))
+    same_kind = (source.img_resolution, source.img_channels, source.c_dim) == (module.img_resolution, module.img_channels, module.c_dim)
+    return f'; not used: {some(lost, 4)}; use the --cfg it was trained with' if lost and same_kind else ''

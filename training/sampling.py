@@ -1,6 +1,7 @@
 """Images of a trained generator: which seeds, classes and truncation a user asks for, and the latents and pictures they give."""
 
 import math
+import os
 import re
 import zipfile
 
@@ -82,11 +83,16 @@ def check_trunc(trunc, G=None):
 
 def load_projected_w(path, G):
     """ws [n, num_ws, w_dim] from the entry 'w' of an .npz file."""
+    remedy = 'name a projected_w.npz of projector.py, or another .npz file with an entry w'
+    if not os.path.isfile(path):
+        raise UserError(f'--projected-w={path}: there is no such file; {remedy}')
+    if not zipfile.is_zipfile(path):
+        raise UserError(f'--projected-w={path}: is not an .npz file, or damaged; {remedy}')
     try:
         with np.load(path, allow_pickle=False) as archive:
             ws = torch.from_numpy(archive['w'].astype(np.float32))
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as err:
-        raise UserError(f'--projected-w={path}: cannot be read ({err}); it must be an .npz file with an entry w') from err
+        raise UserError(f'--projected-w={path}: cannot be read ({err}); {remedy}') from err
     if ws.ndim != 3 or list(ws.shape[1:]) != [G.num_ws, G.w_dim]:
         raise UserError(f'--projected-w={path}: w has shape {list(ws.shape)}, this generator takes [n, {G.num_ws}, {G.w_dim}]')
     return ws
