@@ -92,7 +92,7 @@ class NumberOrAuto(click.ParamType):
 @click.option('--freezed', help="Keep D's first N layers as loaded by --init-from (Freeze-D), counted from the image on",
               type=click.IntRange(min=0), metavar='INT')
 # Performance.
-@click.option('--fp32', help='No half precision  [default: where it is slow]', type=bool, metavar='BOOL')
+@click.option('--fp32', help='No half precision  [default: by --cfg; 1 on a CPU without bfloat16]', type=bool, metavar='BOOL')
 @click.option('--nhwc', help='channels_last memory format  [default: on a CPU]', type=bool, metavar='BOOL')
 @click.option('--allow-tf32', help='TF32 in float32 matrix products on a GPU', type=bool, default=False, metavar='BOOL')
 @click.option('--compile', help='torch.compile for the main phases', type=bool, default=False, metavar='BOOL')

@@ -114,9 +114,9 @@ def make_step(config, G, D, device, kd, compiled=False, graphs=False, teacher_fp
     terms = {}
     if kd:
         teacher = Teacher(RandomVit().to(device), Preprocess(224, (0.5,) * 3, (0.5,) * 3), 512, 'random',
-                          torch.float16 if device.type == 'cuda' else torch.float32).to(device)
+                          torch.float16 if device.type == 'cuda' and not teacher_fp32 else torch.float32).to(device)
         teacher.encoder.to(teacher.dtype)
-        teacher.set_precision(teacher_fp32)
+        teacher.bf16 = device.type == 'cpu' and not teacher_fp32
         cache = torch.randn(IMAGES, 512, device=device)
         terms['kd'] = Distillation(teacher, D.feature_dim, ('agkd', 'cgkd'), ['text'] * 32, PRESETS['paper'], cache).to(device)
     loss = StyleGAN2Loss(device, G.mapping, G.synthesis, D, r1_gamma=1, terms=terms)

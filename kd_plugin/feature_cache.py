@@ -46,8 +46,9 @@ def real_features(teacher, dataset, raw_input=False, batch_size=64):
 
 
 def _read(path):
-    """The features, or None if there are none that can be read."""
+    """The features, or None if there are none that can be used."""
     try:
-        return safetensors.torch.load_file(path)['features']
+        feats = safetensors.torch.load_file(path)['features']
+        return feats if feats.isfinite().all() else None
     except (FileNotFoundError, KeyError, safetensors.SafetensorError):
         return None

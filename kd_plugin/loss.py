@@ -15,7 +15,7 @@ from .distillers import DISTILLERS
 from .feature_cache import MAX_IMAGES, real_features
 from .heads import HEADS
 from .presets import Preset
-from .teacher import load_teacher
+from .teacher import load_for_training, load_teacher
 
 
 class Distillation(Term):
@@ -134,8 +134,7 @@ def build_distillation(device, feature_dim, methods, teacher, texts, texts_origi
     if 'cgkd' in methods and settings.pd == 'off':
         distributed.print0('Pairwise diversity of the teacher has no gradient in the D step: it is logged, not trained (--kd-pd).')
     with distributed.main_process_first():          # which may download it
-        teacher = load_teacher(teacher, device)
-    teacher.set_precision(teacher_fp32)
+        teacher = load_for_training(teacher, device, teacher_fp32)
     cache = None
     if settings.view == 'clean':
         with contextlib.closing(dnnlib.util.construct_class_by_name(**training_set_kwargs)) as dataset:

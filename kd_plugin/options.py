@@ -5,6 +5,7 @@ import click
 from dnnlib import UserError
 from dnnlib.util import split_names
 from training.commands import FiniteRange
+from training.config import half_suits
 
 from .distillers import DISTILLERS
 from .diversity import READINGS
@@ -72,7 +73,7 @@ def kd_config(opts, dataset, config):
     if settings.center and len(texts) < 3:
         raise UserError(f'--kd-center=1: with {len(texts)} texts nothing but signs is left of the correlations; --kd-texts needs three or more')
     teacher = opts['kd_teacher'] or ('demo' if opts['data'] == 'demo' else DEFAULT_TEACHER)
-    return dict(methods=methods, teacher=teacher, teacher_fp32=config.fp32, texts=texts, texts_origin=origin,
+    return dict(methods=methods, teacher=teacher, teacher_fp32=not half_suits(opts, config.device), texts=texts, texts_origin=origin,
                 settings=_recorded(settings, idle), training_set_kwargs=config.training_set_kwargs, seed=config.random_seed)
 
 

@@ -33,7 +33,7 @@ class Teacher(torch.nn.Module):
         preprocess: what `image_features` expects.
         dim:        width M of both outputs.
         identity:   name and digest, for caches and for the protocol of a metric.
-        dtype:      of the image encoder's weights and computation.
+        dtype:      of the image encoder's weights, and of its computation unless `bf16` is set, which makes that bfloat16.
         norm:       L2 norm that every feature vector is given; None = as the encoder has it.
     """
 
@@ -51,14 +51,6 @@ class Teacher(torch.nn.Module):
 
     def train(self, mode=True):
         return super().train(False)             # a parent's .train() must not wake dropout or batch norm
-
-    def set_precision(self, fp32):
-        """fp32 = False: for speed, images are computed in bfloat16 on a CPU, and as the teacher was loaded on a GPU (the large ones in float16).
-        fp32 = True: all in float32."""
-        self.bf16 = not fp32 and self.mean.device.type == 'cpu'
-        if fp32:
-            self.encoder.to(torch.float32)
-            self.dtype = torch.float32
 
     @property
     def precision(self):
@@ -131,3 +123,10 @@ def load_teacher(name, device='cpu', option='--kd-teacher'):
         return dnnlib.util.call_func_by_name(name, func_name=loader, device=torch.device(device))
     except UserError as err:
         raise UserError(f'{option}={name}: {err}') from err
+
+
+def load_for_training(name, device, fp32, option='--kd-teacher'):
+    """`load_teacher` for many images: in half precision unless `fp32`, on a CPU, too, in bfloat16. On a GPU small teachers stay in float32."""
+    teacher = load_teacher(name, 'cpu' if fp32 else device, option)         # on a CPU no weight is rounded
+    teacher.bf16 = not fp32 and torch.device(device).type == 'cpu'
+    return teacher.to(device)

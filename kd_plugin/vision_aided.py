@@ -8,12 +8,13 @@ from dnnlib import UserError
 from dnnlib.util import split_names
 from torch_utils import distributed
 from training.commands import FiniteRange
+from training.config import half_suits
 from training.diffaugment import DiffAugment, parse_policy
 from training.loss_terms import Term
 from training.methods import Method
 
 from .feature_levels import FeatureLevels
-from .teacher import load_teacher
+from .teacher import load_for_training
 
 F = torch.nn.functional
 ALIASES = dict(clip='ViT-B/32', dino='hf:facebook/dinov2-base')
@@ -67,10 +68,7 @@ class VisionAided(Term):
 
     def bind(self, loss):
         device = loss.pl_mean.device
-        teachers = [load(name, device) for name in self.names]
-        for teacher in teachers:
-            teacher.set_precision(self.fp32)
-        self.teachers = [FeatureLevels(teacher) for teacher in teachers]        # travel by name: neither trained nor saved
+        self.teachers = [FeatureLevels(load(name, device, self.fp32)) for name in self.names]       # travel by name: neither trained nor saved
         self.heads = torch.nn.ModuleList()
         for levels in self.teachers:
             kinds = [(channels, i < len(levels.blocks)) for i, channels in enumerate(levels.channels)]
@@ -115,10 +113,10 @@ def generator_loss(logits):
     return F.softplus(-logits)
 
 
-def load(name, device='cpu'):
+def load(name, device='cpu', fp32=True):
     """The teacher called `name`, downloaded by one process at a time. Raises UserError if it cannot be had."""
     with distributed.main_process_first():
-        return load_teacher(name, device, '--vision-aided')
+        return load_for_training(name, device, fp32, '--vision-aided')
 
 
 def _configure(opts, config):
@@ -131,7 +129,7 @@ def _configure(opts, config):
                         f'use a shorter one, such as {config.total_kimg / 3:.2g}')
     if opts.vision_aided_policy is not None:
         parse_policy(opts.vision_aided_policy, '--vision-aided-policy')
-    return dict(teachers=names, warmup=warmup, fp32=config.fp32)
+    return dict(teachers=names, warmup=warmup, fp32=not half_suits(opts, config.device))
 
 
 def _check(kwargs):

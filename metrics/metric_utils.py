@@ -63,7 +63,7 @@ class MetricOptions:
     @property
     def at_once(self) -> int:
         """Images that are generated at once, an even number: large ones are a part of a batch."""
-        return max(2, MAX_PIXELS // self.G.img_resolution ** 2)
+        return max(2, MAX_PIXELS // self.G.img_resolution ** 2 // 2 * 2)
 
     def _open(self, use_labels):
         if use_labels not in self.opened:

@@ -38,7 +38,7 @@ def path_lengths(opts, num_paths: int, space: str, sampling: str, crop: bool) ->
         crop:      keep only rows 3/8 to 7/8 and columns 2/8 to 6/8.
     """
     lengths = torch.zeros([num_paths], device=opts.device)
-    for items in draws.batches(opts, num_paths, min(opts.batch_size, opts.at_once // 2), 'Path lengths'):        # // 2: in float32
+    for items in draws.batches(opts, num_paths, min(opts.batch_size, max(2, opts.at_once // 2)), 'Path lengths'):        # // 2: in float32
         with torch.no_grad(), full_float32():
             images = [_prepare(img, crop) for img in _ends(opts, items, space, sampling)]
             chunks = zip(*[img.split(CHUNK) for img in images], strict=True)

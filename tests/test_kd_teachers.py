@@ -6,9 +6,11 @@ import types
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from dnnlib import UserError
+from kd_plugin import teacher as teacher_module
 from kd_plugin import teacher_clip
 from kd_plugin.feature_cache import real_features
 from kd_plugin.loss import Distillation, check_distillation
@@ -78,7 +80,7 @@ def test_features_are_computed_once(cache):
     want = torch.from_numpy(dataset[7][0]).float().mean([1, 2]) / 127.5 - 1
     torch.testing.assert_close(feats[7], want, rtol=1e-4, atol=1e-5)
     assert torch.equal(real_features(teacher, dataset), feats) and sum(calls) == 200
-    teacher.set_precision(fp32=False)                                                   # another precision, other features
+    teacher.bf16 = True                                                                 # another precision, other features
     real_features(teacher, dataset)
     assert sum(calls) == 400
 
@@ -93,8 +95,26 @@ def test_features_that_are_not_finite(cache):
     teacher = Teacher(Overflowing(), Preprocess(32, (0,) * 3, (1,) * 3), 3, 'large', dtype=torch.float16)
     with pytest.raises(UserError, match=r'--kd-teacher: some of its features .* are infinite or NaN in float16; use --fp32=1'):
         real_features(teacher, dataset)
-    teacher.set_precision(fp32=True)
+    teacher.dtype = torch.float32
     assert real_features(teacher, dataset).isfinite().all()
+    path, = cache.glob('teacher_features/*large-float32*')
+    safetensors.torch.save_file({'features': torch.full([len(dataset), 3], torch.inf)}, path)           # of some other program's
+    assert real_features(teacher, dataset).isfinite().all()
+
+
+def test_precision_of_a_training(monkeypatch):
+    """--fp32: weights that were never rounded. Else, on a CPU, bfloat16."""
+    asked = []
+    monkeypatch.setattr(teacher_module, 'load_teacher', lambda name, device, option: asked.append(device) or load_teacher(name))
+    exact, fast = [teacher_module.load_for_training('demo', 'cpu', fp32) for fp32 in (True, False)]
+    assert (exact.precision, fast.precision) == ('float32', 'bfloat16')
+    img = torch.rand(2, 3, 32, 32) * 2 - 1
+    torch.testing.assert_close(fast.encode_image(img), exact.encode_image(img), rtol=0.05, atol=0.1)
+    assert torch.equal(exact.encode_image(img), load_teacher('demo').encode_image(img))
+    assert not torch.equal(fast.encode_image(img), exact.encode_image(img))
+    monkeypatch.setattr(Teacher, 'to', lambda self, device: asked.append(f'to {device}') or self)
+    teacher_module.load_for_training('demo', 'cuda', fp32=True)
+    assert (asked[2], asked[-1]) == ('cpu', 'to cuda')                                  # where the loader would round them
 
 
 # -- OpenAI
@@ -150,7 +170,7 @@ def test_clip_by_name(clip, name, tmp_path, cache, monkeypatch):
     with torch.no_grad():
         feats = teacher.encode_image(img)
         torch.testing.assert_close(feats, model.encode_image(normalised(img, teacher_clip.MEAN, teacher_clip.STD)))
-        teacher.set_precision(fp32=False)
+        teacher.bf16 = True
         rough = teacher.encode_image(img)
         assert rough.dtype == torch.float32 and 1e-6 < (rough - feats).norm() / feats.norm() < 0.02
         texts = ['a photo of a cat.', 'a dog']

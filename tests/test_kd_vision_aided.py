@@ -15,6 +15,7 @@ from kd_plugin import gradient_scale, vision_aided
 from kd_plugin.feature_levels import FeatureLevels
 from kd_plugin.teacher import Preprocess, Teacher, load_teacher
 from kd_plugin.vision_aided import LevelHead, VisionAided
+from torch_utils import misc
 from training import demo_data
 from training.dataset import ImageFolderDataset
 from training.presets import PRESETS
@@ -138,7 +139,7 @@ def test_head_written_out(is_map, c_dim):
 @pytest.fixture
 def teacher(monkeypatch):
     toy = token_teacher()
-    monkeypatch.setattr(vision_aided, 'load_teacher', lambda name, device, option: toy)
+    monkeypatch.setattr(vision_aided, 'load_for_training', lambda name, device, fp32, option: toy)
     return toy
 
 
@@ -251,7 +252,7 @@ def build(data, *args):
 def test_options(tiny_data):
     config, name = build(tiny_data, '--vision-aided=clip,hf:org/model', '--vision-aided-weight=0.5')
     assert config.terms == dict(vision_aided=dict(class_name='kd_plugin.vision_aided.VisionAided', teachers=['ViT-B/32', 'hf:org/model'],
-                                                  warmup=100.0, weight=0.5, fp32=config.fp32))
+                                                  warmup=100.0, weight=0.5, fp32=not misc.cpu_has_bfloat16()))
     assert name == 'tiny-auto1-vision-aided-clip-hf-org-model-weight0.5'
 
 

@@ -56,6 +56,15 @@ def test_paths_in_w_of_a_linear_generator():
         assert (got / want - 1).mean().abs() < 1e-3                         # and no bias
 
 
+def test_large_images_are_few_at_a_time():
+    opts, sizes = options(LinearGenerator()), []
+    want = ppl.path_lengths(opts, 10, 'w', 'end', crop=False)
+    opts.G.img_resolution, synthesis = 1024, opts.G.synthesis
+    opts.G.synthesis = lambda ws, **kwargs: sizes.append(len(ws)) or synthesis(ws, **kwargs)
+    torch.testing.assert_close(ppl.path_lengths(opts, 10, 'w', 'end', crop=False), want)
+    assert sizes == [2] * 10
+
+
 @pytest.mark.parametrize('sampling', ['end', 'full'])
 def test_paths_in_z_follow_the_great_circle(sampling):
     """An orthogonal generator moves at constant speed on a circle of radius sqrt(D): angle * sqrt(D)."""

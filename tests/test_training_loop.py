@@ -48,6 +48,14 @@ def trained(config, run_dir, device='cpu'):
 KD = ['--kd=agkd,cgkd', '--kd-teacher=demo']
 
 
+@pytest.mark.parametrize('fp32', [0, 1])
+def test_precision_reaches_every_teacher(fp32, tiny_data, tmp_path):
+    config = make_config(tiny_data, '--batch=8', f'--fp32={fp32}', '--vision-aided=demo', '--vision-aided-warmup=0', *KD)
+    terms = make_trainer(config, tmp_path).loss.terms
+    teachers = [terms['kd'].teacher, *[levels.teacher for levels in terms['vision_aided'].teachers]]
+    assert [teacher.precision for teacher in teachers] == [['bfloat16', 'float32'][fp32]] * 2
+
+
 @pytest.mark.parametrize('cfg', presets.PRESETS)
 def test_one_iteration_of_every_preset(cfg, tiny_data, tmp_path):
     """Batch, schedule, losses and architecture are the preset's; only the number of channels is smaller."""

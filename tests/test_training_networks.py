@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from training import networks
+from training import networks, networks_layers
 from training.networks_format import half_resolutions
 from training.networks_layers import use_channels_last
 
@@ -159,6 +159,15 @@ def test_equalised_learning_rate():
     conv = networks.Conv2dLayer(64, 64, 3)
     assert conv.weight.std().item() == pytest.approx(1, rel=0.02)
     assert conv(torch.randn(4, 64, 16, 16))[:, :, 1:-1, 1:-1].std().item() == pytest.approx(1, rel=0.05)
+
+
+def test_small_gradients_of_weights_survive_float16(monkeypatch):
+    """The factor of the equalised learning rate comes in float32: in float16 it would make zeros of them."""
+    layer, seen = networks_layers.Conv2dLayer(64, 4, kernel_size=3), []
+    monkeypatch.setattr(networks_layers.conv2d_resample, 'conv2d_resample', lambda x, w, **kwargs: seen.append(w) or x[:, :4])
+    layer(torch.zeros(1, 64, 4, 4, dtype=torch.float16))
+    grad, = torch.autograd.grad(seen[0], layer.weight, torch.full_like(seen[0], 2 ** -23))
+    assert seen[0].dtype == torch.float16 and torch.equal(grad, torch.full_like(grad, 2 ** -23 * layer.weight_gain))
 
 
 def test_freezing_makes_buffers_of_the_first_layers():

@@ -143,6 +143,18 @@ def test_other_options_are_refused_with_the_list_of_differences(half_a_run, tmp_
     assert code == 0 and f'Continuing {run_dir} at 0.0 kimg' in output
 
 
+def test_a_run_keeps_the_precision_of_the_processor_that_it_began_on(half_a_run, tmp_path, monkeypatch):
+    """Its command means it on one without bfloat16 too, also when it is complete; what is asked for counts as ever."""
+    run_dir = tmp_path / 'runs' / '00000-tiny-demo-kimg0.016-batch8'
+    monkeypatch.setattr(misc, 'cpu_has_bfloat16', lambda: False)
+    assert half_a_run('--fp32=1')[0] == 1
+    code, output = half_a_run()
+    assert code == 0 and f'Continuing {run_dir} at' in output
+    saved = read_json(run_dir / OPTIONS_FILE)
+    assert saved['fp32'] is False and saved['G_kwargs']['synthesis_kwargs']['half_dtype'] == 'bfloat16'
+    assert f'{run_dir} is complete' in half_a_run()[1] and f'{run_dir} is complete' in half_a_run('--fp32=0')[1]
+
+
 def test_other_images_are_refused(half_a_run, tiny_data, tmp_path):
     """Of the same names and number, in the same place."""
     copy = tmp_path / 'copy'
@@ -173,6 +185,10 @@ def test_names_of_options_in_differences():
     precision = lambda blocks, fp32: dict(fp32=fp32, D_kwargs=dict(num_fp16_res=blocks))
     assert run_changes.differences(precision(4, False), precision(0, True)) == ['--fp32=0, now 1']
     assert run_changes.differences(precision(4, False), precision(3, False)) == ['D_kwargs.num_fp16_res=4, now 3']
+    of_teacher = lambda fp32: dict(fp32=True, loss_kwargs=dict(kd_kwargs=dict(teacher_fp32=fp32)))              # as with --cfg=low-shot
+    assert run_changes.differences(of_teacher(False), of_teacher(True)) == ['--fp32=0, now 1']
+    both = lambda fp32: dict(fp32=fp32, loss_kwargs=dict(kd_kwargs=dict(teacher_fp32=fp32)))
+    assert run_changes.differences(both(False), both(True)) == ['--fp32=0, now 1']
     auto = dict(batch_gpu_auto=True)
     probed = dict(auto, batch_gpu=4, batch_gpu_probed=4)
     assert run_changes.differences(probed, dict(auto, batch_gpu=8)) == run_changes.differences(probed, dict(batch_gpu=4)) == []

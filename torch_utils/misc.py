@@ -10,6 +10,8 @@ import threading
 import torch
 import torch.overrides
 
+# In torch's own words; of cuBLAS and cuDNN, the last of which find nothing that works in what is left; of the allocator on a CPU
+OUT_OF_MEMORY = ('out of memory', 'ALLOC_FAILED', 'CUBLAS_STATUS_NOT_INITIALIZED', 'unable to find an engine', "can't allocate memory")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3      # of mallopt(3)
 
 
@@ -48,7 +50,7 @@ def keep_freed_memory():
 
 @functools.cache
 def cpu_has_bfloat16(cpuinfo='/proc/cpuinfo'):
-    """Whether the processor is known to multiply in bfloat16 (AVX-512 BF16, AMX). On others torch is 1.6 (AVX-512) to 10 times (AVX2) slower
+    """Whether the processor is known to multiply in bfloat16 (AVX-512 BF16, AMX). On others torch is 1.7 (AVX-512) to 10 times (AVX2) slower
     in it than in float32 (benchmarks/train_step.py). torch.cpu's own test overlooks it on some processors."""
     try:
         with open(cpuinfo) as f:
@@ -79,12 +81,11 @@ def errors_in_their_place():
 
 def out_of_memory(err):
     """Whether an exception says that a device has no memory left. What is below torch (cuBLAS, cuDNN, NCCL, CUDA graphs) has no type for it."""
-    told = isinstance(err, RuntimeError) and any(text in str(err) for text in ('out of memory', 'ALLOC_FAILED'))
-    return told or isinstance(err, torch.OutOfMemoryError)
+    return isinstance(err, torch.OutOfMemoryError) or (isinstance(err, RuntimeError) and any(text in str(err) for text in OUT_OF_MEMORY))
 
 
 def one_line(err):
-    """The begin of an exception's text, for a message."""
+    """The beginning of an exception's text, for a message."""
     return ' '.join(str(err).split())[:200]
 
 

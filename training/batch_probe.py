@@ -35,7 +35,10 @@ def largest(config, build):
     for size in sizes(per_process, _group(config)):
         with contextlib.redirect_stdout(io.StringIO()):         # the trainer to come says it all again
             trainer = build(dict(config, batch_gpu=size))
-            fits = _fits(trainer)
+            try:
+                fits = _fits(trainer)
+            except UserError as err:                            # the device cannot be used any more, not even for a smaller size
+                raise UserError(f'--batch-gpu=auto, trying {size} images at a time: {err}') from err
         del trainer
         _free_memory()
         if not distributed.any_process(not fits):

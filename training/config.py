@@ -80,10 +80,16 @@ def as_number(value):
     return int(value) if value == int(value) else value
 
 
+def half_suits(opts, device):
+    """Whether networks and teachers that can work in half precision should: as --fp32 says, else where that is fast."""
+    return not opts['fp32'] if opts['fp32'] is not None else device != 'cpu' or misc.cpu_has_bfloat16()
+
+
 def add_networks(config, opts, preset):
     on_cpu = config.device == 'cpu'
-    fast_half = misc.cpu_has_bfloat16() if on_cpu else True
-    half = preset.half_precision and fast_half if opts.fp32 is None else not opts.fp32
+    half = half_suits(opts, config.device) and (preset.half_precision or opts.fp32 is not None)
+    if opts.fp32 is None and on_cpu:
+        config.fp32_auto = True                         # a run keeps to what the processor that it began on has
     channels_last = on_cpu if opts.nhwc is None else opts.nhwc
     # On a CPU that has bfloat16 it pays at every resolution; it has the range of float32 and needs no clamp.
     precision = dict(num_fp16_res=0 if not half else 16 if on_cpu else 4, conv_clamp=256 if half and not on_cpu else None)

@@ -55,15 +55,15 @@ class RecordedPhase:
     def __init__(self, function, params, key, pool, tell, name):
         self.function, self.params, self.key, self.pool, self.tell, self.name = function, params, key, pool, tell, name
         self.calls, self.graphs = {}, {}
-        self.failed = None
+        self.failed_graph = None
 
     def __call__(self, *tensors):
-        key = None if self.failed is not None else self.key()
+        key = None if self.failed_graph is not None else self.key()
         if key is not None and key not in self.graphs:
             self.calls[key] = self.calls.get(key, 0) + 1
             if self.calls[key] > WARM_UP:
                 self._record(key, tensors)
-        if self.failed is not None or key not in self.graphs:
+        if self.failed_graph is not None or key not in self.graphs:
             self.function(*tensors)
         else:
             self._replay(*self.graphs[key], tensors)
@@ -94,7 +94,7 @@ class RecordedPhase:
                             'with --fork-from=RUN if the run has a state') from err
         if misc.out_of_memory(err):
             raise err
-        self.failed = graph                                 # kept, for the pool may not fall out of use while others want to share it
+        self.failed_graph = graph                                 # kept, for the pool may not fall out of use while others want to share it
         self.tell(f'--cuda-graphs: {self.name} cannot be recorded ({misc.one_line(err)}); it runs as usual.')
 
     def _replay(self, graph, inputs, grads, tensors):

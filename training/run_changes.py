@@ -12,18 +12,23 @@ OPTION_OF = {
     'batch_gpu': '--batch-gpu', 'training_set_kwargs.path': '--data', 'training_set_kwargs.max_size': 'images',
     'training_set_kwargs.xflip': '--mirror', 'training_set_kwargs.use_labels': '--cond', 'training_set_kwargs.random_seed': '--seed',
     'kimg_per_tick': '--tick', 'r1_gamma': '--gamma', 'ada_target': '--target', 'augment_p': '--p', 'init_from': '--init-from',
-    'fork_from': '--fork-from', 'allow_tf32': '--allow-tf32', 'channels_last': '--nhwc', 'fp32': '--fp32', 'compile': '--compile',
-    'cuda_graphs': '--cuda-graphs', 'kd_kwargs.methods': '--kd',
+    'fork_from': '--fork-from', 'allow_tf32': '--allow-tf32', 'channels_last': '--nhwc', 'fp32': '--fp32', 'teacher_fp32': '--fp32',
+    'compile': '--compile', 'cuda_graphs': '--cuda-graphs', 'kd_kwargs.methods': '--kd',
     'kd_kwargs.teacher': '--kd-teacher', 'kd_kwargs.texts': '--kd-texts', 'settings.teacher_input': '--kd-input',
     'block_kwargs.freeze_layers': '--freezed',
 }
 FOLLOWS = ('num_fp16_res', 'half_dtype', 'conv_clamp', 'fp16_channels_last', 'teacher_fp32')        # from --device, --fp32, --nhwc, which differ, too
+PRECISION = ('fp32', 'num_fp16_res', 'half_dtype', 'conv_clamp', 'teacher_fp32')
+HAVE_PRECISION = ('fp32', 'G_kwargs', 'D_kwargs', 'loss_kwargs', 'terms')           # top-level entries with some of these in them
 MOST = 6                        # differences that a message lists
 
 
 def differences(saved, config):
     """['--seed=0, now 1', ...]: where two configurations differ in what matters to a run. What one does not know is off there."""
     saved, config = _comparable(saved), _comparable(json.loads(json.dumps(config)))
+    if saved.pop('fp32_auto', None) and config.pop('fp32_auto', None):          # each as its processor has it: the run keeps to what it began with
+        saved, config = ({key: value for key, value in flat.items() if key.rpartition('.')[2] not in PRECISION} for flat in (saved, config))
+    config.pop('fp32_auto', None)
     on = lambda value: None if value is False else value
     keys = [key for key in {**saved, **config} if on(saved.get(key)) != on(config.get(key)) and not _is_free(key, saved, config)]
     keys = [key for key in keys if key.rpartition('.')[2] not in FOLLOWS] or keys
@@ -32,7 +37,7 @@ def differences(saved, config):
 
 def found_out(saved):
     """The entries of a configuration that a run found out at its start and goes by to its end."""
-    found = {key: saved[key] for key in ('fork_origin', 'batch_gpu_probed') if key in saved}
+    found = {key: saved[key] for key in ('fork_origin', 'batch_gpu_probed', *(HAVE_PRECISION if saved.get('fp32_auto') else ())) if key in saved}
     return dict(found, batch_gpu=found['batch_gpu_probed']) if 'batch_gpu_probed' in found else found
 
 

@@ -1,6 +1,7 @@
 """Starting the processes that train in a run directory."""
 
 import contextlib
+import json
 import multiprocessing.connection
 import os
 import shutil
@@ -46,7 +47,7 @@ def launch(config, run_dir):
 
 def _prepare(config, run_dir):
     files.make_dir(run_dir)
-    found = run_changes.found_out(read_options(run_dir) or {})
+    found = run_changes.found_out(read_options(run_dir) or json.loads(json.dumps(config)))
     write_options(run_dir, dict(config, **found))
     return found
 
