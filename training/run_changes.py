@@ -17,9 +17,9 @@ OPTION_OF = {
     'kd_kwargs.teacher': '--kd-teacher', 'kd_kwargs.texts': '--kd-texts', 'settings.teacher_input': '--kd-input',
     'block_kwargs.freeze_layers': '--freezed',
 }
-FOLLOWS = ('num_fp16_res', 'half_dtype', 'conv_clamp', 'fp16_channels_last', 'teacher_fp32')        # from --device, --fp32, --nhwc, which differ, too
-PRECISION = ('fp32', 'num_fp16_res', 'half_dtype', 'conv_clamp', 'teacher_fp32')
-HAVE_PRECISION = ('fp32', 'G_kwargs', 'D_kwargs', 'loss_kwargs', 'terms')           # top-level entries with some of these in them
+OF_PRECISION = ('num_fp16_res', 'half_dtype', 'conv_clamp', 'teacher_fp32')
+FOLLOWS = (*OF_PRECISION, 'fp16_channels_last')                 # from --device, --fp32 and --nhwc, which differ, too
+HAVE_PRECISION = ('fp32', 'G_kwargs', 'D_kwargs', 'loss_kwargs', 'terms')           # top-level entries that are of it, or have some of it
 MOST = 6                        # differences that a message lists
 
 
@@ -27,7 +27,7 @@ def differences(saved, config):
     """['--seed=0, now 1', ...]: where two configurations differ in what matters to a run. What one does not know is off there."""
     saved, config = _comparable(saved), _comparable(json.loads(json.dumps(config)))
     if saved.pop('fp32_auto', None) and config.pop('fp32_auto', None):          # each as its processor has it: the run keeps to what it began with
-        saved, config = ({key: value for key, value in flat.items() if key.rpartition('.')[2] not in PRECISION} for flat in (saved, config))
+        saved, config = ({key: value for key, value in flat.items() if key.rpartition('.')[2] not in ('fp32', *OF_PRECISION)} for flat in (saved, config))
     config.pop('fp32_auto', None)
     on = lambda value: None if value is False else value
     keys = [key for key in {**saved, **config} if on(saved.get(key)) != on(config.get(key)) and not _is_free(key, saved, config)]
