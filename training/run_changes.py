@@ -27,7 +27,8 @@ def differences(saved, config):
     """['--seed=0, now 1', ...]: where two configurations differ in what matters to a run. What one does not know is off there."""
     saved, config = _comparable(saved), _comparable(json.loads(json.dumps(config)))
     if saved.pop('fp32_auto', None) and config.pop('fp32_auto', None):          # each as its processor has it: the run keeps to what it began with
-        saved, config = ({key: value for key, value in flat.items() if key.rpartition('.')[2] not in ('fp32', *OF_PRECISION)} for flat in (saved, config))
+        counts = lambda key: key.rpartition('.')[2] not in ('fp32', *OF_PRECISION)
+        saved, config = ({key: value for key, value in flat.items() if counts(key)} for flat in (saved, config))
     config.pop('fp32_auto', None)
     on = lambda value: None if value is False else value
     keys = [key for key in {**saved, **config} if on(saved.get(key)) != on(config.get(key)) and not _is_free(key, saved, config)]
