@@ -5,6 +5,7 @@ import hashlib
 import torch
 
 from .distiller import Distiller
+from .teacher import COMMON_NORM
 
 
 def l1(a, b):
@@ -17,12 +18,20 @@ def euclidean(a, b):
     return torch.linalg.vector_norm(a - b, dim=1)
 
 
+def cosine(a, b):
+    """[N, M], [N, M] -> [N]: 100 (1 - cos), half the squared distance of the two when both have been brought to length 10."""
+    return COMMON_NORM ** 2 * (1 - torch.nn.functional.cosine_similarity(a, b))
+
+
+DISTANCES = dict(l1=l1, l2=euclidean, cosine=cosine)            # --kd-distance
+
+
 class AGKD(Distiller):
     """Pulls the student's embedding of an image to the teacher's, and with probability p also to that of the other kind.
 
     The paper's terms are |I(x) - Df(x)| + |I(G(z)) - Df(G(z))| (distillation) and |I(x) - Df(G(z))| + |I(G(z)) - Df(x)|
-    (aggregation, kept if q <= p for q ~ U(0, 1)). A pass over fakes or over reals holds one of each pair. The distance is L1 (paper)
-    or Euclidean (released code); p = 1, always, is that of the released code.
+    (aggregation, kept if q <= p for q ~ U(0, 1)). A pass over fakes or over reals holds one of each pair. The distance is L1 (paper),
+    Euclidean (released code) or that of the directions; p = 1, always, is that of the released code.
     """
 
     name = 'agkd'
@@ -30,7 +39,7 @@ class AGKD(Distiller):
 
     def __init__(self, settings, text_feats=None, seed=0):
         super().__init__(settings, text_feats, seed)
-        self.distance = euclidean if settings.distance == 'l2' else l1
+        self.distance = DISTANCES[settings.distance]
         self.aggregate = True
 
     def start_step(self, cur_nimg):

@@ -34,6 +34,14 @@ def squared(a, b):
     return (a - b).square().sum(1)
 
 
+def cosine(a, b):
+    """[N, K], [N, K] -> [N]: 1 - cos of rows of length 1, half of `squared`."""
+    return 1 - (a * b).sum(1)
+
+
+DISTANCES = dict(l1=l1, l2=squared, cosine=cosine)              # --kd-distance
+
+
 class CGKD(Distiller):
     """Pulls the student's image-text correlations to the teacher's: L = |C_T - C_S|, and reads the pairwise diversity L_PD (`diversity.py`).
 
@@ -46,7 +54,7 @@ class CGKD(Distiller):
 
     def __init__(self, settings, text_feats, seed=0):
         super().__init__(settings, text_feats, seed)
-        self.distance = squared if settings.distance == 'l2' else l1
+        self.distance = DISTANCES[settings.distance]
         self.diversity = READINGS[settings.pd](settings, self.correlation, text_feats.shape[1])
         self.in_g_step = self.diversity.in_g_step
 

@@ -13,6 +13,8 @@ class Pass(NamedTuple):
     own: torch.Tensor           # [N, M] by the teacher, of the same images
     other: torch.Tensor         # [N, M] by the teacher, of the other kind of images, paired by row
 
+    # For a method that compares them with texts they are embeddings, for any other targets (`targets.py`).
+
 
 class Distiller(torch.nn.Module):
     """Base class: a subclass names itself, says which settings concern it, and gives `loss`, or `d_losses` where there are several.

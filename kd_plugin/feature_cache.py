@@ -15,25 +15,30 @@ MAX_IMAGES = 400_000            # 512 floats each: 800 MB
 
 
 @torch.no_grad()
-def real_features(teacher, dataset, raw_input=False, batch_size=64):
-    """[len(dataset), dim] float32 on the teacher's device, row = index in the data set; kept on disk from one run to the next.
+def real_features(teacher, dataset, raw_input=False, items=None, batch_size=64):
+    """[len(items), dim] float32 on the teacher's device, of images by their index in the data set; kept on disk from one run to the next.
 
-    raw_input: see `Teacher.encode_image`. Processes share the work; the first one alone reads and writes the disk. Raises UserError if a feature is
-    infinite or NaN.
+    Processes share the work; the first one alone reads and writes the disk. Raises UserError if a feature is infinite or NaN.
+
+    Args:
+        raw_input: see `Teacher.encode_image`.
+        items:     [n] int; None = all images. Any other selection has to follow from the number n alone.
     """
+    items = np.arange(len(dataset)) if items is None else items
     identity = teacher.identity.replace('/', '_').replace(':', '_')
-    name = '-'.join([dataset.content_hash()[:16], identity, teacher.precision, *(['raw'] if raw_input else [])])
+    part = [f'of{len(items)}'] if len(items) < len(dataset) else []
+    name = '-'.join([dataset.content_hash()[:16], identity, teacher.precision, *(['raw'] if raw_input else []), *part])
     path = os.path.join(files.cache_dir('teacher_features'), f'{name}.safetensors')
     device = teacher.mean.device
     rank, num_ranks = distributed.get_rank(), distributed.get_world_size()
     feats = _read(path) if rank == 0 else None
     if distributed.any_process(feats is not None):
-        feats = torch.zeros([len(dataset), teacher.dim]) if feats is None else feats
+        feats = torch.zeros([len(items), teacher.dim]) if feats is None else feats
         return distributed.all_reduce_sum(feats.to(device))
-    feats = torch.zeros([len(dataset), teacher.dim], device=device)
-    chunks = np.array_split(np.arange(len(dataset)), -(-len(dataset) // batch_size))[rank::num_ranks]
+    feats = torch.zeros([len(items), teacher.dim], device=device)
+    chunks = np.array_split(np.arange(len(items)), -(-len(items) // batch_size))[rank::num_ranks]
     for chunk in tqdm.tqdm(chunks, desc='Teacher features of the real images', unit='batch', leave=False, disable=None if rank == 0 else True):
-        img = torch.from_numpy(np.stack([dataset[i][0] for i in chunk])).to(device)
+        img = torch.from_numpy(np.stack([dataset[i][0] for i in items[chunk]])).to(device)
         feats[torch.from_numpy(chunk).to(device)] = teacher.encode_image(img.to(torch.float32) / 127.5 - 1, raw_input)
     distributed.all_reduce_sum(feats)
     if not feats.isfinite().all():

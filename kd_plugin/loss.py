@@ -2,6 +2,7 @@
 
 import contextlib
 
+import numpy as np
 import torch
 
 import dnnlib
@@ -13,9 +14,14 @@ from training.loss_terms import Term
 from .distiller import Pass
 from .distillers import DISTILLERS
 from .feature_cache import MAX_IMAGES, real_features
+from .gradient_share import GradientShare
 from .heads import HEADS
 from .presets import Preset
+from .targets import TARGETS, Raw
 from .teacher import load_for_training, load_teacher
+from .weighting import Weighting
+
+STATISTICS_IMAGES = 10_000      # of the real images, for the statistics of targets, where not all are in the cache
 
 
 class Distillation(Term):
@@ -31,31 +37,39 @@ class Distillation(Term):
         settings:      `presets.Preset`.
         cache:         [n, dim] the teacher's features of the real images by their number; None = compute them as they come.
         seed:          of the methods' draws.
+        targets:       one of `targets.TARGETS`; None = the embeddings as they are.
+        batch_size:    images per step, over all processes; for --kd-adapt only.
     """
 
-    def __init__(self, teacher, feature_dim, methods, texts, settings, cache=None, seed=0):
+    def __init__(self, teacher, feature_dim, methods, texts, settings, cache=None, seed=0, targets=None, batch_size=None):
         super().__init__()
         self.settings = settings
         self.__dict__['teacher'] = teacher              # travels by name: neither trained nor saved
-        self.head = HEADS[settings.head](feature_dim, teacher.dim)
+        rate = dict(lr_multiplier=settings.head_lr) if settings.head == 'linear' else {}
+        self.head = HEADS[settings.head](feature_dim, teacher.dim, **rate)
         chosen = {name: method for name, method in DISTILLERS.items() if name in methods}
         text_feats = teacher.encode_text(texts) if any(method.min_texts > 0 for method in chosen.values()) else None
         self.methods = torch.nn.ModuleDict({name: method(settings, text_feats, seed) for name, method in chosen.items()})
         self.register_buffer('cache', cache, persistent=False)
-        self.ramp = 1.0
+        self.targets = targets or Raw()
+        self.share = GradientShare()
+        self.weighting = Weighting(settings, batch_size)
 
     # -- hooks
 
+    def bind(self, loss):
+        self.readout = loss.D.b4.readout
+        self.weighting.bind()
+
     def start_step(self, cur_nimg):
-        warmup_nimg = self.settings.warmup * 1000
-        self.ramp = min(cur_nimg / warmup_nimg, 1.0) if warmup_nimg > 0 else 1.0
+        self.share.start_step()
+        self.weighting.start_step(cur_nimg)
         for method in self.methods.values():
             method.start_step(cur_nimg)
 
     def recording_key(self, phase):
-        """The draws of the methods that act in it; None while their weights still grow."""
-        acting = [method for method in self.methods.values() if phase[0] == 'D' or method.in_g_step]
-        return tuple(method.drawn() for method in acting) if self.ramp == 1 or not acting else None
+        """The draws of the methods that act in it; what their weights depend on is in tensors."""
+        return tuple(method.drawn() for method in self.methods.values() if phase[0] == 'D' or method.in_g_step)
 
     @torch.no_grad()
     def prepare(self, step):
@@ -76,7 +90,10 @@ class Distillation(Term):
         gen = self._embed(step.gen_img)             # the gradient goes through the teacher to G
         with torch.no_grad():
             real = self._embed_real(step)
-        return self._weighted(method.g_losses(gen, real) for method in methods)
+        return _weighted([method.g_losses(gen, real) for method in methods], self.weighting.in_g_step)
+
+    def finish_step(self, batch_idx):
+        self.weighting.finish_step(batch_idx, self.share.norms())
 
     # -- parts
 
@@ -98,12 +115,16 @@ class Distillation(Term):
         return self._embed((step.real_aug if seen_by_d else step.real_img).detach())
 
     def _d_losses(self, step, kind, own, other):
-        rows = Pass(kind, self.head(step.features.epilogue), own, other)
-        report_agreement(kind, rows.student, own)
-        return self._weighted(method.d_losses(rows) for method in self.methods.values())
+        student = self.head(self.share.watch(step, kind, self.readout))
+        rows = Pass(kind, student, self.targets(own), self.targets(other))
+        beside_texts = Pass(kind, self.targets.embedding(student), own, other)
+        report_agreement(kind, rows.student, rows.own)
+        losses = [method.d_losses(beside_texts if method.min_texts > 0 else rows) for method in self.methods.values()]
+        return _weighted(losses, self.weighting.in_d_step)
 
-    def _weighted(self, losses):
-        return {f'KD/{name}': value * (weight * self.ramp) for found in losses for name, (value, weight) in found.items()}
+
+def _weighted(losses, factor):
+    return {f'KD/{name}': value * weight * factor for found in losses for name, (value, weight) in found.items()}
 
 
 def report_agreement(kind, student, teacher):
@@ -124,8 +145,9 @@ class KDLoss(StyleGAN2Loss):
         super().__init__(device, G_mapping, G_synthesis, D, terms={**(terms or {}), 'kd': distillation}, **kwargs)
 
 
-def build_distillation(device, feature_dim, methods, teacher, texts, texts_origin, settings, training_set_kwargs, seed=0, teacher_fp32=True):
-    """Loads the teacher by name and, where it sees clean images, its features of the data set. -> `Distillation` on `device`.
+def build_distillation(device, feature_dim, methods, teacher, texts, texts_origin, settings, training_set_kwargs,
+                       seed=0, teacher_fp32=True, batch_size=None):
+    """Loads the teacher by name and, where they are needed, its features of the data set. -> `Distillation` on `device`.
 
     settings: dict of `presets.Preset`'s fields; training_set_kwargs: constructor arguments of the data set.
     """
@@ -135,12 +157,25 @@ def build_distillation(device, feature_dim, methods, teacher, texts, texts_origi
         distributed.print0('Pairwise diversity of the teacher has no gradient in the D step: it is logged, not trained (--kd-pd).')
     with distributed.main_process_first():          # which may download it
         teacher = load_for_training(teacher, device, teacher_fp32)
-    cache = None
-    if settings.view == 'clean':
-        with contextlib.closing(dnnlib.util.construct_class_by_name(**training_set_kwargs)) as dataset:
-            if len(dataset) <= MAX_IMAGES:
-                cache = real_features(teacher, dataset, raw_input=settings.teacher_input == 'raw')
-    return Distillation(teacher, feature_dim, methods, texts, settings, cache, seed).to(device)
+    with contextlib.closing(dnnlib.util.construct_class_by_name(**training_set_kwargs)) as dataset:
+        cache = targets = None
+        raw_input = settings.teacher_input == 'raw'
+        if settings.view == 'clean' and len(dataset) <= MAX_IMAGES:
+            cache = real_features(teacher, dataset, raw_input)
+        if settings.target_norm != 'raw':
+            targets = _build_targets(TARGETS[settings.target_norm], teacher, dataset, raw_input, cache)
+    distillation = Distillation(teacher, feature_dim, methods, texts, settings, cache, seed, targets, batch_size)
+    return distillation.to(device)
+
+
+def _build_targets(kind, teacher, dataset, raw_input, cache):
+    """Statistics are those of the cache or, where there is none, of up to 10,000 clean images spread evenly over the data set."""
+    if not kind.has_statistics:
+        return kind()
+    if cache is None:
+        items = np.linspace(0, len(dataset) - 1, min(STATISTICS_IMAGES, len(dataset))).round().astype(int)
+        cache = real_features(teacher, dataset, raw_input, items)
+    return kind(cache, source=f'{dataset.content_hash()} {teacher.identity} {raw_input}')
 
 
 def check_distillation(feature_dim, methods, teacher, texts, settings, **_others):

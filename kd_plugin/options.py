@@ -7,11 +7,13 @@ from dnnlib.util import split_names
 from training.commands import FiniteRange
 from training.config import half_suits
 
+from .agkd import DISTANCES
 from .distillers import DISTILLERS
 from .diversity import READINGS
 from .heads import HEADS
-from .presets import PRESETS, Preset
+from .presets import PRESETS, SWITCHES, Preset
 from .prompts import resolve_texts
+from .targets import TARGETS
 
 DEFAULT_TEACHER = 'ViT-B/32'
 
@@ -27,10 +29,15 @@ _OPTIONS = [
     click.option('--kd-weight-pd', help='Weight of pairwise diversity', type=_WEIGHT),
     click.option('--kd-weight-anchor', help="With --kd-pd=adapter: how strongly the adapted features are held to the teacher's", type=_WEIGHT),
     click.option('--kd-p', help="Probability of AGKD's aggregation", type=FiniteRange(0, 1)),
-    click.option('--kd-distance', help='l1, or l2 = Euclidean in AGKD and squared in CGKD', type=click.Choice(['l1', 'l2'])),
+    click.option('--kd-distance', help='l1; l2 = Euclidean in AGKD and squared in CGKD; cosine = of directions',
+                 type=click.Choice(list(DISTANCES))),
     click.option('--kd-reduction', help='CGKD over the batch', type=click.Choice(['mean', 'sum'])),
     click.option('--kd-samples', help='CGKD on fakes, or on reals too', type=click.Choice(['fake', 'both'])),
     click.option('--kd-head', help="From the discriminator's features to the teacher's width", type=click.Choice(list(HEADS))),
+    click.option('--kd-head-lr', help='Factor on the learning rate of the linear head  [default: 1]',
+                 type=FiniteRange(min=0, min_open=True)),
+    click.option('--kd-target-norm', help="The teacher's features as they are, of length 10, centred and scaled by one number, or by channel  "
+                 '[default: raw]', type=click.Choice(list(TARGETS))),
     click.option('--kd-view', help='What the teacher sees', type=click.Choice(['clean', 'augmented'])),
     click.option('--kd-input', help="clip = the teacher's own preprocessing, raw = pixels copied and left in [-1, 1]",
                  type=click.Choice(['clip', 'raw'])),
@@ -39,6 +46,14 @@ _OPTIONS = [
     click.option('--kd-pd', help='Pairwise diversity: off, on the student (D step), through the generator (G step), or of an adapter of the teacher',
                  type=click.Choice(list(READINGS))),
     click.option('--kd-warmup', help='Weights grow from zero over this many kimg', type=FiniteRange(min=0), metavar='KIMG'),
+    click.option('--kd-decay', help='Weights fall to zero over this many kimg, after the warm-up', type=FiniteRange(min=0, min_open=True),
+                 metavar='KIMG'),
+    click.option('--kd-decay-to', help='With --kd-decay: the part of the weights that stays  [default: 0]',
+                 type=FiniteRange(0, 1, min_open=True, max_open=True), metavar='SHARE'),
+    click.option('--kd-share', help="Weights are scaled so that distillation's gradient in D is this share of the adversarial one over the first "
+                 'kimg', type=FiniteRange(min=0, min_open=True), metavar='RHO'),
+    click.option('--kd-adapt', help="Weights grow while the mean sign of D's logits for reals is above this, and fall while it is below",
+                 type=FiniteRange(0, 1, min_open=True), metavar='TARGET'),
 ]
 # option of the command line -> field of presets.Preset
 _FIELDS = {'kd_input' if field == 'teacher_input' else f'kd_{field}': field for field in Preset._fields}
@@ -67,6 +82,7 @@ def kd_config(opts, dataset, config):
     for name, field in _FIELDS.items():
         if field in idle:
             _refuse(opts, [name], idle[field])
+    _refuse_idle_choices(opts, methods, settings)
     if config.batch_gpu == 1:
         _check_single_images(methods, settings)
     texts, origin = resolve_texts(settings.texts, dataset.name, dataset.class_names)
@@ -74,7 +90,18 @@ def kd_config(opts, dataset, config):
         raise UserError(f'--kd-center=1: with {len(texts)} texts nothing but signs is left of the correlations; --kd-texts needs three or more')
     teacher = opts['kd_teacher'] or ('demo' if opts['data'] == 'demo' else DEFAULT_TEACHER)
     return dict(methods=methods, teacher=teacher, teacher_fp32=not half_suits(opts, config.device), texts=texts, texts_origin=origin,
-                settings=_recorded(settings, idle), training_set_kwargs=config.training_set_kwargs, seed=config.random_seed)
+                settings=_recorded(settings, idle), training_set_kwargs=config.training_set_kwargs, seed=config.random_seed,
+                **(dict(batch_size=config.batch_size) if settings.adapt > 0 else {}))
+
+
+def _refuse_idle_choices(opts, methods, settings):
+    """Raises UserError for settings that have no effect with the values of others."""
+    if settings.head != 'linear':
+        _refuse(opts, ['kd_head_lr'], f'with --kd-head={settings.head}; use --kd-head=linear')
+    if settings.decay == 0:
+        _refuse(opts, ['kd_decay_to'], 'without --kd-decay; add that')
+    if settings.target_norm == 'unit' and all(DISTILLERS[name].min_texts > 0 for name in methods):
+        _refuse(opts, ['kd_target_norm'], f'with --kd={opts["kd"]}, which compares directions only; use --kd-target-norm=centred')
 
 
 def _check_single_images(methods, settings):
@@ -105,7 +132,8 @@ def _unused(claims, chosen, choice):
 def _recorded(settings, idle):
     """The settings as the configuration keeps them, without later additions to them that are idle or off: runs of before continue."""
     later = Preset._field_defaults
-    return {field: value for field, value in settings._asdict().items() if field not in later or (field not in idle and value is not False)}
+    left_out = lambda field, value: field in later and (field in idle or field in SWITCHES and value == later[field])
+    return {field: value for field, value in settings._asdict().items() if not left_out(field, value)}
 
 
 def _refuse(opts, names, why):

@@ -9,7 +9,7 @@ class Preset(NamedTuple):
     weight_cgkd: float
     weight_pd: float            # factor on pairwise diversity
     p: float                    # probability of aggregation
-    distance: str               # 'l1', or 'l2': Euclidean in AGKD, squared in CGKD
+    distance: str               # 'l1'; 'l2': Euclidean in AGKD, squared in CGKD; 'cosine'
     reduction: str              # of CGKD over the batch: 'mean' or 'sum'
     samples: str                # CGKD on 'fake' or 'both'
     head: str                   # a key of heads.HEADS
@@ -25,8 +25,17 @@ class Preset(NamedTuple):
     weight_spkd: float = 440
     temperature: float = 4      # of labeldist
     weight_anchor: float = 1    # of the teacher adapter, moves features by some per cent
+    # Off in both presets.
     center: bool = False        # subtract from each correlation row its mean over the texts
+    target_norm: str = 'raw'    # a key of targets.TARGETS
+    share: float = 0            # see weighting.Calibration; 0 = off
+    adapt: float = 0            # target of weighting.Need; 0 = off
+    decay: float = 0            # kimg over which the weights fall, after the warm-up; 0 = off
+    decay_to: float = 0         # part of them that stays
+    head_lr: float = 1          # factor on the learning rate of the linear head
 
+
+SWITCHES = ('center', 'target_norm', 'share', 'adapt', 'decay', 'decay_to', 'head_lr')          # whose default is to do nothing
 
 PRESETS = {
     # Formulas of the paper with the gradient scale of the released weights: 0.44 * (L1 summed over 512) ~ 10 * Euclidean / sqrt(512).

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from kd_toys import reported_losses, setup, size, step
 
 from dnnlib import UserError
 from kd_plugin import teacher as teacher_module
 from kd_plugin import teacher_clip
 from kd_plugin.feature_cache import real_features
-from kd_plugin.loss import Distillation, check_distillation
+from kd_plugin.loss import check_distillation
 from kd_plugin.presets import PRESETS
 from kd_plugin.teacher import COMMON_NORM, Preprocess, Teacher, load_teacher
 from training import demo_data
@@ -37,8 +38,8 @@ def test_teacher_resizes_as_pillow_does():
         def image_features(self, x):
             return x.flatten(1)
     rng = np.random.default_rng(0)
-    for size, target in [(64, 24), (24, 64)]:
-        image = np.asarray(PIL.Image.fromarray(rng.random((6, 6), dtype=np.float32)).resize((size, size), PIL.Image.Resampling.BICUBIC)).clip(0, 1)
+    for side, target in [(64, 24), (24, 64)]:
+        image = np.asarray(PIL.Image.fromarray(rng.random((6, 6), dtype=np.float32)).resize((side, side), PIL.Image.Resampling.BICUBIC)).clip(0, 1)
         want = np.asarray(PIL.Image.fromarray(image).resize((target, target), PIL.Image.Resampling.BICUBIC)).clip(0, 1)
         teacher = Teacher(Identity(), Preprocess(target, (0,) * 3, (1,) * 3), 1, 'x')
         got = teacher.encode_image(torch.from_numpy(image.copy())[None, None] * 2 - 1).reshape(3, target, target)[0]
@@ -321,11 +322,9 @@ def test_an_image_teacher_distils_by_agkd_and_is_refused_for_cgkd(transformers, 
     name = save_model(tmp_path, transformers.Dinov2Model(config))
     settings = PRESETS['paper']
     check_distillation(16, ['agkd'], name, [], settings._asdict())
-    kd = Distillation(load_teacher(name), 16, ['agkd'], [], settings)
-    step = types.SimpleNamespace(notes={}, gen_img=torch.rand(2, 3, 32, 32), real_img=torch.rand(2, 3, 32, 32), real_idx=None, real_aug=None,
-                                 features=types.SimpleNamespace(epilogue=torch.rand(2, 16)))
-    kd.prepare(step)
-    assert (kd.d_real(step)['KD/agkd_real'] > 0).all()
+    G, D, kd, loss = setup(load_teacher(name), ('agkd',))
+    assert reported_losses(lambda: step(loss, 'Dmain', G, D, kd)) == {'KD/agkd_fake', 'KD/agkd_real'}
+    assert kd.head.weight.shape == (32, 16) and size(kd.head) > 0
     with pytest.raises(UserError, match=r'--kd-teacher: hf:.*knows images only, not texts; leave cgkd out of --kd, or give a teacher'):
         check_distillation(16, ['agkd', 'cgkd'], name, ['a cat'], settings._asdict())
 

@@ -83,7 +83,8 @@ def train(rank, folder, config):
         torch.save((states, {name: value['mean'] for name, value in statistics.as_dict().items()}), f'{folder}/{num_ranks}.pt')
 
 
-KD = ['--kd=agkd,cgkd', '--kd-teacher=demo', '--kd-pd=off']       # diversity is a mean over pairs of a micro-batch
+KD = ['--kd=agkd,cgkd', '--kd-teacher=demo', '--kd-pd=off',       # diversity is a mean over pairs of a micro-batch
+      '--kd-share=0.2', '--kd-adapt=0.6', '--kd-target-norm=channel']
 
 
 @pytest.mark.parametrize('worlds, options', [([1, 2, 4], ['--aug=ada', '--mirror=1', '--cond=1', *KD]), ([1, 2], ['--aug=noaug', '--cfg=low-shot'])])

@@ -87,7 +87,7 @@ class StyleGAN2Loss:
         if phase not in PHASES:
             raise ValueError(f'phase is {phase!r}, it must be one of {", ".join(PHASES)}')
         main, reg = not phase.endswith('reg'), self.regularises(phase)
-        step = Step(real_img.detach(), real_c, real_idx, gen_z, gen_c, round_idx)
+        step = Step(real_img.detach(), real_c, real_idx, gen_z, gen_c, round_idx, gain)
         if phase[0] == 'G':
             if main:
                 self._g_main(step, gain)
@@ -162,7 +162,7 @@ class StyleGAN2Loss:
             term.prepare(step)
         logits = self.run_D(step, step.gen_aug, step.gen_c, self.main_D)
         report_logits('fake', logits)
-        loss_fake = softplus(logits)
+        loss_fake = d_loss('fake', logits)
         (loss_fake.mean() + self._terms('d_fake', step)).mul(gain).backward()
         self._d_real(step, gain, main=True, reg=reg, loss_fake=loss_fake.detach())
 
@@ -173,7 +173,7 @@ class StyleGAN2Loss:
         report_logits('real', logits)
         loss = 0
         if main:
-            loss_real = softplus(-logits)
+            loss_real = d_loss('real', logits)
             training_stats.report('Loss/D/loss', loss_fake + loss_real)
             loss = loss_real.mean() + self._terms('d_real', step)
         if reg:
@@ -194,6 +194,11 @@ class StyleGAN2Loss:
             for name, value in getattr(term, hook)(step).items():
                 total = total + training_stats.report(f'Loss/{name}', value).mean()
         return total
+
+
+def d_loss(kind, logits):
+    """The logistic loss of D: -log(1 - sigmoid) of the logits of fakes, -log sigmoid of those of reals; same shape."""
+    return softplus(logits if kind == 'fake' else -logits)
 
 
 def report_logits(kind, logits):

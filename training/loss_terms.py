@@ -19,6 +19,7 @@ class Step:
     gen_z: torch.Tensor                         # [N, z_dim]
     gen_c: torch.Tensor
     round_idx: int = 0                          # number of the micro-batch in its step
+    gain: float = 1.0                           # factor on the losses of the phase before they are differentiated
     pseudo: torch.Tensor | None = None          # [N] bool: where real_img is none of the data set; None = nowhere
     gen_img: torch.Tensor | None = None         # [N, C, H, W]; None in a D step without fakes
     real_aug: torch.Tensor | None = None        # what D is fed: the images after augmentation (D step)

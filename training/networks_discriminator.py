@@ -14,9 +14,10 @@ from .networks_layers import Conv2dLayer, FullyConnectedLayer, MinibatchStdLayer
 
 
 class DiscriminatorFeatures(NamedTuple):
-    """What the discriminator knows of its input images besides the logit, both float32."""
+    """What the discriminator knows of its input images besides the logit, all float32."""
     trunk: torch.Tensor         # [N, C, 4, 4] map that enters the epilogue
     epilogue: torch.Tensor      # [N, C] last hidden layer, after its activation
+    cmap: torch.Tensor | None   # [N, cmap_dim] the mapped labels, which the logit is a projection on; None = unconditional
 
 
 @persistence.persistent_class
@@ -101,11 +102,15 @@ class DiscriminatorEpilogue(torch.nn.Module):
         if self.mbstd is not None:
             x = self.mbstd(x)
         x = self.conv(x)
-        epilogue = self.fc(x.flatten(1))
-        logits = self.out(epilogue)
+        features = DiscriminatorFeatures(trunk, self.fc(x.flatten(1)), cmap)
+        return self.readout(features), features
+
+    def readout(self, features):
+        """`DiscriminatorFeatures` -> logits [N, 1], from the last hidden layer."""
+        logits = self.out(features.epilogue)
         if self.cmap_dim > 0:
-            logits = (logits * cmap).sum(dim=1, keepdim=True) / math.sqrt(self.cmap_dim)
-        return logits, DiscriminatorFeatures(trunk, epilogue)
+            logits = (logits * features.cmap).sum(dim=1, keepdim=True) / math.sqrt(self.cmap_dim)
+        return logits
 
 
 @persistence.persistent_class

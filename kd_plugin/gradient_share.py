@@ -1,0 +1,57 @@
+"""How strongly the distillation pulls at the discriminator, beside the adversarial loss: measured on the way, at D's last hidden layer."""
+
+import torch
+
+from torch_utils import distributed
+from training.loss import d_loss
+
+
+class GradientShare(torch.nn.Module):
+    """|g_KD| / |g_adv|, with g = the gradient of all D losses of a kind with respect to D's last hidden layer, [N, F].
+
+    N counts the fakes and the reals of a step, of all micro-batches and processes; the norm is that of all N F numbers. g_KD is seen as it
+    passes by in the one backward; g_adv is that of the logistic loss alone, through the last linear layer. Nothing goes through D again,
+    and nothing waits for the device.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('sums', torch.zeros([3]), persistent=False)        # of this step: |g_KD|^2, |g_adv|^2, number of fakes
+
+    def start_step(self):
+        self.sums.zero_()
+
+    def watch(self, step, kind, readout):
+        """In a pass of the D step -> D's last hidden layer [N, F] for the use of the distillation, whose gradient is noted.
+
+        Args:
+            step:    `training.loss_terms.Step`.
+            kind:    'fake' or 'real'.
+            readout: D's own way from there to the logits, a function of `DiscriminatorFeatures`.
+        """
+        hidden = step.features.epilogue.view_as(step.features.epilogue)
+        if hidden.requires_grad:
+            hidden.register_hook(lambda grad: self._note(0, grad))
+            self._note(1, _adversarial_gradient(step, kind, readout))
+        if kind == 'fake':
+            self.sums[2] += len(hidden)
+        return hidden
+
+    def norms(self):
+        """After the step -> [3]: |g_KD|, |g_adv|, number of images, over all processes, which must all call it."""
+        kd, adv, images = distributed.all_reduce_sum(self.sums.clone())
+        processes = distributed.get_world_size()           # each has the mean over its own part as its loss
+        return torch.stack([kd.sqrt() / processes, adv.sqrt() / processes, images])
+
+    def _note(self, at, grad):
+        self.sums[at] += grad.detach().square().sum()
+
+
+def _adversarial_gradient(step, kind, readout):
+    """[N, F]. Apart from the graph of the step: a compiled D does not show what its logits are made of."""
+    hidden = step.features.epilogue.detach().requires_grad_(True)
+    cmap = None if step.features.cmap is None else step.features.cmap.detach()
+    with torch.enable_grad():
+        loss = d_loss(kind, readout(step.features._replace(epilogue=hidden, cmap=cmap))).mean() * step.gain
+    grad, = torch.autograd.grad(loss, hidden)
+    return grad

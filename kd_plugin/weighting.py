@@ -1,0 +1,115 @@
+"""One factor on all weights of the distillation: a schedule, a calibration by gradients (--kd-share), and need (--kd-adapt)."""
+
+import torch
+
+from torch_utils import training_stats
+from training.ada import AdaptiveProbability
+
+CALIBRATION_NIMG = 1000         # images over which --kd-share measures
+LEAST, MOST = 1e-3, 1e3         # limits of its factor; the first step, of which nothing is known, has the least
+ADAPT_START_NIMG = 20_000
+ADAPT_KIMG = 500                # in which --kd-adapt can move the weights by `ADAPT_RANGE`
+ADAPT_RANGE = 10
+
+
+def schedule(kimg, settings):
+    """min(t / warmup, 1) max(1 - (t - warmup) / decay, decay_to), t in kimg; no warm-up and no decay where they are 0."""
+    warm = min(kimg / settings.warmup, 1) if settings.warmup > 0 else 1
+    left = max(1 - max(kimg - settings.warmup, 0) / settings.decay, settings.decay_to) if settings.decay > 0 else 1
+    return warm * left
+
+
+class Calibration(torch.nn.Module):
+    """The factor with which |g_KD| is `share` |g_adv|, over the first 1000 images that distillation takes part in; fixed from then on.
+
+    factor = share * (sum of |g_adv|) / (sum of |g_KD| at factor 1), sums over the steps so far, within [LEAST, MOST]. A ratio that went on
+    would take distillation away just when D overfits: the adversarial gradient vanishes then.
+    """
+
+    def __init__(self, share):
+        super().__init__()
+        self.share = share
+        self.register_buffer('sums', torch.zeros([3]))          # |g_KD| at factor 1, |g_adv|, images
+
+    def factor(self):
+        kd, adv, _images = self.sums
+        return torch.where(kd > 0, self.share * adv / kd, LEAST).clamp(LEAST, MOST)
+
+    def note(self, norms, factor):
+        """norms: of a step (`GradientShare.norms`) in which all weights had this factor. One without a gradient does not count."""
+        new = torch.stack([norms[0] / factor, norms[1], norms[2]])
+        counts = (self.sums[2] < CALIBRATION_NIMG) & (new[0] > 0) & new.isfinite().all()
+        self.sums += torch.where(counts, new, 0)
+
+
+class Need(torch.nn.Module):
+    """10^e, where e moves as p of ADA does: up while r, the mean sign of D's logits for reals, is above `target`, down while it is below.
+
+    e stays within [-1, 1] and takes 500 kimg from 0 to 1; up to 20 kimg it is 0. Kept as p = (e + 1) / 2.
+    """
+
+    def __init__(self, target, batch_size):
+        super().__init__()
+        self.register_buffer('p', torch.full([], 0.5))
+        self.rule = dict(target=target, kimg=2 * ADAPT_KIMG, batch_size=batch_size)
+
+    def bind(self):
+        self.controller = AdaptiveProbability(self.p, **self.rule)
+
+    def factor(self):
+        return ADAPT_RANGE ** (2 * self.p - 1)
+
+    def update(self, batch_idx, cur_nimg):
+        self.controller.update(batch_idx)
+        if cur_nimg < ADAPT_START_NIMG:
+            self.p.fill_(0.5)
+
+    # The signs that wait for the next update of p; all processes must call it.
+
+    def get_extra_state(self):
+        return self.controller.state_dict()
+
+    def set_extra_state(self, state):
+        self.controller.load_state_dict(state)
+
+
+class Weighting(torch.nn.Module):
+    """The factors of a step, scalars on the device: `in_d_step` is schedule * calibration * need; in the G step the schedule alone acts.
+
+    Args:
+        settings:   `presets.Preset`.
+        batch_size: images per step, over all processes; for --kd-adapt only.
+    """
+
+    def __init__(self, settings, batch_size=None):
+        super().__init__()
+        self.settings = settings
+        self.calibration = Calibration(settings.share) if settings.share > 0 else None
+        self.need = Need(settings.adapt, batch_size) if settings.adapt > 0 else None
+        self.varies = any(value > 0 for value in (settings.share, settings.adapt, settings.warmup, settings.decay))
+        for name in ('in_d_step', 'in_g_step'):
+            self.register_buffer(name, torch.ones([]), persistent=False)
+        self.cur_nimg = 0
+
+    def bind(self):
+        if self.need is not None:
+            self.need.bind()
+
+    def start_step(self, cur_nimg):
+        """Before an optimiser step; in place, so that recorded phases see it."""
+        self.cur_nimg = cur_nimg
+        for factor in (self.in_d_step, self.in_g_step):
+            factor.fill_(schedule(cur_nimg / 1000, self.settings))
+        for part in (self.calibration, self.need):
+            if part is not None:
+                self.in_d_step.mul_(part.factor())
+
+    def finish_step(self, batch_idx, norms):
+        """After an iteration; norms: `GradientShare.norms` of its D step."""
+        training_stats.report('KD/gradient_share', norms[0] / norms[1])
+        if self.varies:
+            training_stats.report('KD/weight_factor', self.in_d_step)
+        if self.calibration is not None:
+            self.calibration.note(norms, self.in_d_step)
+        if self.need is not None:
+            self.need.update(batch_idx, self.cur_nimg)
