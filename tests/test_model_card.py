@@ -88,6 +88,15 @@ def test_the_card_names_further_methods_and_other_augmentations(tmp_path, data):
     assert card['further methods'] == 'LeCam: weight 1e-06; APA: kimg 500, target 0.5; VisionAided: teachers ViT-B/32, own.safetensors'
 
 
+def test_the_card_says_what_the_weights_of_distillation_came_to(tmp_path, data):
+    snapshot = make_run(tmp_path / 'run', data)
+    tick = {'Progress/kimg': dict(mean=24.), 'KD/gradient_share': dict(mean=0.51234), 'KD/weight_factor': dict(mean=0.025)}
+    (tmp_path / 'run' / 'stats.jsonl').write_text(json.dumps(tick) + '\n')
+    card = rows(model_card.make_card(snapshot))
+    assert card["its gradient in D relative to the adversarial loss's, at the end"] == '0.512'
+    assert card['factor on its weights, at the end'] == '0.025'
+
+
 def test_what_is_not_there_is_not_invented(tmp_path, data):
     snapshot = make_run(tmp_path / 'run', dict(data, path='/gone.zip'))
     for name in ('stats.jsonl', 'fakes000024.png'):

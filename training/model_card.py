@@ -10,6 +10,8 @@ from . import model_card_metrics, model_files, run_files, snapshots
 
 SNAPSHOT_PREFIX, SNAPSHOT_ENDING = 'network-snapshot-', '.safetensors'
 NOT_RECORDED = 'not recorded'
+OF_DISTILLATION = {'KD/gradient_share': "its gradient in D relative to the adversarial loss's, at the end",
+                   'KD/weight_factor': 'factor on its weights, at the end'}
 
 
 def write_model_card(run_dir):
@@ -136,7 +138,7 @@ def _training_rows(c, nimg, stats, history):
     return [
         ('length', kimg(nimg)), ('batch', c.get('batch_size')), ('learning rate', c.get('G_opt_kwargs', {}).get('lr')),
         ('R1 weight', loss.get('r1_gamma')), ('half-life of the weight average', kimg(c['ema_kimg'] * 1000) if 'ema_kimg' in c else None),
-        ('precision', precision), ('augmentation', _augmentation(c, stats)), *_distillation(c, loss.get('kd_kwargs')),
+        ('precision', precision), ('augmentation', _augmentation(c, stats)), *_distillation(c, loss.get('kd_kwargs'), stats),
         *_methods(c.get('terms', {})),
         ('started from', _start(c) if c else None), *_rollbacks(history), ('seed', c.get('random_seed')),
         ('processes', f'{c["num_gpus"]} on {c.get("device", NOT_RECORDED)}' if 'num_gpus' in c else None),
@@ -171,12 +173,13 @@ def _augmentation(c, stats):
     return f'{how}; probability at the end {NOT_RECORDED if p is None else f"{p:.3f}"}; {kinds}'
 
 
-def _distillation(c, kd):
+def _distillation(c, kd, stats):
     if kd is None:
         return [('distillation', 'none' if c else None)]
     settings = ', '.join(f'{key} {_name_of(str(value))}' for key, value in kd.get('settings', {}).items())
     return [('distillation', ', '.join(kd.get('methods', []))), ('teacher', _name_of(kd.get('teacher', NOT_RECORDED))),
-            ('its settings and those of the methods', settings)]
+            ('its settings and those of the methods', settings),
+            *[(name, f'{stats[key]["mean"]:.3g}') for key, name in OF_DISTILLATION.items() if key in stats]]
 
 
 def _methods(terms):
