@@ -16,7 +16,7 @@ class GradientShare(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.register_buffer('sums', torch.zeros([3]), persistent=False)        # of this step: |g_KD|^2, |g_adv|^2, number of fakes
+        self.register_buffer('sums', torch.zeros([2]), persistent=False)        # of this step: |g_KD|^2, |g_adv|^2
 
     def start_step(self):
         self.sums.zero_()
@@ -33,18 +33,14 @@ class GradientShare(torch.nn.Module):
         if hidden.requires_grad:
             hidden.register_hook(lambda grad: self._note(0, grad))
             self._note(1, _adversarial_gradient(step, kind, readout))
-        if kind == 'fake':
-            self.sums[2] += len(hidden)
         return hidden
 
     def norms(self):
-        """After the step -> [3]: |g_KD|, |g_adv|, number of images, over all processes, which must all call it."""
-        kd, adv, images = distributed.all_reduce_sum(self.sums.clone())
-        processes = distributed.get_world_size()           # each has the mean over its own part as its loss
-        return torch.stack([kd.sqrt() / processes, adv.sqrt() / processes, images])
+        """After the step, once -> [2]: |g_KD|, |g_adv|, over all processes, which must all call it."""
+        return distributed.all_reduce_sum(self.sums).sqrt() / distributed.get_world_size()      # each has the mean of its part as its loss
 
     def _note(self, at, grad):
-        self.sums[at] += grad.detach().square().sum()
+        self.sums[at].add_(torch.linalg.vector_norm(grad.detach()).square())
 
 
 def _adversarial_gradient(step, kind, readout):

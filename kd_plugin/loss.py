@@ -38,7 +38,7 @@ class Distillation(Term):
         cache:         [n, dim] the teacher's features of the real images by their number; None = compute them as they come.
         seed:          of the methods' draws.
         targets:       one of `targets.TARGETS`; None = the embeddings as they are.
-        batch_size:    images per step, over all processes; for --kd-adapt only.
+        batch_size:    images per step, over all processes; for --kd-share and --kd-adapt only.
     """
 
     def __init__(self, teacher, feature_dim, methods, texts, settings, cache=None, seed=0, targets=None, batch_size=None):
@@ -90,7 +90,7 @@ class Distillation(Term):
         gen = self._embed(step.gen_img)             # the gradient goes through the teacher to G
         with torch.no_grad():
             real = self._embed_real(step)
-        return _weighted([method.g_losses(gen, real) for method in methods], self.weighting.in_g_step)
+        return self.weighting.weighted([method.g_losses(gen, real) for method in methods], self.weighting.in_g_step)
 
     def finish_step(self, batch_idx):
         self.weighting.finish_step(batch_idx, self.share.norms())
@@ -120,11 +120,7 @@ class Distillation(Term):
         beside_texts = Pass(kind, self.targets.embedding(student), own, other)
         report_agreement(kind, rows.student, rows.own)
         losses = [method.d_losses(beside_texts if method.min_texts > 0 else rows) for method in self.methods.values()]
-        return _weighted(losses, self.weighting.in_d_step)
-
-
-def _weighted(losses, factor):
-    return {f'KD/{name}': value * weight * factor for found in losses for name, (value, weight) in found.items()}
+        return self.weighting.weighted(losses, self.weighting.in_d_step)
 
 
 def report_agreement(kind, student, teacher):

@@ -91,7 +91,7 @@ def kd_config(opts, dataset, config):
     teacher = opts['kd_teacher'] or ('demo' if opts['data'] == 'demo' else DEFAULT_TEACHER)
     return dict(methods=methods, teacher=teacher, teacher_fp32=not half_suits(opts, config.device), texts=texts, texts_origin=origin,
                 settings=_recorded(settings, idle), training_set_kwargs=config.training_set_kwargs, seed=config.random_seed,
-                **(dict(batch_size=config.batch_size) if settings.adapt > 0 else {}))
+                **(dict(batch_size=config.batch_size) if settings.share > 0 or settings.adapt > 0 else {}))
 
 
 def _refuse_idle_choices(opts, methods, settings):

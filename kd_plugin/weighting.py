@@ -26,9 +26,9 @@ class Calibration(torch.nn.Module):
     would take distillation away just when D overfits: the adversarial gradient vanishes then.
     """
 
-    def __init__(self, share):
+    def __init__(self, share, batch_size):
         super().__init__()
-        self.share = share
+        self.share, self.batch_size = share, batch_size
         self.register_buffer('sums', torch.zeros([3]))          # |g_KD| at factor 1, |g_adv|, images
 
     def factor(self):
@@ -37,7 +37,7 @@ class Calibration(torch.nn.Module):
 
     def note(self, norms, factor):
         """norms: of a step (`GradientShare.norms`) in which all weights had this factor. One without a gradient does not count."""
-        new = torch.stack([norms[0] / factor, norms[1], norms[2]])
+        new = torch.stack([norms[0] / factor, norms[1], torch.full_like(factor, self.batch_size)])
         counts = (self.sums[2] < CALIBRATION_NIMG) & (new[0] > 0) & new.isfinite().all()
         self.sums += torch.where(counts, new, 0)
 
@@ -78,13 +78,13 @@ class Weighting(torch.nn.Module):
 
     Args:
         settings:   `presets.Preset`.
-        batch_size: images per step, over all processes; for --kd-adapt only.
+        batch_size: images per step, over all processes; for --kd-share and --kd-adapt only.
     """
 
     def __init__(self, settings, batch_size=None):
         super().__init__()
         self.settings = settings
-        self.calibration = Calibration(settings.share) if settings.share > 0 else None
+        self.calibration = Calibration(settings.share, batch_size) if settings.share > 0 else None
         self.need = Need(settings.adapt, batch_size) if settings.adapt > 0 else None
         self.varies = any(value > 0 for value in (settings.share, settings.adapt, settings.warmup, settings.decay))
         for name in ('in_d_step', 'in_g_step'):
@@ -98,11 +98,18 @@ class Weighting(torch.nn.Module):
     def start_step(self, cur_nimg):
         """Before an optimiser step; in place, so that recorded phases see it."""
         self.cur_nimg = cur_nimg
+        if not self.varies:
+            return
         for factor in (self.in_d_step, self.in_g_step):
             factor.fill_(schedule(cur_nimg / 1000, self.settings))
         for part in (self.calibration, self.need):
             if part is not None:
                 self.in_d_step.mul_(part.factor())
+
+    def weighted(self, losses, factor):
+        """List of {name: (loss, weight)} -> {name: loss * weight * factor}, all in one; factor: one of the two."""
+        weigh = lambda weight: weight * factor if self.varies else weight
+        return {f'KD/{name}': value * weigh(weight) for found in losses for name, (value, weight) in found.items()}
 
     def finish_step(self, batch_idx, norms):
         """After an iteration; norms: `GradientShare.norms` of its D step."""

@@ -131,9 +131,9 @@ def test_schedule_by_hand():
 
 def test_calibration_by_hand():
     """Norms at factor 1 of 8 and 2 to 1 and 1, 600 images each: after both share * 2 / 10; what comes later changes nothing."""
-    calibration = weighting.Calibration(share=0.5)
+    calibration = weighting.Calibration(0.5, 600)
     assert calibration.factor().item() == pytest.approx(0.001)
-    note = lambda kd, adv, factor: calibration.note(torch.tensor([kd, adv, 600]), torch.tensor(factor))
+    note = lambda kd, adv, factor: calibration.note(torch.tensor([kd, adv]), torch.tensor(factor))
     note(0.008, 1, 0.001)
     assert calibration.factor().item() == pytest.approx(0.5 * 1 / 8)
     note(0.0, 1, 0.0)                                   # the first step of a warm-up
@@ -144,13 +144,13 @@ def test_calibration_by_hand():
     assert calibration.factor().item() == pytest.approx(0.5 * 2 / 10)
     note(100, 1, 0.1)
     assert calibration.factor().item() == pytest.approx(0.1)
-    assert weighting.Calibration(share=1e9).factor() == pytest.approx(0.001)
+    assert weighting.Calibration(1e9, 1).factor() == pytest.approx(0.001)
 
 
 def test_calibration_has_limits():
     for adv, want in ((1e-6, 1e-3), (1e6, 1e3)):
-        calibration = weighting.Calibration(share=0.5)
-        calibration.note(torch.tensor([1, adv, 16]), torch.tensor(1.0))
+        calibration = weighting.Calibration(0.5, 600)
+        calibration.note(torch.tensor([1, adv]), torch.tensor(1.0))
         assert calibration.factor().item() == pytest.approx(want)
 
 
@@ -172,7 +172,7 @@ def test_need_by_hand():
 
 def test_the_share_is_held_and_the_ratio_of_the_terms_kept(teacher):
     """One calibration, after a first step at a thousandth: then the gradient is 0.3 of the adversarial one, term by term in proportion."""
-    G, D, kd, loss = setup(teacher, p=1.0, share=0.3)
+    G, D, kd, loss = setup(teacher, p=1.0, share=0.3, batch_size=N)
     at_one = setup(teacher, p=1.0)
     want = reported('Loss/KD/agkd_fake', lambda: measured(at_one[3], *at_one[:3])), measured(at_one[3], *at_one[:3])
     assert measured(loss, G, D, kd) == pytest.approx(want[1] / 1000, rel=1e-4)
