@@ -168,6 +168,17 @@ def test_pruning_keeps_what_is_higher(tmp_path):
     assert sorted(name[-18:-12] for name in run_files.find_snapshots(tmp_path)) == ['000002', '000004', '000005']
 
 
+def test_further_figures_of_a_new_metric_are_printed(data, monkeypatch):
+    monkeypatch.setattr(registry, '_metrics', {})
+
+    @registry.register_metric('toy<N>_full', needs='teacher', real=registry.FEATURES, generated=registry.FEATURES, figures=('in_range', 'count'))
+    def toy(real, generated, weights):
+        """a toy"""
+        return dict(value=0.5, hidden=1.0, count=7, in_range=weights.new_full([len(weights)], 0.25))
+    result, = calc(data, ['toy30_full'])
+    assert metric_main.describe(result).startswith('toy30_full 0.5000, in range 0.2500 [0.2500, 0.2500], count 7.0000  (30 ')
+
+
 def test_every_metric_says_what_it_is():
     lines = registry.list_valid_metrics()
     assert len(lines) == len(registry.forms()) > 10 and all('(' in line and len(line) < 150 for line in lines)

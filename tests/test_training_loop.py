@@ -77,6 +77,26 @@ def test_where_the_augmentation_probability_begins(options, p, tiny_data, tmp_pa
     assert make_trainer(make_config(tiny_data, '--batch=8', *options), tmp_path).augment_pipe.p.item() == p
 
 
+def test_labels_of_the_fakes_are_drawn_as_often_as_in_the_data(tmp_path):
+    """Three images of one class, nine of another; every step and every phase has latents and labels of its own."""
+    for i in range(12):
+        path = tmp_path / 'data' / ('a' if i < 3 else 'b') / f'{i}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new('RGB', (16, 16), (20 * i, 0, 0)).save(path)
+    trainer = make_trainer(make_config(tmp_path / 'data', '--cond=1', '--batch=8', '--aug=noaug'), tmp_path / 'run')
+    seen = []
+    trainer._run_phase = lambda phase, batch, gen_z, gen_c: seen.append((gen_z, gen_c))
+    for _ in range(40):
+        trainer.step()
+        trainer.cur_nimg += 8
+        trainer.batch_idx += 1
+    labels = torch.cat([gen_c for _z, gen_c in seen])
+    assert len(seen) == 40 * 2 + 10 + 3 and (labels.sum(dim=1) == 1).all()
+    share = labels[:, 0].mean().item()
+    assert share == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / len(labels)) ** 0.5)
+    assert len({tuple(z.flatten().tolist()) for z, _c in seen}) == len(seen)
+
+
 def test_what_a_run_leaves_behind(tiny_data, tmp_path):
     config = make_config(tiny_data, '--cond=1', '--mirror=1', '--batch=8', '--kimg=0.032', '--tick=0.016', '--snap=1', '--aug=ada',
                          '--snapshot-networks=all', *KD, metrics=['clipfid20_full'])

@@ -111,6 +111,30 @@ def test_a_regularisation_without_weight_does_nothing(phase, kwargs):
     assert run(n, make_loss(n, **kwargs), phase) == {}
 
 
+def test_the_average_of_w_counts_each_latent_of_a_batch_once():
+    """Not those that style mixing draws in addition."""
+    n = nets()
+    mean = n.G.mapping(batch()['gen_z'], None, skip_w_avg_update=True)[:, 0].mean(dim=0)
+    run(n, make_loss(n, style_mixing_prob=1.0), 'Gmain')
+    torch.testing.assert_close(n.G.mapping.w_avg, mean * (1 - n.G.mapping.w_avg_beta))
+
+
+def test_what_is_reported_of_d_is_its_whole_loss():
+    """log(1 + exp(D(fake))) + log(1 + exp(-D(real))), image by image."""
+    n = nets()
+    for name, p in n.G.named_parameters():
+        if name.endswith('noise_strength'):
+            p.data.zero_()
+    collector = training_stats.Collector('Loss/D/loss')
+    run(n, make_loss(n), 'Dmain', gain=3)
+    collector.update()
+    b = batch()
+    fake, real = n.D(n.G(b['gen_z'], None), None), n.D(b['real_img'], None)
+    want = torch.log1p(fake.exp()) + torch.log1p((-real).exp())
+    assert collector.num('Loss/D/loss') == N and collector.mean('Loss/D/loss') == pytest.approx(want.mean().item(), rel=1e-4)
+    assert collector.std('Loss/D/loss') == pytest.approx(want.std(correction=0).item(), rel=1e-3)
+
+
 def test_style_mixing_swaps_the_tail_of_the_latents():
     n = nets()
     loss = make_loss(n, style_mixing_prob=1.0)

@@ -36,7 +36,7 @@ def case(data, cfg, kd, gpus=1):
     classes = ['--cond=1'] if '--kd-preset=released' in kd else []
     config = make_config(data, f'--cfg={cfg}', f'--gpus={gpus}', '--batch=8', '--aug=ada', *classes, *kd, total_kimg=0.048,
                          kimg_per_tick=0.016)
-    if 'G_reg_interval' not in config:
+    if config.G_reg_interval is not None:
         config.update(G_reg_interval=2, D_reg_interval=4)
     return config
 
@@ -135,10 +135,10 @@ def half_a_run(tiny_data, tmp_path, monkeypatch):
 
 def test_other_options_are_refused_with_the_list_of_differences(half_a_run, tmp_path):
     run_dir = tmp_path / 'runs' / '00000-tiny-demo-kimg0.016-batch8'
-    code, output = half_a_run('--seed=1', '--fp32=1')
-    assert code == 1 and f'Error: {run_dir} is not complete and was started with --seed=0, now 1; ' in output
-    assert '; --fp32=0, now 1. To continue' in output and f'use --new-run=1 for another run, or --fork-from={run_dir} to start one' in output
-    assert half_a_run('--seed=1', '--new-run=1')[0] == 0 and (tmp_path / 'runs' / '00001-tiny-demo-kimg0.016-batch8').is_dir()
+    code, output = half_a_run('--nhwc=0', '--batch-gpu=4')
+    assert code == 1 and f'Error: {run_dir} is not complete and was started with --batch-gpu=8, now 4; ' in output
+    assert '; --nhwc=1, now 0. To continue' in output and f'use --new-run=1 for another run, or --fork-from={run_dir} to start one' in output
+    assert half_a_run('--nhwc=0', '--new-run=1')[0] == 0 and (tmp_path / 'runs' / '00001-tiny-demo-kimg0.016-batch8').is_dir()
     code, output = half_a_run('--snap=2', '--max-bad-steps=7', '--snapshot-networks=all')         # changes nothing that is trained
     assert code == 0 and f'Continuing {run_dir} at 0.0 kimg' in output
 
@@ -147,12 +147,13 @@ def test_a_run_keeps_the_precision_of_the_processor_that_it_began_on(half_a_run,
     """Its command means it on one without bfloat16 too, also when it is complete; what is asked for counts as ever."""
     run_dir = tmp_path / 'runs' / '00000-tiny-demo-kimg0.016-batch8'
     monkeypatch.setattr(misc, 'cpu_has_bfloat16', lambda: False)
-    assert half_a_run('--fp32=1')[0] == 1
     code, output = half_a_run()
     assert code == 0 and f'Continuing {run_dir} at' in output
     saved = read_json(run_dir / OPTIONS_FILE)
     assert saved['fp32'] is False and saved['G_kwargs']['synthesis_kwargs']['half_dtype'] == 'bfloat16'
     assert f'{run_dir} is complete' in half_a_run()[1] and f'{run_dir} is complete' in half_a_run('--fp32=0')[1]
+    output = half_a_run('--fp32=1', '--dry-run')[1]
+    assert f'Output directory:   {tmp_path / "runs" / "00001-tiny-demo-kimg0.016-batch8-fp32"}\n' in output
 
 
 def test_other_images_are_refused(half_a_run, tiny_data, tmp_path):
@@ -203,7 +204,9 @@ def test_names_of_options_in_differences():
 def test_a_fork_starts_from_a_state_with_other_options_and_resumes_exactly(tiny_data, tmp_path):
     """Distillation is added; learning rate and gamma are those of the new command. The source may change meanwhile."""
     source = tmp_path / '00000-source'
-    run(make_config(tiny_data, '--batch=8', '--aug=ada', total_kimg=0.024, kimg_per_tick=0.016), source)
+    before = make_trainer(make_config(tiny_data, '--batch=8', '--aug=ada', total_kimg=0.024, kimg_per_tick=0.016), source)
+    before.augment_pipe.p.fill_(0.37)
+    before.run()                                                                # three iterations and a regularisation; p moves after four
     tensors, _ = checkpoint.load(str(source / STATE_FILE), 'training-state')
     args = ['--batch=8', '--aug=ada', *KD, '--gamma=3', f'--fork-from={source}']
     config = make_config(tiny_data, *args, total_kimg=0.048, kimg_per_tick=0.016)
@@ -217,7 +220,8 @@ def test_a_fork_starts_from_a_state_with_other_options_and_resumes_exactly(tiny_
     phase = next(phase for phase in trainer.phases if phase.name == 'Gmain')
     assert phase.opt.param_groups[0]['lr'] == pytest.approx(0.001 * 4 / 5)
     assert torch.equal(phase.opt.state[phase.params[0]]['exp_avg'], tensors['G_opt.state.0.exp_avg'])
-    assert torch.equal(trainer.augment_pipe.p, tensors['augment_pipe.p'])
+    assert trainer.augment_pipe.p == tensors['augment_pipe.p'] == torch.tensor(0.37)
+    assert torch.equal(trainer.ada.state_dict()['pending'], tensors['ada.pending']) and tensors['ada.pending'][0] == 4 * 8
     run(config, tmp_path / 'whole')
     run(config, tmp_path / 'parts', die_at=4)
     shutil.rmtree(source)
@@ -228,8 +232,9 @@ def test_a_fork_starts_from_a_state_with_other_options_and_resumes_exactly(tiny_
 
 
 def test_the_command_of_a_fork_continues_it(half_a_run, tmp_path):
-    source, fork = (tmp_path / 'runs' / name for name in ('00000-tiny-demo-kimg0.016-batch8', '00001-tiny-demo-gamma7-kimg0.016-batch8-fork'))
+    source = tmp_path / 'runs' / '00000-tiny-demo-kimg0.016-batch8'
     code, output = half_a_run('--gamma=7', f'--fork-from={source}', '--kimg=0.016')
+    fork, = (tmp_path / 'runs').glob('00001-tiny-demo-fork-00000-tiny-demo-kimg0.0-*-gamma7-kimg0.016-batch8')
     assert code == 0 and f'Starting from the state of {source} at 0.008 kimg.' in output
     origin = read_json(fork / OPTIONS_FILE)['fork_origin']
     assert origin['cur_nimg'] == 8
