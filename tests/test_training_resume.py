@@ -216,10 +216,11 @@ def test_a_fork_starts_from_a_state_with_other_options_and_resumes_exactly(tiny_
     assert trainer.cur_nimg == 24 and trainer.history == [dict(event='fork', **origin)]
     assert origin == read_json(tmp_path / 'look' / OPTIONS_FILE)['fork_origin']
     assert origin == dict(run='00000-source', cur_nimg=24, checksum=checkpoint.load_checksum(str(source / STATE_FILE), 'training-state'))
-    assert all(torch.equal(value, tensors[f'D.{name}']) for name, value in trainer.D.state_dict().items())
-    phase = next(phase for phase in trainer.phases if phase.name == 'Gmain')
-    assert phase.opt.param_groups[0]['lr'] == pytest.approx(0.001 * 4 / 5)
-    assert torch.equal(phase.opt.state[phase.params[0]]['exp_avg'], tensors['G_opt.state.0.exp_avg'])
+    for network in ('G', 'D', 'G_ema'):
+        assert all(torch.equal(value, tensors[f'{network}.{name}']) for name, value in getattr(trainer, network).state_dict().items())
+    for phase, lr in zip(trainer.phases[::2], (0.001 * 4 / 5, 0.0025 * 16 / 17), strict=True):        # Gmain, Dmain
+        assert phase.opt.param_groups[0]['lr'] == pytest.approx(lr)
+        assert torch.equal(phase.opt.state[phase.params[0]]['exp_avg'], tensors[f'{phase.name[0]}_opt.state.0.exp_avg'])
     assert trainer.augment_pipe.p == tensors['augment_pipe.p'] == torch.tensor(0.37)
     assert torch.equal(trainer.ada.state_dict()['pending'], tensors['ada.pending']) and tensors['ada.pending'][0] == 4 * 8
     run(config, tmp_path / 'whole')
@@ -234,7 +235,7 @@ def test_a_fork_starts_from_a_state_with_other_options_and_resumes_exactly(tiny_
 def test_the_command_of_a_fork_continues_it(half_a_run, tmp_path):
     source = tmp_path / 'runs' / '00000-tiny-demo-kimg0.016-batch8'
     code, output = half_a_run('--gamma=7', f'--fork-from={source}', '--kimg=0.016')
-    fork, = (tmp_path / 'runs').glob('00001-tiny-demo-fork-00000-tiny-demo-kimg0.0-*-gamma7-kimg0.016-batch8')
+    fork, = (tmp_path / 'runs').glob('00001-tiny-demo-fork-00000-tiny-demo-*-gamma7-kimg0.016-batch8')
     assert code == 0 and f'Starting from the state of {source} at 0.008 kimg.' in output
     origin = read_json(fork / OPTIONS_FILE)['fork_origin']
     assert origin['cur_nimg'] == 8
