@@ -153,7 +153,8 @@ def build_config(opts):
     add_metrics(config, opts, preset, kd)
     config.bad_steps_kwargs = dict(max_in_a_row=opts.max_bad_steps, reaction=opts.on_bad_steps)
     if opts.fork_from and opts.init_from:
-        raise UserError(f'--fork-from={opts.fork_from}: takes the networks of a state, --init-from those of a snapshot; leave one of them out')
+        raise UserError(f'--fork-from={opts.fork_from}: takes the networks of a state, --init-from those of a '
+                        'snapshot; leave one of them out')
     config.snapshot_networks = ['G_ema'] if opts.snapshot_networks == 'ema' else ['G_ema', 'G', 'D']
     add_observers(config, opts)
     config.snapshot_keep = snapshot_keep.parse(opts.snapshot_keep, config.metrics, config.observers.get('early_stop', {}).get('metric'))

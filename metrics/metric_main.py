@@ -204,7 +204,8 @@ def describe(result: dict) -> str:
     """A result in one line."""
     reference, generated = result['reference'], result['generated']
     figure = lambda name: f'{protocol.number(result[name])}{protocol.interval_of(result, name)}'
-    others = [f', {name.replace("_", " ")} {figure(name)}' for name in find_metric(result['metric'])[0].figures if name in result]
+    further = [name for name in find_metric(result['metric'])[0].figures if name in result]     # none where it is NaN
+    others = [f', {name.replace("_", " ")} {figure(name)}' for name in further]
     others += [f', truncation psi {generated["truncation_psi"]:g}'] if generated['truncation_psi'] != 1 else []
     against = f'{reference["images"]} real images of {reference["dataset"]}, ' if reference else ''
     return (f'{result["metric"]} {figure("value")}{"".join(others)}  ({generated["images"]} generated, {against}'

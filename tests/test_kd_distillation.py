@@ -55,7 +55,7 @@ def test_distillation_stays_out_of_regularisation_and_of_the_g_phase(teacher, ph
 
 
 def test_two_pass_step_equals_all_terms_in_one_backward(teacher):
-    """D's gradient of the two passes = that of the logistic loss + AGKD + CGKD + diversity written as one sum from the paper's text."""
+    """D's gradient of the two passes = that of logistic loss + AGKD + CGKD + diversity, written as one sum."""
     G, D, kd, loss = setup(teacher, p=1.0)
     step(loss, 'Dmain', G, D, kd)
     got = {name: p.grad.clone() for name, p in [*D.named_parameters(), *kd.head.named_parameters()]}
@@ -154,7 +154,8 @@ def test_the_seed_of_the_run_is_that_of_the_draws(teacher):
             found.append(method.aggregate)
         return found
     settings = PRESETS['paper']
-    kept = {seed: draws(Distillation(teacher, 16, ('agkd',), [], settings, seed=seed).methods['agkd']) for seed in (0, 3)}
+    term = lambda seed: Distillation(teacher, 16, ('agkd',), [], settings, seed=seed)
+    kept = {seed: draws(term(seed).methods['agkd']) for seed in (0, 3)}
     assert kept == {seed: draws(AGKD(settings, seed=seed)) for seed in (0, 3)} and kept[0] != kept[3]
 
 

@@ -89,7 +89,8 @@ def test_the_width_of_the_features_is_asked_of_the_discriminator(tiny_data):
 @pytest.mark.parametrize('args, name', [
     (['--cond=1'], 'tiny-cond-auto1'), (['--mirror=1', '--subset=4'], 'tiny-subset4-mirror-auto1'), (['--cfg=cifar'], 'tiny-cifar'),
     (['--gamma=5', '--kimg=100', '--batch=8'], 'tiny-auto1-gamma5-kimg100-batch8'), (['--aug=fixed', '--p=0.3'], 'tiny-auto1-fixed-p0.3'),
-    (['--target=0.7', '--augpipe=bgcfnc'], 'tiny-auto1-target0.7-bgcfnc'), (['--init-from=x', '--freezed=3'], 'tiny-auto1-init-x-freezed3'),
+    (['--target=0.7', '--augpipe=bgcfnc'], 'tiny-auto1-target0.7-bgcfnc'),
+    (['--init-from=x', '--freezed=3'], 'tiny-auto1-init-x-freezed3'),
     (['--kd=agkd,cgkd', '--kd-preset=released'], 'tiny-auto1-kd-agkd-cgkd-released'), (['--val-fraction=0.25'], 'tiny-val0.25-auto1')])
 def test_the_name_of_a_run_says_what_was_chosen(args, name, tiny_data):
     assert config_of(tiny_data, *args)[1] == name

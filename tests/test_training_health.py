@@ -105,8 +105,9 @@ def test_neither_teacher_nor_metrics_see_them(tiny_data):
 # -- D on held-out images
 
 def test_labels_of_the_watched_images(tiny_data, tmp_path):
-    """Each image is made and judged under its own label: blue and red images, and fakes, which take those of held-out images."""
-    trainer = Trainer(config_of(tiny_data, '--cond=1', '--val-fraction=0.5', '--aug=noaug'), str(tmp_path), torch.device('cpu'))
+    """Each image is made and judged under its own label: blue and red ones, and fakes, with labels of held-out ones."""
+    config = config_of(tiny_data, '--cond=1', '--val-fraction=0.5', '--aug=noaug')
+    trainer = Trainer(config, str(tmp_path), torch.device('cpu'))
     made, judged = [], []
     mapping, D = trainer.G.mapping.forward, trainer.D.forward
     trainer.G.mapping.forward = lambda z, c, **kwargs: made.append(c) or mapping(z, c, **kwargs)

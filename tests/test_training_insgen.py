@@ -84,8 +84,8 @@ def test_generator_part_reaches_g_alone():
 
 @pytest.mark.parametrize('noise', [0.0, 0.5])
 def test_losses_keys_and_queues_of_a_step_by_hand(noise):
-    """Without augmentation every key can be made again from D as it was: that of a query from the moved latents, those of the queue from
-    the latents themselves."""
+    """Without augmentation every key can be made again from D as it was: that of a query from the moved latents, those
+    of the queue from the latents themselves."""
     n, term, loss = setup(noise=noise)
     latents, run_G = [], loss.run_G
     loss.run_G = lambda z, *args: latents.append(z) or run_G(z, *args)
@@ -104,12 +104,14 @@ def test_losses_keys_and_queues_of_a_step_by_hand(noise):
     b = batch()
     assert torch.equal(latents[0], b['gen_z']) and len(latents) == 2
     moved = latents[1] - b['gen_z']
-    assert moved.square().mean().sqrt().item() == pytest.approx(noise, abs=0.5 * noise)            # of 32 numbers: 4 standard deviations
+    assert moved.square().mean().sqrt().item() == pytest.approx(noise, abs=0.5 * noise)     # 32 numbers: 4 sigma
     keys, unit = {}, lambda x: x / x.norm(dim=1, keepdim=True)
-    for kind, img, similar in (('real', b['real_img'], b['real_img']), ('fake', n.G(latents[0], None), n.G(latents[1], None))):
+    fake, similar_fake = [n.G(z, None) for z in latents]
+    for kind, img, similar in (('real', b['real_img'], b['real_img']), ('fake', fake, similar_fake)):
         contrast = getattr(term, kind)
         q = unit(contrast.head(n.D(img, None, return_features=True)[1].trunk.mean([2, 3])))
-        key, keys[kind] = [unit(contrast.slow_head(term.slow_D(x, None, return_features=True)[1].trunk.mean([2, 3]))) for x in (similar, img)]
+        slow = lambda x, head=contrast.slow_head: head(term.slow_D(x, None, return_features=True)[1].trunk.mean([2, 3]))
+        key, keys[kind] = unit(slow(similar)), unit(slow(img))
         positive, negative = ((q * key).sum(1) / 0.2).exp(), (q @ queues[kind].t() / 0.2).exp().sum(1)
         torch.testing.assert_close(seen[kind], -(positive / (positive + negative)).log(), rtol=1e-4, atol=1e-4)
     loss.finish_step(0)

@@ -99,9 +99,10 @@ def test_labels_of_the_fakes_are_drawn_as_often_as_in_the_data(tmp_path):
 
 
 def test_averages_and_probabilities_count_all_images_of_a_step(tiny_data, tmp_path):
-    """G_ema is a copy until 16 images are seen, then its half-life is half of what has been seen, at most 10 images; micro-batches of 4 of
-    8 images change nothing in that, nor in ADA's steps."""
-    config = make_config(tiny_data, '--cfg=demo', '--batch=8', '--batch-gpu=4', '--aug=ada', ema_kimg=0.010, ema_rampup=0.5, ema_start_kimg=0.016)
+    """G_ema is a copy until 16 images are seen, then its half-life is half of what has been seen, at most 10 images;
+    micro-batches of 4 of 8 images change nothing in that, nor in ADA's steps."""
+    config = make_config(tiny_data, '--cfg=demo', '--batch=8', '--batch-gpu=4', '--aug=ada',
+                         ema_kimg=0.010, ema_rampup=0.5, ema_start_kimg=0.016)
     trainer = make_trainer(config, tmp_path)
     assert trainer.ada.step_size == pytest.approx(8 * 4 / 500_000)
     weight = lambda network: network.synthesis.b16.conv1.weight.detach().clone()
@@ -118,7 +119,8 @@ def test_the_seed_reaches_everything_that_draws(tiny_data, tmp_path, monkeypatch
     """Weights, order of the images, draws of distillation, latents of the grid and of the health figures, metrics."""
     calls, drawn = [], []
     for seed in (0, 5):
-        config = make_config(tiny_data, f'--seed={seed}', '--batch=8', '--kd=agkd', '--kd-teacher=demo', metrics=['clipfid20_full'])
+        config = make_config(tiny_data, f'--seed={seed}', '--batch=8', '--kd=agkd', '--kd-teacher=demo')
+        config.metrics = ['clipfid20_full']
         trainer = make_trainer(config, tmp_path / str(seed))
         trainer.start_progress()
         with monkeypatch.context() as patch:
@@ -130,7 +132,8 @@ def test_the_seed_reaches_everything_that_draws(tiny_data, tmp_path, monkeypatch
         assert (calls[-1]['seed'], calls[-1]['G'] is trainer.G_ema) == (seed, True)
         agkd = trainer.loss.terms['kd'].methods['agkd']
         draws = [agkd.start_step(8 * i) or agkd.aggregate for i in range(100)]
-        drawn.append([trainer.G.mapping.fc0.weight.tolist(), trainer.reals.order.permutation(0).tolist(), draws, health.z.tolist()])
+        order = trainer.reals.order.permutation(0).tolist()
+        drawn.append([trainer.G.mapping.fc0.weight.tolist(), order, draws, health.z.tolist()])
     assert all(a != b for a, b in zip(*drawn, strict=True))
 
 

@@ -133,7 +133,8 @@ def test_what_is_reported_of_d_is_its_whole_loss():
     b = batch()
     fake, real = n.D(n.G(b['gen_z'], None), None), n.D(b['real_img'], None)
     want = torch.log1p(fake.exp()) + torch.log1p((-real).exp())
-    assert collector.num('Loss/D/loss') == N and collector.mean('Loss/D/loss') == pytest.approx(want.mean().item(), rel=1e-4)
+    assert collector.num('Loss/D/loss') == N
+    assert collector.mean('Loss/D/loss') == pytest.approx(want.mean().item(), rel=1e-4)
     assert collector.std('Loss/D/loss') == pytest.approx(want.std(correction=0).item(), rel=1e-3)
 
 
@@ -157,9 +158,9 @@ def names_of(rows):
     return [tuple(row.flatten()[:8].tolist()) for row in rows.detach()]
 
 
-@pytest.mark.parametrize('methods', [{}, dict(apa=AdaptivePseudoAugmentation), dict(insgen=InsGen)], ids=lambda methods: '-'.join(methods))
+@pytest.mark.parametrize('methods', [{}, dict(apa=AdaptivePseudoAugmentation), dict(insgen=InsGen)], ids='-'.join)
 def test_every_image_is_made_and_judged_under_its_own_label(methods):
-    """In all phases, by D and by copies of it; the labels of reals and of fakes differ from row to row and from each other."""
+    """In all phases, by D and by copies of it; the labels of reals and of fakes differ, from row to row, too."""
     n, label_of, judged = nets(c_dim=3), {}, []
     arguments = dict(apa=dict(batch_size=N), insgen=dict(queue=12))
     loss = make_loss(n, style_mixing_prob=1.0, terms={name: term(**arguments[name]) for name, term in methods.items()})
@@ -176,7 +177,8 @@ def test_every_image_is_made_and_judged_under_its_own_label(methods):
         return img, ws
 
     def map_latents(z, c, **kwargs):
-        assert c.tolist() == gen_c[:len(z)] and all(label_of.get(name, label) == label for name, label in zip(names_of(z), c.tolist(), strict=True))
+        assert c.tolist() == gen_c[:len(z)]
+        assert all(label_of.get(name, label) == label for name, label in zip(names_of(z), c.tolist(), strict=True))
         return mapping(z, c, **kwargs)
 
     def judging(forward):
@@ -195,7 +197,8 @@ def test_every_image_is_made_and_judged_under_its_own_label(methods):
         if phase[0] == 'D':
             run(n, loss, 'Gmain', **args)               # APA's images
         run(n, loss, phase, **args)
-    assert len(judged) > 8 and any(labels not in (gen_c, args['real_c'].tolist()) for labels in judged) == ('apa' in methods)
+    plain = gen_c, args['real_c'].tolist()
+    assert len(judged) > 8 and any(labels not in plain for labels in judged) == ('apa' in methods)
 
 
 class Recorder(Term):

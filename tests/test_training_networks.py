@@ -113,7 +113,7 @@ def test_logit_is_the_linear_readout_of_the_epilogue_feature():
 
 
 def test_a_conditional_logit_written_out():
-    """The label's embedding, normalised, through the mapping, and its dot product with the readout of the image over sqrt(width)."""
+    """The label's embedding, normalised, through the mapping; its dot product with the image's readout / sqrt(width)."""
     D, c = discriminator(c_dim=3, mapping_kwargs=dict(num_layers=2)), torch.eye(3)[[0, 1, 2, 0]]
     with torch.no_grad():
         for p in D.parameters():
@@ -200,7 +200,8 @@ def test_channels_last_weights_that_are_not_trained():
     D = discriminator(block_kwargs=dict(freeze_layers=2))
     use_channels_last(D)
     assert not isinstance(D.b16.conv0.weight, torch.nn.Parameter)
-    assert D.b16.conv0.weight.is_contiguous(memory_format=torch.channels_last) and not D.b16.conv0.weight.is_contiguous()
+    weight = D.b16.conv0.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
 
 
 @pytest.mark.parametrize('fused', [True, False])
@@ -209,11 +210,12 @@ def test_large_styles_and_weights_in_float16(fused, style, weight):
     """Beyond its limit of 65504, and small ones: demodulation undoes any scale, so the result is that of float32."""
     torch.manual_seed(0)
     x, w, s = torch.randn(2, 8, 6, 6), torch.randn(4, 8, 3, 3) * weight, (torch.rand(2, 8) + 0.5) * style
-    want = torch.cat([torch.nn.functional.conv2d(x[i:i + 1], (u := w * s[i][:, None, None]) / u.square().sum([1, 2, 3], keepdim=True).sqrt(),
-                                                 padding=1) for i in range(2)])
+    scaled = [w * s[i][:, None, None] for i in range(2)]
+    units = [u / u.square().sum([1, 2, 3], keepdim=True).sqrt() for u in scaled]
+    want = torch.cat([torch.nn.functional.conv2d(x[i:i + 1], units[i], padding=1) for i in range(2)])
     got = networks.modulated_conv2d(x.half(), w, s, padding=1, fused_modconv=fused)
     assert got.dtype == torch.float16
-    torch.testing.assert_close(got.float(), want, rtol=0, atol=0.01)               # of values around 1, of which a rounding is 2 ** -11
+    torch.testing.assert_close(got.float(), want, rtol=0, atol=0.01)        # values around 1; a rounding is 2 ** -11
 
 
 def test_small_gradients_of_weights_survive_float16(monkeypatch):

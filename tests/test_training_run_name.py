@@ -1,4 +1,4 @@
-"""The name of a run: what trains differently is called differently, and the configuration decides which run a command means."""
+"""The name of a run: what trains differently is called differently; configurations decide which run a command means."""
 
 import json
 
@@ -8,6 +8,7 @@ from conftest import parse_options
 
 import train
 from dnnlib import EasyDict, UserError
+from kd_plugin.distillers import DISTILLERS
 from torch_utils import checkpoint, misc
 from training import augmentations, run_changes
 from training.augmentations import Augmentation, add_augmentation, augmentation_options
@@ -18,35 +19,48 @@ from training.run_name import MAX_BYTES, UNNAMED, run_name
 KD = '--kd=agkd,cgkd'
 # Every option that changes the training; it comes last, after what it needs.
 NAMED = {
-    'seed': '--seed=3', 'cond': '--cond=1', 'subset': '--subset=8', 'val_fraction': '--val-fraction=0.25', 'mirror': '--mirror=1',
-    'gamma': '--gamma=5', 'kimg': '--kimg=100', 'batch': '--batch=8', 'aug': '--aug=noaug', 'p': '--aug=fixed --p=0.2 --p=0.3',
+    'seed': '--seed=3', 'cond': '--cond=1', 'subset': '--subset=8', 'val_fraction': '--val-fraction=0.25',
+    'mirror': '--mirror=1',
+    'gamma': '--gamma=5', 'kimg': '--kimg=100', 'batch': '--batch=8', 'aug': '--aug=noaug',
+    'p': '--aug=fixed --p=0.2 --p=0.3',
     'target': '--target=0.5', 'augpipe': '--augpipe=bg', 'diffaug_policy': '--aug=diffaug --diffaug-policy=color',
-    'init_from': '--init-from=x', 'fork_from': '--fork-from=x', 'freezed': '--init-from=x --freezed=2', 'fp32': '--fp32=0',
+    'init_from': '--init-from=x', 'fork_from': '--fork-from=x', 'freezed': '--init-from=x --freezed=2',
+    'fp32': '--fp32=0',
     'allow_tf32': '--allow-tf32=1',
     'apa': '--apa', 'apa_target': '--apa --apa-target=0.5', 'apa_kimg': '--apa --apa-kimg=9',
-    'lecam': '--lecam=0.3', 'lecam_decay': '--lecam=0.3 --lecam-decay=0.9', 'lecam_start': '--lecam=0.3 --lecam-start=2',
-    'insgen': '--insgen', 'insgen_queue': '--insgen --insgen-queue=99', 'insgen_weight_real': '--insgen --insgen-weight-real=2',
-    'insgen_weight_fake': '--insgen --insgen-weight-fake=2', 'insgen_weight_generator': '--insgen --insgen-weight-generator=2',
+    'lecam': '--lecam=0.3', 'lecam_decay': '--lecam=0.3 --lecam-decay=0.9',
+    'lecam_start': '--lecam=0.3 --lecam-start=2',
+    'insgen': '--insgen', 'insgen_queue': '--insgen --insgen-queue=99',
+    'insgen_weight_real': '--insgen --insgen-weight-real=2',
+    'insgen_weight_fake': '--insgen --insgen-weight-fake=2',
+    'insgen_weight_generator': '--insgen --insgen-weight-generator=2',
     'insgen_temperature': '--insgen --insgen-temperature=2', 'insgen_momentum': '--insgen --insgen-momentum=0.5',
     'insgen_noise': '--insgen --insgen-noise=2',
     'vision_aided': '--vision-aided=demo', 'vision_aided_weight': '--vision-aided=demo --vision-aided-weight=2',
     'vision_aided_warmup': '--vision-aided=demo --vision-aided-warmup=2',
     'vision_aided_policy': '--vision-aided=demo --vision-aided-policy=color',
-    'kd': KD, 'kd_preset': f'{KD} --kd-preset=released', 'kd_teacher': f'{KD} --kd-teacher=ViT-B/16', 'kd_texts': f'{KD} --kd-texts=dog',
-    **{f'kd_weight_{name}': f'--kd={name} --kd-weight-{name}=7' for name in ('agkd', 'cgkd', 'fitnets', 'labeldist', 'pkt', 'spkd')},
-    'kd_weight_pd': f'{KD} --kd-weight-pd=7', 'kd_weight_anchor': f'{KD} --kd-pd=adapter --kd-weight-anchor=7', 'kd_p': f'{KD} --kd-p=0.1',
-    'kd_distance': f'{KD} --kd-distance=l2', 'kd_reduction': f'{KD} --kd-reduction=sum', 'kd_samples': f'{KD} --kd-samples=both',
+    'kd': KD, 'kd_preset': f'{KD} --kd-preset=released', 'kd_teacher': f'{KD} --kd-teacher=ViT-B/16',
+    'kd_texts': f'{KD} --kd-texts=dog',
+    **{f'kd_weight_{name}': f'--kd={name} --kd-weight-{name}=7' for name in DISTILLERS},
+    'kd_weight_pd': f'{KD} --kd-weight-pd=7', 'kd_weight_anchor': f'{KD} --kd-pd=adapter --kd-weight-anchor=7',
+    'kd_p': f'{KD} --kd-p=0.1',
+    'kd_distance': f'{KD} --kd-distance=l2', 'kd_reduction': f'{KD} --kd-reduction=sum',
+    'kd_samples': f'{KD} --kd-samples=both',
     'kd_head': f'{KD} --kd-head=released', 'kd_view': f'{KD} --kd-view=augmented', 'kd_input': f'{KD} --kd-input=raw',
     'kd_center': f'{KD} --kd-texts=dog --kd-center=1', 'kd_temperature': '--kd=labeldist --kd-temperature=2',
     'kd_pd': f'{KD} --kd-pd=generator', 'kd_warmup': f'{KD} --kd-warmup=2',
 }
 WATCHES = {
-    'snap': '--snap=3', 'snapshot_networks': '--snapshot-networks=all', 'snapshot_keep': '--snapshot-keep=last=2', 'tick': '--tick=2',
-    'metrics': '--metrics=none', 'detector': '--detector=x', 'metric_teacher': '--metric-teacher=demo', 'health': '--health=0',
-    'early_stop': '--early-stop=metric=fid50k_full,patience=5', 'max_bad_steps': '--max-bad-steps=7', 'on_bad_steps': '--on-bad-steps=stop',
-    'batch_gpu': '--batch-gpu=8', 'nhwc': '--nhwc=0', 'compile': '--compile=1', 'nobench': '--nobench=1', 'workers': '--workers=0',
+    'snap': '--snap=3', 'snapshot_networks': '--snapshot-networks=all', 'snapshot_keep': '--snapshot-keep=last=2',
+    'tick': '--tick=2',
+    'metrics': '--metrics=none', 'detector': '--detector=x', 'metric_teacher': '--metric-teacher=demo',
+    'health': '--health=0',
+    'early_stop': '--early-stop=metric=fid50k_full,patience=5', 'max_bad_steps': '--max-bad-steps=7',
+    'on_bad_steps': '--on-bad-steps=stop',
+    'batch_gpu': '--batch-gpu=8', 'nhwc': '--nhwc=0', 'compile': '--compile=1', 'nobench': '--nobench=1',
+    'workers': '--workers=0',
 }
-ELSEWHERE = {'data', 'cfg', 'outdir', 'new_run', 'dry_run', 'gpus', 'device', 'cuda_graphs'}            # tested by others, or need a GPU
+ELSEWHERE = {'data', 'cfg', 'outdir', 'new_run', 'dry_run', 'gpus', 'device', 'cuda_graphs'}     # other tests, or a GPU
 
 
 def built(data, args=''):
@@ -100,8 +114,9 @@ def test_runs_that_were_named_otherwise_are_found(tiny_data, tmp_path):
 
 def test_what_configurations_did_not_name_is_what_runs_were_trained_with(tiny_data, tmp_path):
     """Options files of before the intervals and ADA's speed were in them."""
-    before = {key: value for key, value in built(tiny_data)[0].items()
-              if key not in ('G_reg_interval', 'D_reg_interval', 'ada_interval', 'ada_kimg', 'augment_p', 'terms', 'fork_from', 'batch_gpu_auto')}
+    new = ('G_reg_interval', 'D_reg_interval', 'ada_interval', 'ada_kimg', 'augment_p', 'terms', 'fork_from',
+           'batch_gpu_auto')
+    before = {key: value for key, value in built(tiny_data)[0].items() if key not in new}
     under_way(tmp_path / '00000-tiny-auto1', before)
     config, name = built(tiny_data)
     assert find_run(str(tmp_path), config, name, False) == (str(tmp_path / '00000-tiny-auto1'), 'continue')
@@ -133,12 +148,14 @@ def test_files_are_told_by_their_last_name_and_told_apart(tiny_data, tmp_path):
         path.parent.mkdir()
         path.touch()
     names = [built(tiny_data, f'{KD} --kd-teacher={path}')[1] for path in paths]
-    assert names[0] != names[1] and all(name.startswith('tiny-auto1-kd-agkd-cgkd-teacher-teacher.safetensors-') for name in names)
+    known = 'tiny-auto1-kd-agkd-cgkd-teacher-teacher.safetensors-'
+    assert names[0] != names[1] and all(name.startswith(known) for name in names)
     assert not any(word in name for name in names for word in ('patients', 'others', tmp_path.name))
     several = built(tiny_data, f'--vision-aided=demo,{paths[0]}')[1]
     assert several == f'tiny-auto1-vision-aided-demo-{names[0].partition("-teacher-")[2]}'
     secret = built(tiny_data, '--init-from=https://me:word@host/a/net.pkl?key=1')[1]
-    assert secret.startswith('tiny-auto1-init-net.pkl-') and not any(word in secret for word in ('me', 'word', 'key', 'host'))
+    assert secret.startswith('tiny-auto1-init-net.pkl-')
+    assert not any(word in secret for word in ('me', 'word', 'key', 'host'))
     assert built(tiny_data, f'{KD} --kd-teacher=ViT-B/16')[1] == 'tiny-auto1-kd-agkd-cgkd-teacher-ViT-B-16'
 
 
@@ -154,7 +171,8 @@ def test_an_augmentation_brings_its_own_options(monkeypatch):
         add_augmentation(config, opts)
         return config, run_name('data', command.params, opts, 1)
     config, name = parse('--aug=toy', '--toy-strength=2')
-    assert config == dict(augment_kwargs=dict(class_name='toy.Toy', strength=2.0), augment_p=None, ada_target=None, ada_interval=4, ada_kimg=500)
+    assert config == dict(augment_kwargs=dict(class_name='toy.Toy', strength=2.0), augment_p=None, ada_target=None,
+                          ada_interval=4, ada_kimg=500)
     assert name == 'data-demo-toy-toy-strength2' and parse('--aug=toy')[1] == 'data-demo-toy'
     with pytest.raises(UserError, match='--toy-strength=2.0: has no effect with --aug=ada; it goes with --aug=toy'):
         parse('--toy-strength=2')

@@ -45,7 +45,8 @@ def _diffaug(opts):
 _AUGPIPE = dict(augpipe=dict(help='Kinds of augmentation  [default: bgc]', type=click.Choice(list(augpipe_specs))))
 _TARGET = dict(target=dict(help='Target of ADA  [default: 0.6]', type=FiniteRange(0, 1)))
 _P = dict(p=dict(help='Probability for --aug=fixed', type=FiniteRange(0, 1)))
-_POLICY = dict(diffaug_policy=dict(help=f'Transforms of --aug=diffaug  [default: {",".join(POLICIES)}]', metavar='LIST'))
+_POLICY = dict(diffaug_policy=dict(help=f'Transforms of --aug=diffaug  [default: {",".join(POLICIES)}]',
+                                   metavar='LIST'))
 AUGMENTATIONS = {
     'noaug': Augmentation({}, lambda opts: {}),
     'ada': Augmentation({**_TARGET, **_AUGPIPE}, _ada),

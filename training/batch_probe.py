@@ -70,7 +70,7 @@ def advice(config, run_dir, err):
 
 
 def _group(config):
-    """Images of a minibatch statistics group; 1 for a D that has none in its arguments, the whole batch where it says None."""
+    """Images that share minibatch statistics; 1 for a D whose arguments have no groups, all where they say None."""
     per_process = config['batch_size'] // config['num_gpus']
     group = config['D_kwargs'].get('epilogue_kwargs', {}).get('mbstd_group_size', 1)
     return per_process if group is None else min(group, per_process)

@@ -71,7 +71,7 @@ def add_schedule(config, opts, preset):
                   grid_images=1024 if config.device == 'cuda' else 60,
                   batch_gpu_auto=probe)                 # until it is probed, batch_gpu is the most that it can be
     lazy = preset.lazy_regularization
-    config.update(G_reg_interval=4 if lazy else None, D_reg_interval=16 if lazy else None)          # StyleGAN2, appendix B
+    config.update(G_reg_interval=4 if lazy else None, D_reg_interval=16 if lazy else None)      # StyleGAN2, appendix B
 
 
 def as_number(value):

@@ -76,14 +76,16 @@ def use_channels_last(network):
 
 
 def _stored_weights(layer):
-    """The tensors [O, I, kh, kw] that a layer keeps its weight in; behind a parametrisation such as spectral_norm, where
-    `layer.weight` is computed each time that it is asked for, what it is computed from."""
+    """The tensors [O, I, kh, kw] that a layer keeps its weight in.
+
+    Behind a parametrisation such as spectral_norm, `layer.weight` is computed each time; these are what from.
+    """
     if parametrize.is_parametrized(layer, 'weight'):
-        kept = layer.parametrizations.weight.named_parameters(recurse=False)
-    else:
-        kept = [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]
-        kept = [(name, tensor) for name, tensor in kept if name == 'weight']            # a buffer, where it is not trained
-    return [tensor for _name, tensor in kept if tensor.ndim == 4]
+        kept = layer.parametrizations.weight.parameters(recurse=False)
+    else:                               # a buffer where it is not trained
+        own = dict([*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)])
+        kept = [own['weight']] if 'weight' in own else []
+    return [tensor for tensor in kept if tensor.ndim == 4]
 
 
 def _conv_per_sample(x, weight, styles, coefs, conv):

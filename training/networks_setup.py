@@ -32,14 +32,16 @@ def build_networks(config, dataset, device):
 
 def feature_width(config):
     """Width of D's last hidden layer, which a teacher's features are compared with; asked of a D without memory."""
-    with contextlib.closing(dnnlib.util.construct_class_by_name(**config.training_set_kwargs)) as dataset, misc.ShapesOnly():
-        return dnnlib.util.construct_class_by_name(**_network_kwargs(config, dataset)['D']).feature_dim
+    build = dnnlib.util.construct_class_by_name
+    with contextlib.closing(build(**config.training_set_kwargs)) as dataset, misc.ShapesOnly():
+        return build(**_network_kwargs(config, dataset)['D']).feature_dim
 
 
 def _network_kwargs(config, dataset):
     """{name: constructor arguments, with the class}."""
     common = dict(c_dim=dataset.label_dim, img_resolution=dataset.resolution, img_channels=dataset.num_channels)
-    return dict(G=dict(config.G_kwargs, **common), D=dict(config.D_kwargs, **common), G_ema=dict(config.G_kwargs, **common))
+    G = dict(config.G_kwargs, **common)
+    return dict(G=G, D=dict(config.D_kwargs, **common), G_ema=dict(G))
 
 
 def _init_from(path, networks):

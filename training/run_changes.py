@@ -70,7 +70,7 @@ def _flat(table, prefix=''):
 
 
 def _comparable(config):
-    """A flat, complete configuration in which --batch-gpu=auto, as long as it is not probed, is a value of batch_gpu."""
+    """A flat, complete configuration in which --batch-gpu=auto, while it is not probed, is a value of batch_gpu."""
     flat = {**UNWRITTEN, **_flat(config)}
     if flat.pop('batch_gpu_auto', None) and flat.get('batch_gpu_probed') is None:
         flat['batch_gpu'] = 'auto'

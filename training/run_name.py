@@ -1,4 +1,4 @@
-"""The name of a run's folder: the data set, --cfg, and every option that changes the training and departs from its default."""
+"""The name of a run: the data set, --cfg, and every option that changes the training and departs from its default."""
 
 import hashlib
 import os
@@ -13,12 +13,13 @@ OF_DATA = ('cond', 'subset', 'val_fraction', 'mirror')          # what the image
 # computes the same up to rounding. --data and --cfg have their own place.
 UNNAMED = {
     'data', 'cfg', 'outdir', 'new_run', 'dry_run',
-    'snap', 'snapshot_networks', 'snapshot_keep', 'tick', 'metrics', 'detector', 'metric_teacher', 'early_stop', 'health',
-    'max_bad_steps', 'on_bad_steps',
+    'snap', 'snapshot_networks', 'snapshot_keep', 'tick', 'metrics', 'detector', 'metric_teacher', 'early_stop',
+    'health', 'max_bad_steps', 'on_bad_steps',
     'gpus', 'device', 'batch_gpu', 'nhwc', 'compile', 'cuda_graphs', 'nobench', 'workers',
 }
 # Options with another word in the name; '' = the value speaks for itself.
-WORDS = dict(val_fraction='val', aug='', augpipe='', diffaug_policy='', init_from='init', fork_from='fork', kd_preset='')
+WORDS = dict(val_fraction='val', init_from='init', fork_from='fork', aug='', augpipe='', diffaug_policy='',
+             kd_preset='')
 MAX_BYTES = 120                 # file systems take 255, and some programs 260 for the whole path
 
 
@@ -41,7 +42,7 @@ def run_name(dataset_name, params, opts, num_gpus):
 
 
 def _departs(param, value):
-    """Options without a default of their own (None, or a flag that is not set) depart from that of --cfg when they are given."""
+    """Whether a value is not the default; one that --cfg or another option decides departs wherever it is given."""
     unset = value is None or (value is False and param.is_flag)
     return param.name not in UNNAMED and not unset and value != param.default
 

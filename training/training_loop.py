@@ -63,8 +63,10 @@ class Trainer:
         self.augment_pipe = self.ada = None
         if c.augment_kwargs is not None:
             self.augment_pipe = build(**c.augment_kwargs).train().requires_grad_(False).to(self.device)
-        if c.augment_p is not None or c.ada_target is not None:
-            set_probability(self.augment_pipe, 0 if c.augment_p is None else c.augment_p)       # ADA begins without augmentation
+        if c.ada_target is not None:
+            set_probability(self.augment_pipe, 0)               # ADA begins without augmentation
+        elif c.augment_p is not None:
+            set_probability(self.augment_pipe, c.augment_p)
         terms = {name: build(**kwargs).to(self.device) for name, kwargs in c.terms.items()}
         self.loss = build(device=self.device, G_mapping=self.G.mapping, G_synthesis=self.G.synthesis, D=self.D,
                           augment_pipe=self.augment_pipe, terms=terms, **c.loss_kwargs)
@@ -72,8 +74,8 @@ class Trainer:
         if c.ada_target is not None:
             self.ada = AdaptiveProbability(self.augment_pipe.p, c.ada_target, c.ada_interval, c.ada_kimg, c.batch_size)
         trained = [param for param in self.loss.terms.parameters() if param.requires_grad]
-        self.phases = make_phases(self.G, self.D, trained, c.G_opt_kwargs, c.D_opt_kwargs,
-                                  c.G_reg_interval, c.D_reg_interval, self.device)
+        self.phases = make_phases(self.G, self.D, trained, c.G_opt_kwargs, c.D_opt_kwargs, c.G_reg_interval,
+                                  c.D_reg_interval, self.device)
         self.loss.terms.requires_grad_(False)
         self.ema = WeightAverage(self.G, self.G_ema, c.ema_kimg, c.ema_rampup, c.ema_start_kimg)
         self.accumulate = {phase.name: functools.partial(self._accumulate, phase) for phase in self.phases}
