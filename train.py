@@ -15,13 +15,13 @@ from kd_plugin.options import DEFAULT_TEACHER, kd_config, kd_options
 from metrics import metric_main
 from torch_utils import distributed
 from training import apa, bad_steps, demo_data, fork, insgen, lecam, model_files, presets, snapshot_keep, snapshots
-from training.augment import augpipe_specs
-from training.augmentations import AUGMENTATIONS, add_augmentation
-from training.augmentations import DEFAULT as DEFAULT_AUGMENTATION
+from training.augmentations import add_augmentation, augmentation_options
 from training.commands import FiniteRange, refused_option
 from training.config import add_networks, add_observers, add_schedule, check_dataset, number_of_processes, torch_device
 from training.find_run import find_run
-from training.methods import add_methods, check_methods, describe_methods, method_options
+from training.methods import add_methods, check_methods, method_options
+from training.networks_setup import feature_width
+from training.run_name import run_name
 from training.runs import launch
 
 # Everything that --kd can be combined with, in the order in which it acts: a row is a module's METHOD.
@@ -80,12 +80,7 @@ class NumberOrAuto(click.ParamType):
 @click.option('--batch', help='Images per step, over all processes', type=click.IntRange(min=1), metavar='INT')
 @click.option('--batch-gpu', help='Images that one process handles at a time; auto = as many as fit', type=NumberOrAuto(), metavar='INT|auto')
 # Augmentation.
-@click.option('--aug', help=f'Augmentation  [default: {DEFAULT_AUGMENTATION}]', type=click.Choice(list(AUGMENTATIONS)),
-              metavar='|'.join(AUGMENTATIONS))
-@click.option('--p', help='Probability for --aug=fixed', type=FiniteRange(0, 1))
-@click.option('--target', help='Target of ADA  [default: 0.6]', type=FiniteRange(0, 1))
-@click.option('--augpipe', help='Kinds of augmentation  [default: bgc]', type=click.Choice(list(augpipe_specs)))
-@click.option('--diffaug-policy', help='Transforms of --aug=diffaug  [default: color,translation,cutout]', metavar='LIST')
+@augmentation_options
 # Transfer learning.
 @click.option('--init-from', help='Start from these weights: file, https:// address, hf:user/repo or a name such as ffhq256', metavar='NETWORK')
 @refused_option('--resume', 'the same command continues a run; to start from the weights of another, use --init-from=FILE')
@@ -147,7 +142,7 @@ def build_config(opts):
         if num_images < dataset.num_images:
             data_kwargs.update(random_seed=opts.seed)
         config = dnnlib.EasyDict(num_gpus=gpus, device=device, random_seed=opts.seed, training_set_kwargs=data_kwargs,
-                                 data_loader_kwargs=dict(num_workers=opts.workers))
+                                 data_loader_kwargs=dict(num_workers=opts.workers), fork_from=opts.fork_from)
         add_schedule(config, opts, preset)
         add_networks(config, opts, preset)
         add_augmentation(config, opts)
@@ -157,14 +152,13 @@ def build_config(opts):
         config.loss_kwargs.update(class_name='kd_plugin.loss.KDLoss', kd_kwargs=kd)
     add_metrics(config, opts, preset, kd)
     config.bad_steps_kwargs = dict(max_in_a_row=opts.max_bad_steps, reaction=opts.on_bad_steps)
-    if opts.fork_from:
-        if opts.init_from:
-            raise UserError(f'--fork-from={opts.fork_from}: takes the networks of a state, --init-from those of a snapshot; leave one of them out')
-        config.fork_from = opts.fork_from
+    if opts.fork_from and opts.init_from:
+        raise UserError(f'--fork-from={opts.fork_from}: takes the networks of a state, --init-from those of a '
+                        'snapshot; leave one of them out')
     config.snapshot_networks = ['G_ema'] if opts.snapshot_networks == 'ema' else ['G_ema', 'G', 'D']
     add_observers(config, opts)
     config.snapshot_keep = snapshot_keep.parse(opts.snapshot_keep, config.metrics, config.observers.get('early_stop', {}).get('metric'))
-    return config, describe(opts, dataset.name, config)
+    return config, run_name(dataset.name, main.params, opts, gpus)
 
 
 def data_path(opts):
@@ -184,21 +178,6 @@ def add_metrics(config, opts, preset, kd):
                                 teacher_kwargs=dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
 
 
-def describe(opts, dataset_name, config):
-    """The run directory's name: data, configuration, and every option that departs from it."""
-    given = lambda name, form=None: [] if opts[name] is None or opts[name] is False else [form or f'{name}{opts[name]:g}']
-    parts = [dataset_name, *given('cond', 'cond'), *given('subset'), *([f'val{opts.val_fraction:g}'] if opts.val_fraction else []),
-             *given('mirror', 'mirror'),
-             f'auto{config.num_gpus}' if opts.cfg == 'auto' else opts.cfg, *given('gamma'), *given('kimg'), *given('batch'),
-             *given('aug', opts.aug), *given('p'), *given('target'), *given('augpipe', opts.augpipe),
-             *given('diffaug_policy', (opts.diffaug_policy or '').replace(',', '-')), *given('init_from', 'init'),
-             *given('fork_from', 'fork'), *given('freezed'),
-             *describe_methods(METHODS, opts)]
-    if opts.kd is not None:
-        parts += ['kd', *config.loss_kwargs['kd_kwargs']['methods'], *([opts.kd_preset] if opts.kd_preset not in (None, 'paper') else [])]
-    return '-'.join(parts)
-
-
 def print_summary(config, run_dir, status):
     distributed.print0('Training options:')
     distributed.print0(json.dumps(config, indent=2))
@@ -211,7 +190,7 @@ def preflight(config, opts):
         check_init_from(config, opts)
     kd = config.loss_kwargs.get('kd_kwargs')
     if kd is not None:
-        check_distillation(min(config.D_kwargs['channel_base'] // 4, config.D_kwargs['channel_max']), **kd)
+        check_distillation(feature_width(config), **kd)
     check_methods(METHODS, config)
     check_metrics(config, opts)
 

@@ -15,20 +15,22 @@ def _register_ppl(name, space, sampling, crop):
     where = {'full': 'anywhere on', 'end': 'at the start of'}[sampling]
     compute.__doc__ = f'perceptual path length of N steps {where} paths in {space}, {"middle of images" if crop else "whole images"}'
     compute.__module__ = __name__
-    register_metric(f'{name}<N>', needs='vgg16-lpips', number=NUM_PATHS)(compute)
+    register_metric(f'{name}<N>', needs='vgg16-lpips', number=NUM_PATHS, figures=('standard_error',))(compute)
 
 
 for _name, _variant in VARIANTS.items():
     _register_ppl(_name, **_variant)
 
 
-@register_metric('lpips_diversity<N>', needs='alexnet-lpips', better='higher', number=NUM_IMAGES)
+@register_metric('lpips_diversity<N>', needs='alexnet-lpips', better='higher', number=NUM_IMAGES,
+                 figures=('standard_error',))
 def lpips_diversity(opts, num_gen):
     """mean LPIPS over N / 2 pairs of generated images"""
     return compute_lpips_diversity(opts, num_gen)
 
 
-@register_metric('lpips_diversity_in_class<N>', needs='alexnet-lpips', better='higher', number=NUM_IMAGES)
+@register_metric('lpips_diversity_in_class<N>', needs='alexnet-lpips', better='higher', number=NUM_IMAGES,
+                 figures=('standard_error',))
 def lpips_diversity_in_class(opts, num_gen):
     """the same over pairs of one class"""
     return compute_lpips_diversity(opts, num_gen, same_class=True)

@@ -15,7 +15,7 @@ from .registry import FEATURES, register_metric
 NUM_SPLITS = 10
 
 
-@register_metric('is<N>', needs='inception-classes', better='higher', generated=FEATURES)
+@register_metric('is<N>', needs='inception-classes', better='higher', generated=FEATURES, figures=('std',))
 def inception_score(_real: None, generated: FeatureStats, weights: torch.Tensor) -> dict:
     """Inception Score of N generated images, mean and standard deviation over 10 parts"""
     scores = split_scores(generated.get_all(), weights)

@@ -16,13 +16,13 @@ from .registry import FEATURES, register_metric
 NUM_SUBSETS, MAX_SUBSET_SIZE = 100, 1000
 
 
-@register_metric('kid<N>_full', needs='inception', real=FEATURES, generated=FEATURES)
+@register_metric('kid<N>_full', needs='inception', real=FEATURES, generated=FEATURES, figures=('standard_error',))
 def kid(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
     """KID of N generated images against all real ones, with its standard error"""
     return kernel_distance(real.get_all(), generated.get_all(), weights)
 
 
-@register_metric('clipkid<N>_full', needs='teacher', real=FEATURES, generated=FEATURES)
+@register_metric('clipkid<N>_full', needs='teacher', real=FEATURES, generated=FEATURES, figures=('standard_error',))
 def clipkid(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
     """the same with the features of a teacher"""
     return kid(real, generated, weights)

@@ -31,8 +31,6 @@ from .metric_utils import NOISE_MODE, MetricOptions
 from .registry import find_metric, forms, is_valid_metric, list_valid_metrics, register_metric  # noqa: F401
 from .shared_pass import generated_statistics, real_statistics
 
-OTHER_FIGURES = ('standard_error', 'precision', 'recall', 'std', 'below_median')        # told beside the value
-
 INPUT = 'uint8, clip(127.5 x + 128) cut to whole numbers; one channel repeated to three'         # of detectors, as a rule
 
 # Detectors by the name that metrics know them by: functions of the device and of the user's files and settings, each None where not given.
@@ -206,7 +204,8 @@ def describe(result: dict) -> str:
     """A result in one line."""
     reference, generated = result['reference'], result['generated']
     figure = lambda name: f'{protocol.number(result[name])}{protocol.interval_of(result, name)}'
-    others = [f', {name.replace("_", " ")} {figure(name)}' for name in OTHER_FIGURES if name in result]
+    further = [name for name in find_metric(result['metric'])[0].figures if name in result]     # none where it is NaN
+    others = [f', {name.replace("_", " ")} {figure(name)}' for name in further]
     others += [f', truncation psi {generated["truncation_psi"]:g}'] if generated['truncation_psi'] != 1 else []
     against = f'{reference["images"]} real images of {reference["dataset"]}, ' if reference else ''
     return (f'{result["metric"]} {figure("value")}{"".join(others)}  ({generated["images"]} generated, {against}'

@@ -16,7 +16,8 @@ from .registry import FEATURES, register_metric
 NEIGHBOURS = 3
 
 
-@register_metric('pr<N>3_full', needs='vgg16', better='higher', real=FEATURES, generated=FEATURES)
+@register_metric('pr<N>3_full', needs='vgg16', better='higher', real=FEATURES, generated=FEATURES,
+                 figures=('precision', 'recall'))
 def precision_recall(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
     """precision and recall of N generated images against all real ones, k = 3; value: their harmonic mean
 
@@ -26,7 +27,8 @@ def precision_recall(real: FeatureStats, generated: FeatureStats, weights: torch
     return dict(value=2 * precision * recall / (precision + recall).clamp(min=1e-12), precision=precision, recall=recall)
 
 
-@register_metric('clippr<N>3_full', needs='teacher', better='higher', real=FEATURES, generated=FEATURES)
+@register_metric('clippr<N>3_full', needs='teacher', better='higher', real=FEATURES, generated=FEATURES,
+                 figures=('precision', 'recall'))
 def clip_precision_recall(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
     """the same with the features of a teacher"""
     return precision_recall(real, generated, weights)

@@ -20,6 +20,7 @@ class Metric(NamedTuple):
              the metric works on the generator itself, and `compute` is called as `compute(opts, number)` instead.
     compute: `compute(real, generated, weights)` -> {'value': ..., other figures}; see `estimate.evaluate`.
     number:  of images, where the name does not say; None = it must.
+    figures: names of the other figures that are printed after the value.
     """
     pattern: str
     needs: str
@@ -28,6 +29,7 @@ class Metric(NamedTuple):
     generated: dict | None
     compute: Callable
     number: int | None = None
+    figures: tuple[str, ...] = ()
 
     def num_gen(self, name: str) -> int | None:
         """The number of generated images in the name; None if it is a name of other metrics."""
@@ -46,7 +48,7 @@ _metrics: dict[str, Metric] = {}
 
 
 def register_metric(pattern: str, needs: str, better: str = 'lower', real: dict | None = None, generated: dict | None = None,
-                    number: int | None = None):
+                    number: int | None = None, figures: tuple[str, ...] = ()):
     """Decorator: makes a function the `compute` of a `Metric`; the first line of its docstring is what users are told.
 
     Raises ValueError if the pattern is taken, or `better` is none of the two.
@@ -56,7 +58,7 @@ def register_metric(pattern: str, needs: str, better: str = 'lower', real: dict 
             raise ValueError(f'metric {pattern!r} is already registered by {_metrics[pattern].compute.__module__}')
         if better not in ('lower', 'higher'):
             raise ValueError(f"better is {better!r}, it must be 'lower' or 'higher'")
-        _metrics[pattern] = Metric(pattern, needs, better, real, generated, compute, number)
+        _metrics[pattern] = Metric(pattern, needs, better, real, generated, compute, number, figures)
         return compute
     return register
 

@@ -4,6 +4,8 @@ import pytest
 import torch
 from kd_toys import RES, TEXTS, N, reported_losses, setup, size, step, toy_teacher, without_kd
 
+from kd_plugin.agkd import AGKD
+from kd_plugin.loss import Distillation
 from kd_plugin.presets import PRESETS
 from torch_utils import training_stats
 
@@ -53,7 +55,7 @@ def test_distillation_stays_out_of_regularisation_and_of_the_g_phase(teacher, ph
 
 
 def test_two_pass_step_equals_all_terms_in_one_backward(teacher):
-    """D's gradient of the two passes = that of hinge + AGKD + CGKD + diversity written as one sum from the paper's text."""
+    """D's gradient of the two passes = that of logistic loss + AGKD + CGKD + diversity, written as one sum."""
     G, D, kd, loss = setup(teacher, p=1.0)
     step(loss, 'Dmain', G, D, kd)
     got = {name: p.grad.clone() for name, p in [*D.named_parameters(), *kd.head.named_parameters()]}
@@ -141,6 +143,20 @@ def test_teacher_stays_frozen_and_in_eval(teacher):
     img = torch.zeros(1, 3, 8, 8, requires_grad=True)
     teacher.encode_image(img).sum().backward()
     assert img.grad.abs().max() > 0
+
+
+def test_the_seed_of_the_run_is_that_of_the_draws(teacher):
+    """AGKD draws whether to aggregate, by the seed."""
+    def draws(method):
+        found = []
+        for nimg in range(0, 400, 4):
+            method.start_step(nimg)
+            found.append(method.aggregate)
+        return found
+    settings = PRESETS['paper']
+    term = lambda seed: Distillation(teacher, 16, ('agkd',), [], settings, seed=seed)
+    kept = {seed: draws(term(seed).methods['agkd']) for seed in (0, 3)}
+    assert kept == {seed: draws(AGKD(settings, seed=seed)) for seed in (0, 3)} and kept[0] != kept[3]
 
 
 def test_presets_hold_the_published_settings():

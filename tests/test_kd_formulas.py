@@ -104,7 +104,7 @@ def test_cgkd_equals_a_loop(distance, power, reduction, factor):
     assert got.item() == pytest.approx(float(want) * factor, rel=1e-5)       # rows are float32
 
 
-def test_released_sum_is_ten_times_batch_size_times_the_mean():
+def test_the_sum_is_batch_size_times_the_mean():
     student, teacher, texts = rand(50, 5, seed=1), rand(50, 5, seed=2), rand(3, 5, seed=3)
     mean, total = [cgkd_of(student, teacher, texts, distance='l2', reduction=reduction) for reduction in ('mean', 'sum')]
     torch.testing.assert_close(total, 50 * mean)

@@ -111,7 +111,7 @@ def test_the_inception_score(tmp_path, data, monkeypatch):
     assert result['value'] == pytest.approx(scores.mean().item(), rel=1e-6) and result['value'] > 1.01
     assert result['std'] == pytest.approx(np.std(scores.numpy()), rel=1e-4)
     assert result['better'] == 'higher' and result['reference'] is None and result['detector']['identity'].endswith(' classes')
-    assert re.fullmatch(r'is40 \d\.\d{4} \[.*\], std 0\.\d+  \(40 generated, toy, seed 0, 0s\)', metric_main.describe(result))
+    assert re.fullmatch(r'is40 \d\.\d{4} \[.*\], std 0\.\d+  \(40 generated, toy, seed 0, \d+s\)', metric_main.describe(result))
     with pytest.raises(UserError, match='is no Inception detector'):
         script_detectors.load_inception_classes('cpu', save_script(tmp_path / 'x.pt', torch.nn.Identity()))
 
@@ -166,6 +166,19 @@ def test_pruning_keeps_what_is_higher(tmp_path):
     (tmp_path / 'metric-m.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in records))
     snapshot_keep.prune(str(tmp_path), dict(last=1, best=1), ['m'])
     assert sorted(name[-18:-12] for name in run_files.find_snapshots(tmp_path)) == ['000002', '000004', '000005']
+
+
+def test_further_figures_of_a_new_metric_are_printed(data, monkeypatch):
+    monkeypatch.setattr(registry, '_metrics', {})
+
+    @registry.register_metric('toy<N>_full', needs='teacher', real=registry.FEATURES, generated=registry.FEATURES,
+                              figures=('in_range', 'count'))
+    def toy(real, generated, weights):
+        """a toy"""
+        return dict(value=0.5, hidden=1.0, count=7, in_range=weights.new_full([len(weights)], 0.25))
+    result, = calc(data, ['toy30_full'])
+    text = metric_main.describe(result)
+    assert text.startswith('toy30_full 0.5000, in range 0.2500 [0.2500, 0.2500], count 7.0000  (30 ')
 
 
 def test_every_metric_says_what_it_is():

@@ -9,12 +9,14 @@ import click
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from conftest import parse_options, run_cli
 
 import train
 from dnnlib import EasyDict, UserError
 from torch_utils import checkpoint, misc
 from training.find_run import OPTIONS_FILE, find_run
+from training.networks_setup import feature_width
 from training.run_files import STATE_FILE
 
 
@@ -58,7 +60,8 @@ def test_kd_options_reach_the_configuration(tiny_data):
     config, name = config_of(tiny_data, '--kd=cgkd', '--kd-head=released', '--kd-weight-cgkd=3', '--kd-texts=dog', '--kd-teacher=demo',
                              '--kd-pd=generator')
     kd = config.loss_kwargs['kd_kwargs']
-    assert config.loss_kwargs['class_name'] == 'kd_plugin.loss.KDLoss' and name == 'tiny-auto1-kd-cgkd'
+    assert config.loss_kwargs['class_name'] == 'kd_plugin.loss.KDLoss'
+    assert name == 'tiny-auto1-kd-cgkd-teacher-demo-texts-dog-weight-cgkd3-head-released-pd-generator'
     assert (kd['methods'], kd['teacher'], len(kd['texts'])) == (['cgkd'], 'demo', 43)
     assert [kd['settings'][name] for name in ('head', 'weight_cgkd', 'pd', 'weight_agkd')] == ['released', 3, 'generator', 0.44]
     assert config_of(tiny_data, '--kd=agkd,cgkd')[0].loss_kwargs['kd_kwargs']['teacher'] == 'ViT-B/32'
@@ -66,10 +69,28 @@ def test_kd_options_reach_the_configuration(tiny_data):
     assert config_of('demo', '--kd=agkd')[0].loss_kwargs['kd_kwargs']['teacher'] == 'demo'
 
 
+class OtherD(torch.nn.Module):
+    """A discriminator that has no channel_base."""
+
+    def __init__(self, c_dim, img_resolution, img_channels, width):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(img_channels, width, 3)
+        self.feature_dim = width + c_dim
+
+
+def test_the_width_of_the_features_is_asked_of_the_discriminator(tiny_data):
+    for args, width in ((['--cfg=demo'], 256), (['--cfg=cifar'], 512), (['--cond=1'], 512)):
+        assert feature_width(config_of(tiny_data, *args)[0]) == width
+    config = config_of(tiny_data, '--cond=1')[0]
+    config.D_kwargs = dict(class_name='test_train_cli.OtherD', width=24)
+    assert feature_width(config) == 26
+
+
 @pytest.mark.parametrize('args, name', [
     (['--cond=1'], 'tiny-cond-auto1'), (['--mirror=1', '--subset=4'], 'tiny-subset4-mirror-auto1'), (['--cfg=cifar'], 'tiny-cifar'),
     (['--gamma=5', '--kimg=100', '--batch=8'], 'tiny-auto1-gamma5-kimg100-batch8'), (['--aug=fixed', '--p=0.3'], 'tiny-auto1-fixed-p0.3'),
-    (['--target=0.7', '--augpipe=bgcfnc'], 'tiny-auto1-target0.7-bgcfnc'), (['--init-from=x', '--freezed=3'], 'tiny-auto1-init-freezed3'),
+    (['--target=0.7', '--augpipe=bgcfnc'], 'tiny-auto1-target0.7-bgcfnc'),
+    (['--init-from=x', '--freezed=3'], 'tiny-auto1-init-x-freezed3'),
     (['--kd=agkd,cgkd', '--kd-preset=released'], 'tiny-auto1-kd-agkd-cgkd-released'), (['--val-fraction=0.25'], 'tiny-val0.25-auto1')])
 def test_the_name_of_a_run_says_what_was_chosen(args, name, tiny_data):
     assert config_of(tiny_data, *args)[1] == name

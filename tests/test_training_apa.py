@@ -130,7 +130,7 @@ def test_teacher_features_are_those_of_the_image_fed():
 
 def test_options(tiny_data):
     build = lambda *args: train.build_config(parse_options('--outdir=x', f'--data={tiny_data}', '--device=cpu', *args))
-    config, name = build('--apa', '--apa-target=0.5', '--batch=8')
+    config, name = build('--apa', '--apa-target=0.5', '--batch=8', '--batch-gpu=4')
     assert config.terms == dict(apa=dict(class_name='training.apa.AdaptivePseudoAugmentation', batch_size=8, target=0.5))
     assert build('--apa', '--init-from=x')[0].terms['apa']['kimg'] == build('--init-from=x')[0].ada_kimg == 100
     assert name == 'tiny-auto1-batch8-apa-target0.5'

@@ -111,7 +111,7 @@ def config_of(data, *args):
 def test_options(tiny_data):
     config, name = config_of(tiny_data, '--aug=diffaug', '--diffaug-policy=translation,cutout')
     assert config.augment_kwargs == dict(class_name='training.diffaugment.DiffAugment', policy='translation,cutout')
-    assert 'ada_target' not in config and name == 'tiny-auto1-diffaug-translation-cutout'
+    assert config.ada_target is None and name == 'tiny-auto1-diffaug-translation-cutout'
     assert config_of(tiny_data, '--aug=diffaug')[0].augment_kwargs['policy'] == 'color,translation,cutout'
 
 

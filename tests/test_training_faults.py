@@ -374,6 +374,16 @@ def test_out_of_memory_says_which_batch_to_try(tiny_data, tmp_path, monkeypatch,
     assert code == 1 and 'not even 4 images at a time fit into memory' in output
 
 
+@pytest.mark.parametrize('D_kwargs, smaller', [({}, 6), (dict(epilogue_kwargs=dict(mbstd_group_size=4)), None),
+                                               (dict(epilogue_kwargs=dict(mbstd_group_size=None)), None)])
+def test_advice_for_any_discriminator(D_kwargs, smaller):
+    """One without minibatch statistics leaves them out of its arguments; None = one group of the whole batch."""
+    config = dict(batch_size=12, num_gpus=1, batch_gpu=12, batch_gpu_auto=False, D_kwargs=D_kwargs)
+    text = str(batch_probe.advice(config, 'runs/x', torch.OutOfMemoryError('no memory')))
+    assert text.startswith('runs/x: out of memory with --batch-gpu=12 (no memory); ')
+    assert (f'use --batch-gpu={smaller}, or' in text) if smaller else ('would change the minibatch statistics' in text)
+
+
 def test_the_largest_batch_that_fits_is_found_once(tiny_data, tmp_path, monkeypatch, small_memory):
     """The run is that of the same --batch-gpu, and continues with it where more would fit by then."""
     small_memory(8, phases='D')

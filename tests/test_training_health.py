@@ -104,6 +104,23 @@ def test_neither_teacher_nor_metrics_see_them(tiny_data):
 
 # -- D on held-out images
 
+def test_labels_of_the_watched_images(tiny_data, tmp_path):
+    """Each image is made and judged under its own label: blue and red ones, and fakes, with labels of held-out ones."""
+    config = config_of(tiny_data, '--cond=1', '--val-fraction=0.5', '--aug=noaug')
+    trainer = Trainer(config, str(tmp_path), torch.device('cpu'))
+    made, judged = [], []
+    mapping, D = trainer.G.mapping.forward, trainer.D.forward
+    trainer.G.mapping.forward = lambda z, c, **kwargs: made.append(c) or mapping(z, c, **kwargs)
+    trainer.D.forward = lambda img, c: judged.append((img, c)) or D(img, c)
+    trainer.observers['validation'].start(trainer)
+    trainer.observers['validation'].report(trainer)
+    (held_out, c), (trained, trained_c), (_fakes, fakes_c) = judged
+    for img, label in ((held_out, c), (trained, trained_c)):
+        red = img[:, 0].mean(dim=[1, 2]) > img[:, 2].mean(dim=[1, 2])
+        assert torch.equal(label, torch.nn.functional.one_hot(red.long(), 2).float()) and label.mean(dim=0).min() > 0
+    assert len(made) == 1 and torch.equal(made[0], fakes_c) and not torch.equal(fakes_c, trained_c)
+
+
 def test_the_heuristic_of_the_paper():
     r_v = lambda *means: overfitting(*(torch.tensor(mean) for mean in means)).item()
     assert r_v(2.0, 2.0, -1.0) == 0 and r_v(-1.0, 2.0, -1.0) == 1 and r_v(0.5, 2.0, -1.0) == pytest.approx(0.5)

@@ -82,9 +82,13 @@ def test_generator_part_reaches_g_alone():
     assert all(torch.equal(value, before[name]) for name, value in term.state_dict().items())       # queue untouched
 
 
-def test_losses_keys_and_queues_of_a_step_by_hand():
-    """Without augmentation and noise every key can be made again from D as it was."""
-    n, term, loss = setup(noise=0.0)
+@pytest.mark.parametrize('noise', [0.0, 0.5])
+def test_losses_keys_and_queues_of_a_step_by_hand(noise):
+    """Without augmentation every key can be made again from D as it was: that of a query from the moved latents, those
+    of the queue from the latents themselves."""
+    n, term, loss = setup(noise=noise)
+    latents, run_G = [], loss.run_G
+    loss.run_G = lambda z, *args: latents.append(z) or run_G(z, *args)
     loss.augment_pipe = None
     for name, p in n.G.named_parameters():
         if name.endswith('noise_strength'):
@@ -98,13 +102,17 @@ def test_losses_keys_and_queues_of_a_step_by_hand():
     loss.start_step(0)
     run(n, loss, 'Dmain')
     b = batch()
-    keys = {}
-    for kind, img in (('real', b['real_img']), ('fake', n.G(b['gen_z'], None))):
+    assert torch.equal(latents[0], b['gen_z']) and len(latents) == 2
+    moved = latents[1] - b['gen_z']
+    assert moved.square().mean().sqrt().item() == pytest.approx(noise, abs=0.5 * noise)     # 32 numbers: 4 sigma
+    keys, unit = {}, lambda x: x / x.norm(dim=1, keepdim=True)
+    fake, similar_fake = [n.G(z, None) for z in latents]
+    for kind, img, similar in (('real', b['real_img'], b['real_img']), ('fake', fake, similar_fake)):
         contrast = getattr(term, kind)
-        unit = lambda x: x / x.norm(dim=1, keepdim=True)
         q = unit(contrast.head(n.D(img, None, return_features=True)[1].trunk.mean([2, 3])))
-        keys[kind] = unit(contrast.slow_head(term.slow_D(img, None, return_features=True)[1].trunk.mean([2, 3])))
-        positive, negative = ((q * keys[kind]).sum(1) / 0.2).exp(), (q @ queues[kind].t() / 0.2).exp().sum(1)
+        slow = lambda x, head=contrast.slow_head: head(term.slow_D(x, None, return_features=True)[1].trunk.mean([2, 3]))
+        key, keys[kind] = unit(slow(similar)), unit(slow(img))
+        positive, negative = ((q * key).sum(1) / 0.2).exp(), (q @ queues[kind].t() / 0.2).exp().sum(1)
         torch.testing.assert_close(seen[kind], -(positive / (positive + negative)).log(), rtol=1e-4, atol=1e-4)
     loss.finish_step(0)
     for kind, key in keys.items():

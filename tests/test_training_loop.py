@@ -77,6 +77,66 @@ def test_where_the_augmentation_probability_begins(options, p, tiny_data, tmp_pa
     assert make_trainer(make_config(tiny_data, '--batch=8', *options), tmp_path).augment_pipe.p.item() == p
 
 
+def test_labels_of_the_fakes_are_drawn_as_often_as_in_the_data(tmp_path):
+    """Three images of one class, nine of another; every step and every phase has latents and labels of its own."""
+    for i in range(12):
+        path = tmp_path / 'data' / ('a' if i < 3 else 'b') / f'{i}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.new('RGB', (16, 16), (20 * i, 0, 0)).save(path)
+    trainer = make_trainer(make_config(tmp_path / 'data', '--cond=1', '--batch=8', '--aug=noaug'), tmp_path / 'run')
+    seen = []
+    trainer._run_phase = lambda phase, batch, gen_z, gen_c: seen.append((gen_z, gen_c))
+    for _ in range(40):
+        trainer.step()
+        trainer.cur_nimg += 8
+        trainer.batch_idx += 1
+    trainer.observers['near_copies'].start(trainer)
+    for labels in (torch.cat([gen_c for _z, gen_c in seen]), trainer.observers['near_copies'].c):
+        assert len(labels) >= 200 and (labels.sum(dim=1) == 1).all()
+        assert labels[:, 0].mean().item() == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / len(labels)) ** 0.5)
+    assert len(seen) == 40 * 2 + 10 + 3
+    assert len({tuple(z.flatten().tolist()) for z, _c in seen}) == len(seen)
+
+
+def test_averages_and_probabilities_count_all_images_of_a_step(tiny_data, tmp_path):
+    """G_ema is a copy until 16 images are seen, then its half-life is half of what has been seen, at most 10 images;
+    micro-batches of 4 of 8 images change nothing in that, nor in ADA's steps."""
+    config = make_config(tiny_data, '--cfg=demo', '--batch=8', '--batch-gpu=4', '--aug=ada',
+                         ema_kimg=0.010, ema_rampup=0.5, ema_start_kimg=0.016)
+    trainer = make_trainer(config, tmp_path)
+    assert trainer.ada.step_size == pytest.approx(8 * 4 / 500_000)
+    weight = lambda network: network.synthesis.b16.conv1.weight.detach().clone()
+    for nimg, half_life in [(0, 0), (8, 0), (16, 8), (24, 10)]:
+        before = weight(trainer.G_ema)
+        trainer.step()
+        kept = 0.5 ** (8 / half_life) if half_life else 0
+        torch.testing.assert_close(weight(trainer.G_ema), kept * before + (1 - kept) * weight(trainer.G))
+        assert trainer.cur_nimg == nimg and not torch.equal(before, weight(trainer.G))
+        trainer.cur_nimg, trainer.batch_idx = nimg + 8, trainer.batch_idx + 1
+
+
+def test_the_seed_reaches_everything_that_draws(tiny_data, tmp_path, monkeypatch):
+    """Weights, order of the images, draws of distillation, latents of the grid and of the health figures, metrics."""
+    calls, drawn = [], []
+    for seed in (0, 5):
+        config = make_config(tiny_data, f'--seed={seed}', '--batch=8', '--kd=agkd', '--kd-teacher=demo')
+        config.metrics = ['clipfid20_full']
+        trainer = make_trainer(config, tmp_path / str(seed))
+        trainer.start_progress()
+        with monkeypatch.context() as patch:
+            patch.setattr(dnnlib.util, 'call_func_by_name', lambda **kwargs: calls.append(kwargs))
+            trainer.evaluate()
+        health = trainer.observers['near_copies']
+        health.start(trainer)
+        trainer.progress.close()
+        assert (calls[-1]['seed'], calls[-1]['G'] is trainer.G_ema) == (seed, True)
+        agkd = trainer.loss.terms['kd'].methods['agkd']
+        draws = [agkd.start_step(8 * i) or agkd.aggregate for i in range(100)]
+        order = trainer.reals.order.permutation(0).tolist()
+        drawn.append([trainer.G.mapping.fc0.weight.tolist(), order, draws, health.z.tolist()])
+    assert all(a != b for a, b in zip(*drawn, strict=True))
+
+
 def test_what_a_run_leaves_behind(tiny_data, tmp_path):
     config = make_config(tiny_data, '--cond=1', '--mirror=1', '--batch=8', '--kimg=0.032', '--tick=0.016', '--snap=1', '--aug=ada',
                          '--snapshot-networks=all', *KD, metrics=['clipfid20_full'])

@@ -6,6 +6,8 @@ import torch
 from tiny_gan import RES, N, batch, gradients, make_loss, nets, run
 
 from torch_utils import training_stats
+from training.apa import AdaptivePseudoAugmentation
+from training.insgen import InsGen
 from training.loss import StyleGAN2Loss
 from training.loss_terms import Term
 
@@ -111,6 +113,31 @@ def test_a_regularisation_without_weight_does_nothing(phase, kwargs):
     assert run(n, make_loss(n, **kwargs), phase) == {}
 
 
+def test_the_average_of_w_counts_each_latent_of_a_batch_once():
+    """Not those that style mixing draws in addition."""
+    n = nets()
+    mean = n.G.mapping(batch()['gen_z'], None, skip_w_avg_update=True)[:, 0].mean(dim=0)
+    run(n, make_loss(n, style_mixing_prob=1.0), 'Gmain')
+    torch.testing.assert_close(n.G.mapping.w_avg, mean * (1 - n.G.mapping.w_avg_beta))
+
+
+def test_what_is_reported_of_d_is_its_whole_loss():
+    """log(1 + exp(D(fake))) + log(1 + exp(-D(real))), image by image."""
+    n = nets()
+    for name, p in n.G.named_parameters():
+        if name.endswith('noise_strength'):
+            p.data.zero_()
+    collector = training_stats.Collector('Loss/D/loss')
+    run(n, make_loss(n), 'Dmain', gain=3)
+    collector.update()
+    b = batch()
+    fake, real = n.D(n.G(b['gen_z'], None), None), n.D(b['real_img'], None)
+    want = torch.log1p(fake.exp()) + torch.log1p((-real).exp())
+    assert collector.num('Loss/D/loss') == N
+    assert collector.mean('Loss/D/loss') == pytest.approx(want.mean().item(), rel=1e-4)
+    assert collector.std('Loss/D/loss') == pytest.approx(want.std(correction=0).item(), rel=1e-3)
+
+
 def test_style_mixing_swaps_the_tail_of_the_latents():
     n = nets()
     loss = make_loss(n, style_mixing_prob=1.0)
@@ -124,6 +151,54 @@ def test_style_mixing_swaps_the_tail_of_the_latents():
         assert not any(same[cutoff:])
         seen.add(cutoff)
     assert seen == set(range(1, n.G.num_ws))
+
+
+def names_of(rows):
+    """Something to recognise images or latents [N, ...] by."""
+    return [tuple(row.flatten()[:8].tolist()) for row in rows.detach()]
+
+
+@pytest.mark.parametrize('methods', [{}, dict(apa=AdaptivePseudoAugmentation), dict(insgen=InsGen)], ids='-'.join)
+def test_every_image_is_made_and_judged_under_its_own_label(methods):
+    """In all phases, by D and by copies of it; the labels of reals and of fakes differ, from row to row, too."""
+    n, label_of, judged = nets(c_dim=3), {}, []
+    arguments = dict(apa=dict(batch_size=N), insgen=dict(queue=12))
+    loss = make_loss(n, style_mixing_prob=1.0, terms={name: term(**arguments[name]) for name, term in methods.items()})
+    args = dict(batch(), real_c=torch.eye(3)[[0, 1, 2, 0]], gen_c=torch.eye(3)[[1, 2, 0, 2]])
+    gen_c = args['gen_c'].tolist()
+    remember = lambda rows, c: label_of.update(zip(names_of(rows), c.tolist(), strict=True))
+    remember(args['real_img'], args['real_c'])
+    remember(args['gen_z'], args['gen_c'])
+    run_G, mapping = loss.run_G, n.G.mapping.forward
+
+    def make(z, c, *synthesis):
+        img, ws = run_G(z, c, *synthesis)
+        remember(img, c)
+        return img, ws
+
+    def map_latents(z, c, **kwargs):
+        assert c.tolist() == gen_c[:len(z)]
+        assert all(label_of.get(name, label) == label for name, label in zip(names_of(z), c.tolist(), strict=True))
+        return mapping(z, c, **kwargs)
+
+    def judging(forward):
+        def judge(img, c, **kwargs):
+            judged.append([label_of[name] for name in names_of(img)])
+            assert judged[-1] == c.tolist()
+            return forward(img, c, **kwargs)
+        return judge
+    loss.run_G, n.G.mapping.forward = make, map_latents
+    for D in [n.D, *[term.slow_D for term in loss.terms.values() if hasattr(term, 'slow_D')]]:
+        D.forward = judging(D.forward)
+    if 'apa' in loss.terms:
+        loss.terms['apa'].p.fill_(0.5)
+    for phase in ('Gmain', 'Greg', 'Dmain', 'Dreg', 'Gboth', 'Dboth'):
+        loss.start_step(0)
+        if phase[0] == 'D':
+            run(n, loss, 'Gmain', **args)               # APA's images
+        run(n, loss, phase, **args)
+    plain = gen_c, args['real_c'].tolist()
+    assert len(judged) > 8 and any(labels not in plain for labels in judged) == ('apa' in methods)
 
 
 class Recorder(Term):

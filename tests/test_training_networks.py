@@ -112,6 +112,22 @@ def test_logit_is_the_linear_readout_of_the_epilogue_feature():
     torch.testing.assert_close(features.epilogue @ D.b4.out.weight.t() / 16 ** 0.5 + D.b4.out.bias, logits)
 
 
+def test_a_conditional_logit_written_out():
+    """The label's embedding, normalised, through the mapping; its dot product with the image's readout / sqrt(width)."""
+    D, c = discriminator(c_dim=3, mapping_kwargs=dict(num_layers=2)), torch.eye(3)[[0, 1, 2, 0]]
+    with torch.no_grad():
+        for p in D.parameters():
+            p.add_(0.1 * torch.randn_like(p))                          # biases, too
+        logits, features = D(torch.randn(4, 3, 16, 16), c, return_features=True)
+        x = c @ D.mapping.embed.weight.t() / 3 ** 0.5 + D.mapping.embed.bias
+        x = x / (x.square().mean(dim=1, keepdim=True) + 1e-8).sqrt()
+        for layer in (D.mapping.fc0, D.mapping.fc1):
+            x = x @ layer.weight.t() * 0.01 / 16 ** 0.5 + layer.bias * 0.01
+            x = torch.where(x > 0, x, 0.2 * x) * 2 ** 0.5
+        out = features.epilogue @ D.b4.out.weight.t() / 16 ** 0.5 + D.b4.out.bias
+        torch.testing.assert_close(logits, (out * x).sum(dim=1, keepdim=True) / 16 ** 0.5)
+
+
 @pytest.mark.parametrize('dtype, per_layer', [('bfloat16', 2 ** -8), ('float16', 2 ** -11)])
 def test_half_precision_is_near_float32(dtype, per_layer):
     """A dozen layers each round a few times: 24 roundings of independent sign."""
@@ -159,6 +175,47 @@ def test_equalised_learning_rate():
     conv = networks.Conv2dLayer(64, 64, 3)
     assert conv.weight.std().item() == pytest.approx(1, rel=0.02)
     assert conv(torch.randn(4, 64, 16, 16))[:, :, 1:-1, 1:-1].std().item() == pytest.approx(1, rel=0.05)
+
+
+@pytest.mark.parametrize('up', [1, 2])
+def test_channels_last_weights_behind_a_parametrisation(up):
+    """What spectral_norm keeps is laid out; its power iteration, which `layer.weight` takes, is left alone."""
+    torch.manual_seed(0)
+    layer = torch.nn.utils.parametrizations.spectral_norm(networks.Conv2dLayer(4, 6, 3, up=up))
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    use_channels_last(torch.nn.Sequential(layer, torch.nn.Linear(2, 2)))
+    kept = layer.parametrizations.weight.original
+    seen = kept.transpose(0, 1) if up > 1 else kept
+    assert seen.is_contiguous(memory_format=torch.channels_last) and not kept.is_contiguous()
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    x, weight = torch.randn(2, 4, 8, 8), layer.eval().weight
+    u, v = [getattr(layer.parametrizations.weight[0], name) for name in ('_u', '_v')]
+    torch.testing.assert_close(weight, before['parametrizations.weight.original'] / (u @ kept.flatten(1) @ v))
+    plain = networks.Conv2dLayer(4, 6, 3, up=up)
+    plain.weight.data.copy_(weight)
+    torch.testing.assert_close(layer(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
+def test_channels_last_weights_that_are_not_trained():
+    D = discriminator(block_kwargs=dict(freeze_layers=2))
+    use_channels_last(D)
+    assert not isinstance(D.b16.conv0.weight, torch.nn.Parameter)
+    weight = D.b16.conv0.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+
+
+@pytest.mark.parametrize('fused', [True, False])
+@pytest.mark.parametrize('style, weight', [(1e5, 1), (1, 1e5), (1e-5, 1)])
+def test_large_styles_and_weights_in_float16(fused, style, weight):
+    """Beyond its limit of 65504, and small ones: demodulation undoes any scale, so the result is that of float32."""
+    torch.manual_seed(0)
+    x, w, s = torch.randn(2, 8, 6, 6), torch.randn(4, 8, 3, 3) * weight, (torch.rand(2, 8) + 0.5) * style
+    scaled = [w * s[i][:, None, None] for i in range(2)]
+    units = [u / u.square().sum([1, 2, 3], keepdim=True).sqrt() for u in scaled]
+    want = torch.cat([torch.nn.functional.conv2d(x[i:i + 1], units[i], padding=1) for i in range(2)])
+    got = networks.modulated_conv2d(x.half(), w, s, padding=1, fused_modconv=fused)
+    assert got.dtype == torch.float16
+    torch.testing.assert_close(got.float(), want, rtol=0, atol=0.01)        # values around 1; a rounding is 2 ** -11
 
 
 def test_small_gradients_of_weights_survive_float16(monkeypatch):

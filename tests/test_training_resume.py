@@ -17,6 +17,7 @@ from dnnlib import UserError
 from torch_utils import checkpoint, misc
 from training import model_card, presets, run_changes
 from training.find_run import OPTIONS_FILE, find_run
+from training.observers import Observer
 from training.run_files import BAD_STEPS_FILE, LOG_FILE, STATE_FILE, STATS_FILE
 from training.run_records import forget_after
 from training.runs import launch
@@ -36,7 +37,7 @@ def case(data, cfg, kd, gpus=1):
     classes = ['--cond=1'] if '--kd-preset=released' in kd else []
     config = make_config(data, f'--cfg={cfg}', f'--gpus={gpus}', '--batch=8', '--aug=ada', *classes, *kd, total_kimg=0.048,
                          kimg_per_tick=0.016)
-    if 'G_reg_interval' not in config:
+    if config.G_reg_interval is not None:
         config.update(G_reg_interval=2, D_reg_interval=4)
     return config
 
@@ -135,10 +136,12 @@ def half_a_run(tiny_data, tmp_path, monkeypatch):
 
 def test_other_options_are_refused_with_the_list_of_differences(half_a_run, tmp_path):
     run_dir = tmp_path / 'runs' / '00000-tiny-demo-kimg0.016-batch8'
-    code, output = half_a_run('--seed=1', '--fp32=1')
-    assert code == 1 and f'Error: {run_dir} is not complete and was started with --seed=0, now 1; ' in output
-    assert '; --fp32=0, now 1. To continue' in output and f'use --new-run=1 for another run, or --fork-from={run_dir} to start one' in output
-    assert half_a_run('--seed=1', '--new-run=1')[0] == 0 and (tmp_path / 'runs' / '00001-tiny-demo-kimg0.016-batch8').is_dir()
+    code, output = half_a_run('--nhwc=0', '--batch-gpu=4')
+    assert code == 1 and f'Error: {run_dir} is not complete and was started with --batch-gpu=8, now 4; ' in output
+    assert '; --nhwc=1, now 0. To continue' in output
+    assert f'use --new-run=1 for another run, or --fork-from={run_dir} to start one' in output
+    assert half_a_run('--nhwc=0', '--new-run=1')[0] == 0
+    assert (tmp_path / 'runs' / '00001-tiny-demo-kimg0.016-batch8').is_dir()
     code, output = half_a_run('--snap=2', '--max-bad-steps=7', '--snapshot-networks=all')         # changes nothing that is trained
     assert code == 0 and f'Continuing {run_dir} at 0.0 kimg' in output
 
@@ -147,12 +150,13 @@ def test_a_run_keeps_the_precision_of_the_processor_that_it_began_on(half_a_run,
     """Its command means it on one without bfloat16 too, also when it is complete; what is asked for counts as ever."""
     run_dir = tmp_path / 'runs' / '00000-tiny-demo-kimg0.016-batch8'
     monkeypatch.setattr(misc, 'cpu_has_bfloat16', lambda: False)
-    assert half_a_run('--fp32=1')[0] == 1
     code, output = half_a_run()
     assert code == 0 and f'Continuing {run_dir} at' in output
     saved = read_json(run_dir / OPTIONS_FILE)
     assert saved['fp32'] is False and saved['G_kwargs']['synthesis_kwargs']['half_dtype'] == 'bfloat16'
     assert f'{run_dir} is complete' in half_a_run()[1] and f'{run_dir} is complete' in half_a_run('--fp32=0')[1]
+    output = half_a_run('--fp32=1', '--dry-run')[1]
+    assert f'Output directory:   {tmp_path / "runs" / "00001-tiny-demo-kimg0.016-batch8-fp32"}\n' in output
 
 
 def test_other_images_are_refused(half_a_run, tiny_data, tmp_path):
@@ -203,7 +207,10 @@ def test_names_of_options_in_differences():
 def test_a_fork_starts_from_a_state_with_other_options_and_resumes_exactly(tiny_data, tmp_path):
     """Distillation is added; learning rate and gamma are those of the new command. The source may change meanwhile."""
     source = tmp_path / '00000-source'
-    run(make_config(tiny_data, '--batch=8', '--aug=ada', total_kimg=0.024, kimg_per_tick=0.016), source)
+    config = make_config(tiny_data, '--batch=8', '--aug=ada', total_kimg=0.024, kimg_per_tick=0.016)
+    before = make_trainer(config, source)
+    before.augment_pipe.p.fill_(0.37)
+    before.run()                            # three iterations and a regularisation; p moves after the fourth
     tensors, _ = checkpoint.load(str(source / STATE_FILE), 'training-state')
     args = ['--batch=8', '--aug=ada', *KD, '--gamma=3', f'--fork-from={source}']
     config = make_config(tiny_data, *args, total_kimg=0.048, kimg_per_tick=0.016)
@@ -213,11 +220,15 @@ def test_a_fork_starts_from_a_state_with_other_options_and_resumes_exactly(tiny_
     assert trainer.cur_nimg == 24 and trainer.history == [dict(event='fork', **origin)]
     assert origin == read_json(tmp_path / 'look' / OPTIONS_FILE)['fork_origin']
     assert origin == dict(run='00000-source', cur_nimg=24, checksum=checkpoint.load_checksum(str(source / STATE_FILE), 'training-state'))
-    assert all(torch.equal(value, tensors[f'D.{name}']) for name, value in trainer.D.state_dict().items())
-    phase = next(phase for phase in trainer.phases if phase.name == 'Gmain')
-    assert phase.opt.param_groups[0]['lr'] == pytest.approx(0.001 * 4 / 5)
-    assert torch.equal(phase.opt.state[phase.params[0]]['exp_avg'], tensors['G_opt.state.0.exp_avg'])
-    assert torch.equal(trainer.augment_pipe.p, tensors['augment_pipe.p'])
+    for network in ('G', 'D', 'G_ema'):
+        state = getattr(trainer, network).state_dict()
+        assert all(torch.equal(value, tensors[f'{network}.{name}']) for name, value in state.items())
+    for phase, lr in zip(trainer.phases[::2], (0.001 * 4 / 5, 0.0025 * 16 / 17), strict=True):        # Gmain, Dmain
+        assert phase.opt.param_groups[0]['lr'] == pytest.approx(lr)
+        assert torch.equal(phase.opt.state[phase.params[0]]['exp_avg'], tensors[f'{phase.name[0]}_opt.state.0.exp_avg'])
+    assert trainer.augment_pipe.p == tensors['augment_pipe.p'] == torch.tensor(0.37)
+    pending = tensors['ada.pending']
+    assert torch.equal(trainer.ada.state_dict()['pending'], pending) and pending[0] == 4 * 8
     run(config, tmp_path / 'whole')
     run(config, tmp_path / 'parts', die_at=4)
     shutil.rmtree(source)
@@ -228,8 +239,9 @@ def test_a_fork_starts_from_a_state_with_other_options_and_resumes_exactly(tiny_
 
 
 def test_the_command_of_a_fork_continues_it(half_a_run, tmp_path):
-    source, fork = (tmp_path / 'runs' / name for name in ('00000-tiny-demo-kimg0.016-batch8', '00001-tiny-demo-gamma7-kimg0.016-batch8-fork'))
+    source = tmp_path / 'runs' / '00000-tiny-demo-kimg0.016-batch8'
     code, output = half_a_run('--gamma=7', f'--fork-from={source}', '--kimg=0.016')
+    fork, = (tmp_path / 'runs').glob('00001-tiny-demo-fork-00000-tiny-demo-*-gamma7-kimg0.016-batch8')
     assert code == 0 and f'Starting from the state of {source} at 0.008 kimg.' in output
     origin = read_json(fork / OPTIONS_FILE)['fork_origin']
     assert origin['cur_nimg'] == 8
@@ -245,14 +257,32 @@ def test_the_command_of_a_fork_continues_it(half_a_run, tmp_path):
     assert code == 1 and f'--fork-from={source}: there is no such run' in output
 
 
+class Ticks(Observer):
+    """How many it has seen."""
+    count = 0
+
+    def report(self, trainer):
+        self.count += 1
+
+    def state_dict(self):
+        return dict(count=self.count)
+
+    def load_state_dict(self, state):
+        self.count = state['count']
+
+
 def test_a_fork_takes_what_is_no_tensor(tiny_data, tmp_path):
-    """The signs that wait in APA are a table; they go over where the new run has APA too."""
+    """The signs that wait in APA are a table; they go over where the new run has APA too, and so do observers."""
     args = ['--batch=8', '--aug=ada']
-    run(make_config(tiny_data, *args, '--apa', '--lecam=0.3', total_kimg=0.024, kimg_per_tick=0.024), tmp_path / 'source')
+    observers = dict(ticks=dict(class_name='test_training_resume.Ticks'))
+    run(make_config(tiny_data, *args, '--apa', '--lecam=0.3', total_kimg=0.024, kimg_per_tick=0.024, observers=observers),
+        tmp_path / 'source')
     source = f'--fork-from={tmp_path / "source"}'
-    fork = lambda name, *more: make_trainer(make_config(tiny_data, *args, *more, source, total_kimg=0.032), tmp_path / name)
+    fork = lambda name, *more: make_trainer(
+        make_config(tiny_data, *args, *more, source, total_kimg=0.032, observers=observers), tmp_path / name)
     pending = lambda trainer: trainer.loss.terms['apa'].get_extra_state()['pending']
     taken = fork('apa', '--apa', '--gamma=3')
+    assert taken.observers['ticks'].count == 1
     tensors, _ = checkpoint.load(str(tmp_path / 'source' / STATE_FILE), 'training-state')
     assert pending(taken)[0] > 0 and torch.equal(pending(taken), tensors['loss.terms.apa._extra_state.pending'])
     assert fork('without', '--lecam=0.3').loss.terms['lecam'].average[2] > 0

@@ -10,12 +10,12 @@ from training.loss import StyleGAN2Loss
 N, RES = 4, 16
 
 
-def nets(seed=0):
+def nets(seed=0, c_dim=0):
     torch.manual_seed(seed)
     small = dict(channel_base=128, channel_max=16)
-    G = networks.Generator(8, 0, 8, RES, 3, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=small).train().requires_grad_(False)
-    D = networks.Discriminator(0, RES, 3, **small).train().requires_grad_(False)
-    return SimpleNamespace(G=G, D=D)
+    G = networks.Generator(8, c_dim, 8, RES, 3, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=small)
+    D = networks.Discriminator(c_dim, RES, 3, **small)
+    return SimpleNamespace(G=G.train().requires_grad_(False), D=D.train().requires_grad_(False))
 
 
 def make_loss(n, **kwargs):

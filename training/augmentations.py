@@ -2,19 +2,23 @@
 
 from typing import Callable, NamedTuple
 
+import click
+
 from dnnlib import UserError
 
 from .augment import augpipe_specs
+from .commands import FiniteRange
 from .diffaugment import POLICIES, parse_policy
+from .methods import flag
 
 
 class Augmentation(NamedTuple):
     """A row of the table.
 
-    options:   names of the options that concern it.
-    configure: (opts) -> what joins the configuration.
+    options:   {name: arguments of `click.option`} of the options that concern it; rows may share one.
+    configure: (opts) -> entries of the configuration. Raises UserError for values that make no sense.
     """
-    options: tuple
+    options: dict
     configure: Callable
 
 
@@ -23,8 +27,8 @@ def _pipe(opts):
 
 
 def _ada(opts):
-    tuned = dict(ada_kimg=100) if opts.init_from else {}            # a pre-trained D overfits sooner
-    return dict(augment_kwargs=_pipe(opts), ada_target=0.6 if opts.target is None else opts.target, **tuned)
+    kimg = dict(ada_kimg=100) if opts.init_from else {}             # a pre-trained D overfits sooner
+    return dict(augment_kwargs=_pipe(opts), ada_target=0.6 if opts.target is None else opts.target, **kimg)
 
 
 def _fixed(opts):
@@ -38,13 +42,29 @@ def _diffaug(opts):
     return dict(augment_kwargs=dict(class_name='training.diffaugment.DiffAugment', policy=','.join(names)))
 
 
+_AUGPIPE = dict(augpipe=dict(help='Kinds of augmentation  [default: bgc]', type=click.Choice(list(augpipe_specs))))
+_TARGET = dict(target=dict(help='Target of ADA  [default: 0.6]', type=FiniteRange(0, 1)))
+_P = dict(p=dict(help='Probability for --aug=fixed', type=FiniteRange(0, 1)))
+_POLICY = dict(diffaug_policy=dict(help=f'Transforms of --aug=diffaug  [default: {",".join(POLICIES)}]',
+                                   metavar='LIST'))
 AUGMENTATIONS = {
-    'noaug': Augmentation((), lambda opts: {}),
-    'ada': Augmentation(('target', 'augpipe'), _ada),
-    'fixed': Augmentation(('p', 'augpipe'), _fixed),
-    'diffaug': Augmentation(('diffaug_policy',), _diffaug),
+    'noaug': Augmentation({}, lambda opts: {}),
+    'ada': Augmentation({**_TARGET, **_AUGPIPE}, _ada),
+    'fixed': Augmentation({**_P, **_AUGPIPE}, _fixed),
+    'diffaug': Augmentation(_POLICY, _diffaug),
 }
 DEFAULT = 'ada'
+# What the configuration holds where the augmentation does not say otherwise; the last two are of ADA's rule.
+ENTRIES = dict(augment_kwargs=None, augment_p=None, ada_target=None, ada_interval=4, ada_kimg=500)
+
+
+def augmentation_options(command):
+    """Decorator: adds --aug and the options of all augmentations to a click command."""
+    options = {name: arguments for row in AUGMENTATIONS.values() for name, arguments in row.options.items()}
+    for name, arguments in reversed(options.items()):
+        command = click.option(flag(name), **arguments)(command)
+    return click.option('--aug', help=f'Augmentation  [default: {DEFAULT}]', type=click.Choice(list(AUGMENTATIONS)),
+                        metavar='|'.join(AUGMENTATIONS))(command)
 
 
 def add_augmentation(config, opts):
@@ -53,5 +73,5 @@ def add_augmentation(config, opts):
     for option in sorted({option for row in AUGMENTATIONS.values() for option in row.options}):
         if opts[option] is not None and option not in AUGMENTATIONS[chosen].options:
             users = ' or '.join(f'--aug={name}' for name, row in AUGMENTATIONS.items() if option in row.options)
-            raise UserError(f'--{option.replace("_", "-")}={opts[option]}: has no effect with --aug={chosen}; it goes with {users}')
-    config.update(AUGMENTATIONS[chosen].configure(opts))
+            raise UserError(f'{flag(option)}={opts[option]}: has no effect with --aug={chosen}; it goes with {users}')
+    config.update({**ENTRIES, **AUGMENTATIONS[chosen].configure(opts)})

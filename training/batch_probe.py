@@ -58,7 +58,7 @@ def sizes(per_process, group):
 
 def advice(config, run_dir, err):
     """The `UserError` for a run that is out of memory."""
-    if config.get('batch_gpu_auto') and config.get('batch_gpu_probed') is None:
+    if config['batch_gpu_auto'] and config.get('batch_gpu_probed') is None:
         return UserError(f'{run_dir}: out of memory before the first step ({misc.one_line(err)}), where no --batch-gpu helps; use a smaller --cfg or '
                          'images of a lower resolution')
     size = config['batch_gpu']
@@ -70,8 +70,10 @@ def advice(config, run_dir, err):
 
 
 def _group(config):
+    """Images that share minibatch statistics; 1 for a D whose arguments have no groups, all where they say None."""
     per_process = config['batch_size'] // config['num_gpus']
-    return min(config['D_kwargs']['epilogue_kwargs'].get('mbstd_group_size') or 1, per_process)
+    group = config['D_kwargs'].get('epilogue_kwargs', {}).get('mbstd_group_size', 1)
+    return per_process if group is None else min(group, per_process)
 
 
 def _fits(trainer):
@@ -80,7 +82,7 @@ def _fits(trainer):
     Another process may run out of memory where this one does not, so nothing is exchanged.
     """
     c = trainer.config
-    steps = RECORDING_ITERATIONS if c.get('cuda_graphs') else ITERATIONS
+    steps = RECORDING_ITERATIONS if c.cuda_graphs else ITERATIONS
     trainer.cur_nimg = max(total_images(c) - steps * c.batch_size, 0)
     try:
         with distributed.alone():

@@ -68,11 +68,10 @@ def add_schedule(config, opts, preset):
     config.update(batch_size=batch, batch_gpu=batch_gpu, total_kimg=as_number(opts.kimg or preset.kimg),
                   kimg_per_tick=as_number(opts.tick or preset.kimg_per_tick), image_snapshot_ticks=snap, network_snapshot_ticks=snap,
                   ema_kimg=preset.ema_kimg, ema_rampup=None if opts.init_from else preset.ema_rampup, ema_start_kimg=preset.ema_start_kimg,
-                  grid_images=1024 if config.device == 'cuda' else 60)
-    if probe:
-        config.batch_gpu_auto = True                    # until it is probed, batch_gpu is the most that it can be
-    if not preset.lazy_regularization:
-        config.update(G_reg_interval=None, D_reg_interval=None)
+                  grid_images=1024 if config.device == 'cuda' else 60,
+                  batch_gpu_auto=probe)                 # until it is probed, batch_gpu is the most that it can be
+    lazy = preset.lazy_regularization
+    config.update(G_reg_interval=4 if lazy else None, D_reg_interval=16 if lazy else None)      # StyleGAN2, appendix B
 
 
 def as_number(value):
@@ -88,8 +87,7 @@ def half_suits(opts, device):
 def add_networks(config, opts, preset):
     on_cpu = config.device == 'cpu'
     half = half_suits(opts, config.device) and (preset.half_precision or opts.fp32 is not None)
-    if opts.fp32 is None and on_cpu:
-        config.fp32_auto = True                         # a run keeps to what the processor that it began on has
+    config.fp32_auto = opts.fp32 is None and on_cpu     # a run keeps to what the processor that it began on has
     channels_last = on_cpu if opts.nhwc is None else opts.nhwc
     # On a CPU that has bfloat16 it pays at every resolution; it has the range of float32 and needs no clamp.
     precision = dict(num_fp16_res=0 if not half else 16 if on_cpu else 4, conv_clamp=256 if half and not on_cpu else None)

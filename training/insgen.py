@@ -120,7 +120,7 @@ class InsGen(Term):
 
 def _configure(opts, config):
     """The queue's default: 5 % of the images as in the source, but at least four batches."""
-    if config.get('augment_kwargs') is None:
+    if config.augment_kwargs is None:
         raise UserError('--insgen: without augmentation both views of an image are the same; leave --aug=noaug and --p=0 out')
     images = config.training_set_kwargs['max_size'] * (2 if config.training_set_kwargs['xflip'] else 1)
     weights = [opts.insgen_weight_real, opts.insgen_weight_fake, opts.insgen_weight_generator]

@@ -1,6 +1,5 @@
 """The methods that train.py can switch on beside the GAN loss: rows of a table, each a `Term` with its options."""
 
-import re
 from typing import Callable, NamedTuple
 
 from dnnlib import UserError
@@ -42,38 +41,24 @@ def method_options(methods):
 
 def add_methods(methods, config, opts):
     """Puts the terms of the methods that are on into `config.terms`. Raises UserError for options without their method."""
+    config.terms = {}
     for method in methods:
         given = method.settings(opts)
         if method.is_on(opts):
-            config.setdefault('terms', {})[method.name] = dict(class_name=method.term, **{**method.configure(opts, config), **given})
+            config.terms[method.name] = dict(class_name=method.term, **{**method.configure(opts, config), **given})
         elif given:
             key, value = next(iter(given.items()))
             raise UserError(f'{flag(method.name)}-{key.replace("_", "-")}={value}: has no effect without {flag(method.name)}; '
                             'add that, or leave this out')
 
 
-def describe_methods(methods, opts):
-    """Parts of a run's name: what is on, and with what settings."""
-    parts = []
-    for method in methods:
-        if method.is_on(opts):
-            value = opts[method.name]
-            parts += [method.name.replace('_', '-') + ('' if value is True else _short(value)),
-                      *[key + _short(value) for key, value in method.settings(opts).items()]]
-    return parts
-
-
 def check_methods(methods, config):
     """Finds out before the start what would fail later."""
     for method in methods:
-        if method.name in config.get('terms', {}):
+        if method.name in config.terms:
             method.check(config.terms[method.name])
 
 
 def flag(name):
     """vision_aided -> --vision-aided."""
     return '--' + name.replace('_', '-')
-
-
-def _short(value):
-    return '-' + re.sub(r'[^A-Za-z0-9.]+', '-', value).strip('-') if isinstance(value, str) else f'{value:g}'

@@ -6,6 +6,7 @@ Sources: StyleGAN2 (Karras et al., CVPR 2020) and StyleGAN2-ADA (NeurIPS 2020); 
 import math
 
 import torch
+from torch.nn.utils import parametrize
 
 from torch_utils import persistence
 from torch_utils.ops import conv2d_resample, fma, upfirdn2d
@@ -67,12 +68,24 @@ def use_channels_last(network):
     Those of upsampling layers also exchange input and output channels in memory, as the transposed convolution reads them.
     """
     for layer in network.modules():
-        weight = getattr(layer, 'weight', None)
-        if weight is not None and weight.ndim == 4:
-            swap = getattr(layer, 'up', 1) > 1
+        swap = getattr(layer, 'up', 1) > 1
+        for weight in _stored_weights(layer):
             data = weight.data.transpose(0, 1) if swap else weight.data
             data = data.contiguous(memory_format=torch.channels_last)
             weight.data = data.transpose(0, 1) if swap else data
+
+
+def _stored_weights(layer):
+    """The tensors [O, I, kh, kw] that a layer keeps its weight in.
+
+    Behind a parametrisation such as spectral_norm, `layer.weight` is computed each time; these are what from.
+    """
+    if parametrize.is_parametrized(layer, 'weight'):
+        kept = layer.parametrizations.weight.parameters(recurse=False)
+    else:                               # a buffer where it is not trained
+        own = dict([*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)])
+        kept = [own['weight']] if 'weight' in own else []
+    return [tensor for tensor in kept if tensor.ndim == 4]
 
 
 def _conv_per_sample(x, weight, styles, coefs, conv):

@@ -1,12 +1,13 @@
 """The networks of a run: built from the configuration, with the weights of another run if it says so, the same on all processes."""
 
+import contextlib
 import copy
 
 import torch
 
 import dnnlib
 from dnnlib import UserError
-from torch_utils import checkpoint, distributed
+from torch_utils import checkpoint, distributed, misc
 
 from . import model_files, snapshots
 from .image_files import some
@@ -16,18 +17,31 @@ from .networks_layers import use_channels_last
 def build_networks(config, dataset, device):
     """-> ({'G', 'D', 'G_ema': module on `device`, frozen}, {name: constructor arguments}). Raises UserError if --init-from does not fit."""
     torch.manual_seed(config.random_seed)
-    common = dict(c_dim=dataset.label_dim, img_resolution=dataset.resolution, img_channels=dataset.num_channels)
-    network_kwargs = dict(G=dict(config.G_kwargs, **common), D=dict(config.D_kwargs, **common), G_ema=dict(config.G_kwargs, **common))
+    network_kwargs = _network_kwargs(config, dataset)
     networks = {name: dnnlib.util.construct_class_by_name(**network_kwargs[name]).train().requires_grad_(False) for name in ('G', 'D')}
     networks['G_ema'] = copy.deepcopy(networks['G']).eval()
-    if config.get('init_from'):
+    if config.init_from:
         _init_from(config.init_from, networks)
     for module in networks.values():
         module.to(device)
-        if config.get('channels_last'):
+        if config.channels_last:
             use_channels_last(module)
         distributed.broadcast_from_main(module)
     return networks, network_kwargs
+
+
+def feature_width(config):
+    """Width of D's last hidden layer, which a teacher's features are compared with; asked of a D without memory."""
+    build = dnnlib.util.construct_class_by_name
+    with contextlib.closing(build(**config.training_set_kwargs)) as dataset, misc.ShapesOnly():
+        return build(**_network_kwargs(config, dataset)['D']).feature_dim
+
+
+def _network_kwargs(config, dataset):
+    """{name: constructor arguments, with the class}."""
+    common = dict(c_dim=dataset.label_dim, img_resolution=dataset.resolution, img_channels=dataset.num_channels)
+    G = dict(config.G_kwargs, **common)
+    return dict(G=G, D=dict(config.D_kwargs, **common), G_ema=dict(G))
 
 
 def _init_from(path, networks):

@@ -20,6 +20,8 @@ OPTION_OF = {
 OF_PRECISION = ('num_fp16_res', 'half_dtype', 'conv_clamp', 'teacher_fp32')
 FOLLOWS = (*OF_PRECISION, 'fp16_channels_last')                 # from --device, --fp32 and --nhwc, which differ, too
 HAVE_PRECISION = ('fp32', 'G_kwargs', 'D_kwargs', 'loss_kwargs', 'terms')           # top-level entries that are of it, or have some of it
+# Values that runs were trained with before their configurations named them.
+UNWRITTEN = dict(G_reg_interval=4, D_reg_interval=16, ada_interval=4, ada_kimg=500)
 MOST = 6                        # differences that a message lists
 
 
@@ -51,8 +53,12 @@ def refusal(run_dir, lines):
 
 def same_name(name, description):
     """Whether a run directory's name is that of a command, its number and the number of processes aside."""
-    plain = lambda text: re.sub(r'-auto\d+(?=-|$)', '-auto', text)
-    return plain(name.partition('-')[2]) == plain(description)
+    return without_processes(name.partition('-')[2]) == without_processes(description)
+
+
+def without_processes(name):
+    """'x-auto8-gamma5' -> 'x-auto-gamma5'."""
+    return re.sub(r'-auto\d+(?=-|$)', '-auto', name)
 
 
 def _flat(table, prefix=''):
@@ -64,8 +70,8 @@ def _flat(table, prefix=''):
 
 
 def _comparable(config):
-    """A flat configuration in which --batch-gpu=auto, as long as it is not probed, is a value of batch_gpu."""
-    flat = _flat(config)
+    """A flat, complete configuration in which --batch-gpu=auto, while it is not probed, is a value of batch_gpu."""
+    flat = {**UNWRITTEN, **_flat(config)}
     if flat.pop('batch_gpu_auto', None) and flat.get('batch_gpu_probed') is None:
         flat['batch_gpu'] = 'auto'
     return flat

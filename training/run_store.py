@@ -41,7 +41,7 @@ class RunStore:
 
     def save_snapshot(self, cur_nimg, networks, history):
         """networks: {name: module}; those that the configuration asks for are written. history: forks and rollbacks of the run."""
-        networks = {name: networks[name] for name in self.config.get('snapshot_networks', ['G_ema'])}
+        networks = {name: networks[name] for name in self.config['snapshot_networks']}
         tensors, info = snapshots.pack(networks, self.network_kwargs, dict(options=dict(self.config), cur_nimg=cur_nimg, history=list(history),
                                                                            class_names=self.dataset.class_names))
         self.writer.submit(self._write_snapshot, self.snapshot_path(cur_nimg), checkpoint.copies(tensors), info)
@@ -78,7 +78,7 @@ class RunStore:
         measured = run_files.measurements(self.run_dir, path, self.config['metrics'])
         if measured:
             self.writer.submit(_add_metrics, path, list(measured.values()))
-        if self.config.get('snapshot_keep') is not None:
+        if self.config['snapshot_keep'] is not None:
             self.writer.submit(snapshot_keep.prune, self.run_dir, self.config['snapshot_keep'], self.config['metrics'])
 
 

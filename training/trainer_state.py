@@ -33,7 +33,7 @@ def resume(trainer):
     if restore(trainer):
         distributed.print0(f'Continuing {trainer.run_dir} at {trainer.cur_nimg / 1000:.1f} kimg.')
         return True
-    if trainer.config.get('fork_from'):
+    if trainer.config.fork_from:
         set_progress(trainer, fork.take_over(trainer, stateful(trainer)))
         return True
     return False

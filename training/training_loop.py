@@ -43,8 +43,8 @@ class Trainer:
     # -- set up
 
     def _set_backends(self):
-        torch.backends.cudnn.benchmark = self.config.get('cudnn_benchmark', True)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.config.get('allow_tf32', False)
+        torch.backends.cudnn.benchmark = self.config.cudnn_benchmark
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.config.allow_tf32
         if self.device.type == 'cpu':
             misc.keep_freed_memory()
 
@@ -55,38 +55,40 @@ class Trainer:
         self.reals = RealImages(self.dataset, self.batch_rank, self.device, rank=self.rank, num_ranks=self.num_ranks, seed=c.random_seed,
                                 **c.data_loader_kwargs)
         self.labels = self.reals.labels
-        self.grid = SampleGrid(self.dataset, self.run_dir, self.device, c.get('grid_images', 1024), c.random_seed, c.batch_gpu)
+        self.grid = SampleGrid(self.dataset, self.run_dir, self.device, c.grid_images, c.random_seed, c.batch_gpu)
 
     def _build_training(self):
         c = self.config
         build = dnnlib.util.construct_class_by_name
         self.augment_pipe = self.ada = None
-        if c.get('augment_kwargs') is not None:
+        if c.augment_kwargs is not None:
             self.augment_pipe = build(**c.augment_kwargs).train().requires_grad_(False).to(self.device)
-        if c.get('augment_p') is not None or c.get('ada_target') is not None:           # ADA begins without augmentation
-            set_probability(self.augment_pipe, c.get('augment_p', 0))
-        terms = {name: build(**kwargs).to(self.device) for name, kwargs in c.get('terms', {}).items()}
+        if c.ada_target is not None:
+            set_probability(self.augment_pipe, 0)               # ADA begins without augmentation
+        elif c.augment_p is not None:
+            set_probability(self.augment_pipe, c.augment_p)
+        terms = {name: build(**kwargs).to(self.device) for name, kwargs in c.terms.items()}
         self.loss = build(device=self.device, G_mapping=self.G.mapping, G_synthesis=self.G.synthesis, D=self.D,
                           augment_pipe=self.augment_pipe, terms=terms, **c.loss_kwargs)
         distributed.broadcast_from_main(self.loss.terms)
-        if c.get('ada_target') is not None:
-            self.ada = AdaptiveProbability(self.augment_pipe.p, c.ada_target, c.get('ada_interval', 4), c.get('ada_kimg', 500), c.batch_size)
+        if c.ada_target is not None:
+            self.ada = AdaptiveProbability(self.augment_pipe.p, c.ada_target, c.ada_interval, c.ada_kimg, c.batch_size)
         trained = [param for param in self.loss.terms.parameters() if param.requires_grad]
-        self.phases = make_phases(self.G, self.D, trained, c.G_opt_kwargs, c.D_opt_kwargs,
-                                  c.get('G_reg_interval', 4), c.get('D_reg_interval', 16), self.device)
+        self.phases = make_phases(self.G, self.D, trained, c.G_opt_kwargs, c.D_opt_kwargs, c.G_reg_interval,
+                                  c.D_reg_interval, self.device)
         self.loss.terms.requires_grad_(False)
-        self.ema = WeightAverage(self.G, self.G_ema, c.ema_kimg, c.get('ema_rampup'), c.get('ema_start_kimg', 0))
+        self.ema = WeightAverage(self.G, self.G_ema, c.ema_kimg, c.ema_rampup, c.ema_start_kimg)
         self.accumulate = {phase.name: functools.partial(self._accumulate, phase) for phase in self.phases}
-        self.bad_steps = bad_steps.BadSteps(**c.get('bad_steps_kwargs', {}))
-        self.observers = {name: build(**kwargs) for name, kwargs in c.get('observers', {}).items()}
+        self.bad_steps = bad_steps.BadSteps(**c.bad_steps_kwargs)
+        self.observers = {name: build(**kwargs) for name, kwargs in c.observers.items()}
 
     # -- run
 
     def speed_up(self):
         """Before the first step, once: has the phases compiled and recorded as the configuration asks for. Needs no other process."""
-        if self.config.get('compile'):
+        if self.config.compile:
             compile_main_phases(self.loss, self.config.batch_gpu, distributed.print0)
-        if self.config.get('cuda_graphs'):
+        if self.config.cuda_graphs:
             record_phases(self.accumulate, self.phases, self.loss, distributed.print0)
 
     def resume(self):
@@ -248,7 +250,7 @@ def training_loop(config, run_dir, device_type):
     """Trains or continues the run in `run_dir`. -> whether it is complete (False: stopped by a signal, state saved)."""
     device = distributed.init(device_type)
     try:
-        if config.get('batch_gpu_auto'):
+        if config['batch_gpu_auto']:
             batch_probe.settle(config, run_dir, lambda c: Trainer(c, run_dir, device))
         trainer = Trainer(config, run_dir, device)
         trainer.resume()
