@@ -14,7 +14,7 @@ from kd_plugin.loss import check_distillation
 from kd_plugin.options import DEFAULT_TEACHER, kd_config, kd_options
 from metrics import metric_main
 from torch_utils import distributed
-from training import apa, bad_steps, demo_data, fork, insgen, lecam, model_files, presets, snapshot_keep, snapshots
+from training import apa, bad_steps, chain, demo_data, fakeclr, fork, insgen, lecam, model_files, presets, snapshot_keep, snapshots
 from training.augment import augpipe_specs
 from training.augmentations import AUGMENTATIONS, add_augmentation
 from training.augmentations import DEFAULT as DEFAULT_AUGMENTATION
@@ -25,7 +25,7 @@ from training.methods import add_methods, check_methods, describe_methods, metho
 from training.runs import launch
 
 # Everything that --kd can be combined with, in the order in which it acts: a row is a module's METHOD.
-METHODS = [apa.METHOD, lecam.METHOD, insgen.METHOD, vision_aided.METHOD]
+METHODS = [apa.METHOD, lecam.METHOD, chain.METHOD, insgen.METHOD, fakeclr.METHOD, vision_aided.METHOD]
 
 
 class NumberOrAuto(click.ParamType):
