@@ -21,10 +21,12 @@ METHODS = {
     'lecam': (['--lecam=0.1'], {'LeCam/fake', 'LeCam/real'}),
     'apa': (['--apa'], set()),
     'insgen': (['--insgen'], {'InsGen/fake', 'InsGen/real', 'InsGen/generator'}),
+    'chain': (['--chain', '--chain-start=0'], {'CHAIN/fake', 'CHAIN/real'}),
+    'fakeclr': (['--fakeclr'], {'FakeCLR/fake', 'FakeCLR/generator'}),
     'vision-aided': (['--vision-aided=demo', '--vision-aided-warmup=0'], {'VisionAided/fake', 'VisionAided/real', 'VisionAided/generator'}),
     'kd': (['--kd=agkd,cgkd', '--kd-teacher=demo'], {'KD/agkd_fake', 'KD/agkd_real', 'KD/cgkd_fake', 'KD/diversity_student'}),
 }
-PAIRS = [pair for pair in itertools.combinations(METHODS, 2) if pair != ('ada', 'diffaug')]
+PAIRS = [pair for pair in itertools.combinations(METHODS, 2) if pair not in (('ada', 'diffaug'), ('ada', 'fakeclr'), ('diffaug', 'fakeclr'))]
 
 
 @pytest.mark.parametrize('pair', PAIRS, ids='+'.join)
@@ -53,13 +55,13 @@ def test_one_iteration_of_every_pair(pair, tiny_data, tmp_path):
 
 def test_all_together_continue_exactly(tiny_data, tmp_path):
     """3 + 3 iterations equal 6, bit for bit: averages, p and its pending signs, queues, copies, heads; warm-ups end in the second half."""
-    options = [option for name in ('diffaug', 'lecam', 'apa', 'insgen', 'kd') for option in METHODS[name][0]]
+    options = [option for name in ('diffaug', 'lecam', 'apa', 'chain', 'insgen', 'fakeclr', 'kd') for option in METHODS[name][0]]
     options += ['--batch=8', '--batch-gpu=4', '--cond=1', '--vision-aided=demo', '--vision-aided-warmup=0.03', '--lecam-start=0.03', '--apa-kimg=0.2']
     run = lambda name, kimg: trained(make_config(tiny_data, *options, total_kimg=kimg, kimg_per_tick=0.024), tmp_path / name)[0]
     whole = run('whole', 0.048)
     run('parts', 0.024)
     parts = run('parts', 0.048)
-    names = ['lecam.average', 'apa.p', 'apa._extra_state.pending', 'insgen.real.queue', 'insgen.fake.position', 'insgen.slow_D.b16.conv0.weight',
+    names = ['lecam.average', 'apa.p', 'apa._extra_state.pending', 'chain.p', 'chain.r', 'fakeclr.fake.queue', 'insgen.real.queue', 'insgen.fake.position', 'insgen.slow_D.b16.conv0.weight',
              'insgen.real.slow_head.0.weight', 'vision_aided.heads.0.0.first.parametrizations.weight.original', 'kd.head.weight']
     assert {f'loss.terms.{name}' for name in names} <= whole.keys() == parts.keys()
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []

@@ -43,7 +43,8 @@ class Contrast(torch.nn.Module):
         return logits.logsumexp(dim=1) - logits[:, 0]
 
     def enqueue(self, keys):
-        """Puts the keys [M, dim], M <= size, into the place of the oldest ones, but for those of a step that overflowed."""
+        """Puts the keys [M, dim], at most the last `size` of them, into the place of the oldest ones, except those that are not finite."""
+        keys = keys[-len(self.queue):]
         at = (self.position + torch.arange(len(keys), device=keys.device)) % len(self.queue)
         self.queue[at] = torch.where(keys.isfinite().all(dim=1, keepdim=True), keys, self.queue[at])
         self.position.copy_((self.position + len(keys)) % len(self.queue))
@@ -67,6 +68,9 @@ class InsGen(Term):
         noise:       standard deviation of what is added to z.
     """
 
+    title = 'InsGen'                # in the names of the losses
+    kinds = ('real', 'fake')        # of images that are told from each other
+
     def __init__(self, queue, weight_real=1.0, weight_fake=1.0, weight_generator=0.1, temperature=0.2, momentum=0.999, noise=0.15):
         super().__init__()
         self.size, self.temperature, self.momentum, self.noise = queue, temperature, momentum, noise
@@ -75,40 +79,54 @@ class InsGen(Term):
     def bind(self, loss):
         self.gan = loss
         self.slow_D = copy.deepcopy(loss.D).requires_grad_(False)
-        self.real, self.fake = [Contrast(loss.D.feature_dim, self.size).to(loss.pl_mean.device) for _ in range(2)]
-        heads = [(contrast.head, contrast.slow_head) for contrast in (self.real, self.fake)]
+        for kind in self.kinds:
+            setattr(self, kind, Contrast(loss.D.feature_dim, self.size).to(loss.pl_mean.device))
+        heads = [(contrast.head, contrast.slow_head) for contrast in (getattr(self, kind) for kind in self.kinds)]
         followed = [zip(fast.parameters(), slow.parameters(), strict=True) for fast, slow in [(loss.D, self.slow_D), *heads]]
         self.fast, self.slow = [list(params) for params in zip(*[pair for pairs in followed for pair in pairs], strict=True)]
 
     def start_step(self, cur_nimg):
-        self.new_keys = dict(real=[], fake=[])
+        self.new_keys = {kind: [] for kind in self.kinds}
+
+    def similar(self, z):
+        """Latents [N, z_dim] whose images D should take for those of z."""
+        return z + torch.randn_like(z) * self.noise
 
     @torch.no_grad()
     def prepare(self, step):
-        similar, _ws = self.gan.run_G(step.gen_z + torch.randn_like(step.gen_z) * self.noise, step.gen_c)
-        step.notes['insgen_fake'] = self._key(self.fake, self.gan.augment(similar), step.gen_c)
-        step.notes['insgen_real'] = self._key(self.real, self.gan.augment(step.real_img), step.real_c)
+        similar, _ws = self.gan.run_G(self.similar(step.gen_z), step.gen_c)
+        self._note(step, 'fake', self._key(self.fake, self.gan.augment(similar), step.gen_c))
+        if 'real' in self.kinds:
+            self._note(step, 'real', self._key(self.real, self.gan.augment(step.real_img), step.real_c))
+            self.new_keys['real'].append(self._noted(step, 'real'))
         self.new_keys['fake'].append(self._key(self.fake, step.gen_aug, step.gen_c))
-        self.new_keys['real'].append(step.notes['insgen_real'])
 
     def d_fake(self, step):
-        return {'InsGen/fake': self._loss(self.fake, step, step.notes['insgen_fake']) * self.weight_fake}
+        return {f'{self.title}/fake': self._loss(self.fake, step, self._noted(step, 'fake')) * self.weight_fake}
 
     def d_real(self, step):
-        return {'InsGen/real': self._loss(self.real, step, step.notes['insgen_real']) * self.weight_real}
+        if 'real' not in self.kinds:
+            return {}
+        return {f'{self.title}/real': self._loss(self.real, step, self._noted(step, 'real')) * self.weight_real}
 
     def g_main(self, step):
         if self.weight_generator == 0:
             return {}
         with torch.no_grad():
             key = self._key(self.fake, self.gan.augment(step.gen_img), step.gen_c)
-        return {'InsGen/generator': self._loss(self.fake, step, key) * self.weight_generator}
+        return {f'{self.title}/generator': self._loss(self.fake, step, key) * self.weight_generator}
 
     @torch.no_grad()
     def finish_step(self, batch_idx):
         torch._foreach_lerp_(self.slow, self.fast, 1 - self.momentum)
         for name, keys in self.new_keys.items():
             getattr(self, name).enqueue(distributed.all_gather_rows(torch.cat(keys)))
+
+    def _note(self, step, kind, key):
+        step.notes[f'{self.title}/{kind}'] = key
+
+    def _noted(self, step, kind):
+        return step.notes[f'{self.title}/{kind}']
 
     def _key(self, contrast, img, c):
         _logits, features = self.slow_D(img, c, return_features=True)

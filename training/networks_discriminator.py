@@ -148,6 +148,11 @@ class Discriminator(torch.nn.Module):
             self.mapping = MappingNetwork(z_dim=0, c_dim=c_dim, w_dim=cmap_dim, num_ws=None, w_avg_beta=None, **(mapping_kwargs or {}))
         self.b4 = DiscriminatorEpilogue(channels[4], cmap_dim=cmap_dim, resolution=4, **(epilogue_kwargs or {}), **common)
 
+    def block_convolutions(self):
+        """The convolutions of the blocks, without those that read the image."""
+        blocks = [getattr(self, f'b{res}') for res in self.block_resolutions]
+        return [layer for block in blocks for layer in block.children() if isinstance(layer, Conv2dLayer) and layer is not block.fromrgb]
+
     def forward(self, img, c, return_features=False, force_fp32=False):
         """img [N, img_channels, img_resolution, img_resolution] in [-1, 1], c [N, c_dim] -> logits [N, 1], float32.
 

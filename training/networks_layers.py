@@ -131,7 +131,11 @@ class Conv2dLayer(torch.nn.Module):
         resample_filter: low-pass filter for it.
         conv_clamp:      results are limited to +-conv_clamp (times `gain`); None = no limit.
         trainable:       False = weights are buffers, which no optimiser sees (--freezed).
+    Attributes:
+        normalize:       function of the convolution's result, before bias and activation; None = none. Not part of a snapshot.
     """
+
+    normalize = None
 
     def __init__(self, in_channels, out_channels, kernel_size, bias=True, activation='linear', up=1, down=1, resample_filter=(1, 3, 3, 1),
                  conv_clamp=None, trainable=True):
@@ -159,6 +163,8 @@ class Conv2dLayer(torch.nn.Module):
         flip_weight = self.up == 1
         x = conv2d_resample.conv2d_resample(x, weight, f=self.resample_filter if self.up > 1 or self.down > 1 else None, up=self.up,
                                             down=self.down, padding=self.padding, flip_weight=flip_weight)
+        if self.normalize is not None:
+            x = self.normalize(x)
         return bias_act(x, bias, act=self.activation, gain=self.act_gain * gain, clamp=scaled_clamp(self.conv_clamp, gain))
 
 
