@@ -23,11 +23,13 @@ def scaling(factors: torch.Tensor) -> torch.Tensor:
 
 def rotation(angle: torch.Tensor) -> torch.Tensor:
     """Turns the plane by `angle` [N] in radians, from the x axis towards the y axis -> [N, 3, 3]."""
-    cos, sin = angle.cos(), angle.sin()
-    matrix = torch.eye(3, device=angle.device).repeat(len(angle), 1, 1)
-    matrix[:, 0, 0], matrix[:, 0, 1] = cos, -sin
-    matrix[:, 1, 0], matrix[:, 1, 1] = sin, cos
-    return matrix
+    cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
+    return _matrices([cos, -sin, zero], [sin, cos, zero], [zero, zero, one])
+
+
+def _matrices(*rows):
+    """Rows of entries [N] -> [N, number of rows, number of columns], in one operator: assignments take one each."""
+    return torch.stack([entry for row in rows for entry in row], dim=1).unflatten(1, [len(rows), -1])
 
 
 # ---------------------------------------------------------------------------
@@ -35,11 +37,8 @@ def rotation(angle: torch.Tensor) -> torch.Tensor:
 
 def circulant(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
     """Red becomes a * red + b * green + c * blue, and so on around the circle; a, b, c [N] -> [N, 4, 4]."""
-    matrix = torch.eye(4, device=a.device).repeat(len(a), 1, 1)
-    for row in range(3):
-        for column, value in enumerate((a, b, c)):
-            matrix[:, row, (row + column) % 3] = value
-    return matrix
+    zero, one = torch.zeros_like(a), torch.ones_like(a)
+    return _matrices([a, b, c, zero], [c, a, b, zero], [b, c, a, zero], [zero, zero, zero, one])
 
 
 def luma_flip(flip: torch.Tensor) -> torch.Tensor:

@@ -29,8 +29,37 @@ class LineMap(NamedTuple):
     blocks: tuple
 
     def __call__(self, x):
-        parts = [x[..., c0:c1] @ self.matrix[..., r0:r1, c0:c1].mT for r0, r1, c0, c1 in self.blocks]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        return _BandProduct.apply(x, self.matrix, self.blocks, False)
+
+
+class _BandProduct(torch.autograd.Function):
+    """x [..., size] -> [..., rows] by a `LineMap`, or [..., rows] -> [..., size] by its transpose. Linear in x: its derivative is the other one.
+
+    As one operation on purpose: autograd's own derivative of a slice is a zero tensor as large as x, for each block.
+    """
+
+    @staticmethod
+    def forward(ctx, x, matrix, blocks, transposed):
+        ctx.save_for_backward(matrix)
+        ctx.blocks, ctx.transposed = blocks, transposed
+        rows, size = matrix.shape[-2:]
+        batches = matrix.shape[:-2][:1]                     # () or (N,): of the matrix, and of the product
+        lines = x.reshape(*batches, -1, x.shape[-1])
+        band = matrix.reshape(*batches, rows, size)
+        result = lines.new_zeros(*lines.shape[:-1], size) if transposed else lines.new_empty(*lines.shape[:-1], rows)
+        for r0, r1, c0, c1 in blocks:
+            part = band[..., r0:r1, c0:c1]
+            if transposed:                                  # blocks share columns
+                target = result[..., c0:c1]
+                (target.baddbmm_ if batches else target.addmm_)(lines[..., r0:r1], part)
+            else:
+                torch.matmul(lines[..., c0:c1], part.mT, out=result[..., r0:r1])
+        return result.reshape(*x.shape[:-1], result.shape[-1])
+
+    @staticmethod
+    def backward(ctx, d_result):
+        matrix, = ctx.saved_tensors
+        return _BandProduct.apply(d_result, matrix, ctx.blocks, not ctx.transposed), None, None, None
 
 
 def map_lines(images, along_x: LineMap, along_y: LineMap):

@@ -26,5 +26,6 @@ class WeightAverage:
         beta = 0.5 ** (batch_size / max(half_life, 1e-8)) if cur_nimg >= self.start_nimg else 0
         sources, targets = zip(*self.pairs, strict=True)
         torch._foreach_lerp_(list(targets), list(sources), 1 - beta)
-        for source, target in self.buffers:
-            target.copy_(source)
+        if self.buffers:
+            sources, targets = zip(*self.buffers, strict=True)
+            torch._foreach_copy_(list(targets), list(sources))
