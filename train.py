@@ -14,8 +14,7 @@ from kd_plugin.loss import check_distillation
 from kd_plugin.options import DEFAULT_TEACHER, kd_config, kd_options
 from metrics import metric_main
 from torch_utils import distributed
-from training import apa, bad_steps, chain, demo_data, fakeclr, fork, insgen, lecam, model_files, presets
-from training import snapshot_keep, snapshots
+from training import apa, bad_steps, chain, demo_data, fakeclr, fork, insgen, lecam, model_files, presets, snapshot_keep, snapshots
 from training.augmentations import add_augmentation, augmentation_options
 from training.commands import FiniteRange, refused_option
 from training.config import add_networks, add_observers, add_schedule, check_dataset, number_of_processes, torch_device

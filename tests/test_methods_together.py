@@ -61,7 +61,8 @@ def test_all_together_continue_exactly(tiny_data, tmp_path):
     whole = run('whole', 0.048)
     run('parts', 0.024)
     parts = run('parts', 0.048)
-    names = ['lecam.average', 'apa.p', 'apa._extra_state.pending', 'chain.p', 'chain.r', 'fakeclr.fake.queue', 'insgen.real.queue', 'insgen.fake.position', 'insgen.slow_D.b16.conv0.weight',
+    names = ['lecam.average', 'apa.p', 'apa._extra_state.pending', 'chain.p', 'chain.r',
+             'fakeclr.fake.queue', 'insgen.real.queue', 'insgen.fake.position', 'insgen.slow_D.b16.conv0.weight',
              'insgen.real.slow_head.0.weight', 'vision_aided.heads.0.0.first.parametrizations.weight.original', 'kd.head.weight']
     assert {f'loss.terms.{name}' for name in names} <= whole.keys() == parts.keys()
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
