@@ -1,21 +1,24 @@
 """Training images and their labels, from a folder or zip archive as dataset_tool.py makes it."""
 
 import collections
+import contextlib
 import hashlib
 import json
 import os
-import struct
 import zipfile
 import zlib
 
 import numpy as np
-import pyspng
 import torch
 
 from dnnlib import EasyDict
 
-from .image_convert import UnusableImage, num_channels, open_image, to_rgb_or_grey
-from .image_files import DatasetError, ImageFiles, folder_labels, some
+from .image_convert import UnusableImage
+from .image_decode import ImageFile
+from .image_files import ImageFiles
+from .image_labels import empty_classes, read_labels
+from .image_names import DatasetError, some
+from .image_remarks import dark_16_bits, more_pictures, too_few, wrong_colors
 
 __all__ = ['DatasetError', 'ImageFolderDataset']
 
@@ -48,6 +51,7 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         class_names: names by label, or None if they are not known; whether or not labels are used.
         num_images:  images served, mirrored ones not counted.
         num_held_out: images held out.
+        notes:       what of the files is not used or may surprise, one line each; of labels only with `use_labels`.
     Raises: DatasetError, here or on reading an item, if the images or labels cannot be used.
     """
 
@@ -59,6 +63,7 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         self.name = os.path.splitext(name)[0] if self.files.is_zip else name
         if not self.files.names:
             raise DatasetError(f'{path}: no images in it; name a folder or .zip made by dataset_tool.py')
+        self.notes = list(self.files.notes)
         self.image_shape = self._find_image_shape()
         if resolution not in (None, self.resolution):
             raise DatasetError(f'{path}: images are {self.resolution}x{self.resolution}, not of resolution {resolution}; '
@@ -72,6 +77,7 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         self._raw_idx = self._draw(held_out if part == 'validation' else rest, max_size, random_seed)
         self.num_images = len(self._raw_idx)
         self._content_hash: str | None = None
+        self.notes += too_few(self.num_images)
 
     @property
     def num_channels(self) -> int:
@@ -150,15 +156,18 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         """uint8 [C, H, W] of the shape that all must have."""
         data = self._read(name)
         try:
-            shape, decode = _open(data)
-            image = decode() if list(shape) == self.image_shape else None           # no memory is spent on a picture of another size
+            file = ImageFile(data)
+            image = file.pixels() if list(file.shape) == self.image_shape else None     # no memory is spent on a picture of another size
         except UnusableImage as err:
-            raise DatasetError(f'{self.path}: {name} {err}; rebuild the data set with dataset_tool.py') from err
+            raise self._unusable(name, err) from err
         except Exception as err:                    # decoders raise anything from SyntaxError to struct.error for a damaged file
             raise self._damaged(name, err) from err
         if image is None:
-            raise self._mixed(name, shape, self.image_shape)
+            raise self._mixed(name, file.shape, self.image_shape)
         return np.ascontiguousarray(image.reshape(*image.shape[:2], -1).transpose(2, 0, 1))
+
+    def _unusable(self, name: str, err: UnusableImage) -> DatasetError:
+        return DatasetError(f'{self.path}: {name} {err}; rebuild the data set with dataset_tool.py')
 
     def _damaged(self, name: str, err: Exception) -> DatasetError:
         return DatasetError(f'{self.path}: {name} is damaged ({type(err).__name__}: {err}); '
@@ -169,17 +178,19 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         return DatasetError(f'{self.path}: {name} is {_describe(shape)}, others are {_describe(others)}; rebuild with '
                             f'dataset_tool.py --width={side} --height={side} --transform=center-crop --color={"grey" if others[0] == 1 else "rgb"}')
 
-    def _header_shape(self, name: str) -> tuple[int, int, int]:
-        """(C, H, W) as the file's header has it."""
+    def _header(self, name: str) -> ImageFile:
+        """A file, read no further than its header."""
         try:
             with self.files.open(name) as f:
                 head = f.read(HEADER_BYTES)
                 try:
-                    return _open(head)[0]
+                    return ImageFile(head)
                 except Exception:
                     if len(head) < HEADER_BYTES or head.startswith(NO_LONG_HEADERS):
                         raise
-                return _open(head + f.read(LONG_HEADER_BYTES - len(head)))[0]
+                return ImageFile(head + f.read(LONG_HEADER_BYTES - len(head)))
+        except UnusableImage as err:
+            raise self._unusable(name, err) from err
         except Exception as err:                    # see _decode
             raise self._damaged(name, err) from err
 
@@ -187,7 +198,12 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         """[C, H, W] of all images, by their headers; an archive with a record of dataset_tool.py was checked when it was made."""
         names, record = self.files.names, self.files.record
         made_by_tool = record.get('images') == len(names) and 'tool' in record
-        shapes = {name: self._header_shape(name) for name in (names[:1] if made_by_tool else names)}
+        shapes, several, problems = {}, [], {}
+        for name in names[:1] if made_by_tool else names:
+            file = self._header(name)
+            shapes[name], problems[name] = file.shape, file.profile_problem()
+            if file.has_more_pictures():
+                several.append(name)
         common = collections.Counter(shapes.values()).most_common(1)[0][0]
         for name, shape in shapes.items():
             if shape != common:
@@ -195,22 +211,33 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         if common[1] != common[2]:
             raise DatasetError(f'{self.path}: {names[0]} is {_describe(common)}, training needs square images; rebuild with '
                                f'dataset_tool.py --transform=center-crop --width=256 --height=256')
+        self.notes += more_pictures(several) + wrong_colors(problems) + ([] if made_by_tool else self._dark_16_bits())
         return list(common)
+
+    def _dark_16_bits(self) -> list[str]:
+        """A note, if the images have 16 bits of which they use few, by the look of a dozen of them."""
+        largest = []
+        for name in self.files.names[::max(1, len(self.files.names) // 12)]:
+            with contextlib.suppress(Exception):    # damaged ones are told where they are read
+                largest.append(ImageFile(self.files.read(name)).largest_16_bit_value())
+            if largest in ([], [None]):
+                return []
+        return dark_16_bits([value for value in largest if value is not None])
 
     def _load_labels(self, use_labels: bool) -> tuple[np.ndarray, list[str] | None]:
         """(raw labels: int64 [N] class numbers, or float32 [N, label_dim] with label_dim 0 for none; class names)."""
-        names, (has_file, by_name, class_names) = self.files.names, self.files.load_labels()
-        if not has_file:
-            by_name, class_names = folder_labels(names)
-        if not use_labels or (has_file and not by_name):
-            return np.zeros([len(names), 0], dtype=np.float32), class_names
-        missing = [name for name in names if name not in by_name]
+        names = self.files.names
+        found = read_labels(self.files, names)
+        if not use_labels or (found.file and not found.by_name and not found.strays):
+            return np.zeros([len(names), 0], dtype=np.float32), found.class_names
+        missing = [name for name in names if name not in found.by_name]
         if missing:
-            where = 'dataset.json' if has_file else 'there is no dataset.json, nor a folder per class'
+            where = found.strays or found.file or 'there is no dataset.json, nor a folder per class'
             raise DatasetError(f'{self.path}: {len(missing)} of {len(names)} images have no label ({some(missing, 3)}; {where}); label all of '
                                'them, or sort the originals into one folder per class and run dataset_tool.py, or leave out --cond')
-        labels = np.array([by_name[name] for name in names])
-        return labels.astype(np.int64 if labels.ndim == 1 else np.float32), class_names
+        labels = np.array([found.by_name[name] for name in names])
+        self.notes += found.notes + (empty_classes(labels, found.class_names) if labels.ndim == 1 else [])
+        return labels.astype(np.int64 if labels.ndim == 1 else np.float32), found.class_names
 
     def _num_classes(self) -> int:
         """Classes named but absent here count, so that parts of one data set agree."""
@@ -239,21 +266,6 @@ class ImageFolderDataset(torch.utils.data.Dataset):
 def held_out_kwargs(training_set_kwargs: dict) -> dict:
     """Those of a run's arguments for `ImageFolderDataset` that say which images it did not train on."""
     return {key: training_set_kwargs[key] for key in ('val_fraction', 'random_seed') if training_set_kwargs.get('val_fraction')}
-
-
-def _open(data: bytes):
-    """-> ((C, H, W) as the header has it, function that decodes to uint8 [H, W] or [H, W, C])."""
-    if _is_plain_png(data):
-        width, height = struct.unpack('>2I', data[16:24])
-        return (3 if data[25:26] == b'\2' else 1, height, width), lambda: pyspng.load(data)
-    img = open_image(data)
-    return (num_channels(img.mode), img.height, img.width), lambda: np.array(to_rgb_or_grey(img))
-
-
-def _is_plain_png(data: bytes) -> bool:
-    """Whether it is a PNG with 8-bit RGB or grey and no transparent colour."""
-    signature, depth, color_type = data[:8], data[24:25], data[25:26]
-    return (signature, depth) == (b'\x89PNG\r\n\x1a\n', b'\x08') and color_type in (b'\0', b'\2') and b'tRNS' not in data[:data.find(b'IDAT')]
 
 
 def _describe(shape) -> str:

@@ -9,7 +9,7 @@ from dnnlib import UserError
 from torch_utils import checkpoint, distributed
 
 from . import model_files, snapshots
-from .image_files import some
+from .image_names import some
 from .networks_layers import use_channels_last
 
 
