@@ -38,8 +38,8 @@ def check_options(opts: dict) -> None:
 @click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='', context_settings=dict(SETTINGS, allow_extra_args=False))
 @click.option('--source', metavar='PATH', required=True, help='Folder, .zip archive, cifar-10-python.tar.gz or cifar-100-python.tar.gz.')
 @click.option('--dest', metavar='PATH', required=True, help='New folder, or new archive ending in .zip.')
-@click.option('--max-images', metavar='N', type=click.IntRange(min=1), help='Take only the first N images of the source, of class '
-              'folders the same number of each.')
+@click.option('--max-images', metavar='N', type=click.IntRange(min=1),
+              help='Take only the first N images of the source, of class folders the same number of each.')
 @click.option('--split', metavar='FOLDER', help='Take only the images under this folder of the source; of a CIFAR archive: train (default) or test.')
 @click.option('--transform', type=click.Choice(TRANSFORMS), help='center-crop: the centre square; center-crop-wide: the '
               'centre band of a wide picture, on a black square (for landscapes; give --height less than --width). Without it, images are stretched '
@@ -51,9 +51,9 @@ def check_options(opts: dict) -> None:
 @click.option('--white', metavar='VALUE', type=click.IntRange(min=1, max=WHITE), default=WHITE, show_default=True,
               help='The value of 16-bit grey pixels that becomes white: 4095 for 12 bits.')
 @click.option('--pages', type=click.Choice(['first', 'all']), default='first', show_default=True,
-              help='Of files with several pages or frames (TIFF stacks, animations): use the first, or make an image of each.')
-@click.option('--max-pixels', metavar='N', type=click.IntRange(min=1), help="Refuse pictures of more pixels, width times height  "
-              "[default: Pillow's limit, 178,956,970]")
+              help='Of files with several pages or frames (TIFF stacks, animations): the first, or an image of each.')
+@click.option('--max-pixels', metavar='N', type=click.IntRange(min=1),
+              help="Refuse pictures of more pixels, width times height  [default: Pillow's limit, 178,956,970]")
 @click.option('--on-error', type=click.Choice(['fail', 'skip']), default='fail', show_default=True,
               help='When images cannot be used: stop and write nothing, or go on without them. All are listed either way.')
 def main(**opts):

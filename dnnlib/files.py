@@ -204,8 +204,8 @@ def need_requests(url: str, path: str, what: str, option: str) -> None:
     try:
         import requests  # noqa: F401 (imported where it is used)
     except ImportError as err:
-        raise UserError(f'{what}: {url} cannot be fetched without the package requests ({err}): pip install requests; or download it elsewhere '
-                        f'and name the file with {option}=FILE, or put it at {path}') from err
+        raise UserError(f'{what}: {url} cannot be fetched without the package requests ({err}): pip install requests; '
+                        f'or download it elsewhere and name the file with {option}=FILE, or put it at {path}') from err
 
 
 def _fetch(url: str, path: str, sha256: str | None, *, what: str, option: str) -> None:

@@ -377,7 +377,8 @@ def test_a_damaged_zip_member(tmp_path, capsys):
 
 @pytest.mark.parametrize('content, message', [
     (b'nonsense', 'dataset.json is not of the form'), (b'[1, 2]', 'dataset.json is not of the form'), (b'{}', "KeyError: 'labels'"),
-    (b'{"labels": [["a.png", 1.5]]}', "label of a.png is 1.5"), (b'{"labels": [["a.png", -1]]}', 'label of a.png is -1'),
+    (b'{"labels": [["a.png", 1.5]]}', 'label of a.png is 1.5'),
+    (b'{"labels": [["a.png", -1]]}', 'label of a.png is -1'),
     (b'{"labels": [["a.png", 1], ["b.png", [0.5]]]}', 'others are of another kind'),
     (b'{"labels": null, "class_names": "cat"}', 'class_names is not a list of names'),
 ])

@@ -333,7 +333,8 @@ def test_members_that_unfold_in_a_single_step(tmp_path):
         path = tmp_path / f'{method}.zip'
         with zipfile.ZipFile(path, 'w', method) as archive:
             archive.writestr('a.png', bytes(1 << 20))
-        assert re.search(rf'1 of its 1 files are compressed by \w+ \(number {method} of the format\), which is not read', error(path))
+        message = rf'1 of its 1 files are compressed by \w+ \(number {method} of the format\), which is not read'
+        assert re.search(message, error(path))
 
 
 def test_a_size_that_is_a_lie(tmp_path):

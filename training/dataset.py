@@ -1,7 +1,5 @@
 """Training images and their labels, from a folder or zip archive as dataset_tool.py makes it."""
 
-import collections
-import contextlib
 import hashlib
 import json
 import os
@@ -13,19 +11,17 @@ import torch
 
 from dnnlib import EasyDict
 
+from . import image_headers
 from .image_convert import UnusableImage
 from .image_decode import ImageFile
 from .image_files import ImageFiles
 from .image_labels import empty_classes, read_labels
 from .image_names import DatasetError, some
-from .image_remarks import dark_16_bits, more_pictures, too_few, wrong_colors
+from .image_remarks import too_few
 
 __all__ = ['DatasetError', 'ImageFolderDataset']
 
 LARGEST_FILE = 64 << 20             # bytes of an image; one of 2048x2048 in 16 bits has 25 million
-HEADER_BYTES = 1 << 20              # in which the size of a picture stands, as a rule
-LONG_HEADER_BYTES = 16 << 20        # of a format that puts it behind the pixels, or whose decoder wants the whole file
-NO_LONG_HEADERS = b'P', b'GIF'      # begin so; Pillow reads them byte by byte
 
 
 class ImageFolderDataset(torch.utils.data.Dataset):
@@ -63,8 +59,8 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         self.name = os.path.splitext(name)[0] if self.files.is_zip else name
         if not self.files.names:
             raise DatasetError(f'{path}: no images in it; name a folder or .zip made by dataset_tool.py')
-        self.notes = list(self.files.notes)
-        self.image_shape = self._find_image_shape()
+        self.image_shape, notes = image_headers.common_shape(self.files)
+        self.notes = self.files.notes + notes
         if resolution not in (None, self.resolution):
             raise DatasetError(f'{path}: images are {self.resolution}x{self.resolution}, not of resolution {resolution}; '
                                f'rebuild it with dataset_tool.py --width={resolution} --height={resolution}')
@@ -150,79 +146,22 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         try:
             return self.files.read(name)
         except (OSError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as err:
-            raise self._damaged(name, err) from err
+            raise image_headers.damaged(self.path, name, err) from err
 
     def _decode(self, name: str) -> np.ndarray:
         """uint8 [C, H, W] of the shape that all must have."""
         data = self._read(name)
         try:
             file = ImageFile(data)
-            image = file.pixels() if list(file.shape) == self.image_shape else None     # no memory is spent on a picture of another size
+            fits = list(file.shape) == self.image_shape
+            image = file.pixels() if fits else None         # no memory is spent on a picture of another size
         except UnusableImage as err:
-            raise self._unusable(name, err) from err
+            raise image_headers.unusable(self.path, name, err) from err
         except Exception as err:                    # decoders raise anything from SyntaxError to struct.error for a damaged file
-            raise self._damaged(name, err) from err
+            raise image_headers.damaged(self.path, name, err) from err
         if image is None:
-            raise self._mixed(name, file.shape, self.image_shape)
+            raise image_headers.mixed(self.path, name, file.shape, self.image_shape)
         return np.ascontiguousarray(image.reshape(*image.shape[:2], -1).transpose(2, 0, 1))
-
-    def _unusable(self, name: str, err: UnusableImage) -> DatasetError:
-        return DatasetError(f'{self.path}: {name} {err}; rebuild the data set with dataset_tool.py')
-
-    def _damaged(self, name: str, err: Exception) -> DatasetError:
-        return DatasetError(f'{self.path}: {name} is damaged ({type(err).__name__}: {err}); '
-                            'rebuild the data set with dataset_tool.py, where --on-error=skip leaves such files out')
-
-    def _mixed(self, name: str, shape, others) -> DatasetError:
-        side = 1 << (min(others[1:]).bit_length() - 1)
-        return DatasetError(f'{self.path}: {name} is {_describe(shape)}, others are {_describe(others)}; rebuild with '
-                            f'dataset_tool.py --width={side} --height={side} --transform=center-crop --color={"grey" if others[0] == 1 else "rgb"}')
-
-    def _header(self, name: str) -> ImageFile:
-        """A file, read no further than its header."""
-        try:
-            with self.files.open(name) as f:
-                head = f.read(HEADER_BYTES)
-                try:
-                    return ImageFile(head)
-                except Exception:
-                    if len(head) < HEADER_BYTES or head.startswith(NO_LONG_HEADERS):
-                        raise
-                return ImageFile(head + f.read(LONG_HEADER_BYTES - len(head)))
-        except UnusableImage as err:
-            raise self._unusable(name, err) from err
-        except Exception as err:                    # see _decode
-            raise self._damaged(name, err) from err
-
-    def _find_image_shape(self) -> list[int]:
-        """[C, H, W] of all images, by their headers; an archive with a record of dataset_tool.py was checked when it was made."""
-        names, record = self.files.names, self.files.record
-        made_by_tool = record.get('images') == len(names) and 'tool' in record
-        shapes, several, problems = {}, [], {}
-        for name in names[:1] if made_by_tool else names:
-            file = self._header(name)
-            shapes[name], problems[name] = file.shape, file.profile_problem()
-            if file.has_more_pictures():
-                several.append(name)
-        common = collections.Counter(shapes.values()).most_common(1)[0][0]
-        for name, shape in shapes.items():
-            if shape != common:
-                raise self._mixed(name, shape, common)
-        if common[1] != common[2]:
-            raise DatasetError(f'{self.path}: {names[0]} is {_describe(common)}, training needs square images; rebuild with '
-                               f'dataset_tool.py --transform=center-crop --width=256 --height=256')
-        self.notes += more_pictures(several) + wrong_colors(problems) + ([] if made_by_tool else self._dark_16_bits())
-        return list(common)
-
-    def _dark_16_bits(self) -> list[str]:
-        """A note, if the images have 16 bits of which they use few, by the look of a dozen of them."""
-        largest = []
-        for name in self.files.names[::max(1, len(self.files.names) // 12)]:
-            with contextlib.suppress(Exception):    # damaged ones are told where they are read
-                largest.append(ImageFile(self.files.read(name)).largest_16_bit_value())
-            if largest in ([], [None]):
-                return []
-        return dark_16_bits([value for value in largest if value is not None])
 
     def _load_labels(self, use_labels: bool) -> tuple[np.ndarray, list[str] | None]:
         """(raw labels: int64 [N] class numbers, or float32 [N, label_dim] with label_dim 0 for none; class names)."""
@@ -266,7 +205,3 @@ class ImageFolderDataset(torch.utils.data.Dataset):
 def held_out_kwargs(training_set_kwargs: dict) -> dict:
     """Those of a run's arguments for `ImageFolderDataset` that say which images it did not train on."""
     return {key: training_set_kwargs[key] for key in ('val_fraction', 'random_seed') if training_set_kwargs.get('val_fraction')}
-
-
-def _describe(shape) -> str:
-    return f'{shape[2]}x{shape[1]} {"grey" if shape[0] == 1 else "RGB"}'

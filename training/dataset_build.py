@@ -4,45 +4,26 @@ import collections
 import io
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import click
 import numpy as np
 import PIL
 import PIL.Image
-from tqdm import tqdm
 
 from dnnlib.util import UserError
 
-from . import image_remarks, subsets
-from .image_convert import HEIC_REMEDY, WHITE, Resizer, UnusableImage, has_heif, to_rgb_or_grey
+from . import image_remarks
+from .dataset_scan import Scan, in_order, load_picture, scan_images
+from .image_convert import WHITE, Resizer
 from .image_files_writer import new_image_files
 from .image_labels import empty_classes
-from .image_names import HEIC_ENDINGS, LABELS_FILE, some
+from .image_names import LABELS_FILE, some
 
-VERSION = 2                                         # in the record of a data set; raise it when the same input gives other pixels
+VERSION = 2                                         # in the record; raise it when the same input gives other pixels
 COLORS = {'RGB': 'RGB', 'L': 'grey'}                # Pillow's name of a format -> ours
 OTHER_ARCHIVES = ('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar', '.lmdb', '.h5', '.hdf5', '.tfrecords', '.npz')
-AS_THEY_ARE = dict(split=None, max_images=None, transform=None, resize_filter='lanczos', width=None, height=None, color=None, on_error='fail',
-                   pages='first', white=WHITE)
-
-
-class Scan(NamedTuple):
-    """What is known of one picture before anything is written."""
-    index: int                                      # place in the source; the number in the new name
-    name: str
-    page: int | None                                # of the file; None = the picture that it opens with
-    size: tuple[int, int] | None                    # of the result; None = dropped, too small for center-crop-wide
-    mode: str                                       # 'RGB' or 'L'
-    problem: str | None                             # why it cannot be used; None = it can
-    num_pictures: int = 1                           # pages or frames that the file has
-    remarks: dict | None = None                     # as of `image_remarks.remarks_of`
-
-    @property
-    def title(self) -> str:
-        """What to call it in messages."""
-        return self.name if self.page is None else f'{self.name}, page {self.page + 1}'
+AS_THEY_ARE = dict(split=None, max_images=None, transform=None, resize_filter='lanczos', width=None, height=None,
+                   color=None, on_error='fail', pages='first', white=WHITE)
 
 
 def check_dest(dest: str, source: str | None = None) -> None:
@@ -71,87 +52,6 @@ def is_trainable(width: int, height: int) -> bool:
 def power_of_two(side: int) -> int:
     """The largest one up to `side`, and at least 4."""
     return max(4, 1 << (side.bit_length() - 1))
-
-
-def in_order(function, items: list, what: str):
-    """Like `map(function, items)`, worked out a little ahead in threads (Pillow lets them run), with a progress bar."""
-    workers = min(os.cpu_count() or 1, 8)
-    pending = collections.deque()
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(items), desc=what, unit='img', disable=None) as bar:
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) > 8 * workers:
-                    yield pending.popleft().result()
-                    bar.update()
-            while pending:
-                yield pending.popleft().result()
-                bar.update()
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-def select_names(source, opts: dict) -> list[str]:
-    """What --max-images leaves: the first images, of class folders the same number of each."""
-    count = opts['max_images']
-    if count is None or count >= len(source.names):
-        return source.names
-    if not source.has_class_folders:
-        return source.names[:count]
-    names = subsets.first_of_each(source.names, source.labels, count)
-    of_class = collections.Counter(source.class_names[source.labels[name]] for name in names)
-    click.echo(f'--max-images={count}: the first of each class, ' + some([f'{n} of {name}' for name, n in sorted(of_class.items())]), err=True)
-    return names
-
-
-def check_packages(source, opts: dict) -> None:
-    """Raises UserError before an hour of scanning, if there are photos that a package is missing for."""
-    heic = [name for name in source.names if name.lower().endswith(HEIC_ENDINGS)]
-    if heic and opts['on_error'] == 'fail' and not has_heif():
-        raise UserError(f'{source.name}: {len(heic)} of {len(source.names)} images are HEIC ({some(heic, 3)}), which needs a package: '
-                        f'{HEIC_REMEDY}; or leave them out with --on-error=skip')
-
-
-def load_picture(source, name: str, page: int | None, opts: dict) -> tuple[PIL.Image.Image, PIL.Image.Image]:
-    """(a picture as Pillow opens it, as 8-bit RGB or grey). Raises what `source.load` and `to_rgb_or_grey` raise."""
-    opened = source.load(name)
-    if page is not None:
-        opened.seek(page)
-    return opened, to_rgb_or_grey(opened, opts['color'], opts['white'])
-
-
-def scan_file(source, name: str, resizer: Resizer, opts: dict) -> list[Scan]:
-    """Decodes a file. -> its picture, or with --pages=all all of them; damaged ones come with their reason, and end the list."""
-    scans, page = [], None
-
-    def scan(page):
-        opened, img = load_picture(source, name, page, opts)
-        remarks = image_remarks.remarks_of(opened, img)
-        return Scan(0, name, page, resizer.size_of(*img.size), img.mode, None, image_remarks.num_pictures(opened), remarks)
-
-    try:
-        first = scan(None)
-        if opts['pages'] == 'first' or first.num_pictures == 1:
-            return [first]
-        for page in range(first.num_pictures):
-            scans.append(scan(page))
-        return scans
-    except UnusableImage as err:
-        problem = str(err)
-    except PIL.UnidentifiedImageError:
-        problem = 'is not an image, or damaged at its beginning'
-    except Exception as err:                        # decoders raise anything from SyntaxError to struct.error for a damaged file
-        problem = f'is damaged ({type(err).__name__}: {err})'
-    return [*scans, Scan(0, name, page, None, '', problem)]
-
-
-def scan_images(source, resizer: Resizer, opts: dict) -> list[Scan]:
-    """Decodes every picture of the source once, in the order of their names."""
-    check_packages(source, opts)
-    files = in_order(lambda name: scan_file(source, name, resizer, opts), select_names(source, opts), 'scanning')
-    scans = [scan for scans in files for scan in scans]
-    return [scan._replace(index=i) for i, scan in enumerate(scans)]
 
 
 def select_usable(scans: list[Scan], source, opts: dict) -> list[Scan]:
@@ -219,7 +119,8 @@ def notes_on(usable: list[Scan], labels: list | None, source, opts: dict) -> lis
 
 def make_record(source, usable: list[Scan], num_scanned: int, opts: dict) -> dict:
     """Where the images came from and how they were made. No path of this machine is in it."""
-    options = {name: opts[name] for name in ['split', 'max_images', 'transform', 'resize_filter', 'width', 'height', 'color', 'pages', 'white']}
+    names = ['split', 'max_images', 'transform', 'resize_filter', 'width', 'height', 'color', 'pages', 'white']
+    options = {name: opts[name] for name in names}
     return {
         'source': source.name, **options,
         'images': len(usable), 'left_out': num_scanned - len(usable), 'size': list(usable[0].size), 'mode': usable[0].mode,
@@ -233,8 +134,8 @@ def write_images(usable: list[Scan], source, resizer: Resizer, labels: list | No
         try:
             img = resizer(load_picture(source, scan.name, scan.page, opts)[1])
         except Exception as err:                    # it could be read a moment ago
-            raise UserError(f'{source.name}: {scan.title} cannot be read any more ({type(err).__name__}: {err}); was it changed? '
-                            'Run the same command again') from err
+            raise UserError(f'{source.name}: {scan.title} cannot be read any more ({type(err).__name__}: {err}); was it '
+                            'changed? Run the same command again') from err
         png = io.BytesIO()
         PIL.Image.fromarray(np.asarray(img)).save(png, 'png', compress_level=0)     # a new image: no profile, place or date in it
         return png.getvalue()

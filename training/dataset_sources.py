@@ -75,7 +75,8 @@ class FileSource:
     def _find_labels(self) -> None:
         found = read_labels(self.files, self.names)
         if found.strays and not found.by_name:
-            raise DatasetError(f'--source={self.files.path}: no image has a label: {found.strays}; correct the names, or remove {found.file}')
+            raise DatasetError(f'--source={self.files.path}: no image has a label: {found.strays}; correct the names, '
+                               f'or remove {found.file}')
         self.labels, self.class_names = found.by_name, found.class_names
         self.has_class_folders = found.file is None and bool(self.labels)
         self.notes += found.notes
@@ -84,7 +85,7 @@ class FileSource:
             self.notes.append(f'folders of the same name are one class, all are used: {some(folders)}; --split=FOLDER takes one part')
 
     def load(self, name: str) -> PIL.Image.Image:
-        """The picture as Pillow opens it. Raises UnusableImage, or whatever Pillow or zipfile raise for a damaged one."""
+        """The picture as Pillow opens it. Raises UnusableImage, or what Pillow or zipfile raise for a damaged one."""
         return open_image(self.files.read(name))
 
     def close(self) -> None:

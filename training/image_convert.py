@@ -1,4 +1,4 @@
-"""From any picture to the images of a data set: 8-bit RGB or grey in the colours of sRGB, upright, cropped and resized."""
+"""From any picture to the images of a data set: 8-bit RGB or grey in the colours of sRGB, upright, cropped, resized."""
 
 import contextlib
 import functools
@@ -37,14 +37,16 @@ def has_heif() -> bool:
 def _formats() -> list[str]:
     """Pillow's names of the formats that are read. It has more, and goes by the content: EPS, for one, would be given to Ghostscript."""
     PIL.Image.init()
-    wanted = ('AVIF', 'BMP', 'GIF', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM', 'TGA', 'TIFF', 'WEBP') + (('HEIF',) if has_heif() else ())
+    wanted = ['AVIF', 'BMP', 'GIF', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM', 'TGA', 'TIFF', 'WEBP']
+    wanted += ['HEIF'] if has_heif() else []
     return [name for name in wanted if name in PIL.Image.OPEN]
 
 
 def open_image(data: bytes) -> PIL.Image.Image:
     """The picture of a file, not yet decoded.
 
-    Raises: UnusableImage for HEIC without the package that reads it, and for more pixels than Pillow's limit; whatever else Pillow raises.
+    Raises: UnusableImage for HEIC without the package that reads it, and for more pixels than Pillow's limit.
+            Whatever else Pillow raises.
     """
     try:
         return PIL.Image.open(io.BytesIO(data), formats=_formats())
@@ -54,13 +56,16 @@ def open_image(data: bytes) -> PIL.Image.Image:
         raise
     except PIL.Image.DecompressionBombError:
         limit = 2 * PIL.Image.MAX_IMAGE_PIXELS
-        raise UnusableImage(f'has more than {limit:,} pixels, which a hostile file may claim; if you trust it, raise the limit with '
-                            'dataset_tool.py --max-pixels') from None
+        raise UnusableImage(f'has more than {limit:,} pixels, as hostile files do; if you trust it, raise the limit '
+                            'with dataset_tool.py --max-pixels=N') from None
 
 
 @contextlib.contextmanager
 def pixel_limit(max_pixels: int | None):
-    """While it lasts, pictures may have so many pixels; None = as many as Pillow takes, 178,956,970. Starts before threads and ends after them."""
+    """While it lasts, pictures may have so many pixels; None = as many as Pillow takes, 178,956,970.
+
+    It begins before the threads that read, and ends after them.
+    """
     before = PIL.Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', PIL.Image.DecompressionBombWarning)     # at half the limit
@@ -74,9 +79,9 @@ def pixel_limit(max_pixels: int | None):
 def to_rgb_or_grey(img: PIL.Image.Image, color: str | None = None, white: int = WHITE) -> PIL.Image.Image:
     """The picture as 8-bit RGB or grey (mode 'RGB' or 'L'), in the colours of sRGB.
 
-    Palettes become RGB, bilevel becomes grey, 16 bits become the nearest of 8, an alpha channel that hides nothing is dropped; an embedded
-    colour profile is applied. Photos are turned upright by their EXIF orientation. A PNG's is ignored: cameras write none, and converters
-    leave it behind in pictures that they have already turned.
+    Palettes become RGB, bilevel becomes grey, 16 bits become the nearest of 8, an alpha channel that hides nothing is
+    dropped; an embedded colour profile is applied. Photos are turned upright by their EXIF orientation. A PNG's is
+    ignored: cameras write none, and converters leave it behind in pictures that they have already turned.
 
     Args:
         img:   an opened picture.

@@ -1,4 +1,4 @@
-"""An image file as training reads it: its shape by the header, its pixels by pyspng where that is installed, else by Pillow."""
+"""An image file as training reads it: shape by its header, pixels by pyspng where that is installed, else by Pillow."""
 
 import contextlib
 import struct
@@ -10,15 +10,16 @@ from .image_convert import num_channels, open_image, to_rgb_or_grey
 
 try:
     import pyspng
-except ImportError:                 # Pillow decodes the same pixels, in about twice the time
+except ImportError:                 # Pillow decodes the same pixels, in two to four times the time
     pyspng = None
 
 
 class ImageFile:
-    """The bytes of a file, or its first ones, of which the header is read. Raises whatever Pillow raises, and UnusableImage.
+    """The bytes of a file, or its first ones, of which the header is read.
 
     Attributes:
         shape: (C, H, W) as the header has it.
+    Raises: UnusableImage, and whatever Pillow raises.
     """
 
     def __init__(self, data: bytes):

@@ -1,8 +1,11 @@
-"""Folders and zip archives of images, read from many processes (`image_listing.py` lists them, `image_files_writer.py` writes them).
+"""Folders and zip archives of images, read from many processes.
 
-Both hold images and one `dataset.json`: {"labels": [["00000/img00000000.png", 3], ...] or null, "class_names": ["airplane", ...]},
-the names only where they are known (`image_labels.py` reads it). A *record* says where the images came from and how they were made. It is
-not a file among the images, because every tool for this format takes each file but `dataset.json` for an image. The record (JSON) is
+Both hold images and one `dataset.json`: {"labels": [["00000/img00000000.png", 3], ...] or null, "class_names": [...]},
+the names only where they are known. `image_listing.py` lists the files, `image_labels.py` reads the labels,
+`image_files_writer.py` writes both.
+
+A *record* says where the images came from and how they were made. It is not a file among the images, because every tool
+for this format takes each file but `dataset.json` for an image. The record (JSON) is
 
 - of a zip: the archive's comment (`unzip -z data.zip` shows it); it travels with the file;
 - of a folder: the file `FOLDER.source.json` beside it; copy it along when you copy the folder.
@@ -34,7 +37,7 @@ class ImageFiles:
         path:    folder, searched with its sub-folders and those that links lead to, or .zip archive.
         largest: bytes that a file may have, unfolded.
     Attributes:
-        names:        names of the images (known by their endings), as `image_names.normal_name` has them, in plain string order.
+        names:        of the images (known by their endings), as `image_names.normal_name` has them, in string order.
         labels_files: names of the files called `dataset.json`.
         others:       names of the other files, hidden ones excepted.
         notes:        what is not used, or was guessed; one line each.

@@ -1,4 +1,4 @@
-"""The labels of the images of a folder or zip archive: from its dataset.json, or else from class folders; and what of them is not used."""
+"""The labels of the images of a folder or zip: from dataset.json, or else from class folders; and what is not used."""
 
 import json
 import posixpath
@@ -17,6 +17,8 @@ OWN_LAYOUT = re.compile(r'\d{5}/img\d{8}\.png')
 LABEL_BYTES = 4096                  # of dataset.json per image
 MAX_LABEL_DIM = 1 << 14             # classes, or numbers of a vector: what networks take
 FLOAT32_MAX = 3.4028234e38
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, EOFError, zlib.error,
+              zipfile.BadZipFile)
 # in what names that mean the same picture differ
 NEARLY = {'upper and lower case': str.casefold, 'the ending': lambda name: posixpath.splitext(name)[0]}
 
@@ -26,8 +28,8 @@ class Labels(NamedTuple):
     file: str | None                                # the dataset.json that was read; None = there is none
     by_name: dict[str, Any]                         # images without a label are missing; empty where the file says null
     class_names: list[str] | None                   # by label; None = not known
-    strays: str | None                              # which names of the file are no images, in a sentence; None = all are
-    notes: list[str]                                # what is not used or may surprise, one line each; `strays` is among them
+    strays: str | None                              # which names of the file are no images, in a sentence
+    notes: list[str]                                # what is not used or may surprise; `strays` is among them
 
 
 def read_labels(files: ImageFiles, names: list[str]) -> Labels:
@@ -55,7 +57,8 @@ def _labels_file(files: ImageFiles, names: list[str]) -> tuple[str | None, list[
     unused = [file for file in files.labels_files if file != used]
     if not unused:
         return used, []
-    return used, [f'{some(unused, 3)}: not used; labels come from ' + (used if used else f'one {LABELS_FILE} in a folder above all images')]
+    instead = used if used else f'one {LABELS_FILE} in a folder above all images'
+    return used, [f'{some(unused, 3)}: not used; labels come from {instead}']
 
 
 def _read(files: ImageFiles, file: str) -> tuple[dict[str, Any], list[str] | None]:
@@ -66,13 +69,14 @@ def _read(files: ImageFiles, file: str) -> tuple[dict[str, Any], list[str] | Non
         _check_class_names(class_names)
         listed, class_names = _numbered(listed, class_names)
         _check_labels(listed)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as err:
-        raise DatasetError(f'{files.path}: {file} is not of the form {{"labels": [["name.png", 0], ...]}} or {{"labels": null}} '
-                           f'({type(err).__name__}: {err}); correct it or remove it') from err
+    except UNREADABLE as err:
+        raise DatasetError(f'{files.path}: {file} is not of the form {{"labels": [["name.png", 0], ...]}} or '
+                           f'{{"labels": null}} ({type(err).__name__}: {err}); correct it or remove it') from err
     most = max((label for label in listed.values() if isinstance(label, int)), default=-1)
     if class_names is not None and most >= len(class_names):
-        raise DatasetError(f'{files.path}: {file} has labels up to {most}, which are {most + 1} classes, and {len(class_names)} class_names '
-                           f'({some(class_names, 3)}); name all classes, in the order of their labels, or remove class_names')
+        raise DatasetError(f'{files.path}: {file} has labels up to {most}, which are {most + 1} classes, and '
+                           f'{len(class_names)} class_names ({some(class_names, 3)}); name all classes, in the order '
+                           'of their labels, or remove class_names')
     return listed, class_names
 
 
@@ -102,9 +106,11 @@ def _numbered(listed: dict[str, Any], class_names: list[str] | None) -> tuple[di
 
 
 def _check_class_names(class_names) -> None:
-    if class_names is not None and not (isinstance(class_names, list) and all(isinstance(name, str) for name in class_names)):
+    if class_names is None:
+        return
+    if not isinstance(class_names, list) or not all(isinstance(name, str) for name in class_names):
         raise TypeError('class_names is not a list of names')
-    if len(class_names or []) > MAX_LABEL_DIM:
+    if len(class_names) > MAX_LABEL_DIM:
         raise TypeError(f'class_names has {len(class_names)} names, {MAX_LABEL_DIM} are the limit')
 
 
@@ -116,19 +122,20 @@ def _check_labels(by_name: dict[str, Any]) -> None:
         elif isinstance(label, list) and len(label) <= MAX_LABEL_DIM and all(_is_float32(value) for value in label):
             kinds.add(f'a list of {len(label)}')
         else:
-            raise TypeError(f'the label of {name} is {reprlib.repr(label)}, neither a class number below {MAX_LABEL_DIM} '
-                            f'nor a list of at most so many finite numbers')
+            raise TypeError(f'the label of {name} is {reprlib.repr(label)}, neither a class number below '
+                            f'{MAX_LABEL_DIM}, nor a class name, nor a list of at most so many finite numbers')
         if len(kinds) > 1:
-            raise TypeError(f'the label of {name} is {reprlib.repr(label)}, others are of another kind: {" and ".join(sorted(kinds))}')
+            raise TypeError(f'the label of {name} is {reprlib.repr(label)}, others are of another kind: '
+                            + ' and '.join(sorted(kinds)))
 
 
 def _is_float32(value) -> bool:
-    """Whether it is a number that float32 can hold; JSON as Python reads it has NaN, Infinity, and integers of any length."""
+    """Whether float32 can hold it as a number; JSON as Python reads it has NaN, Infinity, integers of any length."""
     return type(value) in (int, float) and abs(value) <= FLOAT32_MAX
 
 
 def _strays(listed: dict[str, Any], root: str, images: list[str], file: str) -> str | None:
-    """Says which names of a dataset.json are no images of its folder, and how they differ from images without a label."""
+    """Which names of a dataset.json are no images of its folder, and how they differ from images without a label."""
     here = {name.removeprefix(root) for name in images if name.startswith(root)}
     strays = [name for name in listed if name not in here]
     if not strays:
@@ -149,27 +156,28 @@ def _strays(listed: dict[str, Any], root: str, images: list[str], file: str) -> 
 
 
 def folder_labels(names: list[str]) -> tuple[dict[str, int], list[str] | None, list[str]]:
-    """Labels from folder names: ({name: label}, class names, notes), or ({}, None, notes) unless all images lie in two or more such folders.
+    """Labels from folder names: ({name: label}, class names, notes), or ({}, None, notes) without two class folders.
 
-    The class of an image is the last folder of its path (`train/airplane/1.jpg` -> airplane); labels follow the sorted class names.
-    Folders that hold images by their number (`00003/img00003141.png`, `03000/03141.png`) are no classes.
+    The class of an image is the last folder of its path (`train/airplane/1.jpg` -> airplane); labels follow the sorted
+    class names. Folders that hold images by their number (`00003/img00003141.png`, `03000/03141.png`) are no classes.
     """
     folders = {name: name.split('/')[-2] for name in names if '/' in name}
     class_names = sorted(set(folders.values()))
     if len(folders) < len(names) or len(class_names) < 2:
         return {}, None, []
     if all(_is_stored_by_number(name) for name in names):
-        return {}, None, [f'folders that hold images by their number are no classes ({some(class_names, 3)}); give them other names if they are']
+        return {}, None, [f'folders that hold images by their number are no classes ({some(class_names, 3)}); '
+                          'give them other names if they are']
     number = {class_name: i for i, class_name in enumerate(class_names)}
     notes = []
     if all(class_name.isdecimal() for class_name in class_names):
-        notes.append(f'the classes are called {some(class_names, 3)}, which tells a teacher nothing: for distillation by texts, name the folders '
-                     'by what they show, or use --kd-texts=FILE')
+        notes.append(f'the classes are called {some(class_names, 3)}, which tells a teacher nothing: for distillation '
+                     'by texts, name the folders by what they show, or use --kd-texts=FILE')
     return {name: number[folder] for name, folder in folders.items()}, class_names, notes
 
 
 def _is_stored_by_number(name: str) -> bool:
-    """Whether the folder of a file follows from its number: of StyleGAN's sets image 3141 lies in 00003, of FFHQ in 03000."""
+    """Whether the folder of a file follows from its number: image 3141 lies in 00003 (StyleGAN) or in 03000 (FFHQ)."""
     folder, file = name.split('/')[-2:]
     if OWN_LAYOUT.fullmatch(f'{folder}/{file}'):
         return True

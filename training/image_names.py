@@ -7,8 +7,8 @@ import zipfile
 from dnnlib.util import UserError
 
 HEIC_ENDINGS = ('.heic', '.heif', '.hif')
-IMAGE_ENDINGS = (*HEIC_ENDINGS, '.avif', '.bmp', '.gif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.pnm',
-                 '.ppm', '.tga', '.tif', '.tiff', '.webp')
+IMAGE_ENDINGS = (*HEIC_ENDINGS, '.avif', '.bmp', '.gif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg', '.pbm', '.pgm',
+                 '.png', '.pnm', '.ppm', '.tga', '.tif', '.tiff', '.webp')
 LABELS_FILE = 'dataset.json'
 UTF8_FLAG = 0x800                   # of a zip entry: its name is in UTF-8
 
@@ -23,7 +23,7 @@ def some(items: list[str], count: int = 6) -> str:
 
 
 def normal_name(name: str) -> str:
-    """The one spelling of a path within a data set: 'a/é.png', with '/' between its parts, without './', accents composed (NFC).
+    """The one spelling of a path within a data set: '/' between its parts, no './', accents composed (NFC).
 
     Windows writes back slashes into zips, macOS takes accents apart, `find` puts './' before all.
     """
@@ -42,7 +42,7 @@ def is_hidden(name: str) -> bool:
 
 
 def name_on_disk(name: str) -> tuple[str, bool]:
-    """(normal name of a relative path, whether its encoding was guessed: bytes that are no Unicode are read as Latin-1)."""
+    """(normal name of a relative path, whether its encoding was guessed: what is no Unicode is read as Latin-1)."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -51,7 +51,7 @@ def name_on_disk(name: str) -> tuple[str, bool]:
 
 
 def name_in_zip(info: zipfile.ZipInfo) -> tuple[str, bool]:
-    """The same of an entry of a zip. Names without the mark of UTF-8 are UTF-8 nevertheless (macOS) or, by the format, cp437."""
+    """The same of an entry of a zip. A name without the mark of UTF-8 may be UTF-8 (macOS); by the format it is cp437."""
     if info.flag_bits & UTF8_FLAG or info.filename.isascii():
         return normal_name(info.filename), False
     try:

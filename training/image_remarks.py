@@ -1,4 +1,4 @@
-"""What to say of pictures that can be used but are not all that their files hold, or may not look as their owner expects."""
+"""What to say of pictures that are not all that their files hold, or may not look as their owner expects."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ FEW = 3                             # images that a network cannot learn from, o
 
 
 def num_pictures(img: PIL.Image.Image) -> int:
-    """Pages or frames of an opened picture. The further ones of a camera's MPO are previews and depth maps, and are not counted."""
+    """Pages or frames of an opened picture. Those of a camera's MPO are previews and depth maps, and do not count."""
     if img.format == 'MPO' or not getattr(img, 'is_animated', False):
         return 1
     try:
@@ -30,15 +30,15 @@ def remarks_of(opened: PIL.Image.Image, result: PIL.Image.Image) -> dict[str, An
 
 
 def remarks_on(names: list[str], remarks: list[dict[str, Any]]) -> list[str]:
-    """Notes on the pictures of a set, one line each: colour profiles that cannot be used, values that leave all black."""
+    """Notes on the pictures of a set: colour profiles that cannot be used, values that leave all black."""
     notes = wrong_colors({name: remark['profile'] for name, remark in zip(names, remarks, strict=True)})
     sixteen = [remark['largest16'] for remark in remarks if remark['largest16'] is not None]
     if len(sixteen) == len(remarks):
         return notes + dark_16_bits(sixteen)
     largest = max(remark['largest'] for remark in remarks)
     if largest < DARK:
-        notes.append(f'no pixel of the {len(remarks)} images is brighter than {largest} of 255: they are almost black; if they have 16 bits '
-                     'of which they use 10 to 14, stretch their values to 0..65535 first')
+        notes.append(f'no pixel of the {len(remarks)} images is brighter than {largest} of 255: they are almost black; '
+                     'if they have 16 bits of which they use 10 to 14, stretch their values to 0..65535 first')
     return notes
 
 
@@ -48,7 +48,8 @@ def wrong_colors(problems: dict[str, str | None]) -> list[str]:
     for name, problem in problems.items():
         if problem is not None:
             by_problem.setdefault(problem, []).append(name)
-    return [f'{len(names)} of {len(problems)} images have {problem}: {some(names, 3)}' for problem, names in by_problem.items()]
+    return [f'{len(names)} of {len(problems)} images have {problem}: {some(names, 3)}'
+            for problem, names in by_problem.items()]
 
 
 def dark_16_bits(largest: list[int]) -> list[str]:
@@ -57,12 +58,12 @@ def dark_16_bits(largest: list[int]) -> list[str]:
     if peak > 65535 * DARK // 255:
         return []
     white = max(255, (1 << peak.bit_length()) - 1)
-    return [f'the 16-bit images use only the values up to {peak} of 65535, so that all are almost black (at most {round(peak / 257)} of 255); '
-            f'make them with dataset_tool.py --white={white}, which makes {white} white']
+    return [f'the 16-bit images use only the values up to {peak} of 65535, so that all are almost black (at most '
+            f'{round(peak / 257)} of 255); dataset_tool.py --white={white} makes {white} white']
 
 
 def more_pictures(names: list[str], left_out: int | None = None) -> list[str]:
-    """A note on files with several pages or frames. left_out: pictures in them that are not used; None = not counted."""
+    """A note on files with several pages or frames. left_out: how many pictures are not used; None = not counted."""
     if not names:
         return []
     count = '' if left_out is None else f', {left_out} pictures are left out'
@@ -74,5 +75,5 @@ def too_few(num_images: int) -> list[str]:
     """A note, if there are hardly any images."""
     if num_images >= FEW:
         return []
-    return [f'{num_images} image{"s are" if num_images > 1 else " is"} all that there is to learn from: a network can only repeat '
-            f'{"them" if num_images > 1 else "it"}; a hundred are few']
+    images, them = ('1 image is', 'it') if num_images == 1 else (f'{num_images} images are', 'them')
+    return [f'{images} all that there is to learn from: a network can only repeat {them}; a hundred are few']

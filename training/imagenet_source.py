@@ -44,7 +44,7 @@ class ImageNetSource:
                                f'{NUM_IMAGES} of {NUM_CLASSES}; complete it, otherwise the subset would be another one')
 
     def load(self, name: str) -> PIL.Image.Image:
-        """The largest centred square of a picture, RGB, its orientation tag and colour profile ignored, as the preparation of BigGAN has it.
+        """The largest centred square of a picture, RGB, by the preparation of BigGAN: no orientation, no profile.
 
         Raises whatever Pillow and the file system raise.
         """

@@ -34,7 +34,8 @@ def _scipy_interpolate():
     try:
         import scipy.interpolate
     except ImportError as err:
-        raise UserError(f'--interpolation=spline needs the package scipy ({err}): pip install scipy, or use --interpolation=linear') from err
+        raise UserError(f'--interpolation=spline needs the package scipy ({err}): pip install scipy, or use '
+                        '--interpolation=linear') from err
     return scipy.interpolate
 
 

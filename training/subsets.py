@@ -1,4 +1,4 @@
-"""Subsets of an exact size: drawn uniformly and always the same (seed 0, without regard to classes), or the first of each class."""
+"""Subsets of an exact size: drawn uniformly, always the same, without regard to classes; or the first of each class."""
 
 from fractions import Fraction
 
@@ -46,9 +46,9 @@ def select(source, fraction: float | None, count: int | None) -> None:
 
 
 def first_of_each(names: list[str], labels: dict[str, int], count: int) -> list[str]:
-    """`count` of the names, the same number of each class as far as there are so many, the first ones; in their order."""
+    """`count` of the names: the first ones of each class, the same number as far as there are so many; in order."""
     seen: dict[int, int] = {}
-    places = []                                             # (how many of its class come before it, its class, its place)
+    places = []                                             # (how many of its class are before it, class, place)
     for i, name in enumerate(names):
         label = labels[name]
         seen[label] = seen.get(label, -1) + 1
