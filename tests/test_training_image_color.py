@@ -40,7 +40,8 @@ def gamma(exponent):
 
 
 def rgb_profile(matrix, exponent):
-    columns = {name: b'XYZ \0\0\0\0' + fixed(*column) for name, column in zip((b'rXYZ', b'gXYZ', b'bXYZ'), matrix.T, strict=True)}
+    names = (b'rXYZ', b'gXYZ', b'bXYZ')
+    columns = {name: b'XYZ \0\0\0\0' + fixed(*column) for name, column in zip(names, matrix.T, strict=True)}
     return make_profile(b'RGB ', columns | dict.fromkeys((b'rTRC', b'gTRC', b'bTRC'), gamma(exponent)))
 
 
@@ -100,7 +101,8 @@ def test_grey_profiles(exponent, mode):
 
 def test_cmyk_by_its_profile():
     """From the Lab values in the table of the profile to sRGB by the formulas of CIE 1976."""
-    lab = {(0, 0, 0, 0): (100, 0, 0), (0, 1, 1, 0): (60, 30, 20), (1, 0, 1, 0): (50, -20, 10), (1, 1, 0, 0): (40, 10, -30)}
+    lab = {(0, 0, 0, 0): (100, 0, 0), (0, 1, 1, 0): (60, 30, 20), (1, 0, 1, 0): (50, -20, 10),
+           (1, 1, 0, 0): (40, 10, -30)}
     profile = cmyk_profile(lambda *inks: lab.get(inks, (0, 0, 0)))
     for inks, (lightness, a, b) in [*lab.items(), ((0, 0, 0, 1), (0, 0, 0))]:
         root = np.array([0, 0, 0]) + (lightness + 16) / 116 + np.array([a / 500, 0, -b / 200])
@@ -128,7 +130,7 @@ def test_srgb_under_any_name_changes_no_pixel_and_costs_nothing(monkeypatch):
     for name in ('buildTransform', 'applyTransform'):
         monkeypatch.setattr(PIL.ImageCms, name, None)           # known by now, and not even applied
     np.testing.assert_array_equal(served(encode(picture[::-1].copy(), icc_profile=profile)), picture[::-1])
-    grey = noise(16, 16)                                                        # left behind when the picture became grey
+    grey = noise(16, 16)                                        # a profile left behind when the picture became grey
     data = encode(grey, icc_profile=profile)
     np.testing.assert_array_equal(served(data), grey)
     assert image_color.profile_problem(open_image(data)) is None
@@ -146,7 +148,8 @@ def test_profiles_that_cannot_be_used_are_said(tmp_path, capsys, picture, profil
     source = make_folder(tmp_path / 'in', {'a.png': data, 'b.png': picture})
     run_tool(source, tmp_path / 'out')
     assert f'1 of 2 images have {problem}' in capsys.readouterr().err
-    assert any(f'1 of 2 images have {problem}' in note and 'a.png' in note for note in ImageFolderDataset(str(source)).notes)
+    notes = ImageFolderDataset(str(source)).notes
+    assert any(f'1 of 2 images have {problem}' in note and 'a.png' in note for note in notes)
 
 
 def test_a_pillow_without_littlecms(monkeypatch):

@@ -134,8 +134,8 @@ def write_images(usable: list[Scan], source, resizer: Resizer, labels: list | No
         try:
             img = resizer(load_picture(source, scan.name, scan.page, opts)[1])
         except Exception as err:                    # it could be read a moment ago
-            raise UserError(f'{source.name}: {scan.title} cannot be read any more ({type(err).__name__}: {err}); was it '
-                            'changed? Run the same command again') from err
+            raise UserError(f'{source.name}: {scan.title} cannot be read any more ({type(err).__name__}: {err}); was '
+                            'it changed? Run the same command again') from err
         png = io.BytesIO()
         PIL.Image.fromarray(np.asarray(img)).save(png, 'png', compress_level=0)     # a new image: no profile, place or date in it
         return png.getvalue()

@@ -84,7 +84,7 @@ def load_picture(source, name: str, page: int | None, opts: dict) -> tuple[PIL.I
 
 
 def scan_file(source, name: str, resizer: Resizer, opts: dict) -> list[Scan]:
-    """Decodes a file. -> its picture, or with --pages=all each; a damaged one comes with the reason, and is the last."""
+    """Decodes a file. -> its picture, or with --pages=all each; a damaged one comes with its reason, as the last."""
     scans, page = [], None
 
     def scan(page):

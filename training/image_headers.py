@@ -1,4 +1,4 @@
-"""The headers of images, which dataset_tool.py may or may not have made: their common shape, and what to say of them."""
+"""The headers of images, which dataset_tool.py may or may not have made: their shape, and what to say of them."""
 
 import collections
 import contextlib

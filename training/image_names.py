@@ -51,7 +51,7 @@ def name_on_disk(name: str) -> tuple[str, bool]:
 
 
 def name_in_zip(info: zipfile.ZipInfo) -> tuple[str, bool]:
-    """The same of an entry of a zip. A name without the mark of UTF-8 may be UTF-8 (macOS); by the format it is cp437."""
+    """The same of an entry of a zip. Without the mark of UTF-8 it may be that (macOS); by the format it is cp437."""
     if info.flag_bits & UTF8_FLAG or info.filename.isascii():
         return normal_name(info.filename), False
     try:

@@ -32,10 +32,10 @@ def remarks_of(opened: PIL.Image.Image, result: PIL.Image.Image) -> dict[str, An
 def remarks_on(names: list[str], remarks: list[dict[str, Any]]) -> list[str]:
     """Notes on the pictures of a set: colour profiles that cannot be used, values that leave all black."""
     notes = wrong_colors({name: remark['profile'] for name, remark in zip(names, remarks, strict=True)})
-    sixteen = [remark['largest16'] for remark in remarks if remark['largest16'] is not None]
-    if len(sixteen) == len(remarks):
-        return notes + dark_16_bits(sixteen)
     largest = max(remark['largest'] for remark in remarks)
+    sixteen = [remark['largest16'] for remark in remarks if remark['largest16'] is not None]
+    if largest < DARK and len(sixteen) == len(remarks):
+        return notes + dark_16_bits(sixteen)
     if largest < DARK:
         notes.append(f'no pixel of the {len(remarks)} images is brighter than {largest} of 255: they are almost black; '
                      'if they have 16 bits of which they use 10 to 14, stretch their values to 0..65535 first')
