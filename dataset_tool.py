@@ -10,7 +10,7 @@ from training import imagenet_source, public_data, subsets
 from training.commands import PlainOrCommand
 from training.dataset_build import AS_THEY_ARE, build, check_dest, is_trainable, power_of_two
 from training.dataset_sources import open_source
-from training.image_convert import RESIZE_FILTERS, TRANSFORMS
+from training.image_convert import RESIZE_FILTERS, TRANSFORMS, WHITE, pixel_limit
 
 SETTINGS = dict(max_content_width=120)
 
@@ -38,7 +38,8 @@ def check_options(opts: dict) -> None:
 @click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='', context_settings=dict(SETTINGS, allow_extra_args=False))
 @click.option('--source', metavar='PATH', required=True, help='Folder, .zip archive, cifar-10-python.tar.gz or cifar-100-python.tar.gz.')
 @click.option('--dest', metavar='PATH', required=True, help='New folder, or new archive ending in .zip.')
-@click.option('--max-images', metavar='N', type=click.IntRange(min=1), help='Take only the first N images of the source.')
+@click.option('--max-images', metavar='N', type=click.IntRange(min=1),
+              help='Take only the first N images of the source, of class folders the same number of each.')
 @click.option('--split', metavar='FOLDER', help='Take only the images under this folder of the source; of a CIFAR archive: train (default) or test.')
 @click.option('--transform', type=click.Choice(TRANSFORMS), help='center-crop: the centre square; center-crop-wide: the '
               'centre band of a wide picture, on a black square (for landscapes; give --height less than --width). Without it, images are stretched '
@@ -47,6 +48,12 @@ def check_options(opts: dict) -> None:
 @click.option('--height', metavar='PIXELS', type=click.IntRange(min=1), help="Height of the result; default: the images' own.")
 @click.option('--resize-filter', type=click.Choice(list(RESIZE_FILTERS)), default='lanczos', show_default=True, help='How to resize.')
 @click.option('--color', type=click.Choice(['rgb', 'grey']), help='Make all images RGB or grey, transparent parts white; default: as they are.')
+@click.option('--white', metavar='VALUE', type=click.IntRange(min=1, max=WHITE), default=WHITE, show_default=True,
+              help='The value of 16-bit grey pixels that becomes white: 4095 for 12 bits.')
+@click.option('--pages', type=click.Choice(['first', 'all']), default='first', show_default=True,
+              help='Of files with several pages or frames (TIFF stacks, animations): the first, or an image of each.')
+@click.option('--max-pixels', metavar='N', type=click.IntRange(min=1),
+              help="Refuse pictures of more pixels, width times height  [default: Pillow's limit, 178,956,970]")
 @click.option('--on-error', type=click.Choice(['fail', 'skip']), default='fail', show_default=True,
               help='When images cannot be used: stop and write nothing, or go on without them. All are listed either way.')
 def main(**opts):
@@ -70,7 +77,7 @@ def convert(opts):
     """What the command does; options as of the command."""
     check_options(opts)
     check_dest(opts['dest'], opts['source'])
-    with contextlib.closing(open_source(opts['source'], opts['split'])) as source:
+    with pixel_limit(opts['max_pixels']), contextlib.closing(open_source(opts['source'], opts['split'])) as source:
         build(source, opts)
 
 

@@ -137,6 +137,8 @@ def build_config(opts):
         num_images = min(opts.subset or dataset.num_images, dataset.num_images)
         preset = presets.resolve(opts.cfg, dataset.resolution, gpus, num_images)
         check_dataset(opts, dataset)
+        for note in dataset.notes:
+            distributed.print0(f'{opts.data}: {note}')
         mirror = preset.mirror if opts.mirror is None else opts.mirror
         data_kwargs.update(resolution=dataset.resolution, max_size=num_images, xflip=mirror)
         if num_images < dataset.num_images:

@@ -6,11 +6,10 @@ import glob
 import hashlib
 import os
 import re
+import sys
 import time
 import urllib.parse
 import uuid
-
-import requests
 
 from .util import UserError
 
@@ -47,13 +46,18 @@ def atomic_path(path: str, keep_old_as: str | None = None):
         os.replace(temp, path)
         with contextlib.suppress(OSError):          # not every file system can do it for folders
             _to_disk(os.path.dirname(path) or '.')
-    except requests.RequestException:               # an OSError too, but not one of this disk
-        raise
     except OSError as err:
+        if _is_of_a_download(err):
+            raise
         raise write_error(path, err) from err
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temp)
+
+
+def _is_of_a_download(err):
+    """Whether an OSError is none of this disk. The package requests is loaded by downloads alone."""
+    return 'requests' in sys.modules and isinstance(err, sys.modules['requests'].RequestException)
 
 
 def _to_disk(path):
@@ -195,7 +199,18 @@ def name_in(url: str) -> str:
         raise UserError(f'{url}: is no address ({err}); check the spelling') from err
 
 
+def need_requests(url: str, path: str, what: str, option: str) -> None:
+    """Raises UserError if the package for downloads is missing; no other work needs it."""
+    try:
+        import requests  # noqa: F401 (imported where it is used)
+    except ImportError as err:
+        raise UserError(f'{what}: {url} cannot be fetched without the package requests ({err}): pip install requests; '
+                        f'or download it elsewhere and name the file with {option}=FILE, or put it at {path}') from err
+
+
 def _fetch(url: str, path: str, sha256: str | None, *, what: str, option: str) -> None:
+    need_requests(url, path, what, option)
+    import requests
     _remove_abandoned(path)
     try:
         with requests.get(url, stream=True, timeout=30) as response:

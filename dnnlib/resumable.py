@@ -6,8 +6,6 @@ import re
 import sys
 import time
 
-import requests
-import urllib3
 from tqdm import tqdm
 
 from . import files
@@ -42,6 +40,7 @@ def download(url: str, check, *, what: str, option: str) -> str:
         except UnusableFile as err:
             raise UserError(f'{path}: {err}; delete it and run the same command again') from err
         return path
+    files.need_requests(url, path, what, option)
     with _unfinished(path, what) as part:
         _receive_all(url, part, what, option)
         try:
@@ -142,6 +141,8 @@ def _say(text):
 
 def _receive_all(url, part, what, option):
     """Asks for what is missing, again after each break that comes later than the one before."""
+    import requests
+    import urllib3
     farthest = part.size
     while True:
         try:
@@ -160,6 +161,7 @@ def _receive_all(url, part, what, option):
 
 def _receive(url, part, what):
     """One request for what is missing. -> whether the file is complete now."""
+    import requests
     start = part.size if part.is_of_use else 0
     headers = {'Accept-Encoding': 'identity'}           # the file's own bytes: those of a compressed answer cannot be continued
     if start:

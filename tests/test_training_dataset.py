@@ -279,7 +279,7 @@ def test_missing_labels(tmp_path):
     assert re.search(r'none.zip: 7 of 7 images have no label \(.*there is no dataset.json, nor a folder per class\)', message)
 
 
-@pytest.mark.parametrize('content', [b'nonsense', b'{}', b'{"labels": [["00000/img00000000.png", "cat"]]}'])
+@pytest.mark.parametrize('content', [b'nonsense', b'{}', b'{"labels": [["00000/img00000000.png", 1.5]]}'])
 def test_bad_dataset_json(tmp_path, content):
     path = write(tmp_path / 'x.zip', {**make_files(), 'dataset.json': content})
     assert re.search('x.zip: dataset.json is not of the form .*; correct it or remove it', error(path))
@@ -333,7 +333,8 @@ def test_members_that_unfold_in_a_single_step(tmp_path):
         path = tmp_path / f'{method}.zip'
         with zipfile.ZipFile(path, 'w', method) as archive:
             archive.writestr('a.png', bytes(1 << 20))
-        assert f'a.png is damaged (BadZipFile: it is compressed by method {method}, not by deflate)' in error(path)
+        message = rf'1 of its 1 files are compressed by \w+ \(number {method} of the format\), which is not read'
+        assert re.search(message, error(path))
 
 
 def test_a_size_that_is_a_lie(tmp_path):
@@ -418,6 +419,6 @@ def test_names_that_climb_out(tmp_path):
     names = ['../secret.png', 'a/../../secret.png', f'{tmp_path}/secret.png']
     path = write(tmp_path / 'inner' / 'data.zip', {name: encode(noise(8, 8, 3)) for name in names})
     data = ImageFolderDataset(path)
-    assert data.files.names == [f'{tmp_path}/secret.png']
+    assert data.files.names == [f'{tmp_path}/secret.png'[1:]]
     assert np.array_equal(data[0][0], noise(8, 8, 3).transpose(2, 0, 1))
     assert sorted(p.name for p in tmp_path.rglob('*')) == ['data.zip', 'inner', 'secret.png']

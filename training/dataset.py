@@ -1,28 +1,27 @@
 """Training images and their labels, from a folder or zip archive as dataset_tool.py makes it."""
 
-import collections
 import hashlib
 import json
 import os
-import struct
 import zipfile
 import zlib
 
 import numpy as np
-import pyspng
 import torch
 
 from dnnlib import EasyDict
 
-from .image_convert import UnusableImage, num_channels, open_image, to_rgb_or_grey
-from .image_files import DatasetError, ImageFiles, folder_labels, some
+from . import image_headers
+from .image_convert import UnusableImage
+from .image_decode import ImageFile
+from .image_files import ImageFiles
+from .image_labels import empty_classes, read_labels
+from .image_names import DatasetError, some
+from .image_remarks import too_few
 
 __all__ = ['DatasetError', 'ImageFolderDataset']
 
 LARGEST_FILE = 64 << 20             # bytes of an image; one of 2048x2048 in 16 bits has 25 million
-HEADER_BYTES = 1 << 20              # in which the size of a picture stands, as a rule
-LONG_HEADER_BYTES = 16 << 20        # of a format that puts it behind the pixels, or whose decoder wants the whole file
-NO_LONG_HEADERS = b'P', b'GIF'      # begin so; Pillow reads them byte by byte
 
 
 class ImageFolderDataset(torch.utils.data.Dataset):
@@ -48,6 +47,7 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         class_names: names by label, or None if they are not known; whether or not labels are used.
         num_images:  images served, mirrored ones not counted.
         num_held_out: images held out.
+        notes:       what of the files is not used or may surprise, one line each; of labels only with `use_labels`.
     Raises: DatasetError, here or on reading an item, if the images or labels cannot be used.
     """
 
@@ -59,7 +59,8 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         self.name = os.path.splitext(name)[0] if self.files.is_zip else name
         if not self.files.names:
             raise DatasetError(f'{path}: no images in it; name a folder or .zip made by dataset_tool.py')
-        self.image_shape = self._find_image_shape()
+        self.image_shape, notes = image_headers.common_shape(self.files)
+        self.notes = self.files.notes + notes
         if resolution not in (None, self.resolution):
             raise DatasetError(f'{path}: images are {self.resolution}x{self.resolution}, not of resolution {resolution}; '
                                f'rebuild it with dataset_tool.py --width={resolution} --height={resolution}')
@@ -72,6 +73,7 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         self._raw_idx = self._draw(held_out if part == 'validation' else rest, max_size, random_seed)
         self.num_images = len(self._raw_idx)
         self._content_hash: str | None = None
+        self.notes += too_few(self.num_images)
 
     @property
     def num_channels(self) -> int:
@@ -144,73 +146,37 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         try:
             return self.files.read(name)
         except (OSError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as err:
-            raise self._damaged(name, err) from err
+            raise image_headers.damaged(self.path, name, err) from err
 
     def _decode(self, name: str) -> np.ndarray:
         """uint8 [C, H, W] of the shape that all must have."""
         data = self._read(name)
         try:
-            shape, decode = _open(data)
-            image = decode() if list(shape) == self.image_shape else None           # no memory is spent on a picture of another size
+            file = ImageFile(data)
+            fits = list(file.shape) == self.image_shape
+            image = file.pixels() if fits else None         # no memory is spent on a picture of another size
         except UnusableImage as err:
-            raise DatasetError(f'{self.path}: {name} {err}; rebuild the data set with dataset_tool.py') from err
+            raise image_headers.unusable(self.path, name, err) from err
         except Exception as err:                    # decoders raise anything from SyntaxError to struct.error for a damaged file
-            raise self._damaged(name, err) from err
+            raise image_headers.damaged(self.path, name, err) from err
         if image is None:
-            raise self._mixed(name, shape, self.image_shape)
+            raise image_headers.mixed(self.path, name, file.shape, self.image_shape)
         return np.ascontiguousarray(image.reshape(*image.shape[:2], -1).transpose(2, 0, 1))
-
-    def _damaged(self, name: str, err: Exception) -> DatasetError:
-        return DatasetError(f'{self.path}: {name} is damaged ({type(err).__name__}: {err}); '
-                            'rebuild the data set with dataset_tool.py, where --on-error=skip leaves such files out')
-
-    def _mixed(self, name: str, shape, others) -> DatasetError:
-        side = 1 << (min(others[1:]).bit_length() - 1)
-        return DatasetError(f'{self.path}: {name} is {_describe(shape)}, others are {_describe(others)}; rebuild with '
-                            f'dataset_tool.py --width={side} --height={side} --transform=center-crop --color={"grey" if others[0] == 1 else "rgb"}')
-
-    def _header_shape(self, name: str) -> tuple[int, int, int]:
-        """(C, H, W) as the file's header has it."""
-        try:
-            with self.files.open(name) as f:
-                head = f.read(HEADER_BYTES)
-                try:
-                    return _open(head)[0]
-                except Exception:
-                    if len(head) < HEADER_BYTES or head.startswith(NO_LONG_HEADERS):
-                        raise
-                return _open(head + f.read(LONG_HEADER_BYTES - len(head)))[0]
-        except Exception as err:                    # see _decode
-            raise self._damaged(name, err) from err
-
-    def _find_image_shape(self) -> list[int]:
-        """[C, H, W] of all images, by their headers; an archive with a record of dataset_tool.py was checked when it was made."""
-        names, record = self.files.names, self.files.record
-        made_by_tool = record.get('images') == len(names) and 'tool' in record
-        shapes = {name: self._header_shape(name) for name in (names[:1] if made_by_tool else names)}
-        common = collections.Counter(shapes.values()).most_common(1)[0][0]
-        for name, shape in shapes.items():
-            if shape != common:
-                raise self._mixed(name, shape, common)
-        if common[1] != common[2]:
-            raise DatasetError(f'{self.path}: {names[0]} is {_describe(common)}, training needs square images; rebuild with '
-                               f'dataset_tool.py --transform=center-crop --width=256 --height=256')
-        return list(common)
 
     def _load_labels(self, use_labels: bool) -> tuple[np.ndarray, list[str] | None]:
         """(raw labels: int64 [N] class numbers, or float32 [N, label_dim] with label_dim 0 for none; class names)."""
-        names, (has_file, by_name, class_names) = self.files.names, self.files.load_labels()
-        if not has_file:
-            by_name, class_names = folder_labels(names)
-        if not use_labels or (has_file and not by_name):
-            return np.zeros([len(names), 0], dtype=np.float32), class_names
-        missing = [name for name in names if name not in by_name]
+        names = self.files.names
+        found = read_labels(self.files, names)
+        if not use_labels or (found.file and not found.by_name and not found.strays):
+            return np.zeros([len(names), 0], dtype=np.float32), found.class_names
+        missing = [name for name in names if name not in found.by_name]
         if missing:
-            where = 'dataset.json' if has_file else 'there is no dataset.json, nor a folder per class'
+            where = found.strays or found.file or 'there is no dataset.json, nor a folder per class'
             raise DatasetError(f'{self.path}: {len(missing)} of {len(names)} images have no label ({some(missing, 3)}; {where}); label all of '
                                'them, or sort the originals into one folder per class and run dataset_tool.py, or leave out --cond')
-        labels = np.array([by_name[name] for name in names])
-        return labels.astype(np.int64 if labels.ndim == 1 else np.float32), class_names
+        labels = np.array([found.by_name[name] for name in names])
+        self.notes += found.notes + (empty_classes(labels, found.class_names) if labels.ndim == 1 else [])
+        return labels.astype(np.int64 if labels.ndim == 1 else np.float32), found.class_names
 
     def _num_classes(self) -> int:
         """Classes named but absent here count, so that parts of one data set agree."""
@@ -239,22 +205,3 @@ class ImageFolderDataset(torch.utils.data.Dataset):
 def held_out_kwargs(training_set_kwargs: dict) -> dict:
     """Those of a run's arguments for `ImageFolderDataset` that say which images it did not train on."""
     return {key: training_set_kwargs[key] for key in ('val_fraction', 'random_seed') if training_set_kwargs.get('val_fraction')}
-
-
-def _open(data: bytes):
-    """-> ((C, H, W) as the header has it, function that decodes to uint8 [H, W] or [H, W, C])."""
-    if _is_plain_png(data):
-        width, height = struct.unpack('>2I', data[16:24])
-        return (3 if data[25:26] == b'\2' else 1, height, width), lambda: pyspng.load(data)
-    img = open_image(data)
-    return (num_channels(img.mode), img.height, img.width), lambda: np.array(to_rgb_or_grey(img))
-
-
-def _is_plain_png(data: bytes) -> bool:
-    """Whether it is a PNG with 8-bit RGB or grey and no transparent colour."""
-    signature, depth, color_type = data[:8], data[24:25], data[25:26]
-    return (signature, depth) == (b'\x89PNG\r\n\x1a\n', b'\x08') and color_type in (b'\0', b'\2') and b'tRNS' not in data[:data.find(b'IDAT')]
-
-
-def _describe(shape) -> str:
-    return f'{shape[2]}x{shape[1]} {"grey" if shape[0] == 1 else "RGB"}'

@@ -4,34 +4,26 @@ import collections
 import io
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import click
 import numpy as np
 import PIL
 import PIL.Image
-from tqdm import tqdm
 
 from dnnlib.util import UserError
 
-from .image_convert import Resizer, UnusableImage, to_rgb_or_grey
-from .image_files import LABELS_FILE, some
+from . import image_remarks
+from .dataset_scan import Scan, in_order, load_picture, scan_images
+from .image_convert import WHITE, Resizer
 from .image_files_writer import new_image_files
+from .image_labels import empty_classes
+from .image_names import LABELS_FILE, some
 
-VERSION = 1                                         # in the record of a data set; raise it when the same input gives other pixels
+VERSION = 2                                         # in the record; raise it when the same input gives other pixels
 COLORS = {'RGB': 'RGB', 'L': 'grey'}                # Pillow's name of a format -> ours
 OTHER_ARCHIVES = ('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar', '.lmdb', '.h5', '.hdf5', '.tfrecords', '.npz')
-AS_THEY_ARE = dict(split=None, max_images=None, transform=None, resize_filter='lanczos', width=None, height=None, color=None, on_error='fail')
-
-
-class Scan(NamedTuple):
-    """What is known of one picture before anything is written."""
-    index: int                                      # place in the source; the number in the new name
-    name: str
-    size: tuple[int, int] | None                    # of the result; None = dropped, too small for center-crop-wide
-    mode: str                                       # 'RGB' or 'L'
-    problem: str | None                             # why it cannot be used; None = it can
+AS_THEY_ARE = dict(split=None, max_images=None, transform=None, resize_filter='lanczos', width=None, height=None,
+                   color=None, on_error='fail', pages='first', white=WHITE)
 
 
 def check_dest(dest: str, source: str | None = None) -> None:
@@ -62,43 +54,6 @@ def power_of_two(side: int) -> int:
     return max(4, 1 << (side.bit_length() - 1))
 
 
-def in_order(function, items: list, what: str):
-    """Like `map(function, items)`, worked out a little ahead in threads (Pillow lets them run), with a progress bar."""
-    workers = min(os.cpu_count() or 1, 8)
-    pending = collections.deque()
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(items), desc=what, unit='img', disable=None) as bar:
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) > 8 * workers:
-                    yield pending.popleft().result()
-                    bar.update()
-            while pending:
-                yield pending.popleft().result()
-                bar.update()
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-def scan_images(source, resizer: Resizer, opts: dict) -> list[Scan]:
-    """Decodes every picture of the source once; damaged ones come back with their reason."""
-    def scan(item):
-        index, name = item
-        try:
-            img = to_rgb_or_grey(source.load(name), opts['color'])
-        except UnusableImage as err:
-            return Scan(index, name, None, '', str(err))
-        except PIL.UnidentifiedImageError:
-            return Scan(index, name, None, '', 'is not an image, or damaged at its beginning')
-        except Exception as err:                    # decoders raise anything from SyntaxError to struct.error for a damaged file
-            return Scan(index, name, None, '', f'is damaged ({type(err).__name__}: {err})')
-        return Scan(index, name, resizer.size_of(*img.size), img.mode, None)
-
-    names = source.names[:opts['max_images']]
-    return list(in_order(scan, list(enumerate(names)), 'scanning'))
-
-
 def select_usable(scans: list[Scan], source, opts: dict) -> list[Scan]:
     """The pictures to write: all of one format, the most frequent one.
 
@@ -111,8 +66,8 @@ def select_usable(scans: list[Scan], source, opts: dict) -> list[Scan]:
     reasons = [scan.problem or (_mismatch(scan, size, mode) if trainable else None) for scan in scans]
     for scan, reason in zip(scans, reasons, strict=True):
         if reason:
-            click.echo(f'  {scan.name}: {reason}', err=True)
-    dropped = [scan.name for scan in scans if not scan.size and not scan.problem]
+            click.echo(f'  {scan.title}: {reason}', err=True)
+    dropped = [scan.title for scan in scans if not scan.size and not scan.problem]
     if dropped:
         click.echo(f'{len(dropped)} of {len(scans)} images are left out, less wide than --width={opts["width"]} or, at that width, less high than '
                    f'--height={opts["height"]} (a smaller --height takes wider pictures): {some(dropped)}', err=True)
@@ -152,9 +107,20 @@ def select_labels(usable: list[Scan], source) -> list | None:
     return None if missing else [source.labels[scan.name] for scan in usable]
 
 
+def notes_on(usable: list[Scan], labels: list | None, source, opts: dict) -> list[str]:
+    """What the user should know of the pictures that are used, one line each."""
+    several = [scan for scan in usable if scan.num_pictures > 1] if opts['pages'] == 'first' else []
+    notes = image_remarks.more_pictures([scan.name for scan in several], sum(scan.num_pictures - 1 for scan in several))
+    notes += image_remarks.remarks_on([scan.title for scan in usable], [scan.remarks for scan in usable])
+    if labels is not None and isinstance(labels[0], int):
+        notes += empty_classes(np.array(labels), source.class_names)
+    return notes + image_remarks.too_few(len(usable))
+
+
 def make_record(source, usable: list[Scan], num_scanned: int, opts: dict) -> dict:
     """Where the images came from and how they were made. No path of this machine is in it."""
-    options = {name: opts[name] for name in ['split', 'max_images', 'transform', 'resize_filter', 'width', 'height', 'color']}
+    names = ['split', 'max_images', 'transform', 'resize_filter', 'width', 'height', 'color', 'pages', 'white']
+    options = {name: opts[name] for name in names}
     return {
         'source': source.name, **options,
         'images': len(usable), 'left_out': num_scanned - len(usable), 'size': list(usable[0].size), 'mode': usable[0].mode,
@@ -166,10 +132,10 @@ def write_images(usable: list[Scan], source, resizer: Resizer, labels: list | No
     """Writes the data set, whole or not at all."""
     def convert(scan):
         try:
-            img = resizer(to_rgb_or_grey(source.load(scan.name), opts['color']))
+            img = resizer(load_picture(source, scan.name, scan.page, opts)[1])
         except Exception as err:                    # it could be read a moment ago
-            raise UserError(f'{source.name}: {scan.name} cannot be read any more ({type(err).__name__}: {err}); was it changed? '
-                            'Run the same command again') from err
+            raise UserError(f'{source.name}: {scan.title} cannot be read any more ({type(err).__name__}: {err}); was '
+                            'it changed? Run the same command again') from err
         png = io.BytesIO()
         PIL.Image.fromarray(np.asarray(img)).save(png, 'png', compress_level=0)     # a new image: no profile, place or date in it
         return png.getvalue()
@@ -199,6 +165,8 @@ def build(source, opts: dict) -> None:
     scans = scan_images(source, resizer, opts)
     usable = select_usable(scans, source, opts)
     labels = select_labels(usable, source)
+    for note in notes_on(usable, labels, source, opts):
+        click.echo(note, err=True)
     record = make_record(source, usable, len(scans), opts)
     write_images(usable, source, resizer, labels, record, opts)
     print(f'{opts["dest"]}: {len(usable)} images, {_times(usable[0].size)} {COLORS[usable[0].mode]}; {describe_labels(labels, source)}')

@@ -12,9 +12,10 @@ from dnnlib import UserError
 from torch_utils import safe_pickle
 
 from .image_convert import open_image
-from .image_files import DatasetError, ImageFiles, folder_labels, some
+from .image_files import ImageFiles
+from .image_labels import read_labels
+from .image_names import DatasetError, normal_name, some
 
-HEIC_ENDINGS = ('.heic', '.heif')    # photos of an iPhone, which Pillow does not read
 LARGEST_BATCH = 256 << 20           # bytes; CIFAR-100 has one of 155 million
 
 
@@ -44,6 +45,7 @@ class FileSource:
         names:       names of the images: a folder's by path components, a zip's in plain string order.
         labels:      {name: integer or list of numbers}; images without a label are missing.
         class_names: list of str, by label, or None.
+        has_class_folders: whether the labels come from folders.
         record:      of the images, if they are a data set of dataset_tool.py already; else {}.
         notes:       what the user should know, one line each.
     """
@@ -52,12 +54,10 @@ class FileSource:
         self.name = os.path.basename(os.path.abspath(path))
         self.files = ImageFiles(path)
         self.names = self.files.names if self.files.is_zip else sorted(self.files.names, key=lambda name: name.split('/'))
-        self.record, self.notes = self.files.record, []
+        self.record, self.notes = self.files.record, list(self.files.notes)
         if self.files.others:
             endings = sorted({os.path.splitext(name)[1] or name for name in self.files.others})
-            heic = [ending for ending in endings if ending.lower() in HEIC_ENDINGS]
-            self.notes.append(f'{len(self.files.others)} other files ignored ({some(endings)})'
-                              + (f'; convert {heic[0]} to JPEG first' if heic else ''))
+            self.notes.append(f'{len(self.files.others)} other files ignored ({some(endings)})')
         if split is not None:
             self._select(split)
         if not self.names:
@@ -67,25 +67,26 @@ class FileSource:
 
     def _select(self, split: str) -> None:
         folders = sorted({name.split('/')[0] for name in self.names if '/' in name})
-        self.names = [name for name in self.names if name.startswith(split.strip('/') + '/')]
+        self.names = [name for name in self.names if name.startswith(normal_name(split) + '/')]
         if not self.names:
             raise DatasetError(f'--split={split}: {self.name} has no images in such a folder; '
                                + (f'its folders are {some(folders)}' if folders else 'it has no folders: leave --split out'))
 
     def _find_labels(self) -> None:
-        has_file, self.labels, self.class_names = self.files.load_labels()
-        if has_file:
-            return
-        self.labels, self.class_names = folder_labels(self.names)
+        found = read_labels(self.files, self.names)
+        if found.strays and not found.by_name:
+            raise DatasetError(f'--source={self.files.path}: no image has a label: {found.strays}; correct the names, '
+                               f'or remove {found.file}')
+        self.labels, self.class_names = found.by_name, found.class_names
+        self.has_class_folders = found.file is None and bool(self.labels)
+        self.notes += found.notes
         folders = sorted({name.rpartition('/')[0] for name in self.names})
-        if self.class_names and len(folders) > len(self.class_names):
+        if self.has_class_folders and len(folders) > len(self.class_names):
             self.notes.append(f'folders of the same name are one class, all are used: {some(folders)}; --split=FOLDER takes one part')
 
     def load(self, name: str) -> PIL.Image.Image:
-        """The picture as Pillow opens it. Raises whatever Pillow or zipfile raise for a damaged one."""
-        img = open_image(self.files.read(name))
-        img.load()
-        return img
+        """The picture as Pillow opens it. Raises UnusableImage, or what Pillow or zipfile raise for a damaged one."""
+        return open_image(self.files.read(name))
 
     def close(self) -> None:
         self.files.close()
@@ -96,6 +97,8 @@ class CifarSource:
 
     Source: https://www.cs.toronto.edu/~kriz/cifar.html
     """
+
+    has_class_folders = False
 
     # (file of the class names, its key, key of the labels, {split: files})
     LAYOUTS = [

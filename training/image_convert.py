@@ -1,14 +1,21 @@
-"""From any picture to the images of a data set: 8-bit RGB or grey, upright, cropped and resized."""
+"""From any picture to the images of a data set: 8-bit RGB or grey in the colours of sRGB, upright, cropped, resized."""
 
+import contextlib
 import functools
 import io
+import warnings
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from .image_color import profile_of, to_srgb
+
 RESIZE_FILTERS = {'box': PIL.Image.Resampling.BOX, 'bilinear': PIL.Image.Resampling.BILINEAR, 'lanczos': PIL.Image.Resampling.LANCZOS}
 TRANSFORMS = ('center-crop', 'center-crop-wide')
+WHITE = 65535                       # of 16 bits
+HEIC_BRANDS = (b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1')
+HEIC_REMEDY = "pip install pillow-heif (the extra [heif]), or export it as JPEG"
 
 
 class UnusableImage(ValueError):
@@ -16,43 +23,86 @@ class UnusableImage(ValueError):
 
 
 @functools.cache
+def has_heif() -> bool:
+    """Whether the package pillow-heif is there, by which Pillow reads the photos of iPhones (HEIC)."""
+    try:
+        import pillow_heif
+    except (ImportError, OSError):                  # OSError: there, without a library that it needs
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+@functools.cache
 def _formats() -> list[str]:
     """Pillow's names of the formats that are read. It has more, and goes by the content: EPS, for one, would be given to Ghostscript."""
     PIL.Image.init()
-    wanted = ('AVIF', 'BMP', 'GIF', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM', 'TGA', 'TIFF', 'WEBP')
+    wanted = ['AVIF', 'BMP', 'GIF', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM', 'TGA', 'TIFF', 'WEBP']
+    wanted += ['HEIF'] if has_heif() else []
     return [name for name in wanted if name in PIL.Image.OPEN]
 
 
 def open_image(data: bytes) -> PIL.Image.Image:
-    """The picture of a file, not yet decoded. Raises whatever Pillow raises."""
-    return PIL.Image.open(io.BytesIO(data), formats=_formats())
+    """The picture of a file, not yet decoded.
+
+    Raises: UnusableImage for HEIC without the package that reads it, and for more pixels than Pillow's limit.
+            Whatever else Pillow raises.
+    """
+    try:
+        return PIL.Image.open(io.BytesIO(data), formats=_formats())
+    except PIL.UnidentifiedImageError:
+        if data[4:8] == b'ftyp' and data[8:12] in HEIC_BRANDS and not has_heif():
+            raise UnusableImage(f'is HEIC, which needs a package: {HEIC_REMEDY}') from None
+        raise
+    except PIL.Image.DecompressionBombError:
+        limit = 2 * PIL.Image.MAX_IMAGE_PIXELS
+        raise UnusableImage(f'has more than {limit:,} pixels, as hostile files do; if you trust it, raise the limit '
+                            'with dataset_tool.py --max-pixels=N') from None
 
 
-def to_rgb_or_grey(img: PIL.Image.Image, color: str | None = None) -> PIL.Image.Image:
-    """The picture as 8-bit RGB or grey (mode 'RGB' or 'L').
+@contextlib.contextmanager
+def pixel_limit(max_pixels: int | None):
+    """While it lasts, pictures may have so many pixels; None = as many as Pillow takes, 178,956,970.
 
-    Palettes become RGB, bilevel becomes grey, 16 bits become the nearest of 8, an alpha channel that hides nothing is dropped.
-    Photos are turned upright by their EXIF orientation. A PNG's is ignored: cameras write none, and converters leave it
-    behind in pictures that they have already turned.
+    It begins before the threads that read, and ends after them.
+    """
+    before = PIL.Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', PIL.Image.DecompressionBombWarning)     # at half the limit
+        try:
+            PIL.Image.MAX_IMAGE_PIXELS = before if max_pixels is None else (max_pixels + 1) // 2
+            yield
+        finally:
+            PIL.Image.MAX_IMAGE_PIXELS = before
+
+
+def to_rgb_or_grey(img: PIL.Image.Image, color: str | None = None, white: int = WHITE) -> PIL.Image.Image:
+    """The picture as 8-bit RGB or grey (mode 'RGB' or 'L'), in the colours of sRGB.
+
+    Palettes become RGB, bilevel becomes grey, 16 bits become the nearest of 8, an alpha channel that hides nothing is
+    dropped; an embedded colour profile is applied. Photos are turned upright by their EXIF orientation. A PNG's is
+    ignored: cameras write none, and converters leave it behind in pictures that they have already turned.
 
     Args:
         img:   an opened picture.
         color: 'rgb' or 'grey' converts to that, with white behind transparent parts; None = as the picture is.
+        white: of 16-bit grey pictures, the value that becomes white, and all above it.
     Raises: UnusableImage for transparent parts (if color is None) and for pixels of more than 16 bits.
             Whatever Pillow raises for damaged files.
     """
     img.load()
+    profile = profile_of(img)
     if img.format != 'PNG':
         img = PIL.ImageOps.exif_transpose(img)
     if img.mode.startswith('I'):
-        img = _from_16_bit(img)
+        img = _from_16_bit(img, white)
     elif img.mode == 'F':
         raise UnusableImage('has floating-point pixels; save it with 8 or 16 bits')
     if img.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in img.info:
-        img = _without_alpha(img, fill=color is not None)
-    if img.mode == '1':
-        img = img.convert('L')
-    elif img.mode not in ('RGB', 'L'):
+        img = _without_alpha(img, profile, fill=color is not None)
+    else:
+        img = to_srgb(img.convert('L') if img.mode == '1' else img.convert('RGB') if img.mode == 'P' else img, profile)
+    if img.mode not in ('RGB', 'L'):
         img = img.convert('RGB')
     return img.convert({'rgb': 'RGB', 'grey': 'L', None: img.mode}[color])
 
@@ -62,16 +112,16 @@ def num_channels(mode: str) -> int:
     return 1 if mode in ('1', 'L', 'LA', 'La') or mode.startswith('I') else 3
 
 
-def _from_16_bit(img: PIL.Image.Image) -> PIL.Image.Image:
+def _from_16_bit(img: PIL.Image.Image, white: int) -> PIL.Image.Image:
     value = np.asarray(img).astype(np.int64)
-    if value.min() < 0 or value.max() > 65535:
+    if value.min() < 0 or value.max() > WHITE:
         raise UnusableImage('has 32-bit pixels; save it with 8 or 16 bits')
-    return PIL.Image.fromarray(((value + 128) // 257).astype(np.uint8))         # 65535 = 255 * 257
+    return PIL.Image.fromarray(np.minimum((2 * 255 * value + white) // (2 * white), 255).astype(np.uint8))
 
 
-def _without_alpha(img: PIL.Image.Image, fill: bool) -> PIL.Image.Image:
+def _without_alpha(img: PIL.Image.Image, profile: bytes | None, fill: bool) -> PIL.Image.Image:
     grey = img.mode in ('L', 'LA', 'La', '1')
-    img = img.convert('RGBA')
+    img = to_srgb(img.convert('LA' if grey else 'RGBA'), profile).convert('RGBA')
     if img.getchannel('A').getextrema()[0] < 255:
         if not fill:
             raise UnusableImage('has transparent parts; --color=rgb puts white behind them')

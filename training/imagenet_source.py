@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 
 from .image_convert import open_image
-from .image_files import IMAGE_ENDINGS, DatasetError
+from .image_names import DatasetError, is_image
 
 NUM_IMAGES, NUM_CLASSES = 1_281_167, 1000
 WORDNET_ID = re.compile(r'n\d{8}')
@@ -24,6 +24,8 @@ class ImageNetSource:
     Raises: DatasetError if it is not the whole training set: a fraction of anything else would be another subset.
     """
 
+    has_class_folders = True
+
     def __init__(self, path: str, class_names: list[str]):
         self.path, self.name, self.notes, self.class_names = path, 'ILSVRC-2012 train', [], class_names
         self.record: dict = {}
@@ -34,7 +36,7 @@ class ImageNetSource:
         self.names, self.labels = [], {}
         for label, folder in enumerate(folders):
             found = [f'{folder}/{name}' for name in sorted(_list(os.path.join(path, folder)))
-                     if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith('.')]
+                     if is_image(name) and not name.startswith('.')]
             self.names += found
             self.labels.update(dict.fromkeys(found, label))
         if (len(self.names), len(folders)) != (NUM_IMAGES, NUM_CLASSES):
@@ -42,7 +44,7 @@ class ImageNetSource:
                                f'{NUM_IMAGES} of {NUM_CLASSES}; complete it, otherwise the subset would be another one')
 
     def load(self, name: str) -> PIL.Image.Image:
-        """The largest centred square of a picture, RGB, its orientation tag ignored, as the preparation of BigGAN has it.
+        """The largest centred square of a picture, RGB, by the preparation of BigGAN: no orientation, no profile.
 
         Raises whatever Pillow and the file system raise.
         """

@@ -3,9 +3,9 @@
 import hashlib
 
 import numpy as np
-import scipy.interpolate
 import torch
 
+from dnnlib import UserError
 from torch_utils import misc
 
 from . import image_grid, sampling
@@ -30,6 +30,15 @@ def slerp(a, b, t):
     return torch.where(plain, torch.lerp(a, b, t), turned)
 
 
+def _scipy_interpolate():
+    try:
+        import scipy.interpolate
+    except ImportError as err:
+        raise UserError(f'--interpolation=spline needs the package scipy ({err}): pip install scipy, or use '
+                        '--interpolation=linear') from err
+    return scipy.interpolate
+
+
 class Walk:
     """A path through keyframes, at equal distances in time.
 
@@ -49,7 +58,7 @@ class Walk:
         if interpolation == 'spline' and len(keys) > 1:
             ends = 'periodic' if loop else 'natural'
             knots = torch.cat([self.keys, self.keys[:1]]) if loop else self.keys
-            self.spline = scipy.interpolate.CubicSpline(np.arange(len(knots)), knots.numpy(), bc_type=ends)
+            self.spline = _scipy_interpolate().CubicSpline(np.arange(len(knots)), knots.numpy(), bc_type=ends)
 
     def at(self, frames):
         """Numbers of frames, from 0 to num_frames - 1, [F] -> [F, ..., d] float64."""

@@ -10,7 +10,7 @@ from dnnlib import UserError
 from torch_utils import checkpoint, distributed, misc
 
 from . import model_files, snapshots
-from .image_files import some
+from .image_names import some
 from .networks_layers import use_channels_last
 
 

@@ -4,7 +4,6 @@ import contextlib
 import os
 import time
 
-import psutil
 import torch
 import tqdm
 
@@ -19,6 +18,11 @@ try:
     from torch.utils.tensorboard import SummaryWriter
 except ImportError:
     SummaryWriter = None
+
+try:
+    import psutil
+except ImportError:                 # the memory of the host is not reported
+    psutil = None
 
 
 # What the line of a tick tells of the health of a run (docs/health.md), under which title.
@@ -85,7 +89,8 @@ class Progress:
             phase_sec, count = timer.take()
             if count > 0:
                 report(f'Timing/{name}', phase_sec / count)
-        report('Resources/cpu_mem_gb', psutil.Process(os.getpid()).memory_info().rss / 2 ** 30)
+        if psutil is not None:
+            report('Resources/cpu_mem_gb', psutil.Process(os.getpid()).memory_info().rss / 2 ** 30)
         if device.type == 'cuda':
             report('Resources/peak_gpu_mem_gb', torch.cuda.max_memory_allocated(device) / 2 ** 30)
             torch.cuda.reset_peak_memory_stats(device)

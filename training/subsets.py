@@ -1,4 +1,4 @@
-"""Subsets of an exact size, drawn uniformly and always the same: seed 0, without regard to classes."""
+"""Subsets of an exact size: drawn uniformly, always the same, without regard to classes; or the first of each class."""
 
 from fractions import Fraction
 
@@ -43,3 +43,14 @@ def select(source, fraction: float | None, count: int | None) -> None:
     if wanted < total:
         source.names = [source.names[i] for i in draw(wanted, total)]
         source.record = dict(source.record, subset=dict(images=wanted, of=total, seed=SEED))
+
+
+def first_of_each(names: list[str], labels: dict[str, int], count: int) -> list[str]:
+    """`count` of the names: the first ones of each class, the same number as far as there are so many; in order."""
+    seen: dict[int, int] = {}
+    places = []                                             # (how many of its class are before it, class, place)
+    for i, name in enumerate(names):
+        label = labels[name]
+        seen[label] = seen.get(label, -1) + 1
+        places.append((seen[label], label, i))
+    return [names[i] for i in sorted(i for _, _, i in sorted(places)[:count])]
