@@ -8,6 +8,7 @@ import torch
 import tqdm
 
 from dnnlib import UserError, files
+from dnnlib.published import without_folders
 from dnnlib.util import user_errors
 from kd_plugin.options import DEFAULT_TEACHER
 from metrics import detectors
@@ -242,10 +243,10 @@ def find_neighbors(network, outdir, data, mirror, seeds, nearest, space, teacher
     imgs = synthesize(G, ws, noise_mode, batch, device)
     found = neighbors.find_neighbors(imgs, dataset, features, distance, nearest, batch, device)
     image_grid.save_sheet(neighbors.sheet(imgs, labels_of(seeds, classes, class_names), dataset, found), 'neighbors.png', outdir)
-    record = dict(network=files.public_address(model_files.address_of(network)), data=dataset.facts(), distance=neighbors.DISTANCES[space],
+    record = dict(network=model_files.address_of(network), data=dataset.facts(), distance=neighbors.DISTANCES[space],
                   teacher=identity, trunc=trunc, noise_mode=noise_mode,
                   neighbors=neighbors.as_records(seeds, classes, dataset, found))
-    files.write_text(os.path.join(outdir, 'neighbors.json'), json.dumps(record, indent=2) + '\n')
+    files.write_text(os.path.join(outdir, 'neighbors.json'), json.dumps(without_folders(record), indent=2) + '\n')
 
 
 if __name__ == '__main__':

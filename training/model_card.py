@@ -5,6 +5,7 @@ import os
 
 import dnnlib
 from dnnlib import UserError, files
+from dnnlib.published import without_folders
 
 from . import model_card_metrics, model_files, run_files, snapshots
 
@@ -36,7 +37,7 @@ def make_card(snapshot, title=None, load_as=None):
     """
     folder, name = os.path.split(os.path.abspath(snapshot))
     info = snapshots.load_info(snapshot)
-    training = info['training']
+    training = without_folders(info['training'])            # of snapshots written before they held no folders
     options, nimg = training.get('options', {}), training.get('cur_nimg')
     metrics = model_card_metrics.read(folder, name, nimg, options.get('metrics', []))
     title = title or os.path.basename(folder)
@@ -68,11 +69,6 @@ def cell(value):
 def table(rows):
     """[(name, value)] -> lines of Markdown; a value of None is not recorded."""
     return ['| | |', '|---|---|', *[f'| {name} | {NOT_RECORDED if value is None else cell(value)} |' for name, value in rows]]
-
-
-def _name_of(path_or_name):
-    """Without the folders of this machine."""
-    return os.path.basename(path_or_name) if os.path.isabs(path_or_name) or os.path.exists(path_or_name) else path_or_name
 
 
 def _header(title, options, data, metrics):
@@ -174,8 +170,8 @@ def _augmentation(c, stats):
 def _distillation(c, kd):
     if kd is None:
         return [('distillation', 'none' if c else None)]
-    settings = ', '.join(f'{key} {_name_of(str(value))}' for key, value in kd.get('settings', {}).items())
-    return [('distillation', ', '.join(kd.get('methods', []))), ('teacher', _name_of(kd.get('teacher', NOT_RECORDED))),
+    settings = ', '.join(f'{key} {value}' for key, value in kd.get('settings', {}).items())
+    return [('distillation', ', '.join(kd.get('methods', []))), ('teacher', kd.get('teacher', NOT_RECORDED)),
             ('its settings and those of the methods', settings)]
 
 
@@ -185,7 +181,7 @@ def _methods(terms):
 
 def _object(kwargs):
     """{'class_name': 'a.b.LeCam', 'weight': 1} -> 'LeCam: weight 1'."""
-    values = [f'{key} {", ".join(_name_of(str(x)) for x in (value if isinstance(value, list) else [value]))}' for key, value in kwargs.items()
+    values = [f'{key} {", ".join(str(x) for x in (value if isinstance(value, list) else [value]))}' for key, value in kwargs.items()
               if key != 'class_name']
     return f'{kwargs["class_name"].rsplit(".", 1)[-1]}: {", ".join(values)}'
 
