@@ -28,6 +28,9 @@ from training.generate_options import (
 from training.sampling import classes_of, labels_of, latents_of_seeds, load_projected_w, parse_class, parse_grid, parse_seeds, synthesize
 
 
+num_range = parse_seeds                 # its name in StyleGAN2-ADA's generate.py, from which scripts import it
+
+
 @click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='', context_settings=dict(SETTINGS, allow_extra_args=False))
 @network_option
 @outdir_option
@@ -135,7 +138,7 @@ def sweep_truncation(network, outdir, seeds, trunc, class_text, noise_mode, batc
 @click.option('--trunc', help='Truncation psi; several are spread evenly over the video', default='1', show_default=True, metavar='LIST')
 @class_option
 @click.option('--noise-mode', help='Noise of the synthesis: the same for all frames, fresh for each, or none', default='const', show_default=True,
-              type=click.Choice(['const', 'random', 'none']))
+              type=click.Choice(['const', 'random', 'none'], case_sensitive=False))
 @click.option('--seed', help='Seed of --noise-mode=random', type=click.IntRange(0, 2 ** 32 - 1), default=0, show_default=True, metavar='INT')
 @click.option('--zoom', help='Enlarge, pixel by pixel', type=click.IntRange(min=1), default=1, show_default=True, metavar='INT')
 @click.option('--fps', help='Frames per second', type=click.IntRange(1, 1000), default=30, show_default=True, metavar='INT')

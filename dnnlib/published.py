@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from . import files
+from .util import is_url
 
 # Entries of records that name a file, a folder, an address or a published name: a slash in another text may be part of a name.
 PATHS = ('path', 'data', 'source', 'target', 'network', 'init_from', 'fork_from', 'run_dir', 'detector', 'test_data')
@@ -30,7 +31,7 @@ def without_folders(value: Any, name: str | None = None) -> Any:
 
 
 def _public(text: str, name: str | None) -> str:
-    if files.is_url(text):
+    if is_url(text):
         return files.public_address(text)
     if text.startswith('hf:'):                      # user/repo on the Hub, or a folder of this machine
         return 'hf:' + _last(text[3:]) if _is_place(text[3:]) else text

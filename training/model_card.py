@@ -134,7 +134,7 @@ def _training_rows(c, nimg, stats, history):
         ('R1 weight', loss.get('r1_gamma')), ('half-life of the weight average', kimg(c['ema_kimg'] * 1000) if 'ema_kimg' in c else None),
         ('precision', precision), ('augmentation', _augmentation(c, stats)), *_distillation(c, loss.get('kd_kwargs')),
         *_methods(c.get('terms', {})),
-        ('started from', _start(c) if c else None), *_rollbacks(history), ('seed', c.get('random_seed')),
+        ('started from', _start(c) if c else None), *_rollbacks(history), *_edits(history), ('seed', c.get('random_seed')),
         ('processes', f'{c["num_gpus"]} on {c.get("device", NOT_RECORDED)}' if 'num_gpus' in c else None),
         ('time', None if seconds is None else dnnlib.util.format_time(seconds)),
     ]
@@ -152,6 +152,10 @@ def _start(c):
 def _rollbacks(history):
     return [('rollback', f'from {kimg(event["cur_nimg"])} to {kimg(event["to"])}, learning rate times {event["lr_factor"]:g}: gradients were '
              'infinite or NaN') for event in history if event['event'] == 'rollback']
+
+
+def _edits(history):
+    return [('changed', 'its weights, after the training')] if any(event['event'] == 'edited' for event in history) else []
 
 
 def _augmentation(c, stats):
