@@ -27,8 +27,7 @@ from training.generate_options import (
 )
 from training.sampling import classes_of, labels_of, latents_of_seeds, load_projected_w, parse_class, parse_grid, parse_seeds, synthesize
 
-
-num_range = parse_seeds                 # its name in StyleGAN2-ADA's generate.py, from which scripts import it
+num_range = parse_seeds         # its name in StyleGAN2-ADA, under which scripts import it
 
 
 @click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='', context_settings=dict(SETTINGS, allow_extra_args=False))

@@ -64,7 +64,7 @@ def describe(found):
 def main(**opts):
     """Upload a snapshot with its model card, samples and metric records to the Hugging Face Hub.
 
-    It is then loaded with --network=hf:USER/NAME. Its metadata hold all options of the training, absolute paths cut to the name of the file.
+    It is then loaded with --network=hf:USER/NAME. Its metadata hold all options of the training, of files and folders only the names.
     """
     with user_errors():
         push(**opts)

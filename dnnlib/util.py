@@ -73,7 +73,7 @@ def open_url(url: str, return_filename: bool = False) -> Any:
 
     Raises UserError if it cannot be had.
     """
-    from . import files                         # which imports this module
+    from . import files  # which imports this module
     path = files.download(url, what='open_url', option='open_url') if is_url(url) else os.fspath(url)
     if not os.path.isfile(path):
         raise UserError(f'open_url: {path}: there is no such file; name a file or an address')

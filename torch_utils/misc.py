@@ -105,7 +105,7 @@ nan_to_num, symbolic_assert = torch.nan_to_num, torch._assert
 
 def assert_shape(tensor, ref_shape):
     """Raises AssertionError unless the tensor has this shape; None stands for any size."""
-    same = tensor.ndim == len(ref_shape) and all(want is None or size == want for size, want in zip(tensor.shape, ref_shape))
+    same = tensor.ndim == len(ref_shape) and all(want is None or size == want for size, want in zip(tensor.shape, ref_shape, strict=False))
     if not same:
         raise AssertionError(f'the tensor has shape {list(tensor.shape)}, expected {list(ref_shape)}')
 

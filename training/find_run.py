@@ -38,9 +38,11 @@ def _is_same(run_dir, saved, config, content_hash):
     """Whether a configuration is that of a run. The images may have been moved; content_hash() reads them all, and is asked for only then."""
     if not run_changes.differences(saved, config):
         return True
-    moved = run_changes.with_data_at(saved, config['training_set_kwargs']['path'])
     trained_on = progress_of(run_dir).get('dataset_hash')
-    return trained_on is not None and not run_changes.differences(moved, config) and trained_on == content_hash()
+    if trained_on is None:
+        return False
+    moved = run_changes.with_data_at(saved, config['training_set_kwargs']['path'])
+    return not run_changes.differences(moved, config) and trained_on == content_hash()
 
 
 def _content_hash(config):
