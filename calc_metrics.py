@@ -42,7 +42,7 @@ def choose_data(data, info, network):
         if not isinstance(path, str):
             raise UserError(f'{network}: the snapshot does not say what it was trained on; name the real images with --ref=PATH')
         if not os.path.exists(path):
-            raise UserError(f'{path}: the data set that {network} was trained on is not there; name it with --ref=PATH')
+            raise UserError(f'{path}: the data set that the snapshot was trained on is not there any more; name it with --ref=PATH')
         held_out = held_out_kwargs(kwargs)
     return dict(class_name='training.dataset.ImageFolderDataset', path=path, **held_out)
 

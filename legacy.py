@@ -15,7 +15,9 @@ from training import legacy_pytorch, legacy_writer, model_files, snapshots
 
 
 def load_network_pkl(f, device='cpu'):
-    """The networks of a pickle, a snapshot or a training state as modules of this project, in eval mode; nothing from the file is run.
+    """The networks of a pickle, a snapshot or a training state as modules of this project, in eval mode.
+
+    Nothing from the file is run.
 
     Args:
         f:      open binary file, at its beginning or where the pickle or snapshot begins; or a path.
@@ -27,7 +29,8 @@ def load_network_pkl(f, device='cpu'):
         networks, info = snapshots.load_networks(path, device)
         if is_copy:                                     # on a CPU the weights are a view of the file
             for network in networks.values():
-                network.load_state_dict({key: value.clone() for key, value in network.state_dict().items()}, assign=True)
+                own = {key: value.clone() for key, value in network.state_dict().items()}
+                network.load_state_dict(own, assign=True)
     training_set_kwargs = info['training'].get('options', {}).get('training_set_kwargs')
     return dict(dict(G=None, D=None, G_ema=None) | networks, augment_pipe=None,
                 training_set_kwargs=training_set_kwargs and EasyDict(training_set_kwargs))
@@ -50,7 +53,8 @@ def _path_of(f):
 
 def _is_file(f):
     """Whether its name still leads to the file that is open."""
-    return isinstance(f.name, str) and os.path.isfile(f.name) and os.path.samestat(os.fstat(f.fileno()), os.stat(f.name))
+    named = isinstance(f.name, str) and os.path.isfile(f.name)
+    return named and os.path.samestat(os.fstat(f.fileno()), os.stat(f.name))
 
 
 @click.command(context_settings=dict(max_content_width=120))

@@ -33,19 +33,21 @@ def collect(snapshot, repo, folder):
     """{name in the repository: bytes, or path}: card, snapshot, its samples, all metric records of the run. folder: for the published snapshot."""
     published = os.path.join(folder, hub.MODEL_FILE)
     tensors, info = checkpoint.load(snapshot, 'network')
-    checkpoint.save(published, 'network', tensors, without_folders(info))           # older snapshots hold the folders of this machine
+    checkpoint.save(published, 'network', tensors, without_folders(info))               # older snapshots hold folders
     card = model_card.make_card(snapshot, title=repo.split('/')[1], load_as=f'hf:{repo}')
     samples = model_card.samples_of(snapshot)
-    return {'README.md': card.encode(), hub.MODEL_FILE: published, **({} if samples is None else {os.path.basename(samples): samples}),
-            **metric_records(os.path.dirname(os.path.abspath(snapshot)))}
+    pictures = {} if samples is None else {os.path.basename(samples): samples}
+    records = metric_records(os.path.dirname(os.path.abspath(snapshot)))
+    return {'README.md': card.encode(), hub.MODEL_FILE: published} | pictures | records
 
 
 def metric_records(run):
-    """{metric-NAME.jsonl: bytes} of what was measured of the snapshots of a run; networks elsewhere have a path of this machine for a name."""
+    """{metric-NAME.jsonl: bytes} of the snapshots of a run; networks elsewhere have a path for a name."""
     found = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(run), 'metric-*.jsonl'))):
-        of_run = [record for record in read_lines(path) if os.path.basename(str(record.get('snapshot'))) == record.get('snapshot')]
-        found[os.path.basename(path)] = ''.join(json.dumps(without_folders(record)) + '\n' for record in of_run).encode()
+        here = lambda record: os.path.basename(str(record.get('snapshot'))) == record.get('snapshot')
+        lines = [json.dumps(without_folders(record)) + '\n' for record in read_lines(path) if here(record)]
+        found[os.path.basename(path)] = ''.join(lines).encode()
     return {name: content for name, content in found.items() if content}
 
 
@@ -64,7 +66,8 @@ def describe(found):
 def main(**opts):
     """Upload a snapshot with its model card, samples and metric records to the Hugging Face Hub.
 
-    It is then loaded with --network=hf:USER/NAME. Its metadata hold all options of the training, of files and folders only the names.
+    It is then loaded with --network=hf:USER/NAME. Its metadata hold all options of the training; of files and folders
+    only the names.
     """
     with user_errors():
         push(**opts)

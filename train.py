@@ -19,7 +19,15 @@ from training.augment import augpipe_specs
 from training.augmentations import AUGMENTATIONS, add_augmentation
 from training.augmentations import DEFAULT as DEFAULT_AUGMENTATION
 from training.commands import FiniteRange, refused_option
-from training.config import add_networks, add_observers, add_schedule, check_dataset, number_of_processes, torch_device, warn_of_few_images
+from training.config import (
+    add_networks,
+    add_observers,
+    add_schedule,
+    check_dataset,
+    number_of_processes,
+    torch_device,
+    warn_of_few_images,
+)
 from training.find_run import find_run
 from training.methods import add_methods, check_methods, describe_methods, method_options
 from training.runs import launch

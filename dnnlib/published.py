@@ -8,7 +8,7 @@ from typing import Any
 from . import files
 from .util import is_url
 
-# Entries of records that name a file, a folder, an address or a published name: a slash in another text may be part of a name.
+# Entries of records that name a file, a folder, an address or a published name; in others a slash may be part of it.
 PATHS = ('path', 'data', 'source', 'target', 'network', 'init_from', 'fork_from', 'run_dir', 'detector', 'test_data')
 CONTENT = ('class_names', 'texts')      # lists of these are what the data set or the user says, not places
 FILES = re.compile(r'\.(zip|safetensors|pkl|pt|pth|bin|json|jsonl|txt|npz|png|jpe?g)$', re.IGNORECASE)
@@ -17,8 +17,8 @@ FILES = re.compile(r'\.(zip|safetensors|pkl|pt|pth|bin|json|jsonl|txt|npz|png|jp
 def without_folders(value: Any, name: str | None = None) -> Any:
     """What JSON holds, with each path of this machine cut to its last part, and each address to its public part.
 
-    A text is taken for a path if it is absolute, begins with ~ or ./ or ../, ends like a file, or names what is there; of the entries in PATHS each
-    with a slash is one. Names such as ViT-B/32 and hf:user/repo stay.
+    A text is taken for a path if it is absolute, begins with ~ or ./ or ../, ends like a file, or names what is there;
+    of the entries in PATHS each with a slash is one. Names such as ViT-B/32 and hf:user/repo stay.
 
     Args:
         name: the entry of a table that the value is.

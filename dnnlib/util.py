@@ -69,7 +69,7 @@ def is_url(obj: Any) -> bool:
 
 
 def open_url(url: str, return_filename: bool = False) -> Any:
-    """The file of an http(s) address, downloaded once to the cache, or of a path: opened for reading bytes, or its name.
+    """The file of an http(s) address, downloaded once to the cache, or of a path: opened to read bytes, or its name.
 
     Raises UserError if it cannot be had.
     """

@@ -17,8 +17,8 @@ DEFAULT_TEACHER = 'ViT-B/32'
 
 _WEIGHT = FiniteRange(min=0)
 _OPTIONS = [
-    click.option('--kd', help=f'Knowledge distillation into the discriminator: {", ".join(DISTILLERS)}, or several; or none',
-                 callback=none_is_off, metavar='LIST'),
+    click.option('--kd', callback=none_is_off, metavar='LIST',
+                 help=f'Knowledge distillation into the discriminator: {", ".join(DISTILLERS)}, or several; or none'),
     click.option('--kd-preset', help='Settings of the paper, or of the code that its authors released  [default: paper]',
                  type=click.Choice(list(PRESETS))),
     click.option('--kd-teacher', help='CLIP name, hf:MODEL, FILE.pt, FILE.pth, DIR or demo  [default: ViT-B/32; demo for --data=demo]',
@@ -31,7 +31,8 @@ _OPTIONS = [
     click.option('--kd-distance', help='l1, or l2 = Euclidean in AGKD and squared in CGKD', type=click.Choice(['l1', 'l2'])),
     click.option('--kd-reduction', help='CGKD over the batch', type=click.Choice(['mean', 'sum'])),
     click.option('--kd-samples', help='CGKD on fakes, or on reals too', type=click.Choice(['fake', 'both'])),
-    click.option('--kd-head', help="From the discriminator's features to the teacher's width", type=click.Choice(list(HEADS), case_sensitive=False)),
+    click.option('--kd-head', help="From the discriminator's features to the teacher's width",
+                 type=click.Choice(list(HEADS), case_sensitive=False)),
     click.option('--kd-view', help='What the teacher sees', type=click.Choice(['clean', 'augmented'])),
     click.option('--kd-input', help="clip = the teacher's own preprocessing, raw = pixels copied and left in [-1, 1]",
                  type=click.Choice(['clip', 'raw'])),

@@ -121,7 +121,8 @@ def pretrain(**opts):
     if opts['width'] % 8 or opts['text_width'] % 4:
         raise UserError(f'--width={opts["width"]} --text-width={opts["text_width"]}: must be multiples of 8 and of 4')
     data = open_data(opts)
-    settings = without_folders({name: value for name, value in opts.items() if name not in WHERE})         # the teacher is passed on with them
+    settings = {name: value for name, value in opts.items() if name not in WHERE}
+    settings = without_folders(settings)                # the teacher is passed on with them
     settings['content_hash'] = data.facts.get('content_hash')
     folder = opts['out']
     files.make_dir(folder)
@@ -165,8 +166,9 @@ def finish(training, folder, settings):
     accuracy = training.data.accuracy(training.teacher())
     for name, value in accuracy.items():
         print(f'zero-shot accuracy on unseen images, {name}: {value:.3f}')
-    record = dict(settings=settings, data=without_folders(training.data.facts), zero_shot_accuracy=accuracy, elapsed_sec=round(training.elapsed_sec),
-                  device=str(training.device), bf16=training.bf16, threads=torch.get_num_threads(), torch=torch.__version__)
+    record = dict(settings=settings, data=without_folders(training.data.facts), zero_shot_accuracy=accuracy,
+                  elapsed_sec=round(training.elapsed_sec), device=str(training.device), bf16=training.bf16,
+                  threads=torch.get_num_threads(), torch=torch.__version__)
     save_tiny_clip(training.model, os.path.join(folder, TEACHER_FILE), notes=record)
     files.write_text(os.path.join(folder, RECORD_FILE), json.dumps(record, indent=2))
     print(f'{training.steps} steps in {format_time(training.elapsed_sec)}. Use it as --kd-teacher={folder}')

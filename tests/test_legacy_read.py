@@ -94,11 +94,12 @@ def test_defaults_of_stylegan3_are_read_off_the_parts():
 
 
 def of_stylegan3(modules):
-    """As StyleGAN3's --cfg=stylegan2 leaves them: the arguments of the synthesis network beside the others, all of D's tables given."""
+    """As StyleGAN3's --cfg=stylegan2 leaves them: the arguments of the synthesis network beside the others."""
     for name, (_, kwargs) in modules.items():
         kwargs.update(kwargs.pop('synthesis_kwargs', {}))
         if name == 'D':
-            kwargs.update(block_kwargs=dict(freeze_layers=0), mapping_kwargs={}, epilogue_kwargs=dict(mbstd_group_size=4))
+            kwargs.update(block_kwargs=dict(freeze_layers=0), mapping_kwargs={})
+            kwargs.update(epilogue_kwargs=dict(mbstd_group_size=4))
         else:
             kwargs.update(fused_modconv_default='inference_only')
     return modules
@@ -107,7 +108,8 @@ def of_stylegan3(modules):
 @pytest.mark.parametrize('c_dim', [0, 3])
 def test_files_of_the_stylegan3_code(c_dim, tmp_path):
     """With the augmentation that is in them, a pickled object too."""
-    synthesis = dict(num_fp16_res=1, conv_clamp=256, architecture='resnet', resample_filter=[1, 2, 1], use_noise=False, activation='relu')
+    synthesis = dict(num_fp16_res=1, conv_clamp=256, architecture='resnet', resample_filter=[1, 2, 1], use_noise=False,
+                     activation='relu')
     modules = of_stylegan3(networks_of(c_dim, synthesis=synthesis, num_fp16_res=1, conv_clamp=256))
     pipe = augment.AugmentPipe(xflip=1, scale=1)
     path = tmp_path / 'network-snapshot-000000.pkl'
@@ -115,8 +117,8 @@ def test_files_of_the_stylegan3_code(c_dim, tmp_path):
                              training_set_kwargs=easy_dict(path='/home/anna/cats.zip', use_labels=c_dim > 0)))
     tensors, info = legacy_pytorch.read(str(path))
     assert info['networks']['G_ema']['synthesis_kwargs'] == dict(SYNTHESIS, **synthesis)
-    assert set(info['networks']['G_ema']) == {'class_name', 'z_dim', 'c_dim', 'w_dim', 'img_resolution', 'img_channels', 'mapping_kwargs',
-                                              'synthesis_kwargs'}
+    assert set(info['networks']['G_ema']) == {'class_name', 'z_dim', 'c_dim', 'w_dim', 'img_resolution', 'img_channels',
+                                              'mapping_kwargs', 'synthesis_kwargs'}
     assert info['networks']['D']['epilogue_kwargs'] == dict(mbstd_group_size=4)
     assert info['training']['options'] == dict(training_set_kwargs=dict(path='cats.zip', use_labels=c_dim > 0))
     found = snapshots.load_networks(str(path)).networks
@@ -130,7 +132,7 @@ def test_arguments_beside_and_inside_synthesis_kwargs_are_refused():
     """No program writes both: which one counts?"""
     modules = networks_of()
     modules['G_ema'][1].update(channel_base=64)
-    with pytest.raises(UserError, match=r"G_ema has the argument 'channel_base' \(64\), which this project does not know"):
+    with pytest.raises(UserError, match=r"G_ema has the argument 'channel_base' \(64\), which this project does not"):
         read(pickled(modules))
 
 
@@ -164,7 +166,8 @@ def class_renamed(old, new):
 def alias_free():
     """With what its layers remember: arrays and numbers of numpy."""
     layer = dict(in_size=np.array([36, 36]), in_cutoff=np.float64(2), conv_kernel=3, lrelu_upsampling=2, conv_clamp=256)
-    parts = dict(input=persistent('SynthesisInput', dict(size=np.array([36, 36]))), L0_36_512=persistent('SynthesisLayer', layer))
+    parts = dict(input=persistent('SynthesisInput', dict(size=np.array([36, 36]))),
+                 L0_36_512=persistent('SynthesisLayer', layer))
     synthesis = persistent('SynthesisNetwork', dict(_modules=parts))
     return dumps(dict(G_ema=persistent('Generator', dict(_modules=dict(synthesis=synthesis), _init_args=(), _init_kwargs={}))))
 
@@ -183,7 +186,8 @@ REFUSED = {
     'no images named': (lambda: replaced(kwargs=dict(img_channels=None)), 'img_channels=None'),
     'parts of another network': (lambda: class_renamed(b'ToRGBLayer', b'SelfAttention'), "an object of the class 'SelfAttention'"),
     'another network': (lambda: class_renamed(b'Generator', b'Transformer'), "G_ema is an object of the class 'Transformer', not a Generator"),
-    'the alias-free generator': (alias_free, 'G_ema is the alias-free generator of StyleGAN3 (training.networks_stylegan3'),
+    'the alias-free generator': (alias_free,
+                                 'G_ema is the alias-free generator of StyleGAN3 (training.networks_stylegan3'),
     'the discriminator as generator': (lambda: dumps(dict(G=persistent('Discriminator', {}))), "not a Generator of StyleGAN2"),
     'another version': (lambda: dumps(dict(G=persistent('Generator', {}, version=7))), 'another version than 6'),
     'no arguments': (lambda: dumps(dict(G=persistent('Generator', {}))), 'G does not say what it was made with'),

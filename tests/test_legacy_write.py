@@ -146,7 +146,7 @@ def test_the_source_that_travels_computes_the_same_bits(case):
     z, c, img = [torch.from_numpy(value) for value in inputs_of(case).values()]
     for name, ours in snapshot_of(case)[0].items():
         args, class_name = dict(kwargs_of(case)[name == 'D']), type(ours).__name__
-        if 'half_dtype' in CASES[case][0]:              # bfloat16 becomes float32, which the reference implementation's kernels know
+        if 'half_dtype' in CASES[case][0]:              # bfloat16 becomes float32, which other programs know
             args['synthesis_kwargs'] = dict(SMALL)
             state = ours.state_dict()
             ours = dnnlib.util.construct_class_by_name(**args).eval()

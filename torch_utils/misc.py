@@ -105,8 +105,8 @@ nan_to_num, symbolic_assert = torch.nan_to_num, torch._assert
 
 def assert_shape(tensor, ref_shape):
     """Raises AssertionError unless the tensor has this shape; None stands for any size."""
-    same = tensor.ndim == len(ref_shape) and all(want is None or size == want for size, want in zip(tensor.shape, ref_shape, strict=False))
-    if not same:
+    fits = [want is None or size == want for size, want in zip(tensor.shape, ref_shape, strict=False)]
+    if tensor.ndim != len(ref_shape) or not all(fits):
         raise AssertionError(f'the tensor has shape {list(tensor.shape)}, expected {list(ref_shape)}')
 
 
@@ -129,11 +129,12 @@ def copy_params_and_buffers(src_module, dst_module, require_all=False):
     source = dict(named_params_and_buffers(src_module))
     for name, value in named_params_and_buffers(dst_module):
         if name in source and source[name].shape != value.shape:
-            raise ValueError(f'copy_params_and_buffers: {name} has shape {list(source[name].shape)}, its target {list(value.shape)}')
+            raise ValueError(f'copy_params_and_buffers: {name} has shape {list(source[name].shape)}, '
+                             f'its target {list(value.shape)}')
         if name in source:
             value.copy_(source[name])
         elif require_all:
-            raise ValueError(f'copy_params_and_buffers: the source has no {name}; leave require_all out to keep the one of the target')
+            raise ValueError(f'copy_params_and_buffers: the source has no {name}; without require_all it stays')
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ STORAGES = {torch.float32: torch.FloatStorage, torch.float16: torch.HalfStorage,
 
 
 def persistent_class(cls):
-    """Class decorator: objects remember the arguments they were made with. `init_args` and `init_kwargs` give copies of them.
+    """Class decorator: objects remember the arguments they were made with; `init_args` and `init_kwargs` give copies.
 
     The reference implementation's decorator of this name also makes them fit for pickling; text that uses it works with both.
     """

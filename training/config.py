@@ -53,8 +53,9 @@ def check_dataset(opts, dataset):
 
 def warn_of_few_images(count):
     if count <= MEMORIZED:
-        distributed.print0(f'Warning: the training has {"1 image" if count == 1 else f"{count} images"}: all that it can learn is to copy '
-                           f'{"it" if count == 1 else "them"}; --cfg=low-shot is for about a hundred')
+        images, them = ('1 image', 'it') if count == 1 else (f'{count} images', 'them')
+        distributed.print0(f'Warning: the training has {images}: all that it can learn is to copy {them}; '
+                           '--cfg=low-shot is for about a hundred')
 
 
 def add_schedule(config, opts, preset):

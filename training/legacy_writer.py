@@ -24,7 +24,7 @@ PROTOCOL = 4                    # Python 3.4 and later
 NAMES = ('G', 'D', 'G_ema')
 SOURCES = ('networks_format', 'networks_layers', 'networks_generator', 'networks_discriminator')
 HEADER = '# The networks of KD-DLGAN (Apache License 2.0) as they travel in a pickle.\n\n'
-FOOTER = '\n\n\nFLOAT32_CHANNELS_LAST = False          # as in the reference implementation, for tools that use parts of a block\n'
+FOOTER = '\n\n\nFLOAT32_CHANNELS_LAST = False          # as in StyleGAN2-ADA, for tools that use the parts of a block\n'
 HOOKS = ('_backward_hooks', '_forward_hooks', '_forward_pre_hooks', '_state_dict_hooks', '_load_state_dict_pre_hooks')
 
 
@@ -76,12 +76,12 @@ def _build(name, kwargs):
     kwargs, bfloat16_res = _without_bfloat16(described(kwargs, name))
     module = laid_out(kwargs, name)
     if bfloat16_res:
-        setattr(module, BFLOAT16_RES, bfloat16_res)         # for our reader; a network made from the arguments alone has it no more
+        setattr(module, BFLOAT16_RES, bfloat16_res)         # for our reader; a network made of the arguments has none
     return module
 
 
 def _without_bfloat16(kwargs):
-    """-> (arguments that the reference implementation knows, how many resolutions they had in bfloat16): it has float16 and float32 only."""
+    """-> (arguments that the reference implementation knows, number of resolutions in bfloat16, which it has not)."""
     kwargs = copy.deepcopy(kwargs)
     layers, block = precision_of(kwargs)
     if block.pop('half_dtype', 'float16') == 'float16':

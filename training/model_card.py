@@ -134,7 +134,8 @@ def _training_rows(c, nimg, stats, history):
         ('R1 weight', loss.get('r1_gamma')), ('half-life of the weight average', kimg(c['ema_kimg'] * 1000) if 'ema_kimg' in c else None),
         ('precision', precision), ('augmentation', _augmentation(c, stats)), *_distillation(c, loss.get('kd_kwargs')),
         *_methods(c.get('terms', {})),
-        ('started from', _start(c) if c else None), *_rollbacks(history), *_edits(history), ('seed', c.get('random_seed')),
+        ('started from', _start(c) if c else None), *_rollbacks(history), *_edits(history),
+        ('seed', c.get('random_seed')),
         ('processes', f'{c["num_gpus"]} on {c.get("device", NOT_RECORDED)}' if 'num_gpus' in c else None),
         ('time', None if seconds is None else dnnlib.util.format_time(seconds)),
     ]
@@ -155,7 +156,8 @@ def _rollbacks(history):
 
 
 def _edits(history):
-    return [('changed', 'its weights, after the training')] if any(event['event'] == 'edited' for event in history) else []
+    edited = any(event['event'] == 'edited' for event in history)
+    return [('changed', 'its weights, after the training')] if edited else []
 
 
 def _augmentation(c, stats):
@@ -185,8 +187,8 @@ def _methods(terms):
 
 def _object(kwargs):
     """{'class_name': 'a.b.LeCam', 'weight': 1} -> 'LeCam: weight 1'."""
-    values = [f'{key} {", ".join(str(x) for x in (value if isinstance(value, list) else [value]))}' for key, value in kwargs.items()
-              if key != 'class_name']
+    listed = lambda value: ', '.join(map(str, value if isinstance(value, list) else [value]))
+    values = [f'{key} {listed(value)}' for key, value in kwargs.items() if key != 'class_name']
     return f'{kwargs["class_name"].rsplit(".", 1)[-1]}: {", ".join(values)}'
 
 

@@ -72,8 +72,8 @@ def save_generator(path, G, like=None):
     Args:
         path: file to write, as a rule .safetensors.
         G:    `training.networks.Generator`; its tensors may have other values, not other shapes.
-        like: `snapshots.Snapshot` that it was loaded from: its precision and the record of its training go into the file, without the metrics,
-              which hold no longer. None = the precision that G has now, and no record.
+        like: `snapshots.Snapshot` that it was loaded from: its precision and the record of its training go into the
+              file, without the metrics, which hold no longer. None = the precision that G has now, and no record.
     Raises:   UserError if the layers of G are not those that its arguments ask for, or the file cannot be written.
     """
     order = inspect.signature(type(G)).parameters
@@ -83,13 +83,15 @@ def save_generator(path, G, like=None):
         kwargs = described(kwargs, 'G_ema')
         match(G.state_dict(), laid_out(kwargs, 'G_ema'), 'G_ema')
     except UnusableFile as err:
-        raise UserError(f'{path}: cannot be written: {err}; a snapshot holds the values of the tensors, not other layers') from err
-    snapshots.save_networks(path, dict(G_ema=copy.deepcopy(G).float()), dict(G_ema=kwargs), {} if like is None else _edited(like.info['training']))
+        raise UserError(f'{path}: cannot be written: {err}; a snapshot holds the values of its tensors alone') from err
+    training = {} if like is None else _edited(like.info['training'])
+    snapshots.save_networks(path, dict(G_ema=copy.deepcopy(G).float()), dict(G_ema=kwargs), training)
 
 
 def _edited(training):
     event = dict(event='edited', cur_nimg=training.get('cur_nimg'))
-    return {key: value for key, value in training.items() if key != 'metrics'} | dict(history=[*(training.get('history') or []), event])
+    kept = {key: value for key, value in training.items() if key != 'metrics'}
+    return dict(kept, history=[*(training.get('history') or []), event])
 
 
 def load_generator(path_or_url, device='auto'):

@@ -108,7 +108,7 @@ def described(kwargs, where):
 
 
 def precision_of(kwargs):
-    """-> the tables among the arguments that have num_fp16_res, and half_dtype; they are made where they are missing."""
+    """-> the tables among the arguments that have num_fp16_res, and half_dtype; made where they are missing."""
     if kwargs['class_name'] == GENERATOR:
         table = kwargs.setdefault('synthesis_kwargs', {})
         return table, table

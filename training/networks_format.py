@@ -7,7 +7,7 @@ import torch
 from torch_utils import persistence
 
 HALF_DTYPES = dict(float16=torch.float16, bfloat16=torch.bfloat16)
-FLOAT32_CHANNELS_LAST = True    # on a CPU it is faster in any precision; StyleGAN2-ADA has channels_last in half precision only
+FLOAT32_CHANNELS_LAST = True    # on a CPU it is faster in any precision; StyleGAN2-ADA has it in half precision only
 
 
 class Block(torch.nn.Module):

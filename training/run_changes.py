@@ -31,7 +31,8 @@ def differences(saved, config):
         counts = lambda key: key.rpartition('.')[2] not in ('fp32', *OF_PRECISION)
         saved, config = ({key: value for key, value in flat.items() if counts(key)} for flat in (saved, config))
     config.pop('fp32_auto', None)
-    keys = [key for key in {**saved, **config} if not _same(saved.get(key), config.get(key)) and not _is_free(key, saved, config)]
+    keys = [key for key in {**saved, **config} if not _same(saved.get(key), config.get(key))]
+    keys = [key for key in keys if not _is_free(key, saved, config)]
     keys = [key for key in keys if key.rpartition('.')[2] not in FOLLOWS] or keys
     return list(dict.fromkeys(f'{_option(key)}={_short(saved.get(key))}, now {_short(config.get(key))}' for key in keys))
 

@@ -16,7 +16,7 @@ def training_set(network, info):
         info:    of its snapshot.
     """
     recorded = info['training'].get('options', {}).get('training_set_kwargs') or {}
-    path = recorded.get('path')                         # of snapshots written before they held no folders, the whole path
+    path = recorded.get('path')                         # in older snapshots the whole path
     if not isinstance(path, str) or os.path.dirname(path) or not model_files.is_local(network):
         return recorded
     options = read_options(os.path.dirname(network)) or {}

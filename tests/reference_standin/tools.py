@@ -63,8 +63,8 @@ def walk(G, z, c):
 
 
 # Of StyleGAN2-ADA's synthesis network, its blocks and layers, as far as a caller gives them.
-SYNTHESIS_ARGUMENTS = {'channel_base', 'channel_max', 'num_fp16_res', 'conv_clamp', 'architecture', 'resample_filter', 'fp16_channels_last',
-                       'kernel_size', 'use_noise', 'activation'}
+SYNTHESIS_ARGUMENTS = {'channel_base', 'channel_max', 'num_fp16_res', 'conv_clamp', 'architecture', 'resample_filter',
+                       'fp16_channels_last', 'kernel_size', 'use_noise', 'activation'}
 
 
 def rebuild(G, z, c):
@@ -73,8 +73,10 @@ def rebuild(G, z, c):
     kwargs.synthesis_kwargs = dnnlib.EasyDict(kwargs.get('synthesis_kwargs', {}))
     kwargs.synthesis_kwargs.num_fp16_res = 0
     kwargs.synthesis_kwargs.conv_clamp = 256
-    assert set(kwargs) <= {'z_dim', 'c_dim', 'w_dim', 'img_resolution', 'img_channels', 'mapping_kwargs', 'synthesis_kwargs'}
-    assert set(kwargs.synthesis_kwargs) <= SYNTHESIS_ARGUMENTS         # tools also give them to the reference implementation's own class
+    # Tools also give them to the reference implementation's own class.
+    assert set(kwargs) <= {'z_dim', 'c_dim', 'w_dim', 'img_resolution', 'img_channels', 'mapping_kwargs',
+                           'synthesis_kwargs'}
+    assert set(kwargs.synthesis_kwargs) <= SYNTHESIS_ARGUMENTS
     H = type(G)(*G.init_args, **kwargs).eval().requires_grad_(False)
     assert not any(block.use_fp16 or block.channels_last for block in H.synthesis.children())
     misc.copy_params_and_buffers(G, H)
