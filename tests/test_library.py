@@ -50,7 +50,7 @@ def in_an_archive(path):
     return stream
 
 
-OPENED = dict(open=lambda path: pathlib.Path(path).open('rb'), open_url=dnnlib.util.open_url, inside=in_an_archive,
+OPENED = dict(open=lambda path: open(path, 'rb'), open_url=dnnlib.util.open_url, inside=in_an_archive,  # noqa: SIM115
               bytes=lambda path: io.BytesIO(pathlib.Path(path).read_bytes()))
 
 
