@@ -15,6 +15,7 @@ from training.commands import PlainOrCommand, refused_option
 from training.config import torch_device
 from training.dataset import held_out_kwargs
 from training.generate_options import SETTINGS
+from training.trained_on import training_set
 
 
 def parse_metrics(text):
@@ -36,7 +37,7 @@ def choose_data(data, info, network):
     if data is not None:
         path = demo_data.demo_set(size) if data == 'demo' else data
     else:
-        kwargs = info['training'].get('options', {}).get('training_set_kwargs') or {}
+        kwargs = training_set(network, info)
         path = kwargs.get('path')                   # never the class: files name no code to run
         if not isinstance(path, str):
             raise UserError(f'{network}: the snapshot does not say what it was trained on; name the real images with --ref=PATH')
@@ -60,11 +61,11 @@ def check_data(data_kwargs, G_kwargs):
                             'use the data set that it was trained on, or one with the same classes')
 
 
-def warn_of_other_data(names, data_kwargs, info):
+def warn_of_other_data(names, data_kwargs, info, network):
     """Copies can be found among the images of the training only."""
-    trained_on = (info['training'].get('options', {}).get('training_set_kwargs') or {}).get('path')
-    given = os.path.abspath(data_kwargs['path'])
-    if any('memorization' in name for name in names) and isinstance(trained_on, str) and os.path.abspath(trained_on) != given:
+    trained_on, given = training_set(network, info).get('path'), data_kwargs['path']
+    other = isinstance(trained_on, str) and os.path.realpath(trained_on) != os.path.realpath(given)
+    if any('memorization' in name for name in names) and other:
         distributed.print0(f'Warning: memorization is measured against --ref={given}, the network was trained on {trained_on}; copies of images '
                            'that are only in the latter are not found.')
 
@@ -95,7 +96,7 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
     if needs_data(names, G.c_dim):
         data_kwargs = choose_data(data, info, network)
         check_data(data_kwargs, info['networks']['G_ema'])
-        warn_of_other_data(names, data_kwargs, info)
+        warn_of_other_data(names, data_kwargs, info, network)
     elif data is not None:
         distributed.print0(f'Warning: --ref={data} is not looked at: {metrics} is of generated images alone.')
     outdir = choose_outdir(outdir, network)

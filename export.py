@@ -41,7 +41,8 @@ def load_generator(network):
               type=click.Choice(list(export_files.FORMATS)), required=True)
 @click.option('--dest', help='File to write, ending in .onnx, .pt or .safetensors', required=True, metavar='FILE')
 @click.option('--input', help='Latents it takes: z, or w for each layer  [default: z]', type=click.Choice(['z', 'w']))
-@click.option('--noise-mode', help='Noise of the synthesis: fixed, or none  [default: const]', type=click.Choice(['const', 'none']))
+@click.option('--noise-mode', help='Noise of the synthesis: fixed, or none  [default: const]',
+              type=click.Choice(['const', 'none'], case_sensitive=False))
 @click.option('--opset', help='Version of the ONNX operators  [default: 18]', type=click.IntRange(min=18), metavar='INT')
 def main(**opts):
     """Save a trained generator for other programs.

@@ -8,6 +8,7 @@ import torch
 import tqdm
 
 from dnnlib import UserError, files
+from dnnlib.published import without_folders
 from dnnlib.util import user_errors
 from kd_plugin.options import DEFAULT_TEACHER
 from metrics import detectors
@@ -25,6 +26,8 @@ from training.generate_options import (
     trunc_option,
 )
 from training.sampling import classes_of, labels_of, latents_of_seeds, load_projected_w, parse_class, parse_grid, parse_seeds, synthesize
+
+num_range = parse_seeds         # its name in StyleGAN2-ADA, under which scripts import it
 
 
 @click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='', context_settings=dict(SETTINGS, allow_extra_args=False))
@@ -134,7 +137,7 @@ def sweep_truncation(network, outdir, seeds, trunc, class_text, noise_mode, batc
 @click.option('--trunc', help='Truncation psi; several are spread evenly over the video', default='1', show_default=True, metavar='LIST')
 @class_option
 @click.option('--noise-mode', help='Noise of the synthesis: the same for all frames, fresh for each, or none', default='const', show_default=True,
-              type=click.Choice(['const', 'random', 'none']))
+              type=click.Choice(['const', 'random', 'none'], case_sensitive=False))
 @click.option('--seed', help='Seed of --noise-mode=random', type=click.IntRange(0, 2 ** 32 - 1), default=0, show_default=True, metavar='INT')
 @click.option('--zoom', help='Enlarge, pixel by pixel', type=click.IntRange(min=1), default=1, show_default=True, metavar='INT')
 @click.option('--fps', help='Frames per second', type=click.IntRange(1, 1000), default=30, show_default=True, metavar='INT')
@@ -242,10 +245,10 @@ def find_neighbors(network, outdir, data, mirror, seeds, nearest, space, teacher
     imgs = synthesize(G, ws, noise_mode, batch, device)
     found = neighbors.find_neighbors(imgs, dataset, features, distance, nearest, batch, device)
     image_grid.save_sheet(neighbors.sheet(imgs, labels_of(seeds, classes, class_names), dataset, found), 'neighbors.png', outdir)
-    record = dict(network=files.public_address(model_files.address_of(network)), data=dataset.facts(), distance=neighbors.DISTANCES[space],
+    record = dict(network=model_files.address_of(network), data=dataset.facts(), distance=neighbors.DISTANCES[space],
                   teacher=identity, trunc=trunc, noise_mode=noise_mode,
                   neighbors=neighbors.as_records(seeds, classes, dataset, found))
-    files.write_text(os.path.join(outdir, 'neighbors.json'), json.dumps(record, indent=2) + '\n')
+    files.write_text(os.path.join(outdir, 'neighbors.json'), json.dumps(without_folders(record), indent=2) + '\n')
 
 
 if __name__ == '__main__':

@@ -1,29 +1,60 @@
 """Network pickles of the reference implementation to snapshots of this project, and back: python legacy.py --source=X.pkl --dest=X.safetensors"""
 
+import contextlib
+import io
 import os
+import shutil
+import tempfile
 
 import click
 
-from dnnlib import UserError
+from dnnlib import EasyDict, UserError
 from dnnlib.util import user_errors
 from torch_utils import checkpoint
 from training import legacy_pytorch, legacy_writer, model_files, snapshots
 
 
 def load_network_pkl(f, device='cpu'):
-    """The networks of a pickle as modules of this project, in eval mode; nothing from the file is run.
+    """The networks of a pickle, a snapshot or a training state as modules of this project, in eval mode.
+
+    Nothing from the file is run.
 
     Args:
-        f:      open binary file, or a path.
+        f:      open binary file, at its beginning or where the pickle or snapshot begins; or a path.
         device: where to put them.
     Returns:    dict(G=, D=, G_ema=, training_set_kwargs=, augment_pipe=None); None for a network that is not there.
     Raises:     UserError if the file cannot be used.
     """
-    tensors, info = legacy_pytorch.read(f)
-    tensors = {name: value.to(device) for name, value in tensors.items()}
-    found = snapshots.build_networks(getattr(f, 'name', f), tensors, info, device).networks
-    return dict(dict(G=None, D=None, G_ema=None) | found, augment_pipe=None,
-                training_set_kwargs=info['training'].get('options', {}).get('training_set_kwargs'))
+    with _path_of(f) as (path, is_copy):
+        networks, info = snapshots.load_networks(path, device)
+        if is_copy:                                     # on a CPU the weights are a view of the file
+            for network in networks.values():
+                own = {key: value.clone() for key, value in network.state_dict().items()}
+                network.load_state_dict(own, assign=True)
+    training_set_kwargs = info['training'].get('options', {}).get('training_set_kwargs')
+    return dict(dict(G=None, D=None, G_ema=None) | networks, augment_pipe=None,
+                training_set_kwargs=training_set_kwargs and EasyDict(training_set_kwargs))
+
+
+@contextlib.contextmanager
+def _path_of(f):
+    """-> (path of a file with the rest of `f`, whether it is a copy that is removed afterwards)."""
+    if isinstance(f, (str, os.PathLike)):
+        yield os.fspath(f), False
+    elif f.tell() == 0 and isinstance(f, io.BufferedReader) and _is_file(f):
+        yield f.name, False
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, os.path.basename(str(getattr(f, 'name', ''))) or 'network')
+            with open(path, 'wb') as copy:
+                shutil.copyfileobj(f, copy)
+            yield path, True
+
+
+def _is_file(f):
+    """Whether its name still leads to the file that is open."""
+    named = isinstance(f.name, str) and os.path.isfile(f.name)
+    return named and os.path.samestat(os.fstat(f.fileno()), os.stat(f.name))
 
 
 @click.command(context_settings=dict(max_content_width=120))

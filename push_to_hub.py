@@ -1,12 +1,15 @@
 """Publish a trained network on the Hugging Face Hub: python push_to_hub.py --run=runs/00000-cats --repo=user/cats"""
 
 import glob
+import json
 import os
 import tempfile
 
 import click
 
 from dnnlib import UserError
+from dnnlib.protocol import read_lines
+from dnnlib.published import without_folders
 from dnnlib.util import format_bytes, user_errors
 from torch_utils import checkpoint
 from training import hub, model_card, snapshots
@@ -26,24 +29,26 @@ def choose_snapshot(run, network):
     return path
 
 
-def without_folders(value):
-    """What JSON holds, with each absolute path cut to its last part: the folders of this machine are nobody's business."""
-    if isinstance(value, dict):
-        return {key: without_folders(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [without_folders(entry) for entry in value]
-    return os.path.basename(value) if isinstance(value, str) and os.path.isabs(value) else value
-
-
 def collect(snapshot, repo, folder):
     """{name in the repository: bytes, or path}: card, snapshot, its samples, all metric records of the run. folder: for the published snapshot."""
     published = os.path.join(folder, hub.MODEL_FILE)
     tensors, info = checkpoint.load(snapshot, 'network')
-    checkpoint.save(published, 'network', tensors, without_folders(info))
+    checkpoint.save(published, 'network', tensors, without_folders(info))               # older snapshots hold folders
     card = model_card.make_card(snapshot, title=repo.split('/')[1], load_as=f'hf:{repo}')
-    run = os.path.dirname(os.path.abspath(snapshot))
-    others = [model_card.samples_of(snapshot), *sorted(glob.glob(os.path.join(glob.escape(run), 'metric-*.jsonl')))]
-    return {'README.md': card.encode(), hub.MODEL_FILE: published} | {os.path.basename(path): path for path in others if path is not None}
+    samples = model_card.samples_of(snapshot)
+    pictures = {} if samples is None else {os.path.basename(samples): samples}
+    records = metric_records(os.path.dirname(os.path.abspath(snapshot)))
+    return {'README.md': card.encode(), hub.MODEL_FILE: published} | pictures | records
+
+
+def metric_records(run):
+    """{metric-NAME.jsonl: bytes} of the snapshots of a run; networks elsewhere have a path for a name."""
+    found = {}
+    for path in sorted(glob.glob(os.path.join(glob.escape(run), 'metric-*.jsonl'))):
+        here = lambda record: os.path.basename(str(record.get('snapshot'))) == record.get('snapshot')
+        lines = [json.dumps(without_folders(record)) + '\n' for record in read_lines(path) if here(record)]
+        found[os.path.basename(path)] = ''.join(lines).encode()
+    return {name: content for name, content in found.items() if content}
 
 
 def describe(found):
@@ -61,7 +66,8 @@ def describe(found):
 def main(**opts):
     """Upload a snapshot with its model card, samples and metric records to the Hugging Face Hub.
 
-    It is then loaded with --network=hf:USER/NAME. Its metadata hold all options of the training, absolute paths cut to the name of the file.
+    It is then loaded with --network=hf:USER/NAME. Its metadata hold all options of the training; of files and folders
+    only the names.
     """
     with user_errors():
         push(**opts)

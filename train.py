@@ -17,7 +17,15 @@ from torch_utils import distributed
 from training import apa, bad_steps, chain, demo_data, fakeclr, fork, insgen, lecam, model_files, presets, snapshot_keep, snapshots
 from training.augmentations import add_augmentation, augmentation_options
 from training.commands import FiniteRange, refused_option
-from training.config import add_networks, add_observers, add_schedule, check_dataset, number_of_processes, torch_device
+from training.config import (
+    add_networks,
+    add_observers,
+    add_schedule,
+    check_dataset,
+    number_of_processes,
+    torch_device,
+    warn_of_few_images,
+)
 from training.find_run import find_run
 from training.methods import add_methods, check_methods, method_options
 from training.networks_setup import feature_width
@@ -169,7 +177,7 @@ def data_path(opts):
 
 def add_metrics(config, opts, preset, kd):
     names = preset.metrics if opts.metrics is None else opts.metrics
-    config.metrics = [name for name in split_names(names) if name != 'none']
+    config.metrics = [name for name in split_names(names) if name.lower() != 'none']
     for name in config.metrics:
         metric_main.find_metric(name)
     for name in ('detector', 'metric_teacher'):
@@ -184,6 +192,7 @@ def print_summary(config, run_dir, status):
     distributed.print0('Training options:')
     distributed.print0(json.dumps(config, indent=2))
     distributed.print0(f'Output directory:   {run_dir}' + (' (continued)' if status == 'continue' else ''))
+    warn_of_few_images(config.training_set_kwargs['max_size'])
 
 
 def preflight(config, opts):

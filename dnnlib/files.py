@@ -126,11 +126,6 @@ def cache_dir(*parts: str) -> str:
     return path
 
 
-def is_url(text: str) -> bool:
-    """Whether `text` is an http or https address."""
-    return text.startswith(('http://', 'https://'))
-
-
 def is_address(text: str) -> bool:
     """Whether `text` names something elsewhere ('https://...', 'hf:...'), where a path is expected otherwise."""
     return re.match('[a-z]{2,}:', text) is not None             # one letter is a drive of Windows

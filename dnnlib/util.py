@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import os
 import sys
 from typing import Any, Callable
 
@@ -60,6 +61,23 @@ def call_func_by_name(*args, func_name: str, **kwargs) -> Any:
     """Calls the function named `func_name` with the other arguments."""
     func: Callable = get_obj_by_name(func_name)
     return func(*args, **kwargs)
+
+
+def is_url(obj: Any) -> bool:
+    """Whether it is an http or https address."""
+    return isinstance(obj, str) and obj.startswith(('http://', 'https://'))
+
+
+def open_url(url: str, return_filename: bool = False) -> Any:
+    """The file of an http(s) address, downloaded once to the cache, or of a path: opened to read bytes, or its name.
+
+    Raises UserError if it cannot be had.
+    """
+    from . import files  # which imports this module
+    path = files.download(url, what='open_url', option='open_url') if is_url(url) else os.fspath(url)
+    if not os.path.isfile(path):
+        raise UserError(f'open_url: {path}: there is no such file; name a file or an address')
+    return path if return_filename else open(path, 'rb')        # noqa: SIM115 (closed by the caller)
 
 
 def split_names(text: str) -> list[str]:

@@ -4,7 +4,7 @@ import click
 
 from dnnlib import UserError
 from dnnlib.util import split_names
-from training.commands import FiniteRange
+from training.commands import FiniteRange, none_is_off
 from training.config import half_suits
 
 from .agkd import DISTANCES
@@ -19,7 +19,8 @@ DEFAULT_TEACHER = 'ViT-B/32'
 
 _WEIGHT = FiniteRange(min=0)
 _OPTIONS = [
-    click.option('--kd', help=f'Knowledge distillation into the discriminator: {", ".join(DISTILLERS)}, or several', metavar='LIST'),
+    click.option('--kd', callback=none_is_off, metavar='LIST',
+                 help=f'Knowledge distillation into the discriminator: {", ".join(DISTILLERS)}, or several; or none'),
     click.option('--kd-preset', help='Settings of the paper, or of the code that its authors released  [default: paper]',
                  type=click.Choice(list(PRESETS))),
     click.option('--kd-teacher', help='CLIP name, hf:MODEL, FILE.pt, FILE.pth, DIR or demo  [default: ViT-B/32; demo for --data=demo]',
@@ -33,7 +34,8 @@ _OPTIONS = [
                  type=click.Choice(list(DISTANCES))),
     click.option('--kd-reduction', help='CGKD over the batch', type=click.Choice(['mean', 'sum'])),
     click.option('--kd-samples', help='CGKD on fakes, or on reals too', type=click.Choice(['fake', 'both'])),
-    click.option('--kd-head', help="From the discriminator's features to the teacher's width", type=click.Choice(list(HEADS))),
+    click.option('--kd-head', help="From the discriminator's features to the teacher's width",
+                 type=click.Choice(list(HEADS), case_sensitive=False)),
     click.option('--kd-head-lr', help='Factor on the learning rate of the linear head  [default: 1]',
                  type=FiniteRange(min=0, min_open=True)),
     click.option('--kd-target-norm', help="The teacher's features as they are, of length 10, centred and scaled by one number, or by channel  "

@@ -12,6 +12,7 @@ import torch
 import tqdm
 
 from dnnlib import UserError, files
+from dnnlib.published import without_folders
 from dnnlib.util import format_time, user_errors
 from torch_utils import checkpoint, misc
 from training.commands import FiniteRange
@@ -120,7 +121,9 @@ def pretrain(**opts):
     if opts['width'] % 8 or opts['text_width'] % 4:
         raise UserError(f'--width={opts["width"]} --text-width={opts["text_width"]}: must be multiples of 8 and of 4')
     data = open_data(opts)
-    settings = dict({name: value for name, value in opts.items() if name not in WHERE}, content_hash=data.facts.get('content_hash'))
+    settings = {name: value for name, value in opts.items() if name not in WHERE}
+    settings = without_folders(settings)                # the teacher is passed on with them
+    settings['content_hash'] = data.facts.get('content_hash')
     folder = opts['out']
     files.make_dir(folder)
     state_path, record_path = os.path.join(folder, STATE_FILE), os.path.join(folder, RECORD_FILE)
@@ -163,14 +166,16 @@ def finish(training, folder, settings):
     accuracy = training.data.accuracy(training.teacher())
     for name, value in accuracy.items():
         print(f'zero-shot accuracy on unseen images, {name}: {value:.3f}')
-    record = dict(settings=settings, data=training.data.facts, zero_shot_accuracy=accuracy, elapsed_sec=round(training.elapsed_sec),
-                  device=str(training.device), bf16=training.bf16, threads=torch.get_num_threads(), torch=torch.__version__)
+    record = dict(settings=settings, data=without_folders(training.data.facts), zero_shot_accuracy=accuracy,
+                  elapsed_sec=round(training.elapsed_sec), device=str(training.device), bf16=training.bf16,
+                  threads=torch.get_num_threads(), torch=torch.__version__)
     save_tiny_clip(training.model, os.path.join(folder, TEACHER_FILE), notes=record)
     files.write_text(os.path.join(folder, RECORD_FILE), json.dumps(record, indent=2))
     print(f'{training.steps} steps in {format_time(training.elapsed_sec)}. Use it as --kd-teacher={folder}')
 
 
 def _check_same(path, before, now):
+    before = without_folders(before)
     for name in now:
         if before.get(name) != now[name]:
             raise UserError(f'{path}: is of a training with {name} = {before.get(name)}, now it is {now[name]}; choose another --out, '

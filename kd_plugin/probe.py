@@ -13,6 +13,7 @@ import torch
 import tqdm
 
 from dnnlib import UserError, files
+from dnnlib.published import without_folders
 from dnnlib.util import format_bytes, user_errors
 from torch_utils import misc
 from training import demo_data, model_files
@@ -207,7 +208,7 @@ def main(data, names, network, texts, outdir, num_images, batch, seed, device):
         lines = [*table(records), *describe(material, records)]
         where = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'cpu, {torch.get_num_threads()} threads'
         record = dict(material.facts, images=len(material.real), batch=batch, device=where, torch=torch.__version__, teachers=records)
-        files.write_text(os.path.join(outdir, 'probe.json'), json.dumps(record, indent=2))
+        files.write_text(os.path.join(outdir, 'probe.json'), json.dumps(without_folders(record), indent=2))
         print('\n'.join([*lines, f'Saved probe.json and {sum(r["picture"] is not None for r in records)} pictures in {outdir}']))
 
 

@@ -54,7 +54,7 @@ def resolve_texts(spec, dataset_name, class_names=None):
         raise UserError(f'--kd-texts={spec}: cannot be read ({err}); it must be a text file in UTF-8') from err
     if not texts:
         raise UserError(f'--kd-texts={spec}: the file has no text; write one per line')
-    return texts, f'file {spec}'
+    return texts, f'file {os.path.basename(spec)}'
 
 
 def _auto_texts(dataset_name, class_names):

@@ -8,6 +8,7 @@ import safetensors
 import torch
 
 from dnnlib import UserError, files
+from dnnlib.published import without_folders
 
 from .teacher import COMMON_NORM, Preprocess, Teacher
 
@@ -99,7 +100,8 @@ def load_hf_teacher(name, device):
     with torch.no_grad():
         dim = encoder.image_features(torch.zeros(1, 3, preprocess.size, preprocess.size, dtype=dtype, device=device)).shape[1]
     norm = None if kind in RAW_NORM else COMMON_NORM
-    return Teacher(encoder, preprocess, dim, f'{name}@{_version(model_name, model)}', dtype, norm).to(device)
+    identity = f'{without_folders(name)}@{_version(model_name, model)}'
+    return Teacher(encoder, preprocess, dim, identity, dtype, norm).to(device)
 
 
 def _check(model, encoder_class, missing):

@@ -48,6 +48,7 @@ def make_snapshot(path, data_kwargs, c_dim=0, img_channels=3, training=None):
     torch.manual_seed(0)
     if training is None:
         training = dict(options=dict(training_set_kwargs=data_kwargs), cur_nimg=12345, class_names=None)
+        (path.parent / 'training_options.json').write_text(json.dumps(training['options']))         # as a run has it
     snapshots.save_networks(str(path), dict(G_ema=Generator(**kwargs)), dict(G_ema=dict(kwargs, class_name='training.networks.Generator')), training)
     return str(path)
 

@@ -113,6 +113,10 @@ def test_neighbors_know_the_data_of_the_training(tiny_data, tmp_path):
     loaded = snapshots.load_networks(str(tmp_path / 'a.safetensors'), 'cpu', names=['G_ema'])
     info = dict(options=dict(training_set_kwargs=dict(path=tiny_data, xflip=True)), cur_nimg=0)
     snapshots.save_networks(str(tmp_path / 'b.safetensors'), loaded.networks, loaded.info['networks'], info)
+    code, output = run('neighbors', tmp_path / 'b.safetensors', tmp_path / 'out', '--seeds=1', '--space=pixels')
+    assert code == 1 and 'the images that it was trained on are not known or not there any more; name them' in output
+    # The run has the path, the snapshot the name.
+    (tmp_path / 'training_options.json').write_text(json.dumps(info['options']))
     assert run('neighbors', tmp_path / 'b.safetensors', tmp_path / 'out', '--seeds=1', '--space=pixels')[0] == 0
     data = json.loads((tmp_path / 'out' / 'neighbors.json').read_text())['data']
     assert data['mirrored'] is True and data['name'] == 'tiny'

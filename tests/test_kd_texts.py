@@ -46,7 +46,7 @@ def test_every_preset_has_texts(name):
 def test_texts_from_a_file(tmp_path):
     path = tmp_path / 'texts.txt'
     path.write_text('# mine\n a red car \n\na blue car\n')
-    assert prompts.resolve_texts(str(path), 'x') == (['a red car', 'a blue car'], f'file {path}')
+    assert prompts.resolve_texts(str(path), 'x') == (['a red car', 'a blue car'], f'file {path.name}')
     path.write_text('# nothing\n')
     with pytest.raises(UserError, match='texts.txt: the file has no text'):
         prompts.resolve_texts(str(path), 'x')

@@ -5,6 +5,7 @@ import io
 import json
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from conftest import run_cli
@@ -13,7 +14,7 @@ from legacy_files import dumps, easy_dict, persistent, persistent_module, storag
 import legacy
 from dnnlib import UserError
 from torch_utils import checkpoint
-from training import legacy_pytorch, networks, snapshots
+from training import augment, legacy_pytorch, networks, snapshots
 
 SYNTHESIS = dict(channel_base=128, channel_max=16)
 
@@ -92,6 +93,49 @@ def test_defaults_of_stylegan3_are_read_off_the_parts():
     assert info['networks']['G']['mapping_kwargs']['w_avg_beta'] == 0.998
 
 
+def of_stylegan3(modules):
+    """As StyleGAN3's --cfg=stylegan2 leaves them: the arguments of the synthesis network beside the others."""
+    for name, (_, kwargs) in modules.items():
+        kwargs.update(kwargs.pop('synthesis_kwargs', {}))
+        if name == 'D':
+            kwargs.update(block_kwargs=dict(freeze_layers=0), mapping_kwargs={})
+            kwargs.update(epilogue_kwargs=dict(mbstd_group_size=4))
+        else:
+            kwargs.update(fused_modconv_default='inference_only')
+    return modules
+
+
+@pytest.mark.parametrize('c_dim', [0, 3])
+def test_files_of_the_stylegan3_code(c_dim, tmp_path):
+    """With the augmentation that is in them, a pickled object too."""
+    synthesis = dict(num_fp16_res=1, conv_clamp=256, architecture='resnet', resample_filter=[1, 2, 1], use_noise=False,
+                     activation='relu')
+    modules = of_stylegan3(networks_of(c_dim, synthesis=synthesis, num_fp16_res=1, conv_clamp=256))
+    pipe = augment.AugmentPipe(xflip=1, scale=1)
+    path = tmp_path / 'network-snapshot-000000.pkl'
+    path.write_bytes(pickled(modules, augment_pipe=persistent_module(pipe, dict(xflip=1, scale=1)),
+                             training_set_kwargs=easy_dict(path='/home/anna/cats.zip', use_labels=c_dim > 0)))
+    tensors, info = legacy_pytorch.read(str(path))
+    assert info['networks']['G_ema']['synthesis_kwargs'] == dict(SYNTHESIS, **synthesis)
+    assert set(info['networks']['G_ema']) == {'class_name', 'z_dim', 'c_dim', 'w_dim', 'img_resolution', 'img_channels',
+                                              'mapping_kwargs', 'synthesis_kwargs'}
+    assert info['networks']['D']['epilogue_kwargs'] == dict(mbstd_group_size=4)
+    assert info['training']['options'] == dict(training_set_kwargs=dict(path='cats.zip', use_labels=c_dim > 0))
+    found = snapshots.load_networks(str(path)).networks
+    z, c = torch.randn(2, 8), torch.eye(3)[[0, 2]] if c_dim else None
+    want = modules['G_ema'][0].eval()(z, c, noise_mode='const', force_fp32=True)
+    assert torch.equal(found['G_ema'](z, c, noise_mode='const'), want)
+    assert torch.equal(found['D'](want, c), modules['D'][0](want, c, force_fp32=True))
+
+
+def test_arguments_beside_and_inside_synthesis_kwargs_are_refused():
+    """No program writes both: which one counts?"""
+    modules = networks_of()
+    modules['G_ema'][1].update(channel_base=64)
+    with pytest.raises(UserError, match=r"G_ema has the argument 'channel_base' \(64\), which this project does not"):
+        read(pickled(modules))
+
+
 def test_arguments_by_position_and_as_easy_dicts():
     module, kwargs = networks_of()['G_ema']
     data = dumps(dict(G_ema=persistent_module(module, dict(synthesis_kwargs=easy_dict(**SYNTHESIS)), args=(8, 0, 8, 16, 3, easy_dict(num_layers=2)))))
@@ -120,7 +164,10 @@ def class_renamed(old, new):
 
 
 def alias_free():
-    parts = dict(input=persistent('SynthesisInput', {}), L0_36_512=persistent('SynthesisLayer', {}))
+    """With what its layers remember: arrays and numbers of numpy."""
+    layer = dict(in_size=np.array([36, 36]), in_cutoff=np.float64(2), conv_kernel=3, lrelu_upsampling=2, conv_clamp=256)
+    parts = dict(input=persistent('SynthesisInput', dict(size=np.array([36, 36]))),
+                 L0_36_512=persistent('SynthesisLayer', layer))
     synthesis = persistent('SynthesisNetwork', dict(_modules=parts))
     return dumps(dict(G_ema=persistent('Generator', dict(_modules=dict(synthesis=synthesis), _init_args=(), _init_kwargs={}))))
 
@@ -139,7 +186,8 @@ REFUSED = {
     'no images named': (lambda: replaced(kwargs=dict(img_channels=None)), 'img_channels=None'),
     'parts of another network': (lambda: class_renamed(b'ToRGBLayer', b'SelfAttention'), "an object of the class 'SelfAttention'"),
     'another network': (lambda: class_renamed(b'Generator', b'Transformer'), "G_ema is an object of the class 'Transformer', not a Generator"),
-    'the alias-free generator': (alias_free, 'G_ema is the alias-free generator of StyleGAN3'),
+    'the alias-free generator': (alias_free,
+                                 'G_ema is the alias-free generator of StyleGAN3 (training.networks_stylegan3'),
     'the discriminator as generator': (lambda: dumps(dict(G=persistent('Discriminator', {}))), "not a Generator of StyleGAN2"),
     'another version': (lambda: dumps(dict(G=persistent('Generator', {}, version=7))), 'another version than 6'),
     'no arguments': (lambda: dumps(dict(G=persistent('Generator', {}))), 'G does not say what it was made with'),

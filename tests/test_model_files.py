@@ -161,7 +161,7 @@ def test_metrics_of_an_address(server, data, tmp_path, monkeypatch):
     teacher = save_teacher(tmp_path / 'teacher.safetensors')
     url = server.address + '/good/net.safetensors'
     code, output = run_cli(calc_metrics.main, f'--network={url}?sign=secret', '--metrics=clipfid4_full', f'--teacher={teacher}',
-                           '--device=cpu', '--workers=0')
+                           f'--ref={data["path"]}', '--device=cpu', '--workers=0')
     assert code == 0, output
     assert f'"snapshot": "{url}"' in (tmp_path / 'metric-clipfid4_full.jsonl').read_text()
 

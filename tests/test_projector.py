@@ -6,6 +6,7 @@ import sys
 import warnings
 
 import numpy as np
+import PIL.EpsImagePlugin
 import PIL.Image
 import pytest
 import torch
@@ -194,9 +195,11 @@ def test_video_without_its_package(network, photos, tmp_path, monkeypatch):
     assert code == 1 and re.search('Error: .*imageio-ffmpeg.* leave --save-video out', output) and not (tmp_path / 'out').exists()
 
 
-def test_wrong_options(network, photos, tmp_path):
+def test_wrong_options(network, photos, tmp_path, monkeypatch):
     for name, data in dict(empty='', text='no picture', cut=(photos / 'wide.jpg').read_bytes()[:700]).items():
         (tmp_path / f'{name}.png').write_bytes(data if isinstance(data, bytes) else data.encode())
+    monkeypatch.setattr(PIL.EpsImagePlugin, 'Ghostscript', lambda *args, **kwargs: pytest.fail('a program was started'))
+    PIL.Image.new('RGB', (8, 8)).save(tmp_path / 'eps.png', 'EPS')
     (tmp_path / 'folder').mkdir()
     (tmp_path / 'other').mkdir()
     (tmp_path / 'other' / 'wide.png').write_bytes((photos / 'wide.jpg').read_bytes())
@@ -205,6 +208,7 @@ def test_wrong_options(network, photos, tmp_path):
             (tmp_path / 'no.png', [], 'no.png: there is no such file; name a picture'),
             (tmp_path / 'text.png', [], 'text.png: is not a picture, or damaged at its beginning'),
             (tmp_path / 'empty.png', [], 'empty.png: is not a picture'),
+            (tmp_path / 'eps.png', [], 'eps.png: is not a picture'),
             (tmp_path / 'cut.png', [], 'cut.png: is damaged'),
             (tmp_path / 'folder', [], 'folder: there is no picture in this folder'),
             (f'{wide},{tmp_path / "other"}', [], 'would have the same name, wide; rename one of them'),

@@ -214,6 +214,24 @@ def test_dry_run_prints_the_options_and_writes_nothing(tiny_data, tmp_path):
     assert not (tmp_path / 'runs').exists()
 
 
+@pytest.mark.parametrize('metrics', ['none', 'None', ' NONE ', ''])
+@pytest.mark.parametrize('kd', ['none', 'None'])
+def test_none_in_any_case(metrics, kd, tiny_data):
+    """As the notebooks for StyleGAN2-ADA write it."""
+    options = parse_options('--outdir=x', f'--data={tiny_data}', f'--metrics={metrics}', f'--kd={kd}', '--batch=8')
+    config, name = train.build_config(options)
+    assert config.metrics == [] and 'kd_kwargs' not in config.loss_kwargs and name == 'tiny-auto1-batch8'
+
+
+@pytest.mark.parametrize('count, warning', [
+    (1, 'Warning: the training has 1 image: all that it can learn is to copy it; --cfg=low-shot'),
+    (2, 'Warning: the training has 2 images: all that it can learn is to copy them;'), (3, None)])
+def test_one_or_two_images_are_few(count, warning, tiny_data, tmp_path):
+    args = [f'--outdir={tmp_path / "runs"}', f'--data={tiny_data}', f'--subset={count}', '--metrics=none', '-n']
+    code, output = run_cli(train.main, *args)
+    assert code == 0 and (warning in output if warning else 'Warning' not in output)
+
+
 def test_the_same_command_finds_its_run(tmp_path):
     config = dict(a=1, total_kimg=2, kimg_per_tick=1, metrics=['fid5k_full'])
     find = lambda changes=(), new_run=False: find_run(str(tmp_path), EasyDict({**config, **dict(changes)}), 'name', new_run)

@@ -1,5 +1,6 @@
 """A run that is cut off and continued is the run that never was: every preset, every kind of distillation, one process and two."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import torch
 from conftest import run_cli, shrink
 from resuming import KD, differences, free_port, make_config, make_trainer, read_json, run, run_pair, start, tick_lines
 
+import dnnlib
 import train
 from dnnlib import UserError
 from torch_utils import checkpoint, misc
@@ -302,6 +304,30 @@ def test_forks_that_cannot_be(args, message, tiny_data, tmp_path):
     args = [arg.format(source=tmp_path / 'source', empty=tmp_path / 'empty') for arg in args]
     with pytest.raises(UserError, match=message):
         run(make_config(tiny_data, '--batch=8', *args, total_kimg=0.016), tmp_path / 'fork')
+
+
+def test_a_data_set_has_many_paths(tiny_data, tmp_path, monkeypatch):
+    """By whichever of them it is named, and wherever it was moved to, the run is the same; other images are not."""
+    photos = shutil.copytree(tiny_data, tmp_path / 'photos')
+    runs = tmp_path / 'runs'
+    (runs / '00000-x').mkdir(parents=True)
+    config_of = lambda data: make_config(data, '--kd=cgkd', '--kd-teacher=demo')
+    config = config_of(str(photos))
+    (runs / '00000-x' / OPTIONS_FILE).write_text(json.dumps(config))
+    with contextlib.closing(dnnlib.util.construct_class_by_name(**config.training_set_kwargs)) as dataset:
+        known = dict(cur_nimg=1000, dataset_hash=dataset.content_hash())
+    checkpoint.save(str(runs / '00000-x' / STATE_FILE), 'training-state', {}, known)
+    find = lambda data: find_run(str(runs), config_of(str(data)), 'x', False)
+    monkeypatch.chdir(tmp_path)
+    os.symlink(photos, tmp_path / 'link')
+    for data in ('photos', './photos', f'{photos}/', tmp_path / 'link', tmp_path / 'runs' / '..' / 'photos'):
+        assert find(data) == (str(runs / '00000-x'), 'continue'), data
+    moved = shutil.move(photos, tmp_path / 'elsewhere')
+    assert find(moved) == (str(runs / '00000-x'), 'continue')
+    picture = next(pathlib.Path(moved).rglob('*.png'))
+    picture.write_bytes(next(path for path in pathlib.Path(moved).rglob('*.png') if path != picture).read_bytes())
+    with pytest.raises(UserError, match='was started with --data=.*photos, now .*elsewhere'):
+        find(moved)
 
 
 def test_the_last_run_of_the_name_counts(tmp_path):

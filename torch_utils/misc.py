@@ -1,11 +1,13 @@
-"""Small helpers: seeds, images for saving, memory, worker processes."""
+"""Small helpers: seeds, images for saving, memory, worker processes, tensors of modules."""
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import re
 import signal
 import threading
+import warnings
 
 import torch
 import torch.overrides
@@ -93,3 +95,60 @@ def step_seed(seed, rank, cur_nimg):
     """Seed of an iteration's random numbers: a resumed run repeats what an uninterrupted one draws."""
     digest = hashlib.sha256(f'{seed}/{rank}/{cur_nimg}'.encode()).digest()
     return int.from_bytes(digest[:8], 'little') >> 1
+
+
+# ---------------------------------------------------------------------------
+# What scripts for StyleGAN2-ADA import from here (docs/library.md).
+
+nan_to_num, symbolic_assert = torch.nan_to_num, torch._assert
+
+
+def assert_shape(tensor, ref_shape):
+    """Raises AssertionError unless the tensor has this shape; None stands for any size."""
+    fits = [want is None or size == want for size, want in zip(tensor.shape, ref_shape, strict=False)]
+    if tensor.ndim != len(ref_shape) or not all(fits):
+        raise AssertionError(f'the tensor has shape {list(tensor.shape)}, expected {list(ref_shape)}')
+
+
+def params_and_buffers(module):
+    """List of all tensors of a module."""
+    return [value for _, value in named_params_and_buffers(module)]
+
+
+def named_params_and_buffers(module):
+    """List of (name, tensor): the parameters, then the buffers."""
+    return [*module.named_parameters(), *module.named_buffers()]
+
+
+@torch.no_grad()
+def copy_params_and_buffers(src_module, dst_module, require_all=False):
+    """Copies the tensors that both modules have under the same name; others stay as they are.
+
+    Raises ValueError where the shapes differ, and with `require_all` where the source lacks one.
+    """
+    source = dict(named_params_and_buffers(src_module))
+    for name, value in named_params_and_buffers(dst_module):
+        if name in source and source[name].shape != value.shape:
+            raise ValueError(f'copy_params_and_buffers: {name} has shape {list(source[name].shape)}, '
+                             f'its target {list(value.shape)}')
+        if name in source:
+            value.copy_(source[name])
+        elif require_all:
+            raise ValueError(f'copy_params_and_buffers: the source has no {name}; without require_all it stays')
+
+
+@contextlib.contextmanager
+def suppress_tracer_warnings():
+    """Within it, torch.jit.trace does not warn of values that it takes for constants."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', torch.jit.TracerWarning)
+        yield
+
+
+def profiled_function(fn):
+    """Decorator: the function appears under its name in torch's profiler."""
+    @functools.wraps(fn)
+    def named(*args, **kwargs):
+        with torch.profiler.record_function(fn.__name__):
+            return fn(*args, **kwargs)
+    return named

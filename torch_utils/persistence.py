@@ -12,13 +12,15 @@ from collections import OrderedDict
 
 import torch
 
+from dnnlib import EasyDict
+
 VERSION = 6                                             # of the format: StyleGAN2-ADA and StyleGAN3
 TORCH_MAGIC, TORCH_PROTOCOL = 0x1950a86a20f9469cfc6c, 1001      # of `torch.save` before it wrote zip files
 STORAGES = {torch.float32: torch.FloatStorage, torch.float16: torch.HalfStorage, torch.float64: torch.DoubleStorage}
 
 
 def persistent_class(cls):
-    """Class decorator: objects remember the arguments they were made with as `_init_args`, `_init_kwargs`.
+    """Class decorator: objects remember the arguments they were made with; `init_args` and `init_kwargs` give copies.
 
     The reference implementation's decorator of this name also makes them fit for pickling; text that uses it works with both.
     """
@@ -31,7 +33,15 @@ def persistent_class(cls):
             self._init_args, self._init_kwargs = copy.deepcopy(args), copy.deepcopy(kwargs)
 
     cls.__init__ = __init__
+    cls.init_args = property(lambda self: copy.deepcopy(self._init_args))
+    cls.init_kwargs = property(lambda self: _easy(copy.deepcopy(self._init_kwargs)))
+    cls.__jit_unused_properties__ = ['init_args', 'init_kwargs']        # torch.jit would try to compile them
     return cls
+
+
+def _easy(value):
+    """With every dictionary an EasyDict."""
+    return EasyDict((key, _easy(item)) for key, item in value.items()) if isinstance(value, dict) else value
 
 
 class PickledObject:

@@ -242,6 +242,12 @@ def _dict(_machine):
     return {}
 
 
+def _own_network(_machine, *_args):
+    raise UnusableFile('it holds a network of this project as pickle.dump writes it, which cannot be read without '
+                       'running what the file says; write it with training.model_files.save_generator '
+                       '(docs/library.md)')
+
+
 def _network_of_tensorflow(_machine):
     return Instance('dnnlib.tflib.network.Network')
 
@@ -278,4 +284,6 @@ GLOBALS = {
     **_named('dnnlib.util.EasyDict', 'dnnlib.EasyDict', call=_dict, new=_dict),
     **_named('torch_utils.persistence._reconstruct_persistent_obj', call=_persistent_object),
     **_named('dnnlib.tflib.network.Network', new=_network_of_tensorflow),
+    **_named('training.networks_generator.Generator', new=_own_network),
+    **_named('training.networks_discriminator.Discriminator', new=_own_network),
 }

@@ -24,6 +24,11 @@ def refused_option(name, why):
     return click.option(name, hidden=True, expose_value=False, callback=refuse)
 
 
+def none_is_off(_ctx, _param, value):
+    """Callback of an option: 'none', in any case, is the same as to leave it out."""
+    return None if value is not None and value.strip().lower() == 'none' else value
+
+
 class PlainOrCommand(click.Group):
     """`PROGRAM --option ...` is a command itself; `PROGRAM NAME --option ...` is another, with its own options."""
 

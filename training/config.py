@@ -8,9 +8,11 @@ import os
 import torch
 
 from dnnlib import UserError
-from torch_utils import misc
+from torch_utils import distributed, misc
 
 from . import early_stop
+
+MEMORIZED = 2                   # images of which nothing but copies can be learned
 
 
 def number_of_processes(gpus):
@@ -47,6 +49,13 @@ def check_dataset(opts, dataset):
         usable = max(1 << side.bit_length() - 1, 8)
         raise UserError(f'--data={opts.data}: images are {side}x{side}; the side must be a power of two of at least 8: rebuild it with '
                         f'dataset_tool.py --width={usable} --height={usable}')
+
+
+def warn_of_few_images(count):
+    if count <= MEMORIZED:
+        images, them = ('1 image', 'it') if count == 1 else (f'{count} images', 'them')
+        distributed.print0(f'Warning: the training has {images}: all that it can learn is to copy {them}; '
+                           '--cfg=low-shot is for about a hundred')
 
 
 def add_schedule(config, opts, preset):

@@ -1,9 +1,12 @@
 """Which run directory a command means."""
 
+import contextlib
+import functools
 import json
 import os
 import re
 
+import dnnlib
 from dnnlib import UserError, files
 
 from . import run_changes, run_files, state_files
@@ -21,13 +24,31 @@ def find_run(outdir, config, description, new_run):
     runs = {int(m[0]): name for name in sorted(os.listdir(outdir) if os.path.isdir(outdir) else []) if (m := re.match(r'\d{5,}', name))}
     paths = [os.path.join(outdir, runs[number]) for number in sorted(runs, reverse=True)]
     found = {path: saved for path in paths if not new_run and (saved := read_options(path)) is not None}
+    content_hash = functools.cache(lambda: _content_hash(config))
     for path, saved in found.items():
-        if not run_changes.differences(saved, config):
+        if _is_same(path, saved, config, content_hash):
             return path, 'complete' if run_files.is_complete(path, progress_of(path), config) else 'continue'
     alike = next((path for path in found if run_changes.same_name(os.path.basename(path), description)), None)
     if alike is not None and not config.get('fork_from') and is_under_way(alike, found[alike]):
         raise UserError(run_changes.refusal(alike, run_changes.differences(found[alike], config)))
     return os.path.join(outdir, f'{max(runs, default=-1) + 1:05d}-{description}'), 'new'
+
+
+def _is_same(run_dir, saved, config, content_hash):
+    """Whether a configuration is that of a run. The images may have been moved; content_hash() reads all of them.
+    It is asked only then."""
+    if not run_changes.differences(saved, config):
+        return True
+    trained_on = progress_of(run_dir).get('dataset_hash')
+    if trained_on is None:
+        return False
+    moved = run_changes.with_data_at(saved, config['training_set_kwargs']['path'])
+    return not run_changes.differences(moved, config) and trained_on == content_hash()
+
+
+def _content_hash(config):
+    with contextlib.closing(dnnlib.util.construct_class_by_name(**config['training_set_kwargs'])) as dataset:
+        return dataset.content_hash()
 
 
 def read_options(run_dir):

@@ -8,15 +8,28 @@ import inspect
 import json
 
 from dnnlib import UnusableFile
+from dnnlib.published import without_folders
 from dnnlib.util import get_obj_by_name
 from torch_utils import safe_pickle
 
 from . import legacy_tensorflow
-from .network_arguments import ARGUMENTS, DISCRIMINATOR, GENERATOR, Entry, checked, laid_out, match, read_entries
+from .network_arguments import (
+    ARGUMENTS,
+    DISCRIMINATOR,
+    GENERATOR,
+    Entry,
+    checked,
+    described,
+    laid_out,
+    match,
+    precision_of,
+    read_entries,
+)
 
 CLASSES = {'G_ema': GENERATOR, 'G': GENERATOR, 'D': DISCRIMINATOR}
 PARTS = ('MappingNetwork', 'SynthesisNetwork', 'SynthesisBlock', 'SynthesisLayer', 'ToRGBLayer', 'FullyConnectedLayer', 'Conv2dLayer',
          'DiscriminatorBlock', 'DiscriminatorEpilogue', 'MinibatchStdLayer')
+BFLOAT16_RES = 'bfloat16_res'   # attribute that our writer adds: how many resolutions are bfloat16 here, float32 there
 MAX_PARTS, MAX_NAME = 1000, 200  # of a network: modules, length of a tensor's name; a generator for 1024x1024 has about 80 modules
 NOT_THERE = 'NotIncluded'       # the class that our writer puts in the place of a network it was not given
 DATA_ARGUMENTS = ('path', 'use_labels', 'max_size', 'xflip', 'resolution')
@@ -63,15 +76,32 @@ def _arguments(name, module):
         what = f'an object of the class {module.class_name[:200]!r}' if isinstance(module, safe_pickle.Instance) else f'a {type(module).__name__}'
         raise UnusableFile(f'{name} is {what}, not a {target.rpartition(".")[2]} of StyleGAN2')
     if _part(module, 'synthesis', 'input') is not None:
-        raise UnusableFile(f'{name} is the alias-free generator of StyleGAN3, which this project does not have; the networks of StyleGAN2 are read')
+        raise UnusableFile(f'{name} is the alias-free generator of StyleGAN3 (training.networks_stylegan3, its '
+                           '--cfg=stylegan3-t and -r), which this project does not have; networks of StyleGAN2 are '
+                           'read, also those of its --cfg=stylegan2')
     args, kwargs = module.state.get('_init_args', ()), module.state.get('_init_kwargs')
     order = list(inspect.signature(get_obj_by_name(target)).parameters)
     if type(args) is not tuple or type(kwargs) is not dict or len(args) > len(order):
         raise UnusableFile(f'{name} does not say what it was made with')
-    kwargs = checked(dict(zip(order, args, strict=False)) | kwargs, ARGUMENTS[target], name)
+    kwargs = dict(zip(order, args, strict=False)) | kwargs
+    kwargs = checked(_nested(kwargs) if target == GENERATOR else kwargs, ARGUMENTS[target], name)
     if not {'c_dim', 'img_resolution', 'img_channels'} <= set(kwargs):
         raise UnusableFile(f'{name} does not say for which images it was made')
-    return dict(class_name=target, **_with_defaults(name, module, kwargs))
+    kwargs = _with_defaults(name, module, kwargs)
+    kwargs = dict(class_name=target, **kwargs)
+    if BFLOAT16_RES in module.state:
+        layers, block = precision_of(kwargs)
+        layers['num_fp16_res'], block['half_dtype'] = module.state[BFLOAT16_RES], 'bfloat16'
+    return described(kwargs, name)
+
+
+def _nested(kwargs):
+    """In the StyleGAN3 code and its forks, the arguments of the synthesis network stand beside the others."""
+    allowed = ARGUMENTS[GENERATOR]['synthesis_kwargs']
+    flat = {key: value for key, value in kwargs.items() if key in allowed}
+    if not flat or kwargs.get('synthesis_kwargs') is not None:
+        return kwargs
+    return {key: value for key, value in kwargs.items() if key not in flat} | dict(synthesis_kwargs=flat)
 
 
 def _with_defaults(name, module, kwargs):
@@ -147,7 +177,7 @@ def _training(content):
         except (ValueError, RecursionError) as err:
             raise UnusableFile('its record of the training is damaged') from err
         if isinstance(record, dict):
-            return record
+            return without_folders(record)
     data = content.get('training_set_kwargs')
     data = {key: data[key] for key in DATA_ARGUMENTS if type(data.get(key)) in (str, int, bool)} if isinstance(data, dict) else {}
-    return dict(source='StyleGAN2-ADA PyTorch', options=dict(training_set_kwargs=data))
+    return dict(source='StyleGAN2-ADA PyTorch', options=dict(training_set_kwargs=without_folders(data)))

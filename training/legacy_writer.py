@@ -5,23 +5,26 @@ which use nothing but the public API of the reference implementation's `torch_ut
 """
 
 import ast
+import copy
 import json
 import pathlib
 import pickle
 from collections import OrderedDict
 
 from dnnlib import EasyDict, UnusableFile, UserError, files
+from dnnlib.published import without_folders
 from torch_utils.persistence import STORAGES, PickledObject, PickledParameter, PickledTensor
 
 from . import snapshot_info
-from .network_arguments import described, laid_out
-from .networks_format import NotIncluded
+from .legacy_pytorch import BFLOAT16_RES
+from .network_arguments import described, laid_out, precision_of
+from .networks_format import Block, NotIncluded
 
 PROTOCOL = 4                    # Python 3.4 and later
 NAMES = ('G', 'D', 'G_ema')
 SOURCES = ('networks_format', 'networks_layers', 'networks_generator', 'networks_discriminator')
 HEADER = '# The networks of KD-DLGAN (Apache License 2.0) as they travel in a pickle.\n\n'
-FOOTER = "\n\n\nHALF_DTYPES['bfloat16'] = torch.float32         # the kernels of the reference implementation know float16 and float32 only\n"
+FOOTER = '\n\n\nFLOAT32_CHANNELS_LAST = False          # as in StyleGAN2-ADA, for tools that use the parts of a block\n'
 HOOKS = ('_backward_hooks', '_forward_hooks', '_forward_pre_hooks', '_state_dict_hooks', '_load_state_dict_pre_hooks')
 
 
@@ -38,14 +41,15 @@ def write(path, tensors, info):
     left = dict(tensors)
     try:
         info = snapshot_info.check(info)
-        snapshot = dict(training_set_kwargs=_easy(info['training'].get('options', {}).get('training_set_kwargs')))
+        training = without_folders(info['training'])
+        snapshot = dict(training_set_kwargs=_easy(training.get('options', {}).get('training_set_kwargs')))
         for name in NAMES:
             snapshot[name] = _pickled(_build(name, info['networks'].get(name)), name, left, source)
         if left:
             raise UnusableFile(f'no network has the tensor {min(left)}')
     except UnusableFile as err:
         raise UserError(f'{path}: cannot be written: {err}; use another snapshot') from err
-    snapshot.update(augment_pipe=None, kdgan_training=json.dumps(info['training']))
+    snapshot.update(augment_pipe=None, kdgan_training=json.dumps(training))
     with files.atomic_path(path) as temp, open(temp, 'wb') as f:
         pickle.dump(snapshot, f, protocol=PROTOCOL)
 
@@ -66,14 +70,32 @@ def module_source():
 
 
 def _build(name, kwargs):
-    """The network without memory for its tensors."""
-    return NotIncluded() if kwargs is None else laid_out(described(kwargs, name), name)
+    """The network without memory for its tensors, as the reference implementation would have made it."""
+    if kwargs is None:
+        return NotIncluded()
+    kwargs, bfloat16_res = _without_bfloat16(described(kwargs, name))
+    module = laid_out(kwargs, name)
+    if bfloat16_res:
+        setattr(module, BFLOAT16_RES, bfloat16_res)         # for our reader; a network made of the arguments has none
+    return module
+
+
+def _without_bfloat16(kwargs):
+    """-> (arguments that the reference implementation knows, number of resolutions in bfloat16, which it has not)."""
+    kwargs = copy.deepcopy(kwargs)
+    layers, block = precision_of(kwargs)
+    if block.pop('half_dtype', 'float16') == 'float16':
+        return kwargs, 0
+    count, layers['num_fp16_res'] = layers.get('num_fp16_res', 0), 0
+    return kwargs, count
 
 
 def _pickled(module, prefix, left, source):
     """A module with the tensors of `left`, which loses them -> what pickles as its counterpart."""
     take = lambda key, like, pickled: None if like is None else pickled(_take(f'{prefix}.{key}', like, left))
     state = {key: _easy(value) for key, value in vars(module).items() if not key.startswith('_') or key in ('_init_args', '_init_kwargs')}
+    if isinstance(module, Block):
+        state['channels_last'] = module.use_fp16 and module.channels_last
     state.update({key: OrderedDict() for key in HOOKS}, _non_persistent_buffers_set=set(), training=False)
     state['_parameters'] = OrderedDict((key, take(key, value, PickledParameter)) for key, value in module._parameters.items())
     state['_buffers'] = OrderedDict((key, take(key, value, PickledTensor)) for key, value in module._buffers.items())

@@ -5,6 +5,7 @@ import os
 
 import dnnlib
 from dnnlib import UserError, files
+from dnnlib.published import without_folders
 
 from . import model_card_metrics, model_files, run_files, snapshots
 
@@ -38,7 +39,7 @@ def make_card(snapshot, title=None, load_as=None):
     """
     folder, name = os.path.split(os.path.abspath(snapshot))
     info = snapshots.load_info(snapshot)
-    training = info['training']
+    training = without_folders(info['training'])            # of snapshots written before they held no folders
     options, nimg = training.get('options', {}), training.get('cur_nimg')
     metrics = model_card_metrics.read(folder, name, nimg, options.get('metrics', []))
     title = title or os.path.basename(folder)
@@ -70,11 +71,6 @@ def cell(value):
 def table(rows):
     """[(name, value)] -> lines of Markdown; a value of None is not recorded."""
     return ['| | |', '|---|---|', *[f'| {name} | {NOT_RECORDED if value is None else cell(value)} |' for name, value in rows]]
-
-
-def _name_of(path_or_name):
-    """Without the folders of this machine."""
-    return os.path.basename(path_or_name) if os.path.isabs(path_or_name) or os.path.exists(path_or_name) else path_or_name
 
 
 def _header(title, options, data, metrics):
@@ -140,7 +136,8 @@ def _training_rows(c, nimg, stats, history):
         ('R1 weight', loss.get('r1_gamma')), ('half-life of the weight average', kimg(c['ema_kimg'] * 1000) if 'ema_kimg' in c else None),
         ('precision', precision), ('augmentation', _augmentation(c, stats)), *_distillation(c, loss.get('kd_kwargs'), stats),
         *_methods(c.get('terms', {})),
-        ('started from', _start(c) if c else None), *_rollbacks(history), ('seed', c.get('random_seed')),
+        ('started from', _start(c) if c else None), *_rollbacks(history), *_edits(history),
+        ('seed', c.get('random_seed')),
         ('processes', f'{c["num_gpus"]} on {c.get("device", NOT_RECORDED)}' if 'num_gpus' in c else None),
         ('time', None if seconds is None else dnnlib.util.format_time(seconds)),
     ]
@@ -160,6 +157,11 @@ def _rollbacks(history):
              'infinite or NaN') for event in history if event['event'] == 'rollback']
 
 
+def _edits(history):
+    edited = any(event['event'] == 'edited' for event in history)
+    return [('changed', 'its weights, after the training')] if edited else []
+
+
 def _augmentation(c, stats):
     if not c:
         return None
@@ -176,8 +178,8 @@ def _augmentation(c, stats):
 def _distillation(c, kd, stats):
     if kd is None:
         return [('distillation', 'none' if c else None)]
-    settings = ', '.join(f'{key} {_name_of(str(value))}' for key, value in kd.get('settings', {}).items())
-    return [('distillation', ', '.join(kd.get('methods', []))), ('teacher', _name_of(kd.get('teacher', NOT_RECORDED))),
+    settings = ', '.join(f'{key} {value}' for key, value in kd.get('settings', {}).items())
+    return [('distillation', ', '.join(kd.get('methods', []))), ('teacher', kd.get('teacher', NOT_RECORDED)),
             ('its settings and those of the methods', settings),
             *[(name, f'{stats[key]["mean"]:.3g}') for key, name in OF_DISTILLATION.items() if key in stats]]
 
@@ -188,8 +190,8 @@ def _methods(terms):
 
 def _object(kwargs):
     """{'class_name': 'a.b.LeCam', 'weight': 1} -> 'LeCam: weight 1'."""
-    values = [f'{key} {", ".join(_name_of(str(x)) for x in (value if isinstance(value, list) else [value]))}' for key, value in kwargs.items()
-              if key != 'class_name']
+    listed = lambda value: ', '.join(map(str, value if isinstance(value, list) else [value]))
+    values = [f'{key} {listed(value)}' for key, value in kwargs.items() if key != 'class_name']
     return f'{kwargs["class_name"].rsplit(".", 1)[-1]}: {", ".join(values)}'
 
 

@@ -5,6 +5,7 @@ import os
 from typing import NamedTuple
 
 from dnnlib import protocol
+from dnnlib.published import without_folders
 
 from . import run_files
 
@@ -69,6 +70,7 @@ def read(folder, snapshot, nimg, wanted):
             ours = _fits({**OPTIONAL, **record}, RECORD) and os.path.basename(path) == run_files.metric_name(record['metric'])
             here = ours and os.path.basename(record['snapshot']) == record['snapshot']      # not of another folder
             if here and (nimg is None or record['cur_nimg'] is None or record['cur_nimg'] <= nimg):
+                record = without_folders(record)
                 groups.setdefault(protocol.key(record), {})[record['snapshot']] = record        # measured again: the latest
     found = [_summarize(list(records.values()), snapshot) for records in groups.values()]
     missing = [Measured(metric, None, None, 0, None) for metric in wanted if metric not in {group.metric for group in found}]

@@ -1,11 +1,15 @@
 """Networks by file, address, published name or repository: `G = load_generator('https://host/network-snapshot-000300.safetensors')`."""
 
+import copy
+import inspect
 import os
 
-from dnnlib import UserError, files
+from dnnlib import UnusableFile, UserError, files
+from dnnlib.util import is_url
 
 from . import hub, snapshots
 from .config import torch_device
+from .network_arguments import GENERATOR, described, laid_out, match
 
 # Networks that StyleGAN2-ADA publishes as starting points for transfer learning, by the names that its --resume takes. They are pickles,
 # of which only tensors and settings are read. Their licence, NVIDIA's, allows non-commercial use only.
@@ -42,7 +46,7 @@ def locate(network, option='--network', sha256=None):
     address = address_of(network)
     if hub.is_hub_name(address):
         return hub.download(address, option)
-    if files.is_url(address):
+    if is_url(address):
         return files.download(address, sha256, what=option if network == address else f'{option}={network}', option=option)
     if os.path.isdir(address):
         found = [name for name in os.listdir(address) if name.startswith('network-snapshot-') and name.endswith('.safetensors')]
@@ -60,6 +64,34 @@ def load_snapshot(network, device='auto', option='--network'):
     if 'G_ema' not in snapshot.networks:
         raise UserError(f'{option}={network}: there is no G_ema in it; name a network-snapshot-....safetensors of train.py')
     return snapshot
+
+
+def save_generator(path, G, like=None):
+    """Writes a snapshot with a generator that was changed after it was loaded or trained. All programs here read it.
+
+    Args:
+        path: file to write, as a rule .safetensors.
+        G:    `training.networks.Generator`; its tensors may have other values, not other shapes.
+        like: `snapshots.Snapshot` that it was loaded from: its precision and the record of its training go into the
+              file, without the metrics, which hold no longer. None = the precision that G has now, and no record.
+    Raises:   UserError if the layers of G are not those that its arguments ask for, or the file cannot be written.
+    """
+    order = inspect.signature(type(G)).parameters
+    own = dict(zip(order, G.init_args, strict=False)) | G.init_kwargs
+    kwargs = dict(class_name=GENERATOR, **own) if like is None else like.info['networks']['G_ema']
+    try:
+        kwargs = described(kwargs, 'G_ema')
+        match(G.state_dict(), laid_out(kwargs, 'G_ema'), 'G_ema')
+    except UnusableFile as err:
+        raise UserError(f'{path}: cannot be written: {err}; a snapshot holds the values of its tensors alone') from err
+    training = {} if like is None else _edited(like.info['training'])
+    snapshots.save_networks(path, dict(G_ema=copy.deepcopy(G).float()), dict(G_ema=kwargs), training)
+
+
+def _edited(training):
+    event = dict(event='edited', cur_nimg=training.get('cur_nimg'))
+    kept = {key: value for key, value in training.items() if key != 'metrics'}
+    return dict(kept, history=[*(training.get('history') or []), event])
 
 
 def load_generator(path_or_url, device='auto'):

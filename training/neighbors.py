@@ -11,6 +11,7 @@ from dnnlib import UserError
 
 from . import demo_data, image_grid
 from .dataset import held_out_kwargs
+from .trained_on import training_set
 
 DISTANCES = dict(pixels='root of the mean squared difference of the pixels, 0 to 255', teacher='1 - cosine of the features')
 
@@ -22,10 +23,10 @@ def open_training_images(data, mirror, snapshot, network):
         data:     a folder, a zip or 'demo'; None = what the snapshot says.
         mirror:   with each image mirrored, too; None = as in the training, as far as it is known.
         snapshot: of the generator.
-        network:  its name, for messages.
+        network:  what the user calls it.
     Raises:       UserError if they are not there, or are of another size or kind than what the network makes.
     """
-    G, trained = snapshot.G_ema, snapshot.info['training'].get('options', {}).get('training_set_kwargs') or {}
+    G, trained = snapshot.G_ema, training_set(network, snapshot.info)
     if data is None and not os.path.exists(str(trained.get('path'))):
         raise UserError(f'{network}: the images that it was trained on are not known or not there any more; name them with --data=PATH')
     path = trained['path'] if data is None else demo_data.demo_set(G.img_resolution) if data == 'demo' else data

@@ -107,6 +107,14 @@ def described(kwargs, where):
     return dict(class_name=class_name, **checked(arguments, ARGUMENTS[class_name], where))
 
 
+def precision_of(kwargs):
+    """-> the tables among the arguments that have num_fp16_res, and half_dtype; made where they are missing."""
+    if kwargs['class_name'] == GENERATOR:
+        table = kwargs.setdefault('synthesis_kwargs', {})
+        return table, table
+    return kwargs, kwargs.setdefault('block_kwargs', {})
+
+
 def laid_out(kwargs, where):
     """A network of ours without memory: filters have their values, all other tensors a shape only."""
     try:

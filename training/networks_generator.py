@@ -215,6 +215,9 @@ class SynthesisNetwork(torch.nn.Module):
 
     def forward(self, ws, **block_kwargs):
         """ws [N, num_ws, w_dim] -> img [N, img_channels, img_resolution, img_resolution] float32; block_kwargs as in `SynthesisBlock.forward`."""
+        if ws.ndim != 3 or ws.shape[1] != self.num_ws or ws.shape[2] != self.w_dim:
+            shape = f'[N, {self.num_ws}, {self.w_dim}]'
+            raise ValueError(f'SynthesisNetwork: ws has shape {list(ws.shape)}, it takes {shape}')
         ws = ws.to(torch.float32)
         x = img = None
         start = 0

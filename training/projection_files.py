@@ -1,6 +1,5 @@
 """The files of a projection: the pictures that it starts from, its state between two sittings, its results."""
 
-import io
 import json
 import os
 from typing import NamedTuple
@@ -10,10 +9,11 @@ import PIL.Image
 import torch
 
 from dnnlib import UserError, files
+from dnnlib.published import without_folders
 from torch_utils import checkpoint, misc
 
 from . import image_grid
-from .image_convert import Resizer, UnusableImage, to_rgb_or_grey
+from .image_convert import Resizer, UnusableImage, open_image, to_rgb_or_grey
 from .image_files import ImageFiles
 
 STATE_FILE = 'projection-state.safetensors'
@@ -67,7 +67,7 @@ def _pictures(path):
 
 def _convert(source, data, size, num_channels):
     try:
-        img = to_rgb_or_grey(PIL.Image.open(io.BytesIO(data)), 'rgb' if num_channels == 3 else 'grey')
+        img = to_rgb_or_grey(open_image(data), 'rgb' if num_channels == 3 else 'grey')
     except UnusableImage as err:
         raise UserError(f'--target={source}: {err}') from err
     except PIL.UnidentifiedImageError as err:
@@ -120,7 +120,7 @@ def write_results(folder, target, ws, imgs, record):
     image_grid.save_image(image_grid.to_labelled_grid(row, 3, labels, min_tile=128), os.path.join(folder, 'side-by-side.png'))
     with files.atomic_path(os.path.join(folder, 'projected_w.npz')) as temp, open(temp, 'wb') as f:
         np.savez(f, w=ws[None].cpu().numpy())
-    files.write_text(os.path.join(folder, 'projection.json'), json.dumps(record, indent=2) + '\n')
+    files.write_text(os.path.join(folder, 'projection.json'), json.dumps(without_folders(record), indent=2) + '\n')
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """In what the configurations of two commands differ, and which differences a run survives when it is continued."""
 
 import json
+import os
 import re
 
 # May differ when a run is continued: none of these changes what is trained. What follows a point is part of a table.
@@ -32,10 +33,28 @@ def differences(saved, config):
         counts = lambda key: key.rpartition('.')[2] not in ('fp32', *OF_PRECISION)
         saved, config = ({key: value for key, value in flat.items() if counts(key)} for flat in (saved, config))
     config.pop('fp32_auto', None)
-    on = lambda value: None if value is False else value
-    keys = [key for key in {**saved, **config} if on(saved.get(key)) != on(config.get(key)) and not _is_free(key, saved, config)]
+    keys = [key for key in {**saved, **config} if not _same(saved.get(key), config.get(key))]
+    keys = [key for key in keys if not _is_free(key, saved, config)]
     keys = [key for key in keys if key.rpartition('.')[2] not in FOLLOWS] or keys
     return list(dict.fromkeys(f'{_option(key)}={_short(saved.get(key))}, now {_short(config.get(key))}' for key in keys))
+
+
+def _same(a, b):
+    """Whether two values mean the same: what is off may be missing, and a file has many paths."""
+    if isinstance(a, str) and isinstance(b, str):
+        return a == b or (os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b))
+    on = lambda value: None if value is False else value
+    return on(a) == on(b)
+
+
+def with_data_at(config, path):
+    """A configuration as it would be with its images at `path`."""
+    config = dict(config, training_set_kwargs=dict(config.get('training_set_kwargs') or {}, path=path))
+    kd = config.get('loss_kwargs', {}).get('kd_kwargs')
+    if kd is not None:
+        kd = dict(kd, training_set_kwargs=dict(kd.get('training_set_kwargs') or {}, path=path))
+        config['loss_kwargs'] = dict(config['loss_kwargs'], kd_kwargs=kd)
+    return config
 
 
 def found_out(saved):

@@ -3,6 +3,7 @@
 import os
 
 from dnnlib import files
+from dnnlib.published import without_folders
 from torch_utils import checkpoint, distributed
 from torch_utils.background_writer import BackgroundWriter
 
@@ -47,7 +48,7 @@ class RunStore:
         self.writer.submit(self._write_snapshot, self.snapshot_path(cur_nimg), checkpoint.copies(tensors), info)
 
     def _write_snapshot(self, path, tensors, info):
-        info['training']['dataset'] = self.facts.get()
+        info['training']['dataset'] = without_folders(self.facts.get())
         checkpoint.save(path, 'network', tensors, info)
 
     def save_state(self, states, progress):

@@ -8,6 +8,7 @@ import torch
 
 import dnnlib
 from dnnlib import UnusableFile
+from dnnlib.published import without_folders
 from torch_utils import checkpoint, misc
 
 from . import legacy_pytorch, network_arguments, snapshot_info
@@ -29,10 +30,12 @@ def pack(networks, kwargs, training):
     Args:
         networks: {name: module}.
         kwargs:   {name: {'class_name': ..., constructor arguments}}, for at least these networks.
-        training: JSON-able record of the run: options, cur_nimg, class_names, dataset, metrics.
+        training: JSON-able record of the run: options, cur_nimg, class_names, dataset, metrics. Snapshots are passed
+                  on: they hold the names of files, not their folders.
     """
     tensors = {f'{name}.{key}': value for name, module in networks.items() for key, value in module.state_dict().items()}
-    return tensors, dict(networks={name: kwargs[name] for name in networks}, training=training, project_version=dnnlib.__version__)
+    return tensors, dict(networks={name: kwargs[name] for name in networks}, training=without_folders(training),
+                         project_version=dnnlib.__version__)
 
 
 def save_networks(path, networks, kwargs, training):
@@ -43,7 +46,8 @@ def save_networks(path, networks, kwargs, training):
 
 def add_metrics(path, records):
     """Writes metric records into a snapshot, in place of those it has."""
-    checkpoint.update_info(path, 'network', lambda info: dict(info, training=dict(info['training'], metrics=records)))
+    changed = lambda info: dict(info, training=without_folders(dict(info['training'], metrics=records)))
+    checkpoint.update_info(path, 'network', changed)
 
 
 def load_networks(path, device='cpu', names=None):

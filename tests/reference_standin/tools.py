@@ -54,11 +54,17 @@ def walk(G, z, c):
     for res in G.synthesis.block_resolutions:
         block = getattr(G.synthesis, f'b{res}')
         assert (block.resolution, block.is_last, block.img_channels) == (res, res == G.img_resolution, G.img_channels)
+        assert block.use_fp16 or not block.channels_last            # as the reference implementation sets it
         block.use_fp16 = False
         x, img = block(x, img, ws.narrow(1, start, block.num_conv + block.num_torgb), noise_mode='const')
         start += block.num_conv
     assert G.synthesis.b4.conv1.weight.shape[2:] == (3, 3) and block.torgb.weight.shape[2:] == (1, 1)
     yield 'walked', img
+
+
+# Of StyleGAN2-ADA's synthesis network, its blocks and layers, as far as a caller gives them.
+SYNTHESIS_ARGUMENTS = {'channel_base', 'channel_max', 'num_fp16_res', 'conv_clamp', 'architecture', 'resample_filter',
+                       'fp16_channels_last', 'kernel_size', 'use_noise', 'activation'}
 
 
 def rebuild(G, z, c):
@@ -67,7 +73,12 @@ def rebuild(G, z, c):
     kwargs.synthesis_kwargs = dnnlib.EasyDict(kwargs.get('synthesis_kwargs', {}))
     kwargs.synthesis_kwargs.num_fp16_res = 0
     kwargs.synthesis_kwargs.conv_clamp = 256
+    # Tools also give them to the reference implementation's own class.
+    assert set(kwargs) <= {'z_dim', 'c_dim', 'w_dim', 'img_resolution', 'img_channels', 'mapping_kwargs',
+                           'synthesis_kwargs'}
+    assert set(kwargs.synthesis_kwargs) <= SYNTHESIS_ARGUMENTS
     H = type(G)(*G.init_args, **kwargs).eval().requires_grad_(False)
+    assert not any(block.use_fp16 or block.channels_last for block in H.synthesis.children())
     misc.copy_params_and_buffers(G, H)
     yield 'rebuilt', H(z, c, noise_mode='const')
 

@@ -1,0 +1,25 @@
+"""Where the images are that a network was trained on: its snapshot has their name, its run the path."""
+
+import os
+
+from dnnlib.published import without_folders
+
+from . import model_files
+from .find_run import read_options
+
+
+def training_set(network, info):
+    """Constructor arguments of the data set, as far as they are known; 'path' is missing where nothing is known of it.
+
+    Args:
+        network: what the user calls the network.
+        info:    of its snapshot.
+    """
+    recorded = info['training'].get('options', {}).get('training_set_kwargs') or {}
+    path = recorded.get('path')                         # in older snapshots the whole path
+    if not isinstance(path, str) or os.path.dirname(path) or not model_files.is_local(network):
+        return recorded
+    options = read_options(os.path.dirname(network)) or {}
+    of_run = (options.get('training_set_kwargs') or {}).get('path')
+    same = isinstance(of_run, str) and without_folders(dict(path=of_run))['path'] == path
+    return dict(recorded, path=of_run) if same else recorded
