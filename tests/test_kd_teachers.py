@@ -84,6 +84,12 @@ def test_features_are_computed_once(cache):
     teacher.bf16 = True                                                                 # another precision, other features
     real_features(teacher, dataset)
     assert sum(calls) == 400
+    real_features(teacher, dataset, raw_input=True)                                     # pixels prepared otherwise
+    assert sum(calls) == 600
+    real_features(Teacher(Counting(), Preprocess(32, (0.5,) * 3, (0.5,) * 3), 3, 'counting:2'), dataset)
+    assert sum(calls) == 800
+    few = ImageFolderDataset(demo_data.demo_set(32), max_size=4)                        # other images of the same set
+    assert len(real_features(teacher, few)) == 4 and sum(calls) == 804
 
 
 def test_features_that_are_not_finite(cache):

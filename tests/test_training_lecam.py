@@ -7,7 +7,7 @@ from tiny_gan import batch, make_loss, nets, run
 
 import train
 from dnnlib import UserError
-from torch_utils import training_stats
+from torch_utils import distributed, training_stats
 from training.lecam import LeCam
 from training.loss_terms import Step
 
@@ -43,6 +43,14 @@ def test_micro_batches_are_one_step():
         play(whole, [[1.0 + shift, 2.0, 3.0, 6.0]], [[0.0, 0.0, -1.0, -1.0 - shift]])
         play(parts, [[1.0 + shift, 2.0], [3.0, 6.0]], [[0.0, 0.0], [-1.0, -1.0 - shift]])
     torch.testing.assert_close(whole.average, parts.average)
+
+
+def test_averages_are_those_of_all_processes(monkeypatch):
+    """Here two logits of each kind; on another process two reals of sum 10 and four fakes of sum -6."""
+    monkeypatch.setattr(distributed, 'all_reduce_sum', lambda sums: sums + torch.tensor([10.0, 2, -6, 4]))
+    term = LeCam(weight=1.0)
+    play(term, [[1.0, 3.0]], [[-1.0, -2.0]])
+    assert [x.item() for x in term.anchors()] == pytest.approx([14 / 4, -9 / 6])
 
 
 def test_start_and_overflow():
