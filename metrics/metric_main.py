@@ -31,7 +31,7 @@ from .metric_utils import NOISE_MODE, MetricOptions
 from .registry import find_metric, forms, is_valid_metric, list_valid_metrics, register_metric  # noqa: F401
 from .shared_pass import generated_statistics, real_statistics
 
-OTHER_FIGURES = ('standard_error', 'precision', 'recall', 'std', 'below_median')        # told beside the value
+OTHER_FIGURES = ('over_n', 'standard_error', 'precision', 'recall', 'std', 'below_median')        # told beside the value
 
 INPUT = 'uint8, clip(127.5 x + 128) cut to whole numbers; one channel repeated to three'         # of detectors, as a rule
 
@@ -141,8 +141,8 @@ def _save_pairs(name: str, opts: MetricOptions, pairs: list, folder: str) -> str
 
 
 def _record(name: str, opts: MetricOptions, figures: dict) -> dict:
-    """The figures and everything that they depend on. Among the figures of a metric may be 'generated', which is added to how images were made, and
-    'input', what its detector sees if not bytes."""
+    """The figures and everything that they depend on. Among the figures of a metric may be 'generated', which is added to how images were made,
+    'input', what its detector sees if not bytes, and 'formula', which variant of its formula it follows."""
     metric, num_gen = find_metric(name)
     detector, conditional = opts.detector, opts.G.c_dim > 0
     generated = dict(images=num_gen, truncation_psi=opts.truncation_psi, noise_mode=NOISE_MODE,
