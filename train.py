@@ -14,13 +14,13 @@ from kd_plugin.loss import check_distillation
 from kd_plugin.options import DEFAULT_TEACHER, kd_config, kd_options
 from metrics import metric_main
 from torch_utils import distributed
-from training import apa, bad_steps, demo_data, fork, insgen, lecam, model_files, presets, snapshot_keep, snapshots
+from training import apa, bad_steps, demo_data, fork, insgen, lecam, model_files, presets, run_changes, snapshot_keep, snapshots
 from training.augment import augpipe_specs
 from training.augmentations import AUGMENTATIONS, add_augmentation
 from training.augmentations import DEFAULT as DEFAULT_AUGMENTATION
 from training.commands import FiniteRange, refused_option
 from training.config import add_networks, add_observers, add_schedule, check_dataset, number_of_processes, torch_device
-from training.find_run import find_run
+from training.find_run import find_run, read_options
 from training.methods import add_methods, check_methods, describe_methods, method_options
 from training.runs import launch
 
@@ -57,6 +57,7 @@ class NumberOrAuto(click.ParamType):
 @click.option('--metrics', help='Comma-separated list or none  [default: by --cfg: fid50k_full, fid5k_full or clipfid1k_full]', metavar='LIST')
 @click.option('--detector', help='Inception network of the FID, if it cannot be downloaded', metavar='FILE')
 @click.option('--metric-teacher', help='Teacher whose features clipfid measures  [default: that of --kd-teacher]', metavar='NAME')
+@click.option('--metric-data', help='Other real images than those of the training that the metrics compare with, such as a test set', metavar='PATH')
 @click.option('--early-stop', help='End the run when a metric does not get better: metric=fid5k_full,patience=5[,min-delta=0.1]', metavar='RULE')
 @click.option('--health', help='Fakes per tick that are searched for copies of training images and of each other; 0 = none',
               type=click.IntRange(min=0), default=200, show_default=True, metavar='INT')
@@ -155,7 +156,7 @@ def build_config(opts):
         kd = kd_config(opts, dataset, config)
     if kd is not None:
         config.loss_kwargs.update(class_name='kd_plugin.loss.KDLoss', kd_kwargs=kd)
-    add_metrics(config, opts, preset, kd)
+    add_metrics(config, opts, preset, kd, dataset)
     config.bad_steps_kwargs = dict(max_in_a_row=opts.max_bad_steps, reaction=opts.on_bad_steps)
     if opts.fork_from:
         if opts.init_from:
@@ -171,17 +172,20 @@ def data_path(opts):
     return demo_data.demo_set(32) if opts.data == 'demo' else opts.data
 
 
-def add_metrics(config, opts, preset, kd):
+def add_metrics(config, opts, preset, kd, dataset):
     names = preset.metrics if opts.metrics is None else opts.metrics
     config.metrics = [name for name in split_names(names) if name != 'none']
     for name in config.metrics:
         metric_main.find_metric(name)
-    for name in ('detector', 'metric_teacher'):
+    for name in ('detector', 'metric_teacher', 'metric_data'):
         if opts[name] is not None and not config.metrics:
             raise UserError(f'--{name.replace("_", "-")}={opts[name]}: has no effect with --metrics=none; leave one of them out')
     teacher = opts.metric_teacher or (kd['teacher'] if kd else opts.kd_teacher or ('demo' if opts.data == 'demo' else DEFAULT_TEACHER))
     config.metric_kwargs = dict(func_name='metrics.metric_main.calc_and_report', detector=opts.detector,
                                 teacher_kwargs=dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
+    if opts.metric_data is not None:
+        config.metric_set_kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=opts.metric_data)
+        metric_main.check_metric_data(config.metrics, config.metric_set_kwargs, f'--metric-data={opts.metric_data}', dataset)
 
 
 def describe(opts, dataset_name, config):
@@ -203,6 +207,8 @@ def print_summary(config, run_dir, status):
     distributed.print0('Training options:')
     distributed.print0(json.dumps(config, indent=2))
     distributed.print0(f'Output directory:   {run_dir}' + (' (continued)' if status == 'continue' else ''))
+    if status == 'continue' and (line := run_changes.other_reference(read_options(run_dir), config)):
+        distributed.print0(line)
 
 
 def preflight(config, opts):

@@ -26,8 +26,9 @@ def fits(num_images: int, num_features: int) -> bool:
 
 
 def evaluate(compute, real: FeatureStats | None, generated: FeatureStats, resamples: int, seed: int) -> dict:
-    """-> {figure: number}, and 'intervals': {figure: [low, high]} with the 'bootstrap' that they come from. The value is NaN and alone where a feature
-    is infinite or NaN, as those of an image of the generator may be.
+    """-> {figure: number}, and 'intervals': {figure: [low, high]} with the 'bootstrap' that they come from.
+
+    The value is NaN and alone where a feature is infinite or NaN, as those of an image of the generator may be.
 
     Args:
         compute: `compute(real, generated, weights)` -> {figure: tensor [R] or a plain value}. `weights` [R, N] says how often each generated

@@ -10,7 +10,7 @@ import time
 import torch
 
 import dnnlib
-from dnnlib import files, protocol
+from dnnlib import UserError, files, protocol
 from torch_utils import distributed, misc
 
 from . import (  # noqa: F401  (each registers its metrics)
@@ -78,6 +78,28 @@ def load_detectors(metrics: list[str], device, *args, **kwargs) -> dict[str, Det
 def check_metrics(metrics: list[str], detector: str | None = None, teacher_kwargs: dict | None = None) -> None:
     """Finds out before a long run whether there are such metrics and their detectors can be had. Raises UserError."""
     load_detectors(metrics, 'cpu', detector, teacher_kwargs)
+
+
+def needs_data(metrics: list[str], c_dim: int) -> bool:
+    """Whether anything asks for real images: a metric, or a generator with c_dim > 0 for the frequencies of its classes."""
+    return c_dim > 0 or any(find_metric(metric)[0].real is not None for metric in metrics)
+
+
+def check_metric_data(metrics: list[str], dataset_kwargs: dict, where: str, trained) -> None:
+    """Finds out before a training whether the metrics can be measured against other images than its own.
+
+    Args:
+        dataset_kwargs: class_name and arguments of those images.
+        where:          what the user gave, for messages.
+        trained:        the training images: name, channels, resolution and classes are theirs.
+    Raises: UserError.
+    """
+    if not needs_data(metrics, trained.label_dim):
+        raise UserError(f'{where}: --metrics={",".join(metrics)} compares with no real images; leave it out')
+    if copies := next((name for name in metrics if 'memorization' in name), None):
+        raise UserError(f'{where}: {copies} looks for copies of the training images; leave it out of --metrics, and measure it afterwards with '
+                        f'calc_metrics.py --metrics={copies} --ref={trained.path}')
+    metric_utils.check_reference(dataset_kwargs, where, trained.num_channels, trained.resolution, trained.label_dim, trained.class_names)
 
 
 def calc_metric(metric: str, *args, **kwargs) -> dict:

@@ -14,6 +14,7 @@ from conftest import parse_options, run_cli
 import train
 from dnnlib import EasyDict, UserError
 from torch_utils import checkpoint, misc
+from training import run_changes
 from training.find_run import OPTIONS_FILE, find_run
 from training.run_files import STATE_FILE
 
@@ -100,6 +101,41 @@ def test_what_does_not_go_together_is_refused(args, message, tiny_data, monkeypa
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
     with pytest.raises(UserError, match=message):
         train.build_config(parse_options('--outdir=x', f'--data={tiny_data}', *args))
+
+
+def write_images(folder, classes=('blue', 'red'), size=16, mode='RGB'):
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        PIL.Image.new(mode, (size, size), name).save(folder / name / '0.png')
+    return str(folder)
+
+
+def test_other_images_for_the_metrics(tiny_data, tmp_path):
+    """They go into the configuration, not into the name: what is trained is the same, and a run may be continued with others."""
+    path = write_images(tmp_path / 'test')
+    plain, name = config_of(tiny_data, '--cond=1')
+    config, named = config_of(tiny_data, '--cond=1', f'--metric-data={path}')
+    assert config.pop('metric_set_kwargs') == dict(class_name='training.dataset.ImageFolderDataset', path=path)
+    assert config == plain and named == name
+    config['metric_set_kwargs'] = dict(path=path)
+    assert run_changes.differences(plain, config) == []
+    assert run_changes.other_reference(plain, plain) is None
+    assert run_changes.other_reference(plain, config).startswith(f'Metrics are measured against {path} from now on, so far against {tiny_data}: ')
+
+
+@pytest.mark.parametrize('images, args, message', [
+    (dict(size=32), [], 'test: images are 32x32 RGB, the network makes 16x16 RGB; make the data set with dataset_tool.py --width=16 --height=16'),
+    (dict(mode='L'), [], 'test: images are 16x16 grey, the network makes 16x16 RGB; .*--color=rgb'),
+    (dict(classes=('blue', 'red', 'white')), ['--cond=1'], 'test: labels have 3 dimensions, the network takes 2; .* one with the same classes'),
+    (dict(classes=('green', 'red')), ['--cond=1'], "test: class 0 is 'green', in the training images 'blue'; .* folders with the same names"),
+    (dict(), ['--metrics=none'], 'test: has no effect with --metrics=none'),
+    (dict(), ['--metrics=is500,ppl_wend'], 'test: --metrics=is500,ppl_wend compares with no real images; leave it out'),
+    (dict(), ['--metrics=fid500_full,memorization50'],
+     'test: memorization50 looks for copies of the training images; .* calc_metrics.py --metrics=memorization50 --ref=.*tiny')])
+def test_images_that_the_metrics_cannot_use(images, args, message, tiny_data, tmp_path):
+    path = write_images(tmp_path / 'test', **images)
+    with pytest.raises(UserError, match=f'--metric-data=.*{message}'):
+        config_of(tiny_data, f'--metric-data={path}', *args)
 
 
 FLOATS = [param for param in train.main.params if isinstance(param.type, click.types.FloatParamType)]
