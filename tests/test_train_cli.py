@@ -40,6 +40,7 @@ def test_low_shot_is_the_baseline_of_the_paper(tiny_data):
     assert config.loss_kwargs['r1_gamma'] == 10 and config.loss_kwargs['pl_weight'] == 0
     assert config.G_reg_interval is None and config.D_reg_interval is None
     assert config.training_set_kwargs['xflip'] and config.G_kwargs['synthesis_kwargs']['num_fp16_res'] == 0
+    assert config.network_snapshot_ticks * config.kimg_per_tick == 100         # 3 chances to be the best, as in the source
 
 
 @pytest.mark.parametrize('fast', [True, False])
