@@ -40,7 +40,8 @@ def choose_data(data, info, network):
             raise UserError(f'{network}: the snapshot does not say what it was trained on; name the real images with --ref=PATH')
         if not os.path.exists(path):
             used = 'measured against' if options.get('metric_set_kwargs') else 'trained on'
-            raise UserError(f'{path}: the data set that the snapshot was {used} is not there any more; name it with --ref=PATH')
+            raise UserError(f'{path}: the data set that the snapshot was {used} is not there any more; '
+                            'name it with --ref=PATH')
         held_out = held_out_kwargs(kwargs)
     return dict(class_name='training.dataset.ImageFolderDataset', path=path, **held_out)
 
@@ -56,8 +57,8 @@ def warn_of_other_data(names, data_kwargs, info):
     trained_on = (info['training'].get('options', {}).get('training_set_kwargs') or {}).get('path')
     given = os.path.abspath(data_kwargs['path'])
     if any('memorization' in name for name in names) and isinstance(trained_on, str) and os.path.abspath(trained_on) != given:
-        distributed.print0(f'Warning: memorization is measured against {given}, the network was trained on {trained_on}; copies of images '
-                           f'that are only in the latter are not found; measure it with --ref={trained_on}')
+        distributed.print0(f'Warning: memorization is measured against {given}, the network was trained on '
+                           f'{trained_on}: copies of images that are only there are not found; use --ref={trained_on}')
 
 
 def choose_outdir(outdir, network):
@@ -126,8 +127,8 @@ def main(**opts):
     calc_metrics.py compare runs/00000-cats runs/00001-cats             what is on record there, side by side
 
     The real images are all images of the data set, never mirrored, even where the training used a part of it or mirrored it; but without --ref
-    they are those of the training's --metric-data, if it had one, and those that it held out by --val-fraction are left out. Their statistics
-    are kept for the next time. Several GPUs: torchrun --nproc-per-node=N calc_metrics.py ...
+    they are those of the training's --metric-data, if it had one, and those that it held out by --val-fraction are
+    left out. Their statistics are kept for the next time. Several GPUs: torchrun --nproc-per-node=N calc_metrics.py ...
     """
     with user_errors():
         try:

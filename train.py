@@ -14,13 +14,13 @@ from kd_plugin.loss import check_distillation
 from kd_plugin.options import DEFAULT_TEACHER, kd_config, kd_options
 from metrics import metric_main
 from torch_utils import distributed
-from training import apa, bad_steps, demo_data, fork, insgen, lecam, model_files, presets, run_changes, snapshot_keep, snapshots
+from training import apa, bad_steps, demo_data, fork, insgen, lecam, model_files, presets, snapshot_keep, snapshots
 from training.augment import augpipe_specs
 from training.augmentations import AUGMENTATIONS, add_augmentation
 from training.augmentations import DEFAULT as DEFAULT_AUGMENTATION
 from training.commands import FiniteRange, refused_option
 from training.config import add_networks, add_observers, add_schedule, check_dataset, number_of_processes, torch_device
-from training.find_run import find_run, read_options
+from training.find_run import find_run
 from training.methods import add_methods, check_methods, describe_methods, method_options
 from training.runs import launch
 
@@ -57,7 +57,7 @@ class NumberOrAuto(click.ParamType):
 @click.option('--metrics', help='Comma-separated list or none  [default: by --cfg: fid50k_full, fid5k_full or clipfid1k_full]', metavar='LIST')
 @click.option('--detector', help='Inception network of the FID, if it cannot be downloaded', metavar='FILE')
 @click.option('--metric-teacher', help='Teacher whose features clipfid measures  [default: that of --kd-teacher]', metavar='NAME')
-@click.option('--metric-data', help='Other real images than those of the training that the metrics compare with, such as a test set', metavar='PATH')
+@click.option('--metric-data', help='Real images to measure against  [default: those of --data]', metavar='PATH')
 @click.option('--early-stop', help='End the run when a metric does not get better: metric=fid5k_full,patience=5[,min-delta=0.1]', metavar='RULE')
 @click.option('--health', help='Fakes per tick that are searched for copies of training images and of each other; 0 = none',
               type=click.IntRange(min=0), default=200, show_default=True, metavar='INT')
@@ -185,7 +185,7 @@ def add_metrics(config, opts, preset, kd, dataset):
                                 teacher_kwargs=dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
     if opts.metric_data is not None:
         config.metric_set_kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=opts.metric_data)
-        metric_main.check_metric_data(config.metrics, config.metric_set_kwargs, f'--metric-data={opts.metric_data}', dataset)
+        metric_main.check_metric_data(config.metrics, config.metric_set_kwargs, '--metric-data', dataset)
 
 
 def describe(opts, dataset_name, config):
@@ -207,8 +207,6 @@ def print_summary(config, run_dir, status):
     distributed.print0('Training options:')
     distributed.print0(json.dumps(config, indent=2))
     distributed.print0(f'Output directory:   {run_dir}' + (' (continued)' if status == 'continue' else ''))
-    if status == 'continue' and (line := run_changes.other_reference(read_options(run_dir), config)):
-        distributed.print0(line)
 
 
 def preflight(config, opts):

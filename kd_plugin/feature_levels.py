@@ -15,7 +15,8 @@ class FeatureLevels:
     a row of at least three gives its embedding only.
 
     Args:
-        encode: method of the teacher by which it sees images: [N, 1 or 3, H, H] in [-1, 1] -> [N, dim]; None = `encode_image`.
+        encode: method of the teacher by which it sees images, [N, 1 or 3, H, H] in [-1, 1] -> [N, dim];
+                None = `encode_image`.
     Attributes:
         channels: of every map, and the width of the embedding last.
         sides:    of every map.

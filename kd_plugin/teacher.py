@@ -84,8 +84,9 @@ class Teacher(torch.nn.Module):
         return self._features((x.clamp(0, 1) - self.mean) / self.std)
 
     def encode_image_by_area(self, img):
-        """The same, but resized by the mean over areas and without a limit to the range of images, as vision-aided training has it."""
-        x = F.interpolate(img.expand(-1, 3, -1, -1).to(torch.float32) * 0.5 + 0.5, size=[self.preprocess.size] * 2, mode='area')
+        """The same, but resized by the mean over areas, without a limit to the range of images, as vision-aided GAN."""
+        x = img.expand(-1, 3, -1, -1).to(torch.float32) * 0.5 + 0.5
+        x = F.interpolate(x, size=[self.preprocess.size] * 2, mode='area')
         return self._features((x - self.mean) / self.std)
 
     def _features(self, x):

@@ -26,7 +26,7 @@ WARMUP = 100.0                  # kimg
 
 
 class Logistic(NamedTuple):
-    """Cross-entropy of each logit, with the label 0 for fakes and `real_label` for reals: below 1 it is smoothed, in both steps."""
+    """Cross-entropy of each logit, 0 for fakes and `real_label` for reals: below 1 it is smoothed, in both steps."""
     real_label: float
 
     def fake(self, logits):
@@ -58,8 +58,9 @@ DEFAULT_RECIPE = 'stylegan2'
 
 
 class VisionAided(Term):
-    """A head on every level of every teacher and a loss for each, the mean over the positions of a map; all summed: in the D step for the heads,
-    in the G step for G.
+    """A head on every level of every teacher and a loss for each, the mean over the positions of a map; all summed.
+
+    In the D step it trains the heads, in the G step G.
 
     The images are those before D's augmentation, under a DiffAugment of this term's own. In the D step the teachers run without gradient;
     in the G step it passes through them to the images.
@@ -84,13 +85,14 @@ class VisionAided(Term):
 
     def bind(self, loss):
         device = loss.pl_mean.device
-        teachers = [load(name, device, self.fp32) for name in self.names]           # travel by name: neither trained nor saved
+        teachers = [load(name, device, self.fp32) for name in self.names]       # travel by name: not trained, not saved
         self.teachers = [FeatureLevels(teacher, teacher.encode_image_by_area) for teacher in teachers]
         self.heads = torch.nn.ModuleList([self._heads(levels, loss.D.c_dim) for levels in self.teachers]).to(device)
 
     def _heads(self, levels, c_dim):
         hidden, stride = widths(levels.sides)
-        return torch.nn.ModuleList([self.head(channels, i < len(levels.sides), c_dim, hidden, stride) for i, channels in enumerate(levels.channels)])
+        kinds = [(channels, i < len(levels.sides)) for i, channels in enumerate(levels.channels)]
+        return torch.nn.ModuleList([self.head(channels, is_map, c_dim, hidden, stride) for channels, is_map in kinds])
 
     def start_step(self, cur_nimg):
         self.active = cur_nimg >= self.warmup_nimg
@@ -108,11 +110,11 @@ class VisionAided(Term):
         """{name: [N]}; kind = method of the loss; `frozen` = no gradient to the images."""
         if not self.active:
             return {}
-        total = 0
+        loss, total = getattr(self.loss, kind), 0
         for levels, heads in zip(self.teachers, self.heads, strict=True):
             with torch.set_grad_enabled(not frozen):
                 feats = levels(self.augment(img))
-            total = total + sum(getattr(self.loss, kind)(head(x, c)).flatten(1).mean(1) for x, head in zip(feats, heads, strict=True))
+            total = total + sum(loss(head(x, c)).flatten(1).mean(1) for x, head in zip(feats, heads, strict=True))
         return {f'VisionAided/{kind}': total * self.weight}
 
 
@@ -132,7 +134,8 @@ def _configure(opts, config):
                         f'use a shorter one, such as {config.total_kimg / 3:.2g}')
     if opts.vision_aided_policy is not None:
         parse_policy(opts.vision_aided_policy, '--vision-aided-policy')
-    return dict(teachers=names, recipe=opts.vision_aided_recipe or DEFAULT_RECIPE, warmup=warmup, fp32=not half_suits(opts, config.device))
+    return dict(teachers=names, recipe=opts.vision_aided_recipe or DEFAULT_RECIPE, warmup=warmup,
+                fp32=not half_suits(opts, config.device))
 
 
 def _check(kwargs):
@@ -142,10 +145,10 @@ def _check(kwargs):
 
 METHOD = Method('vision_aided', 'kd_plugin.vision_aided.VisionAided', [
     click.option('--vision-aided', help='Further discriminators on these frozen teachers: clip, dino, or names as for --kd-teacher', metavar='LIST'),
-    click.option('--vision-aided-recipe', help=f'Program of the source that the heads follow  [default: {DEFAULT_RECIPE}]',
-                 type=click.Choice(list(RECIPES))),
-    click.option('--vision-aided-real-label', help=f'Label of reals, in the D step and for G; 1 = not smoothed  [default: {REAL_LABEL}]',
-                 type=FiniteRange(0.5, 1, min_open=True)),
+    click.option('--vision-aided-recipe', type=click.Choice(list(RECIPES)),
+                 help=f'Program of the source that the heads follow  [default: {DEFAULT_RECIPE}]'),
+    click.option('--vision-aided-real-label', type=FiniteRange(0.5, 1, min_open=True),
+                 help=f'Label of reals, in the D step and for G; 1 = not smoothed  [default: {REAL_LABEL}]'),
     click.option('--vision-aided-weight', help='Weight of the vision-aided discriminators  [default: 1]', type=FiniteRange(min=0, min_open=True)),
     click.option('--vision-aided-warmup', help='Thousands of images before the vision-aided discriminators take part  [default: 100]',
                  type=FiniteRange(min=0), metavar='KIMG'),

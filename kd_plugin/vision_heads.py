@@ -1,4 +1,4 @@
-"""The small discriminators that vision-aided training puts on the levels of a teacher, as the programs of its source have them.
+"""The small discriminators of vision-aided training on the levels of a teacher, following the programs of its source.
 
 All take a map [N, C, h, w] or a vector [N, C] and labels [N, c_dim], and give a map of logits [N, 1, h', w'] or [N, 1].
 Maps: convolution 3x3, leaky ReLU, low-pass filter, convolution 1x1 with stride 2. Vectors: linear, leaky ReLU, linear.
@@ -10,11 +10,11 @@ from torch_utils.ops import upfirdn2d
 from training.networks_layers import Conv2dLayer, FullyConnectedLayer
 
 F = torch.nn.functional
-FINE_MAP = 8                    # maps with a longer side are halved by the first convolution: 14x14 of DINO, not 7x7 of CLIP
+FINE_MAP = 8                    # longer sides are halved by the first convolution: 14 of DINO's maps, not 7 of CLIP's
 
 
 def widths(sides):
-    """(hidden channels, stride of the first convolution) for a teacher with maps of these sides: the source's for DINO, else those for CLIP."""
+    """(hidden channels, stride of the first convolution) for maps of these sides, as for DINO or as for CLIP."""
     return (128, 2) if sides and max(sides) > FINE_MAP else (256, 1)
 
 
@@ -42,7 +42,7 @@ class EqualisedHead(torch.nn.Module):
 
 
 class NormalisedHead(torch.nn.Module):
-    """Of the package vision_aided_loss: spectrally normalised; on a vector also the projection of the labels, without a norm.
+    """Of the package vision_aided_loss: spectrally normalised; on a vector also a projection of the labels, as it is.
 
     Arguments as of `EqualisedHead`. Weights start as torch has them, those of the labels as N(0, 1).
     """
@@ -51,7 +51,8 @@ class NormalisedHead(torch.nn.Module):
         super().__init__()
         conv, linear = torch.nn.Conv2d, torch.nn.Linear
         self.is_map, self.halves = is_map, stride > 1
-        self.first = _normalised(conv(channels, hidden, 3, stride, padding=0 if self.halves else 1) if is_map else linear(channels, hidden))
+        border = 0 if self.halves else 1            # the filter before a strided convolution adds it
+        self.first = _normalised(conv(channels, hidden, 3, stride, border) if is_map else linear(channels, hidden))
         self.out = _normalised(conv(hidden, 1, 1, stride=2) if is_map else linear(hidden, 1))
         self.label = linear(c_dim, hidden, bias=False) if c_dim > 0 and not is_map else None
         if self.label is not None:
@@ -60,7 +61,7 @@ class NormalisedHead(torch.nn.Module):
 
     def forward(self, x, c):
         if self.is_map:
-            x = upfirdn2d.upfirdn2d(x, self.blur, padding=[2, 3, 2, 3]) if self.halves else x           # with the border of the convolution
+            x = upfirdn2d.upfirdn2d(x, self.blur, padding=[2, 3, 2, 3]) if self.halves else x
             x = F.leaky_relu(self.first(x), 0.2)
             return self.out(upfirdn2d.upfirdn2d(x, self.blur, padding=[1, 2, 1, 2]))
         x = F.leaky_relu(self.first(x), 0.2)

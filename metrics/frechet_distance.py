@@ -7,7 +7,7 @@ import torch
 
 
 class FrechetTerms(NamedTuple):
-    """What the distance consists of; a factor on a covariance is a factor on its trace, and its root one on that of the mixed term.
+    """What the distance consists of. A factor on a covariance is one on its trace, and its root one on the mixed term.
 
     mean:    |mean_r - mean_f|^2.
     trace_r, trace_f: of the covariances.
@@ -20,7 +20,8 @@ class FrechetTerms(NamedTuple):
 
     def distance(self, factor_r: float = 1, factor_f: float = 1) -> float:
         """Of these Gaussians, the covariances multiplied by these factors."""
-        return self.mean + factor_r * self.trace_r + factor_f * self.trace_f - 2 * math.sqrt(factor_r * factor_f) * self.mixed
+        mixed = math.sqrt(factor_r * factor_f) * self.mixed
+        return self.mean + factor_r * self.trace_r + factor_f * self.trace_f - 2 * mixed
 
 
 def frechet_distance(mean_r, cov_r, mean_f, cov_f) -> float:

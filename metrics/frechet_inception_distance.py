@@ -2,8 +2,9 @@
 
 Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", NIPS 2017, eq. 6:
 |m_r - m_g|^2 + tr(C_r + C_g - 2 (C_r C_g)^(1/2)) with the means and covariances of the features of real and generated images.
-Covariances are divided by n - 1, as in the programs behind most published values (TTUR, the TensorFlow code of DiffAugment, BigGAN's inception_tf,
-clean-fid, torch-fidelity); StyleGAN2-ADA's divides by n. Beside the value stands the one over n.
+Covariances are divided by n - 1, as in the programs behind most published values (the first FID code, the TensorFlow
+code of DiffAugment, BigGAN's inception_tf, clean-fid, torch-fidelity); StyleGAN2-ADA's divides by n. Beside the value
+stands the one over n.
 """
 
 import torch
@@ -24,7 +25,8 @@ def fid(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> d
     """
     terms = frechet_terms(*real.get_mean_cov(), *generated.get_mean_cov())
     factors = unbiased(real.num_items), unbiased(generated.num_items)
-    value, extra = torch.tensor([terms.distance(*factors)], dtype=torch.float64), dict(over_n=terms.distance(), formula=FORMULA)
+    value = torch.tensor([terms.distance(*factors)], dtype=torch.float64)
+    extra = dict(over_n=terms.distance(), formula=FORMULA)
     if len(weights) == 1:
         return dict(value=value, **extra)
     mean_r, cov_r = real.get_mean_cov()
@@ -44,7 +46,9 @@ def clipfid(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) 
 
 
 def resampled_distances(mean_r, cov_r, features: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The distance, with covariances over N - 1, for each row of weights [R, N] -> [R] float64, on the device of the features [N, F].
+    """The distance for each row of weights [R, N] -> [R] float64, on the device of the features [N, F].
+
+    Covariances of the features are over N - 1; cov_r is taken as it is.
 
     Features are first turned to the axes A of cov_r = A A^T: a resample then takes no F x F covariance, but one of the rank of cov_r.
     """

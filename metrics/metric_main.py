@@ -31,7 +31,7 @@ from .metric_utils import NOISE_MODE, MetricOptions
 from .registry import find_metric, forms, is_valid_metric, list_valid_metrics, register_metric  # noqa: F401
 from .shared_pass import generated_statistics, real_statistics
 
-OTHER_FIGURES = ('over_n', 'standard_error', 'precision', 'recall', 'std', 'below_median')        # told beside the value
+OTHER_FIGURES = ('over_n', 'standard_error', 'precision', 'recall', 'std', 'below_median')      # told beside the value
 
 INPUT = 'uint8, clip(127.5 x + 128) cut to whole numbers; one channel repeated to three'         # of detectors, as a rule
 
@@ -81,25 +81,27 @@ def check_metrics(metrics: list[str], detector: str | None = None, teacher_kwarg
 
 
 def needs_data(metrics: list[str], c_dim: int) -> bool:
-    """Whether anything asks for real images: a metric, or a generator with c_dim > 0 for the frequencies of its classes."""
+    """Whether anything asks for real images: a metric, or a generator with labels (c_dim > 0) for their frequencies."""
     return c_dim > 0 or any(find_metric(metric)[0].real is not None for metric in metrics)
 
 
-def check_metric_data(metrics: list[str], dataset_kwargs: dict, where: str, trained) -> None:
+def check_metric_data(metrics: list[str], dataset_kwargs: dict, option: str, trained) -> None:
     """Finds out before a training whether the metrics can be measured against other images than its own.
 
     Args:
         dataset_kwargs: class_name and arguments of those images.
-        where:          what the user gave, for messages.
+        option:         where the user gave them, for messages.
         trained:        the training images: name, channels, resolution and classes are theirs.
     Raises: UserError.
     """
+    where = f'{option}={dataset_kwargs["path"]}'
     if not needs_data(metrics, trained.label_dim):
         raise UserError(f'{where}: --metrics={",".join(metrics)} compares with no real images; leave it out')
     if copies := next((name for name in metrics if 'memorization' in name), None):
-        raise UserError(f'{where}: {copies} looks for copies of the training images; leave it out of --metrics, and measure it afterwards with '
-                        f'calc_metrics.py --metrics={copies} --ref={trained.path}')
-    metric_utils.check_reference(dataset_kwargs, where, trained.num_channels, trained.resolution, trained.label_dim, trained.class_names)
+        raise UserError(f'{where}: {copies} looks for copies of the training images; leave it out of --metrics, and '
+                        f'measure it afterwards with calc_metrics.py --metrics={copies} --ref={trained.path}')
+    metric_utils.check_reference(dataset_kwargs, where, trained.num_channels, trained.resolution, trained.label_dim,
+                                 trained.class_names)
 
 
 def calc_metric(metric: str, *args, **kwargs) -> dict:
@@ -163,8 +165,11 @@ def _save_pairs(name: str, opts: MetricOptions, pairs: list, folder: str) -> str
 
 
 def _record(name: str, opts: MetricOptions, figures: dict) -> dict:
-    """The figures and everything that they depend on. Among the figures of a metric may be 'generated', which is added to how images were made,
-    'input', what its detector sees if not bytes, and 'formula', which variant of its formula it follows."""
+    """The figures and everything that they depend on.
+
+    Among the figures of a metric may be 'generated', which is added to how images were made, 'input', what its detector
+    sees if not bytes, and 'formula', which variant of its formula it follows.
+    """
     metric, num_gen = find_metric(name)
     detector, conditional = opts.detector, opts.G.c_dim > 0
     generated = dict(images=num_gen, truncation_psi=opts.truncation_psi, noise_mode=NOISE_MODE,

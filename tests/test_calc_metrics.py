@@ -173,7 +173,8 @@ def test_results_are_appended(tmp_path, data, capsys):
     assert first == dict(result, snapshot='network-snapshot-000012.safetensors', cur_nimg=12345)
     assert second == dict(result, value=None, snapshot='https://example.org/x.safetensors', cur_nimg=None)
     best = '    best of 2 snapshots by the same protocol: -?0.0000000 of network-snapshot-000012.*flatters\n'
-    line = r'clipfid12_full -?0\.0000000, over n -?0\.0000000  \(12 generated, 12 real images of photos, pixels:a, seed 0, \d+s\)\n'
+    line = (r'clipfid12_full -?0\.0000000, over n -?0\.0000000  '
+            r'\(12 generated, 12 real images of photos, pixels:a, seed 0, \d+s\)\n')
     assert re.fullmatch(line + 'clipfid12_full nan.*\n' + best, capsys.readouterr().out)
     with pytest.raises(UserError, match='cannot be written'):
         metric_main.report_metric(result, str(tmp_path / 'absent'))

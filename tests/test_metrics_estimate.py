@@ -66,14 +66,15 @@ def test_a_resampled_fid_is_the_fid_of_the_resample():
 
 @pytest.mark.parametrize('num_real, num_gen', [(30, 50), (3, 4), (1, 1)])
 def test_both_covariances_of_the_fid(num_real, num_gen):
-    """The value has those over n - 1, beside it stands the one over n. The covariance of one image is zero over either."""
+    """The value has those over n - 1, beside it stands the one over n. Those of one image are zero in both."""
     real, gen = sample(num_real, 0), sample(num_gen, 1)
     result = estimate.evaluate(frechet_inception_distance.fid, stats_of(real), stats_of(gen), 0, 0)
     over = lambda x, ddof: np.cov(x.T, ddof=min(ddof, len(x) - 1))
     for name, ddof in (('value', 1), ('over_n', 0)):
         want = frechet_distance(real.mean(0), over(real, ddof), gen.mean(0), over(gen, ddof))
         assert result[name] == pytest.approx(want, rel=1e-6)
-    assert (result['value'] != pytest.approx(result['over_n'], rel=1e-3)) == (num_real > 1) and result['formula'] == dict(covariance='over n-1')
+    assert (result['value'] != pytest.approx(result['over_n'], rel=1e-3)) == (num_real > 1)
+    assert result['formula'] == dict(covariance='over n-1')
 
 
 def test_the_interval_of_the_fid_is_of_the_value_at_this_number():

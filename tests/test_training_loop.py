@@ -58,13 +58,14 @@ def test_precision_reaches_every_teacher(fp32, tiny_data, tmp_path):
 
 
 def test_metrics_against_other_images(tiny_data, tmp_path):
-    """--metric-data: --early-stop and --snapshot-keep decide by them, calc_metrics.py takes them up, and a change makes another protocol."""
+    """--metric-data: --early-stop and --snapshot-keep decide by them, calc_metrics.py takes them up; other ones are
+    another protocol."""
     for name, number in (('test', 3), ('other', 4)):
         (tmp_path / name).mkdir()
         for i in range(number):
             PIL.Image.new('RGB', (16, 16), (50 * i, 0, 0)).save(tmp_path / name / f'{i}.png')
-    options = ('--batch=8', '--kimg=0.016', '--tick=0.008', '--snap=1', '--metrics=clipfid8_full', '--metric-teacher=demo',
-               '--early-stop=metric=clipfid8_full,patience=2', '--snapshot-keep=last=1,best=1')
+    options = ('--batch=8', '--kimg=0.016', '--tick=0.008', '--snap=1', '--metrics=clipfid8_full',
+               '--metric-teacher=demo', '--early-stop=metric=clipfid8_full,patience=2', '--snapshot-keep=last=1,best=1')
     trained(make_config(tiny_data, *options, f'--metric-data={tmp_path / "test"}'), tmp_path / 'run')
     trained(make_config(tiny_data, *options, '--kimg=0.024', f'--metric-data={tmp_path / "other"}'), tmp_path / 'run')
     records = [json.loads(line) for line in (tmp_path / 'run' / 'metric-clipfid8_full.jsonl').read_text().splitlines()]

@@ -5,8 +5,8 @@ import re
 
 # May differ when a run is continued: none of these changes what is trained. What follows a point is part of a table.
 FREE = ('total_kimg', 'run_dir', 'snapshot_keep', 'snapshot_networks', 'image_snapshot_ticks', 'network_snapshot_ticks', 'grid_images',
-        'metrics', 'metric_kwargs', 'metric_set_kwargs', 'data_loader_kwargs', 'cudnn_benchmark', 'bad_steps_kwargs', 'observers',
-        'fork_origin', 'batch_gpu_probed', 'loss_kwargs.kd_kwargs.texts_origin')
+        'metrics', 'metric_kwargs', 'metric_set_kwargs', 'data_loader_kwargs', 'cudnn_benchmark', 'bad_steps_kwargs',
+        'observers', 'fork_origin', 'batch_gpu_probed', 'loss_kwargs.kd_kwargs.texts_origin')
 OPTION_OF = {
     'random_seed': '--seed', 'kd_kwargs.seed': '--seed', 'num_gpus': '--gpus', 'device': '--device', 'batch_size': '--batch',
     'batch_gpu': '--batch-gpu', 'training_set_kwargs.path': '--data', 'training_set_kwargs.max_size': 'images',
@@ -41,8 +41,8 @@ def other_reference(saved, config):
     before, now = [(c.get('metric_set_kwargs') or c['training_set_kwargs'])['path'] for c in (saved, config)]
     if before == now or not config['metrics']:
         return None
-    return (f'Metrics are measured against {now} from now on, so far against {before}: values against other images are not compared, '
-            '--early-stop begins to count anew, and --snapshot-keep=best keeps the best by each.')
+    return (f'Metrics are measured against {now} from now on, so far against {before}: values against other images are '
+            'not compared, --early-stop begins to count anew, and --snapshot-keep=best keeps the best by each.')
 
 
 def found_out(saved):
