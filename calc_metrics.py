@@ -1,6 +1,5 @@
 """Measure a trained generator: python calc_metrics.py --network=FILE --metrics=fid5k_full; python calc_metrics.py compare RUN RUN"""
 
-import contextlib
 import os
 
 import click
@@ -15,7 +14,7 @@ from training.commands import PlainOrCommand, refused_option
 from training.config import torch_device
 from training.dataset import held_out_kwargs
 from training.generate_options import SETTINGS
-from training.trained_on import training_set
+from training.trained_on import metric_set, training_set
 
 
 def parse_metrics(text):
@@ -26,39 +25,31 @@ def parse_metrics(text):
     return names
 
 
-def needs_data(names, c_dim):
-    """Whether anything asks for real images: a metric, or the generator for the frequencies of its classes."""
-    return c_dim > 0 or any(metric_main.find_metric(name)[0].real is not None for name in names)
-
-
 def choose_data(data, info, network):
-    """Constructor arguments of the real images: --ref, else what the snapshot was trained on. Raises UserError if they are not there."""
+    """Constructor arguments of the real images: --ref, else those that the training measured against.
+
+    Raises UserError if they are not there.
+    """
     size, held_out = info['networks']['G_ema']['img_resolution'], {}
     if data is not None:
         path = demo_data.demo_set(size) if data == 'demo' else data
     else:
-        kwargs = training_set(network, info)
+        kwargs, measured = metric_set(network, info)
         path = kwargs.get('path')                   # never the class: files name no code to run
         if not isinstance(path, str):
             raise UserError(f'{network}: the snapshot does not say what it was trained on; name the real images with --ref=PATH')
         if not os.path.exists(path):
-            raise UserError(f'{path}: the data set that the snapshot was trained on is not there any more; name it with --ref=PATH')
+            used = 'measured against' if measured else 'trained on'
+            raise UserError(f'{path}: the data set that the snapshot was {used} is not there any more; '
+                            'name it with --ref=PATH')
         held_out = held_out_kwargs(kwargs)
     return dict(class_name='training.dataset.ImageFolderDataset', path=path, **held_out)
 
 
 def check_data(data_kwargs, G_kwargs):
     """Refuses real images that differ from the generated ones in size, channels or labels."""
-    with contextlib.closing(metric_utils.open_reference(data_kwargs, use_labels=G_kwargs['c_dim'] > 0)) as dataset:
-        where = f'--ref={data_kwargs["path"]}'
-        real, generated = (dataset.resolution, dataset.num_channels), (G_kwargs['img_resolution'], G_kwargs['img_channels'])
-        if real != generated:
-            size, channels = generated
-            raise UserError(f'{where}: images are {_describe(*real)}, the network makes {_describe(*generated)}; make the data set with '
-                            f'dataset_tool.py --width={size} --height={size} --color={"grey" if channels == 1 else "rgb"}')
-        if dataset.label_dim != G_kwargs['c_dim']:
-            raise UserError(f'{where}: labels have {dataset.label_dim} dimensions, the network takes {G_kwargs["c_dim"]}; '
-                            'use the data set that it was trained on, or one with the same classes')
+    shape = G_kwargs['img_channels'], G_kwargs['img_resolution']
+    metric_utils.check_reference(data_kwargs, f'--ref={data_kwargs["path"]}', *shape, G_kwargs['c_dim'])
 
 
 def warn_of_other_data(names, data_kwargs, info, network):
@@ -68,10 +59,6 @@ def warn_of_other_data(names, data_kwargs, info, network):
     if any('memorization' in name for name in names) and other:
         distributed.print0(f'Warning: memorization is measured against --ref={given}, the network was trained on {trained_on}; copies of images '
                            'that are only in the latter are not found.')
-
-
-def _describe(size, channels):
-    return f'{size}x{size} {"grey" if channels == 1 else "RGB"}'
 
 
 def choose_outdir(outdir, network):
@@ -93,7 +80,7 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
     G, info = snapshot.G_ema, snapshot.info
     sampling.check_trunc(trunc, G)
     data_kwargs = None
-    if needs_data(names, G.c_dim):
+    if metric_main.needs_data(names, G.c_dim):
         data_kwargs = choose_data(data, info, network)
         check_data(data_kwargs, info['networks']['G_ema'])
         warn_of_other_data(names, data_kwargs, info, network)
@@ -115,7 +102,7 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
 @click.option('--metrics', help=f'Comma-separated list of {", ".join(metric_main.forms())}; <N> images such as 500 or 5k',
               default='fid50k_full', show_default=True, metavar='LIST')
 @click.option('--ref', '--data', 'data', help='Real images, folder or zip from dataset_tool.py, or demo; for memorization, those of the training  '
-              '[default: those of the training]', metavar='PATH|demo')
+              '[default: those that the training measured against]', metavar='PATH|demo')
 @click.option('--detector', help='Inception network of fid, kid, is and memorization, if it cannot be downloaded', metavar='FILE')
 @click.option('--vgg16', help='VGG16 network of pr and ppl, if it cannot be downloaded', metavar='FILE')
 @click.option('--alexnet', help='AlexNet of lpips_diversity, if it cannot be downloaded', metavar='FILE')
@@ -140,8 +127,8 @@ def main(**opts):
     calc_metrics.py compare runs/00000-cats runs/00001-cats             what is on record there, side by side
 
     The real images are all images of the data set, never mirrored, even where the training used a part of it or mirrored it; but without --ref
-    those that the training held out by --val-fraction are left out. Their statistics are kept for the next time. Several GPUs:
-    torchrun --nproc-per-node=N calc_metrics.py ...
+    they are those of the training's --metric-data, if it had one, and those that it held out by --val-fraction are
+    left out. Their statistics are kept for the next time. Several GPUs: torchrun --nproc-per-node=N calc_metrics.py ...
     """
     with user_errors():
         try:

@@ -65,6 +65,7 @@ class NumberOrAuto(click.ParamType):
 @click.option('--metrics', help='Comma-separated list or none  [default: by --cfg: fid50k_full, fid5k_full or clipfid1k_full]', metavar='LIST')
 @click.option('--detector', help='Inception network of the FID, if it cannot be downloaded', metavar='FILE')
 @click.option('--metric-teacher', help='Teacher whose features clipfid measures  [default: that of --kd-teacher]', metavar='NAME')
+@click.option('--metric-data', help='Real images to measure against  [default: those of --data]', metavar='PATH')
 @click.option('--early-stop', help='End the run when a metric does not get better: metric=fid5k_full,patience=5[,min-delta=0.1]', metavar='RULE')
 @click.option('--health', help='Fakes per tick that are searched for copies of training images and of each other; 0 = none',
               type=click.IntRange(min=0), default=200, show_default=True, metavar='INT')
@@ -160,7 +161,7 @@ def build_config(opts):
         kd = kd_config(opts, dataset, config)
     if kd is not None:
         config.loss_kwargs.update(class_name='kd_plugin.loss.KDLoss', kd_kwargs=kd)
-    add_metrics(config, opts, preset, kd)
+    add_metrics(config, opts, preset, kd, dataset)
     config.bad_steps_kwargs = dict(max_in_a_row=opts.max_bad_steps, reaction=opts.on_bad_steps)
     if opts.fork_from and opts.init_from:
         raise UserError(f'--fork-from={opts.fork_from}: takes the networks of a state, --init-from those of a '
@@ -175,17 +176,20 @@ def data_path(opts):
     return demo_data.demo_set(32) if opts.data == 'demo' else opts.data
 
 
-def add_metrics(config, opts, preset, kd):
+def add_metrics(config, opts, preset, kd, dataset):
     names = preset.metrics if opts.metrics is None else opts.metrics
     config.metrics = [name for name in split_names(names) if name.lower() != 'none']
     for name in config.metrics:
         metric_main.find_metric(name)
-    for name in ('detector', 'metric_teacher'):
+    for name in ('detector', 'metric_teacher', 'metric_data'):
         if opts[name] is not None and not config.metrics:
             raise UserError(f'--{name.replace("_", "-")}={opts[name]}: has no effect with --metrics=none; leave one of them out')
     teacher = opts.metric_teacher or (kd['teacher'] if kd else opts.kd_teacher or ('demo' if opts.data == 'demo' else DEFAULT_TEACHER))
     config.metric_kwargs = dict(func_name='metrics.metric_main.calc_and_report', detector=opts.detector,
                                 teacher_kwargs=dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
+    if opts.metric_data is not None:
+        config.metric_set_kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=opts.metric_data)
+        metric_main.check_metric_data(config.metrics, config.metric_set_kwargs, '--metric-data', dataset)
 
 
 def print_summary(config, run_dir, status):

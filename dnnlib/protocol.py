@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import re
 
 UNRELATED = ('batch_size', 'dataset')          # no part of the protocol: how images were generated, and the name of the data set beside its content
+FRECHET = re.compile(r'(clip)?fid\d')
 
 
 def read_lines(path: str) -> list:
@@ -21,8 +23,10 @@ def read_lines(path: str) -> list:
 def protocol_of(record: dict) -> dict:
     """What the value depends on other than the network: {'reference.images': 100, ...}. Two values compare if these are equal."""
     flat = {'metric': record.get('metric'), 'detector.identity': (record.get('detector') or {}).get('identity')}
-    for part in ('reference', 'generated'):
+    for part in ('reference', 'generated', 'formula'):
         flat.update({f'{part}.{key}': value for key, value in (record.get(part) or {}).items() if key not in UNRELATED})
+    if FRECHET.match(str(flat['metric'])):
+        flat.setdefault('formula.covariance', 'over n')         # what records have that do not say
     whole = lambda value: isinstance(value, float) and value.is_integer()               # 1.0 is 1
     return {key: int(value) if whole(value) else value for key, value in flat.items()}
 

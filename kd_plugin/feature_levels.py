@@ -14,20 +14,25 @@ class FeatureLevels:
     Depth counts the blocks of the longest row of blocks of one class within the image encoder, found by running it once. A teacher without
     a row of at least three gives its embedding only.
 
+    Args:
+        encode: method of the teacher by which it sees images, [N, 1 or 3, H, H] in [-1, 1] -> [N, dim];
+                None = `encode_image`.
     Attributes:
         channels: of every map, and the width of the embedding last.
+        sides:    of every map.
     """
 
-    def __init__(self, teacher):
-        self.teacher = teacher
+    def __init__(self, teacher, encode=None):
+        self.teacher, self.encode = teacher, encode or teacher.encode_image
         blocks = self._blocks()
         self.blocks = [blocks[len(blocks) * part // 3 - 1] for part in (1, 2)] if blocks else []
         outputs, embedding = self._run(self.blocks, self._one_image())
         self.batch_dim = 0 if all(x.shape[0] == 1 for x in outputs) else 1       # OpenAI's transformers put the tokens first
-        self.channels = [*[x.shape[1 if x.ndim == 4 else 2] for x in outputs], embedding.shape[1]]
+        maps = [as_map(x, self.batch_dim) for x in outputs]
+        self.channels, self.sides = [*[x.shape[1] for x in maps], embedding.shape[1]], [x.shape[3] for x in maps]
 
     def __call__(self, img):
-        """img as in `Teacher.encode_image` -> [[N, C, h, w], [N, C, h, w], [N, dim]], float32, differentiable."""
+        """img as `encode` takes it -> [[N, C, h, w], [N, C, h, w], [N, dim]], float32, differentiable."""
         maps, embedding = self._run(self.blocks, img)
         return [*[as_map(x, self.batch_dim) for x in maps], embedding]
 
@@ -37,7 +42,7 @@ class FeatureLevels:
         with contextlib.ExitStack() as stack:
             for module in modules:
                 stack.callback(module.register_forward_hook(lambda m, _args, out: seen.update({m: out})).remove)
-            embedding = self.teacher.encode_image(img)
+            embedding = self.encode(img)
         first = lambda out: out[0] if isinstance(out, tuple) else out
         return [first(seen.get(module)) for module in modules], embedding
 

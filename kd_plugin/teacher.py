@@ -74,16 +74,23 @@ class Teacher(torch.nn.Module):
         PIL image (but for its rounding to 8 bits). raw_input = True instead copies pixels (nearest) and leaves the values in [-1, 1], as the
         released KD-DLGAN code does.
         """
-        if img.shape[1] == 1:
-            img = img.expand(-1, 3, -1, -1)
+        img = img.expand(-1, 3, -1, -1)
         size = [self.preprocess.size] * 2
         if raw_input:
-            x = F.interpolate(img, size=size, mode='nearest')
-        else:
-            x = img.to(torch.float32) * 0.5 + 0.5
-            if list(x.shape[2:]) != size:
-                x = F.interpolate(x, size=size, mode='bicubic', antialias=True, align_corners=False)
-            x = (x.clamp(0, 1) - self.mean) / self.std
+            return self._features(F.interpolate(img, size=size, mode='nearest'))
+        x = img.to(torch.float32) * 0.5 + 0.5
+        if list(x.shape[2:]) != size:
+            x = F.interpolate(x, size=size, mode='bicubic', antialias=True, align_corners=False)
+        return self._features((x.clamp(0, 1) - self.mean) / self.std)
+
+    def encode_image_by_area(self, img):
+        """The same, but resized by the mean over areas, without a limit to the range of images, as vision-aided GAN."""
+        x = img.expand(-1, 3, -1, -1).to(torch.float32) * 0.5 + 0.5
+        x = F.interpolate(x, size=[self.preprocess.size] * 2, mode='area')
+        return self._features((x - self.mean) / self.std)
+
+    def _features(self, x):
+        """x [N, 3, size, size] as the encoder wants it -> [N, dim]."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             feats = self.encoder.image_features(gradient_scale.enter(x).to(self.dtype))
         return self._scaled(gradient_scale.leave(feats))

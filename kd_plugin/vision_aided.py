@@ -1,6 +1,8 @@
 """Vision-aided training: further discriminators on the features of frozen networks (Kumari et al., "Ensembling Off-the-shelf Models for GAN
 Training", CVPR 2022)."""
 
+from typing import Callable, NamedTuple
+
 import click
 import torch
 
@@ -15,102 +17,105 @@ from training.methods import Method
 
 from .feature_levels import FeatureLevels
 from .teacher import load_for_training
+from .vision_heads import EqualisedHead, NormalisedHead, widths
 
 F = torch.nn.functional
 ALIASES = dict(clip='ViT-B/32', dino='hf:facebook/dinov2-base')
-REAL_LABEL = 0.8                # one-sided label smoothing
+REAL_LABEL = 0.8                # the source's wherever the images of the teachers go through DiffAugment
 WARMUP = 100.0                  # kimg
 
 
-class LevelHead(torch.nn.Module):
-    """A small discriminator of one level, spectrally normalised: map [N, C, h, w] or vector [N, C] -> logits [N, 1].
+class Logistic(NamedTuple):
+    """Cross-entropy of each logit, 0 for fakes and `real_label` for reals: below 1 it is smoothed, in both steps."""
+    real_label: float
 
-    Convolution 3x3 with stride 2 (a linear layer for a vector) to 256 channels, leaky ReLU, mean over the map, linear; with labels also
-    their projection. Weights start as N(0, 0.02).
+    def fake(self, logits):
+        """In the D step."""
+        return F.softplus(logits)
+
+    def real(self, logits):
+        """In the D step: -t log(sigmoid) - (1 - t) log(1 - sigmoid)."""
+        return F.softplus(logits) - self.real_label * logits
+
+    def generator(self, logits):
+        """In the G step, whose fakes are to have the label of reals."""
+        return self.real(logits)
+
+
+class Recipe(NamedTuple):
+    """A row of the table.
+
+    head: class of the discriminators, one for each level of each teacher; arguments as of `vision_heads.EqualisedHead`.
+    loss: label of reals -> what has the methods of `Logistic`, which keep the shape of the logits.
     """
-
-    def __init__(self, channels, is_map, c_dim=0, hidden=256):
-        super().__init__()
-        first = torch.nn.Conv2d(channels, hidden, 3, stride=2, padding=1) if is_map else torch.nn.Linear(channels, hidden)
-        self.first, self.out = _normalised(first), _normalised(torch.nn.Linear(hidden, 1))
-        self.label = _normalised(torch.nn.Linear(c_dim, hidden, bias=False)) if c_dim > 0 else None
-
-    def forward(self, x, c):
-        x = F.leaky_relu(self.first(x), 0.2)
-        x = x.flatten(2).mean(dim=2) if x.ndim == 4 else x
-        return self.out(x) if self.label is None else self.out(x) + (self.label(c) * x).sum(dim=1, keepdim=True)
+    head: type
+    loss: Callable
 
 
-def _normalised(layer):
-    torch.nn.init.normal_(layer.weight, std=0.02)
-    return torch.nn.utils.parametrizations.spectral_norm(layer, eps=1e-8)
+# The source's programs for multi-level features: its StyleGAN2, and the package vision_aided_loss.
+RECIPES = {'stylegan2': Recipe(EqualisedHead, Logistic), 'package': Recipe(NormalisedHead, Logistic)}
+DEFAULT_RECIPE = 'stylegan2'
 
 
 class VisionAided(Term):
-    """A head on every level of every teacher, a logistic loss each, all summed: in the D step for the heads, in the G step for G.
+    """A head on every level of every teacher and a loss for each, the mean over the positions of a map; all summed.
+
+    In the D step it trains the heads, in the G step G.
 
     The images are those before D's augmentation, under a DiffAugment of this term's own. In the D step the teachers run without gradient;
     in the G step it passes through them to the images.
 
     Args:
         teachers: names of teachers (`kd_plugin.teacher.load_teacher`).
+        recipe:   row of `RECIPES`.
+        real_label: of reals in the D step and of fakes in the G step; 1 = no smoothing.
         weight:   of the sum.
         warmup:   thousands of images before the term takes part.
         policy:   of the DiffAugment.
         fp32:     no half precision in the teachers.
     """
 
-    def __init__(self, teachers, weight=1.0, warmup=WARMUP, policy='color,translation,cutout', fp32=True):
+    def __init__(self, teachers, recipe=DEFAULT_RECIPE, real_label=REAL_LABEL, weight=1.0, warmup=WARMUP,
+                 policy='color,translation,cutout', fp32=True):
         super().__init__()
         self.names, self.weight, self.warmup_nimg, self.fp32 = teachers, weight, warmup * 1000, fp32
+        self.head, self.loss = RECIPES[recipe].head, RECIPES[recipe].loss(real_label)
         self.augment = DiffAugment(policy)
         self.active = False
 
     def bind(self, loss):
         device = loss.pl_mean.device
-        self.teachers = [FeatureLevels(load(name, device, self.fp32)) for name in self.names]       # travel by name: neither trained nor saved
-        self.heads = torch.nn.ModuleList()
-        for levels in self.teachers:
-            kinds = [(channels, i < len(levels.blocks)) for i, channels in enumerate(levels.channels)]
-            self.heads.append(torch.nn.ModuleList([LevelHead(channels, is_map, loss.D.c_dim) for channels, is_map in kinds]).to(device))
+        teachers = [load(name, device, self.fp32) for name in self.names]       # travel by name: not trained, not saved
+        self.teachers = [FeatureLevels(teacher, teacher.encode_image_by_area) for teacher in teachers]
+        self.heads = torch.nn.ModuleList([self._heads(levels, loss.D.c_dim) for levels in self.teachers]).to(device)
+
+    def _heads(self, levels, c_dim):
+        hidden, stride = widths(levels.sides)
+        kinds = [(channels, i < len(levels.sides)) for i, channels in enumerate(levels.channels)]
+        return torch.nn.ModuleList([self.head(channels, is_map, c_dim, hidden, stride) for channels, is_map in kinds])
 
     def start_step(self, cur_nimg):
         self.active = cur_nimg >= self.warmup_nimg
 
     def d_fake(self, step):
-        return self._term('fake', fake_loss, step.gen_img, step.gen_c, frozen=True)
+        return self._term('fake', step.gen_img, step.gen_c, frozen=True)
 
     def d_real(self, step):
-        return self._term('real', real_loss, step.real_img, step.real_c, frozen=True)
+        return self._term('real', step.real_img, step.real_c, frozen=True)
 
     def g_main(self, step):
-        return self._term('generator', generator_loss, step.gen_img, step.gen_c, frozen=False)
+        return self._term('generator', step.gen_img, step.gen_c, frozen=False)
 
-    def _term(self, kind, loss, img, c, frozen):
-        """{name: [N]}; `frozen` = no gradient to the images."""
+    def _term(self, kind, img, c, frozen):
+        """{name: [N]}; kind = method of the loss; `frozen` = no gradient to the images."""
         if not self.active:
             return {}
-        total = 0
+        loss, total = getattr(self.loss, kind), 0
         for levels, heads in zip(self.teachers, self.heads, strict=True):
             with torch.set_grad_enabled(not frozen):
                 feats = levels(self.augment(img))
-            total = total + sum(loss(head(x, c)) for x, head in zip(feats, heads, strict=True))
-        return {f'VisionAided/{kind}': total.flatten() * self.weight}
-
-
-def fake_loss(logits):
-    """-log(1 - sigmoid)."""
-    return F.softplus(logits)
-
-
-def real_loss(logits):
-    """Cross-entropy with the label `REAL_LABEL`."""
-    return REAL_LABEL * F.softplus(-logits) + (1 - REAL_LABEL) * F.softplus(logits)
-
-
-def generator_loss(logits):
-    """-log sigmoid."""
-    return F.softplus(-logits)
+            total = total + sum(loss(head(x, c)).flatten(1).mean(1) for x, head in zip(feats, heads, strict=True))
+        return {f'VisionAided/{kind}': total * self.weight}
 
 
 def load(name, device='cpu', fp32=True):
@@ -129,7 +134,8 @@ def _configure(opts, config):
                         f'use a shorter one, such as {config.total_kimg / 3:.2g}')
     if opts.vision_aided_policy is not None:
         parse_policy(opts.vision_aided_policy, '--vision-aided-policy')
-    return dict(teachers=names, warmup=warmup, fp32=not half_suits(opts, config.device))
+    return dict(teachers=names, recipe=opts.vision_aided_recipe or DEFAULT_RECIPE, warmup=warmup,
+                fp32=not half_suits(opts, config.device))
 
 
 def _check(kwargs):
@@ -139,6 +145,10 @@ def _check(kwargs):
 
 METHOD = Method('vision_aided', 'kd_plugin.vision_aided.VisionAided', [
     click.option('--vision-aided', help='Further discriminators on these frozen teachers: clip, dino, or names as for --kd-teacher', metavar='LIST'),
+    click.option('--vision-aided-recipe', type=click.Choice(list(RECIPES)),
+                 help=f'Program of the source that the heads follow  [default: {DEFAULT_RECIPE}]'),
+    click.option('--vision-aided-real-label', type=FiniteRange(0.5, 1, min_open=True),
+                 help=f'Label of reals, in the D step and for G; 1 = not smoothed  [default: {REAL_LABEL}]'),
     click.option('--vision-aided-weight', help='Weight of the vision-aided discriminators  [default: 1]', type=FiniteRange(min=0, min_open=True)),
     click.option('--vision-aided-warmup', help='Thousands of images before the vision-aided discriminators take part  [default: 100]',
                  type=FiniteRange(min=0), metavar='KIMG'),

@@ -23,7 +23,7 @@ def read(paths: list[str]) -> dict[str, list[tuple[str, dict]]]:
 
 
 def _is_value(record: dict) -> bool:
-    parts = all(isinstance(record.get(part) or {}, dict) for part in ('detector', 'reference', 'generated'))
+    parts = all(isinstance(record.get(part) or {}, dict) for part in ('detector', 'reference', 'generated', 'formula'))
     return parts and isinstance(record.get('metric'), str) and isinstance(record.get('value', ''), float | int | None)
 
 

@@ -26,8 +26,9 @@ def fits(num_images: int, num_features: int) -> bool:
 
 
 def evaluate(compute, real: FeatureStats | None, generated: FeatureStats, resamples: int, seed: int) -> dict:
-    """-> {figure: number}, and 'intervals': {figure: [low, high]} with the 'bootstrap' that they come from. The value is NaN and alone where an image
-    of the generator is infinite or NaN.
+    """-> {figure: number}, and 'intervals': {figure: [low, high]} with the 'bootstrap' that they come from.
+
+    The value is NaN and alone where a feature is infinite or NaN, as those of an image of the generator may be.
 
     Args:
         compute: `compute(real, generated, weights)` -> {figure: tensor [R] or a plain value}. `weights` [R, N] says how often each generated
@@ -38,7 +39,7 @@ def evaluate(compute, real: FeatureStats | None, generated: FeatureStats, resamp
     protocol. A resample has only about 63 % of the images, which shifts measures that are biased by their number, such as the FID. So the
     2.5 and 97.5 % quantiles are taken about the resamples' mean and put about the value: an interval of the value at this very N.
     """
-    if not generated.is_finite():
+    if not all(stats.is_finite() for stats in (real, generated) if stats is not None):
         return dict(value=math.nan)
     weights = draw_weights(generated.num_items, resamples if generated.capture_all else 0, seed, generated.device)
     figures = compute(real, generated, weights)

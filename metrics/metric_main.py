@@ -10,7 +10,7 @@ import time
 import torch
 
 import dnnlib
-from dnnlib import files, protocol
+from dnnlib import UserError, files, protocol
 from torch_utils import distributed, misc
 
 from . import (  # noqa: F401  (each registers its metrics)
@@ -78,6 +78,30 @@ def check_metrics(metrics: list[str], detector: str | None = None, teacher_kwarg
     load_detectors(metrics, 'cpu', detector, teacher_kwargs)
 
 
+def needs_data(metrics: list[str], c_dim: int) -> bool:
+    """Whether anything asks for real images: a metric, or a generator with labels (c_dim > 0) for their frequencies."""
+    return c_dim > 0 or any(find_metric(metric)[0].real is not None for metric in metrics)
+
+
+def check_metric_data(metrics: list[str], dataset_kwargs: dict, option: str, trained) -> None:
+    """Finds out before a training whether the metrics can be measured against other images than its own.
+
+    Args:
+        dataset_kwargs: class_name and arguments of those images.
+        option:         where the user gave them, for messages.
+        trained:        the training images: name, channels, resolution and classes are theirs.
+    Raises: UserError.
+    """
+    where = f'{option}={dataset_kwargs["path"]}'
+    if not needs_data(metrics, trained.label_dim):
+        raise UserError(f'{where}: --metrics={",".join(metrics)} compares with no real images; leave it out')
+    if copies := next((name for name in metrics if 'memorization' in name), None):
+        raise UserError(f'{where}: {copies} looks for copies of the training images; leave it out of --metrics, and '
+                        f'measure it afterwards with calc_metrics.py --metrics={copies} --ref={trained.path}')
+    metric_utils.check_reference(dataset_kwargs, where, trained.num_channels, trained.resolution, trained.label_dim,
+                                 trained.class_names)
+
+
 def calc_metric(metric: str, *args, **kwargs) -> dict:
     """The result of one metric; other arguments as of `calc_metrics`."""
     result, = calc_metrics([metric], *args, **kwargs)
@@ -139,8 +163,11 @@ def _save_pairs(name: str, opts: MetricOptions, pairs: list, folder: str) -> str
 
 
 def _record(name: str, opts: MetricOptions, figures: dict) -> dict:
-    """The figures and everything that they depend on. Among the figures of a metric may be 'generated', which is added to how images were made, and
-    'input', what its detector sees if not bytes."""
+    """The figures and everything that they depend on.
+
+    Among the figures of a metric may be 'generated', which is added to how images were made, 'input', what its detector
+    sees if not bytes, and 'formula', which variant of its formula it follows.
+    """
     metric, num_gen = find_metric(name)
     detector, conditional = opts.detector, opts.G.c_dim > 0
     generated = dict(images=num_gen, truncation_psi=opts.truncation_psi, noise_mode=NOISE_MODE,

@@ -1,5 +1,6 @@
 """From images to feature statistics: of a data set, kept on disk from one run to the next, and of a generator."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -77,6 +78,33 @@ def open_reference(dataset_kwargs: dict, use_labels: bool = False):
     But images that are held out for validation are left out: few-shot protocols compare with the images of the training.
     """
     return dnnlib.util.construct_class_by_name(**{**dataset_kwargs, 'use_labels': use_labels, 'xflip': False, 'max_size': None})
+
+
+def check_reference(dataset_kwargs: dict, where: str, channels: int, resolution: int, c_dim: int,
+                    class_names: list | None = None) -> None:
+    """Refuses real images that differ from the generated ones in size, channels, labels or names of classes.
+
+    Args:
+        where:       what the user gave, for messages: '--ref=photos.zip'.
+        channels, resolution, c_dim, class_names: of the generated images; class_names = None: not known.
+    Raises: UserError.
+    """
+    with contextlib.closing(open_reference(dataset_kwargs, use_labels=c_dim > 0)) as dataset:
+        if (dataset.num_channels, dataset.resolution) != (channels, resolution):
+            raise UserError(f'{where}: images are {_describe(dataset.num_channels, dataset.resolution)}, the network '
+                            f'makes {_describe(channels, resolution)}; make the data set with dataset_tool.py '
+                            f'--width={resolution} --height={resolution} --color={"grey" if channels == 1 else "rgb"}')
+        if dataset.label_dim != c_dim:
+            raise UserError(f'{where}: labels have {dataset.label_dim} dimensions, the network takes {c_dim}; '
+                            'use the data set that it was trained on, or one with the same classes')
+        if c_dim > 0 and None not in (class_names, dataset.class_names) and class_names != dataset.class_names:
+            label = next(i for i, (a, b) in enumerate(zip(class_names, dataset.class_names, strict=True)) if a != b)
+            raise UserError(f'{where}: class {label} is {dataset.class_names[label]!r}, in the training images '
+                            f'{class_names[label]!r}; make the data set from folders with the same names')
+
+
+def _describe(channels: int, size: int) -> str:
+    return f'{size}x{size} {"grey" if channels == 1 else "RGB"}'
 
 
 def compute_feature_stats_for_dataset(opts: MetricOptions, max_items: int | None = None, **capture) -> FeatureStats:

@@ -144,7 +144,7 @@ def test_the_data_itself_is_at_distance_zero(data):
     assert abs(calc(data, Replay())['value']) < 1e-6
     reals = np.stack([picture(i)[0, :2].T.flatten() for i in range(12)]) / 127.5 - 1
     fakes = (np.stack([picture(i)[0, :2].T.flatten() for i in range(12)]) * 0.5).round() / 127.5 - 1
-    want = frechet_distance(reals.mean(0), np.cov(reals.T, bias=True), fakes.mean(0), np.cov(fakes.T, bias=True))
+    want = frechet_distance(reals.mean(0), np.cov(reals.T), fakes.mean(0), np.cov(fakes.T))
     assert calc(data, Replay(gain=0.5))['value'] == pytest.approx(want, rel=0.01)       # halves are rounded either way
 
 
@@ -158,6 +158,7 @@ def test_a_value_carries_its_protocol(data):
                                       input='uint8, clip(127.5 x + 128) cut to whole numbers; one channel repeated to three')
     assert result['reference'] == dict(dataset='photos', images=12, mirrored=False)
     assert result['generated'] == dict(images=12, truncation_psi=1, noise_mode='random', labels='none', seed=3, batch_size=5)
+    assert result['formula'] == dict(covariance='over n-1')
 
 
 def test_a_generator_in_training_mode_is_refused(data):
@@ -173,8 +174,9 @@ def test_results_are_appended(tmp_path, data, capsys):
     assert first == dict(result, snapshot='network-snapshot-000012.safetensors', cur_nimg=12345)
     assert second == dict(result, value=None, snapshot='https://example.org/x.safetensors', cur_nimg=None)
     best = '    best of 2 snapshots by the same protocol: -?0.0000000 of network-snapshot-000012.*flatters\n'
-    line = r'clipfid12_full -?0\.0000000  \(12 generated, 12 real images of photos, pixels:a, seed 0, \d+s\)\n'
-    assert re.fullmatch(line + 'clipfid12_full nan .*\n' + best, capsys.readouterr().out)
+    line = (r'clipfid12_full -?0\.0000000, over n -?0\.0000000  '
+            r'\(12 generated, 12 real images of photos, pixels:a, seed 0, \d+s\)\n')
+    assert re.fullmatch(line + 'clipfid12_full nan.*\n' + best, capsys.readouterr().out)
     with pytest.raises(UserError, match='cannot be written'):
         metric_main.report_metric(result, str(tmp_path / 'absent'))
 

@@ -17,6 +17,17 @@ def test_what_differs():
     assert protocol.key(record()) != protocol.key(record(seed=1)) and protocol.key(record(seed=1.0)) == protocol.key(record(seed=1))
 
 
+def test_covariances_of_the_fid():
+    """Records from before they were recorded have those over n. Other metrics have none."""
+    new = dict(formula=dict(covariance='over n-1'), over_n=0.9)
+    for metric in ('fid5k_full', 'clipfid12_full'):
+        old, recent = dict(record(), metric=metric), dict(record(**new), metric=metric)
+        assert protocol.differences(old, recent) == ['formula.covariance over n and over n-1']
+        assert protocol.differences(recent, recent) == []
+        assert protocol.differences(old, dict(recent, formula=dict(covariance='over n'))) == []
+    assert 'formula.covariance' not in protocol.protocol_of(dict(record(), metric='kid5k_full'))
+
+
 def test_only_equals_are_compared_and_the_others_are_told():
     same, other = record(2.0), record(3.0, images=160)
     assert protocol.comparable(record(), [same]) == ([same], None)

@@ -203,12 +203,87 @@ def test_clip_names_offline_and_unknown(clip, cache, monkeypatch):
         load_teacher('ViT-X')
 
 
+def load_as_openai(path, device):
+    """What `clip.load` of OpenAI's own edition does with a file: forks begin anew after the first attempt, not this."""
+    from clip.model import build_model
+    with open(path, 'rb') as f:
+        try:
+            state = torch.jit.load(f, map_location='cpu').state_dict()
+        except RuntimeError:
+            state = torch.load(f, map_location='cpu')
+    return build_model(state).to(device).float(), None
+
+
+def write_kind(path, kind, model):
+    """A file of one of the kinds that people give as FILE.pt."""
+    if kind == 'archive':
+        model.register_buffer('input_resolution', torch.tensor(64))                 # as the published archives have it
+        torch.jit.save(torch.jit.trace(model, (torch.zeros(1, 3, 64, 64), torch.zeros(1, 77, dtype=torch.int64))), path)
+    elif kind == 'objects':
+        torch.save(dict(state_dict=model.state_dict(), optimizer=types.SimpleNamespace()), path)
+    elif kind in ('state', 'wrapped'):
+        torch.save(model.state_dict() if kind == 'state' else dict(epoch=3, state_dict=model.state_dict()), path)
+    else:
+        torch.save(model.state_dict(), path)
+        whole = path.read_bytes()
+        path.write_bytes(dict(garbage=b'no CLIP at all\n' * 100, empty=b'', truncated=whole[:len(whole) // 2])[kind])
+
+
+@pytest.fixture(params=['fork', 'openai'])
+def edition(request, clip, monkeypatch):
+    """Both editions of the package."""
+    if request.param == 'openai':
+        monkeypatch.setattr(clip, 'load', load_as_openai)
+
+
+@pytest.fixture
+def small_clip(clip, tmp_path):
+    return save_clip(tmp_path / 'source.pt', 64, 16, 32)
+
+
 @pytest.mark.filterwarnings('ignore')
-def test_a_file_that_is_no_clip(clip, tmp_path):
+@pytest.mark.parametrize('kind', ['archive', 'state', 'wrapped'])
+def test_files_of_every_kind_of_clip(edition, small_clip, clip, kind, tmp_path):
+    path = tmp_path / 'own.pt'
+    img = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        want = small_clip.encode_image(normalised(img, teacher_clip.MEAN, teacher_clip.STD))
+        texts = small_clip.encode_text(clip.tokenize(['a cat']))
+        write_kind(path, kind, small_clip)
+        teacher = load_teacher(str(path))
+        torch.testing.assert_close(teacher.encode_image(img), want)
+        torch.testing.assert_close(teacher.encode_text(['a cat']), texts)
+    assert (teacher.dim, teacher.preprocess.size, teacher.dtype) == (16, 64, torch.float32)
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('kind', ['garbage', 'empty', 'objects', 'truncated'])
+def test_files_that_are_no_clip(edition, small_clip, kind, tmp_path):
     path = tmp_path / 'bad.pt'
-    torch.save({'a': torch.zeros(1)}, path)
+    write_kind(path, kind, small_clip)
+    message = r'--kd-teacher=.*bad\.pt: the weights cannot be read \(.*\); it must be a model of OpenAI'
+    with pytest.raises(UserError, match=message) as err:
+        load_teacher(str(path))
+    assert '\n' not in str(err.value)
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('content', [{'a': torch.zeros(1)}, {'state_dict': 5}, {}, [1], torch.zeros(3),
+                                     {'visual.proj': 1, 'visual.conv1.weight': 2}])
+def test_other_tensors_are_no_clip(clip, content, tmp_path):
+    path = tmp_path / 'bad.pt'
+    torch.save(content, path)
     with pytest.raises(UserError, match=r'bad\.pt: the weights cannot be read'):
         load_teacher(str(path))
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_a_download_that_is_damaged(clip, cache, monkeypatch):
+    def damaged(url, root):
+        raise RuntimeError('Model has been downloaded but the SHA256 checksum does not not match')
+    monkeypatch.setattr(clip.clip, '_download', damaged)
+    with pytest.raises(UserError, match=r'=ViT-B/32: the weights cannot be had \(RuntimeError: .*\); delete .*clip'):
+        load_teacher('ViT-B/32')
 
 
 def test_without_the_clip_package(monkeypatch):

@@ -55,6 +55,14 @@ def test_texts_from_a_file(tmp_path):
 
 
 
+def test_names_of_imagenet():
+    """CLIP's, which tell apart what WordNet's do not, and each of them once."""
+    names = prompts.class_names_of('imagenet')
+    known = {4: 'hammerhead shark', 7: 'rooster', 15: 'American robin', 21: 'kite (bird of prey)', 134: 'crane bird',
+             517: 'construction crane', 657: 'missile', 677: 'metal nail', 744: 'projectile', 836: 'sunglass',
+             837: 'sunglasses', 999: 'toilet paper'}
+    assert {i: names[i] for i in known} == known and len(names) == len(set(names)) == 1000
+
 
 def test_text_files_lie_in_the_package():
     files = {path.stem for path in pathlib.Path(prompts.TEXT_DIR).glob('*.txt')}

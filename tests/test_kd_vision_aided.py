@@ -14,12 +14,14 @@ from dnnlib import UserError
 from kd_plugin import gradient_scale, vision_aided
 from kd_plugin.feature_levels import FeatureLevels
 from kd_plugin.teacher import Preprocess, Teacher, load_teacher
-from kd_plugin.vision_aided import LevelHead, VisionAided
+from kd_plugin.vision_aided import RECIPES, VisionAided
+from kd_plugin.vision_heads import EqualisedHead, NormalisedHead, widths
 from torch_utils import misc
 from training import demo_data
 from training.dataset import ImageFolderDataset
 from training.presets import PRESETS
 
+F = torch.nn.functional
 HALF = (0.5, 0.5, 0.5)
 
 
@@ -59,7 +61,8 @@ def test_levels_of_a_transformer(tokens_first, n):
     teacher = token_teacher(tokens_first)
     levels = FeatureLevels(teacher)
     encoder = teacher.encoder
-    assert levels.blocks == [encoder.blocks[1], encoder.blocks[3]] and levels.channels == [5, 5, 7]
+    assert levels.blocks == [encoder.blocks[1], encoder.blocks[3]]
+    assert levels.channels == [5, 5, 7] and levels.sides == [4, 4]
     img = torch.rand(n, 3, 16, 16) * 2 - 1
     got = levels(img)
     x = encoder.patches(img)
@@ -120,24 +123,76 @@ def test_small_gradients_survive_a_teacher_in_float16(scale, monkeypatch):
     assert error < 0.01 if scale > 1 else error > 0.03
 
 
-@pytest.mark.parametrize('is_map, c_dim', [(True, 0), (False, 3)])
-def test_head_written_out(is_map, c_dim):
+@pytest.mark.parametrize('size', [12, 24])
+def test_images_reach_the_levels_by_area(size):
+    """Means of areas, and no limit: DiffAugment leaves the range of images, and gradients come from there, too."""
+    teacher = token_teacher()
+    img = (torch.randn(2, 3, size, size) * 2).requires_grad_()
+    encoder, seen = teacher.encoder, []
+    encoder.image_features = lambda x: seen.append(x) or encoder.patches(x).mean([2, 3])
+    teacher.encode_image_by_area(img).square().sum().backward()
+    spans = [(i * size // 16, -(-(i + 1) * size // 16)) for i in range(16)]
+    x = img.detach() / 2 + 0.5
+    want = torch.stack([x[:, :, a:b, c:d].mean([2, 3]) for a, b in spans for c, d in spans], dim=2)
+    torch.testing.assert_close(seen[0], (want.unflatten(2, [16, 16]) - 0.5) / 0.5)
+    assert (img.grad[img.abs() > 1.5] != 0).all()
+
+
+def blurred(x, before, after):
+    """The binomial filter (1, 3, 3, 1) / 8 in both directions, with so many zeros before and after."""
+    f = torch.tensor([1.0, 3, 3, 1]) / 8
+    kernel = (f[:, None] * f).expand(x.shape[1], 1, 4, 4)
+    return F.conv2d(F.pad(x, [before, after, before, after]), kernel, groups=x.shape[1])
+
+
+def lrelu(x):
+    return torch.where(x > 0, x, 0.2 * x)
+
+
+@pytest.mark.parametrize('side, stride, result', [(7, 1, 3), (14, 2, 3)])          # CLIP's maps and DINO's
+def test_equalised_head_written_out(side, stride, result):
     torch.manual_seed(0)
-    head = LevelHead(6, is_map, c_dim).eval()
-    x, c = torch.randn(4, 6, 5, 5) if is_map else torch.randn(4, 6), torch.eye(4)[:, :c_dim]
-    w = head.first.weight
-    h = torch.nn.functional.conv2d(x, w, head.first.bias, stride=2, padding=1) if is_map else x @ w.t() + head.first.bias
-    h = torch.where(h > 0, h, 0.2 * h)
-    h = h.mean([2, 3]) if is_map else h
-    want = h @ head.out.weight.t() + head.out.bias
-    if c_dim:
-        want = want + ((c @ head.label.weight.t()) * h).sum(1, keepdim=True)
+    head, vector = EqualisedHead(6, True, 0, 8, stride), EqualisedHead(6, False, 3, 8, stride)
+    x, v = torch.randn(4, 6, side, side), torch.randn(4, 6)
+    gain = lambda fan_in: 1 / math.sqrt(fan_in)
+    for layer in (head.first, head.out, vector.first, vector.out):
+        torch.nn.init.normal_(layer.bias)
+    weight = head.first.weight * gain(54)
+    h = F.conv2d(x, weight, padding=1) if stride == 1 else F.conv2d(blurred(x, 2, 2), weight, stride=2)
+    h = lrelu(h + head.first.bias[:, None, None]) * math.sqrt(2)
+    want = F.conv2d(blurred(h, 1, 1)[:, :, ::2, ::2], head.out.weight * gain(8)) + head.out.bias[:, None, None]
+    assert want.shape == (4, 1, result, result)
+    torch.testing.assert_close(head(x, None), want)
+    h = lrelu(v @ vector.first.weight.t() * gain(6) + vector.first.bias) * math.sqrt(2)
+    torch.testing.assert_close(vector(v, torch.eye(4)[:, :3]), h @ vector.out.weight.t() * gain(8) + vector.out.bias)
+
+
+@pytest.mark.parametrize('side, stride, result', [(7, 1, 4), (14, 2, 4)])
+def test_normalised_head_written_out(side, stride, result):
+    torch.manual_seed(0)
+    head, vector = NormalisedHead(6, True, 3, 8, stride).eval(), NormalisedHead(6, False, 3, 8, stride).eval()
+    x, v, c = torch.randn(4, 6, side, side), torch.randn(4, 6), torch.eye(4)[:, :3]
+    weight, bias = head.first.weight, head.first.bias
+    h = F.conv2d(x, weight, bias, padding=1) if stride == 1 else F.conv2d(blurred(x, 2, 3), weight, bias, stride=2)
+    want = F.conv2d(blurred(lrelu(h), 1, 2), head.out.weight, head.out.bias, stride=2)
+    assert want.shape == (4, 1, result, result) and head.label is None
     torch.testing.assert_close(head(x, c), want)
-    assert torch.linalg.matrix_norm(head.out.weight, 2).item() == pytest.approx(1, rel=1e-4)
+    h = lrelu(v @ vector.first.weight.t() + vector.first.bias)
+    of_class = torch.stack([vector.label.weight[:, i] if i < 3 else torch.zeros(8) for i in range(4)])
+    want = h @ vector.out.weight.t() + vector.out.bias + (of_class * h).sum(1, keepdim=True)
+    torch.testing.assert_close(vector(v, c), want)
+    for layer in (head.first, head.out, vector.first, vector.out):
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, rel=1e-2)
+
+
+def test_which_heads_for_which_teacher():
+    """Those for CLIP where maps are 7x7 or 8x8, those for DINO where they are 14x14 or 16x16; without maps CLIP's."""
+    assert [widths(sides) for sides in ([7, 7], [8], [], [14, 14], [16, 8])] == [(256, 1)] * 3 + [(128, 2)] * 2
 
 
 @pytest.fixture
 def teacher(monkeypatch):
+    """Under two names."""
     toy = token_teacher()
     monkeypatch.setattr(vision_aided, 'load_for_training', lambda name, device, fp32, option: toy)
     return toy
@@ -155,11 +210,12 @@ def sizes(module):
     return {name for name, p in module.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
 
 
-def test_d_step_trains_every_head_and_nothing_else(teacher):
-    n, term, loss = setup()
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_d_step_trains_every_head_and_nothing_else(teacher, recipe):
+    n, term, loss = setup(recipe=recipe)
     torch.manual_seed(0)
     got = run(n, loss, 'Dmain')
-    assert {name.split('.parametrizations')[0] for name in sizes(term.heads) if 'original' in name} == \
+    assert {'.'.join(name.split('.')[:3]) for name in sizes(term.heads)} == \
         {f'{t}.{level}.{layer}' for t in range(2) for level in range(3) for layer in ('first', 'out')}
     assert sizes(n.G) == sizes(teacher) == set()
     torch.manual_seed(0)
@@ -182,53 +238,70 @@ def test_gradient_reaches_g_through_the_frozen_teacher(teacher):
         assert ({'mapping.fc0.weight', 'synthesis.b4.conv1.weight', 'synthesis.b16.torgb.weight'} <= moved) if phase == 'Gmain' else not moved
 
 
-def test_losses_written_out(teacher, monkeypatch):
-    """Logistic per level and teacher, 0.8 the label of the reals; on the images before D's augmentation, under its own DiffAugment."""
-    n, term, loss = setup(weight=0.5)
+@pytest.mark.parametrize('recipe', RECIPES)
+@pytest.mark.parametrize('label', [0.8, 1.0])
+def test_losses_written_out(teacher, monkeypatch, recipe, label):
+    """Cross-entropies with the label of reals in both steps, the mean over a map, the sum over levels and teachers; on
+    the images before D's augmentation, under a DiffAugment of its own."""
+    n, term, loss = setup(weight=0.5, recipe=recipe, real_label=label)
     loss.augment_pipe = lambda img: img * 0
     monkeypatch.setattr(term.augment, 'forward', lambda img: img.flip(3))
     seen = {}
     original = term._term
-    monkeypatch.setattr(term, '_term', lambda kind, *args, **kw: seen.setdefault(kind, (original(kind, *args, **kw), args[1]))[0])
+
+    def record(kind, img, c, frozen):
+        seen[kind] = original(kind, img, c, frozen), img
+        return seen[kind][0]
+    monkeypatch.setattr(term, '_term', record)
     term.heads.eval()                                           # the spectral norms stay as they are
     run(n, loss, 'Dmain')
     run(n, loss, 'Gmain')
-    sigmoid = lambda x: 1 / (1 + math.exp(-x))
-    formula = dict(fake=lambda x: -math.log(1 - sigmoid(x)), real=lambda x: -0.8 * math.log(sigmoid(x)) - 0.2 * math.log(1 - sigmoid(x)),
-                   generator=lambda x: -math.log(sigmoid(x)))
-    assert torch.equal(seen['real'][1].detach(), batch()['real_img'])
-    levels = FeatureLevels(teacher)
+    assert set(seen) == {'fake', 'real', 'generator'} and torch.equal(seen['real'][1].detach(), batch()['real_img'])
+    levels = FeatureLevels(teacher, teacher.encode_image_by_area)
     for kind, (values, img) in seen.items():
-        feats = [x.detach() for x in levels(img.detach().flip(3))]
-        logits = torch.cat([head(x, None) for heads in term.heads for head, x in zip(heads, feats, strict=True)], dim=1)
-        assert logits.shape == (N, 6)
-        want = [0.5 * sum(formula[kind](x) for x in row) for row in logits.tolist()]
-        assert values[f'VisionAided/{kind}'].tolist() == pytest.approx(want, rel=1e-4)
+        target = 0.0 if kind == 'fake' else label
+        feats, want = [x.detach() for x in levels(img.detach().flip(3))], torch.zeros(N)
+        for head, x in [(head, x) for heads in term.heads for head, x in zip(heads, feats, strict=True)]:
+            logits = head(x, None)
+            assert logits.shape == ((N, 1, 2, 2) if x.ndim == 4 else (N, 1))
+            entropy = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target), reduction='none')
+            want += 0.5 * entropy.flatten(1).mean(1)
+        torch.testing.assert_close(values[f'VisionAided/{kind}'], want)
 
 
-@pytest.mark.parametrize('cfg', ['low-shot', 'demo'])           # the smallest and the largest learning rate of D
-def test_heads_learn_to_tell_drawings_from_blurred_ones(cfg):
-    """Spectral norm, initial weights and D's learning rate do not keep a head from learning, on every level of the demo teacher.
+def test_labels_are_seen_by_the_package_alone(teacher):
+    """On the embedding."""
+    for recipe, of_labels in (('stylegan2', False), ('package', True)):
+        term = VisionAided(['toy'], recipe=recipe)
+        term.bind(SimpleNamespace(pl_mean=torch.zeros([]), D=SimpleNamespace(c_dim=3)))
+        feats = term.teachers[0](torch.rand(2, 3, 16, 16))
+        a, b = torch.eye(3)[[0, 1]], torch.eye(3)[[2, 1]]
+        same = [torch.equal(head.eval()(x, a)[0], head(x, b)[0]) for head, x in zip(term.heads[0], feats, strict=True)]
+        assert same == [True, True, not of_labels]
 
-    A head that knows nothing comes to the entropy 0.673 of the mean label 0.4 in both losses; that of the labels themselves is 0.25.
-    """
+
+@pytest.mark.parametrize('cfg, recipe', [('low-shot', 'stylegan2'), ('demo', 'stylegan2'), ('low-shot', 'package')])
+def test_heads_learn_to_tell_drawings_from_blurred_ones(cfg, recipe):
+    """Initial weights, spectral norm and D's learning rate (the smallest and the largest there is) do not keep a head
+    from learning, on every level of the demo teacher: of new pairs of a drawing and a blurred one it ranks most as it
+    should, where one that knows nothing ranks half of them so."""
     torch.manual_seed(0)
     with contextlib.closing(ImageFolderDataset(demo_data.demo_set(32))) as dataset:
-        real = torch.stack([torch.from_numpy(dataset[i][0]) for i in range(64)]) / 127.5 - 1
-    term = VisionAided(['demo'], warmup=0)
+        real = torch.stack([torch.from_numpy(dataset[i][0]) for i in range(100)]) / 127.5 - 1
+    term = VisionAided(['demo'], warmup=0, recipe=recipe)
     term.bind(SimpleNamespace(pl_mean=torch.zeros([]), D=SimpleNamespace(c_dim=0)))
     with torch.no_grad():
-        sets = zip(term.teachers[0](real), term.teachers[0](torch.nn.functional.avg_pool2d(real, 3, stride=1, padding=1)), strict=True)
-    for head, (drawn, blurred) in zip(term.heads[0], sets, strict=True):
+        sets = zip(term.teachers[0](real), term.teachers[0](F.avg_pool2d(real, 3, stride=1, padding=1)), strict=True)
+    for head, (drawn, soft) in zip(term.heads[0], sets, strict=True):
         opt = torch.optim.Adam(head.parameters(), lr=PRESETS[cfg].lr, betas=(0.0, 0.99))
         for _ in range(60):
-            a, b = torch.randint(48, [2, 16])
-            (vision_aided.real_loss(head(drawn[a], None)) + vision_aided.fake_loss(head(blurred[b], None))).mean().backward()
+            a, b = torch.randint(64, [2, 8])
+            (term.loss.real(head(drawn[a], None)) + term.loss.fake(head(soft[b], None))).mean().backward()
             opt.step()
             opt.zero_grad()
         with torch.no_grad():                                   # images that it has not seen
-            a, b = head(drawn[48:], None), head(blurred[48:], None)
-        assert (vision_aided.real_loss(a) + vision_aided.fake_loss(b)).mean() < 2 * 0.673 - 0.1 and a.mean() > b.mean() + 0.3
+            a, b = [head.eval()(x[64:], None).flatten(1).mean(1) for x in (drawn, soft)]
+        assert (a[:, None] > b).float().mean() > 0.7 and a.mean() > b.mean() + 0.1
 
 
 def test_warmup(teacher):
@@ -251,9 +324,14 @@ def build(data, *args):
 
 def test_options(tiny_data):
     config, name = build(tiny_data, '--vision-aided=clip,hf:org/model', '--vision-aided-weight=0.5')
-    assert config.terms == dict(vision_aided=dict(class_name='kd_plugin.vision_aided.VisionAided', teachers=['ViT-B/32', 'hf:org/model'],
-                                                  warmup=100.0, weight=0.5, fp32=not misc.cpu_has_bfloat16()))
+    assert config.terms == dict(vision_aided=dict(class_name='kd_plugin.vision_aided.VisionAided', recipe='stylegan2',
+                                                  teachers=['ViT-B/32', 'hf:org/model'], warmup=100.0, weight=0.5,
+                                                  fp32=not misc.cpu_has_bfloat16()))
     assert name == 'tiny-auto1-vision-aided-clip-hf-org-model-weight0.5'
+    args = '--vision-aided=clip', '--vision-aided-recipe=package', '--vision-aided-real-label=1'
+    config, name = build(tiny_data, *args)
+    assert (config.terms['vision_aided']['recipe'], config.terms['vision_aided']['real_label']) == ('package', 1)
+    assert name == 'tiny-auto1-vision-aided-clip-recipe-package-real_label1'
 
 
 @pytest.mark.parametrize('args, message', [

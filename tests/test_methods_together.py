@@ -63,7 +63,7 @@ def test_all_together_continue_exactly(tiny_data, tmp_path):
     parts = run('parts', 0.048)
     names = ['lecam.average', 'apa.p', 'apa._extra_state.pending', 'chain.p', 'chain.r',
              'fakeclr.fake.queue', 'insgen.real.queue', 'insgen.fake.position', 'insgen.slow_D.b16.conv0.weight',
-             'insgen.real.slow_head.0.weight', 'vision_aided.heads.0.0.first.parametrizations.weight.original', 'kd.head.weight']
+             'insgen.real.slow_head.0.weight', 'vision_aided.heads.0.0.first.weight', 'kd.head.weight']
     assert {f'loss.terms.{name}' for name in names} <= whole.keys() == parts.keys()
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
     assert whole['loss.terms.insgen.fake.position'] == 6 * 8 - 32 and whole['loss.terms.apa._extra_state.pending'][0] == 2 * 8

@@ -17,6 +17,11 @@ def stats_of(x, **capture):
     return stats
 
 
+def fid_of(real, gen):
+    """By numpy's covariances, over n - 1."""
+    return frechet_distance(real.mean(0), np.cov(real.T), gen.mean(0), np.cov(gen.T))
+
+
 def sample(num, seed, size=3):
     return np.random.RandomState(seed).randn(num, size).astype(np.float32) @ np.diag(np.arange(1, size + 1)).astype(np.float32) + 0.3
 
@@ -52,18 +57,30 @@ def test_intervals_cover():
 
 def test_a_resampled_fid_is_the_fid_of_the_resample():
     for num_real in (50, 3):                                                        # a covariance of full rank and one of rank 2
-        real, gen = stats_of(sample(num_real, 0)), sample(40, 1)
+        real, gen = sample(num_real, 0), sample(40, 1)
         weights = estimate.draw_weights(40, 4, 0, 'cpu')
-        got = frechet_inception_distance.fid(real, stats_of(gen), weights)['value']
+        got = frechet_inception_distance.fid(stats_of(real), stats_of(gen), weights)['value']
         for row, value in zip(weights, got, strict=True):
-            want = frechet_distance(*real.get_mean_cov(), *stats_of(np.repeat(gen, row.int().numpy(), axis=0)).get_mean_cov())
-            assert value.item() == pytest.approx(want, rel=1e-6)
+            assert value.item() == pytest.approx(fid_of(real, np.repeat(gen, row.int().numpy(), axis=0)), rel=1e-6)
+
+
+@pytest.mark.parametrize('num_real, num_gen', [(30, 50), (3, 4), (1, 1)])
+def test_both_covariances_of_the_fid(num_real, num_gen):
+    """The value has those over n - 1, beside it stands the one over n. Those of one image are zero in both."""
+    real, gen = sample(num_real, 0), sample(num_gen, 1)
+    result = estimate.evaluate(frechet_inception_distance.fid, stats_of(real), stats_of(gen), 0, 0)
+    over = lambda x, ddof: np.cov(x.T, ddof=min(ddof, len(x) - 1))
+    for name, ddof in (('value', 1), ('over_n', 0)):
+        want = frechet_distance(real.mean(0), over(real, ddof), gen.mean(0), over(gen, ddof))
+        assert result[name] == pytest.approx(want, rel=1e-6)
+    assert (result['value'] != pytest.approx(result['over_n'], rel=1e-3)) == (num_real > 1)
+    assert result['formula'] == dict(covariance='over n-1')
 
 
 def test_the_interval_of_the_fid_is_of_the_value_at_this_number():
     """Its width agrees with the spread over fresh samples, and it lies about the value, although resamples have a larger FID throughout."""
-    real, num = stats_of(sample(2000, 0)), 100
-    fresh = [frechet_distance(*real.get_mean_cov(), *stats_of(sample(num, seed) + 0.5).get_mean_cov()) for seed in range(1, 120)]
+    reals, num = sample(2000, 0), 100
+    real, fresh = stats_of(reals), [fid_of(reals, sample(num, seed) + 0.5) for seed in range(1, 120)]
     results = [estimate.evaluate(frechet_inception_distance.fid, real, stats_of(sample(num, seed) + 0.5), 80, 0) for seed in range(1, 21)]
     widths = [r['intervals']['value'][1] - r['intervals']['value'][0] for r in results]
     assert np.mean(widths) == pytest.approx(2 * 1.96 * np.std(fresh), rel=0.25)
@@ -83,7 +100,7 @@ def test_resamples_of_few_images_are_all_worse():
 def test_without_features_there_is_no_interval():
     """The value alone needs moments, whose size does not depend on the number of images."""
     real, gen = stats_of(sample(50, 0)), stats_of(sample(40, 1), capture_mean_cov=True)
-    assert set(estimate.evaluate(frechet_inception_distance.fid, real, gen, 100, 0)) == {'value'}
+    assert set(estimate.evaluate(frechet_inception_distance.fid, real, gen, 100, 0)) == {'value', 'over_n', 'formula'}
     assert estimate.fits(50_000, 2048) and not estimate.fits(500_000, 2048)
 
 

@@ -25,7 +25,7 @@ def installed(tmp_path_factory):
     """A folder with the contents of the wheel."""
     pytest.importorskip('setuptools', minversion='77')
     source, wheels, target = [tmp_path_factory.mktemp(name) for name in ('source', 'wheels', 'target')]
-    for path in [*ROOT.glob('*.py'), *(ROOT / name for name in ('pyproject.toml', 'README.md', 'LICENSE'))]:
+    for path in [*ROOT.glob('*.py'), *(ROOT / name for name in ('pyproject.toml', 'README.md', 'LICENSE', 'NOTICE'))]:
         shutil.copy(path, source)
     for name in PACKAGES:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns('__pycache__'))

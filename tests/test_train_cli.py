@@ -15,6 +15,7 @@ from conftest import parse_options, run_cli
 import train
 from dnnlib import EasyDict, UserError
 from torch_utils import checkpoint, misc
+from training import run_changes
 from training.find_run import OPTIONS_FILE, find_run
 from training.networks_setup import feature_width
 from training.run_files import STATE_FILE
@@ -41,6 +42,7 @@ def test_low_shot_is_the_baseline_of_the_paper(tiny_data):
     assert config.loss_kwargs['r1_gamma'] == 10 and config.loss_kwargs['pl_weight'] == 0
     assert config.G_reg_interval is None and config.D_reg_interval is None
     assert config.training_set_kwargs['xflip'] and config.G_kwargs['synthesis_kwargs']['num_fp16_res'] == 0
+    assert config.network_snapshot_ticks * config.kimg_per_tick == 100          # as in the source
 
 
 @pytest.mark.parametrize('fast', [True, False])
@@ -121,6 +123,44 @@ def test_what_does_not_go_together_is_refused(args, message, tiny_data, monkeypa
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
     with pytest.raises(UserError, match=message):
         train.build_config(parse_options('--outdir=x', f'--data={tiny_data}', *args))
+
+
+def write_images(folder, classes=('blue', 'red'), size=16, mode='RGB'):
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        PIL.Image.new(mode, (size, size), name).save(folder / name / '0.png')
+    return str(folder)
+
+
+def test_other_images_for_the_metrics(tiny_data, tmp_path):
+    """They are no part of the run's name: what is trained is the same, and a run may be continued with others."""
+    path = write_images(tmp_path / 'test')
+    plain, name = config_of(tiny_data, '--cond=1')
+    config, named = config_of(tiny_data, '--cond=1', f'--metric-data={path}')
+    assert config.pop('metric_set_kwargs') == dict(class_name='training.dataset.ImageFolderDataset', path=path)
+    assert config == plain and named == name
+    config['metric_set_kwargs'] = dict(path=path)
+    assert run_changes.differences(plain, config) == []
+    assert run_changes.other_reference(plain, plain) is None
+    line = f'Metrics are measured against {path} from now on, so far against {tiny_data}: '
+    assert run_changes.other_reference(plain, config).startswith(line)
+
+
+@pytest.mark.parametrize('images, args, message', [
+    (dict(size=32), [], 'test: images are 32x32 RGB, the network makes 16x16 RGB; .*dataset_tool.py --width=16 --'),
+    (dict(mode='L'), [], 'test: images are 16x16 grey, the network makes 16x16 RGB; .*--color=rgb'),
+    (dict(classes=('blue', 'red', 'white')), ['--cond=1'],
+     'test: labels have 3 dimensions, the network takes 2; .* one with the same classes'),
+    (dict(classes=('green', 'red')), ['--cond=1'],
+     "test: class 0 is 'green', in the training images 'blue'; .* folders with the same names"),
+    (dict(), ['--metrics=none'], 'test: has no effect with --metrics=none'),
+    (dict(), ['--metrics=is500,ppl_wend'], 'test: --metrics=is500,ppl_wend compares with no real images; leave it out'),
+    (dict(), ['--metrics=fid500_full,memorization50'],
+     'test: memorization50 looks for copies of the training .* calc_metrics.py --metrics=memorization50 --ref=.*tiny')])
+def test_images_that_the_metrics_cannot_use(images, args, message, tiny_data, tmp_path):
+    path = write_images(tmp_path / 'test', **images)
+    with pytest.raises(UserError, match=f'--metric-data=.*{message}'):
+        config_of(tiny_data, f'--metric-data={path}', *args)
 
 
 FLOATS = [param for param in train.main.params if isinstance(param.type, click.types.FloatParamType)]

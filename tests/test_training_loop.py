@@ -12,11 +12,12 @@ import pytest
 import torch
 from conftest import parse_options, run_cli, shrink
 
+import calc_metrics
 import dnnlib
 import train
 from dnnlib import UserError
 from torch_utils import checkpoint
-from training import presets, snapshots
+from training import early_stop, presets, snapshots
 from training.find_run import find_run
 from training.run_files import PREVIOUS_STATE_FILE, STATE_FILE
 from training.runs import launch
@@ -54,6 +55,29 @@ def test_precision_reaches_every_teacher(fp32, tiny_data, tmp_path):
     terms = make_trainer(config, tmp_path).loss.terms
     teachers = [terms['kd'].teacher, *[levels.teacher for levels in terms['vision_aided'].teachers]]
     assert [teacher.precision for teacher in teachers] == [['bfloat16', 'float32'][fp32]] * 2
+
+
+def test_metrics_against_other_images(tiny_data, tmp_path):
+    """--metric-data: --early-stop and --snapshot-keep decide by them, calc_metrics.py takes them up; other ones are
+    another protocol."""
+    for name, number in (('test', 3), ('other', 4)):
+        (tmp_path / name).mkdir()
+        for i in range(number):
+            PIL.Image.new('RGB', (16, 16), (50 * i, 0, 0)).save(tmp_path / name / f'{i}.png')
+    options = ('--batch=8', '--kimg=0.016', '--tick=0.008', '--snap=1', '--metrics=clipfid8_full',
+               '--metric-teacher=demo', '--early-stop=metric=clipfid8_full,patience=2', '--snapshot-keep=last=1,best=1')
+    trained(make_config(tiny_data, *options, f'--metric-data={tmp_path / "test"}'), tmp_path / 'run')
+    trained(make_config(tiny_data, *options, '--kimg=0.024', f'--metric-data={tmp_path / "other"}'), tmp_path / 'run')
+    records = [json.loads(line) for line in (tmp_path / 'run' / 'metric-clipfid8_full.jsonl').read_text().splitlines()]
+    assert [(r['cur_nimg'], r['reference']['dataset'], r['reference']['images']) for r in records] == \
+        [(8, 'test', 3), (16, 'test', 3), (24, 'other', 4)]
+    assert [r['cur_nimg'] for r in early_stop.history(str(tmp_path / 'run'), 'clipfid8_full', 16)] == [8, 16]
+    assert [r['cur_nimg'] for r in early_stop.history(str(tmp_path / 'run'), 'clipfid8_full', 24)] == [24]
+    best_by_test = min(records[:2], key=lambda record: record['value'])['snapshot']
+    kept = {path.name for path in (tmp_path / 'run').glob('network-snapshot-*')}
+    assert kept == {best_by_test, records[2]['snapshot']}
+    info = snapshots.load_info(str(tmp_path / 'run' / records[2]['snapshot']))
+    assert calc_metrics.choose_data(None, info, 'x')['path'] == str(tmp_path / 'other')
 
 
 @pytest.mark.parametrize('cfg', presets.PRESETS)

@@ -35,8 +35,9 @@ RECORD = dict(          # what a card takes from a record
     detector=dict(identity=_is_text, resize=_is_text),
     reference=_or_none(dict(dataset=_is_text, content_hash=_is_text, images=_is_count, mirrored=lambda value: type(value) is bool)),
     better=lambda value: value in ('lower', 'higher'), intervals=lambda value: type(value) is dict and _or_none(_is_interval)(value.get('value')),
+    formula=_or_none(dict(covariance=_or_none(_is_text))),
     generated=dict(images=_is_count, seed=_is_count, truncation_psi=_is_number, noise_mode=_is_text, labels=_is_text))
-OPTIONAL = dict(better='lower', intervals={})          # what a record may leave out
+OPTIONAL = dict(better='lower', intervals={}, formula=None)          # what a record may leave out
 
 
 def _fits(value, wanted):
@@ -118,9 +119,12 @@ def _best(group):
 
 def _protocol(record):
     detector, reference, generated = record['detector'], record['reference'], record['generated']
+    covariance = protocol.protocol_of(record).get('formula.covariance')
     against = '' if reference is None else (
         f' against {reference["images"]} real ones of {reference["dataset"]} '
         f'({"mirrored, too" if reference["mirrored"] else "as they are"}, SHA-256 {reference["content_hash"][:16]}...)')
     return (f'{generated["images"]} generated images (seed {generated["seed"]}, truncation psi {generated["truncation_psi"]}, '
             f'noise {generated["noise_mode"]}, labels {generated["labels"]}){against}; '
-            f'features of {detector["identity"]}, resize {detector["resize"]}; torch {record["torch"]} on {record["device"]}, {record["date"][:10]}')
+            f'features of {detector["identity"]}, resize {detector["resize"]}; '
+            f'{f"covariances {covariance}; " if covariance else ""}'
+            f'torch {record["torch"]} on {record["device"]}, {record["date"][:10]}')

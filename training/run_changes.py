@@ -6,8 +6,8 @@ import re
 
 # May differ when a run is continued: none of these changes what is trained. What follows a point is part of a table.
 FREE = ('total_kimg', 'run_dir', 'snapshot_keep', 'snapshot_networks', 'image_snapshot_ticks', 'network_snapshot_ticks', 'grid_images',
-        'metrics', 'metric_kwargs', 'data_loader_kwargs', 'cudnn_benchmark', 'bad_steps_kwargs', 'observers', 'fork_origin', 'batch_gpu_probed',
-        'loss_kwargs.kd_kwargs.texts_origin')
+        'metrics', 'metric_kwargs', 'metric_set_kwargs', 'data_loader_kwargs', 'cudnn_benchmark', 'bad_steps_kwargs',
+        'observers', 'fork_origin', 'batch_gpu_probed', 'loss_kwargs.kd_kwargs.texts_origin')
 OPTION_OF = {
     'random_seed': '--seed', 'kd_kwargs.seed': '--seed', 'num_gpus': '--gpus', 'device': '--device', 'batch_size': '--batch',
     'batch_gpu': '--batch-gpu', 'training_set_kwargs.path': '--data', 'training_set_kwargs.max_size': 'images',
@@ -55,6 +55,15 @@ def with_data_at(config, path):
         kd = dict(kd, training_set_kwargs=dict(kd.get('training_set_kwargs') or {}, path=path))
         config['loss_kwargs'] = dict(config['loss_kwargs'], kd_kwargs=kd)
     return config
+
+
+def other_reference(saved, config):
+    """A line if the metrics of a run that is continued are from now on against other images; else None."""
+    before, now = [(c.get('metric_set_kwargs') or c['training_set_kwargs'])['path'] for c in (saved, config)]
+    if _same(before, now) or not config['metrics']:
+        return None
+    return (f'Metrics are measured against {now} from now on, so far against {before}: values against other images are '
+            'not compared, --early-stop begins to count anew, and --snapshot-keep=best keeps the best by each.')
 
 
 def found_out(saved):

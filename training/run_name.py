@@ -13,7 +13,8 @@ OF_DATA = ('cond', 'subset', 'val_fraction', 'mirror')          # what the image
 # computes the same up to rounding. --data and --cfg have their own place.
 UNNAMED = {
     'data', 'cfg', 'outdir', 'new_run', 'dry_run',
-    'snap', 'snapshot_networks', 'snapshot_keep', 'tick', 'metrics', 'detector', 'metric_teacher', 'early_stop',
+    'snap', 'snapshot_networks', 'snapshot_keep', 'tick', 'metrics', 'metric_data', 'detector', 'metric_teacher',
+    'early_stop',
     'health', 'max_bad_steps', 'on_bad_steps',
     'gpus', 'device', 'batch_gpu', 'nhwc', 'compile', 'cuda_graphs', 'nobench', 'workers',
 }

@@ -47,7 +47,10 @@ def launch(config, run_dir):
 
 def _prepare(config, run_dir):
     files.make_dir(run_dir)
-    found = run_changes.found_out(read_options(run_dir) or json.loads(json.dumps(config)))
+    saved = read_options(run_dir) or json.loads(json.dumps(config))
+    if line := run_changes.other_reference(saved, config):
+        print(line, flush=True)
+    found = run_changes.found_out(saved)
     write_options(run_dir, dict(config, **found))
     return found
 

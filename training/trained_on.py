@@ -15,11 +15,21 @@ def training_set(network, info):
         network: what the user calls the network.
         info:    of its snapshot.
     """
-    recorded = info['training'].get('options', {}).get('training_set_kwargs') or {}
+    return _recorded('training_set_kwargs', network, info)
+
+
+def metric_set(network, info):
+    """-> (constructor arguments of the images that the run measured against, whether these are others than those of the training)."""
+    other = _recorded('metric_set_kwargs', network, info)
+    return other or training_set(network, info), bool(other)
+
+
+def _recorded(key, network, info):
+    recorded = info['training'].get('options', {}).get(key) or {}
     path = recorded.get('path')                         # in older snapshots the whole path
     if not isinstance(path, str) or os.path.dirname(path) or not model_files.is_local(network):
         return recorded
     options = read_options(os.path.dirname(network)) or {}
-    of_run = (options.get('training_set_kwargs') or {}).get('path')
+    of_run = (options.get(key) or {}).get('path')
     same = isinstance(of_run, str) and without_folders(dict(path=of_run))['path'] == path
     return dict(recorded, path=of_run) if same else recorded

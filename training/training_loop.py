@@ -240,8 +240,10 @@ class Trainer:
         if metrics := distributed.agree(lambda: run_files.unmeasured(self.run_dir, snapshot, c.metrics)):
             self.store.wait()               # a value on record belongs to a snapshot on the disk
             self.progress.bar.clear()
-            dnnlib.util.call_func_by_name(metrics=metrics, G=self.G_ema, dataset_kwargs=c.training_set_kwargs, device=self.device, seed=c.random_seed,
-                                          progress=False, run_dir=self.run_dir, snapshot=snapshot, cur_nimg=self.cur_nimg, **c.metric_kwargs)
+            dnnlib.util.call_func_by_name(metrics=metrics, G=self.G_ema, device=self.device, seed=c.random_seed,
+                                          dataset_kwargs=c.get('metric_set_kwargs', c.training_set_kwargs),
+                                          progress=False, run_dir=self.run_dir, snapshot=snapshot, cur_nimg=self.cur_nimg,
+                                          **c.metric_kwargs)
         if self.rank == 0:
             self.store.metrics_measured(self.cur_nimg)
 
