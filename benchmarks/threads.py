@@ -1,7 +1,8 @@
-"""How torch's threads should wait for each other, alone and beside one busy program: python benchmarks/threads.py [--setting=NAME=VALUE,...]
+"""How torch's threads should wait for each other, alone and beside one busy program: python benchmarks/threads.py
 
-Each setting of the environment gets a process that trains the demo. They take turns of 16 steps, alone and beside a program that keeps one core
-busy, so that what else runs on the machine hits all of them alike; it is printed as well, in cores. Linux only.
+Each setting of the environment (--setting=NAME=VALUE,...) gets a process that trains the demo. They take turns of a few
+steps, alone and beside a program that keeps one core busy, so that whatever else runs on the machine hits all of them
+alike; it is printed as well, in cores. Linux only; five minutes.
 """
 
 import json
@@ -9,11 +10,11 @@ import os
 import pathlib
 import re
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from statistics import median
 
 import click
 
@@ -24,20 +25,21 @@ THREADS = ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME', 'OMP_NUM_THREAD
 SETTINGS = [NOTHING, 'GOMP_SPINCOUNT=100000', 'GOMP_SPINCOUNT=30000', 'GOMP_SPINCOUNT=10000', 'GOMP_SPINCOUNT=3000',
             'GOMP_SPINCOUNT=1000', 'OMP_WAIT_POLICY=passive', 'OMP_NUM_THREADS=1']
 DEMO = ['--cfg=demo', '--data=demo', '--aug=ada', '--kd=agkd,cgkd', '--device=cpu', '--outdir=x', '--metrics=none']
-STEPS, MOST_SEC = 16, 8                         # of a turn: a cycle of the regularization, or what a slow setting gets through
+STEPS, MOST_SEC = 8, 5                          # of a turn: what a slow setting gets through may be less
 
 
 def train_in_turns(folder):
-    """In a process of its own: a line of input is a turn, a line of output its images, seconds, CPU seconds and sleeps."""
+    """In a process of its own: a line of input is a turn, a line of output its images, seconds, CPU seconds, sleeps."""
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)                               # what the training says is no answer
-    import torch
+    import torch  # before dnnlib, which would set what this process is to do without
 
     import train
     from training.training_loop import Trainer
     config, _name = train.build_config(train.dnnlib.EasyDict(train.main.make_context('train.py', DEMO).params))
     trainer = Trainer(config, folder, torch.device('cpu'))
     for _ in iter(sys.stdin.readline, ''):
+        trainer.batch_idx = 1                   # no turn has the regularisation of D, which comes once in 16 steps
         start, cpu, slept, images = time.perf_counter(), time.process_time(), sleeps(), trainer.cur_nimg
         while trainer.cur_nimg < images + STEPS * config.batch_size and time.perf_counter() - start < MOST_SEC:
             trainer.step()
@@ -48,15 +50,16 @@ def train_in_turns(folder):
 
 def sleeps():
     """How often a thread of this process has given up its core to wait, so far."""
-    paths = [f'/proc/self/task/{task}/status' for task in os.listdir('/proc/self/task')]
-    return sum(int(re.search(r'^voluntary_ctxt_switches:\s*(\d+)', pathlib.Path(path).read_text(), re.M)[1]) for path in paths)
+    texts = [path.read_text() for path in pathlib.Path('/proc/self/task').glob('*/status')]
+    return sum(int(re.search(r'^voluntary_ctxt_switches:\s*(\d+)', text, re.M)[1]) for text in texts)
 
 
 def start(setting, folder):
     """-> a process that has trained for a turn to warm up."""
     env = {name: value for name, value in os.environ.items() if name not in THREADS}
     env.update(part.split('=') for part in setting.split(',') if setting != NOTHING)
-    process = subprocess.Popen([sys.executable, __file__, '--worker', folder], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, __file__, '--worker', folder], env=env, text=True,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     turn(process, busy=False)
     return process
 
@@ -83,19 +86,21 @@ def turn(process, busy):
 
 def report(settings, turns):
     """Medians. Every ratio of two turns is one of the same round."""
-    print(f'{"":28}{"s/kimg: alone":>14}{"busy":>8}{"alone / nothing set":>22}{"busy / alone":>14}{"sleeps per image":>18}{"other programs":>16}')
+    print(f'{"":28}{"s/kimg: alone":>14}{"busy":>8}{"alone / first":>22}{"busy / alone":>14}'
+          f'{"sleeps per image":>18}{"other programs":>16}')
     for setting in settings:
-        (alone, slept, others), (busy, *_) = (map(list, zip(*turns[setting, busy], strict=True)) for busy in (False, True))
-        first = [sec for sec, *_ in turns[settings[0], False]]
-        ratio = lambda a, b: statistics.median(x / y for x, y in zip(a, b, strict=True))
-        median = statistics.median
-        print(f'{setting:28}{median(alone):14.1f}{median(busy):8.1f}{ratio(alone, first):22.2f}{ratio(busy, alone):14.2f}{median(slept):18.1f}'
-              f'{median(others):10.1f} cores')
+        alone, slept, others = zip(*turns[setting, False], strict=True)
+        busy, first = ([sec for sec, *_ in turns[key]] for key in ((setting, True), (settings[0], False)))
+        ratio = lambda a, b: median(x / y for x, y in zip(a, b, strict=True))
+        print(f'{setting:28}{median(alone):14.1f}{median(busy):8.1f}{ratio(alone, first):22.2f}'
+              f'{ratio(busy, alone):14.2f}{median(slept):18.1f}{median(others):10.1f} cores')
 
 
 @click.command()
-@click.option('--setting', 'settings', help='Environment of a process; several are parted by commas', multiple=True, default=SETTINGS)
-@click.option('--rounds', help='Turns of each setting, alone and busy', type=click.IntRange(min=1), default=3, show_default=True)
+@click.option('--setting', 'settings', help='Environment of a process; several are parted by commas', multiple=True,
+              default=SETTINGS)
+@click.option('--rounds', help='Turns of each setting, alone and busy', type=click.IntRange(min=1), default=3,
+              show_default=True)
 @click.option('--worker', hidden=True)
 def main(settings, rounds, worker):
     """Print seconds per kimg (medians) and their ratios."""
