@@ -4,12 +4,17 @@ import json
 import os
 
 import click
-import torch
-import tqdm
 
 from dnnlib import UserError, files
 from dnnlib.published import without_folders
 from dnnlib.util import user_errors
+
+# What stands above comes before torch: dnnlib sets how torch's threads wait.
+# isort: split
+
+import torch
+import tqdm
+
 from kd_plugin.options import DEFAULT_TEACHER
 from metrics import detectors
 from training import image_grid, latent_walk, model_files, neighbors, sampling, video_files

@@ -9,11 +9,16 @@ import sys
 import time
 
 import click
-import torch
-import tqdm
 
 from dnnlib import UserError, files
 from dnnlib.util import format_time, user_errors
+
+# What stands above comes before torch: dnnlib sets how torch's threads wait.
+# isort: split
+
+import torch
+import tqdm
+
 from kd_plugin.teacher import load_teacher
 from metrics.lpips import load_vgg16_lpips
 from torch_utils import misc

@@ -1,10 +1,15 @@
 """Mix styles of two sets of images: python style_mixing.py --network=FILE --rows=85,100 --cols=55,821 --outdir=out"""
 
 import click
-import torch
 
 from dnnlib import UserError
 from dnnlib.util import user_errors
+
+# What stands above comes before torch: dnnlib sets how torch's threads wait.
+# isort: split
+
+import torch
+
 from training import image_grid, model_files, sampling
 from training.config import torch_device
 from training.generate_options import SETTINGS, batch_option, device_option, network_option, noise_option, outdir_option, trunc_option

@@ -8,12 +8,17 @@ import os
 import time
 
 import click
-import torch
-import tqdm
 
 from dnnlib import UserError, files
 from dnnlib.published import without_folders
 from dnnlib.util import format_time, user_errors
+
+# What stands above comes before torch: dnnlib sets how torch's threads wait.
+# isort: split
+
+import torch
+import tqdm
+
 from torch_utils import checkpoint, misc
 from training.commands import FiniteRange
 from training.config import torch_device

@@ -8,13 +8,18 @@ import time
 from typing import NamedTuple
 
 import click
-import numpy as np
-import torch
-import tqdm
 
 from dnnlib import UserError, files
 from dnnlib.published import without_folders
 from dnnlib.util import format_bytes, user_errors
+
+# What stands above comes before torch: dnnlib sets how torch's threads wait.
+# isort: split
+
+import numpy as np
+import torch
+import tqdm
+
 from torch_utils import misc
 from training import demo_data, model_files
 from training.config import torch_device

@@ -1,9 +1,13 @@
 """What tests share: a cache folder of their own, a tiny data set, a tiny configuration that trains in seconds."""
 
+import contextlib
+import time
+
 import click.testing
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 import train
 from dnnlib import EasyDict
@@ -43,6 +47,30 @@ def shrink(config):
     config.D_kwargs.update(width)
     config.grid_images = 4
     return config
+
+
+def wait_until(condition, limit_sec=300):
+    """Returns when `condition()` is true. The limit only ends a hang."""
+    end = time.monotonic() + limit_sec
+    while not condition():
+        assert time.monotonic() < end, 'it has not come to pass'
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def modules_counted(limit):
+    """At most `limit` modules may be made within: a network of a million layers would take minutes."""
+    made, init = [], torch.nn.Module.__init__
+
+    def counted(self, *args, **kwargs):
+        made.append(type(self).__name__)
+        assert len(made) <= limit, made[-3:]
+        init(self, *args, **kwargs)
+    torch.nn.Module.__init__ = counted
+    try:
+        yield
+    finally:
+        torch.nn.Module.__init__ = init
 
 
 def run_cli(command, *args):

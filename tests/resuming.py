@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import socket
+import time
 
 import torch
 from conftest import parse_options, shrink
@@ -15,7 +16,7 @@ from dnnlib.protocol import read_lines
 from dnnlib.util import user_errors
 from torch_utils import checkpoint, distributed, training_stats
 from training import trainer_state
-from training.run_files import BAD_STEPS_FILE, LOG_FILE, STATE_FILE, STATS_FILE
+from training.run_files import BAD_STEPS_FILE, LOG_FILE, STATE_FILE, STATS_FILE, total_images
 from training.runs import launch
 from training.training_loop import Trainer
 
@@ -104,8 +105,8 @@ def start(target, *args):
     return process
 
 
-def train_in_process(config, run_dir, output, limit_bytes=None):
-    """As train.py does, printing to the file `output`; files may have `limit_bytes`."""
+def train_in_process(config, run_dir, output, limit_bytes=None, ends=True):
+    """As train.py does, printing to the file `output`; files may have `limit_bytes`. Unless it `ends`, it hangs before the last step."""
     import resource
     torch.set_num_threads(1)
     log = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -113,6 +114,9 @@ def train_in_process(config, run_dir, output, limit_bytes=None):
     os.dup2(log, 2)
     if limit_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+    if not ends:
+        step = Trainer.step
+        Trainer.step = lambda self: step(self) if self.cur_nimg + config.batch_size < total_images(config) else time.sleep(1000)
     with user_errors():
         launch(config, run_dir)
 

@@ -93,7 +93,7 @@ def python(code, tmp_path, server, **env):
     """Runs code where huggingface_hub knows the server only; it reads its settings when it is imported. -> lines printed."""
     settings = dict(HF_ENDPOINT=server.address, HF_HOME=str(tmp_path / 'hf'), HF_HUB_DISABLE_XET='1', HF_HUB_DISABLE_PROGRESS_BARS='1',
                     HF_HUB_DISABLE_TELEMETRY='1', PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', HF_TOKEN='hf_secret')
-    result = subprocess.run([sys.executable, '-c', code], env={**os.environ, **settings, **env}, capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, '-c', code], env={**os.environ, **settings, **env}, capture_output=True, text=True, timeout=1000)
     assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()
 

@@ -2,11 +2,11 @@
 
 import importlib.util
 import pathlib
-import subprocess
 import sys
 
 import pytest
 import torch
+from conftest import run_cli
 
 from torch_utils import custom_ops
 from torch_utils.ops import _cases, bias_act, upfirdn2d
@@ -15,12 +15,23 @@ BENCHMARKS = pathlib.Path(__file__).parent.parent / 'benchmarks'
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
 
 
+def benchmark(name):
+    spec = importlib.util.spec_from_file_location(f'{name}_benchmark', BENCHMARKS / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'path', list(sys.path))
+        spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope='module')
 def gpu_check():
-    spec = importlib.util.spec_from_file_location('gpu_check', BENCHMARKS / 'gpu_check.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark('gpu_check')
+
+
+@pytest.fixture(scope='module')
+def ops_benchmark():
+    return benchmark('ops')
 
 
 @pytest.mark.gpu
@@ -83,13 +94,12 @@ def test_a_case_that_cannot_run_is_a_failure(gpu_check):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='tells of a machine without a GPU')
-def test_without_a_gpu_the_benchmark_says_so_in_one_line():
-    result = subprocess.run([sys.executable, BENCHMARKS / 'ops.py', '--device=cuda', '--quick'], capture_output=True, text=True)
-    assert result.returncode == 1 and result.stdout == ''
-    assert result.stderr.startswith('Error: --device=cuda needs a CUDA GPU') and result.stderr.count('\n') == 1
+def test_without_a_gpu_the_benchmark_says_so_in_one_line(ops_benchmark):
+    code, output = run_cli(ops_benchmark.main, '--device=cuda', '--quick')
+    assert code == 1 and output.startswith('Error: --device=cuda needs a CUDA GPU') and output.count('\n') == 1
 
 
-def test_the_benchmark_runs():
-    result = subprocess.run([sys.executable, BENCHMARKS / 'ops.py', '--device=cpu', '--quick'], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count('bias_act lrelu') == 8 and '% ' not in result.stdout.splitlines()[1]
+def test_the_benchmark_runs(ops_benchmark):
+    with torch.no_grad():
+        code, output = run_cli(ops_benchmark.main, '--device=cpu', '--quick')
+    assert code == 0 and output.count('bias_act lrelu') == 8 and '% ' not in output.splitlines()[1]

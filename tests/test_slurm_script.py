@@ -4,9 +4,9 @@ import os
 import pathlib
 import signal
 import subprocess
-import time
 
 import pytest
+from conftest import wait_until
 
 SCRIPT = pathlib.Path(__file__).parent.parent / 'docs' / 'slurm.sh'
 COMMANDS = dict(
@@ -34,16 +34,14 @@ def start(tmp_path):
 
 def test_a_signal_saves_and_queues_again(start, tmp_path):
     process = start()
-    deadline = time.monotonic() + 30
-    while not (tmp_path / 'pid').exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until((tmp_path / 'pid').exists)
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=300) == 0
     command, *rest = (tmp_path / 'log').read_text().splitlines()
     assert '--nnodes=2 --nproc-per-node=8' in command and '--rdzv-endpoint=node1:29400 train.py --kimg=1' in command
     assert rest == ['scancel --signal=TERM 7.0', 'saved', 'scontrol requeue 7']
 
 
 def test_a_failure_is_not_tried_for_ever(start, tmp_path):
-    assert start(FAIL='3').wait(timeout=30) == 3
+    assert start(FAIL='3').wait(timeout=300) == 3
     assert len((tmp_path / 'log').read_text().splitlines()) == 1

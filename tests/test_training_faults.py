@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import run_cli, shrink
+from conftest import run_cli, shrink, wait_until
 from resuming import differences, make_config, make_trainer, no_rest, read_json, run, start, tick_lines, train_in_process
 
 import train
@@ -42,8 +42,7 @@ def kill_at_some_moment(process, run_dir, moments):
     """After up to three more ticks and a part of one: in the start, in a step, in a write."""
     ticks = lambda: len(read_lines(os.path.join(run_dir, STATS_FILE)))
     wanted = ticks() + moments.choice([0, 1, 2, 3])
-    while ticks() < wanted and process.is_alive():
-        time.sleep(0.005)
+    wait_until(lambda: ticks() >= wanted or not process.is_alive())
     process.join(moments.uniform(0, 0.2))
     process.kill()
     process.join()
@@ -58,7 +57,7 @@ def test_a_run_killed_at_any_moment_goes_on(kills, tiny_data, tmp_path):
     whole, parts, output = (str(tmp_path / name) for name in ('whole', 'parts', 'output'))
     moments = random.Random(kills)
     for _ in range(kills):
-        assert kill_at_some_moment(start(train_in_process, config, parts, output), parts, moments)
+        assert kill_at_some_moment(start(train_in_process, config, parts, output, None, False), parts, moments)
     for run_dir in (whole, parts):
         process = start(train_in_process, config, run_dir, output)
         process.join()
@@ -108,9 +107,7 @@ def test_a_signal_saves_and_ends_well(sig, tiny_data, tmp_path):
     config = short_run(tiny_data, total_kimg=80, network_snapshot_ticks=1000)
     output = tmp_path / 'output'
     process = start(train_in_process, config, str(tmp_path / 'run'), str(output))
-    deadline = time.monotonic() + 60
-    while not (tmp_path / 'run' / STATS_FILE).exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until((tmp_path / 'run' / STATS_FILE).exists)
     os.kill(process.pid, sig)
     process.join()
     text = output.read_text()

@@ -2,11 +2,11 @@
 
 import copy
 import math
-import os
 
 import pytest
 import torch
 from conftest import parse_options
+from processes import run_processes
 from tiny_gan import RES, N, batch, make_loss, nets, run
 
 import train
@@ -169,8 +169,6 @@ def test_what_is_refused(args, message, tiny_data):
 
 
 def _process(rank, folder):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
-    distributed.init('cpu')
     n, term, loss = setup()
     distributed.broadcast_from_main(loss.terms)
     loss.start_step(0)
@@ -179,15 +177,11 @@ def _process(rank, folder):
     loss.finish_step(0)
     torch.testing.assert_close(term.real.queue[N * rank:][:N], own)
     torch.save(term.state_dict(), f'{folder}/{rank}.pt')
-    distributed.leave()
 
 
-def test_two_processes_share_their_keys(tmp_path, monkeypatch):
+def test_two_processes_share_their_keys(tmp_path):
     """Each has its own keys at its place, and both hold the same state in the end."""
-    monkeypatch.setenv('MASTER_ADDR', 'localhost')
-    monkeypatch.setenv('MASTER_PORT', str(torch.distributed.TCPStore('localhost', 0, is_master=True, wait_for_workers=False).port))
-    monkeypatch.setenv('WORLD_SIZE', '2')
-    torch.multiprocessing.spawn(_process, args=(str(tmp_path),), nprocs=2)
+    run_processes(_process, 2, str(tmp_path))
     first, second = [torch.load(tmp_path / f'{rank}.pt') for rank in range(2)]
     assert first['real.position'] == 2 * N and all(torch.equal(value, second[name]) for name, value in first.items())
     assert not torch.equal(first['real.queue'][0], first['real.queue'][N])

@@ -323,9 +323,11 @@ def test_a_run_that_never_began_leaves_nothing(tiny_data, tmp_path):
 
 
 def two_processes(outdir, data, *args):
-    command = [sys.executable, 'train.py', f'--outdir={outdir}', f'--data={data}', '--cfg=demo', '--gpus=2', '--batch=8', '--device=cpu',
-               '--tick=0.008', '--metrics=none', '--workers=0', *args]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'), timeout=300)
+    """train.py on small networks."""
+    command = [sys.executable, 'tests/failing_train.py', f'--outdir={outdir}', f'--data={data}', '--cfg=demo', '--gpus=2', '--batch=8',
+               '--device=cpu', '--tick=0.008', '--metrics=none', '--workers=0', *args]
+    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT), FAIL='none 0 0 none')
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env, timeout=1000)
 
 
 def test_two_processes_train_together(tiny_data, tmp_path):

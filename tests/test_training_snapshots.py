@@ -4,19 +4,20 @@ import importlib.util
 import json
 import os
 import pathlib
-import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 
 import pytest
 import torch
+from conftest import modules_counted, wait_until
 
 from dnnlib import UserError
 from torch_utils import checkpoint
-from torch_utils.background_writer import BackgroundWriter
+from torch_utils.background_writer import LONGEST_QUEUE, BackgroundWriter
 from training import legacy_writer, networks, run_files, snapshot_keep, snapshots
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -168,10 +169,9 @@ def set_kwargs(**changes):
 ])
 def test_metadata_that_lies_about_the_networks(snapshot, change, message):
     with_info(snapshot, change)
-    began = time.monotonic()
-    with pytest.raises(UserError, match=message) as err:
+    with pytest.raises(UserError, match=message) as err, modules_counted(limit=100):
         snapshots.load_networks(snapshot)
-    assert '\n' not in str(err.value) and len(str(err.value)) < 1000 and time.monotonic() - began < 2
+    assert '\n' not in str(err.value) and len(str(err.value)) < 1000
 
 
 def test_numbers_that_no_float_can_hold(snapshot):
@@ -184,10 +184,9 @@ def test_numbers_that_no_float_can_hold(snapshot):
                                     lambda info: info.update(training=[]), lambda info: info['networks'].update(G_ema=[])])
 def test_nothing_is_converted_that_could_not_be_loaded(snapshot, change, tmp_path):
     with_info(snapshot, change)
-    began = time.monotonic()
-    with pytest.raises(UserError, match='x.pkl: cannot be written: '):
+    with pytest.raises(UserError, match='x.pkl: cannot be written: '), modules_counted(limit=100):
         legacy_writer.write(str(tmp_path / 'x.pkl'), *checkpoint.load(snapshot, 'network'))
-    assert time.monotonic() - began < 2 and not (tmp_path / 'x.pkl').exists()
+    assert not (tmp_path / 'x.pkl').exists()
 
 
 @pytest.mark.parametrize('info', ['{', '[1]', '[' * 100000, 'null', 'Infinity'])
@@ -199,11 +198,12 @@ def test_metadata_that_is_no_table(snapshot, info):
 
 def test_metadata_of_a_hundred_megabytes_are_refused_unread(snapshot):
     edit_header(snapshot, lambda header: header['__metadata__'].update(info='[' + '1,' * (48 << 20) + '1]'))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.monotonic()
+    tracemalloc.start()
     with pytest.raises(UserError, match='its header has 96 MiB, 4 are the limit'):
         snapshots.load_networks(snapshot)
-    assert time.monotonic() - began < 1 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100 << 10
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 << 20
 
 
 def test_files_cut_short_anywhere(snapshot):
@@ -296,14 +296,14 @@ def test_the_queue_is_short(tmp_path):
 
     def submit_many():
         for i in range(10):
-            writer.submit(gate.wait, 10)
+            writer.submit(gate.wait)
             submitted.append(i)
-    thread = threading.Thread(target=submit_many)
+    thread = threading.Thread(target=submit_many, daemon=True)
     thread.start()
-    time.sleep(0.3)
-    assert len(submitted) < 6
+    wait_until(lambda: len(submitted) > LONGEST_QUEUE and len(writer.pending) == LONGEST_QUEUE)       # now it waits for the first
+    assert len(submitted) == LONGEST_QUEUE + 1
     gate.set()
-    thread.join(10)
+    thread.join()
     writer.wait()
     writer.close()
     assert len(submitted) == 10
@@ -315,21 +315,20 @@ def test_check_tells_of_an_error_at_once_and_close_can_cancel():
     def fail():
         raise UserError('disk full')
     writer.submit(fail)
-    deadline = time.monotonic() + 10
     with pytest.raises(UserError, match='disk full'):
-        while time.monotonic() < deadline:
-            writer.check()
+        wait_until(writer.check)
     writer = BackgroundWriter()
-    writer.submit(gate.wait, 10)
+    writer.submit(gate.wait)
     writer.submit(done.append, 1)
-    threading.Timer(0.1, gate.set).start()
+    waiting = writer.pending[-1]
+    threading.Thread(target=lambda: (wait_until(waiting.cancelled), gate.set())).start()
     writer.close(cancel=True)
     assert done == []
 
 
 def test_the_training_may_go_on_while_a_copy_is_written(tmp_path):
     x, writer, gate = torch.zeros(10), BackgroundWriter(), threading.Event()
-    writer.submit(gate.wait, 10)
+    writer.submit(gate.wait)
     writer.submit(checkpoint.save, str(tmp_path / 'a.safetensors'), 'network', checkpoint.copies(dict(x=x)), {})
     x += 1
     gate.set()

@@ -1,0 +1,16 @@
+"""How the threads of torch wait for each other. OpenMP reads it from the environment, once, when torch is loaded."""
+
+import os
+
+# How often a thread looks for work before it sleeps: 10000 times take 0.1 to 0.5 ms, longer than most pauses between
+# two operators. libgomp's own number is 300000: where another program has one of the cores, threads that look for work
+# for so long keep it from those that have some (docs/benchmarks.md).
+SPIN_COUNT = 10_000
+BLOCK_TIME_MS = 1               # the same for libiomp, whose own number is 200
+USERS = ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME')          # each decides how long threads wait
+
+
+def wait_briefly(env=os.environ):
+    """Sets how long threads wait, unless the user has. Call it before torch is loaded; child processes inherit it."""
+    if not any(name in env for name in USERS):
+        env.update(GOMP_SPINCOUNT=str(SPIN_COUNT), KMP_BLOCKTIME=str(BLOCK_TIME_MS))
