@@ -39,6 +39,14 @@ NAMED = {
     'vision_aided': '--vision-aided=demo', 'vision_aided_weight': '--vision-aided=demo --vision-aided-weight=2',
     'vision_aided_warmup': '--vision-aided=demo --vision-aided-warmup=2',
     'vision_aided_policy': '--vision-aided=demo --vision-aided-policy=color',
+    'vision_aided_recipe': '--vision-aided=demo --vision-aided-recipe=package',
+    'vision_aided_real_label': '--vision-aided=demo --vision-aided-real-label=0.8',
+    'chain': '--chain', **{f'chain_{name}': f'--chain --chain-{name}=0.3' for name in ('weight', 'base', 'target', 'step', 'start')},
+    'fakeclr': '--fakeclr', 'fakeclr_queue': '--fakeclr --fakeclr-queue=99',
+    'fakeclr_weight': '--fakeclr --fakeclr-weight=2',
+    'fakeclr_weight_generator': '--fakeclr --fakeclr-weight-generator=2',
+    'fakeclr_temperature': '--fakeclr --fakeclr-temperature=2', 'fakeclr_momentum': '--fakeclr --fakeclr-momentum=0.5',
+    'fakeclr_noise': '--fakeclr --fakeclr-noise=2',
     'kd': KD, 'kd_preset': f'{KD} --kd-preset=released', 'kd_teacher': f'{KD} --kd-teacher=ViT-B/16',
     'kd_texts': f'{KD} --kd-texts=dog',
     **{f'kd_weight_{name}': f'--kd={name} --kd-weight-{name}=7' for name in DISTILLERS},
@@ -48,12 +56,15 @@ NAMED = {
     'kd_samples': f'{KD} --kd-samples=both',
     'kd_head': f'{KD} --kd-head=released', 'kd_view': f'{KD} --kd-view=augmented', 'kd_input': f'{KD} --kd-input=raw',
     'kd_center': f'{KD} --kd-texts=dog --kd-center=1', 'kd_temperature': '--kd=labeldist --kd-temperature=2',
+    'kd_head_lr': f'{KD} --kd-head-lr=2', 'kd_target_norm': f'{KD} --kd-target-norm=centred',
+    'kd_share': f'{KD} --kd-share=0.3', 'kd_adapt': f'{KD} --kd-adapt=0.6',
+    'kd_decay': f'{KD} --kd-decay=9', 'kd_decay_to': f'{KD} --kd-decay=9 --kd-decay-to=0.5',
     'kd_pd': f'{KD} --kd-pd=generator', 'kd_warmup': f'{KD} --kd-warmup=2',
 }
 WATCHES = {
     'snap': '--snap=3', 'snapshot_networks': '--snapshot-networks=all', 'snapshot_keep': '--snapshot-keep=last=2',
     'tick': '--tick=2',
-    'metrics': '--metrics=none', 'detector': '--detector=x', 'metric_teacher': '--metric-teacher=demo',
+    'metrics': '--metrics=none', 'metric_data': '--metric-data=DATA', 'detector': '--detector=x', 'metric_teacher': '--metric-teacher=demo',
     'health': '--health=0',
     'early_stop': '--early-stop=metric=fid50k_full,patience=5', 'max_bad_steps': '--max-bad-steps=7',
     'on_bad_steps': '--on-bad-steps=stop',
@@ -64,7 +75,7 @@ ELSEWHERE = {'data', 'cfg', 'outdir', 'new_run', 'dry_run', 'gpus', 'device', 'c
 
 
 def built(data, args=''):
-    return train.build_config(parse_options('--outdir=x', f'--data={data}', '--device=cpu', *args.split()))
+    return train.build_config(parse_options('--outdir=x', f'--data={data}', '--device=cpu', *args.replace('DATA', data).split()))
 
 
 def test_every_option_is_in_the_name_or_named_as_one_that_is_not():
