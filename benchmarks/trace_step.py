@@ -229,7 +229,7 @@ def summary(trace):
 
 
 def iteration_seconds(traces, gpu, config):
-    tf32 = {True: config.allow_tf32, False: config.allow_tf32}
+    tf32 = {True: config.conv_tf32, False: config.allow_tf32}           # of convolutions, of the rest
     return sum(call.seconds(gpu, tf32) / every for trace, every in traces.values() for call in trace.calls)
 
 

@@ -228,7 +228,7 @@ def main(names, device, precision, nhwc, repeats, batch, kd, compiled, graphs, p
     """Print the speed of a training step."""
     device = torch.device(device)
     nhwc = device.type == 'cpu' if nhwc is None else nhwc
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, False               # as train.py does
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, True               # as train.py does
     misc.keep_freed_memory()
     print(f'torch {torch.__version__}, {torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"}')
     options = [option for option, wanted in (('compiled', compiled), ('graphs', graphs)) if wanted]

@@ -304,3 +304,13 @@ def test_an_interrupted_start_leaves_a_damaged_options_file_alone(tmp_path):
 def test_a_seed_that_numpy_cannot_take():
     with pytest.raises(click.BadParameter, match='4294967296 is not in the range'):
         parse_options('--outdir=x', '--data=x', '--seed=4294967296')
+
+
+def test_tf32_is_as_torch_has_it(tiny_data, monkeypatch):
+    """Convolutions on a GPU use it unless it is turned off, matrix products only where it is asked for; a CPU has none."""
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    found = {}
+    for args in ([], ['--allow-tf32=0'], ['--allow-tf32=1'], ['--device=cpu']):
+        config = train.build_config(parse_options('--outdir=x', f'--data={tiny_data}', *args))[0]
+        found[''.join(args)] = (config.conv_tf32, config.allow_tf32)
+    assert found == {'': (True, False), '--allow-tf32=0': (False, False), '--allow-tf32=1': (True, True), '--device=cpu': (False, False)}

@@ -177,6 +177,23 @@ def test_equalised_learning_rate():
     assert conv(torch.randn(4, 64, 16, 16))[:, :, 1:-1, 1:-1].std().item() == pytest.approx(1, rel=0.05)
 
 
+def test_off_the_cpu_only_half_precision_is_in_channels_last():
+    """On the meta device, which like a GPU is not the CPU: blocks of 16 and 8 are in half precision, the ends are not."""
+    with torch.device('meta'):
+        G = networks.Generator(8, 0, 8, 16, 3, synthesis_kwargs=dict(channel_base=256, num_fp16_res=2, fp16_channels_last=True))
+        D = networks.Discriminator(0, 16, 3, channel_base=256, num_fp16_res=2, block_kwargs=dict(fp16_channels_last=True))
+    for network, ends in ((G, ('synthesis.b4.',)), (D, ('b4.',))):
+        use_channels_last(network)
+        for name, weight in network.named_parameters():
+            if weight.ndim == 4 and min(weight.shape) > 1:
+                assert weight.is_contiguous() == name.startswith(ends), name
+    x = torch.zeros(2, 8, 16, 16, device='meta')
+    last = dict(memory_format=torch.channels_last)
+    assert D.b16.cast(x, force_fp32=False).is_contiguous(**last) and not D.b16.cast(x, force_fp32=True).is_contiguous(**last)
+    assert D.b16.cast(torch.zeros(2, 8, 16, 16), force_fp32=True).is_contiguous(**last)
+
+
+
 @pytest.mark.parametrize('up', [1, 2])
 def test_channels_last_weights_behind_a_parametrisation(up):
     """What spectral_norm keeps is laid out; its power iteration, which `layer.weight` takes, is left alone."""

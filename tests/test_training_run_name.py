@@ -95,7 +95,7 @@ def test_the_name_differs_where_the_training_does(tiny_data, monkeypatch):
 
 
 def test_what_departs_from_nothing_is_not_in_the_name(tiny_data):
-    assert built(tiny_data, '--seed=0 --cond=0 --allow-tf32=0')[1] == 'tiny-auto1'
+    assert built(tiny_data, '--seed=0 --cond=0')[1] == 'tiny-auto1'
     assert built(tiny_data, '--cfg=low-shot --mirror=0 --fp32=1')[1] == 'tiny-nomirror-low-shot-fp32'
 
 

@@ -12,6 +12,8 @@ from torch_utils import persistence
 from torch_utils.ops import conv2d_resample, fma, upfirdn2d
 from torch_utils.ops.bias_act import activation_funcs, bias_act
 
+from .networks_format import Block
+
 
 def normalize_2nd_moment(x, dim=1, eps=1e-8):
     """Scales `x` so that its mean square along `dim` is 1."""
@@ -63,11 +65,13 @@ def _squared_norms(weight):
 
 
 def use_channels_last(network):
-    """Lays out the convolution weights of a network for channels_last activations, in place.
+    """Lays out the convolution weights of a network for channels_last activations, in place: on a GPU those of blocks in half precision.
 
     Those of upsampling layers also exchange input and output channels in memory, as the transposed convolution reads them.
     """
-    for layer in network.modules():
+    on_cpu = all(weight.device.type == 'cpu' for weight in network.parameters())
+    roots = [network] if on_cpu else [part for part in network.modules() if isinstance(part, Block) and part.use_fp16]
+    for layer in (layer for root in roots for layer in root.modules()):
         swap = getattr(layer, 'up', 1) > 1
         for weight in _stored_weights(layer):
             data = weight.data.transpose(0, 1) if swap else weight.data

@@ -13,7 +13,7 @@ OPTION_OF = {
     'batch_gpu': '--batch-gpu', 'training_set_kwargs.path': '--data', 'training_set_kwargs.max_size': 'images',
     'training_set_kwargs.xflip': '--mirror', 'training_set_kwargs.use_labels': '--cond', 'training_set_kwargs.random_seed': '--seed',
     'kimg_per_tick': '--tick', 'r1_gamma': '--gamma', 'ada_target': '--target', 'augment_p': '--p', 'init_from': '--init-from',
-    'fork_from': '--fork-from', 'allow_tf32': '--allow-tf32', 'channels_last': '--nhwc', 'fp32': '--fp32', 'teacher_fp32': '--fp32',
+    'fork_from': '--fork-from', 'allow_tf32': '--allow-tf32', 'conv_tf32': '--allow-tf32', 'channels_last': '--nhwc', 'fp32': '--fp32', 'teacher_fp32': '--fp32',
     'compile': '--compile', 'cuda_graphs': '--cuda-graphs', 'kd_kwargs.methods': '--kd',
     'kd_kwargs.teacher': '--kd-teacher', 'kd_kwargs.texts': '--kd-texts', 'settings.teacher_input': '--kd-input',
     'block_kwargs.freeze_layers': '--freezed',

@@ -44,7 +44,8 @@ class Trainer:
 
     def _set_backends(self):
         torch.backends.cudnn.benchmark = self.config.cudnn_benchmark
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.config.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = self.config.allow_tf32
+        torch.backends.cudnn.allow_tf32 = self.config.conv_tf32
         if self.device.type == 'cpu':
             misc.keep_freed_memory()
 
