@@ -322,6 +322,7 @@ def test_a_data_set_has_many_paths(tiny_data, tmp_path, monkeypatch):
     os.symlink(photos, tmp_path / 'link')
     for data in ('photos', './photos', f'{photos}/', tmp_path / 'link', tmp_path / 'runs' / '..' / 'photos'):
         assert find(data) == (str(runs / '00000-x'), 'continue'), data
+        assert run_changes.differences(json.loads(json.dumps(config)), config_of(str(data))) == []       # the images unread
     moved = shutil.move(photos, tmp_path / 'elsewhere')
     assert find(moved) == (str(runs / '00000-x'), 'continue')
     picture = next(pathlib.Path(moved).rglob('*.png'))

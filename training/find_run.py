@@ -35,8 +35,7 @@ def find_run(outdir, config, description, new_run):
 
 
 def _is_same(run_dir, saved, config, content_hash):
-    """Whether a configuration is that of a run. The images may have been moved; content_hash() reads all of them.
-    It is asked only then."""
+    """Whether a configuration is that of a run. content_hash() reads all images, only if they may have moved."""
     if not run_changes.differences(saved, config):
         return True
     trained_on = progress_of(run_dir).get('dataset_hash')
