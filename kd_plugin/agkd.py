@@ -19,7 +19,7 @@ def euclidean(a, b):
 
 
 def cosine(a, b):
-    """[N, M], [N, M] -> [N]: 100 (1 - cos), half the squared distance of the two when both have been brought to length 10."""
+    """[N, M], [N, M] -> [N]: 100 (1 - cos), half the squared distance of the two, both brought to length 10."""
     return COMMON_NORM ** 2 * (1 - torch.nn.functional.cosine_similarity(a, b))
 
 
@@ -30,8 +30,8 @@ class AGKD(Distiller):
     """Pulls the student's embedding of an image to the teacher's, and with probability p also to that of the other kind.
 
     The paper's terms are |I(x) - Df(x)| + |I(G(z)) - Df(G(z))| (distillation) and |I(x) - Df(G(z))| + |I(G(z)) - Df(x)|
-    (aggregation, kept if q <= p for q ~ U(0, 1)). A pass over fakes or over reals holds one of each pair. The distance is L1 (paper),
-    Euclidean (released code) or that of the directions; p = 1, always, is that of the released code.
+    (aggregation, kept if q <= p for q ~ U(0, 1)). A pass over fakes or over reals holds one of each pair. The distance
+    is L1 (paper), Euclidean (released code) or that of the directions; p = 1, always, is that of the released code.
     """
 
     name = 'agkd'

@@ -16,9 +16,10 @@ MAX_IMAGES = 400_000            # 512 floats each: 800 MB
 
 @torch.no_grad()
 def real_features(teacher, dataset, raw_input=False, items=None, batch_size=64):
-    """[len(items), dim] float32 on the teacher's device, of images by their index in the data set; kept on disk from one run to the next.
+    """[len(items), dim] float32 on the teacher's device, of images by index; kept on disk from one run to the next.
 
-    Processes share the work; the first one alone reads and writes the disk. Raises UserError if a feature is infinite or NaN.
+    Processes share the work; the first one alone reads and writes the disk. Raises UserError if a feature is infinite
+    or NaN.
 
     Args:
         raw_input: see `Teacher.encode_image`.

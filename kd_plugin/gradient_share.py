@@ -1,4 +1,4 @@
-"""How strongly the distillation pulls at the discriminator, beside the adversarial loss: measured on the way, at D's last hidden layer."""
+"""How strongly the distillation pulls at the discriminator, beside the adversarial loss, at its last hidden layer."""
 
 import torch
 
@@ -9,20 +9,20 @@ from training.loss import d_loss
 class GradientShare(torch.nn.Module):
     """|g_KD| / |g_adv|, with g = the gradient of all D losses of a kind with respect to D's last hidden layer, [N, F].
 
-    N counts the fakes and the reals of a step, of all micro-batches and processes; the norm is that of all N F numbers. g_KD is seen as it
-    passes by in the one backward; g_adv is that of the logistic loss alone, through the last linear layer. Nothing goes through D again,
-    and nothing waits for the device.
+    N counts the fakes and the reals of a step, of all micro-batches and processes; the norm is that of all N F numbers.
+    g_KD is seen as it passes by in the one backward; g_adv is that of the logistic loss alone, through the last linear
+    layer. Nothing goes through D again, and nothing waits for the device.
     """
 
     def __init__(self):
         super().__init__()
-        self.register_buffer('sums', torch.zeros([2]), persistent=False)        # of this step: |g_KD|^2, |g_adv|^2
+        self.register_buffer('sums', torch.zeros([2]), persistent=False)    # of this step: |g_KD|^2, |g_adv|^2
 
     def start_step(self):
         self.sums.zero_()
 
     def watch(self, step, kind, readout):
-        """In a pass of the D step -> D's last hidden layer [N, F] for the use of the distillation, whose gradient is noted.
+        """In a pass of the D step -> D's last hidden layer [N, F] for the distillation, whose gradient is noted.
 
         Args:
             step:    `training.loss_terms.Step`.
@@ -37,7 +37,8 @@ class GradientShare(torch.nn.Module):
 
     def norms(self):
         """After the step, once -> [2]: |g_KD|, |g_adv|, over all processes, which must all call it."""
-        return distributed.all_reduce_sum(self.sums).sqrt() / distributed.get_world_size()      # each has the mean of its part as its loss
+        norms = distributed.all_reduce_sum(self.sums).sqrt()
+        return norms / distributed.get_world_size()             # the loss of each is the mean over its own part
 
     def _note(self, at, grad):
         self.sums[at].add_(torch.linalg.vector_norm(grad.detach()).square())

@@ -41,7 +41,8 @@ class Distillation(Term):
         batch_size:    images per step, over all processes; for --kd-share and --kd-adapt only.
     """
 
-    def __init__(self, teacher, feature_dim, methods, texts, settings, cache=None, seed=0, targets=None, batch_size=None):
+    def __init__(self, teacher, feature_dim, methods, texts, settings, cache=None, seed=0, targets=None,
+                 batch_size=None):
         super().__init__()
         self.settings = settings
         self.__dict__['teacher'] = teacher              # travels by name: neither trained nor saved
@@ -143,7 +144,7 @@ class KDLoss(StyleGAN2Loss):
 
 def build_distillation(device, feature_dim, methods, teacher, texts, texts_origin, settings, training_set_kwargs,
                        seed=0, teacher_fp32=True, batch_size=None):
-    """Loads the teacher by name and, where they are needed, its features of the data set. -> `Distillation` on `device`.
+    """Loads the teacher by name and, where needed, its features of the data set. -> `Distillation` on `device`.
 
     settings: dict of `presets.Preset`'s fields; training_set_kwargs: constructor arguments of the data set.
     """
@@ -165,7 +166,7 @@ def build_distillation(device, feature_dim, methods, teacher, texts, texts_origi
 
 
 def _build_targets(kind, teacher, dataset, raw_input, cache):
-    """Statistics are those of the cache or, where there is none, of up to 10,000 clean images spread evenly over the data set."""
+    """Statistics are those of the cache or, without one, of up to 10,000 clean images spread evenly over the set."""
     if not kind.has_statistics:
         return kind()
     if cache is None:

@@ -38,8 +38,9 @@ _OPTIONS = [
                  type=click.Choice(list(HEADS), case_sensitive=False)),
     click.option('--kd-head-lr', help='Factor on the learning rate of the linear head  [default: 1]',
                  type=FiniteRange(min=0, min_open=True)),
-    click.option('--kd-target-norm', help="The teacher's features as they are, of length 10, centred and scaled by one number, or by channel  "
-                 '[default: raw]', type=click.Choice(list(TARGETS))),
+    click.option('--kd-target-norm', type=click.Choice(list(TARGETS)),
+                 help="The teacher's features as they are, of length 10, centred and scaled by one number, or by "
+                      'channel  [default: raw]'),
     click.option('--kd-view', help='What the teacher sees', type=click.Choice(['clean', 'augmented'])),
     click.option('--kd-input', help="clip = the teacher's own preprocessing, raw = pixels copied and left in [-1, 1]",
                  type=click.Choice(['clip', 'raw'])),
@@ -48,14 +49,16 @@ _OPTIONS = [
     click.option('--kd-pd', help='Pairwise diversity: off, on the student (D step), through the generator (G step), or of an adapter of the teacher',
                  type=click.Choice(list(READINGS))),
     click.option('--kd-warmup', help='Weights grow from zero over this many kimg', type=FiniteRange(min=0), metavar='KIMG'),
-    click.option('--kd-decay', help='Weights fall to zero over this many kimg, after the warm-up', type=FiniteRange(min=0, min_open=True),
-                 metavar='KIMG'),
+    click.option('--kd-decay', help='Weights fall to zero over this many kimg, after the warm-up',
+                 type=FiniteRange(min=0, min_open=True), metavar='KIMG'),
     click.option('--kd-decay-to', help='With --kd-decay: the part of the weights that stays  [default: 0]',
                  type=FiniteRange(0, 1, min_open=True, max_open=True), metavar='SHARE'),
-    click.option('--kd-share', help="Weights are scaled so that distillation's gradient in D is this share of the adversarial one over the first "
-                 'kimg', type=FiniteRange(min=0, min_open=True), metavar='RHO'),
-    click.option('--kd-adapt', help="Weights grow while the mean sign of D's logits for reals is above this, and fall while it is below",
-                 type=FiniteRange(0, 1, min_open=True), metavar='TARGET'),
+    click.option('--kd-share', type=FiniteRange(min=0, min_open=True), metavar='RHO',
+                 help="Weights are scaled so that distillation's gradient in D is this share of the adversarial one "
+                      'over the first kimg'),
+    click.option('--kd-adapt', type=FiniteRange(0, 1, min_open=True), metavar='TARGET',
+                 help="Weights grow while the mean sign of D's logits for reals is above this, and fall while it is "
+                      'below'),
 ]
 # option of the command line -> field of presets.Preset
 _FIELDS = {'kd_input' if field == 'teacher_input' else f'kd_{field}': field for field in Preset._fields}
@@ -91,9 +94,10 @@ def kd_config(opts, dataset, config):
     if settings.center and len(texts) < 3:
         raise UserError(f'--kd-center=1: with {len(texts)} texts nothing but signs is left of the correlations; --kd-texts needs three or more')
     teacher = opts['kd_teacher'] or ('demo' if opts['data'] == 'demo' else DEFAULT_TEACHER)
-    return dict(methods=methods, teacher=teacher, teacher_fp32=not half_suits(opts, config.device), texts=texts, texts_origin=origin,
-                settings=_recorded(settings, idle), training_set_kwargs=config.training_set_kwargs, seed=config.random_seed,
-                **(dict(batch_size=config.batch_size) if settings.share > 0 or settings.adapt > 0 else {}))
+    batch = dict(batch_size=config.batch_size) if settings.share > 0 or settings.adapt > 0 else {}
+    return dict(methods=methods, teacher=teacher, teacher_fp32=not half_suits(opts, config.device), texts=texts,
+                texts_origin=origin, settings=_recorded(settings, idle), seed=config.random_seed,
+                training_set_kwargs=config.training_set_kwargs, **batch)
 
 
 def _refuse_idle_choices(opts, methods, settings):
@@ -103,7 +107,8 @@ def _refuse_idle_choices(opts, methods, settings):
     if settings.decay == 0:
         _refuse(opts, ['kd_decay_to'], 'without --kd-decay; add that')
     if settings.target_norm == 'unit' and all(DISTILLERS[name].min_texts > 0 for name in methods):
-        _refuse(opts, ['kd_target_norm'], f'with --kd={opts["kd"]}, which compares directions only; use --kd-target-norm=centred')
+        _refuse(opts, ['kd_target_norm'],
+                f'with --kd={opts["kd"]}, which compares directions only; use --kd-target-norm=centred')
 
 
 def _check_single_images(methods, settings):

@@ -35,7 +35,7 @@ class Preset(NamedTuple):
     head_lr: float = 1          # factor on the learning rate of the linear head
 
 
-SWITCHES = ('center', 'target_norm', 'share', 'adapt', 'decay', 'decay_to', 'head_lr')          # whose default is to do nothing
+SWITCHES = ('center', 'target_norm', 'share', 'adapt', 'decay', 'decay_to', 'head_lr')      # by default without effect
 
 PRESETS = {
     # Formulas of the paper with the gradient scale of the released weights: 0.44 * (L1 summed over 512) ~ 10 * Euclidean / sqrt(512).

@@ -1,7 +1,7 @@
 """--kd-target-norm: what the student's embedding is pulled to, made from the teacher's embedding of an image.
 
-The weights of the methods are made for targets of length 10 (`teacher.COMMON_NORM`): the root mean square of the length of a
-target over the real images is that for all but `raw`, which leaves the embedding as it is.
+The weights of the methods are made for targets of length 10 (`teacher.COMMON_NORM`): the root mean square of the length
+of a target over the real images is that for all but `raw`, which leaves the embedding as it is.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ class Raw(torch.nn.Module):
         return feats
 
     def embedding(self, student):
-        """The way back, of what the student gives [N, M]: an embedding that can be compared with the teacher's of texts."""
+        """The way back, for what the student gives [N, M]: an embedding to be compared with the teacher's of texts."""
         return student
 
 
 class Unit(Raw):
-    """All of length 10, t = 10 I / |I|. The way back is the identity: with texts directions are compared, not lengths."""
+    """All of length 10, t = 10 I / |I|. No way back is needed: with texts directions are compared, not lengths."""
 
     def forward(self, feats):
         return F.normalize(feats, dim=1) * COMMON_NORM
@@ -40,8 +40,8 @@ class Unit(Raw):
 class Affine(Raw):
     """t = (I - shift) / scale, with statistics of the real images that are part of the training state.
 
-    A subclass gives `statistics`: [n, M] float64 -> shift [M], scale [M] or scalar. A state with statistics of other images or of another
-    teacher, such as a run may be a fork of, leaves them as they are.
+    A subclass gives `statistics`: [n, M] float64 -> shift [M], scale [M] or scalar. A state with statistics of other
+    images or of another teacher, such as a run may be a fork of, leaves them as they are.
 
     Args:
         feats:  [n, M] the teacher's embeddings of the real images.
@@ -54,7 +54,8 @@ class Affine(Raw):
         super().__init__()
         shift, scale = self.statistics(feats.to('cpu', torch.float64))
         if not (scale > 0).all():
-            raise UserError('--kd-target-norm: for the teacher all training images are the same; use --kd-target-norm=raw')
+            raise UserError('--kd-target-norm: for the teacher all training images are the same; '
+                            'use --kd-target-norm=raw')
         for name, value in (('shift', shift), ('scale', scale)):
             self.register_buffer(name, value.to(feats.device, torch.float32))
         digest = int.from_bytes(hashlib.sha256(source.encode()).digest()[:7], 'little')
@@ -83,7 +84,8 @@ class Centred(Affine):
 class PerChannel(Affine):
     """t_j = a (I_j - m_j) / d_j, d_j = max(s_j, 0.1 rms(s)), m_j and s_j mean and standard deviation of channel j.
 
-    a = 10 / sqrt(sum of (s_j / d_j)^2), which is 10 / sqrt(M) unless a channel is at the floor, makes the root mean square length 10.
+    a = 10 / sqrt(sum of (s_j / d_j)^2), which is 10 / sqrt(M) unless a channel is at the floor, makes the root mean
+    square of the length 10.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""One factor on all weights of the distillation: a schedule, a calibration by gradients (--kd-share), and need (--kd-adapt)."""
+"""One factor on all weights of the distillation: schedule, calibration by gradients (--kd-share), need (--kd-adapt)."""
 
 import torch
 
@@ -13,17 +13,17 @@ ADAPT_RANGE = 10
 
 
 def schedule(kimg, settings):
-    """min(t / warmup, 1) max(1 - (t - warmup) / decay, decay_to), t in kimg; no warm-up and no decay where they are 0."""
+    """min(t / warmup, 1) max(1 - (t - warmup) / decay, decay_to), t in kimg; a warm-up or decay of 0 is left out."""
     warm = min(kimg / settings.warmup, 1) if settings.warmup > 0 else 1
     left = max(1 - max(kimg - settings.warmup, 0) / settings.decay, settings.decay_to) if settings.decay > 0 else 1
     return warm * left
 
 
 class Calibration(torch.nn.Module):
-    """The factor with which |g_KD| is `share` |g_adv|, over the first 1000 images that distillation takes part in; fixed from then on.
+    """The factor with which |g_KD| is `share` |g_adv| over the first 1000 images; fixed from then on.
 
-    factor = share * (sum of |g_adv|) / (sum of |g_KD| at factor 1), sums over the steps so far, within [LEAST, MOST]. A ratio that went on
-    would take distillation away just when D overfits: the adversarial gradient vanishes then.
+    factor = share * (sum of |g_adv|) / (sum of |g_KD| at factor 1), sums over the steps so far, within [LEAST, MOST].
+    A ratio held on and on would take distillation away just when D overfits: the adversarial gradient vanishes then.
     """
 
     def __init__(self, share, batch_size):
@@ -36,14 +36,14 @@ class Calibration(torch.nn.Module):
         return torch.where(kd > 0, self.share * adv / kd, LEAST).clamp(LEAST, MOST)
 
     def note(self, norms, factor):
-        """norms: of a step (`GradientShare.norms`) in which all weights had this factor. One without a gradient does not count."""
+        """norms: `GradientShare.norms` of a step with this factor on its weights. None without a gradient counts."""
         new = torch.stack([norms[0] / factor, norms[1], torch.full_like(factor, self.batch_size)])
         counts = (self.sums[2] < CALIBRATION_NIMG) & (new[0] > 0) & new.isfinite().all()
         self.sums += torch.where(counts, new, 0)
 
 
 class Need(torch.nn.Module):
-    """10^e, where e moves as p of ADA does: up while r, the mean sign of D's logits for reals, is above `target`, down while it is below.
+    """10^e, where e moves as p of ADA does, by the sign of r - target; r = the mean sign of D's logits for reals.
 
     e stays within [-1, 1] and takes 500 kimg from 0 to 1; up to 20 kimg it is 0. Kept as p = (e + 1) / 2.
     """
@@ -74,7 +74,7 @@ class Need(torch.nn.Module):
 
 
 class Weighting(torch.nn.Module):
-    """The factors of a step, scalars on the device: `in_d_step` is schedule * calibration * need; in the G step the schedule alone acts.
+    """Factors of a step, scalars on the device: `in_d_step` = schedule * calibration * need, `in_g_step` = schedule.
 
     Args:
         settings:   `presets.Preset`.

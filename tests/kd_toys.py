@@ -36,14 +36,16 @@ def toy_teacher():
 TEXTS = ['a', 'bb', 'ccc', 'dddd', 'eeeee']
 
 
-def setup(teacher, methods=('agkd', 'cgkd'), cache=None, augment=None, targets=None, batch_size=None, c_dim=0, **settings):
+def setup(teacher, methods=('agkd', 'cgkd'), cache=None, augment=None, targets=None, batch_size=None, c_dim=0,
+          **settings):
     torch.manual_seed(0)
     small = dict(channel_base=128, channel_max=16)
-    G = networks.Generator(8, c_dim, 8, RES, 3, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=small).requires_grad_(False)
+    G = networks.Generator(8, c_dim, 8, RES, 3, mapping_kwargs=dict(num_layers=2), synthesis_kwargs=small)
+    G.requires_grad_(False)
     D = networks.Discriminator(c_dim, RES, 3, **small).requires_grad_(False)
     preset = settings.pop('preset', 'paper')
-    kd = Distillation(teacher, D.feature_dim, methods, TEXTS, PRESETS[preset]._replace(**settings), cache, targets=targets,
-                      batch_size=batch_size)
+    kd = Distillation(teacher, D.feature_dim, methods, TEXTS, PRESETS[preset]._replace(**settings), cache,
+                      targets=targets, batch_size=batch_size)
     loss = StyleGAN2Loss('cpu', G.mapping, G.synthesis, D, augment, style_mixing_prob=0, terms=dict(kd=kd))
     return G, D, kd, loss
 

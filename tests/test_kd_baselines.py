@@ -176,7 +176,8 @@ def test_a_method_without_texts_asks_for_none():
 
 
 def test_every_setting_is_an_option_and_concerns_somebody():
-    shared = {'head', 'view', 'teacher_input', 'warmup', 'target_norm', 'share', 'adapt', 'decay', 'decay_to', 'head_lr'}
+    shared = {'head', 'view', 'teacher_input', 'warmup',
+              'target_norm', 'share', 'adapt', 'decay', 'decay_to', 'head_lr'}
     claimed = {field for name, method in DISTILLERS.items() for field in (f'weight_{name}', *method.fields)}
     assert claimed | shared == set(Preset._fields) and not claimed & shared
     options = {param.name for param in train.main.params}

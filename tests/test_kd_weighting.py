@@ -1,4 +1,4 @@
-"""The share of distillation in D's gradient against brute force, and what scales its weights: schedule, calibration, need."""
+"""The share of distillation in D's gradient against brute force, and what scales its weights."""
 
 import math
 
@@ -15,6 +15,7 @@ from kd_plugin.heads import HEADS
 from kd_plugin.presets import PRESETS
 from torch_utils import training_stats
 from training.compiling import compile_main_phases
+from training.networks import DiscriminatorFeatures
 
 
 @pytest.fixture(scope='module')
@@ -31,7 +32,7 @@ def reals(classes=0):
 
 
 def brute_force(G, D, kd, classes):
-    """Two graphs of their own through all of D: AGKD with the exchanged pairs plus CGKD on fakes, and the logistic loss."""
+    """Through all of D: AGKD with the exchanged pairs plus CGKD on fakes, and the logistic loss."""
     real, z, c = reals(classes)
     torch.manual_seed(11)
     with torch.no_grad():
@@ -114,9 +115,12 @@ def compiled(network):
     def call(img, c=None, return_features=False):
         if not return_features:
             return network(img)
-        logits, trunk, epilogue = OneNode.apply(lambda x: (lambda out, f: (out, f.trunk, f.epilogue))(*network(x, c, return_features=True)),
-                                                img, *network.parameters())
-        return logits, type(network(img.detach(), c, return_features=True)[1])(trunk, epilogue, None)
+
+        def run(x):
+            logits, features = network(x, c, return_features=True)
+            return logits, features.trunk, features.epilogue
+        logits, trunk, epilogue = OneNode.apply(run, img, *network.parameters())
+        return logits, DiscriminatorFeatures(trunk, epilogue, None)
     return call
 
 
@@ -124,13 +128,14 @@ def compiled(network):
 
 def test_schedule_by_hand():
     settings = PRESETS['paper']._replace(warmup=2, decay=10, decay_to=0.25)
-    assert [weighting.schedule(t, settings) for t in (0, 1, 2, 7, 9.5, 30)] == pytest.approx([0, 0.5, 1, 0.5, 0.25, 0.25])
+    values = [weighting.schedule(t, settings) for t in (0, 1, 2, 7, 9.5, 30)]
+    assert values == pytest.approx([0, 0.5, 1, 0.5, 0.25, 0.25])
     assert [weighting.schedule(t, settings._replace(decay_to=0)) for t in (7, 12, 30)] == pytest.approx([0.5, 0, 0])
     assert [weighting.schedule(t, PRESETS['paper']) for t in (0, 100)] == [1, 1]
 
 
 def test_calibration_by_hand():
-    """Norms at factor 1 of 8 and 2 to 1 and 1, 600 images each: after both share * 2 / 10; what comes later changes nothing."""
+    """Norms at factor 1 of 8 and 2 to 1 and 1, 600 images each: after both share * 2 / 10, for good."""
     calibration = weighting.Calibration(0.5, 600)
     assert calibration.factor().item() == pytest.approx(0.001)
     note = lambda kd, adv, factor: calibration.note(torch.tensor([kd, adv]), torch.tensor(factor))
@@ -171,14 +176,15 @@ def test_need_by_hand():
 
 
 def test_the_share_is_held_and_the_ratio_of_the_terms_kept(teacher):
-    """One calibration, after a first step at a thousandth: then the gradient is 0.3 of the adversarial one, term by term in proportion."""
+    """After a first step at a thousandth the gradient is 0.3 of the adversarial one, term by term in proportion."""
     G, D, kd, loss = setup(teacher, p=1.0, share=0.3, batch_size=N)
     at_one = setup(teacher, p=1.0)
     want = reported('Loss/KD/agkd_fake', lambda: measured(at_one[3], *at_one[:3])), measured(at_one[3], *at_one[:3])
     assert measured(loss, G, D, kd) == pytest.approx(want[1] / 1000, rel=1e-4)
     assert measured(loss, G, D, kd) == pytest.approx(0.3, rel=1e-4)
     assert reported('KD/weight_factor', lambda: measured(loss, G, D, kd)) == pytest.approx(0.3 / want[1], rel=1e-4)
-    assert reported('Loss/KD/agkd_fake', lambda: measured(loss, G, D, kd)) == pytest.approx(want[0] * 0.3 / want[1], rel=1e-4)
+    of_agkd = reported('Loss/KD/agkd_fake', lambda: measured(loss, G, D, kd))
+    assert of_agkd == pytest.approx(want[0] * 0.3 / want[1], rel=1e-4)
 
 
 def test_the_g_step_follows_the_schedule_alone(teacher):
@@ -222,7 +228,8 @@ def test_a_run_in_parts_is_the_whole_run(tiny_data, tmp_path, monkeypatch):
     """Cut off within the calibration, with signs that wait for --kd-adapt."""
     monkeypatch.setattr(weighting, 'CALIBRATION_NIMG', 30)
     monkeypatch.setattr(weighting, 'ADAPT_START_NIMG', 8)
-    options = ['--batch=8', *KD, '--kd-share=0.2', '--kd-adapt=0.6', '--kd-target-norm=channel', '--kd-decay=1', '--kd-head-lr=2']
+    options = ['--batch=8', *KD, '--kd-share=0.2', '--kd-adapt=0.6', '--kd-target-norm=channel', '--kd-decay=1',
+               '--kd-head-lr=2']
     config = make_config(tiny_data, *options, total_kimg=0.04, kimg_per_tick=0.016)
     last = run(config, tmp_path / 'whole')
     run(config, tmp_path / 'parts', save_at=3, die_at=4)
@@ -238,10 +245,11 @@ def kd_of(data, *args):
 
 
 def test_options_reach_the_configuration(tiny_data):
-    kd = kd_of(tiny_data, '--kd=agkd', '--batch=8', '--kd-share=0.2', '--kd-adapt=0.6', '--kd-decay=50', '--kd-decay-to=0.1',
-               '--kd-head-lr=2', '--kd-target-norm=centred', '--kd-distance=cosine')
+    kd = kd_of(tiny_data, '--kd=agkd', '--batch=8', '--kd-share=0.2', '--kd-adapt=0.6', '--kd-decay=50',
+               '--kd-decay-to=0.1', '--kd-head-lr=2', '--kd-target-norm=centred', '--kd-distance=cosine')
     names = ('share', 'adapt', 'decay', 'decay_to', 'head_lr', 'target_norm', 'distance')
-    assert [kd['settings'][name] for name in names] == [0.2, 0.6, 50, 0.1, 2, 'centred', 'cosine'] and kd['batch_size'] == 8
+    assert [kd['settings'][name] for name in names] == [0.2, 0.6, 50, 0.1, 2, 'centred', 'cosine']
+    assert kd['batch_size'] == 8
     plain = kd_of(tiny_data, '--kd=agkd', '--kd-head-lr=1', '--kd-target-norm=raw')
     assert 'batch_size' not in plain and not set(names[:-1]) & set(plain['settings'])
 
@@ -249,9 +257,10 @@ def test_options_reach_the_configuration(tiny_data):
 @pytest.mark.parametrize('args, message', [
     (['--kd=agkd', '--kd-preset=released', '--kd-head-lr=2'],
      '--kd-head-lr=2.0: has no effect with --kd-head=released; use --kd-head=linear'),
-    (['--kd=agkd', '--kd-decay-to=0.5'], '--kd-decay-to=0.5: has no effect without --kd-decay; add that, or leave it out'),
+    (['--kd=agkd', '--kd-decay-to=0.5'],
+     '--kd-decay-to=0.5: has no effect without --kd-decay; add that, or leave it out'),
     (['--kd=cgkd', '--kd-target-norm=unit'],
-     '--kd-target-norm=unit: has no effect with --kd=cgkd, which compares directions only; use --kd-target-norm=centred'),
+     '--kd-target-norm=unit: has no effect with --kd=cgkd, which compares directions only; use '),
     (['--kd-share=0.1'], '--kd-share=0.1: has no effect without --kd; add --kd=agkd,cgkd, or leave it out')])
 def test_options_that_would_do_nothing_are_refused(args, message, tiny_data):
     with pytest.raises(UserError) as err:

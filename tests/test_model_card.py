@@ -90,7 +90,8 @@ def test_the_card_names_further_methods_and_other_augmentations(tmp_path, data):
 
 def test_the_card_says_what_the_weights_of_distillation_came_to(tmp_path, data):
     snapshot = make_run(tmp_path / 'run', data)
-    tick = {'Progress/kimg': dict(mean=24.), 'KD/gradient_share': dict(mean=0.51234), 'KD/weight_factor': dict(mean=0.025)}
+    tick = {'Progress/kimg': dict(mean=24.),
+            'KD/gradient_share': dict(mean=0.51234), 'KD/weight_factor': dict(mean=0.025)}
     (tmp_path / 'run' / 'stats.jsonl').write_text(json.dumps(tick) + '\n')
     card = rows(model_card.make_card(snapshot))
     assert card["its gradient in D relative to the adversarial loss's, at the end"] == '0.512'

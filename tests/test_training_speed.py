@@ -33,7 +33,8 @@ METHODS = ['--aug=diffaug', '--lecam=0.1', '--apa', '--insgen', '--vision-aided=
 
 
 @pytest.mark.parametrize('args', [
-    ['--aug=ada', *KD, *WEIGHTS], ['--aug=fixed', '--p=0.5', '--cfg=cifar', '--cond=1', *KD, '--kd-preset=released'], METHODS])
+    ['--aug=ada', *KD, *WEIGHTS],
+    ['--aug=fixed', '--p=0.5', '--cfg=cifar', '--cond=1', *KD, '--kd-preset=released'], METHODS])
 def test_no_host_synchronisation_in_an_iteration(tiny_data, tmp_path, args):
     trainer = make_trainer(make_config(tiny_data, '--batch=8', '--kimg=1', *args, grid_images=4), tmp_path)
     trainer.progress = type('Progress', (), dict(advance=lambda self, nimg: None))()

@@ -134,7 +134,8 @@ def _training_rows(c, nimg, stats, history):
     return [
         ('length', kimg(nimg)), ('batch', c.get('batch_size')), ('learning rate', c.get('G_opt_kwargs', {}).get('lr')),
         ('R1 weight', loss.get('r1_gamma')), ('half-life of the weight average', kimg(c['ema_kimg'] * 1000) if 'ema_kimg' in c else None),
-        ('precision', precision), ('augmentation', _augmentation(c, stats)), *_distillation(c, loss.get('kd_kwargs'), stats),
+        ('precision', precision), ('augmentation', _augmentation(c, stats)),
+        *_distillation(c, loss.get('kd_kwargs'), stats),
         *_methods(c.get('terms', {})),
         ('started from', _start(c) if c else None), *_rollbacks(history), *_edits(history),
         ('seed', c.get('random_seed')),

@@ -17,7 +17,7 @@ class DiscriminatorFeatures(NamedTuple):
     """What the discriminator knows of its input images besides the logit, all float32."""
     trunk: torch.Tensor         # [N, C, 4, 4] map that enters the epilogue
     epilogue: torch.Tensor      # [N, C] last hidden layer, after its activation
-    cmap: torch.Tensor | None   # [N, cmap_dim] the mapped labels, which the logit is a projection on; None = unconditional
+    cmap: torch.Tensor | None   # [N, cmap_dim] mapped labels, which the logit is a projection on; None = unconditional
 
 
 @persistence.persistent_class
