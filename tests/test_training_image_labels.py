@@ -115,6 +115,14 @@ def test_a_dataset_json_beside_the_images_is_said(tmp_path, capsys):
     assert 'test/dataset.json: not used; labels come from train/dataset.json\n' in capsys.readouterr().err
 
 
+def test_of_two_above_all_images_the_upper_one_counts(tmp_path):
+    source = folder(tmp_path / 'in', ['set/0.png', 'set/1.png'], labels_json([['set/0.png', 0], ['set/1.png', 1]]))
+    (source / 'set' / 'dataset.json').write_bytes(labels_json([['0.png', 1], ['1.png', 0]]))
+    found = labels_of(source)
+    assert found.by_name == {'set/0.png': 0, 'set/1.png': 1}
+    assert found.notes == ['set/dataset.json: not used; labels come from dataset.json']
+
+
 # What contradicts itself.
 
 @pytest.mark.parametrize('pairs, class_names, message', [
