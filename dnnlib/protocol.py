@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 
 UNRELATED = ('batch_size', 'dataset')          # no part of the protocol: how images were generated, and the name of the data set beside its content
 
@@ -18,9 +19,20 @@ def read_lines(path: str) -> list:
     return [record for record in records if isinstance(record, dict)]
 
 
+def spellings(metric: str) -> list[str]:
+    """All names of a metric, the present one first: 'featfid5k_full' was called 'clipfid5k_full' before other networks than CLIP gave the features."""
+    now = re.sub('^clip(?=fid|kid|pr|memorization)', 'feat', metric)
+    return [now] if now == metric and not metric.startswith('feat') else [now, 'clip' + now.removeprefix('feat')]
+
+
+def read_metric(folder: str, metric: str) -> list:
+    """The records of a metric in a folder, under whichever of its names they were written."""
+    return [record for name in spellings(metric) for record in read_lines(os.path.join(folder, f'metric-{name}.jsonl'))]
+
+
 def protocol_of(record: dict) -> dict:
     """What the value depends on other than the network: {'reference.images': 100, ...}. Two values compare if these are equal."""
-    flat = {'metric': record.get('metric'), 'detector.identity': (record.get('detector') or {}).get('identity')}
+    flat = {'metric': spellings(str(record.get('metric')))[0], 'detector.identity': (record.get('detector') or {}).get('identity')}
     for part in ('reference', 'generated'):
         flat.update({f'{part}.{key}': value for key, value in (record.get(part) or {}).items() if key not in UNRELATED})
     whole = lambda value: isinstance(value, float) and value.is_integer()               # 1.0 is 1

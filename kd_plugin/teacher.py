@@ -101,6 +101,8 @@ class Teacher(torch.nn.Module):
 # Who makes the teacher of a name, tried in this order: (what the name looks like, function, matches).
 SOURCES = [
     ('demo', 'kd_plugin.tiny_clip.load_demo_teacher', lambda name: name == 'demo'),
+    ('lite0, lite2, lite0@SIZE', 'kd_plugin.efficientnet_lite.load_lite_teacher', lambda name: name.split('@')[0] in ('lite0', 'lite2')),
+    ('pocket, pocket@SIZE', 'kd_plugin.pocket.load_pocket_teacher', lambda name: name.split('@')[0] == 'pocket'),
     ('DIR or FILE.safetensors', 'kd_plugin.tiny_clip.load_tiny_teacher', lambda name: name.endswith('.safetensors') or os.path.isdir(name)),
     ('hf:MODEL', 'kd_plugin.teacher_hf.load_hf_teacher', lambda name: name.startswith('hf:')),
     ('FILE.pth', 'kd_plugin.teacher_albef.load_albef_teacher', lambda name: name.endswith('.pth')),
@@ -112,7 +114,8 @@ def load_teacher(name, device='cpu', option='--kd-teacher'):
     """The teacher called `name`, frozen, on `device`.
 
     Args:
-        name:   'demo' (comes with the project, knows its cartoon faces only), a folder made by `kd_plugin.pretrain` or the file in it,
+        name:   'demo' (comes with the project, knows its cartoon faces only), 'lite0', 'lite2' (EfficientNet-Lite, images only), 'pocket' (lite0
+                and a sentence encoder), each of these also with a size, 'lite0@128', a folder made by `kd_plugin.pretrain` or the file in it,
                 'hf:NAME' (a Hugging Face model or folder: CLIP, SigLIP, BLIP, DINOv2), FILE.pth (TCL, ALBEF), an OpenAI CLIP name such as
                 'ViT-B/32', or a file of it.
         option: where the user gave it, for messages.

@@ -25,8 +25,8 @@ def fid(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> d
     return dict(value=torch.cat([value, resampled.cpu()]))
 
 
-@register_metric('clipfid<N>_full', needs='teacher', real=MOMENTS, generated=MOMENTS)
-def clipfid(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
+@register_metric('featfid<N>_full', needs='teacher', real=MOMENTS, generated=MOMENTS)
+def featfid(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
     """the same with the features of a teacher"""
     return fid(real, generated, weights)
 

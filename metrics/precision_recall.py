@@ -26,8 +26,8 @@ def precision_recall(real: FeatureStats, generated: FeatureStats, weights: torch
     return dict(value=2 * precision * recall / (precision + recall).clamp(min=1e-12), precision=precision, recall=recall)
 
 
-@register_metric('clippr<N>3_full', needs='teacher', better='higher', real=FEATURES, generated=FEATURES)
-def clip_precision_recall(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
+@register_metric('featpr<N>3_full', needs='teacher', better='higher', real=FEATURES, generated=FEATURES)
+def feature_precision_recall(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
     """the same with the features of a teacher"""
     return precision_recall(real, generated, weights)
 

@@ -126,7 +126,7 @@ def test_names(name, num_gen):
 def test_names_of_nothing(name):
     assert not metric_main.is_valid_metric(name)
     guess = 'did you mean fid50k_full? Or ' if name == 'fid50k' else ''
-    with pytest.raises(UserError, match=re.escape(f'--metrics={name}: there is no such metric; {guess}use fid<N>_full, clipfid<N>_full, ')):
+    with pytest.raises(UserError, match=re.escape(f'--metrics={name}: there is no such metric; {guess}use fid<N>_full, featfid<N>_full, ')):
         metric_main.find_metric(name)
 
 
@@ -134,7 +134,7 @@ def test_a_pattern_belongs_to_one_metric():
     with pytest.raises(ValueError, match="'fid<N>_full' is already registered by metrics.frechet_inception_distance"):
         metric_main.register_metric('fid<N>_full', needs='inception')(lambda opts, num_gen: 0.0)
     assert [line for line in metric_main.list_valid_metrics() if 'fid' in line] == ['fid<N>_full (FID of N generated images against all real ones)',
-                                                'clipfid<N>_full (the same with the features of a teacher)']
+                                                'featfid<N>_full (the same with the features of a teacher)']
 
 
 # Values and protocol.
