@@ -56,7 +56,8 @@ class NumberOrAuto(click.ParamType):
 @click.option('--tick', help='Thousands of images between two lines of output', type=FiniteRange(min=0, min_open=True), metavar='KIMG')
 @click.option('--metrics', help='Comma-separated list or none  [default: by --cfg: fid50k_full, fid5k_full or clipfid1k_full]', metavar='LIST')
 @click.option('--detector', help='Inception network of the FID, if it cannot be downloaded', metavar='FILE')
-@click.option('--metric-teacher', help='Teacher whose features featfid and the like compare  [default: that of --kd-teacher]', metavar='NAME')
+@click.option('--metric-teacher', metavar='NAME',
+              help='Teacher whose features featfid and the like compare  [default: that of --kd-teacher]')
 @click.option('--early-stop', help='End the run when a metric does not get better: metric=fid5k_full,patience=5[,min-delta=0.1]', metavar='RULE')
 @click.option('--health', help='Fakes per tick that are searched for copies of training images and of each other; 0 = none',
               type=click.IntRange(min=0), default=200, show_default=True, metavar='INT')

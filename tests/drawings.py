@@ -16,13 +16,18 @@ def clock():
     draw, font = PIL.ImageDraw.Draw(picture), PIL.ImageFont.load_default(16)
     draw.ellipse([15, 15, SIZE - 15, SIZE - 15], fill=(60, 40, 30))
     draw.ellipse([28, 28, SIZE - 28, SIZE - 28], fill='white')
-    at = lambda degrees, radius: (CENTRE + radius * math.sin(math.radians(degrees)), CENTRE - radius * math.cos(math.radians(degrees)))
+
+    def hand(degrees, start, end, width):
+        turn = math.radians(degrees)
+        line = [(CENTRE + r * math.sin(turn), CENTRE - r * math.cos(turn)) for r in (start, end)]
+        draw.line(line, fill='black', width=width)
+        return line[1]
     for minute in range(60):
-        draw.line([at(6 * minute, 76 if minute % 5 == 0 else 79), at(6 * minute, 82)], fill='black', width=3 if minute % 5 == 0 else 1)
+        hand(6 * minute, *((76, 82, 3) if minute % 5 == 0 else (79, 82, 1)))
     for hour in range(1, 13):
-        draw.text(at(30 * hour, 63), str(hour), fill='black', anchor='mm', font=font)
-    draw.line([(CENTRE, CENTRE), at(305, 40)], fill='black', width=6)
-    draw.line([(CENTRE, CENTRE), at(60, 58)], fill='black', width=4)
+        draw.text(hand(30 * hour, 63, 63, 0), str(hour), fill='black', anchor='mm', font=font)
+    hand(305, 0, 40, 6)
+    hand(60, 0, 58, 4)
     return picture
 
 

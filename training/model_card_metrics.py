@@ -92,7 +92,8 @@ def describe(groups, nimg, distilled):
     lines += ['', 'The best is that of those measured, chosen by the same measure, and so flatters.', '']
     lines += [f'{number}. {group.metric}: {_protocol(group.example)}' for number, group in enumerate(groups, start=1) if group.example is not None]
     if any(group.metric.startswith(('feat', 'clip')) for group in groups):
-        lines += ['', 'Metrics in feat... (or clip..., their older name) use the features of the network that is named: another number than the FID.'
+        lines += ['', 'Metrics in feat... (older: clip...) use the features of the network that is named: '
+                  'other numbers than the FID.'
                   + (' Where that is the teacher of the training, it is no impartial judge.' if distilled else '')]
     return lines
 

@@ -3,7 +3,7 @@
 import os
 import re
 
-from dnnlib.protocol import read_lines, read_metric
+from dnnlib.protocol import read_metric
 
 STATE_FILE = 'training-state.safetensors'
 PREVIOUS_STATE_FILE = 'training-state-previous.safetensors'         # the one before it, should it turn out damaged
@@ -42,7 +42,8 @@ def metric_name(metric):
 def measurements(run_dir, snapshot, metrics):
     """{metric: its last record of this snapshot}; those that are not measured are missing."""
     name = os.path.basename(snapshot)
-    return {metric: record for metric in metrics for record in read_metric(run_dir, metric) if record.get('snapshot') == name}
+    records = [(metric, record) for metric in metrics for record in read_metric(run_dir, metric)]
+    return {metric: record for metric, record in records if record.get('snapshot') == name}
 
 
 def unmeasured(run_dir, snapshot, metrics):
