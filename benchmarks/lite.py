@@ -1,4 +1,4 @@
-"""Images per second of EfficientNet-Lite0 on one core, as published and as loaded: python benchmarks/lite.py [--help]"""
+"""Images per second of EfficientNet-Lite on one core, as published and as loaded: python benchmarks/lite.py [--help]"""
 
 import argparse
 import os

@@ -192,7 +192,7 @@ def test_a_teacher_with_maps(network, photos, tmp_path, monkeypatch):
     assert run(network, photos / 'wide.jpg', tmp_path, '--perceptual=lite0', '--num-steps=40')[0] == 0
     record = json.loads((tmp_path / 'projection.json').read_text())
     assert record['perceptual'] == 'halves float32, maps of vectors of length 1'
-    assert record['projection']['distance'] < record['mean']['distance'] and record['pixel_weight'] == 1
+    assert record['projection']['distance'] < record['mean']['distance'] and record['pixel_weight'] == 10
 
 
 def test_large_pictures_are_shrunk_for_vgg16():
@@ -236,7 +236,7 @@ def test_wrong_options(network, photos, tmp_path):
             (f'{wide},{tmp_path / "other"}', [], 'would have the same name, wide; rename one of them'),
             (wide, ['--class=1'], 'Error: --class=1: this generator is unconditional'),
             (wide, ['--perceptual=nothing.pt'], 'Error: --perceptual=nothing.pt: there is no such file'),
-            (wide, ['--perceptual=nothing.pt'], 'leave --perceptual out; or use --perceptual=lite0, which comes with pip'),
+            (wide, ['--perceptual=nothing.pt'], '; or use --perceptual=lite0, which comes with pip'),
             (wide, ['--perceptual=nothing.safetensors'], 'Error: --perceptual=nothing.safetensors: nothing.safetensors does not exist')]:
         code, output = run(network, target, tmp_path / 'out', *args)
         assert code == 1 and message in output and not (tmp_path / 'out').exists(), output

@@ -65,7 +65,7 @@ def read(folder, snapshot, nimg, wanted):
     """
     groups = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), 'metric-*.jsonl'))):
-        for record in run_files.read_lines(path):
+        for record in protocol.read_lines(path):
             ours = _fits({**OPTIONAL, **record}, RECORD) and os.path.basename(path) == run_files.metric_name(record['metric'])
             here = ours and os.path.basename(record['snapshot']) == record['snapshot']      # not of another folder
             if here and (nimg is None or record['cur_nimg'] is None or record['cur_nimg'] <= nimg):
