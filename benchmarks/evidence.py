@@ -21,7 +21,7 @@ import PIL.ImageFont
 sys.path[:0] = [os.path.join(os.path.dirname(__file__), os.pardir)]
 
 import train  # noqa: E402
-from dnnlib import EasyDict, UserError  # noqa: E402
+from dnnlib import EasyDict, UserError, protocol  # noqa: E402
 from dnnlib.util import user_errors  # noqa: E402
 from metrics import metric_main  # noqa: E402
 from training import run_files, runs, snapshots  # noqa: E402
@@ -108,7 +108,7 @@ def records(arm, seed, study):
     """{metric: records in the order of training}."""
     folder = run_dir_of(arm, seed, study)
     names = [name for name in (os.listdir(folder) if os.path.isdir(folder) else []) if name.startswith('metric-')]
-    lines = [record for name in names for record in run_files.read_lines(os.path.join(folder, name))]
+    lines = [record for name in names for record in protocol.read_lines(os.path.join(folder, name))]
     return {metric: sorted((r for r in lines if r['metric'] == metric), key=lambda r: r['cur_nimg']) for metric in {r['metric'] for r in lines}}
 
 

@@ -10,7 +10,7 @@ import PIL.ImageFont
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from dnnlib import UserError  # noqa: E402
+from dnnlib import UserError, protocol  # noqa: E402
 from dnnlib.util import user_errors  # noqa: E402
 from training import run_files  # noqa: E402
 from training.image_grid import save_image  # noqa: E402
@@ -27,7 +27,7 @@ WIDTH, HEIGHT, LEFT, TOP = 440, 260, 44, 28         # pixels, of a panel and of 
 
 def read_curves(run_dir):
     """-> {title: {legend: [(kimg, value), ...]}}. Raises UserError if there are none."""
-    records = run_files.read_lines(os.path.join(run_dir, run_files.STATS_FILE))
+    records = protocol.read_lines(os.path.join(run_dir, run_files.STATS_FILE))
     curve = lambda name: [(record['Progress/kimg']['mean'], record[name]['mean']) for record in records if name in record]
     panels = {title: {legend: points for legend, name in names.items() if (points := curve(name))} for title, names in PANELS.items()}
     panels = {title: curves for title, curves in panels.items() if curves}

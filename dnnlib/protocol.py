@@ -6,7 +6,7 @@ import os
 import re
 
 UNRELATED = ('batch_size', 'dataset')          # no part of the protocol: how images were generated, and the name of the data set beside its content
-FRECHET = re.compile(r'(clip)?fid\d')
+FRECHET = re.compile(r'(clip|feat)?fid\d')
 
 
 def read_lines(path: str) -> list:
@@ -20,9 +20,21 @@ def read_lines(path: str) -> list:
     return [record for record in records if isinstance(record, dict)]
 
 
+def spellings(metric: str) -> list[str]:
+    """All names of a metric, the present one first: 'featfid5k_full' was once 'clipfid5k_full'."""
+    now = re.sub('^clip(?=fid|kid|pr|memorization)', 'feat', metric)
+    return [now] if now == metric and not metric.startswith('feat') else [now, 'clip' + now.removeprefix('feat')]
+
+
+def read_metric(folder: str, metric: str) -> list:
+    """The records of a metric in a folder, under whichever of its names they were written."""
+    return [record for name in spellings(metric) for record in read_lines(os.path.join(folder, f'metric-{name}.jsonl'))]
+
+
 def protocol_of(record: dict) -> dict:
     """What the value depends on other than the network: {'reference.images': 100, ...}. Two values compare if these are equal."""
-    flat = {'metric': record.get('metric'), 'detector.identity': (record.get('detector') or {}).get('identity')}
+    detector = record.get('detector') or {}
+    flat = {'metric': spellings(str(record.get('metric')))[0], 'detector.identity': detector.get('identity')}
     for part in ('reference', 'generated', 'formula'):
         flat.update({f'{part}.{key}': value for key, value in (record.get(part) or {}).items() if key not in UNRELATED})
     if FRECHET.match(str(flat['metric'])):

@@ -29,7 +29,7 @@ class Teacher(torch.nn.Module):
 
     Args:
         encoder:    module with `image_features(x)` [N, 3, size, size] -> [N, dim] and, unless it knows images only,
-                    `text_features(list of str)` -> [K, dim].
+                    `text_features(list of str)` -> [K, dim]. May have `feature_maps(x)` -> list of [N, C, h, w].
         preprocess: what `image_features` expects.
         dim:        width M of both outputs.
         identity:   name and digest, for caches and for the protocol of a metric.
@@ -74,26 +74,34 @@ class Teacher(torch.nn.Module):
         PIL image (but for its rounding to 8 bits). raw_input = True instead copies pixels (nearest) and leaves the values in [-1, 1], as the
         released KD-DLGAN code does.
         """
+        return self._scaled(self._run(self.encoder.image_features, self._prepare(img, raw_input)))
+
+    def encode_maps(self, img):
+        """img as for `encode_image` -> what `encoder.feature_maps` gives, in float32. Differentiable too."""
+        return self._run(self.encoder.feature_maps, self._prepare(img))
+
+    def encode_image_by_area(self, img):
+        """As `encode_image`, but resized by the mean over areas, without a limit to the range of images, as vision-aided GAN."""
+        x = img.expand(-1, 3, -1, -1).to(torch.float32) * 0.5 + 0.5
+        x = F.interpolate(x, size=[self.preprocess.size] * 2, mode='area')
+        return self._scaled(self._run(self.encoder.image_features, (x - self.mean) / self.std))
+
+    def _prepare(self, img, raw_input=False):
         img = img.expand(-1, 3, -1, -1)
         size = [self.preprocess.size] * 2
         if raw_input:
-            return self._features(F.interpolate(img, size=size, mode='nearest'))
+            return F.interpolate(img, size=size, mode='nearest')
         x = img.to(torch.float32) * 0.5 + 0.5
         if list(x.shape[2:]) != size:
             x = F.interpolate(x, size=size, mode='bicubic', antialias=True, align_corners=False)
-        return self._features((x.clamp(0, 1) - self.mean) / self.std)
+        return (x.clamp(0, 1) - self.mean) / self.std
 
-    def encode_image_by_area(self, img):
-        """The same, but resized by the mean over areas, without a limit to the range of images, as vision-aided GAN."""
-        x = img.expand(-1, 3, -1, -1).to(torch.float32) * 0.5 + 0.5
-        x = F.interpolate(x, size=[self.preprocess.size] * 2, mode='area')
-        return self._features((x - self.mean) / self.std)
-
-    def _features(self, x):
-        """x [N, 3, size, size] as the encoder wants it -> [N, dim]."""
+    def _run(self, function, x):
+        """x [N, 3, size, size] as the encoder wants it."""
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            feats = self.encoder.image_features(gradient_scale.enter(x).to(self.dtype))
-        return self._scaled(gradient_scale.leave(feats))
+            result = function(gradient_scale.enter(x).to(self.dtype))
+        leave = gradient_scale.leave
+        return [leave(part) for part in result] if isinstance(result, list) else leave(result)
 
     @torch.no_grad()
     def encode_text(self, texts):
@@ -105,9 +113,16 @@ class Teacher(torch.nn.Module):
         return feats if self.norm is None else F.normalize(feats, dim=1) * self.norm
 
 
+def _without_size(name):
+    return name.partition('@')[0]
+
+
 # Who makes the teacher of a name, tried in this order: (what the name looks like, function, matches).
 SOURCES = [
     ('demo', 'kd_plugin.tiny_clip.load_demo_teacher', lambda name: name == 'demo'),
+    ('lite0 or lite0@SIZE', 'kd_plugin.efficientnet_lite.load_lite_teacher',
+     lambda name: _without_size(name) in ('lite0', 'lite2')),
+    ('pocket or pocket@SIZE', 'kd_plugin.pocket.load_pocket_teacher', lambda name: _without_size(name) == 'pocket'),
     ('DIR or FILE.safetensors', 'kd_plugin.tiny_clip.load_tiny_teacher', lambda name: name.endswith('.safetensors') or os.path.isdir(name)),
     ('hf:MODEL', 'kd_plugin.teacher_hf.load_hf_teacher', lambda name: name.startswith('hf:')),
     ('FILE.pth', 'kd_plugin.teacher_albef.load_albef_teacher', lambda name: name.endswith('.pth')),
@@ -119,7 +134,9 @@ def load_teacher(name, device='cpu', option='--kd-teacher'):
     """The teacher called `name`, frozen, on `device`.
 
     Args:
-        name:   'demo' (comes with the project, knows its cartoon faces only), a folder made by `kd_plugin.pretrain` or the file in it,
+        name:   'demo' (comes with the project, knows its cartoon faces only), 'lite0', 'lite2' (EfficientNet-Lite,
+                images only), 'pocket' (lite0 and a sentence encoder), these three also at another input size,
+                'lite0@128', a folder made by `kd_plugin.pretrain` or the file in it,
                 'hf:NAME' (a Hugging Face model or folder: CLIP, SigLIP, BLIP, DINOv2), FILE.pth (TCL, ALBEF), an OpenAI CLIP name such as
                 'ViT-B/32', or a file of it.
         option: where the user gave it, for messages.

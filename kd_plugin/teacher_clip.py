@@ -44,7 +44,8 @@ def load_clip_teacher(name, device):
     """
     is_file = os.path.isfile(name)
     if not is_file and name not in NAMES:
-        raise UserError(f'there is no teacher of this name; use demo, a file, hf:NAME, or one of {", ".join(NAMES)}')
+        raise UserError('there is no teacher of this name; use demo, pocket, lite0, a file, hf:NAME, or one of '
+                        f'{", ".join(NAMES)}')
     clip = _import_clip()
     path = name if is_file else _download(clip, name)
     try:

@@ -7,7 +7,7 @@ from dnnlib import UserError, protocol
 
 
 def read(paths: list[str]) -> dict[str, list[tuple[str, dict]]]:
-    """{metric: [(path, record), ...]} of metric-NAME.jsonl files, and of folders that hold such.
+    """{metric, by its present name: [(path, record), ...]} of metric-NAME.jsonl files, and of folders that hold such.
 
     Raises: UserError for a path that has no value of a metric.
     """
@@ -18,7 +18,7 @@ def read(paths: list[str]) -> dict[str, list[tuple[str, dict]]]:
         if not records:
             raise UserError(f'{path}: no value of a metric is on record there; name metric-NAME.jsonl files, or folders of runs that were measured')
         for record in records:
-            found.setdefault(record['metric'], []).append((path, record))
+            found.setdefault(protocol.spellings(record['metric'])[0], []).append((path, record))
     return found
 
 

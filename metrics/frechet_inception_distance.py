@@ -39,8 +39,8 @@ def unbiased(num_items: int) -> float:
     return num_items / max(num_items - 1, 1)
 
 
-@register_metric('clipfid<N>_full', needs='teacher', real=MOMENTS, generated=MOMENTS, figures=('over_n',))
-def clipfid(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
+@register_metric('featfid<N>_full', needs='teacher', real=MOMENTS, generated=MOMENTS, figures=('over_n',))
+def featfid(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
     """the same with the features of a teacher"""
     return fid(real, generated, weights)
 

@@ -22,8 +22,8 @@ def kid(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> d
     return kernel_distance(real.get_all(), generated.get_all(), weights)
 
 
-@register_metric('clipkid<N>_full', needs='teacher', real=FEATURES, generated=FEATURES, figures=('standard_error',))
-def clipkid(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
+@register_metric('featkid<N>_full', needs='teacher', real=FEATURES, generated=FEATURES, figures=('standard_error',))
+def featkid(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
     """the same with the features of a teacher"""
     return kid(real, generated, weights)
 

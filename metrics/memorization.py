@@ -28,8 +28,8 @@ def memorization(real: FeatureStats, generated: FeatureStats, weights: torch.Ten
     return copies(real.get_all(), generated.get_all(), weights)
 
 
-@register_metric('clipmemorization<N>', needs='teacher', real=FEATURES, generated=FEATURES, figures=('below_median',))
-def clip_memorization(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
+@register_metric('featmemorization<N>', needs='teacher', real=FEATURES, generated=FEATURES, figures=('below_median',))
+def feature_memorization(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
     """the same with the features of a teacher"""
     return memorization(real, generated, weights)
 

@@ -51,7 +51,7 @@ def load_detector(metric: str, device, detector: str | Detector | None = None, t
 
     Args:
         detector:       file with the Inception network; None = the official one, from the cache or downloaded. A loaded detector is returned.
-        teacher_kwargs: of clipfid and the like: func_name and arguments of the function that loads the teacher.
+        teacher_kwargs: of featfid and the like: func_name and arguments of the function that loads the teacher.
         given:          files with other networks; None = the official ones: vgg16 of pr and ppl, alexnet and lpips_heads of lpips_diversity.
     Raises: UserError if it cannot be had.
     """
@@ -207,7 +207,8 @@ def report_metric(result: dict, run_dir: str | None = None, snapshot: str | None
         snapshot = files.public_address(snapshot) if files.is_address(snapshot) else os.path.relpath(snapshot, run_dir)
     record = {**result, 'value': value, 'snapshot': snapshot, 'cur_nimg': cur_nimg}
     path = os.path.join(run_dir, f'metric-{result["metric"]}.jsonl')
-    _print_best(record, [other for other in protocol.read_lines(path) if other.get('snapshot') != snapshot])
+    others = protocol.read_metric(run_dir, result['metric'])
+    _print_best(record, [other for other in others if other.get('snapshot') != snapshot])
     try:
         with open(path, 'a', encoding='utf-8') as f:
             f.write(json.dumps(record, allow_nan=False) + '\n')

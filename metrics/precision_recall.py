@@ -27,9 +27,9 @@ def precision_recall(real: FeatureStats, generated: FeatureStats, weights: torch
     return dict(value=2 * precision * recall / (precision + recall).clamp(min=1e-12), precision=precision, recall=recall)
 
 
-@register_metric('clippr<N>3_full', needs='teacher', better='higher', real=FEATURES, generated=FEATURES,
+@register_metric('featpr<N>3_full', needs='teacher', better='higher', real=FEATURES, generated=FEATURES,
                  figures=('precision', 'recall'))
-def clip_precision_recall(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
+def feature_precision_recall(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
     """the same with the features of a teacher"""
     return precision_recall(real, generated, weights)
 

@@ -127,15 +127,32 @@ def test_names(name, num_gen):
 def test_names_of_nothing(name):
     assert not metric_main.is_valid_metric(name)
     guess = 'did you mean fid50k_full? Or ' if name == 'fid50k' else ''
-    with pytest.raises(UserError, match=re.escape(f'--metrics={name}: there is no such metric; {guess}use fid<N>_full, clipfid<N>_full, ')):
+    message = f'--metrics={name}: there is no such metric; {guess}use fid<N>_full, featfid<N>_full, '
+    with pytest.raises(UserError, match=re.escape(message)):
         metric_main.find_metric(name)
+
+
+@pytest.mark.parametrize('rest, num_gen', [('fid5k_full', 5000), ('kid7_full', 7), ('pr103_full', 10),
+                                           ('memorization20', 20)])
+def test_both_names_of_metrics_of_a_teacher(rest, num_gen):
+    old, new = metric_main.find_metric(f'clip{rest}'), metric_main.find_metric(f'feat{rest}')
+    assert old == new and old[0].needs == 'teacher' and old[1] == num_gen
+    assert metric_main.is_valid_metric(f'clip{rest}') and not metric_main.is_valid_metric(f'clipfeat{rest}')
+
+
+def test_the_best_under_either_name(tmp_path, data, capsys):
+    result = calc(data, Replay(), 'clipfid12_full')
+    metric_main.report_metric(result, str(tmp_path), str(tmp_path / 'a.safetensors'), 12)
+    newer = dict(result, metric='featfid12_full', value=5.0)
+    metric_main.report_metric(newer, str(tmp_path), str(tmp_path / 'b.safetensors'), 24)
+    assert 'best of 2 snapshots by the same protocol' in capsys.readouterr().out
 
 
 def test_a_pattern_belongs_to_one_metric():
     with pytest.raises(ValueError, match="'fid<N>_full' is already registered by metrics.frechet_inception_distance"):
         metric_main.register_metric('fid<N>_full', needs='inception')(lambda opts, num_gen: 0.0)
     assert [line for line in metric_main.list_valid_metrics() if 'fid' in line] == ['fid<N>_full (FID of N generated images against all real ones)',
-                                                'clipfid<N>_full (the same with the features of a teacher)']
+                                                'featfid<N>_full (the same with the features of a teacher)']
 
 
 # Values and protocol.

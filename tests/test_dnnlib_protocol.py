@@ -45,3 +45,17 @@ def test_the_best_in_either_direction():
 def test_lines_that_were_cut_off(tmp_path):
     (tmp_path / 'x.jsonl').write_text(json.dumps(record()) + '\n{"metr')
     assert protocol.read_lines(str(tmp_path / 'x.jsonl')) == [record()] and protocol.read_lines(str(tmp_path / 'absent')) == []
+
+
+def test_two_names_of_one_metric(tmp_path):
+    """The networks tell apart what differs, not the spelling."""
+    for name in ('clippr5k3_full', 'featpr5k3_full'):
+        assert protocol.spellings(name) == ['featpr5k3_full', 'clippr5k3_full']
+    assert protocol.spellings('fid5k_full') == ['fid5k_full'] and protocol.spellings('clipper') == ['clipper']
+    old, new = [dict(record(), metric=name) for name in ('clipfid5k_full', 'featfid5k_full')]
+    assert protocol.key(old) == protocol.key(new) != protocol.key(dict(old, metric='featkid5k_full'))
+    assert protocol.differences(old, dict(new, detector=dict(identity='e'))) == ['detector.identity d and e']
+    for entry in (old, new):
+        (tmp_path / f'metric-{entry["metric"]}.jsonl').write_text(json.dumps(entry) + '\n')
+    for name in ('clipfid5k_full', 'featfid5k_full'):
+        assert protocol.read_metric(str(tmp_path), name) == [new, old]

@@ -61,3 +61,10 @@ def test_the_command(tmp_path):
     code, output = run_cli(calc_metrics.main, 'compare', str(tmp_path / 'none'))
     assert code == 1 and output.startswith(f'Error: {tmp_path / "none"}: no value of a metric')
     assert run_cli(calc_metrics.main, 'compare')[0] == run_cli(calc_metrics.main, 'comapre', path)[0] == 2
+
+
+def test_two_names_of_one_metric_stand_together(tmp_path):
+    a = write(tmp_path / 'a', [record(2.0, snapshot='s')], 'clipfid5k_full')
+    b = write(tmp_path / 'b', [record(3.0, snapshot='s')], 'featfid5k_full')
+    assert compare.describe([a, b]) == [
+        'featfid5k_full, lower is better', f'    {a}: last 2.0000 (s)', f'    {b}: last 3.0000 (s)']

@@ -15,6 +15,7 @@ from test_generate import save
 
 import generate
 import projector
+from kd_plugin.teacher import Preprocess, Teacher
 from training import projection_files
 from training.model_files import load_generator
 from training.projection import Projection
@@ -170,6 +171,31 @@ def test_torchscript(network, photos, tmp_path):
     assert record['projection']['distance'] == pytest.approx((blocks[0] - blocks[1]).square().sum().item(), rel=1e-4)
 
 
+def test_maps_position_by_position():
+    """Vectors of length 1; means over the positions of each map, added up."""
+    random = torch.Generator().manual_seed(0)
+    maps = [torch.randn([2, 3, 2, 4], generator=random), torch.randn([2, 5, 1, 1], generator=random)]
+    want = 0
+    for part in maps:
+        a, b = part.flatten(2)
+        squares = [(a[:, i] / a[:, i].norm() - b[:, i] / b[:, i].norm()).square().sum() for i in range(a.shape[1])]
+        want = want + sum(squares) / len(squares)
+    feats = projector.unit_maps(maps)
+    torch.testing.assert_close((feats[0] - feats[1]).square().sum(), want)
+
+
+def test_a_teacher_with_maps(network, photos, tmp_path, monkeypatch):
+    class Halves(torch.nn.Module):
+        def feature_maps(self, x):
+            return [x + 1, torch.nn.functional.avg_pool2d(x, 2) + 1]
+    teacher = Teacher(Halves(), Preprocess(16, (0.5,) * 3, (0.5,) * 3), 3, 'halves')
+    monkeypatch.setattr(projector, 'load_teacher', lambda name, device, option: teacher)
+    assert run(network, photos / 'wide.jpg', tmp_path, '--perceptual=lite0', '--num-steps=40')[0] == 0
+    record = json.loads((tmp_path / 'projection.json').read_text())
+    assert record['perceptual'] == 'halves float32, maps of vectors of length 1'
+    assert record['projection']['distance'] < record['mean']['distance'] and record['pixel_weight'] == 10
+
+
 def test_large_pictures_are_shrunk_for_vgg16():
     img = torch.rand([2, 1, 512, 512]) * 2 - 1
     small = projector.to_vgg16(img)
@@ -214,6 +240,7 @@ def test_wrong_options(network, photos, tmp_path, monkeypatch):
             (f'{wide},{tmp_path / "other"}', [], 'would have the same name, wide; rename one of them'),
             (wide, ['--class=1'], 'Error: --class=1: this generator is unconditional'),
             (wide, ['--perceptual=nothing.pt'], 'Error: --perceptual=nothing.pt: there is no such file'),
+            (wide, ['--perceptual=nothing.pt'], '; or use --perceptual=lite0, which comes with pip'),
             (wide, ['--perceptual=nothing.safetensors'], 'Error: --perceptual=nothing.safetensors: nothing.safetensors does not exist')]:
         code, output = run(network, target, tmp_path / 'out', *args)
         assert code == 1 and message in output and not (tmp_path / 'out').exists(), output

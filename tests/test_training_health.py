@@ -289,6 +289,8 @@ def test_rules_that_are_refused(rule, message):
     with pytest.raises(UserError, match=f'--early-stop=.*{message}'):
         early_stop.parse(rule, ['fid5k_full'])
     assert early_stop.parse('patience=2, metric=a,min-delta=0.5', ['a']) == dict(metric='a', patience=2, min_delta=0.5)
+    other_name = early_stop.parse('patience=2,metric=featfid8_full', ['clipfid8_full'])
+    assert other_name == dict(metric='featfid8_full', patience=2)
 
 
 def test_the_best_snapshot_of_early_stopping_is_kept(tmp_path):

@@ -4,7 +4,6 @@ import math
 
 from dnnlib import UserError, protocol
 
-from . import run_files
 from .observers import Observer
 
 FORM = 'metric=fid5k_full,patience=5 or metric=fid5k_full,patience=5,min-delta=0.1'
@@ -37,7 +36,7 @@ class EarlyStop(Observer):
 
 def history(run_dir, metric, cur_nimg):
     """The values of a run up to `cur_nimg` images, one per snapshot in their order; [] unless the last of them is of that very moment."""
-    records = protocol.read_lines(run_files.metric_path(run_dir, metric))
+    records = protocol.read_metric(run_dir, metric)
     records = [record for record in records if isinstance(record.get('cur_nimg'), int) and record['cur_nimg'] <= cur_nimg]
     now = next((record for record in reversed(records) if record['cur_nimg'] == cur_nimg), None)
     if now is None:
@@ -64,7 +63,7 @@ def parse(text, metrics):
     number = lambda name, kind: _number(text, name, given[name], kind)
     if not {'metric', 'patience'} <= given.keys() <= {'metric', 'patience', 'min-delta'}:
         raise UserError(f'--early-stop={text}: must be like {FORM}')
-    if given['metric'] not in metrics:
+    if protocol.spellings(given['metric'])[0] not in {protocol.spellings(name)[0] for name in metrics}:
         raise UserError(f'--early-stop={text}: {given["metric"]} is not measured in this run (--metrics={",".join(metrics) or "none"}); add it there')
     patience = number('patience', int)
     if patience < 1:

@@ -4,7 +4,7 @@ import json
 import os
 
 import dnnlib
-from dnnlib import UserError, files
+from dnnlib import UserError, files, protocol
 from dnnlib.published import without_folders
 
 from . import model_card_metrics, model_files, run_files, snapshots
@@ -198,7 +198,7 @@ def _object(kwargs):
 
 def _stats_at(folder, nimg):
     """The statistics of the tick that ended with this snapshot; {} if they are not there."""
-    records = run_files.read_lines(os.path.join(folder, run_files.STATS_FILE))
+    records = protocol.read_lines(os.path.join(folder, run_files.STATS_FILE))
     return next((r for r in reversed(records) if nimg is not None and round(r['Progress/kimg']['mean'] * 1000) == nimg), {})
 
 

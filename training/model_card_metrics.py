@@ -67,14 +67,15 @@ def read(folder, snapshot, nimg, wanted):
     """
     groups = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), 'metric-*.jsonl'))):
-        for record in run_files.read_lines(path):
+        for record in protocol.read_lines(path):
             ours = _fits({**OPTIONAL, **record}, RECORD) and os.path.basename(path) == run_files.metric_name(record['metric'])
             here = ours and os.path.basename(record['snapshot']) == record['snapshot']      # not of another folder
             if here and (nimg is None or record['cur_nimg'] is None or record['cur_nimg'] <= nimg):
                 record = without_folders(record)
                 groups.setdefault(protocol.key(record), {})[record['snapshot']] = record        # measured again: the latest
     found = [_summarize(list(records.values()), snapshot) for records in groups.values()]
-    missing = [Measured(metric, None, None, 0, None) for metric in wanted if metric not in {group.metric for group in found}]
+    measured = {name for group in found for name in protocol.spellings(group.metric)}
+    missing = [Measured(metric, None, None, 0, None) for metric in wanted if metric not in measured]
     return found + missing
 
 
@@ -93,8 +94,9 @@ def describe(groups, nimg, distilled):
               for number, group in enumerate(groups, start=1)]
     lines += ['', 'The best is that of those measured, chosen by the same measure, and so flatters.', '']
     lines += [f'{number}. {group.metric}: {_protocol(group.example)}' for number, group in enumerate(groups, start=1) if group.example is not None]
-    if any(group.metric.startswith('clip') for group in groups):
-        lines += ['', 'Metrics in clip... use the features of the network that is named: clipfid is another number than the FID.'
+    if any(group.metric.startswith(('feat', 'clip')) for group in groups):
+        lines += ['', 'Metrics in feat... (older: clip...) use the features of the network that is named: '
+                  'other numbers than the FID.'
                   + (' Where that is the teacher of the training, it is no impartial judge.' if distilled else '')]
     return lines
 

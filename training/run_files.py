@@ -3,7 +3,7 @@
 import os
 import re
 
-from dnnlib.protocol import read_lines
+from dnnlib.protocol import read_metric
 
 STATE_FILE = 'training-state.safetensors'
 PREVIOUS_STATE_FILE = 'training-state-previous.safetensors'         # the one before it, should it turn out damaged
@@ -39,14 +39,11 @@ def metric_name(metric):
     return f'metric-{metric}.jsonl'
 
 
-def metric_path(run_dir, metric):
-    return os.path.join(run_dir, metric_name(metric))
-
-
 def measurements(run_dir, snapshot, metrics):
-    """{metric: its last record of this snapshot in metric-NAME.jsonl}; those that are not measured are missing."""
+    """{metric: its last record of this snapshot}; those that are not measured are missing."""
     name = os.path.basename(snapshot)
-    return {metric: record for metric in metrics for record in read_lines(metric_path(run_dir, metric)) if record.get('snapshot') == name}
+    records = [(metric, record) for metric in metrics for record in read_metric(run_dir, metric)]
+    return {metric: record for metric, record in records if record.get('snapshot') == name}
 
 
 def unmeasured(run_dir, snapshot, metrics):

@@ -70,7 +70,7 @@ def prune(run_dir, keep, metrics):
 def _scores(run_dir, metric):
     """Of each protocol that the metric was measured by, {name of a snapshot: badness}."""
     groups = {}
-    for record in run_files.read_lines(run_files.metric_path(run_dir, metric)):
+    for record in protocol.read_metric(run_dir, metric):
         if record.get('value') is not None:
             groups.setdefault(protocol.key(record), {})[record.get('snapshot')] = protocol.badness(record)
     return groups.values()
