@@ -1,0 +1,102 @@
+"""Tables and curves of the study, written between the marks of a page."""
+
+import os
+import re
+
+from dnnlib import UserError, files
+from study_statistics import paired
+from study_table import PARTS
+
+COLUMNS = ('kid', 'fd', 'precision', 'recall')
+SCALE = dict(kid=1000, fd=1, precision=1, recall=1)
+DIGITS = dict(kid=0, fd=0, precision=2, recall=2)
+
+
+def of_arm(lines, data, arm):
+    return {line['seed']: line for line in lines if line['data'] == data and line['arm'] == arm}
+
+
+def at(line, column, kimg):
+    """A measurement of a run, scaled; None if there is none."""
+    if kimg not in line['kimg'] or line[column][line['kimg'].index(kimg)] is None:
+        return None
+    return line[column][line['kimg'].index(kimg)] * SCALE[column]
+
+
+def lengths(lines, part):
+    """At which kimg the arms are compared: in the middle and at the end of each round."""
+    wanted = sorted({kimg / 2 for kimg, _ in part.rounds} | {kimg for kimg, _ in part.rounds})
+    return [kimg for kimg in wanted if any(kimg in line['kimg'] for line in lines if line['data'] == part.data and line['arm'] in part.arms)]
+
+
+def table(lines, part):
+    """Lines of Markdown: mean over seeds of what was measured at each length, and the paired difference to the first arm at the last one."""
+    kimgs = lengths(lines, part)
+    if not kimgs:
+        return ['*Not run yet.*']
+    rows = ['| arm | seeds | ' + ' | '.join(f'KID, FD at {kimg:g} kimg' for kimg in kimgs) + ' | precision, recall | best KID | copies | KID against the first arm |',
+            '|---' * (6 + len(kimgs)) + '|']
+    base = of_arm(lines, part.data, part.arms[0])
+    for arm in part.arms:
+        found = of_arm(lines, part.data, arm)
+        if not found:
+            continue
+        means = lambda column, kimg, found=found: mean([at(line, column, kimg) for line in found.values()], DIGITS[column])
+        last = max(kimg for kimg in kimgs if any(kimg in line['kimg'] for line in found.values()))
+        best = mean([min(value for value in line['kid'] if value is not None) * SCALE['kid'] for line in found.values()], 0)
+        cells = [arm, str(len(found)), *[f'{means("kid", kimg)}, {means("fd", kimg)}' for kimg in kimgs],
+                 f'{means("precision", last)}, {means("recall", last)}', best, mean([line['copies'] for line in found.values()], 3),
+                 '' if arm == part.arms[0] else comparison(found, base, last)]
+        rows.append('| ' + ' | '.join(cells) + ' |')
+    return rows
+
+
+def mean(values, digits):
+    values = [value for value in values if value is not None]
+    return f'{sum(values) / len(values):.{digits}f}' if values else '–'
+
+
+def comparison(found, base, kimg):
+    values = lambda runs: {seed: value for seed, line in runs.items() if (value := at(line, 'kid', kimg)) is not None}
+    result = paired(values(found), values(base))
+    if result is None:
+        return 'one seed'
+    return (f'{result.mean:+.0f} [{result.low:+.0f}, {result.high:+.0f}], smaller in {result.smaller} of {result.seeds}, '
+            f'sign test p = {result.p_value:.2f}')
+
+
+def curves(lines, part, path):
+    """KID over kimg, a line per run, a colour per arm."""
+    try:
+        import matplotlib
+        matplotlib.use('Agg')
+        from matplotlib import pyplot
+    except ImportError as err:
+        raise UserError('the curves need matplotlib; pip install matplotlib') from err
+    figure, axes = pyplot.subplots(figsize=(8, 4.5))
+    for number, arm in enumerate(part.arms):
+        for i, line in enumerate(of_arm(lines, part.data, arm).values()):
+            axes.plot(line['kimg'], [None if value is None else value * SCALE['kid'] for value in line['kid']], color=f'C{number % 10}',
+                      linestyle='-' if number < 10 else '--', label=arm if i == 0 else None, linewidth=1.2)
+    axes.set(xlabel='kimg', ylabel='KID x 1000', title=part.question, ylim=(0, None))
+    axes.legend(fontsize=7)
+    with files.atomic_path(path) as temp:
+        figure.savefig(temp, format='png', dpi=110, bbox_inches='tight')
+    pyplot.close(figure)
+
+
+def write(page, lines):
+    """Puts the table of part x between <!-- part x --> and <!-- end -->, its curves into images/evidence-x.png beside the page."""
+    with open(page, encoding='utf-8') as f:
+        text = f.read()
+    for name, part in PARTS.items():
+        mark = re.compile(rf'(<!-- part {re.escape(name)} -->\n).*?(<!-- end -->)', re.S)
+        if mark.search(text) is None:
+            raise UserError(f'{page}: has no place for part {name}; add "<!-- part {name} -->" and "<!-- end -->"')
+        content = table(lines, part)
+        if len(content) > 1:
+            curves(lines, part, os.path.join(os.path.dirname(page), 'images', f'evidence-{name}.png'))
+            content += ['', f'![KID over kimg]({"images/evidence-" + name + ".png"})']
+        text = mark.sub(lambda match, content=content: match[1] + '\n'.join(content) + '\n' + match[2], text)
+    with files.atomic_path(page) as temp, open(temp, 'w', encoding='utf-8') as f:
+        f.write(text)

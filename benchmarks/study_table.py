@@ -1,0 +1,107 @@
+"""What the study of docs/evidence.md consists of: data sets, arms and parts, one row each."""
+
+from typing import NamedTuple
+
+
+class DataSet(NamedTuple):
+    """What is trained on, and what it is measured against: images that nobody trained on.
+
+    options: of train.py.
+    train, test: archives in the study's folder.
+    teacher: what --kd-teacher is, DIR standing for the study's folder.
+    lr:     learning rate of both networks.
+    """
+    options: tuple
+    train: str
+    test: str
+    teacher: str
+    lr: float
+
+
+# Narrow networks, so that a CPU core trains a run in an hour; z and w of 128 numbers, minibatch statistics over 4 images.
+NARROW = dict(channel_base=512, z_dim=128, mbstd_group=4)
+CIFAR = ('--cfg=cifar', '--mirror=1', '--batch=16')
+DATA = {
+    'cifar500': DataSet((*CIFAR, '--subset=500'), 'cifar10.zip', 'cifar10-test.zip', 'DIR/cifar_teacher', 0.005),
+    'cifar5000': DataSet((*CIFAR, '--subset=5000'), 'cifar10.zip', 'cifar10-test.zip', 'DIR/cifar_teacher', 0.005),
+    'cats': DataSet((*CIFAR,), 'cats-train.zip', 'cats-test.zip', 'pocket', 0.005),
+}
+
+DA = ('--aug=diffaug', '--diffaug-policy=translation,cutout')
+ADA = ('--aug=ada',)
+
+
+def distilled(*options, aug=DA, methods='agkd,cgkd'):
+    return (*aug, f'--kd={methods}', *options)
+
+
+def scaled(factor):
+    """The paper's weights times a factor."""
+    return f'--kd-weight-agkd={0.44 * factor:g}', f'--kd-weight-cgkd={10 * factor:g}', f'--kd-weight-pd={0.1 * factor:g}'
+
+
+ARMS = {                                    # name -> options of train.py
+    'DA': DA,
+    'paper': distilled(),
+    'paper x 0.3': distilled(*scaled(0.3)),
+    'paper x 0.1': distilled(*scaled(0.1)),
+    'paper x 0.03': distilled(*scaled(0.03)),
+    'share 0.1': distilled('--kd-share=0.1'),
+    'share 0.3': distilled('--kd-share=0.3'),
+    'share 1': distilled('--kd-share=1'),
+    'share 0.3, centred': distilled('--kd-share=0.3', '--kd-target-norm=centred'),
+    'share 0.3, channel': distilled('--kd-share=0.3', '--kd-target-norm=channel'),
+    'share 0.3, adapt': distilled('--kd-share=0.3', '--kd-adapt=0.6'),
+    'share 0.3, AGKD': distilled('--kd-share=0.3', methods='agkd'),
+    'share 0.3, CGKD': distilled('--kd-share=0.3', '--kd-pd=off', methods='cgkd'),
+    'share 0.3, centred texts': distilled('--kd-share=0.3', '--kd-center=1'),
+    'share 0.3, PD off': distilled('--kd-share=0.3', '--kd-pd=off'),
+    'share 0.3, PD in G': distilled('--kd-share=0.3', '--kd-pd=generator'),
+    'share 0.3, augmented': distilled('--kd-share=0.3', '--kd-view=augmented'),
+    'share 0.3, cosine': distilled('--kd-share=0.3', '--kd-distance=cosine'),
+    'share 0.3, warm-up': distilled('--kd-share=0.3', '--kd-warmup=20'),
+    'ADA': ADA,
+    'ADA + paper x 0.1': distilled(*scaled(0.1), aug=ADA),
+    'ADA + share 0.3': distilled('--kd-share=0.3', aug=ADA),
+    'FitNets': distilled('--kd-share=0.3', methods='fitnets'),
+    'label distillation': distilled('--kd-share=0.3', methods='labeldist'),
+    'PKT': distilled('--kd-share=0.3', methods='pkt'),
+    'SPKD': distilled('--kd-share=0.3', methods='spkd'),
+    'paper x 0.1, random teacher': distilled(*scaled(0.1), '--kd-teacher=DIR/random_teacher'),
+    'paper x 0.1, teacher of drawings': distilled(*scaled(0.1), '--kd-teacher=demo'),
+    'CHAIN': (*DA, '--chain'),
+    'FakeCLR': (*DA, '--fakeclr'),
+    'CHAIN + paper x 0.1': distilled(*scaled(0.1), '--chain'),
+    'FakeCLR + paper x 0.1': distilled(*scaled(0.1), '--fakeclr'),
+}
+
+
+class Part(NamedTuple):
+    """One question.
+
+    arms:    names of rows of ARMS; the first one is what the others are compared with.
+    seeds:   how many runs of each arm.
+    rounds:  ((kimg, arms that go on afterwards), ...): successive halving by KID; a single round trains all to its length. In steps of
+             12.8 kimg, at which a run is measured.
+    """
+    question: str
+    data: str
+    arms: tuple
+    seeds: int
+    rounds: tuple
+
+
+_SETTINGS = tuple(name for name in ARMS if name.startswith(('paper x', 'share')) and 'teacher' not in name)
+PARTS = {
+    'a': Part('How long until D overfits and the plain run gets worse?', 'cifar500', ('DA',), 2, ((204.8, 1),)),
+    'b': Part('Which settings of distillation?', 'cifar500', ('DA', 'paper', *_SETTINGS), 1, ((38.4, 9), (76.8, 5), (153.6, 2))),
+    'c': Part('Does it help?', 'cifar500', ('DA', 'paper x 0.1', 'paper x 0.03'), 5, ((102.4, 3),)),
+    'c-ada': Part('Does it help with ADA?', 'cifar500', ('ADA', 'ADA + paper x 0.1'), 5, ((102.4, 2),)),
+    'c-5000': Part('Does it help with ten times the images?', 'cifar5000', ('DA', 'paper x 0.1'), 3, ((102.4, 2),)),
+    'c-cats': Part('Does it help on photographs of cats, with the teacher `pocket`?', 'cats', ('DA', 'paper x 0.1'), 3, ((102.4, 2),)),
+    'd': Part('Other ways to distil', 'cifar500', ('DA', 'FitNets', 'label distillation', 'PKT', 'SPKD'), 3, ((102.4, 5),)),
+    'e': Part("Is it the teacher's knowledge?", 'cifar500',
+              ('paper x 0.1', 'paper x 0.1, random teacher', 'paper x 0.1, teacher of drawings'), 3, ((102.4, 3),)),
+    'more': Part('Two methods of others, alone and with distillation', 'cifar500',
+                 ('DA', 'CHAIN', 'FakeCLR', 'CHAIN + paper x 0.1', 'FakeCLR + paper x 0.1'), 3, ((102.4, 5),)),
+}
