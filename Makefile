@@ -1,7 +1,7 @@
 # make demo   installs into .venv and runs the main job on the built-in data
 # make test   installs into .venv and runs the checks
 # make soak   the checks that take long: processes that are killed, again and again
-# make demo-network    makes training/demo_network.safetensors anew, from which the demo starts: an hour on one CPU core
+# make demo-network    makes training/demo_network.safetensors anew, from which the demo starts: twenty minutes on one CPU core
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
@@ -13,7 +13,7 @@ DEMO_KD := --kd=agkd,cgkd --kd-weight-agkd=0.044 --kd-weight-cgkd=1 --kd-weight-
 
 # 5000 drawings are enough to do without augmentation and distillation.
 RELATIVES := runs/relatives.zip
-DEMO_NETWORK := --data=$(RELATIVES) --cfg=demo --kimg=200 --aug=noaug --mirror=1 --fp32=1 --snapshot-networks=all \
+DEMO_NETWORK := --data=$(RELATIVES) --cfg=demo --kimg=150 --aug=noaug --mirror=1 --fp32=1 --snapshot-networks=all \
 	--metrics=none --health=0
 
 .PHONY: demo demo-network test soak clean
