@@ -139,7 +139,7 @@ def test_published_names(server, snapshot, monkeypatch):
 
 
 @pytest.mark.parametrize('name, message', [
-    ('ffhq257', '--network=ffhq257: there is no such file; name .*https:// address, hf:user/repo, or one of ffhq256, ffhq512'),
+    ('ffhq257', '--network=ffhq257: there is no such file; name .*https:// address, hf:user/repo, or one of demo, ffhq256, ffhq512'),
     ('http://[x/net.pkl', r'http://\[x/net.pkl: is no address'),
     ('hf:cats', '--network=hf:cats: must be hf:user/repo, hf:user/repo/FILE or hf:user/repo@REVISION')])
 def test_names_that_name_nothing(name, message):

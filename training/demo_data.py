@@ -49,7 +49,7 @@ def draw(attributes, rng, size):
     """Attributes -> [size, size, 3] uint8 picture; `rng` gives position, proportions and shades."""
     n = size * OVERSAMPLING
     image = PIL.Image.new('RGB', (n, n), _shade(attributes['background'], rng))
-    pen = _Pen(PIL.ImageDraw.Draw(image), n, rng)
+    pen = Pen(PIL.ImageDraw.Draw(image), n, rng)
     skin = _shade(attributes['skin'], rng)
     hair = _shade(rng.choice(['brown', 'yellow', 'grey', 'red']), rng)
     _draw_behind(pen, attributes['headwear'], hair)
@@ -60,8 +60,14 @@ def draw(attributes, rng, size):
     return np.asarray(image.resize((size, size), PIL.Image.Resampling.BOX))
 
 
-class _Pen:
-    """Draws in the face's own units: origin at its middle, 1 = half its width, y downwards."""
+class Pen:
+    """Draws in the face's own units: origin at its middle, 1 = half its width, y downwards.
+
+    Args:
+        canvas: PIL.ImageDraw.Draw of the picture.
+        n:      its side in pixels.
+        rng:    numpy Generator, for place and proportions.
+    """
 
     def __init__(self, canvas, n, rng):
         self.canvas = canvas
@@ -148,10 +154,14 @@ def demo_set(size):
     """Path of the demo set as a data set zip made on first use."""
     path = os.path.join(files.cache_dir('demo'), f'demo{size}.zip')
     if not os.path.isfile(path):
-        with files.atomic_path(path) as temp, zipfile.ZipFile(temp, 'w', zipfile.ZIP_STORED) as archive:
-            for i, (image, _attributes) in enumerate(demo_images(size)):
-                name = f'{i // 1000:05d}/img{i:08d}.png'
-                png = io.BytesIO()
-                PIL.Image.fromarray(image).save(png, format='png', compress_level=0, optimize=False)
-                archive.writestr(name, png.getbuffer())
+        write_set(path, (image for image, _attributes in demo_images(size)))
     return path
+
+
+def write_set(path, images):
+    """Writes pictures [H, W, 3] uint8 as a data set zip."""
+    with files.atomic_path(path) as temp, zipfile.ZipFile(temp, 'w', zipfile.ZIP_STORED) as archive:
+        for i, image in enumerate(images):
+            png = io.BytesIO()
+            PIL.Image.fromarray(image).save(png, format='png', compress_level=0, optimize=False)
+            archive.writestr(f'{i // 1000:05d}/img{i:08d}.png', png.getbuffer())

@@ -21,11 +21,14 @@ PUBLISHED = {
     'celebahq256': SOURCE_NETS + 'celebahq-res256-mirror-paper256-kimg100000-ada-target0.5.pkl',
     'lsundog256': SOURCE_NETS + 'lsundog-res256-paper256-kimg100000-noaug.pkl',
 }
+# The network that comes with the project, under its licence: drawn faces at 32 pixels. `make demo-network` makes it.
+DEMO_NETWORK = os.path.join(os.path.dirname(__file__), 'demo_network.safetensors')
+SHIPPED = {'demo': DEMO_NETWORK}
 
 
 def address_of(network):
-    """The address behind a published name; anything else as it is."""
-    return PUBLISHED.get(network, network)
+    """The address or file behind a name; anything else as it is."""
+    return SHIPPED.get(network) or PUBLISHED.get(network, network)
 
 
 def is_local(network):
@@ -37,8 +40,8 @@ def locate(network, option='--network', sha256=None):
     """What a user calls a network -> path of its file, downloaded to a cache where needed.
 
     Args:
-        network: a file; an http(s) address, which may end in #sha256=HEX; a name in `PUBLISHED` (./NAME is a file of that name);
-                 hf:user/repo[/file][@revision] on the Hugging Face Hub.
+        network: a file; an http(s) address, which may end in #sha256=HEX; a name in `PUBLISHED` or `SHIPPED` (./NAME is a
+                 file of that name); hf:user/repo[/file][@revision] on the Hugging Face Hub.
         option:  where the user gave it, for messages.
         sha256:  expected digest in hex, of an address; None = that in the address, else that of the first download.
     Raises:      UserError if it cannot be had.
@@ -54,7 +57,7 @@ def locate(network, option='--network', sha256=None):
         raise UserError(f'{option}={network}: is a folder; name a snapshot in it, such as {newest}')
     if not os.path.isfile(address):
         raise UserError(f'{option}={network}: there is no such file; name a network-snapshot-....safetensors, an https:// address, '
-                        f'hf:user/repo, or one of {", ".join(PUBLISHED)}')
+                        f'hf:user/repo, or one of {", ".join([*SHIPPED, *PUBLISHED])}')
     return address
 
 

@@ -108,6 +108,8 @@ def _build(name, kwargs, weights, device):
     module = network_arguments.laid_out(for_inference(kwargs, device), name)
     network_arguments.match(weights, module, name)
     for key, value in module.state_dict().items():
+        if (weights[key].dtype, value.dtype) == (torch.float16, torch.float32):         # stored in half the space
+            weights[key] = weights[key].float()
         if weights[key].dtype != value.dtype:
             raise UnusableFile(f'{name}.{key} is {weights[key].dtype}, not {value.dtype}')
     module.load_state_dict(weights, assign=True)            # takes the tensors themselves: no second copy, no initialisation
