@@ -33,15 +33,15 @@ demo: $(VENV)/installed
 	$(PY) train.py --outdir=$(DEMO) --data=demo --cfg=demo --init-from=demo --aug=ada $(DEMO_KD)
 	@run=$$(ls -d $(DEMO)/0* | tail -n 1) && network=$$(ls $$run/network-snapshot-*.safetensors | tail -n 1) && set -x && \
 	$(PY) generate.py --network=$$network --grid=8x6 --outdir=$$run/samples && \
-	$(PY) calc_metrics.py --network=$$network --metrics=clipfid1k_full,clipmemorization1k --teacher=demo && \
+	$(PY) calc_metrics.py --network=$$network --metrics=featfid1k_full,featmemorization1k --teacher=demo && \
 	{ set +x; } 2>/dev/null && \
 	echo && echo "Look at:" && \
 	echo "  $$run/reals.png           the 100 drawn faces it learnt from" && \
 	echo "  $$run/fakes_init.png      other drawn faces, by the network that comes with the project:" && \
 	echo "                            there the training started; fakes000010.png: halfway" && \
 	echo "  $$run/samples/grid.png    what it makes now" && \
-	echo "  $$run/metric-clipfid1k_full.jsonl        distance to the faces, as the demo teacher sees them; smaller is better" && \
-	echo "  $$run/metric-clipmemorization1k.jsonl    share of copies of the 100 faces among what it makes"
+	echo "  $$run/metric-featfid1k_full.jsonl        distance to the faces, as the demo teacher sees them; smaller is better" && \
+	echo "  $$run/metric-featmemorization1k.jsonl    share of copies of the 100 faces among what it makes"
 
 demo-network: $(VENV)/installed
 	mkdir -p $(dir $(RELATIVES))

@@ -62,7 +62,7 @@ class NumberOrAuto(click.ParamType):
 @click.option('--snapshot-keep', help='Snapshots to keep, such as last=2,best=1,every=1000 (kimg)', default='all', show_default=True,
               metavar='RULES|all')
 @click.option('--tick', help='Thousands of images between two lines of output', type=FiniteRange(min=0, min_open=True), metavar='KIMG')
-@click.option('--metrics', help='Comma-separated list or none  [default: by --cfg: fid50k_full, fid5k_full or clipfid1k_full]', metavar='LIST')
+@click.option('--metrics', help='Comma-separated list or none  [default: by --cfg: fid50k_full, fid5k_full or featfid1k_full]', metavar='LIST')
 @click.option('--detector', help='Inception network of the FID, if it cannot be downloaded', metavar='FILE')
 @click.option('--metric-teacher', metavar='NAME',
               help='Teacher whose features featfid and the like compare  [default: that of --kd-teacher]')

@@ -46,7 +46,7 @@ def parse():
 def trained(args, folder, kimg, *options):
     """-> (`Trainer` after its run, name of the metric)."""
     command = ['--outdir=none', f'--data={args.data}', f'--kd-teacher={args.teacher}', f'--device={args.device}', '--kd=agkd,cgkd', '--workers=0',
-               f'--metrics=clipfid{args.images}_full', f'--kimg={kimg:g}', *args.options, *options]
+               f'--metrics=featfid{args.images}_full', f'--kimg={kimg:g}', *args.options, *options]
     config, _name = train.build_config(dnnlib.EasyDict(train.main.make_context('train.py', command).params))
     metric, config.metrics = config.metrics, []
     os.makedirs(folder)

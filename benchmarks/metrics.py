@@ -19,7 +19,7 @@ from training import demo_data, networks  # noqa: E402
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--metric', default='clipfid2k_full', help='which detector, how many images, moments or all features')
+    parser.add_argument('--metric', default='featfid2k_full', help='which detector, how many images, moments or all features')
     parser.add_argument('--detector', help='file with the Inception network')
     parser.add_argument('--teacher', default='demo')
     parser.add_argument('--data', default='demo', help='real images; the generator has their size')

@@ -22,16 +22,18 @@ import click
 sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir)]
 
 import study_page  # noqa: E402
+from study_table import ARMS, DATA, NARROW, PARTS  # noqa: E402
+
 import train  # noqa: E402
 from dnnlib import EasyDict, UserError, protocol  # noqa: E402
 from dnnlib.util import user_errors  # noqa: E402
-from study_table import ARMS, DATA, NARROW, PARTS  # noqa: E402
 from training import run_files, runs  # noqa: E402
 
 RESULTS = 'results.jsonl'
 JUDGE = 'lite0@128'
 METRICS = 'featkid2k_full,featfid2k_full,featpr2k3_full'
-FIGURES = {'kid': ('featkid2k_full', 'value'), 'fd': ('featfid2k_full', 'value'),         # column -> where it is recorded
+# Column -> where it is recorded.
+FIGURES = {'kid': ('featkid2k_full', 'value'), 'fd': ('featfid2k_full', 'value'),
            'precision': ('featpr2k3_full', 'precision'), 'recall': ('featpr2k3_full', 'recall')}
 TICK_KIMG, POINT_KIMG = 2.56, 12.8      # of a line of output, and between two measurements: whole steps of 16 images
 
@@ -46,10 +48,10 @@ def configuration(folder, data, arm, seed, kimg, device):
     options = list(ARMS[arm])
     if any(option.startswith('--kd=') for option in options) and not any(option.startswith('--kd-teacher') for option in options):
         options.append(f'--kd-teacher={row.teacher}')
-    command = [f'--outdir={folder}', f'--data={os.path.join(folder, row.train)}', f'--metric-data={os.path.join(folder, row.test)}',
-               f'--metrics={METRICS}', f'--metric-teacher={JUDGE}', f'--kimg={kimg:g}', f'--tick={TICK_KIMG}', f'--snap={round(POINT_KIMG / TICK_KIMG)}',
-               f'--seed={seed}', f'--device={device}', '--snapshot-keep=best=1,last=1', *row.options, *options]
-    command = [option.replace('DIR/', folder + os.sep) for option in command]
+    of_data = [f'--data={os.path.join(folder, row.train)}', f'--metric-data={os.path.join(folder, row.test)}', *row.options]
+    of_run = [f'--outdir={folder}', f'--metrics={METRICS}', f'--metric-teacher={JUDGE}', f'--kimg={kimg:g}', f'--tick={TICK_KIMG}',
+              f'--snap={round(POINT_KIMG / TICK_KIMG)}', f'--seed={seed}', f'--device={device}', '--snapshot-keep=best=1,last=1']
+    command = [option.replace('DIR/', folder + os.sep) for option in (*of_run, *of_data, *options)]
     config, _name = train.build_config(EasyDict(train.main.make_context('train.py', command).params))
     if config.training_set_kwargs.get('random_seed') is not None:
         config.training_set_kwargs['random_seed'] = 0

@@ -3,9 +3,10 @@
 import os
 import re
 
-from dnnlib import UserError, files
 from study_statistics import paired
 from study_table import PARTS
+
+from dnnlib import UserError, files
 
 COLUMNS = ('kid', 'fd', 'precision', 'recall')
 SCALE = dict(kid=1000, fd=1, precision=1, recall=1)
@@ -34,8 +35,9 @@ def table(lines, part):
     kimgs = lengths(lines, part)
     if not kimgs:
         return ['*Not run yet.*']
-    rows = ['| arm | seeds | ' + ' | '.join(f'KID, FD at {kimg:g} kimg' for kimg in kimgs) + ' | precision, recall | best KID | copies | KID against the first arm |',
-            '|---' * (6 + len(kimgs)) + '|']
+    heads = ['arm', 'seeds', *[f'KID, FD at {kimg:g} kimg' for kimg in kimgs], 'precision, recall', 'best KID', 'copies',
+             'KID against the first arm']
+    rows = ['| ' + ' | '.join(heads) + ' |', '|---' * len(heads) + '|']
     base = of_arm(lines, part.data, part.arms[0])
     for arm in part.arms:
         found = of_arm(lines, part.data, arm)

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 
+import PIL.Image
 import pytest
 
 sys.path.append(os.path.join(os.path.dirname(__file__), os.pardir, 'benchmarks'))
@@ -56,11 +57,16 @@ def test_page_has_a_place_for_every_part():
     assert all(f'<!-- part {name} -->' in text for name in study_table.PARTS)
 
 
-def test_every_arm_is_a_configuration(tiny_data, tmp_path, monkeypatch):
-    """With the demo teacher, which is at hand, in the place of the others."""
+def test_every_arm_is_a_configuration(tmp_path, monkeypatch):
+    """With the demo teacher, which is at hand, in the place of the others, on pictures of three classes."""
+    data = tmp_path / 'three'
+    for i in range(9):
+        (data / 'abc'[i % 3]).mkdir(parents=True, exist_ok=True)
+        PIL.Image.new('RGB', (16, 16), (20 * i, 0, 0)).save(data / 'abc'[i % 3] / f'{i}.png')
     for name, row in study_table.DATA.items():
         options = [option for option in row.options if not option.startswith('--subset')]
-        monkeypatch.setitem(study_table.DATA, name, row._replace(options=(*options, '--subset=6'), train=tiny_data, test=tiny_data, teacher='demo'))
+        monkeypatch.setitem(study_table.DATA, name, row._replace(options=(*options, '--subset=6'), train=str(data), test=str(data),
+                                                                  teacher='demo'))
     for part in study_table.PARTS.values():
         for arm in part.arms:
             config = study.configuration(str(tmp_path), part.data, arm, 3, 12.8, 'cpu')
@@ -75,7 +81,9 @@ def test_results_of_a_run(tmp_path):
     run.mkdir(parents=True)
     (run / 'study.json').write_text(json.dumps(dict(data='cats', arm='DA', seed=1, options=['--aug=diffaug'])))
     record = lambda nimg, **figures: json.dumps(dict(cur_nimg=nimg, detector='lite0', num_gen=2000, num_real=40, **figures)) + '\n'
-    for metric, figures in dict(featkid2k_full=dict(value=0.5), featfid2k_full=dict(value=300.0), featpr2k3_full=dict(precision=0.5, recall=0.1)).items():
+    measured = dict(featkid2k_full=dict(value=0.5), featfid2k_full=dict(value=300.0),
+                    featpr2k3_full=dict(precision=0.5, recall=0.1))
+    for metric, figures in measured.items():
         (run / f'metric-{metric}.jsonl').write_text(record(12800, **figures) + record(25600, **figures))
     got, = study.write_results(str(tmp_path))
     assert got['kimg'] == [12.8, 25.6] and got['kid'] == [0.5, 0.5] and got['recall'] == [0.1, 0.1] and got['fd'] == [300, 300]

@@ -29,7 +29,7 @@ def test_the_distance_to_the_data_falls(tmp_path):
     config, _name = train.build_config(parse_options(f'--outdir={tmp_path}', '--data=demo', '--cfg=demo', '--init-from=demo', '--aug=ada',
                                                      '--device=cpu', '--kimg=6', *demo_options()))
     metrics, config.metrics = config.metrics, []
-    assert metrics == ['clipfid1k_full']
+    assert metrics == ['featfid1k_full']
     trainer = Trainer(config, str(tmp_path), torch.device('cpu'))
     before = distance(trainer.G_ema, config)
     assert trainer.run()

@@ -232,7 +232,7 @@ def test_no_clip_package(tiny_data, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('args, message', [
-    (['--cfg=demo'], 'Error: --metrics=clipfid1k_full (the default of --cfg=demo): needs the teacher ViT-B/32: the package clip cannot'),
+    (['--cfg=demo'], 'Error: --metrics=featfid1k_full (the default of --cfg=demo): needs the teacher ViT-B/32: the package clip cannot'),
     (['--metrics=none,clipfid9_full,clipkid9_full'], 'Error: --metrics=clipfid9_full,clipkid9_full: needs the teacher ViT-B/32: the package clip')])
 def test_a_metric_that_needs_the_clip_package(args, message, tiny_data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'clip', None)

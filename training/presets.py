@@ -44,7 +44,7 @@ PRESETS = {
                        snapshot_ticks=25, metrics='fid5k_full'),
     'demo': Preset('ours', 'with --data=demo --init-from=demo: drawn faces after three minutes on two CPU cores', 1, 20, 32, 4, None, 0.007,
                    0.05, 4, 0.05, 2, z_dim=64, channel_max=64, loss_kwargs=dict(pl_weight=0, style_mixing_prob=0), kimg_per_tick=2,
-                   snapshot_ticks=5, metrics='clipfid1k_full'),
+                   snapshot_ticks=5, metrics='featfid1k_full'),
 }
 
 
