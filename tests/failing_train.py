@@ -1,6 +1,6 @@
-"""train.py on small networks, where one process fails on the way: FAIL='none|kill|raise|mistake RANK NIMG FILE' python failing_train.py OPTIONS
+"""train.py on small networks, where one process fails on the way: FAIL='kill|raise|mistake RANK NIMG FILE' python failing_train.py OPTIONS
 
-It fails before the step after NIMG images, unless FILE is there, which it leaves behind: a second start goes through.
+It fails before the step after NIMG images, unless FILE is there, which it leaves behind: a second start goes through. Without FAIL it does not.
 """
 
 import os
@@ -20,7 +20,7 @@ class FailingLoss(StyleGAN2Loss):
     def start_step(self, cur_nimg):
         super().start_step(cur_nimg)
         how, rank, nimg, path = os.environ['FAIL'].split()
-        if how == 'none' or (int(rank), int(nimg)) != (distributed.get_rank(), cur_nimg) or os.path.exists(path):
+        if (int(rank), int(nimg)) != (distributed.get_rank(), cur_nimg) or os.path.exists(path):
             return
         with open(path, 'w'):
             pass
@@ -31,7 +31,9 @@ class FailingLoss(StyleGAN2Loss):
 
 def build_small_config(opts):
     config, description = build_config(opts)
-    shrink(config).loss_kwargs.update(class_name='failing_train.FailingLoss')
+    shrink(config)
+    if 'FAIL' in os.environ:
+        config.loss_kwargs.update(class_name='failing_train.FailingLoss')
     return config, description
 
 

@@ -24,8 +24,8 @@ def host_library(tmp_path_factory):
     if native_build.find_compiler() is None or native_build.find_ninja() is None:
         pytest.skip('needs a C++ compiler and ninja')
     source = pathlib.Path(__file__).with_name('native_ops_host.cpp')
-    cpp, headers = sorted(map(str, OPS.glob('*.cpp'))), sorted(map(str, [*OPS.glob('*.h'), *OPS.glob('*.cu')]))
-    recipe = native_build.Recipe('kdgan_host', [*cpp, str(source)], headers, cflags=['-O1', '-DKDGAN_HOST', '-Wall', '-Werror', f'-I{OPS}'])
+    headers = sorted(map(str, [*OPS.glob('*.h'), *OPS.glob('*.c*')]))
+    recipe = native_build.Recipe('kdgan_host', [str(source)], headers, cflags=['-O1', '-DKDGAN_HOST', '-Wall', '-Werror', f'-I{OPS}'])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('KDGAN_CACHE_DIR', str(tmp_path_factory.getbasetemp() / 'cache'))
         path = native_build.build(recipe)
