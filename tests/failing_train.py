@@ -1,6 +1,7 @@
 """train.py on small networks, where one process fails on the way: FAIL='kill|raise|mistake RANK NIMG FILE' python failing_train.py OPTIONS
 
-It fails before the step after NIMG images, unless FILE is there, which it leaves behind: a second start goes through. Without FAIL it does not.
+It fails before the step after NIMG images, unless FILE is there, which it leaves behind: a second start goes through.
+Without FAIL in the environment it trains to the end.
 """
 
 import os

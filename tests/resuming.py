@@ -106,7 +106,10 @@ def start(target, *args):
 
 
 def train_in_process(config, run_dir, output, limit_bytes=None, ends=True):
-    """As train.py does, printing to the file `output`; files may have `limit_bytes`. Unless it `ends`, it hangs before the last step."""
+    """As train.py does, printing to the file `output`; files may have `limit_bytes`.
+
+    Unless it `ends`, it hangs before the last step.
+    """
     import resource
     torch.set_num_threads(1)
     log = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -115,8 +118,8 @@ def train_in_process(config, run_dir, output, limit_bytes=None, ends=True):
     if limit_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
     if not ends:
-        step = Trainer.step
-        Trainer.step = lambda self: step(self) if self.cur_nimg + config.batch_size < total_images(config) else time.sleep(1000)
+        step, last = Trainer.step, total_images(config) - config.batch_size
+        Trainer.step = lambda self: step(self) if self.cur_nimg < last else time.sleep(1000)
     with user_errors():
         launch(config, run_dir)
 

@@ -351,7 +351,8 @@ def bombs():
 def test_bombs_take_neither_time_nor_memory(tmp_path):
     """In a process of its own: what is read and put into containers, and, above those before, megabytes at the peak.
 
-    Where the work cannot be counted, as in comparing long keys, a bomb that is not refused shows as one that is read, or as a hang.
+    Where the work cannot be counted, as in comparing long keys, a bomb that is not refused shows as one that is read, or
+    as a hang.
     """
     for name, data in bombs().items():
         (tmp_path / name).write_bytes(data)

@@ -108,7 +108,8 @@ def test_a_compiler_error_is_shown_and_processes_that_waited_do_not_repeat_it(ca
     fake_compiler(tmp_path, monkeypatch, 'exec c++ "$@"')
     recipe, errors = tiny_recipe(tmp_path, 'int kdgan_tiny() { return seven; }'), []
     both, locked = threading.Barrier(2), native_build._locked
-    monkeypatch.setattr(native_build, '_locked', lambda *args: (both.wait(), locked(*args))[1])       # neither comes after the failure
+    together = lambda *args: (both.wait(), locked(*args))[1]            # neither comes after the failure
+    monkeypatch.setattr(native_build, '_locked', together)
 
     def attempt():
         with pytest.raises(BuildError) as caught:

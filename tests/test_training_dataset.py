@@ -311,7 +311,7 @@ def test_a_member_that_unfolds_without_end(tmp_path):
                                           ('.avif', b'\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf'), ('.ppm', b'P6\n#'), ('.jpg', b'\xff\xd8\xff')])
 @pytest.mark.parametrize('size, message', [(5 << 20, 'it would unfold into'), (3 << 20, '')])
 def test_headers_that_unfold_without_end(tmp_path, monkeypatch, ending, head, size, message):
-    """What is unfolded is bounded, and how often a decoder asks: some read byte by byte. All limits are a sixteenth here."""
+    """What is unfolded is bounded, and how often a decoder asks: some read byte by byte. Limits are a sixteenth here."""
     for name in ('LARGEST_FILE', 'HEADER_BYTES', 'LONG_HEADER_BYTES'):
         monkeypatch.setattr(dataset, name, getattr(dataset, name) >> 4)
     path = tmp_path / 'bomb.zip'
