@@ -38,7 +38,7 @@ demo: $(VENV)/installed
 	echo && echo "Look at:" && \
 	echo "  $$run/reals.png           the 100 drawn faces it learnt from" && \
 	echo "  $$run/fakes_init.png      other drawn faces, by the network that comes with the project:" && \
-	echo "                            there the training started; fakes000010.png: halfway" && \
+	echo "                            there the training started; fakes000008.png: halfway" && \
 	echo "  $$run/samples/grid.png    what it makes now" && \
 	echo "  $$run/metric-featfid1k_full.jsonl        distance to the faces, as the demo teacher sees them; smaller is better" && \
 	echo "  $$run/metric-featmemorization1k.jsonl    share of copies of the 100 faces among what it makes"

@@ -41,8 +41,7 @@ def test_names_are_spelled_alike_in_json_folders_and_zips(tmp_path, spelling):
             archive.write(source / path, name)
         archive.writestr('dataset.json', labels_json([['a/é.png', 1], ['b.png', 0]]))
     data = ImageFolderDataset(str(tmp_path / 'x.zip'), use_labels=True)
-    assert data.files.names == ['a/é.png', 'b.png'] and data.raw_labels().tolist() == [1, 0] and data.notes == [
-        '2 images are all that there is to learn from: a network can only repeat them; a hundred are few']
+    assert data.files.names == ['a/é.png', 'b.png'] and data.raw_labels().tolist() == [1, 0] and data.notes == []
     np.testing.assert_array_equal(data[0][0], noise(8, 8, 3, seed=0).transpose(2, 0, 1))
 
 

@@ -17,7 +17,6 @@ from .image_decode import ImageFile
 from .image_files import ImageFiles
 from .image_labels import empty_classes, read_labels
 from .image_names import DatasetError, some
-from .image_remarks import too_few
 
 __all__ = ['DatasetError', 'ImageFolderDataset']
 
@@ -73,7 +72,6 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         self._raw_idx = self._draw(held_out if part == 'validation' else rest, max_size, random_seed)
         self.num_images = len(self._raw_idx)
         self._content_hash: str | None = None
-        self.notes += too_few(self.num_images)
 
     @property
     def num_channels(self) -> int:

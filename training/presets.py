@@ -42,9 +42,9 @@ PRESETS = {
                        '300 kimg for 100 images, 500 kimg for more', 1, None, 16, 4, 32768, 0.002, 10, 10, None, 8, ema_start_kimg=10,
                        lazy_regularization=False, loss_kwargs=dict(pl_weight=0), mirror=True, half_precision=False,
                        snapshot_ticks=25, metrics='fid5k_full'),
-    'demo': Preset('ours', 'with --data=demo --init-from=demo: drawn faces after three minutes on two CPU cores', 1, 20, 32, 4, None, 0.007,
+    'demo': Preset('ours', 'with --data=demo --init-from=demo: drawn faces after three minutes on two CPU cores', 1, 16, 32, 4, None, 0.007,
                    0.05, 4, 0.05, 2, z_dim=64, channel_max=64, loss_kwargs=dict(pl_weight=0, style_mixing_prob=0), kimg_per_tick=2,
-                   snapshot_ticks=5, metrics='featfid1k_full'),
+                   snapshot_ticks=4, metrics='featfid1k_full'),
 }
 
 
