@@ -96,9 +96,19 @@ def test_one_iteration_of_every_preset(cfg, tiny_data, tmp_path):
     assert any(p.abs().max() > 0 for p in trainer.loss.terms.parameters())
 
 
-@pytest.mark.parametrize('options, p', [(['--aug=ada'], 0), (['--aug=fixed', '--p=0.25'], 0.25)])
+@pytest.mark.parametrize('options, p', [
+    (['--aug=ada'], 0), (['--aug=fixed', '--p=0.25'], 0.25), (['--aug=linear', '--p=0.25', '--p-kimg=1'], 0)])
 def test_where_the_augmentation_probability_begins(options, p, tiny_data, tmp_path):
     assert make_trainer(make_config(tiny_data, '--batch=8', *options), tmp_path).augment_pipe.p.item() == p
+
+
+def test_a_probability_that_grows_linearly(tiny_data, tmp_path):
+    """From 0 to 0.5 over 32 images, in a run that is stopped after 24 and continued."""
+    options = ['--batch=8', '--aug=linear', '--p=0.5', '--p-kimg=0.032']
+    p = lambda kimg: trained(make_config(tiny_data, *options, total_kimg=kimg, kimg_per_tick=0.024), tmp_path)[0]['augment_pipe.p']
+    assert [round(p(kimg).item(), 6) for kimg in (0.024, 0.048)] == [0.375, 0.5]
+    with pytest.raises(UserError, match='--aug=linear: needs a probability and when it is reached; add --p=0.6 --p-kimg=300'):
+        make_config(tiny_data, '--aug=linear', '--p=0.5')
 
 
 def test_labels_of_the_fakes_are_drawn_as_often_as_in_the_data(tmp_path):

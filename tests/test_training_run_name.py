@@ -23,6 +23,7 @@ NAMED = {
     'mirror': '--mirror=1',
     'gamma': '--gamma=5', 'kimg': '--kimg=100', 'batch': '--batch=8', 'aug': '--aug=noaug',
     'p': '--aug=fixed --p=0.2 --p=0.3',
+    'p_kimg': '--aug=linear --p=0.2 --p-kimg=50 --p-kimg=60',
     'target': '--target=0.5', 'augpipe': '--augpipe=bg', 'diffaug_policy': '--aug=diffaug --diffaug-policy=color',
     'init_from': '--init-from=x', 'fork_from': '--fork-from=x', 'freezed': '--init-from=x --freezed=2',
     'fp32': '--fp32=0',
@@ -182,8 +183,8 @@ def test_an_augmentation_brings_its_own_options(monkeypatch):
         add_augmentation(config, opts)
         return config, run_name('data', command.params, opts, 1)
     config, name = parse('--aug=toy', '--toy-strength=2')
-    assert config == dict(augment_kwargs=dict(class_name='toy.Toy', strength=2.0), augment_p=None, ada_target=None,
-                          ada_interval=4, ada_kimg=500)
+    assert config == dict(augment_kwargs=dict(class_name='toy.Toy', strength=2.0), augment_p=None, augment_ramp_kimg=None,
+                          ada_target=None, ada_interval=4, ada_kimg=500)
     assert name == 'data-demo-toy-toy-strength2' and parse('--aug=toy')[1] == 'data-demo-toy'
     with pytest.raises(UserError, match='--toy-strength=2.0: has no effect with --aug=ada; it goes with --aug=toy'):
         parse('--toy-strength=2')

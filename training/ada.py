@@ -62,6 +62,31 @@ class AdaptiveProbability:
         return training_stats.running_moments(self.statistic, self.p.device) - self._seen
 
 
+class LinearProbability:
+    """Raises p from 0 to `final` over the first `kimg` thousand images, the schedule of InsGen's and FakeCLR's runs on few images.
+
+    Args:
+        p:          scalar tensor, changed in place: the `p` of the augmentation pipeline.
+        batch_size: images per iteration, over all processes.
+    """
+
+    def __init__(self, p, final, kimg, batch_size):
+        self.p, self.final, self.step = p, final, batch_size / (kimg * 1000)
+
+    def update(self, batch_idx):
+        """After iteration number `batch_idx` (from 0)."""
+        self.p.fill_(self.final * min((batch_idx + 1) * self.step, 1))
+
+    def warning(self):
+        """None: what p is to become was chosen."""
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        """p follows from the number of the iteration."""
+
+
 def set_probability(augment_pipe, p):
     """Fixes the probability of a pipeline."""
     augment_pipe.p.copy_(torch.as_tensor(float(p)))

@@ -8,6 +8,7 @@ from dnnlib import UserError
 
 from .augment import augpipe_specs
 from .commands import FiniteRange
+from .config import as_number
 from .diffaugment import POLICIES, parse_policy
 from .methods import flag
 
@@ -37,6 +38,12 @@ def _fixed(opts):
     return dict(augment_kwargs=_pipe(opts), augment_p=opts.p) if opts.p > 0 else {}
 
 
+def _linear(opts):
+    if opts.p is None or opts.p_kimg is None:
+        raise UserError('--aug=linear: needs a probability and when it is reached; add --p=0.6 --p-kimg=300 or the like')
+    return dict(augment_kwargs=_pipe(opts), augment_p=opts.p, augment_ramp_kimg=as_number(opts.p_kimg))
+
+
 def _diffaug(opts):
     names = parse_policy(','.join(POLICIES) if opts.diffaug_policy is None else opts.diffaug_policy)
     return dict(augment_kwargs=dict(class_name='training.diffaugment.DiffAugment', policy=','.join(names)))
@@ -44,18 +51,21 @@ def _diffaug(opts):
 
 _AUGPIPE = dict(augpipe=dict(help='Kinds of augmentation  [default: bgc]', type=click.Choice(list(augpipe_specs))))
 _TARGET = dict(target=dict(help='Target of ADA  [default: 0.6]', type=FiniteRange(0, 1)))
-_P = dict(p=dict(help='Probability for --aug=fixed', type=FiniteRange(0, 1)))
+_P = dict(p=dict(help='Probability for --aug=fixed, and the last one for --aug=linear', type=FiniteRange(0, 1)))
+_P_KIMG = dict(p_kimg=dict(help='Thousands of images until --aug=linear reaches --p', metavar='KIMG',
+                           type=FiniteRange(min=0, min_open=True)))
 _POLICY = dict(diffaug_policy=dict(help=f'Transforms of --aug=diffaug  [default: {",".join(POLICIES)}]',
                                    metavar='LIST'))
 AUGMENTATIONS = {
     'noaug': Augmentation({}, lambda opts: {}),
     'ada': Augmentation({**_TARGET, **_AUGPIPE}, _ada),
     'fixed': Augmentation({**_P, **_AUGPIPE}, _fixed),
+    'linear': Augmentation({**_P, **_P_KIMG, **_AUGPIPE}, _linear),
     'diffaug': Augmentation(_POLICY, _diffaug),
 }
 DEFAULT = 'ada'
 # What the configuration holds where the augmentation does not say otherwise; the last two are of ADA's rule.
-ENTRIES = dict(augment_kwargs=None, augment_p=None, ada_target=None, ada_interval=4, ada_kimg=500)
+ENTRIES = dict(augment_kwargs=None, augment_p=None, augment_ramp_kimg=None, ada_target=None, ada_interval=4, ada_kimg=500)
 
 
 def augmentation_options(command):

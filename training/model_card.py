@@ -172,7 +172,8 @@ def _augmentation(c, stats):
         return _object(c['augment_kwargs'])
     kinds = ', '.join(key for key in c['augment_kwargs'] if key != 'class_name')
     p = stats.get('Progress/augment', {}).get('mean')
-    how = f'ADA, target {c["ada_target"]}' if c.get('ada_target') is not None else 'fixed'
+    ramp = c.get('augment_ramp_kimg')
+    how = f'ADA, target {c["ada_target"]}' if c.get('ada_target') is not None else 'fixed' if ramp is None else f'linear, over {ramp} kimg'
     return f'{how}; probability at the end {NOT_RECORDED if p is None else f"{p:.3f}"}; {kinds}'
 
 

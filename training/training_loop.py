@@ -10,7 +10,7 @@ import dnnlib
 from torch_utils import distributed, misc, training_stats
 
 from . import bad_steps, batch_probe, observers, rollback, run_files, trainer_state
-from .ada import AdaptiveProbability, set_probability
+from .ada import AdaptiveProbability, LinearProbability, set_probability
 from .compiling import compile_main_phases
 from .cuda_graphs import record_phases
 from .ema import WeightAverage
@@ -64,16 +64,17 @@ class Trainer:
         self.augment_pipe = self.ada = None
         if c.augment_kwargs is not None:
             self.augment_pipe = build(**c.augment_kwargs).train().requires_grad_(False).to(self.device)
-        if c.ada_target is not None:
-            set_probability(self.augment_pipe, 0)               # ADA begins without augmentation
-        elif c.augment_p is not None:
-            set_probability(self.augment_pipe, c.augment_p)
+        if c.ada_target is not None or c.augment_p is not None:
+            moves = c.ada_target is not None or c.augment_ramp_kimg is not None
+            set_probability(self.augment_pipe, 0 if moves else c.augment_p)
         terms = {name: build(**kwargs).to(self.device) for name, kwargs in c.terms.items()}
         self.loss = build(device=self.device, G_mapping=self.G.mapping, G_synthesis=self.G.synthesis, D=self.D,
                           augment_pipe=self.augment_pipe, terms=terms, **c.loss_kwargs)
         distributed.broadcast_from_main(self.loss.terms)
         if c.ada_target is not None:
             self.ada = AdaptiveProbability(self.augment_pipe.p, c.ada_target, c.ada_interval, c.ada_kimg, c.batch_size)
+        elif c.augment_ramp_kimg is not None:
+            self.ada = LinearProbability(self.augment_pipe.p, c.augment_p, c.augment_ramp_kimg, c.batch_size)
         trained = [param for param in self.loss.terms.parameters() if param.requires_grad]
         self.phases = make_phases(self.G, self.D, trained, c.G_opt_kwargs, c.D_opt_kwargs, c.G_reg_interval,
                                   c.D_reg_interval, self.device)
