@@ -2,7 +2,7 @@
 
 1. Ways to filter with 4 taps: one depthwise convolution is used (torch_utils/ops/upfirdn2d.py).
 2. The derivative of a gradient through stock and own convolutions (torch_utils/ops/conv2d_gradfix.py).
-3. Memory formats and layouts of weights for convolutions (training/networks_layers.py, use_channels_last).
+3. Memory formats and layouts of weights for convolutions (training/networks_setup.py, use_channels_last).
 4. What fresh memory pages cost (torch_utils/misc.py, keep_freed_memory).
 Times are the best of several calls in milliseconds.
 """

@@ -30,6 +30,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.p
 import dnnlib  # noqa: E402
 import train  # noqa: E402
 from dnnlib.util import user_errors  # noqa: E402
+from torch_utils import training_stats  # noqa: E402
 from training import networks_setup  # noqa: E402
 from training.ada import set_probability  # noqa: E402
 from training.ema import WeightAverage  # noqa: E402
@@ -200,7 +201,7 @@ class MetaStep:
         found = {}
         for phase in self.phases:
             phase.begin()
-            with fused_optimiser(), Trace() as trace:
+            with fused_optimiser(), mock.patch.object(training_stats, '_moments', {}), Trace() as trace:
                 for part in torch.arange(n).split(self.config.batch_gpu):
                     pick = [x[:len(part)] for x in (img, label, z, label)]
                     self.loss.accumulate_gradients(phase.name, *pick, gain=phase.interval)

@@ -26,7 +26,7 @@ from training.compiling import compile_main_phases  # noqa: E402
 from training.cuda_graphs import WARM_UP, RecordedPhase  # noqa: E402
 from training.loss import StyleGAN2Loss  # noqa: E402
 from training.networks import Discriminator, Generator  # noqa: E402
-from training.networks_layers import use_channels_last  # noqa: E402
+from training.networks_setup import use_channels_last  # noqa: E402
 
 
 class Config(NamedTuple):

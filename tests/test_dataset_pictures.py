@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import re
 import sys
 
@@ -217,11 +216,12 @@ def test_hardly_any_images(tmp_path, capsys, count, note):
 
 def test_notes_appear_where_a_run_begins(tmp_path, monkeypatch, capsys):
     source = make_folder(tmp_path / 'in', {f'{i}.png': noise(16, 16, 3, seed=i) for i in range(3)})
-    os.symlink(tmp_path / 'gone.png', os.path.join(source, 'x.png'))
-    note, = ImageFolderDataset(str(source)).notes
-    options = [f'--outdir={tmp_path}/runs', f'--data={source}', '--dry-run', '--metrics=none', '--device=cpu']
+    labels = [[f'{name}.png', i % 2] for i, name in enumerate(['0', '1', '2', 'gone'])]
+    (tmp_path / 'in' / 'dataset.json').write_text(json.dumps(dict(labels=labels)))
+    note, = ImageFolderDataset(str(source), use_labels=True).notes
+    options = [f'--outdir={tmp_path}/runs', f'--data={source}', '--cond=1', '--dry-run', '--metrics=none', '--device=cpu']
     monkeypatch.setattr(sys, 'argv', ['train.py', *options])
     with pytest.raises(SystemExit) as end:
         train.main()
     assert not end.value.code
-    assert 'x.png' in note and f'{source}: {note}' in capsys.readouterr().out
+    assert 'gone.png' in note and f'{source}: {note}' in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -327,11 +328,11 @@ def test_options(tiny_data):
     assert config.terms == dict(vision_aided=dict(class_name='kd_plugin.vision_aided.VisionAided', recipe='stylegan2',
                                                   teachers=['ViT-B/32', 'hf:org/model'], warmup=100.0, weight=0.5,
                                                   fp32=not misc.cpu_has_bfloat16()))
-    assert name == 'tiny-auto1-vision-aided-clip-hf-org-model-weight0.5'
+    assert re.fullmatch('tiny-auto1-vision-aided-clip-model-[0-9a-f]{6}-weight0.5', name)
     args = '--vision-aided=clip', '--vision-aided-recipe=package', '--vision-aided-real-label=1'
     config, name = build(tiny_data, *args)
     assert (config.terms['vision_aided']['recipe'], config.terms['vision_aided']['real_label']) == ('package', 1)
-    assert name == 'tiny-auto1-vision-aided-clip-recipe-package-real_label1'
+    assert name == 'tiny-auto1-vision-aided-clip-recipe-package-real-label1'
 
 
 @pytest.mark.parametrize('args, message', [

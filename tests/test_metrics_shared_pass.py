@@ -230,7 +230,8 @@ def test_the_command_with_several(tmp_path, data):
     assert code == 0 and 'Warning' not in output and 'precision' in output and 'standard error' in output
     other = make_data(tmp_path / 'other.zip', num=9)
     code, again = run(f'--network={network}', '--metrics=clipmemorization5', f'--teacher={tmp_path / "t.safetensors"}', f'--ref={other["path"]}')
-    assert code == 0 and f'Warning: memorization is measured against {other["path"]}, the network was trained on {data["path"]}' in again
+    warning = f'Warning: memorization is measured against --ref={other["path"]}, the network was trained on {data["path"]}'
+    assert code == 0 and warning in again
     records = [json.loads((tmp_path / 'run' / f'metric-{metric}.jsonl').read_text()) for metric in METRICS]
     assert all(record['intervals']['value'] and record['bootstrap']['resamples'] == 3 for record in records)
     assert records[3]['picture'] == 'pairs-clipmemorization20.png' and (tmp_path / 'run' / records[3]['picture']).is_file()

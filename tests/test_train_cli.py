@@ -81,7 +81,7 @@ class OtherD(torch.nn.Module):
 
 
 def test_the_width_of_the_features_is_asked_of_the_discriminator(tiny_data):
-    for args, width in ((['--cfg=demo'], 256), (['--cfg=cifar'], 512), (['--cond=1'], 512)):
+    for args, width in ((['--cfg=demo'], 64), (['--cfg=cifar'], 512), (['--cond=1'], 512)):
         assert feature_width(config_of(tiny_data, *args)[0]) == width
     config = config_of(tiny_data, '--cond=1')[0]
     config.D_kwargs = dict(class_name='test_train_cli.OtherD', width=24)

@@ -16,7 +16,7 @@ import PIL.Image
 import pytest
 import torch
 
-from training import dataset, image_convert
+from training import dataset, image_convert, image_headers
 from training.dataset import DatasetError, ImageFolderDataset
 
 NAMES = [f'00000/img0000000{i}.png' for i in range(7)]
@@ -312,8 +312,8 @@ def test_a_member_that_unfolds_without_end(tmp_path):
 @pytest.mark.parametrize('size, message', [(5 << 20, 'it would unfold into'), (3 << 20, '')])
 def test_headers_that_unfold_without_end(tmp_path, monkeypatch, ending, head, size, message):
     """What is unfolded is bounded, and how often a decoder asks: some read byte by byte. Limits are a sixteenth here."""
-    for name in ('LARGEST_FILE', 'HEADER_BYTES', 'LONG_HEADER_BYTES'):
-        monkeypatch.setattr(dataset, name, getattr(dataset, name) >> 4)
+    for module, name in ((dataset, 'LARGEST_FILE'), (image_headers, 'HEADER_BYTES'), (image_headers, 'LONG_HEADER_BYTES')):
+        monkeypatch.setattr(module, name, getattr(module, name) >> 4)
     path = tmp_path / 'bomb.zip'
     with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open(f'a{ending}', 'w') as f:
         f.write(head)
@@ -332,8 +332,8 @@ def test_headers_that_unfold_without_end(tmp_path, monkeypatch, ending, head, si
     monkeypatch.setattr(zipfile.ZipExtFile, 'read', read_counted)
     monkeypatch.setattr(image_convert, 'io', SimpleNamespace(BytesIO=CountedBytes))
     assert re.search(rf'bomb.zip: a{ending} is damaged \(.*{message}', error(path))
-    limit = dataset.HEADER_BYTES if ending in ('.gif', '.ppm') else dataset.LONG_HEADER_BYTES
-    assert sum(map(len, unfolded)) <= (0 if message else limit) and len(asked) <= limit + 2 * dataset.HEADER_BYTES
+    limit = image_headers.HEADER_BYTES if ending in ('.gif', '.ppm') else image_headers.LONG_HEADER_BYTES
+    assert sum(map(len, unfolded)) <= (0 if message else limit) and len(asked) <= limit + 2 * image_headers.HEADER_BYTES
 
 
 def test_formats_are_those_of_the_endings(tmp_path):

@@ -18,7 +18,7 @@ import train
 from dnnlib import UserError
 from torch_utils import checkpoint
 from training import early_stop, presets, snapshots
-from training.find_run import find_run
+from training.find_run import OPTIONS_FILE, find_run
 from training.run_files import PREVIOUS_STATE_FILE, STATE_FILE
 from training.runs import launch
 from training.training_loop import Trainer
@@ -67,7 +67,9 @@ def test_metrics_against_other_images(tiny_data, tmp_path):
     options = ('--batch=8', '--kimg=0.016', '--tick=0.008', '--snap=1', '--metrics=clipfid8_full',
                '--metric-teacher=demo', '--early-stop=metric=clipfid8_full,patience=2', '--snapshot-keep=last=1,best=1')
     trained(make_config(tiny_data, *options, f'--metric-data={tmp_path / "test"}'), tmp_path / 'run')
-    trained(make_config(tiny_data, *options, '--kimg=0.024', f'--metric-data={tmp_path / "other"}'), tmp_path / 'run')
+    config = make_config(tiny_data, *options, '--kimg=0.024', f'--metric-data={tmp_path / "other"}')
+    trained(config, tmp_path / 'run')
+    (tmp_path / 'run' / OPTIONS_FILE).write_text(json.dumps(config))
     records = [json.loads(line) for line in (tmp_path / 'run' / 'metric-clipfid8_full.jsonl').read_text().splitlines()]
     assert [(r['cur_nimg'], r['reference']['dataset'], r['reference']['images']) for r in records] == \
         [(8, 'test', 3), (16, 'test', 3), (24, 'other', 4)]
@@ -77,7 +79,8 @@ def test_metrics_against_other_images(tiny_data, tmp_path):
     kept = {path.name for path in (tmp_path / 'run').glob('network-snapshot-*')}
     assert kept == {best_by_test, records[2]['snapshot']}
     info = snapshots.load_info(str(tmp_path / 'run' / records[2]['snapshot']))
-    assert calc_metrics.choose_data(None, info, 'x')['path'] == str(tmp_path / 'other')
+    network = str(tmp_path / 'run' / records[2]['snapshot'])
+    assert calc_metrics.choose_data(None, info, network)['path'] == str(tmp_path / 'other')
 
 
 @pytest.mark.parametrize('cfg', presets.PRESETS)

@@ -6,7 +6,7 @@ import torch
 
 from training import networks, networks_layers
 from training.networks_format import half_resolutions
-from training.networks_layers import use_channels_last
+from training.networks_setup import use_channels_last
 
 SMALL = dict(channel_base=128, channel_max=16)
 

@@ -6,13 +6,10 @@ Sources: StyleGAN2 (Karras et al., CVPR 2020) and StyleGAN2-ADA (NeurIPS 2020); 
 import math
 
 import torch
-from torch.nn.utils import parametrize
 
 from torch_utils import persistence
 from torch_utils.ops import conv2d_resample, fma, upfirdn2d
 from torch_utils.ops.bias_act import activation_funcs, bias_act
-
-from .networks_format import Block
 
 
 def normalize_2nd_moment(x, dim=1, eps=1e-8):
@@ -62,34 +59,6 @@ def _squared_norms(weight):
     if weight.stride(0) < weight.stride(1):
         return weight.transpose(0, 1).square().sum([2, 3])
     return weight.square().sum([2, 3]).t()
-
-
-def use_channels_last(network):
-    """Lays out the convolution weights of a network for channels_last activations, in place: on a GPU those of blocks in half precision.
-
-    Those of upsampling layers also exchange input and output channels in memory, as the transposed convolution reads them.
-    """
-    on_cpu = all(weight.device.type == 'cpu' for weight in network.parameters())
-    roots = [network] if on_cpu else [part for part in network.modules() if isinstance(part, Block) and part.use_fp16]
-    for layer in (layer for root in roots for layer in root.modules()):
-        swap = getattr(layer, 'up', 1) > 1
-        for weight in _stored_weights(layer):
-            data = weight.data.transpose(0, 1) if swap else weight.data
-            data = data.contiguous(memory_format=torch.channels_last)
-            weight.data = data.transpose(0, 1) if swap else data
-
-
-def _stored_weights(layer):
-    """The tensors [O, I, kh, kw] that a layer keeps its weight in.
-
-    Behind a parametrisation such as spectral_norm, `layer.weight` is computed each time; these are what from.
-    """
-    if parametrize.is_parametrized(layer, 'weight'):
-        kept = layer.parametrizations.weight.parameters(recurse=False)
-    else:                               # a buffer where it is not trained
-        own = dict([*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)])
-        kept = [own['weight']] if 'weight' in own else []
-    return [tensor for tensor in kept if tensor.ndim == 4]
 
 
 def _conv_per_sample(x, weight, styles, coefs, conv):

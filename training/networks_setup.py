@@ -4,6 +4,7 @@ import contextlib
 import copy
 
 import torch
+from torch.nn.utils import parametrize
 
 import dnnlib
 from dnnlib import UserError
@@ -11,7 +12,7 @@ from torch_utils import checkpoint, distributed, misc
 
 from . import model_files, snapshots
 from .image_names import some
-from .networks_layers import use_channels_last
+from .networks_format import Block
 
 
 def build_networks(config, dataset, device):
@@ -28,6 +29,34 @@ def build_networks(config, dataset, device):
             use_channels_last(module)
         distributed.broadcast_from_main(module)
     return networks, network_kwargs
+
+
+def use_channels_last(network):
+    """Lays out the convolution weights of a network for channels_last activations, in place: on a GPU those of blocks in half precision.
+
+    Those of upsampling layers also exchange input and output channels in memory, as the transposed convolution reads them.
+    """
+    on_cpu = all(weight.device.type == 'cpu' for weight in network.parameters())
+    roots = [network] if on_cpu else [part for part in network.modules() if isinstance(part, Block) and part.use_fp16]
+    for layer in (layer for root in roots for layer in root.modules()):
+        swap = getattr(layer, 'up', 1) > 1
+        for weight in _stored_weights(layer):
+            data = weight.data.transpose(0, 1) if swap else weight.data
+            data = data.contiguous(memory_format=torch.channels_last)
+            weight.data = data.transpose(0, 1) if swap else data
+
+
+def _stored_weights(layer):
+    """The tensors [O, I, kh, kw] that a layer keeps its weight in.
+
+    Behind a parametrisation such as spectral_norm, `layer.weight` is computed each time; these are what from.
+    """
+    if parametrize.is_parametrized(layer, 'weight'):
+        kept = layer.parametrizations.weight.parameters(recurse=False)
+    else:                               # a buffer where it is not trained
+        own = dict([*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)])
+        kept = [own['weight']] if 'weight' in own else []
+    return [tensor for tensor in kept if tensor.ndim == 4]
 
 
 def feature_width(config):

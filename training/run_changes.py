@@ -123,4 +123,4 @@ def _short(value):
     if isinstance(value, list) and len(value) > 3:
         return f'{value[0]}, ... ({len(value)} in all)'
     text = str(int(value) if isinstance(value, bool) else value)
-    return text if len(text) <= 80 else text[:80] + '...'
+    return text if len(text) <= 80 else f'{text[:30]}...{text[-50:]}'            # of a path the end tells most
