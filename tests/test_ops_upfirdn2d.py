@@ -42,7 +42,7 @@ def test_equals_scipy(name, case):
 @pytest.mark.parametrize('case', CASES, ids=str)
 @pytest.mark.parametrize('name', ['taps4', 'taps12', 'asymmetric3x5'])
 def test_gradients(name, case):
-    x = torch.randn(1, 2, 5, 4, dtype=torch.double, requires_grad=True)
+    x = torch.randn(1, 1, 4, 3, dtype=torch.double, requires_grad=True)         # a numeric derivative for each result
     fn = lambda x: op.upfirdn2d(x, FILTERS[name], **case)
     assert torch.autograd.gradcheck(fn, x)
     assert torch.autograd.gradgradcheck(fn, x)
