@@ -10,7 +10,7 @@ import warnings
 import pytest
 import torch
 
-from torch_utils import custom_ops, native_build
+from torch_utils import custom_ops, native_build, nvrtc
 from torch_utils.ops import _library, bias_act, upfirdn2d
 
 
@@ -22,6 +22,8 @@ class SaysItIsOnGpu(torch.Tensor):
 def gpu(monkeypatch, tmp_path):
     """A process that has seen no CUDA tensor yet, torch for CUDA 13.0, one GPU of architecture 9.0, an empty cache."""
     monkeypatch.setattr(custom_ops, '_problems', {})
+    monkeypatch.setattr(custom_ops, '_installed', {})
+    monkeypatch.setattr(nvrtc, 'find_library', lambda major: None)
     monkeypatch.setattr('torch.version.cuda', '13.0')
     monkeypatch.setattr('torch.cuda.device_count', lambda: 1)
     monkeypatch.setattr('torch.cuda.current_device', lambda: 0)

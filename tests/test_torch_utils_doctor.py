@@ -71,13 +71,14 @@ def test_whatever_building_raises_is_one_problem_with_a_fix(error, text, args, l
         raise error
     monkeypatch.setattr(custom_ops, '_problems', {})
     monkeypatch.setattr(custom_ops, 'load_library', fail)
+    monkeypatch.setattr(custom_ops, '_load_nvrtc', fail)
     monkeypatch.setattr('torch.cuda.is_available', lambda: True)
     monkeypatch.setattr(doctor, 'driver_version', lambda: None)
     monkeypatch.setattr(doctor, 'devices', lambda: [])
     monkeypatch.setattr(doctor, 'numeric_check', lambda kernel, device: [])
     assert doctor.main(args) == 1
     out = capsys.readouterr().out
-    assert text in out and out.endswith('\n1 problems found\n') and limits == [limit]
+    assert text in out and out.endswith('\n1 problems found\n') and limits == [limit, limit]
 
 
 def test_a_wrong_operator_fails_the_check(monkeypatch, capsys):
