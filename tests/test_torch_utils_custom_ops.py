@@ -34,6 +34,13 @@ def gpu(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
 
 
+def forget_registrations():
+    """Takes back what a test had torch call instead of a kernel."""
+    while custom_ops._registrations:
+        custom_ops._registrations.pop()._destroy()
+    custom_ops._installed.clear()
+
+
 def script(path, text):
     path.parent.mkdir(exist_ok=True)
     path.write_text(f'#!/bin/sh\n{text}\n')
@@ -201,7 +208,7 @@ def test_the_second_kind_of_gpu_counts_too(monkeypatch):
     monkeypatch.setattr(custom_ops, '_failures', lambda kernel, device: ['wrong'] if device.type == 'mps' else [])
     assert custom_ops._check('bias_act', [torch.device('cpu')]) is None
     assert 'wrong (on mps)' in custom_ops._check('bias_act', [torch.device('cpu'), torch.device('mps')])
-    custom_ops._replacements.pop()._destroy()
+    forget_registrations()
 
 
 def test_a_library_with_other_results_is_not_used(gpu, monkeypatch):
@@ -219,12 +226,12 @@ def test_a_library_with_other_results_is_not_used(gpu, monkeypatch):
         try:
             torch.testing.assert_close(upfirdn2d.upsample2d(x, f), upfirdn2d.upsample2d(x, f, impl='ref'))
         finally:
-            custom_ops._replacements.pop()._destroy()
+            forget_registrations()
 
 
 def test_a_library_without_a_kernel_is_not_used():
     assert 'the library has no kernel for upfirdn2d' in custom_ops._check('upfirdn2d', [torch.device('mps')])
-    custom_ops._replacements.pop()._destroy()
+    forget_registrations()
 
 
 def test_the_names_of_operators_are_complete():

@@ -4,15 +4,17 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 
 import pytest
+import torch
 from conftest import wait_until
 
-from torch_utils import build_cache, native_build
+from torch_utils import build_cache, native_build, nvrtc
 from torch_utils.build_cache import BuildError
 from torch_utils.native_build import Recipe, build
 
@@ -195,28 +197,71 @@ def test_nvcc_gets_the_compiler_that_the_user_names(toolkit, monkeypatch):
     folder, install = toolkit
     install('13.0')
     recipe = tiny_recipe(folder, arch='8.0')
-    assert 'CC' not in native_build.build_environment(recipe, str(tmp_path))
+    assert 'CC' not in native_build.build_environment(recipe, str(folder))
     compiler = fake_compiler(folder, monkeypatch, '')
-    assert native_build.build_environment(recipe)['CC'] == str(compiler, str(tmp_path))
-    assert 'CC' not in native_build.build_environment(recipe._replace(arch=''), str(tmp_path))
+    assert native_build.build_environment(recipe, str(folder))['CC'] == str(compiler)
+    assert 'CC' not in native_build.build_environment(recipe._replace(arch=''), str(folder))
     monkeypatch.setenv('CC', 'other')
-    assert native_build.build_environment(recipe, str(tmp_path))['CC'] == 'other'
+    assert native_build.build_environment(recipe, str(folder))['CC'] == 'other'
 
 
 def test_headers_are_found_where_conda_puts_them(toolkit, monkeypatch):
     folder, install = toolkit
     install('13.0')
     recipe, header = tiny_recipe(folder, arch='8.0'), folder / 'targets' / 'x86_64-linux' / 'include' / 'cuda_runtime_api.h'
-    assert 'CUDA_INC_PATH' not in native_build.build_environment(recipe, str(tmp_path))
+    assert 'CUDA_INC_PATH' not in native_build.build_environment(recipe, str(folder))
     header.parent.mkdir(parents=True)
     header.write_text('')
-    assert native_build.build_environment(recipe)['CUDA_INC_PATH'] == str(header.parent, str(tmp_path))
+    assert native_build.build_environment(recipe, str(folder))['CUDA_INC_PATH'] == str(header.parent)
     (folder / 'include').mkdir()
     (folder / 'include' / header.name).write_text('')
-    assert 'CUDA_INC_PATH' not in native_build.build_environment(recipe, str(tmp_path))
+    assert 'CUDA_INC_PATH' not in native_build.build_environment(recipe, str(folder))
     (folder / 'include' / header.name).unlink()
     monkeypatch.setenv('CUDA_INC_PATH', 'mine')
-    assert native_build.build_environment(recipe, str(tmp_path))['CUDA_INC_PATH'] == 'mine'
+    assert native_build.build_environment(recipe, str(folder))['CUDA_INC_PATH'] == 'mine'
+
+
+def test_nvcc_and_the_runtime_of_pip_packages_are_found(tmp_path, monkeypatch):
+    """Their libcudart.so.13 has no name without a number, which is what a linker looks for."""
+    site, links = tmp_path / 'site', tmp_path / 'links'
+    home = site / 'nvidia' / 'cu13'
+    (home / 'bin').mkdir(parents=True)
+    (home / 'lib').mkdir()
+    links.mkdir()
+    (home / 'lib' / 'libcudart.so.13').write_text('runtime')
+    (home / 'bin' / 'nvcc').write_text('#!/bin/sh\necho Cuda compilation tools, release 13.0, V13.0.88\n')
+    (home / 'bin' / 'nvcc').chmod(0o755)
+    monkeypatch.setattr('torch.version.cuda', '13.0')
+    monkeypatch.setattr(nvrtc, 'package_folders', lambda name: [str(site / name)])
+    monkeypatch.setattr(shutil, 'which', lambda name, which=shutil.which, **kwargs: None if name == 'nvcc' else which(name, **kwargs))
+    for name in ('CUDA_HOME', 'CUDA_PATH', 'LIBRARY_PATH', 'CXX'):
+        monkeypatch.delenv(name, raising=False)
+    assert native_build.find_nvcc() == str(home / 'bin' / 'nvcc')
+    env = native_build.build_environment(tiny_recipe(tmp_path, arch='8.0'), str(links))
+    assert env['CUDA_HOME'] == str(home) and env['LIBRARY_PATH'] == str(links)
+    assert (links / 'libcudart.so').read_text() == 'runtime'
+    (home / 'lib' / 'libcudart.so').write_text('')
+    assert 'LIBRARY_PATH' not in native_build.build_environment(tiny_recipe(tmp_path, arch='8.0'), str(links))
+
+
+def test_a_toolkit_whose_path_has_a_space_is_reached_by_a_link(toolkit, monkeypatch):
+    folder, install = toolkit
+    install('13.0')
+    spaced = folder / 'with space'
+    spaced.symlink_to(folder)
+    monkeypatch.setenv('CUDA_HOME', str(spaced))
+    env = native_build.build_environment(tiny_recipe(folder, arch='8.0'), str(folder))
+    assert env['CUDA_HOME'] == str(folder / 'cuda') and os.path.samefile(env['CUDA_HOME'], folder)
+
+
+def test_an_environment_whose_path_has_a_space_links(cache, tmp_path, monkeypatch):
+    """torch seen through a path with a space, as in such an environment, and a cache with one."""
+    site = tmp_path / 'my environment'
+    site.mkdir()
+    (site / 'torch').symlink_to(os.path.dirname(torch.__file__))
+    monkeypatch.setenv('PYTHONPATH', str(site))
+    monkeypatch.setenv('KDGAN_CACHE_DIR', str(tmp_path / 'my cache'))
+    assert os.path.getsize(build(tiny_recipe(tmp_path))) > 1000
 
 
 @pytest.mark.parametrize('log, remedy', [

@@ -17,7 +17,7 @@ import torch
 
 from dnnlib import UserError
 
-from . import distributed, native_build, nvrtc_kernels
+from . import build_cache, distributed, native_build, nvrtc_kernels
 from .cuda_driver import DriverError
 
 OPERATORS = {                           # kernel -> the operators it computes
@@ -102,7 +102,7 @@ def load_library(time_limit_sec=native_build.TIME_LIMIT_SEC):
             return path
         except OSError as err:                      # a file that is damaged, or was made where other libraries are installed
             problem = err.__cause__ or err          # newer torch tells the reason there only
-            native_build.discard(path, before=started)
+            build_cache.discard(path, before=started)
     raise native_build.BuildError(f'the library, built anew, does not load: {problem}', 'install what it lacks, with its folder in LD_LIBRARY_PATH '
                                   'if need be; where it lacks a version of GLIBCXX or GLIBC, name an older compiler with CXX')
 
