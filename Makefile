@@ -55,6 +55,7 @@ test: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses=2 --dist=loadfile
 
 soak: $(VENV)/installed-test
+	$(PIP) nvidia-cuda-nvrtc-cu12
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m soak
 
 clean:

@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from host_build import open_host_library
 
 import train
 from dnnlib import EasyDict
@@ -19,6 +20,12 @@ def cache_dir(tmp_path_factory, monkeypatch):
     path = tmp_path_factory.getbasetemp() / 'cache'
     monkeypatch.setenv('KDGAN_CACHE_DIR', str(path))
     return path
+
+
+@pytest.fixture(scope='session')
+def host_library(tmp_path_factory):
+    """The CUDA kernels as loops over blocks and threads, on the CPU: see host_build.py."""
+    yield from open_host_library(tmp_path_factory.getbasetemp() / 'cache')
 
 
 @pytest.fixture(scope='session')

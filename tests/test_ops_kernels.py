@@ -1,9 +1,11 @@
 """The CUDA kernels without a GPU: the same source as a CPU library, compared with the reference; and what nvcc says of it."""
 
+import os
 import pathlib
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -18,40 +20,41 @@ NVCC_FLAGS = ['-D__CUDA_NO_HALF_OPERATORS__', '-D__CUDA_NO_HALF_CONVERSIONS__', 
               '--expt-relaxed-constexpr']     # as torch passes them
 
 
-@pytest.fixture(scope='module')
-def host_library(tmp_path_factory):
-    """torch.ops.kdgan_host: the kernels as loops over blocks and threads."""
-    if native_build.find_compiler() is None or native_build.find_ninja() is None:
-        pytest.skip('needs a C++ compiler and ninja')
-    source = pathlib.Path(__file__).with_name('native_ops_host.cpp')
-    headers = sorted(map(str, [*OPS.glob('*.h'), *OPS.glob('*.c*')]))
-    recipe = native_build.Recipe('kdgan_host', [str(source)], headers, cflags=['-O1', '-DKDGAN_HOST', '-Wall', '-Werror', f'-I{OPS}'])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('KDGAN_CACHE_DIR', str(tmp_path_factory.getbasetemp() / 'cache'))
-        path = native_build.build(recipe)
-    library = torch.library.Library('kdgan_host', 'DEF')
-    for name in NAMES:
-        library.define(str(getattr(torch.ops.kdgan, name).default._schema).removeprefix('kdgan::'))
-    torch.ops.load_library(path)
-    yield torch.ops.kdgan_host
-    library._destroy()
-
-
 @pytest.fixture
 def kernels(host_library):
     """Inside a test, the kernels are what torch.ops.kdgan calls on the CPU."""
     with torch.library._scoped_library('kdgan', 'IMPL') as library:
         for name in NAMES:
-            library.impl(name, getattr(host_library, name).default, 'CPU')
+            library.impl(name, host_library.operator(name), 'CPU')
         yield
+
+
+@pytest.fixture(params=[1, 30, 132])
+def multiprocessors(request, kernels, host_library):
+    """Of the GPU that tiles and grids are chosen for: with more of them, tiles are smaller."""
+    host_library.set_multiprocessors(request.param)
+    yield request.param
+    host_library.set_multiprocessors(1)
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize('op', ['bias_act', 'upfirdn2d'])
-def test_every_case_equals_the_float64_reference(kernels, op, dtype):
+def test_every_case_equals_the_float64_reference(multiprocessors, op, dtype):
     cases = list(getattr(_cases, f'{op}_cases')()) + _cases.quick(op)
     assert len(cases) > 100
     assert [text for case in cases for text in _cases.failures(case, dtype, CPU)] == []
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(sys.platform != 'linux', reason='needs the sanitizers of GCC or Clang on Linux')
+def test_no_sanitizer_reports_anything():
+    """All cases at all numbers of multiprocessors again, in a process in which reads and writes beyond memory end it."""
+    runtime = subprocess.run([native_build.find_compiler(), '-print-file-name=libasan.so'], capture_output=True, text=True).stdout.strip()
+    env = dict(os.environ, LD_PRELOAD=os.path.realpath(runtime), KDGAN_TEST_SANITIZE='1', OMP_NUM_THREADS='1',
+               ASAN_OPTIONS='detect_leaks=0:verify_asan_link_order=0', UBSAN_OPTIONS='print_stacktrace=1')
+    command = [sys.executable, '-m', 'pytest', __file__, '-k', 'test_every_case_equals', '-x', '-p', 'no:cacheprovider']
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert result.returncode == 0 and ' 24 passed' in result.stdout, result.stdout[-4000:] + result.stderr[-4000:]
 
 
 @pytest.mark.parametrize('clamp', [None, 0.6])
@@ -126,7 +129,7 @@ def test_no_gradient_passes_a_limit_that_the_dtype_cannot_represent(kernels, act
     (lambda ops, x: ops.upfirdn2d(x, torch.ones(1), 1, 2 ** 30, 1, 2 ** 30, 0, 0, 0, 0, False, 1.0), 'the image with its padding is too large in y')])
 def test_the_library_itself_refuses_what_would_read_beyond_a_tensor(host_library, call, message):
     with pytest.raises(RuntimeError, match=message):
-        call(host_library, torch.zeros(2, 3, 4, 4))
+        call(host_library.operators, torch.zeros(2, 3, 4, 4))
 
 
 def test_python_and_the_kernel_agree_on_the_limits():

@@ -10,7 +10,7 @@ import warnings
 import pytest
 import torch
 
-from torch_utils import custom_ops, native_build
+from torch_utils import custom_ops, native_build, nvrtc
 from torch_utils.ops import _library, bias_act, upfirdn2d
 
 
@@ -22,6 +22,8 @@ class SaysItIsOnGpu(torch.Tensor):
 def gpu(monkeypatch, tmp_path):
     """A process that has seen no CUDA tensor yet, torch for CUDA 13.0, one GPU of architecture 9.0, an empty cache."""
     monkeypatch.setattr(custom_ops, '_problems', {})
+    monkeypatch.setattr(custom_ops, '_installed', {})
+    monkeypatch.setattr(nvrtc, 'find_library', lambda major: None)
     monkeypatch.setattr('torch.version.cuda', '13.0')
     monkeypatch.setattr('torch.cuda.device_count', lambda: 1)
     monkeypatch.setattr('torch.cuda.current_device', lambda: 0)
@@ -30,6 +32,13 @@ def gpu(monkeypatch, tmp_path):
     monkeypatch.setenv('KDGAN_CACHE_DIR', str(tmp_path / 'cache'))
     for name in ('TORCH_CUDA_ARCH_LIST', 'CUDA_HOME', 'CUDA_PATH', 'CXX', 'CC', 'LOCAL_RANK'):
         monkeypatch.delenv(name, raising=False)
+
+
+def forget_registrations():
+    """Takes back what a test had torch call instead of a kernel."""
+    while custom_ops._registrations:
+        custom_ops._registrations.pop()._destroy()
+    custom_ops._installed.clear()
 
 
 def script(path, text):
@@ -199,7 +208,7 @@ def test_the_second_kind_of_gpu_counts_too(monkeypatch):
     monkeypatch.setattr(custom_ops, '_failures', lambda kernel, device: ['wrong'] if device.type == 'mps' else [])
     assert custom_ops._check('bias_act', [torch.device('cpu')]) is None
     assert 'wrong (on mps)' in custom_ops._check('bias_act', [torch.device('cpu'), torch.device('mps')])
-    custom_ops._replacements.pop()._destroy()
+    forget_registrations()
 
 
 def test_a_library_with_other_results_is_not_used(gpu, monkeypatch):
@@ -217,12 +226,12 @@ def test_a_library_with_other_results_is_not_used(gpu, monkeypatch):
         try:
             torch.testing.assert_close(upfirdn2d.upsample2d(x, f), upfirdn2d.upsample2d(x, f, impl='ref'))
         finally:
-            custom_ops._replacements.pop()._destroy()
+            forget_registrations()
 
 
 def test_a_library_without_a_kernel_is_not_used():
     assert 'the library has no kernel for upfirdn2d' in custom_ops._check('upfirdn2d', [torch.device('mps')])
-    custom_ops._replacements.pop()._destroy()
+    forget_registrations()
 
 
 def test_the_names_of_operators_are_complete():

@@ -16,7 +16,7 @@ def test_a_machine_without_a_gpu_is_healthy(capsys, monkeypatch):
     monkeypatch.setattr(doctor, 'driver_version', lambda: None)
     assert doctor.main([]) == 0
     out = capsys.readouterr().out
-    for word in ('python ', f'torch       {torch.__version__}', 'driver ', 'nvcc ', 'ninja ', 'compiler ', 'device      cpu',
+    for word in ('python ', f'torch       {torch.__version__}', 'driver ', 'nvcc ', 'NVRTC ', 'ninja ', 'compiler ', 'device      cpu',
                  'bias_act    plain torch: ', 'upfirdn2d   plain torch: ', 'check       cpu: right to the second derivative',
                  'Everything is in order.'):
         assert word in out
@@ -45,9 +45,10 @@ def test_a_gpu_that_torch_does_not_see_is_a_problem_with_a_fix(monkeypatch):
 def test_a_failed_build_is_a_problem_with_its_fix(monkeypatch, capsys):
     text = 'nvcc is missing. To mend it: install the CUDA toolkit 13.0'
     monkeypatch.setattr(custom_ops, '_problems', {'bias_act': text, 'upfirdn2d': None})
+    monkeypatch.setattr(custom_ops, '_backends', {'upfirdn2d': 'kernel compiled by NVRTC 13.0 (nvcc is missing)'})
     found = doctor.backends(has_cuda=True)
     assert found['bias_act'] == ('plain torch: the CUDA kernel is not in use', text)
-    assert found['upfirdn2d'] == ('CUDA kernel on cuda, plain torch on cpu', None)
+    assert found['upfirdn2d'] == ('kernel compiled by NVRTC 13.0 (nvcc is missing) on cuda, plain torch on cpu', None)
     monkeypatch.setattr(doctor, 'backends', lambda *args: found)
     monkeypatch.setattr(doctor, 'driver_version', lambda: None)
     assert doctor.main([]) == 1
@@ -71,13 +72,14 @@ def test_whatever_building_raises_is_one_problem_with_a_fix(error, text, args, l
         raise error
     monkeypatch.setattr(custom_ops, '_problems', {})
     monkeypatch.setattr(custom_ops, 'load_library', fail)
+    monkeypatch.setattr(custom_ops, '_load_nvrtc', fail)
     monkeypatch.setattr('torch.cuda.is_available', lambda: True)
     monkeypatch.setattr(doctor, 'driver_version', lambda: None)
     monkeypatch.setattr(doctor, 'devices', lambda: [])
     monkeypatch.setattr(doctor, 'numeric_check', lambda kernel, device: [])
     assert doctor.main(args) == 1
     out = capsys.readouterr().out
-    assert text in out and out.endswith('\n1 problems found\n') and limits == [limit]
+    assert text in out and out.endswith('\n1 problems found\n') and limits == [limit, limit]
 
 
 def test_a_wrong_operator_fails_the_check(monkeypatch, capsys):

@@ -4,16 +4,19 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 
 import pytest
+import torch
 from conftest import wait_until
 
-from torch_utils import native_build
-from torch_utils.native_build import BuildError, Recipe, build
+from torch_utils import build_cache, native_build, nvrtc
+from torch_utils.build_cache import BuildError
+from torch_utils.native_build import Recipe, build
 
 pytestmark = pytest.mark.skipif(native_build.find_compiler() is None or native_build.find_ninja() is None, reason='needs a C++ compiler and ninja')
 ROOT = pathlib.Path(__file__).parent.parent
@@ -88,28 +91,27 @@ def test_a_folder_with_other_packages_of_these_names_is_not_in_the_way(tmp_path,
 
 
 def test_without_the_locks_of_a_unix_nothing_is_built(tmp_path, monkeypatch):
-    monkeypatch.setattr(native_build, 'fcntl', None)
-    with pytest.raises(BuildError, match='built on Linux only. To mend it: use WSL'):
+    monkeypatch.setattr(build_cache, 'fcntl', None)
+    with pytest.raises(BuildError, match='on Linux only. To mend it: use WSL'):
         build(tiny_recipe(tmp_path))
 
 
 def test_only_a_library_from_before_is_discarded(tmp_path):
     path = tmp_path / 'tiny.so'
     path.write_text('')
-    native_build.discard(path, before=path.stat().st_mtime)
+    build_cache.discard(path, before=path.stat().st_mtime)
     assert path.exists()
     later = path.stat().st_mtime + 1
-    native_build.discard(path, before=later)
+    build_cache.discard(path, before=later)
     assert not path.exists()
-    native_build.discard(path, before=later)            # as where another process was faster
+    build_cache.discard(path, before=later)            # as where another process was faster
 
 
 def test_a_compiler_error_is_shown_and_processes_that_waited_do_not_repeat_it(cache, tmp_path, monkeypatch):
     fake_compiler(tmp_path, monkeypatch, 'exec c++ "$@"')
     recipe, errors = tiny_recipe(tmp_path, 'int kdgan_tiny() { return seven; }'), []
-    both, locked = threading.Barrier(2), native_build._locked
-    together = lambda *args: (both.wait(), locked(*args))[1]            # neither comes after the failure
-    monkeypatch.setattr(native_build, '_locked', together)
+    both, locked = threading.Barrier(2), build_cache._locked
+    monkeypatch.setattr(build_cache, '_locked', lambda *args: (both.wait(), locked(*args))[1])       # neither comes after the failure
 
     def attempt():
         with pytest.raises(BuildError) as caught:
@@ -140,7 +142,7 @@ def test_a_build_over_the_time_limit_is_ended_with_all_its_processes(cache, tmp_
         raise subprocess.TimeoutExpired('sh', timeout)
     monkeypatch.setattr(subprocess.Popen, 'wait', over_the_limit)
     with pytest.raises(BuildError, match='longer than 1 seconds'):
-        native_build._run(['sh', '-c', f'sleep 1000 & echo $! > {pid}; wait'], None, str(tmp_path), 1)
+        build_cache.run(['sh', '-c', f'sleep 1000 & echo $! > {pid}; wait'], None, str(tmp_path), 1)
     state = pathlib.Path('/proc') / pid.read_text().strip() / 'stat'
     wait_until(lambda: not is_running(state))               # a killed process takes a moment to end
 
@@ -159,12 +161,12 @@ def test_the_lock_of_a_killed_process_is_no_lock(cache, tmp_path):
     code = f'import fcntl, time; f = open({str(lock)!r}, "w"); fcntl.flock(f, fcntl.LOCK_EX); print("held", flush=True); time.sleep(1000)'
     holder = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == 'held\n'
-    with pytest.raises(BuildError, match='another process has held'), native_build._locked(lock, patience_sec=0.3):
+    with pytest.raises(BuildError, match='another process has held'), build_cache._locked(lock, patience_sec=0.3):
         pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     holder.stdout.close()
-    with native_build._locked(lock, patience_sec=0.3):
+    with build_cache._locked(lock, patience_sec=0.3):
         pass
 
 
@@ -187,7 +189,7 @@ def test_a_cuda_toolkit_of_another_generation_is_refused(toolkit):
     tmp_path, install = toolkit
     install('11.8')
     with pytest.raises(BuildError, match='nvcc is of CUDA 11.8, torch of CUDA 13.0.*To mend it: install the CUDA toolkit 13.0'):
-        native_build.build_environment(tiny_recipe(tmp_path, arch='8.0'))
+        native_build.build_environment(tiny_recipe(tmp_path, arch='8.0'), str(tmp_path))
 
 
 def test_nvcc_gets_the_compiler_that_the_user_names(toolkit, monkeypatch):
@@ -195,28 +197,71 @@ def test_nvcc_gets_the_compiler_that_the_user_names(toolkit, monkeypatch):
     folder, install = toolkit
     install('13.0')
     recipe = tiny_recipe(folder, arch='8.0')
-    assert 'CC' not in native_build.build_environment(recipe)
+    assert 'CC' not in native_build.build_environment(recipe, str(folder))
     compiler = fake_compiler(folder, monkeypatch, '')
-    assert native_build.build_environment(recipe)['CC'] == str(compiler)
-    assert 'CC' not in native_build.build_environment(recipe._replace(arch=''))
+    assert native_build.build_environment(recipe, str(folder))['CC'] == str(compiler)
+    assert 'CC' not in native_build.build_environment(recipe._replace(arch=''), str(folder))
     monkeypatch.setenv('CC', 'other')
-    assert native_build.build_environment(recipe)['CC'] == 'other'
+    assert native_build.build_environment(recipe, str(folder))['CC'] == 'other'
 
 
 def test_headers_are_found_where_conda_puts_them(toolkit, monkeypatch):
     folder, install = toolkit
     install('13.0')
     recipe, header = tiny_recipe(folder, arch='8.0'), folder / 'targets' / 'x86_64-linux' / 'include' / 'cuda_runtime_api.h'
-    assert 'CUDA_INC_PATH' not in native_build.build_environment(recipe)
+    assert 'CUDA_INC_PATH' not in native_build.build_environment(recipe, str(folder))
     header.parent.mkdir(parents=True)
     header.write_text('')
-    assert native_build.build_environment(recipe)['CUDA_INC_PATH'] == str(header.parent)
+    assert native_build.build_environment(recipe, str(folder))['CUDA_INC_PATH'] == str(header.parent)
     (folder / 'include').mkdir()
     (folder / 'include' / header.name).write_text('')
-    assert 'CUDA_INC_PATH' not in native_build.build_environment(recipe)
+    assert 'CUDA_INC_PATH' not in native_build.build_environment(recipe, str(folder))
     (folder / 'include' / header.name).unlink()
     monkeypatch.setenv('CUDA_INC_PATH', 'mine')
-    assert native_build.build_environment(recipe)['CUDA_INC_PATH'] == 'mine'
+    assert native_build.build_environment(recipe, str(folder))['CUDA_INC_PATH'] == 'mine'
+
+
+def test_nvcc_and_the_runtime_of_pip_packages_are_found(tmp_path, monkeypatch):
+    """Their libcudart.so.13 has no name without a number, which is what a linker looks for."""
+    site, links = tmp_path / 'site', tmp_path / 'links'
+    home = site / 'nvidia' / 'cu13'
+    (home / 'bin').mkdir(parents=True)
+    (home / 'lib').mkdir()
+    links.mkdir()
+    (home / 'lib' / 'libcudart.so.13').write_text('runtime')
+    (home / 'bin' / 'nvcc').write_text('#!/bin/sh\necho Cuda compilation tools, release 13.0, V13.0.88\n')
+    (home / 'bin' / 'nvcc').chmod(0o755)
+    monkeypatch.setattr('torch.version.cuda', '13.0')
+    monkeypatch.setattr(nvrtc, 'package_folders', lambda name: [str(site / name)])
+    monkeypatch.setattr(shutil, 'which', lambda name, which=shutil.which, **kwargs: None if name == 'nvcc' else which(name, **kwargs))
+    for name in ('CUDA_HOME', 'CUDA_PATH', 'LIBRARY_PATH', 'CXX'):
+        monkeypatch.delenv(name, raising=False)
+    assert native_build.find_nvcc() == str(home / 'bin' / 'nvcc')
+    env = native_build.build_environment(tiny_recipe(tmp_path, arch='8.0'), str(links))
+    assert env['CUDA_HOME'] == str(home) and env['LIBRARY_PATH'] == str(links)
+    assert (links / 'libcudart.so').read_text() == 'runtime'
+    (home / 'lib' / 'libcudart.so').write_text('')
+    assert 'LIBRARY_PATH' not in native_build.build_environment(tiny_recipe(tmp_path, arch='8.0'), str(links))
+
+
+def test_a_toolkit_whose_path_has_a_space_is_reached_by_a_link(toolkit, monkeypatch):
+    folder, install = toolkit
+    install('13.0')
+    spaced = folder / 'with space'
+    spaced.symlink_to(folder)
+    monkeypatch.setenv('CUDA_HOME', str(spaced))
+    env = native_build.build_environment(tiny_recipe(folder, arch='8.0'), str(folder))
+    assert env['CUDA_HOME'] == str(folder / 'cuda') and os.path.samefile(env['CUDA_HOME'], folder)
+
+
+def test_an_environment_whose_path_has_a_space_links(cache, tmp_path, monkeypatch):
+    """torch seen through a path with a space, as in such an environment, and a cache with one."""
+    site = tmp_path / 'my environment'
+    site.mkdir()
+    (site / 'torch').symlink_to(os.path.dirname(torch.__file__))
+    monkeypatch.setenv('PYTHONPATH', str(site))
+    monkeypatch.setenv('KDGAN_CACHE_DIR', str(tmp_path / 'my cache'))
+    assert os.path.getsize(build(tiny_recipe(tmp_path))) > 1000
 
 
 @pytest.mark.parametrize('log, remedy', [

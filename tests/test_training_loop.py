@@ -179,7 +179,8 @@ def test_what_a_run_leaves_behind(tiny_data, tmp_path):
                          '--snapshot-networks=all', *KD, metrics=['clipfid20_full'])
     assert make_trainer(config, tmp_path).run()
     names = sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith('events'))
-    assert names == ['fakes000000.016.png', 'fakes000000.032.png', 'fakes_init.png', 'metric-clipfid20_full.jsonl',
+    assert names == ['fakes000000.016.png', 'fakes000000.032.png', 'fakes_init.png', 'machine.jsonl',
+                     'metric-clipfid20_full.jsonl',
                      'network-snapshot-000000.016.safetensors', 'network-snapshot-000000.032.safetensors', 'reals.png', 'stats.jsonl',
                      PREVIOUS_STATE_FILE, STATE_FILE]
     stats = [json.loads(line) for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]

@@ -1,7 +1,8 @@
 """The CUDA kernels of torch_utils/ops: built and loaded when the first CUDA tensor comes, compared once with the reference, then used.
 
-Whatever goes wrong, the operators go on in plain torch: one warning says why and what to do. On a machine without a GPU nothing
-here runs, and no compiler is needed.
+There are two ways to them: a library made by nvcc (native_build.py), or else NVRTC, which comes with torch (nvrtc_kernels.py). Where
+neither serves, the operators go on in plain torch: one warning says why and what to do. On a machine without a GPU nothing here runs,
+and no compiler is needed.
 """
 
 import glob
@@ -16,7 +17,8 @@ import torch
 
 from dnnlib import UserError
 
-from . import distributed, native_build
+from . import build_cache, distributed, native_build, nvrtc_kernels
+from .cuda_driver import DriverError
 
 OPERATORS = {                           # kernel -> the operators it computes
     'bias_act': ['bias_act', 'bias_act_slope', 'bias_act_curve'],
@@ -24,8 +26,10 @@ OPERATORS = {                           # kernel -> the operators it computes
 }
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'ops')
 _problems = {}                          # kernel -> None if it is in use, else why it is not; empty until the first look
+_backends = {}                          # kernel -> what runs on CUDA devices and why, in a few words
 _looking = threading.Lock()
-_replacements = []                      # registrations, which last as long as these objects
+_installed = {}                         # operator -> the Python function that torch calls on a GPU; see `_install`
+_registrations = []                     # which last as long as these objects
 
 
 def problem_of(kernel, time_limit_sec=native_build.TIME_LIMIT_SEC):
@@ -33,7 +37,8 @@ def problem_of(kernel, time_limit_sec=native_build.TIME_LIMIT_SEC):
     if kernel not in _problems:
         with _looking:
             if not _problems:
-                problems, notes = _load(time_limit_sec)
+                problems, backends, notes = _load(time_limit_sec)
+                _backends.update(backends)
                 _problems.update(problems)          # before the warnings, which may be errors: no call should build again
                 for note in notes:
                     warnings.warn(note, RuntimeWarning, stacklevel=2)
@@ -47,6 +52,14 @@ def require(kernel, device):
     problem = problem_of(kernel)
     if problem is not None:
         raise RuntimeError(f"{kernel}: impl is 'cuda', but there is no kernel: {problem}")
+
+
+def backend_of(kernel, device):
+    """What runs a kernel's operators on a device and why, e.g. 'kernel compiled by NVRTC 13.0 (nvcc is missing)'. May build, as `problem_of`."""
+    if device.type != 'cuda':
+        return f'plain torch (on {device.type})'
+    problem_of(kernel)
+    return _backends[kernel]
 
 
 def architectures():
@@ -89,24 +102,92 @@ def load_library(time_limit_sec=native_build.TIME_LIMIT_SEC):
             return path
         except OSError as err:                      # a file that is damaged, or was made where other libraries are installed
             problem = err.__cause__ or err          # newer torch tells the reason there only
-            native_build.discard(path, before=started)
+            build_cache.discard(path, before=started)
     raise native_build.BuildError(f'the library, built anew, does not load: {problem}', 'install what it lacks, with its folder in LD_LIBRARY_PATH '
                                   'if need be; where it lacks a version of GLIBCXX or GLIBC, name an older compiler with CXX')
 
 
 def _load(time_limit_sec):
-    """-> ({kernel: None or problem} of all kernels, what to warn of)."""
-    try:
-        load_library(time_limit_sec)
-    except Exception as err:            # noqa: BLE001  a run must not end here, whatever the machine's tools do
-        problem = f'{err}' if isinstance(err, (native_build.BuildError, UserError)) else f'{type(err).__name__}: {err}'
-        note = (f'bias_act and upfirdn2d run without their CUDA kernels on {platform.node()}, which is slower but gives the same results: '
-                f'{problem}')
-        return dict.fromkeys(OPERATORS, problem), [note] if distributed.is_first_of_machine() else []       # the others share its tools
-    problems = {kernel: _check(kernel, _different_gpus()) for kernel in OPERATORS}
-    # From any rank: the GPU may be one that the first rank does not use.
-    return problems, [f'{kernel} runs without its CUDA kernel on rank {distributed.get_rank()}: {problem}'
-                      for kernel, problem in problems.items() if problem is not None]
+    """-> ({kernel: None or problem} of all kernels, {kernel: backend in words}, what to warn of)."""
+    search = Search()
+    for load in (_load_library, _load_nvrtc):
+        left = search.left()
+        if left:
+            try:
+                backend, functions = load(time_limit_sec)
+            except Exception as err:    # noqa: BLE001  a run must not end here, whatever the machine's tools do
+                search.note_unbuilt(err)
+            else:
+                for kernel in left:
+                    search.try_kernel(kernel, backend, functions)
+    return search.result()
+
+
+def _load_library(time_limit_sec):
+    load_library(time_limit_sec)
+    return 'nvcc', None
+
+
+def _load_nvrtc(time_limit_sec):
+    capabilities = {torch.cuda.get_device_capability(i) for i in _gpus()}
+    return f'NVRTC {nvrtc_kernels.version()}', nvrtc_kernels.operators(capabilities, time_limit_sec)
+
+
+class Search:
+    """Which backend serves which kernel, as far as it is known; and why others do not."""
+
+    def __init__(self):
+        self.backends = {}              # kernel -> in words
+        self.unbuilt = []               # why there are no kernels at all, one text per backend
+        self.wrong = {}                 # kernel -> what a backend gave instead of the right results
+        self.notes = []
+
+    def left(self):
+        return [kernel for kernel in OPERATORS if kernel not in self.backends]
+
+    def note_unbuilt(self, err):
+        known = isinstance(err, (native_build.BuildError, UserError, DriverError))
+        text = f'{err}' if known else f'{type(err).__name__}: {err}'
+        if text not in self.unbuilt:
+            self.unbuilt.append(text)
+
+    def try_kernel(self, kernel, backend, functions):
+        """functions: {operator: function}, or None where torch knows the kernels already."""
+        devices = _different_gpus()
+        if functions is not None:
+            _install(kernel, functions, devices[0])
+        problem = _check(kernel, devices)
+        if problem is not None:
+            self.wrong[kernel] = problem
+            return
+        reasons = [*self.unbuilt, *filter(None, [self.wrong.get(kernel)])]
+        self.backends[kernel] = f'kernel compiled by {backend}' + (f' ({_gist(reasons[0])})' if reasons else '')
+        if kernel in self.wrong:
+            self.notes.append(f'{kernel} runs with the kernel of {backend} on rank {distributed.get_rank()}: {self.wrong.pop(kernel)}')
+        if functions is not None:
+            _install(kernel, {name: _guarded(kernel, name, functions[name]) for name in OPERATORS[kernel]}, devices[0])
+
+    def result(self):
+        left = self.left()
+        problems = dict.fromkeys(OPERATORS)
+        unbuilt = '\nOr without a compiler: '.join(self.unbuilt)
+        for kernel in left:
+            problems[kernel] = self.wrong.get(kernel) or unbuilt
+            self.backends[kernel] = f'plain torch ({_gist(problems[kernel])})'
+        # Of a failed build the first process tells: the others share its tools. Of wrong results any: the GPU may be its own.
+        self.notes += [f'{kernel} runs without its CUDA kernel on rank {distributed.get_rank()}: {self.wrong[kernel]}'
+                       for kernel in left if kernel in self.wrong]
+        unserved = [kernel for kernel in left if kernel not in self.wrong]
+        if unserved and distributed.is_first_of_machine():
+            run, their, kernels = ('run', 'their', 'kernels') if len(unserved) > 1 else ('runs', 'its', 'kernel')
+            self.notes.append(f'{" and ".join(unserved)} {run} without {their} CUDA {kernels} on {platform.node()}, which is slower but '
+                              f'gives the same results: {unbuilt}')
+        return problems, self.backends, self.notes
+
+
+def _gist(problem):
+    """The first sentence of a problem."""
+    return problem.partition('. To mend it: ')[0].splitlines()[0]
 
 
 def _different_gpus():
@@ -128,7 +209,8 @@ def _check(kernel, devices):
 def _failures(kernel, device):
     from .ops import _cases  # here, since the operators import this file
     try:
-        return _missing(kernel, device) or [text for case in _cases.quick(kernel) for text in _cases.failures(case, torch.float32, device)]
+        return _missing(kernel, device) or [text for dtype in _cases.TOLERANCE for case in _cases.quick(kernel)
+                                            for text in _cases.failures(case, dtype, device)]
     except Exception as err:            # noqa: BLE001  e.g. a library without code for this GPU
         return [f'{type(err).__name__}: {err}']
 
@@ -138,12 +220,35 @@ def _missing(kernel, device):
     return [f'the library has no kernel for {name}' for name in OPERATORS[kernel] if not has(f'kdgan::{name}', device.type.upper())]
 
 
-def _use_reference(kernel, device):
-    """Puts the reference in the place of a kernel that torch knows already."""
-    from .ops import _library
-    replacement = torch.library.Library('kdgan', 'IMPL')
+def _install(kernel, functions, device):
+    """Has torch call these functions, {operator: function}, on such devices, in the place of a kernel that it may know already."""
+    new = [name for name in OPERATORS[kernel] if name not in _installed]
+    _installed.update({name: functions[name] for name in OPERATORS[kernel]})
+    registration = torch.library.Library('kdgan', 'IMPL')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')         # torch remarks that a kernel is replaced
-        for name in OPERATORS[kernel]:
-            replacement.impl(name, _library.references[name], device.type.upper())
-    _replacements.append(replacement)
+        for name in new:                        # once: one in Python does not let another replace it
+            registration.impl(name, lambda *args, name=name: _installed[name](*args), device.type.upper())
+    _registrations.append(registration)
+
+
+def _use_reference(kernel, device):
+    from .ops import _library
+    _install(kernel, _library.references, device)
+
+
+def _guarded(kernel, name, function):
+    """A launch that fails costs one warning; from then on the reference runs."""
+    from .ops import _library
+
+    def run(*args):
+        try:
+            return function(*args)
+        except DriverError as err:
+            if _problems[kernel] is None:
+                problem = f'a launch failed: {err}. To mend it: start the program again, after python -m torch_utils.doctor'
+                _problems[kernel], _backends[kernel] = problem, f'plain torch ({_gist(problem)})'
+                _use_reference(kernel, args[0].device)
+                warnings.warn(f'{kernel} runs without its CUDA kernel from here on: {problem}', RuntimeWarning, stacklevel=2)
+            return _library.references[name](*args)
+    return run

@@ -15,7 +15,7 @@ import warnings
 
 import torch
 
-from . import custom_ops, native_build
+from . import custom_ops, native_build, nvrtc_kernels
 from .ops import _cases, bias_act, upfirdn2d
 
 PATIENT_SEC = 1800
@@ -40,8 +40,17 @@ def versions():
     yield 'torch', f'{torch.__version__}, built for {f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"}'
     yield 'driver', driver_version() or 'no NVIDIA driver'
     yield 'nvcc', tool(nvcc, nvcc and native_build.nvcc_version(nvcc))
+    yield 'NVRTC', nvrtc_version()
     yield 'ninja', tool(ninja, ninja and native_build.version_of(ninja))
     yield 'compiler', tool(compiler, compiler and native_build.version_of(compiler))
+
+
+def nvrtc_version():
+    """'13.0  (path)' of the NVRTC that would compile for torch, or why there is none."""
+    try:
+        return f'{nvrtc_kernels.version()}  ({nvrtc_kernels.library()})'
+    except native_build.BuildError as err:
+        return f'not in use: {err.problem}'
 
 
 def devices():
@@ -61,8 +70,8 @@ def backends(has_cuda, time_limit_sec=native_build.TIME_LIMIT_SEC):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')             # what they say is printed below
         problems = {kernel: custom_ops.problem_of(kernel, time_limit_sec) for kernel in custom_ops.OPERATORS}
-    return {kernel: ('CUDA kernel on cuda, plain torch on cpu' if problem is None else 'plain torch: the CUDA kernel is not in use', problem)
-            for kernel, problem in problems.items()}
+    return {kernel: (f'{custom_ops.backend_of(kernel, torch.device("cuda"))} on cuda, plain torch on cpu' if problem is None
+                     else 'plain torch: the CUDA kernel is not in use', problem) for kernel, problem in problems.items()}
 
 
 def numeric_check(kernel, device):

@@ -1,8 +1,4 @@
-"""Compiles C++ and CUDA sources into a library that torch loads: once per machine, whatever goes wrong never a hang or half a file.
-
-A build runs in a process group of its own, in a private folder, and its result is moved into place whole. Processes that start at
-once wait for the first: its lock is the operating system's and ends with the process that holds it, so none can go stale.
-"""
+"""Compiles C++ and CUDA sources into a library that torch loads, with nvcc, a host compiler and ninja; build_cache.py keeps the result."""
 
 import contextlib
 import glob
@@ -13,34 +9,20 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from typing import NamedTuple
 
 import torch
 
 from dnnlib import files
 
-try:
-    import fcntl
-except ImportError:                     # Windows, where `build` refuses
-    fcntl = None
+from . import build_cache, nvrtc
+from .build_cache import ANNOUNCEMENT, TIME_LIMIT_SEC, BuildError
 
-TIME_LIMIT_SEC = 180
 LOG_LINES = 12
 DEFAULT_CUDA_HOME = '/usr/local/cuda'    # where torch looks last, too
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-
-class BuildError(RuntimeError):
-    """Why there is no library. `problem` is one line, `remedy` what to do, `log` the last lines that the compilers wrote."""
-
-    def __init__(self, problem, remedy, log=''):
-        self.problem, self.remedy, self.log = problem, remedy, log
-        super().__init__(f'{problem}\n{log}\nTo mend it: {remedy}' if log else f'{problem}. To mend it: {remedy}')
 
 
 class Recipe(NamedTuple):
@@ -51,6 +33,7 @@ class Recipe(NamedTuple):
     arch: str = ''                      # as TORCH_CUDA_ARCH_LIST takes it; '' = no CUDA
     cflags: list[str] = ['-O2']
     cuda_cflags: list[str] = ['-O3']
+    ldflags: list[str] = []
 
     def key(self):
         """Digest of all that the result depends on, the machine too: several kinds may share a home folder."""
@@ -65,88 +48,41 @@ class Recipe(NamedTuple):
 
 def build(recipe, time_limit_sec=TIME_LIMIT_SEC):
     """Path of the library, compiled unless the cache has it. Raises BuildError, and UserError where the cache cannot be written."""
-    if fcntl is None:
-        raise BuildError('the CUDA kernels are built on Linux only', 'use WSL, the Linux within Windows')
-    stem = os.path.join(files.cache_dir('native-ops'), f'{recipe.name}-{recipe.key()}')
-    path = stem + '.so'
-    if os.path.isfile(path):
-        return path
-    started = time.time()
-    with _locked(stem + '.lock', time_limit_sec + 20):
-        if os.path.isfile(path):
-            return path
-        _raise_if_failed_since(started, stem + '.failed')
-        try:
-            _build_to(path, recipe, time_limit_sec)
-        except BuildError as err:
-            files.write_text(stem + '.failed', json.dumps([err.problem, err.remedy, err.log]))
-            raise
-    return path
-
-
-def discard(path, before):
-    """Removes a library that does not load, if it was made before this time: a younger one is what a new attempt would give."""
-    with contextlib.suppress(OSError):          # another process was faster; or the next attempt to load it says what is wrong
-        if os.path.getmtime(path) < before:
-            os.remove(path)
+    if build_cache.fcntl is None:
+        raise BuildError('nvcc builds the CUDA kernels on Linux only', 'use WSL, the Linux within Windows')
+    return build_cache.cached(f'{recipe.name}-{recipe.key()}.so', lambda path: _build_to(path, recipe, time_limit_sec), time_limit_sec,
+                              ANNOUNCEMENT if recipe.arch else None)
 
 
 def _build_to(path, recipe, time_limit_sec):
-    env = build_environment(recipe)
-    folder = os.path.abspath(tempfile.mkdtemp(prefix='build-', dir=os.path.dirname(path)))
-    try:
-        log = _run([sys.executable, '-m', 'torch_utils.native_build', json.dumps(recipe), folder], env, folder, time_limit_sec)
+    with build_cache.private_folder(path) as folder, _without_space(folder) as links:
+        env = build_environment(recipe, links)
+        command = [sys.executable, '-m', 'torch_utils.native_build', json.dumps(recipe), folder, links]
+        log = build_cache.run(command, env, folder, time_limit_sec)
         built = os.path.join(folder, recipe.name + '.so')
         if not os.path.isfile(built):
             raise BuildError(f'compiling {recipe.name} failed', _remedy_of(log), _last_lines(log))
         with files.atomic_path(path) as temp:
             os.replace(built, temp)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _locked(path, patience_sec):
-    """One process at a time. Where the file system cannot lock, all of them at once, which is slower but as safe."""
-    deadline = time.monotonic() + patience_sec
-    with open(path, 'w') as f:
-        while True:
-            try:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise BuildError(f'another process has held {path} for {patience_sec:g} seconds', 'end that process') from None
-                time.sleep(0.1)
-            except OSError:
-                break
-        yield
+def _without_space(folder):
+    """A folder for links whose path has no space: torch does not quote the folders of libraries in its commands."""
+    if ' ' not in folder:
+        yield folder
+    else:
+        with tempfile.TemporaryDirectory(prefix='kdgan-') as links:
+            yield links
 
 
-def _raise_if_failed_since(started, path):
-    """A failure that happened while this process waited is its failure too: it does not try again."""
-    if os.path.isfile(path) and os.path.getmtime(path) >= started:
-        with open(path, encoding='utf-8') as f:
-            raise BuildError(*json.load(f))
-
-
-def _run(command, env, folder, time_limit_sec):
-    """Runs a command in a folder, where no module of the user is in its way, for at most the time limit. Returns what it printed."""
-    log_path = os.path.join(folder, 'log.txt')
-    with open(log_path, 'w') as log:
-        process = subprocess.Popen(command, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                   start_new_session=True)
-    try:
-        process.wait(time_limit_sec)
-    except subprocess.TimeoutExpired:
-        raise BuildError(f'compiling took longer than {time_limit_sec:g} seconds',
-                         'run python -m torch_utils.doctor --build, which waits longer, while the machine is less busy') from None
-    finally:                            # at the time limit, and on Ctrl-C too
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    with open(log_path, encoding='utf-8', errors='replace') as f:
-        return f.read()
+def _link_without_space(path, links, name):
+    """`path` itself, or a link to it where it has a space."""
+    if ' ' not in path:
+        return path
+    link = os.path.join(links, name)
+    os.symlink(path, link)
+    return link
 
 
 def _last_lines(log):
@@ -168,10 +104,19 @@ def _remedy_of(log):
 # Tools.
 
 def find_nvcc():
-    """Path of nvcc, looked for where torch does, or None."""
+    """Path of nvcc, or None: that of CUDA_HOME, else from PATH, from the pip packages for torch's generation of CUDA, where torch looks last."""
     home = os.environ.get('CUDA_HOME') or os.environ.get('CUDA_PATH')
-    found = os.path.join(home, 'bin', 'nvcc') if home else shutil.which('nvcc') or os.path.join(DEFAULT_CUDA_HOME, 'bin', 'nvcc')
-    return found if os.access(found, os.X_OK) else None
+    if home:
+        candidates = [os.path.join(home, 'bin', 'nvcc')]
+    else:
+        candidates = [shutil.which('nvcc'), *(os.path.join(folder, 'bin', 'nvcc') for folder in [*_pip_toolkits(), DEFAULT_CUDA_HOME])]
+    return next((path for path in candidates if path is not None and os.access(path, os.X_OK)), None)
+
+
+def _pip_toolkits():
+    """['.../site-packages/nvidia/cu13']: where the packages nvidia-cuda-nvcc and those beside it (extra cuda13) lie."""
+    generation = (torch.version.cuda or '13').split('.')[0]
+    return [os.path.join(folder, f'cu{generation}') for folder in nvrtc.package_folders('nvidia')]
 
 
 def find_ninja():
@@ -202,9 +147,9 @@ def nvcc_version(nvcc):
     return version_of(nvcc, r'release (\d+\.\d+)')
 
 
-def build_environment(recipe):
-    """The environment in which torch finds all tools. Raises BuildError if one is missing or does not fit."""
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, [ROOT, os.environ.get('PYTHONPATH')]))}
+def build_environment(recipe, links):
+    """The environment in which torch finds all tools; links: a folder for links. Raises BuildError if one is missing or does not fit."""
+    env = build_cache.environment()
     ninja = find_ninja()
     if ninja is None:
         raise BuildError('ninja is missing', 'pip install ninja')
@@ -217,6 +162,8 @@ def build_environment(recipe):
         if os.environ.get('CXX') and not os.environ.get('CC'):
             env['CC'] = find_compiler()           # torch gives nvcc the compiler that CC names, and CXX to the other files only
         env.update(_header_folder(env['CUDA_HOME']))
+        env.update(_linked_runtime(env['CUDA_HOME'], links))
+        env['CUDA_HOME'] = _link_without_space(env['CUDA_HOME'], links, 'cuda')
     return env
 
 
@@ -229,12 +176,22 @@ def _header_folder(home):
     return dict(CUDA_INC_PATH=os.path.dirname(elsewhere[0]))
 
 
+def _linked_runtime(home, links):
+    """{'LIBRARY_PATH': folders}, where libcudart.so is found: the pip package has only libcudart.so.13, which no linker looks for."""
+    versioned = sorted(glob.glob(os.path.join(glob.escape(home), 'lib', 'libcudart.so.*')))
+    if not versioned or glob.glob(os.path.join(glob.escape(home), 'lib*', 'libcudart.so')):
+        return {}
+    os.symlink(versioned[0], os.path.join(links, 'libcudart.so'))
+    return dict(LIBRARY_PATH=os.pathsep.join(filter(None, [links, os.environ.get('LIBRARY_PATH')])))
+
+
 def _cuda_home():
     nvcc, wanted = find_nvcc(), torch.version.cuda or '13.0'
     if nvcc is None:
         home = os.environ.get('CUDA_HOME') or os.environ.get('CUDA_PATH')
         raise BuildError(f'nvcc is missing{f" from {home}, which CUDA_HOME names" if home else ""}',
-                         f'install the CUDA toolkit {wanted} (conda install -c nvidia cuda-toolkit={wanted}) and set CUDA_HOME to its folder')
+                         f'install the CUDA toolkit {wanted} (conda install -c nvidia cuda-toolkit={wanted}) and set CUDA_HOME to its folder'
+                         + ("; or pip install 'kd-dlgan[cuda13]'" if wanted.startswith('13.') and not home else ''))
     version = nvcc_version(nvcc)
     if torch.version.cuda and version and version.split('.')[0] != wanted.split('.')[0]:
         raise BuildError(f'{nvcc} is of CUDA {version}, torch of CUDA {wanted}: they must agree up to the point',
@@ -252,12 +209,13 @@ def toolkit_of(nvcc):
     return os.path.dirname(os.path.dirname(os.path.realpath(nvcc)))
 
 
-def _compile(recipe, folder):
+def _compile(recipe, folder, links):
     """The build itself, in the process that `build` starts."""
     from torch.utils import cpp_extension
-    cpp_extension.load(recipe.name, recipe.sources, extra_cflags=recipe.cflags, extra_cuda_cflags=recipe.cuda_cflags, build_directory=folder,
-                       with_cuda=bool(recipe.arch), is_python_module=False, verbose=True)
+    cpp_extension.TORCH_LIB_PATH = _link_without_space(cpp_extension.TORCH_LIB_PATH, links, 'torch-lib')
+    cpp_extension.load(recipe.name, recipe.sources, extra_cflags=recipe.cflags, extra_cuda_cflags=recipe.cuda_cflags,
+                       extra_ldflags=recipe.ldflags, build_directory=folder, with_cuda=bool(recipe.arch), is_python_module=False, verbose=True)
 
 
 if __name__ == '__main__':
-    _compile(Recipe(*json.loads(sys.argv[1])), sys.argv[2])
+    _compile(Recipe(*json.loads(sys.argv[1])), *sys.argv[2:])

@@ -9,7 +9,7 @@ import torch
 import dnnlib
 from torch_utils import distributed, misc, training_stats
 
-from . import bad_steps, batch_probe, observers, rollback, run_files, trainer_state
+from . import bad_steps, batch_probe, machine, observers, rollback, run_files, trainer_state
 from .ada import AdaptiveProbability, LinearProbability, set_probability
 from .compiling import compile_main_phases
 from .cuda_graphs import record_phases
@@ -100,6 +100,7 @@ class Trainer:
     def run(self):
         """Trains until total_kimg, until an observer ends the run, or until a signal, upon which the state is saved. -> whether it is complete."""
         total_nimg = run_files.total_images(self.config)
+        machine.tell(self.run_dir if self.rank == 0 else None, self.device, self.cur_nimg, distributed.print0)
         if self.cur_nimg < total_nimg and self.ended is None:
             self.speed_up()
         self.start_progress()

@@ -1,7 +1,8 @@
 // What both operators share: number types, 16-byte accesses, and how a body of work becomes a kernel.
 //
-// The same source compiles in two ways. nvcc makes CUDA kernels of it. A host compiler (KDGAN_HOST) makes plain loops over the same
-// blocks and threads, so that tests can run all arithmetic and all indices without a GPU. A body of work is a struct with
+// The same source compiles in three ways. nvcc makes CUDA kernels of it, and functions that launch them. NVRTC makes the kernels alone,
+// without a header of CUDA or C++ (torch_utils/nvrtc.py). A host compiler (KDGAN_HOST) makes plain loops over the same blocks and
+// threads, so that tests can run all arithmetic and all indices without a GPU. A body of work is a struct with
 //     Params                                        plain data with a member `blocks`
 //     PHASES                                        steps between which the threads of a block wait for each other
 //     phase<I>(params, block, thread, shared)       what one thread does in step I; nothing outlives a step but `shared`
@@ -10,7 +11,10 @@
 #include <cmath>
 #include <cstdint>
 
-#if defined(__CUDACC__)
+#if defined(__CUDACC_RTC__)
+#include "half_rtc.h"
+#define KDGAN_INLINE __device__ __forceinline__
+#elif defined(__CUDACC__)
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -18,8 +22,6 @@
 #else
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
-#include <limits>
-#include <vector>
 #define KDGAN_INLINE inline
 #endif
 
@@ -33,7 +35,10 @@ namespace kdgan {
 
 constexpr int THREADS = 256;                // of a block
 
-#if defined(__CUDACC__)
+#if defined(__CUDACC_RTC__)
+using half_t = Half;
+using bfloat16_t = Bfloat16;
+#elif defined(__CUDACC__)
 using half_t = __half;
 using bfloat16_t = __nv_bfloat16;
 #else
@@ -49,6 +54,7 @@ template <class T> using Real = typename RealOf<T>::type;
 template <class T> KDGAN_INLINE Real<T> to_real(T value) { return static_cast<Real<T>>(value); }
 template <class T> KDGAN_INLINE T from_real(Real<T> value) { return static_cast<T>(value); }
 #if defined(__CUDACC__)
+// The names are those of CUDA; half_rtc.h has its own functions under them.
 template <> KDGAN_INLINE float to_real<half_t>(half_t value) { return __half2float(value); }
 template <> KDGAN_INLINE float to_real<bfloat16_t>(bfloat16_t value) { return __bfloat162float(value); }
 template <> KDGAN_INLINE half_t from_real<half_t>(float value) { return __float2half_rn(value); }
@@ -79,6 +85,8 @@ template <class Body> __global__ void __launch_bounds__(THREADS) kernel(const ty
     run_phases<Body, 0>(params, static_cast<int>(threadIdx.x), shared);
 }
 
+#if !defined(__CUDACC_RTC__)
+
 // Starts the body on a stream (a cudaStream_t). Returns nullptr, or what went wrong.
 template <class Body> const char* launch(const typename Body::Params& params, int shared_bytes, void* stream) {
     kernel<Body><<<static_cast<unsigned>(params.blocks), THREADS, shared_bytes, static_cast<cudaStream_t>(stream)>>>(params);
@@ -104,30 +112,11 @@ template <class Body> int64_t resident_blocks() {
     return int64_t(each) * multiprocessors();
 }
 
-#else
-
-template <class Body, int I> void run_phases(const typename Body::Params& params, int64_t block, void* shared) {
-    if constexpr (I < Body::PHASES) {
-        for (int thread = 0; thread < THREADS; thread++)
-            Body::template phase<I>(params, block, thread, shared);
-        run_phases<Body, I + 1>(params, block, shared);
-    }
-}
-
-// Shared memory starts as NaN, so that a result which rests on a place nobody wrote shows.
-template <class Body> const char* launch(const typename Body::Params& params, int shared_bytes, void*) {
-    std::vector<double> shared;
-    for (int64_t block = 0; block < params.blocks; block++) {
-        shared.assign(shared_bytes / sizeof(double) + 1, std::numeric_limits<double>::quiet_NaN());
-        run_phases<Body, 0>(params, block, shared.data());
-    }
-    return nullptr;
-}
-
-inline int multiprocessors() { return 1; }
-
-template <class Body> int64_t resident_blocks() { return 8; }
-
-#endif
+#endif  // not NVRTC
+#endif  // a compiler of CUDA
 
 }  // namespace kdgan
+
+#if !defined(__CUDACC__)
+#include "kernel_host.h"
+#endif

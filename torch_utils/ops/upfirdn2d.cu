@@ -1,4 +1,5 @@
-// Chooses the kernel and the tile size of upfirdn2d. The work itself is in upfirdn2d_tile.h.
+// Chooses the kernel and the tile size of upfirdn2d. The work itself is in upfirdn2d_tile.h. ops/_launch_upfirdn2d.py makes the same
+// choice for the kernels that NVRTC compiles: a change here is one there.
 #include "upfirdn2d_tile.h"
 
 namespace kdgan {

@@ -6,11 +6,11 @@ convolve with the filter, keeping only where it fits; keep every down-th pixel.
 
 import torch
 
+from ._launch_upfirdn2d import KERNEL_TAPS, MAX_EXTENT
 from ._library import check_input, define, memory_format_of
 
 F = torch.nn.functional
-MAX_TAPS, KERNEL_TAPS = 64, 32         # per direction: at all, and with the CUDA kernel (upfirdn2d.h)
-MAX_EXTENT = 2 ** 30                    # of the padded image: positions are 32-bit numbers (upfirdn2d.h)
+MAX_TAPS = 64                           # per direction; the CUDA kernel takes KERNEL_TAPS
 
 
 def setup_filter(f, device=None, normalize=True, flip_filter=False, gain=1, separable=None):
