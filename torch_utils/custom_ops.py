@@ -21,6 +21,7 @@ from . import distributed, native_build
 OPERATORS = {                           # kernel -> the operators it computes
     'bias_act': ['bias_act', 'bias_act_slope', 'bias_act_curve'],
     'upfirdn2d': ['upfirdn2d'],
+    'scaled_bias_act': ['scaled_bias_act', 'scaled_bias_act_grad', 'scaled_bias_act_grad2'],
 }
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'ops')
 _problems = {}                          # kernel -> None if it is in use, else why it is not; empty until the first look
