@@ -15,7 +15,7 @@ import torch
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
 
 from torch_utils import custom_ops  # noqa: E402
-from torch_utils.ops import _cases, bias_act, upfirdn2d  # noqa: E402
+from torch_utils.ops import _cases, bias_act, scaled_bias_act, upfirdn2d  # noqa: E402
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 FILTER_ARGS = [(2, 2, 1, 1, 2, 1, 2, 1), (1, 1, 2, 2, 1, 1, 1, 1), (1, 1, 1, 1, 2, 1, 2, 1)]      # up, down, padding
@@ -47,6 +47,11 @@ def check_gradients(device):
     for act in bias_act.activation_funcs:
         fn = lambda x, b, act=act: bias_act.bias_act(x, b, act=act, clamp=0.7)
         yield attempt(f'gradgradcheck of {act}', lambda fn=fn: torch.autograd.gradcheck(fn, (x, b)) and torch.autograd.gradgradcheck(fn, (x, b)))
+    scale, noise = (_cases.random_tensor(shape, seed).to(device).requires_grad_(True) for seed, shape in [(2, (1, 2)), (3, (1, 1, 3, 2))])
+    b = (b.detach() + 1 / 4096).requires_grad_(True)        # nor is x * scale + noise + b
+    fn = lambda x, scale, noise, b: scaled_bias_act.by_operator(x, scale, noise, b, 0.2, 1.5, 0.7)
+    yield attempt('gradgradcheck of scaled_bias_act', lambda: torch.autograd.gradcheck(fn, (x, scale, noise, b)) and
+                  torch.autograd.gradgradcheck(fn, (x, scale, noise, b)))
     for name, args in [('4x4', dict(up=2, padding=2)), ('12', dict(down=2, padding=6)), ('3x5', dict(up=3, down=2, padding=4))]:
         fn = lambda x, name=name, args=args: upfirdn2d.upfirdn2d(x, _cases.FILTERS[name].to(device), **args)
         yield attempt(f'gradgradcheck of {name}', lambda fn=fn: torch.autograd.gradcheck(fn, x) and torch.autograd.gradgradcheck(fn, x))
@@ -62,6 +67,10 @@ def check_registration(device):
             yield attempt(f'opcheck of {act}', lambda x=x, b=b, args=args: torch.library.opcheck(torch.ops.kdgan.bias_act.default, (x, b, *args)))
             yield attempt(f'opcheck of the slope of {act}', lambda x=x, saved=saved, b=b, args=args: torch.library.opcheck(
                 torch.ops.kdgan.bias_act_slope.default, (x, saved, b, *args)))
+        scale, noise = torch.ones(2, 3, device=device, requires_grad=True), torch.ones(1, 1, 6, 5, device=device, requires_grad=True)
+        for name, tensors in [('scaled_bias_act', (x, scale, noise, b)), ('scaled_bias_act_grad', (x, saved, x, scale))]:
+            yield attempt(f'opcheck of {name}', lambda name=name, tensors=tensors: torch.library.opcheck(
+                getattr(torch.ops.kdgan, name).default, (*tensors, 0.2, 1.5, 0.7)))
         f = _cases.FILTERS['4x4'].to(device)
         for args in FILTER_ARGS:
             yield attempt(f'opcheck of upfirdn2d {args}', lambda x=x, f=f, args=args: torch.library.opcheck(
@@ -90,6 +99,7 @@ def check_large(device):
         return
     shape = [2 ** 31 // (4 * 64 * 256) + 1, 4, 64, 256]
     b = torch.arange(4.0, device=device).half()         # several channels, each with a bias of its own: their numbers take 64 bits too
+    half = torch.full([1, 4], 0.5, device=device)
     f = _cases.FILTERS['4x4'].to(device)
     samples = slice(None, None, 1024)                   # 33 images, the last one, beyond 2^31, among them
 
@@ -98,6 +108,8 @@ def check_large(device):
         torch.testing.assert_close(fn(x, 'auto')[samples], fn(x[samples].contiguous(), 'ref'), atol=4e-3, rtol=4e-3)
     for layout in (torch.contiguous_format, torch.channels_last):
         for name, fn in [('bias_act', lambda x, impl: bias_act.bias_act(x, b, act='lrelu', impl=impl)),
+                         ('scaled_bias_act', lambda x, impl: scaled_bias_act.scaled_bias_act(
+                              x, half.expand(len(x), 4), None, b, act='lrelu', impl=impl)),
                          ('upfirdn2d', lambda x, impl: upfirdn2d.filter2d(x, f, impl=impl))]:
             yield attempt(f'{name} of more than 2^31 elements, {layout}', lambda fn=fn, layout=layout: compare_samples(fn, layout))
 
@@ -105,7 +117,9 @@ def check_large(device):
 def on_images(device):
     """-> [(name, function of images on the device)], one for each kernel."""
     f = _cases.FILTERS['4x4'].to(device)
-    return [('bias_act', lambda x: bias_act.bias_act(x, act='lrelu')), ('upfirdn2d', lambda x: upfirdn2d.upsample2d(x, f))]
+    scale, b = torch.ones(2, 3, device=device), torch.ones(3, device=device)
+    return [('bias_act', lambda x: bias_act.bias_act(x, act='lrelu')), ('upfirdn2d', lambda x: upfirdn2d.upsample2d(x, f)),
+            ('scaled_bias_act', lambda x: scaled_bias_act.scaled_bias_act(x, scale, None, b, act='lrelu'))]
 
 
 def check_streams(device):

@@ -1,9 +1,9 @@
-"""Speed of bias_act and upfirdn2d: python benchmarks/ops.py [--device=cpu|cuda] [--quick]
+"""Speed of the operators: python benchmarks/ops.py [--device=cpu|cuda] [--quick]
 
 For each operator, shape, layout and dtype it prints the time of the kernel (on a CPU: of the plain torch that serves there), of the
 reference in plain torch on the same device, of a copy that reads and writes as many bytes, and of the elementwise kernel torch.neg on the
 same tensor, all measured in the same run. `of copy` and `of neg` are their times over the kernel's. Targets on a GPU: for large tensors
-90 % of the copy for bias_act and 75 % for upfirdn2d; for small ones, where launching dominates, 83 % of neg (1.2 times its time).
+90 % of the copy for bias_act and scaled_bias_act and 75 % for upfirdn2d; for small ones, where launching dominates, 83 % of neg (1.2 times its time).
 
 These times are of the device: on a GPU, of calls recorded into a CUDA graph, so that Python does not count; on a CPU, the best of several
 calls. `eager` is what one call costs outside of a graph when calls follow each other and no gradient is asked for, Python included: for small
@@ -54,6 +54,10 @@ def jobs(shape, dtype, layout, device):
     act = (1, 'lrelu', 0.2, bias_act.activation_funcs['lrelu'].def_gain, 256.0)
     yield Job('bias_act lrelu', 'bias_act', (x, b), act)
     yield Job('bias_act lrelu, backward', 'bias_act_slope', (dy, x, None), act)
+    scale, noise = torch.randn(shape[:2], device=device), torch.randn([shape[0], 1, *shape[2:]], device=device)
+    yield Job('scale, noise, lrelu', 'scaled_bias_act', (x, scale, noise, b.float()), act[2:])
+    yield Job('scale, noise, backward', 'scaled_bias_act_grad', (dy, x, x, scale), act[2:])
+    yield Job('scale, noise, second', 'scaled_bias_act_grad2', (dy, scale, None, None, dy, x, x, scale), act[2:])
     taps4 = upfirdn2d.setup_filter([1, 3, 3, 1], device=device)
     yield Job('filter 4x4', 'upfirdn2d', (x, taps4), (1, 1, 1, 1, 2, 1, 2, 1, False, 1.0))
     yield Job('up 2, 4x4', 'upfirdn2d', (x, taps4), (2, 2, 1, 1, 2, 1, 2, 1, False, 4.0))
@@ -107,8 +111,8 @@ def eager_ms(fn, device, calls):
 def measure(job, device, seconds):
     """-> milliseconds of kernel, reference, copy, neg, and of the kernel called eagerly."""
     y = job.kernel()
-    tensors = [t for t in job.tensors if t is not None]
-    moved = sum(t.numel() * t.element_size() for t in [*tensors, y])
+    tensors = [*(t for t in job.tensors if t is not None), *(y if isinstance(y, tuple) else [y])]
+    moved = sum(t.numel() * t.element_size() for t in tensors)
     source = torch.empty(moved // 2, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     fns = job.kernel, job.reference, lambda: target.copy_(source), lambda: torch.neg(job.tensors[0])
@@ -132,7 +136,7 @@ def require_kernels(device):
 @click.option('--device', type=click.Choice(['cpu', 'cuda']), default='cuda' if torch.cuda.is_available() else 'cpu', show_default=True)
 @click.option('--quick', is_flag=True, help='only the smallest shape, 10 ms each: to see whether it runs')
 def main(device, quick):
-    """Measures bias_act and upfirdn2d."""
+    """Measures the operators that have kernels."""
     device = torch.device(device)
     if device.type == 'cuda':
         require_kernels(device)

@@ -69,6 +69,7 @@ KINDS = {                               # kind of work -> parts of the names of 
     'zeros': ('zero', 'fill', 'full', 'ones', 'slice_backward', 'select_backward'),
     'reduction': ('sum', 'mean', 'amax', 'amin', 'norm', 'var', 'prod', 'softmax'),
 }
+OWN_LAUNCHES = {'scaled_bias_act_grad': 4, 'scaled_bias_act_grad2': 2}       # the kernel, and sums over its tiles
 FREE = ('empty', 'detach', 'alias', 'view', 'lift', 'size', 'stride', '_local_scalar', 'record_stream', 'is_same_size')
 
 
@@ -132,7 +133,11 @@ def _call(func, inputs, outputs, args, kwargs, result):
         return Call(name, 'view', 0, 0, 0, dtype)
     kind = next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), 'elementwise')
     flops = flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result) if func._overloadpacket in flop_registry else 0
-    launches = sum(args[-1]) if name == 'convolution_backward' else _multi_tensor_launches(inputs) if kind == 'optimiser' else 1
+    launches = OWN_LAUNCHES.get(name, 1)
+    if name == 'convolution_backward':
+        launches = sum(args[-1])
+    elif kind == 'optimiser':
+        launches = _multi_tensor_launches(inputs)
     return Call(name, kind, launches, sum(map(_bytes, inputs)) + sum(map(_bytes, outputs)), int(flops), dtype)
 
 

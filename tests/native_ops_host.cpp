@@ -1,8 +1,10 @@
 // The source of the CUDA kernels as plain C++, and what tests ask of it: see torch_utils/ops/kernel.h, tests/host_build.py.
 // One file, so that torch's headers are read once.
 #include "bias_act.cpp"
+#include "scaled_bias_act.cpp"
 #include "upfirdn2d.cpp"
 #include "bias_act.cu"
+#include "scaled_bias_act.cu"
 #include "upfirdn2d.cu"
 
 #include <cstddef>

@@ -170,6 +170,7 @@ def test_source_suits_old_environments():
         elif isinstance(node, ast.ImportFrom):
             names |= {f'{node.module}.{alias.name}' for alias in node.names}
     ops = {f'torch_utils.ops.{name}' for name in ('conv2d_resample', 'fma', 'upfirdn2d', 'bias_act.activation_funcs', 'bias_act.bias_act')}
+    assert 'def scaled_bias_act(' in legacy_writer.module_source()      # an operator that only this project has: composed there
     assert names == ops | {'math', 'torch', 'typing.NamedTuple', 'torch_utils.persistence'}
     classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef) and node.decorator_list}
     modules = {type(m).__name__ for name in 'GD' for m in snapshot_of('resnet')[0][name].modules()}

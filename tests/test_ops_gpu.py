@@ -62,7 +62,7 @@ def test_without_a_gpu_the_check_says_so_in_one_line(gpu_check, capsys):
 
 
 def test_the_report_counts_cases_and_failures(gpu_check, capsys, monkeypatch):
-    cases = [_cases.BiasActCase('swish', (2, 3)), _cases.Upfirdn2dCase('3x5', (1, 1, 4, 4))]
+    cases = [_cases.BiasActCase('swish', (2, 3)), _cases.Upfirdn2dCase('3x5', (1, 1, 4, 4)), _cases.ScaledBiasActCase((2, 3, 2, 2))]
     for op, case in zip(custom_ops.OPERATORS, cases, strict=True):
         monkeypatch.setattr(_cases, f'{op}_cases', lambda case=case: [case])
     monkeypatch.setattr(gpu_check, 'check_gradients', lambda device: [[], ['gradgradcheck of x: wrong']])
@@ -77,7 +77,7 @@ def test_the_report_counts_cases_and_failures(gpu_check, capsys, monkeypatch):
 def test_numeric_derivatives_are_taken_where_they_exist(gpu_check):
     """Beside a kink a numeric derivative would be neither slope. What is right on the CPU must pass."""
     results = list(gpu_check.check_gradients(torch.device('cpu')))
-    assert results == [[]] * (len(bias_act.activation_funcs) + 3)
+    assert results == [[]] * (len(bias_act.activation_funcs) + 4)
 
 
 def test_a_kernel_that_is_not_there_is_one_line(gpu_check, capsys, monkeypatch):

@@ -38,7 +38,7 @@ def multiprocessors(request, kernels, host_library):
 
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize('op', ['bias_act', 'upfirdn2d'])
+@pytest.mark.parametrize('op', list(custom_ops.OPERATORS))
 def test_every_case_equals_the_float64_reference(multiprocessors, op, dtype):
     cases = list(getattr(_cases, f'{op}_cases')()) + _cases.quick(op)
     assert len(cases) > 100
@@ -152,7 +152,7 @@ def test_a_change_of_any_included_file_makes_another_library(tmp_path, monkeypat
 
 @pytest.mark.skipif(native_build.find_nvcc() is None, reason='needs nvcc')
 @pytest.mark.parametrize('arch, std, form', [(80, 'c++17', '-ptx'), (90, 'c++20', '-c')])        # torch 2.6 and 2.13; half as long
-@pytest.mark.parametrize('name', ['bias_act', 'upfirdn2d'])
+@pytest.mark.parametrize('name', list(custom_ops.OPERATORS))
 def test_nvcc_compiles_without_a_warning(name, arch, std, form, tmp_path):
     nvcc, target = native_build.find_nvcc(), tmp_path / 'kernels.o'
     if int(native_build.nvcc_version(nvcc).split('.')[0]) < 12:

@@ -85,7 +85,7 @@ def assert_runs_with_one_warning(*words):
     ('c++', 'the C++ compiler c++ is missing', 'apt install g++')])
 def test_a_missing_tool_costs_one_warning(tools, tool, problem, remedy):
     (tools / tool).unlink()
-    assert_runs_with_one_warning(f'bias_act and upfirdn2d run without their CUDA kernels on {platform.node()},', problem, remedy)
+    assert_runs_with_one_warning(f'bias_act, upfirdn2d and scaled_bias_act run without their CUDA kernels on {platform.node()},', problem, remedy)
     with pytest.raises(RuntimeError, match=f'there is no kernel: {problem.replace("+", ".")}'):
         custom_ops.require('bias_act', torch.device('cuda'))
 

@@ -17,7 +17,8 @@ def test_a_machine_without_a_gpu_is_healthy(capsys, monkeypatch):
     assert doctor.main([]) == 0
     out = capsys.readouterr().out
     for word in ('python ', f'torch       {torch.__version__}', 'driver ', 'nvcc ', 'NVRTC ', 'ninja ', 'compiler ', 'device      cpu',
-                 'bias_act    plain torch: ', 'upfirdn2d   plain torch: ', 'check       cpu: right to the second derivative',
+                 'bias_act    plain torch: ', 'upfirdn2d   plain torch: ', 'scaled_bias_act plain torch: ',
+                 'check       cpu: right to the second derivative',
                  'Everything is in order.'):
         assert word in out
     assert 'Problem' not in out
@@ -44,8 +45,8 @@ def test_a_gpu_that_torch_does_not_see_is_a_problem_with_a_fix(monkeypatch):
 
 def test_a_failed_build_is_a_problem_with_its_fix(monkeypatch, capsys):
     text = 'nvcc is missing. To mend it: install the CUDA toolkit 13.0'
-    monkeypatch.setattr(custom_ops, '_problems', {'bias_act': text, 'upfirdn2d': None})
-    monkeypatch.setattr(custom_ops, '_backends', {'upfirdn2d': 'kernel compiled by NVRTC 13.0 (nvcc is missing)'})
+    monkeypatch.setattr(custom_ops, '_problems', {'bias_act': text, 'upfirdn2d': None, 'scaled_bias_act': None})
+    monkeypatch.setattr(custom_ops, '_backends', dict.fromkeys(['upfirdn2d', 'scaled_bias_act'], 'kernel compiled by NVRTC 13.0 (nvcc is missing)'))
     found = doctor.backends(has_cuda=True)
     assert found['bias_act'] == ('plain torch: the CUDA kernel is not in use', text)
     assert found['upfirdn2d'] == ('kernel compiled by NVRTC 13.0 (nvcc is missing) on cuda, plain torch on cpu', None)
@@ -55,7 +56,7 @@ def test_a_failed_build_is_a_problem_with_its_fix(monkeypatch, capsys):
     assert 'Problem: bias_act: nvcc is missing.\nFix:     install the CUDA toolkit 13.0' in capsys.readouterr().out
 
 
-KERNELS = 'bias_act, upfirdn2d'
+KERNELS = 'bias_act, upfirdn2d, scaled_bias_act'
 
 
 @pytest.mark.parametrize('error, text', [

@@ -276,7 +276,8 @@ def test_the_search_goes_from_nvcc_to_nvrtc_to_torch(monkeypatch):
     """Which backend serves, and the words for it, with each kind of failure."""
     monkeypatch.setattr(custom_ops, '_different_gpus', lambda: [torch.device('cpu')])
     monkeypatch.setattr(custom_ops, '_install', lambda *args: None)
-    functions = dict.fromkeys(NAMES, lambda *args: None)
+    of_nvrtc = [name for kernel in nvrtc_kernels.KERNELS for name in custom_ops.OPERATORS[kernel]]
+    functions = dict.fromkeys(of_nvrtc, lambda *args: None)
 
     def fail(text):
         raise build_cache.BuildError(text, 'do this')
@@ -288,16 +289,18 @@ def test_the_search_goes_from_nvcc_to_nvrtc_to_torch(monkeypatch):
         return custom_ops._load(60)
     works = lambda limit: ('NVRTC 13.0', functions)
     problems, backends, notes = search(lambda limit: fail('nvcc is missing'), works)
-    assert problems == {'bias_act': None, 'upfirdn2d': None} and notes == []
+    composed = 'NVRTC 13.0 does not compile it; its work is composed of other operators'
+    assert problems == {'bias_act': None, 'upfirdn2d': None, 'scaled_bias_act': composed} and notes == []
+    assert backends.pop('scaled_bias_act') == f'plain torch ({composed})'
     assert set(backends.values()) == {'kernel compiled by NVRTC 13.0 (nvcc is missing)'}
     problems, backends, notes = search(lambda limit: ('nvcc', None), lambda limit: fail('not asked for'))
     assert set(backends.values()) == {'kernel compiled by nvcc'} and notes == []
     problems, backends, notes = search(lambda limit: fail('nvcc is missing'), lambda limit: fail('NVRTC is missing'))
     assert problems['upfirdn2d'] == ('nvcc is missing. To mend it: do this\nOr without a compiler: NVRTC is missing. To mend it: do this')
     assert backends['bias_act'] == 'plain torch (nvcc is missing)' and len(notes) == 1
-    wrong = iter(['wrong. To mend it: x', None, None])                      # bias_act of the library
+    wrong = iter(['wrong. To mend it: x', None, None, None])                # bias_act of the library
     problems, backends, notes = search(lambda limit: ('nvcc', None), works, lambda *args: next(wrong))
-    assert problems == {'bias_act': None, 'upfirdn2d': None} and backends['upfirdn2d'] == 'kernel compiled by nvcc'
+    assert set(problems.values()) == {None} and backends['upfirdn2d'] == 'kernel compiled by nvcc'
     assert backends['bias_act'] == 'kernel compiled by NVRTC 13.0 (wrong)' and 'bias_act runs with the kernel of NVRTC' in notes[0]
 
 

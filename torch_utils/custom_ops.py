@@ -23,6 +23,7 @@ from .cuda_driver import DriverError
 OPERATORS = {                           # kernel -> the operators it computes
     'bias_act': ['bias_act', 'bias_act_slope', 'bias_act_curve'],
     'upfirdn2d': ['upfirdn2d'],
+    'scaled_bias_act': ['scaled_bias_act', 'scaled_bias_act_grad', 'scaled_bias_act_grad2'],
 }
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'ops')
 _problems = {}                          # kernel -> None if it is in use, else why it is not; empty until the first look
@@ -119,7 +120,10 @@ def _load(time_limit_sec):
                 search.note_unbuilt(err)
             else:
                 for kernel in left:
-                    search.try_kernel(kernel, backend, functions)
+                    if functions is None or functions.keys() >= set(OPERATORS[kernel]):
+                        search.try_kernel(kernel, backend, functions)
+                    else:
+                        search.absent[kernel] = f'{backend} does not compile it; its work is composed of other operators'
     return search.result()
 
 
@@ -140,6 +144,7 @@ class Search:
         self.backends = {}              # kernel -> in words
         self.unbuilt = []               # why there are no kernels at all, one text per backend
         self.wrong = {}                 # kernel -> what a backend gave instead of the right results
+        self.absent = {}                # kernel -> that a backend which serves others has none; nothing to warn of
         self.notes = []
 
     def left(self):
@@ -172,15 +177,16 @@ class Search:
         problems = dict.fromkeys(OPERATORS)
         unbuilt = '\nOr without a compiler: '.join(self.unbuilt)
         for kernel in left:
-            problems[kernel] = self.wrong.get(kernel) or unbuilt
+            problems[kernel] = self.wrong.get(kernel) or self.absent.get(kernel) or unbuilt
             self.backends[kernel] = f'plain torch ({_gist(problems[kernel])})'
         # Of a failed build the first process tells: the others share its tools. Of wrong results any: the GPU may be its own.
         self.notes += [f'{kernel} runs without its CUDA kernel on rank {distributed.get_rank()}: {self.wrong[kernel]}'
                        for kernel in left if kernel in self.wrong]
-        unserved = [kernel for kernel in left if kernel not in self.wrong]
+        unserved = [kernel for kernel in left if kernel not in self.wrong and kernel not in self.absent]
         if unserved and distributed.is_first_of_machine():
             run, their, kernels = ('run', 'their', 'kernels') if len(unserved) > 1 else ('runs', 'its', 'kernel')
-            self.notes.append(f'{" and ".join(unserved)} {run} without {their} CUDA {kernels} on {platform.node()}, which is slower but '
+            listed = ' and '.join(part for part in (', '.join(unserved[:-1]), unserved[-1]) if part)
+            self.notes.append(f'{listed} {run} without {their} CUDA {kernels} on {platform.node()}, which is slower but '
                               f'gives the same results: {unbuilt}')
         return problems, self.backends, self.notes
 

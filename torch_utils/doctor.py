@@ -16,7 +16,7 @@ import warnings
 import torch
 
 from . import custom_ops, native_build, nvrtc_kernels
-from .ops import _cases, bias_act, upfirdn2d
+from .ops import _cases, bias_act, scaled_bias_act, upfirdn2d
 
 PATIENT_SEC = 1800
 
@@ -79,15 +79,26 @@ def numeric_check(kernel, device):
     cases = _cases.quick(kernel)
     lines = [text for dtype in (torch.float32, torch.float64) for case in cases for text in _cases.failures(case, dtype, device)]
     x = _cases.random_tensor((1, 2, 6, 5), 5).to(device).requires_grad_(True)
-    f = _cases.FILTERS['4x4'].to(device)
     second = []
     for impl in ('auto', 'ref'):
-        y = bias_act.bias_act(x, act='swish', impl=impl) if kernel == 'bias_act' else upfirdn2d.upsample2d(x, f, impl=impl).sin()
+        y = _example(kernel, x, impl)
         dx, = torch.autograd.grad(y.square().sum(), x, create_graph=True)
         second.append(torch.autograd.grad(dx.square().sum(), x)[0])
     if not torch.allclose(*second, rtol=1e-6, atol=1e-6):        # the filter's weights are float32
         lines.append(f'{kernel}: the second derivative on {device} differs by {(second[0] - second[1]).abs().max().item():.2g}')
     return lines
+
+
+def _example(kernel, x, impl):
+    """A function of x [N, C, H, W] that goes through the operators of a kernel, on every device, or through their definition."""
+    if kernel == 'bias_act':
+        return bias_act.bias_act(x, act='swish', impl=impl)
+    if kernel == 'upfirdn2d':
+        return upfirdn2d.upsample2d(x, _cases.FILTERS['4x4'].to(x.device), impl=impl).sin()
+    scale, b = x.detach()[:, :, 0, 0], x.detach()[0, :, 0, 1]
+    if impl == 'ref':
+        return scaled_bias_act.scaled_bias_act(x, scale, None, b, act='lrelu', gain=1.5, impl=impl)
+    return scaled_bias_act.by_operator(x, scale, None, b, 0.2, 1.5, None)
 
 
 def machine_problems(driver, has_cuda):
@@ -121,7 +132,7 @@ def main(argv=None):
     problems = list(machine_problems(driver_version(), has_cuda))
     found = backends(has_cuda, PATIENT_SEC if options.build else native_build.TIME_LIMIT_SEC)
     for kernel, (text, _) in found.items():
-        print(f'{kernel:<12}{text}')
+        print(f'{kernel:<11} {text}')
     problems += kernel_problems({kernel: problem for kernel, (_, problem) in found.items() if problem is not None})
     for device in [torch.device(name) for name in ['cpu', *(['cuda'] if has_cuda else [])]]:
         started = time.perf_counter()

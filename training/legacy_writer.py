@@ -6,6 +6,7 @@ which use nothing but the public API of the reference implementation's `torch_ut
 
 import ast
 import copy
+import inspect
 import json
 import pathlib
 import pickle
@@ -13,6 +14,7 @@ from collections import OrderedDict
 
 from dnnlib import EasyDict, UnusableFile, UserError, files
 from dnnlib.published import without_folders
+from torch_utils.ops import scaled_bias_act
 from torch_utils.persistence import STORAGES, PickledObject, PickledParameter, PickledTensor
 
 from . import snapshot_info
@@ -24,6 +26,7 @@ PROTOCOL = 4                    # Python 3.4 and later
 NAMES = ('G', 'D', 'G_ema')
 SOURCES = ('networks_format', 'networks_layers', 'networks_generator', 'networks_discriminator')
 HEADER = '# The networks of KD-DLGAN (Apache License 2.0) as they travel in a pickle.\n\n'
+OWN_OPERATOR = 'from torch_utils.ops.scaled_bias_act import scaled_bias_act'        # which only this project has: its composition travels
 FOOTER = '\n\n\nFLOAT32_CHANNELS_LAST = False          # as in StyleGAN2-ADA, for tools that use the parts of a block\n'
 HOOKS = ('_backward_hooks', '_forward_hooks', '_forward_pre_hooks', '_state_dict_hooks', '_load_state_dict_pre_hooks')
 
@@ -66,6 +69,8 @@ def module_source():
             if not getattr(last, 'level', 0):               # what else they import is in the text
                 imports[ast.unparse(last)] = None
         bodies.append('\n'.join(text.splitlines()[last.end_lineno:]).strip('\n'))
+    imports.pop(OWN_OPERATOR)
+    bodies.append(inspect.getsource(scaled_bias_act.composed).replace('def composed', 'def scaled_bias_act').strip('\n'))
     return HEADER + '\n\n\n'.join(['\n'.join(imports), *bodies]) + FOOTER
 
 

@@ -7,9 +7,17 @@ import torch
 from torch_utils import persistence
 from torch_utils.ops import upfirdn2d
 from torch_utils.ops.bias_act import activation_funcs, bias_act
+from torch_utils.ops.scaled_bias_act import scaled_bias_act
 
 from .networks_format import Block, block_resolutions, half_resolutions
-from .networks_layers import Conv2dLayer, FullyConnectedLayer, modulated_conv2d, normalize_2nd_moment, scaled_clamp
+from .networks_layers import (
+    Conv2dLayer,
+    FullyConnectedLayer,
+    modulated_conv2d,
+    modulated_conv2d_unscaled,
+    normalize_2nd_moment,
+    scaled_clamp,
+)
 
 
 @persistence.persistent_class
@@ -102,9 +110,10 @@ class SynthesisLayer(torch.nn.Module):
             noise = self.noise_const * self.noise_strength
         elif noise_mode not in ('random', 'const', 'none'):
             raise ValueError(f"noise_mode is {noise_mode!r}, it must be 'random', 'const' or 'none'")
-        x = modulated_conv2d(x, self.weight, self.affine(w), noise=noise, up=self.up, padding=self.padding,
-                             resample_filter=self.resample_filter if self.up > 1 else None, flip_weight=self.up == 1, fused_modconv=fused_modconv)
-        return bias_act(x, self.bias.to(x.dtype), act=self.activation, gain=self.act_gain * gain, clamp=scaled_clamp(self.conv_clamp, gain))
+        x, coefs = modulated_conv2d_unscaled(x, self.weight, self.affine(w), demodulate=True, fused_modconv=fused_modconv, up=self.up,
+                                             f=self.resample_filter if self.up > 1 else None, padding=self.padding, flip_weight=self.up == 1)
+        return scaled_bias_act(x, coefs, noise, self.bias, act=self.activation, gain=self.act_gain * gain,
+                               clamp=scaled_clamp(self.conv_clamp, gain))
 
 
 @persistence.persistent_class

@@ -32,21 +32,25 @@ def modulated_conv2d(x, weight, styles, noise=None, up=1, down=1, padding=0, res
                          rounding and cheaper for more than one sample.
     Returns:             [N, O, H', W'] in the dtype of `x`.
     """
-    if x.dtype == torch.float16 and demodulate:         # demodulation undoes any scale: keep both factors below the limit of fp16
-        weight = weight / weight.abs().amax([1, 2, 3], keepdim=True) / math.sqrt(weight[0].numel())
-        styles = styles / styles.abs().amax(1, keepdim=True)
-    coefs = _demodulation(weight, styles) if demodulate else None
-    conv = dict(f=resample_filter, up=up, down=down, padding=padding, flip_weight=flip_weight)
-    if fused_modconv:
-        x = _conv_per_sample(x, weight, styles, coefs, conv)
-        return x if noise is None else x + noise.to(x.dtype)
-    x = x * styles.to(x.dtype)[:, :, None, None]
-    x = conv2d_resample.conv2d_resample(x, weight.to(x.dtype), **conv)
+    x, coefs = modulated_conv2d_unscaled(x, weight, styles, demodulate, fused_modconv, f=resample_filter, up=up, down=down, padding=padding,
+                                         flip_weight=flip_weight)
     noise = None if noise is None else noise.to(x.dtype)
     if coefs is None:
         return x if noise is None else x + noise
     coefs = coefs.to(x.dtype)[:, :, None, None]
     return x * coefs if noise is None else fma.fma(x, coefs, noise)
+
+
+def modulated_conv2d_unscaled(x, weight, styles, demodulate, fused_modconv, **conv):
+    """-> (the convolution, [N, O] factors of its channels that are still to come, or None). Arguments as in `modulated_conv2d`."""
+    if x.dtype == torch.float16 and demodulate:         # demodulation undoes any scale: keep both factors below the limit of fp16
+        weight = weight / weight.abs().amax([1, 2, 3], keepdim=True) / math.sqrt(weight[0].numel())
+        styles = styles / styles.abs().amax(1, keepdim=True)
+    coefs = _demodulation(weight, styles) if demodulate else None
+    if fused_modconv:
+        return _conv_per_sample(x, weight, styles, coefs, conv), None
+    x = x * styles.to(x.dtype)[:, :, None, None]
+    return conv2d_resample.conv2d_resample(x, weight.to(x.dtype), **conv), coefs
 
 
 def _demodulation(weight, styles, eps=1e-8):

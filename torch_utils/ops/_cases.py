@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from . import bias_act, upfirdn2d
+from . import bias_act, scaled_bias_act, upfirdn2d
 from ._library import references
 
 # A result in half precision is rounded once from float32, so half a unit in the last place and some of the sum's. The others
@@ -66,6 +66,34 @@ class BiasActCase(NamedTuple):
             yield name, got, references[name](*tensors, saved, b, *args), fake
 
 
+class ScaledBiasActCase(NamedTuple):
+    """One tensor through the operator and its first and second derivative."""
+    shape: tuple
+    layout: str = 'contiguous'
+    clamp: float = -1.0
+    noises: int | None = 1                  # maps of noise: one, one for each sample, or None for no noise
+    partly: bool = False                    # the second derivative without what is optional
+
+    def compare(self, dtype, device):
+        """As `BiasActCase.compare`; gradients of the small tensors are in the type that is computed in."""
+        n, c, h, w = self.shape
+        x, dy, ddx = (random_tensor(self.shape, seed, self.layout) for seed in (0, 1, 2))
+        scale, b, ddscale, ddb = (random_tensor(shape, 3 + i) for i, shape in enumerate([[n, c], [c], [n, c], [c]]))
+        noise, ddnoise = None if self.noises is None else random_tensor([self.noises, 1, h, w], 7), random_tensor([n, 1, h, w], 8)
+        ddscale, ddnoise, ddb = (None, None, None) if self.partly else (ddscale, ddnoise, ddb)
+        args = (0.25, 1.5, self.clamp)
+        place = lambda t: None if t is None else laid_out(t, self.layout, dtype, device)
+        small = lambda t: None if t is None else t.to(device=device, dtype=scaled_bias_act.real_dtype(dtype))
+        y, fake = run(torch.ops.kdgan.scaled_bias_act, place(x), small(scale), small(noise), small(b), *args)
+        yield 'scaled_bias_act', y, references['scaled_bias_act'](x, scale, noise, b, *args), fake
+        y = y.detach().cpu().double()                                        # the references start from the same, rounded y
+        for name, seconds in [('scaled_bias_act_grad', ()), ('scaled_bias_act_grad2', (ddx, ddscale, ddnoise, ddb))]:
+            first = [place(t) if i == 0 else small(t) for i, t in enumerate(seconds)]
+            got, fake = run(getattr(torch.ops.kdgan, name), *first, place(dy), place(y), place(x), small(scale), *args)
+            want = references[name](*seconds, dy, y, x, scale, *args)
+            yield from ((f'{name}, result {i}', *of_result) for i, of_result in enumerate(zip(got, want, fake, strict=True)))
+
+
 class Upfirdn2dCase(NamedTuple):
     """One filter with one set of factors. A derivative is again such a case, with up and down exchanged."""
     filter: str
@@ -98,6 +126,18 @@ def bias_act_cases():
     yield from (BiasActCase(act, (2, 3, 4, 4), gain=gain, biased=False) for act in ('tanh', 'linear', 'swish') for gain in (-1.5, 0.0, 1.0))
 
 
+def scaled_bias_act_cases():
+    """Every layout, with and without what is optional; tiles that end inside, rows and columns of one element, nothing at all."""
+    for shape, layout, clamp in itertools.product([(3, 5, 3, 7), (2, 8, 4, 4), (2, 16, 8, 16), (2, 40, 5, 13), (1, 3, 40, 50)],
+                                                  LAYOUTS, (-1.0, 0.75)):
+        yield ScaledBiasActCase(shape, layout, clamp, noises=shape[0])
+        yield ScaledBiasActCase(shape, layout, clamp, noises=None, partly=True)
+    for shape in [(1, 1, 1, 1), (2, 1, 3, 1), (2, 3, 1, 5), (0, 3, 2, 2), (2, 0, 3, 2), (1, 700, 2, 2), (2, 300, 1, 1), (1, 2, 1, 600),
+                  (2, 70, 16, 16),
+                  (1, 264, 8, 8)]:
+        yield from (ScaledBiasActCase(shape, layout, clamp=2.0) for layout in ('contiguous', 'channels_last'))
+
+
 def upfirdn2d_cases():
     """Every specialised path, and 12 taps, in every layout; factors 1 to 4 through the general one; sizes of 1, crops, tiles that end inside."""
     paddings = [(0, 0, 0, 0), (1, 0, -1, 2), (-2, 3, 3, -1)]
@@ -116,6 +156,8 @@ def quick(kernel):
     """A few cases, milliseconds on a GPU: for the look at a freshly loaded library."""
     if kernel == 'bias_act':
         return [BiasActCase(act, (2, 8, 5, 4), layout=layout, clamp=0.75) for act, layout in [('lrelu', 'contiguous'), ('swish', 'channels_last')]]
+    if kernel == 'scaled_bias_act':
+        return [ScaledBiasActCase((2, 40, 5, 8), layout, clamp=2.0, noises=2) for layout in ('contiguous', 'channels_last')]
     return [Upfirdn2dCase('4x4', (2, 8, 8, 16), (2, 2), layout='channels_last'), Upfirdn2dCase('12', (2, 3, 9, 7), (1, 1), (2, 2))]
 
 
@@ -127,9 +169,9 @@ def strides_that_matter(t):
 def failures(case, dtype, device):
     """A line for each result of the case that differs from the reference by more than rounding, or in shape, or from the fake in layout."""
     for what, got, want, fake in case.compare(dtype, device):
-        limit = TOLERANCE[dtype] * torch.finfo(dtype).eps
+        limit = TOLERANCE[fake.dtype] * torch.finfo(fake.dtype).eps
         error = ((got.cpu().double() - want).abs() / (1 + want.abs())).max().item() if want.numel() and got.shape == want.shape else 0.0
-        same_form = got.shape == want.shape == fake.shape and got.dtype == dtype and strides_that_matter(got) == strides_that_matter(fake)
+        same_form = got.shape == want.shape == fake.shape and got.dtype == fake.dtype and strides_that_matter(got) == strides_that_matter(fake)
         if not same_form or not error <= limit:
             yield (f'{what} of {case} in {dtype}: the error is {error:.2g}, the limit {limit:.2g}; shape {list(got.shape)}, dtype {got.dtype}, '
                    f'strides {list(got.stride())}, expected {list(want.shape)} and {list(fake.stride())}')
