@@ -134,8 +134,9 @@ def require_kernels(device):
 
 @click.command()
 @click.option('--device', type=click.Choice(['cpu', 'cuda']), default='cuda' if torch.cuda.is_available() else 'cpu', show_default=True)
+@click.option('--seconds', help='of each measurement', type=click.FloatRange(min=0, min_open=True), default=0.2, show_default=True)
 @click.option('--quick', is_flag=True, help='only the smallest shape, 10 ms each: to see whether it runs')
-def main(device, quick):
+def main(device, seconds, quick):
     """Measures the operators that have kernels."""
     device = torch.device(device)
     if device.type == 'cuda':
@@ -148,7 +149,7 @@ def main(device, quick):
         for dtype in DTYPES[device.type]:
             for layout in (torch.contiguous_format, torch.channels_last):
                 for job in jobs(shape, dtype, layout, device):
-                    kernel, reference, copy, neg, eager = measure(job, device, 0.01 if quick else 0.2)
+                    kernel, reference, copy, neg, eager = measure(job, device, 0.01 if quick else seconds)
                     where = ['channels_last' if layout == torch.channels_last else 'contiguous', str(dtype).removeprefix('torch.')]
                     print(f'{job.name:<26}{str(list(shape)):<22}{where[1]:<10}{where[0]:<15}{kernel:9.4f}{reference:11.4f}{copy:9.4f}'
                           f'{neg:9.4f}{eager:9.4f}{reference / kernel:9.2f}x{copy / kernel:9.0%}{neg / kernel:8.0%}')

@@ -17,18 +17,17 @@ from typing import NamedTuple
 from unittest import mock
 
 import click
-import numpy as np
-import PIL.Image
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pardir))
+sys.path[:0] = [HERE := os.path.dirname(os.path.abspath(__file__)), os.path.join(HERE, os.pardir)]
+
+import steps  # noqa: E402
 
 import dnnlib  # noqa: E402
-import train  # noqa: E402
 from dnnlib.util import user_errors  # noqa: E402
 from torch_utils import training_stats  # noqa: E402
 from training import networks_setup  # noqa: E402
@@ -166,12 +165,7 @@ def _bytes(tensor):
 def build_config(resolution, *options):
     """The configuration that train.py makes with these options on a GPU, for RGB images of this size (two classes), and the data set."""
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(torch.cuda, 'is_available', return_value=True):
-        for i in range(8):
-            path = os.path.join(folder, 'ab'[i % 2], f'{i}.png')
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            PIL.Image.fromarray(np.full([resolution, resolution, 3], 16 * i, np.uint8)).save(path)
-        context = train.main.make_context('train.py', ['--outdir=x', f'--data={folder}', '--device=cuda', '--metrics=none', '--health=0', *options])
-        config, _name = train.build_config(dnnlib.EasyDict(context.params))
+        config = steps.build_config(steps.pictures(folder, resolution, 8), '--device=cuda', *options)
         with contextlib.closing(dnnlib.util.construct_class_by_name(**config.training_set_kwargs)) as dataset:
             shape = dnnlib.EasyDict({name: getattr(dataset, name) for name in ('label_dim', 'resolution', 'num_channels')})
     return config, shape
@@ -190,7 +184,7 @@ class MetaStep:
         if config.get('augment_kwargs') is not None:
             pipe = build(**config.augment_kwargs).requires_grad_(False)
             if hasattr(pipe, 'p'):
-                set_probability(pipe, 0.5)
+                set_probability(pipe, steps.AUGMENTED)
             pipe.to(META)
         self.loss = build(device=META, G_mapping=self.G.mapping, G_synthesis=self.G.synthesis, D=self.D, augment_pipe=pipe, **config.loss_kwargs)
         with fused_optimiser():

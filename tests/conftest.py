@@ -14,6 +14,13 @@ import train
 from dnnlib import EasyDict
 
 
+def pytest_collection_modifyitems(items):
+    """On a GPU torch and its libraries warn of harmless things, and of others with each version: no reason to fail there."""
+    for item in items:
+        if item.get_closest_marker('gpu') is not None:
+            item.add_marker(pytest.mark.filterwarnings('default'))
+
+
 @pytest.fixture(autouse=True)
 def cache_dir(tmp_path_factory, monkeypatch):
     """Downloads and statistics of a test stay in a folder of the test run."""

@@ -1,5 +1,6 @@
 """training/real_images.py: the order of the images, the same batches from memory and from workers, and errors."""
 
+import contextlib
 import io
 import re
 import zipfile
@@ -179,3 +180,27 @@ def test_on_a_gpu(dataset, memory_limit_gb):
         assert all(x.is_cuda for x in batch)
         for x, y in zip(cpu.batch(step * 6), batch, strict=True):
             torch.testing.assert_close(x, y.cpu())
+
+
+# What is told while they are read.
+
+def test_a_large_set_says_how_many_images_it_reads(dataset, capsys, monkeypatch):
+    bars = []
+    monkeypatch.setattr(real_images.tqdm, 'tqdm', lambda **kwargs: bars.append(Bar(kwargs)) or bars[-1])
+    for large, rank, told, disable in [(1000, 0, '', True), (10, 1, '', True), (10, 0, 'Reading 10 images into memory.\n', None)]:
+        monkeypatch.setattr(real_images, 'LARGE', large)
+        monkeypatch.setattr(real_images, 'CHUNK', 4)
+        RealImages(dataset, 2, 'cpu', rank=rank, num_ranks=2)
+        assert capsys.readouterr().out == told
+        assert (bars[-1].kwargs['total'], bars[-1].kwargs['disable'], bars[-1].steps) == (10, disable, [4, 4, 2])
+    RealImages(dataset, 2, 'cpu', num_workers=0, memory_limit_gb=0)         # streamed: nothing to wait for
+    assert len(bars) == 3
+
+
+class Bar(contextlib.nullcontext):
+    def __init__(self, kwargs):
+        super().__init__(self)
+        self.kwargs, self.steps = kwargs, []
+
+    def update(self, count):
+        self.steps.append(count)

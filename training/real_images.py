@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import tqdm
 
 from dnnlib import UserError
 from torch_utils import misc
 
 CHUNK = 256                                         # images that the host holds while it fills the device's memory
+LARGE = 1000                                        # images of a data set that takes a while to read
 
 
 class RealBatch(NamedTuple):
@@ -93,7 +95,7 @@ class RealImages:
         self.num_workers = num_workers
         size_gb = dataset.num_images * int(np.prod(dataset.image_shape)) / 1e9
         self.in_memory = size_gb <= (_default_limit_gb(self.device) if memory_limit_gb is None else memory_limit_gb)
-        self._kept = _load_all(dataset, self.device) if self.in_memory else None
+        self._kept = _load_all(dataset, self.device, show=rank == 0) if self.in_memory else None
         self._stream, self._stream_nimg = None, -1
         self._items = _Items(dataset, num_workers)
 
@@ -207,10 +209,15 @@ def _default_limit_gb(device: torch.device) -> float:
     return 2.0
 
 
-def _load_all(dataset, device: torch.device) -> torch.Tensor:
-    """uint8 [N, C, H, W], all images, not mirrored, on the device."""
+def _load_all(dataset, device: torch.device, show: bool) -> torch.Tensor:
+    """uint8 [N, C, H, W], all images, not mirrored, on the device. `show`: how far it is with many of them."""
     images = torch.empty([dataset.num_images, *dataset.image_shape], dtype=torch.uint8, device=device)
-    for start in range(0, dataset.num_images, CHUNK):
-        imgs = [dataset[i][0] for i in range(start, min(start + CHUNK, dataset.num_images))]
-        images[start:start + CHUNK] = torch.from_numpy(np.stack(imgs))
+    show = show and dataset.num_images >= LARGE
+    if show:
+        print(f'Reading {dataset.num_images} images into memory.', flush=True)          # a log has no bar
+    with tqdm.tqdm(total=dataset.num_images, desc='Images', unit='img', leave=False, disable=None if show else True) as bar:
+        for start in range(0, dataset.num_images, CHUNK):
+            imgs = [dataset[i][0] for i in range(start, min(start + CHUNK, dataset.num_images))]
+            images[start:start + CHUNK] = torch.from_numpy(np.stack(imgs))
+            bar.update(len(imgs))
     return images

@@ -52,7 +52,8 @@ activation_funcs = {
 def bias_act(x, b=None, dim=1, act='linear', alpha=None, gain=None, clamp=None, impl='auto'):
     """Adds a bias, applies an activation function, multiplies by `gain` and clamps, in this order.
 
-    Differentiable twice with respect to `x` and `b`. Where the result is clamped all derivatives are zero.
+    Differentiable twice with respect to `x` and `b`. Where the result is clamped all derivatives are zero. Within torch.compile it
+    is plain torch, which the compiler joins with what stands before and after it.
 
     Args:
         x:     floating point, any shape.
@@ -75,10 +76,10 @@ def bias_act(x, b=None, dim=1, act='linear', alpha=None, gain=None, clamp=None, 
         raise ValueError(f'bias_act: alpha is {alpha}, it must be at least 0')
     if clamp is not None and clamp < 0:
         raise ValueError(f'bias_act: clamp is {clamp}, it must be at least 0 (None = no clamp)')
-    if impl == 'ref':
-        return _reference(x, b, dim, act, alpha, gain, clamp)
-    if act == 'linear' and b is None and gain == 1 and clamp is None:
+    if act == 'linear' and b is None and gain == 1 and clamp is None and impl != 'ref':
         return x
+    if impl == 'ref' or torch.compiler.is_compiling():
+        return _reference(x, b, dim, act, alpha, gain, clamp)
     return _bias_act(x, b, dim, act, alpha, gain, -1.0 if clamp is None else float(clamp))
 
 
@@ -104,7 +105,7 @@ def _reference(x, b, dim, act, alpha, gain, clamp):
     """The definition in differentiable torch, for any order of derivative."""
     value = dict(lrelu=lambda u: F.leaky_relu(u, alpha), linear=lambda u: u, swish=F.silu).get(act) or getattr(F, act)
     y = value(_biased(x, b, dim)) * gain
-    return y if clamp is None else y.clamp(-clamp, clamp)
+    return y if clamp is None else F.hardtanh(y, -clamp, clamp)         # clamp() would have a slope of 1 at the limits
 
 
 def _forward(x, b, dim, act, alpha, gain, clamp):

@@ -1,0 +1,134 @@
+"""What benchmarks/gpu_day.sh measures that no other program does: python benchmarks/gpu_day.py speed|exact|sheet"""
+
+import contextlib
+import gc
+import glob
+import io
+import json
+import os
+import sys
+import tempfile
+
+import click
+import PIL.Image
+import torch
+
+sys.path[:0] = [HERE := os.path.dirname(os.path.abspath(__file__)), os.path.join(HERE, os.pardir)]
+
+import steps  # noqa: E402
+from train_step import CONFIGS  # noqa: E402
+
+from dnnlib import EasyDict  # noqa: E402
+from torch_utils import checkpoint, misc  # noqa: E402
+from training.run_files import STATE_FILE  # noqa: E402
+from training.training_loop import Trainer  # noqa: E402
+
+# (configuration of train_step.py, further options of train.py), by value: what comes late may be cut off.
+SPEED = [('256-auto', ''), ('256-auto', '--aug=noaug'), ('256-auto', '--nhwc=1'), ('256-auto', '--cuda-graphs=1'),
+         ('256-auto', '--nhwc=1 --cuda-graphs=1'), ('256-auto', '--allow-tf32=0'), ('256-auto', '--allow-tf32=1'),
+         ('256-auto', '--kd=agkd,cgkd'), ('64-auto', ''), ('64-auto', '--cuda-graphs=1'), ('512-auto', ''),
+         ('512-auto', '--nhwc=1 --cuda-graphs=1'), ('128-auto', ''), ('1024-auto', ''), ('256-auto', '--batch=64'),
+         ('256-auto', '--fp32=1'), ('256-auto', '--nobench=1'), ('256-auto', '--cfg=low-shot')]
+TINY_SPEED = [('16-tiny', ''), ('16-tiny', '--aug=ada')]
+EXACT = [('ADA', '--aug=fixed --p=0.5'), ('no augmentation, default algorithms', '--aug=noaug --nobench=1'),
+         ('CUDA graphs', '--aug=noaug --nobench=1 --cuda-graphs=1')]
+SHOWN = ('Progress/kimg', 'Timing/sec_per_kimg', 'Timing/maintenance_sec', 'Progress/augment')      # of stats.jsonl
+
+
+@click.group()
+def main():
+    """Parts of gpu_day.sh."""
+
+
+@main.command()
+@click.option('--out', help='File to which a line of JSON is added for each setting', required=True, metavar='FILE')
+@click.option('--tiny', help='A network for a CPU, to see whether it runs', is_flag=True)
+def speed(out, tiny):
+    """Seconds per kimg of whole iterations in many settings, one after the other."""
+    for name, options in TINY_SPEED if tiny else SPEED:
+        gc.collect()
+        try:
+            result = speed_of(CONFIGS[name], options.split(), iterations=1 if tiny else 16)
+        except Exception as err:                        # noqa: BLE001  the other settings go on
+            result = dict(failed=f'{type(err).__name__}: {misc.one_line(err)}')
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        with open(out, 'a') as f:
+            f.write(json.dumps(dict(config=name, options=options, **result)) + '\n')
+        print(f'{name} {options}: ' + ' '.join(f'{key}={value}' for key, value in result.items()), flush=True)
+
+
+def speed_of(config, options, iterations):
+    with tempfile.TemporaryDirectory() as data, tempfile.TemporaryDirectory() as run_dir:
+        data = steps.pictures(data, config.resolution)
+        made = steps.build_config(data, *config.options, *options, channel_base=config.channel_base)
+        step = steps.Steps(made, run_dir)
+        memory = step.warm_up(iterations)
+        turn = steps.least([step.turn(iterations) for _ in range(2)])
+    iteration, size = step.iteration(turn), made.batch_size
+    on_gpu = {} if memory is None else dict(host_share=round(turn.host, 2), peak_GiB=round(memory / 2 ** 30, 2))
+    phases = {f'{name}_ms': round(sec * 1e3, 1) for name, sec in turn.phases.items()}
+    return dict(batch=size, sec_per_kimg=round(iteration / size * 1000, 3), iteration_ms=round(iteration * 1e3, 1),
+                **on_gpu, **phases)
+
+
+@main.command()
+@click.option('--tiny', help='A network for a CPU, to see whether it runs', is_flag=True)
+def exact(tiny):
+    """Is a run repeatable, and is one that was stopped and continued the run that was not?"""
+    config, count = CONFIGS['16-tiny' if tiny else '64-auto'], 4 if tiny else 40
+    with tempfile.TemporaryDirectory() as folder:
+        data = steps.pictures(os.path.join(folder, 'data'), config.resolution)
+        for label, options in EXACT[:1 if tiny else None]:
+            made = steps.build_config(data, *config.options, f'--batch={4 if tiny else 16}', '--snap=1',
+                                      *options.split(), channel_base=config.channel_base)
+            one, two, parts = (last_state(made, os.path.join(folder, f'{label} {i}'), stops)
+                               for i, stops in enumerate([[count], [count], [count // 2, count]]))
+            print(f'{label}: the same run twice: {difference(one, two)}; '
+                  f'stopped and continued: {difference(one, parts)}', flush=True)
+
+
+def last_state(config, run_dir, stops):
+    """Runs until each number of iterations in turn, each time as a new trainer. -> the tensors of the last state."""
+    os.makedirs(run_dir)
+    for stop in stops:
+        kimg = stop * config.batch_size / 1000
+        with contextlib.redirect_stdout(io.StringIO()):
+            trainer = Trainer(EasyDict(config, total_kimg=kimg, kimg_per_tick=kimg), run_dir, steps.device_of(config))
+            trainer.resume()
+            trainer.run()
+    return checkpoint.load(os.path.join(run_dir, STATE_FILE), 'training-state')[0]
+
+
+def difference(a, b):
+    """Of two states in words: how many tensors are equal bit for bit, the largest relative difference of a weight."""
+    tensors = {name: value for name, value in a.items() if torch.is_tensor(value)}
+    equal = sum(torch.equal(value, b[name]) for name, value in tensors.items()) / len(tensors)
+    weights = [name for name in tensors if name.startswith(('G.', 'D.')) and tensors[name].is_floating_point()]
+    largest = max(((a[name] - b[name]).norm() / a[name].norm().clamp(min=1e-12)).item() for name in weights)
+    return f'{equal:.0%} equal, weights differ by {largest:.1e}'
+
+
+@main.command()
+@click.option('--run', 'run_dir', help='Run directory', required=True, metavar='DIR')
+@click.option('--samples', help='Folder of generate.py --grid', required=True, metavar='DIR')
+@click.option('--out', help='JPEG to write', required=True, metavar='FILE')
+def sheet(run_dir, samples, out):
+    """Reals, newest fakes and samples on one small picture, and the speed of each tick."""
+    parts = [os.path.join(run_dir, 'reals.png'), *sorted(glob.glob(os.path.join(run_dir, 'fakes0*.png')))[-1:],
+             *sorted(glob.glob(os.path.join(samples, '*.png')))[:1]]
+    picture = PIL.Image.new('RGB', (1024, 768 * len(parts)))
+    for i, path in enumerate(parts):
+        with PIL.Image.open(path) as image:
+            part = image.convert('RGB').crop((0, 0, min(2048, image.width), min(1536, image.height)))
+        picture.paste(part.resize((1024, 768)), (0, 768 * i))
+    picture.save(out, quality=88)
+    with open(os.path.join(run_dir, 'stats.jsonl')) as f:
+        for line in f:
+            stats = json.loads(line)
+            shown = {name: stats[name]['mean'] for name in SHOWN if name in stats}
+            print('  '.join(f'{name} {value:.3f}' for name, value in shown.items()))
+
+
+if __name__ == '__main__':
+    main()
