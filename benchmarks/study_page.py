@@ -10,6 +10,7 @@ from dnnlib import UserError, files
 
 COLUMNS = ('kid', 'fd', 'precision', 'recall')
 SCALE = dict(kid=1000, fd=1, precision=1, recall=1)
+NOT_RUN = ['*Not run yet.*']         # or one arm of several only
 DIGITS = dict(kid=0, fd=0, precision=2, recall=2)
 
 
@@ -34,13 +35,13 @@ def table(lines, part):
     """Lines of Markdown: mean over seeds of what was measured at each length, and the paired difference to the first arm at the last one."""
     kimgs = lengths(lines, part)
     if not kimgs:
-        return ['*Not run yet.*']
+        return NOT_RUN
     heads = ['arm', 'seeds', *[f'KID, FD at {kimg:g} kimg' for kimg in kimgs], 'precision, recall', 'best KID', 'copies',
              'KID against the first arm']
     rows = ['| ' + ' | '.join(heads) + ' |', '|---' * len(heads) + '|']
     base = of_arm(lines, part.data, part.arms[0])
     for arm in part.arms:
-        found = of_arm(lines, part.data, arm)
+        found = {seed: line for seed, line in of_arm(lines, part.data, arm).items() if set(kimgs) & set(line['kimg'])}
         if not found:
             continue
         means = lambda column, kimg, found=found: mean([at(line, column, kimg) for line in found.values()], DIGITS[column])
@@ -50,7 +51,7 @@ def table(lines, part):
                  f'{means("precision", last)}, {means("recall", last)}', best, mean([line['copies'] for line in found.values()], 3),
                  '' if arm == part.arms[0] else comparison(found, base, last)]
         rows.append('| ' + ' | '.join(cells) + ' |')
-    return rows
+    return rows if len(rows) - 2 >= min(2, len(part.arms)) else NOT_RUN
 
 
 def mean(values, digits):
