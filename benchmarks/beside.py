@@ -7,7 +7,7 @@ A phase is forward, backward and the step of Adam; before that, gradients that a
 loop of StyleGAN2-ADA.
 """
 
-import importlib
+import importlib.util
 import inspect
 import json
 import os
@@ -42,7 +42,8 @@ def request(config, resolution, p):
     adam = dict(G=without_class(config.G_opt_kwargs), D=without_class(config.D_opt_kwargs))
     return dict(device=config.device, resolution=resolution, batch=config.batch_size, z_dim=G['z_dim'],
                 w_dim=G['w_dim'], G=pick(G), synthesis={**pick(G['synthesis_kwargs']), **half},
-                D={**pick(D), **half}, augment=augment, p=p, adam=adam, intervals=dict(G=config.G_reg_interval, D=config.D_reg_interval),
+                D={**pick(D), **half}, augment=augment, p=p, adam=adam,
+                intervals=dict(G=config.G_reg_interval, D=config.D_reg_interval),
                 loss={name: config.loss_kwargs[name] for name in LOSS_ARGS if name in config.loss_kwargs},
                 tf32=[config.conv_tf32, config.allow_tf32], benchmark=config.cudnn_benchmark)
 
@@ -62,7 +63,11 @@ class Beside:
         command = [sys.executable, os.path.abspath(__file__), os.path.abspath(folder)]
         self.process = subprocess.Popen(command, text=True, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=self._said)
-        self._ask(json.dumps(wanted))
+        try:
+            self._ask(json.dumps(wanted))
+        except click.ClickException:
+            self.close()
+            raise
 
     def turn(self, count):
         """-> {phase: seconds}."""
@@ -152,9 +157,9 @@ class Other:
 def check_origin(folder):
     """Another implementation that is installed would be imported where FOLDER lacks a module."""
     for name in MODULES:
-        path = importlib.import_module(name).__file__
-        if not os.path.realpath(path).startswith(os.path.join(os.path.realpath(folder), '')):
-            raise ModuleNotFoundError(f'{name} is not there (it would come from {path})')
+        spec = importlib.util.find_spec(name)
+        if spec is None or not os.path.realpath(spec.origin).startswith(os.path.join(os.path.realpath(folder), '')):
+            raise ModuleNotFoundError(f'there is no {name}')
 
 
 def serve(folder, answers):

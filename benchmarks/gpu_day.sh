@@ -69,8 +69,8 @@ newest() { ls -d $1 2> /dev/null | tail -n 1; }      # the last path of a patter
 
 part_c() {
     local runs=$WORK/runs samples=$WORK/samples
-    local train=("$PY" train.py --outdir="$runs" --data="${DATA:?a zip or folder from dataset_tool.py}" --device="$DEVICE"
-                 --cfg=auto --aug=ada --mirror=1 --metrics=none --health=0 --tick=4 --snap=2 ${OPTS:-})
+    local train=("$PY" train.py --outdir="$runs" --data="${DATA:?a zip or folder from dataset_tool.py}"
+                 --device="$DEVICE" --cfg=auto --aug=ada --mirror=1 --metrics=none --health=0 --tick=4 --snap=2 ${OPTS:-})
     step 420 'training' bash -c 'until_time "$@"' bash 390 "${train[@]}"
     local run; run=$(newest "$runs/0*")
     step 40 'samples' "$PY" generate.py --network="$(newest "$run/network-snapshot-*.safetensors")" \

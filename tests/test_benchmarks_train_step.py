@@ -1,4 +1,4 @@
-"""benchmarks/train_step.py, beside.py and gpu_day.sh: the cheapest of their steps, on a CPU; what is computed from the times, by hand."""
+"""benchmarks/train_step.py, beside.py and gpu_day.sh: their cheapest steps; what is computed from times, by hand."""
 
 import importlib
 import os
@@ -27,8 +27,8 @@ def test_the_least_of_several_turns():
 def step(tmp_path):
     config = train_step.CONFIGS['16-tiny']
     data = steps.pictures(str(tmp_path / 'data'), config.resolution, 4)
-    return steps.Steps(steps.build_config(data, *config.options, '--aug=ada', '--device=cpu', channel_base=config.channel_base),
-                       str(tmp_path))
+    made = steps.build_config(data, *config.options, '--aug=ada', '--device=cpu', channel_base=config.channel_base)
+    return steps.Steps(made, str(tmp_path))
 
 
 def test_the_step_is_that_of_training(step):
@@ -36,38 +36,44 @@ def test_the_step_is_that_of_training(step):
     trainer, seen = step.trainer, []
     before = {name: value.clone() for name, value in trainer.G_ema.state_dict().items()}
     for name, function in trainer.accumulate.items():
-        trainer.accumulate[name] = lambda *tensors, name=name, function=function: (seen.append(name), function(*tensors))
+        trainer.accumulate[name] = lambda *args, name=name, function=function: (seen.append(name), function(*args))
     turn = step.turn(5)
     assert [seen.count(name) for name in ('Gmain', 'Greg', 'Dmain', 'Dreg')] == [5, 2, 5, 1]
     assert trainer.reals.in_memory and trainer.augment_pipe.p.item() == pytest.approx(0.5, abs=0.01)
     assert any(not torch.equal(value, before[name]) for name, value in trainer.G_ema.state_dict().items())
-    assert step.iteration(turn._replace(phases=dict(Gmain=1, Greg=4, Dmain=2, Dreg=8), rest=0.25)) == 1 + 1 + 2 + 0.5 + 0.25
+    turn = turn._replace(phases=dict(Gmain=1, Greg=4, Dmain=2, Dreg=8), rest=0.25)
+    assert step.iteration(turn) == 1 + 1 + 2 + 0.5 + 0.25
 
 
 def test_the_other_implementation_gets_the_same_shapes(step):
     wanted = beside.request(step.config, 16, 0.5)
     other = beside.Other(wanted)
     for ours, theirs in ((step.trainer.G, other.networks['G']), (step.trainer.D, other.networks['D'])):
-        assert {name: p.shape for name, p in ours.named_parameters()} == {name: p.shape for name, p in theirs.named_parameters()}
+        assert shapes(ours) == shapes(theirs)
     for phase, name in (('Gmain', 'G'), ('Dreg', 'D')):
         ours, theirs = next(p.opt for p in step.trainer.phases if p.name == phase), other.optimisers[name]
-        assert all(ours.param_groups[0][key] == pytest.approx(theirs.param_groups[0][key]) for key in ('lr', 'betas', 'eps'))
+        for key in ('lr', 'betas', 'eps'):
+            assert ours.param_groups[0][key] == pytest.approx(theirs.param_groups[0][key])
     assert other.loss.r1_gamma == step.trainer.loss.r1_gamma and other.loss.augment_pipe.p == 0.5
-    assert beside.request(dict_with(step.config, device='cuda'), 16, 0)['D']['num_fp16_res'] == step.config.D_kwargs['num_fp16_res']
+    half = steps.EasyDict(step.config, D_kwargs=dict(step.config.D_kwargs, num_fp16_res=4))
+    on = lambda device: beside.request(steps.EasyDict(half, device=device), 16, 0)['D']['num_fp16_res']
+    assert (on('cpu'), on('cuda')) == (0, 4)
 
 
-def dict_with(config, **changes):
-    return type(config)(config, **changes)
+def shapes(network):
+    return {name: param.shape for name, param in network.named_parameters()}
 
 
 def test_an_argument_that_only_others_have(step, monkeypatch):
     """StyleGAN2-ADA's loss wants to be told whether processes exchange gradients."""
     other, told = beside.Other(beside.request(step.config, 16, 0.5)), []
     accumulate = other.loss.accumulate_gradients
-    monkeypatch.setattr(other.loss, 'accumulate_gradients', lambda *, sync, **kwargs: (told.append(sync), accumulate(**kwargs)))
+    monkeypatch.setattr(other.loss, 'accumulate_gradients',
+                        lambda *, sync, **kwargs: (told.append(sync), accumulate(**kwargs)))
     before = [p.clone() for p in other.networks['D'].parameters()]
     other.step('Dmain')
-    assert told == [True] and any(not torch.equal(a, b) for a, b in zip(before, other.networks['D'].parameters(), strict=True))
+    moved = [not torch.equal(a, b) for a, b in zip(before, other.networks['D'].parameters(), strict=True)]
+    assert told == [True] and any(moved)
 
 
 @pytest.mark.parametrize('folder', ['', ROOT / 'tests/reference_standin'])
@@ -80,8 +86,8 @@ def test_a_folder_without_the_implementation(folder, tmp_path):
 def test_what_it_prints(monkeypatch):
     """Beside this checkout itself: the same work takes a similar time, which is not for a test to say."""
     monkeypatch.setattr(train_step, 'peak_flops', lambda dtype, device: 1e12)           # seconds of matrix products
-    code, output = run_cli(train_step.main, '--config=16-tiny', '--device=cpu', '--iterations=1', '--rounds=1', '--vary=--aug=ada',
-                           f'--beside={ROOT}')
+    code, output = run_cli(train_step.main, '--config=16-tiny', '--device=cpu', '--iterations=1', '--rounds=1',
+                           '--vary=--aug=ada', f'--beside={ROOT}')
     assert code == 0
     heading, seconds, _memory, convolutions, varied, other = output.splitlines()[1:]
     assert heading.startswith('16x16, batch 4 in micro-batches of 4, float32')
@@ -105,18 +111,23 @@ def test_equal_states_and_others():
 def test_the_day_goes_on_after_a_failure_and_names_it(tmp_path):
     """With a Python that only notes how it is called: every step, its options and its end."""
     python = tmp_path / 'python'
-    python.write_text('#!/bin/bash\necho "$*" >> "$CALLS"; case "$*" in *"gpu_day.py exact"*) echo wrong; exit 3 ;; esac\n')
+    python.write_text('#!/bin/bash\necho "$*" >> "$CALLS"\n'
+                      'case "$*" in *"gpu_day.py exact"*) echo wrong; exit 3 ;; esac\n')
     python.chmod(0o755)
-    env = dict(os.environ, PY=str(python), DEVICE='cpu', OUT=str(tmp_path / 'out'), CALLS=str(tmp_path / 'calls'), REFERENCE='/ref')
-    run = lambda part: subprocess.run(['bash', str(ROOT / 'benchmarks/gpu_day.sh'), *part], env=env, text=True, capture_output=True)
+    env = dict(os.environ, PY=str(python), DEVICE='cpu', OUT=str(tmp_path / 'out'), CALLS=str(tmp_path / 'calls'),
+               REFERENCE='/ref')
+    run = lambda part: subprocess.run(['bash', str(ROOT / 'benchmarks/gpu_day.sh'), *part], env=env, text=True,
+                                      capture_output=True)
     a, b, none = run(['A']), run(['B']), run([])
-    assert (a.returncode, b.returncode, none.returncode) == (1, 0, 2) and 'bash benchmarks/gpu_day.sh A' in none.stdout
-    assert a.stdout.splitlines()[-1].endswith('failed: repeatable, exact continuation; ') and 'all right' in b.stdout.splitlines()[-1]
+    assert (a.returncode, b.returncode, none.returncode) == (1, 0, 2)
+    assert 'bash benchmarks/gpu_day.sh A' in none.stdout and 'all right' in b.stdout.splitlines()[-1]
+    assert a.stdout.splitlines()[-1].endswith('failed: repeatable, exact continuation; ')
     assert 'wrong' in (tmp_path / 'out/A.log').read_text()
     calls = (tmp_path / 'calls').read_text().splitlines()
     files = [re.search(r'benchmarks/\w+\.py|pytest|torch_utils.doctor', call)[0] for call in calls]
     assert files == ['torch_utils.doctor', 'benchmarks/train_step.py', 'pytest', 'benchmarks/gpu_day.py',
-                     'benchmarks/gpu_day.py', 'benchmarks/train_step.py', 'benchmarks/ops.py', 'benchmarks/train_step.py']
+                     'benchmarks/gpu_day.py', 'benchmarks/train_step.py', 'benchmarks/ops.py',
+                     'benchmarks/train_step.py']
     assert all((ROOT / name).exists() for call in calls for name in re.findall(r'(?:benchmarks|tests)/\w+\.py', call))
     assert '--config=16-tiny --beside=/ref' in calls[-1]
 
