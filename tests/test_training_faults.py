@@ -288,7 +288,7 @@ def test_too_many_bad_steps_go_back_to_the_last_good_state(tiny_data, tmp_path, 
     assert [(line['cur_nimg'], line['rollbacks']) for line in read_lines(str(whole / BAD_STEPS_FILE))] == [(40, 0), (48, 0)]
     assert [round(line['Progress/tick']['mean']) for line in read_lines(str(whole / STATS_FILE))] == list(range(10))
     lrs = {phase.opt.param_groups[0]['lr'] for phase in trainer.phases}
-    assert lrs == {0.0035 * 16 / 17, 0.0035 * 4 / 5}           # half of what --cfg=demo has
+    assert lrs == {0.0035 * (16 / 17), 0.0035 * (4 / 5)}       # half of what --cfg=demo has
     card = model_card.make_card(str(whole / 'network-snapshot-000000.080.safetensors'))
     assert 'from 0.056 kimg to 0.032 kimg, learning rate times 0.5' in card
 
