@@ -56,6 +56,8 @@ def take_over(trainer, objects):
         phase.restore_layout()
     _take_matching(objects['loss'], states['loss'])
     followed = ['augment_pipe', 'ada'] if 'ada' in states and trainer.ada is not None else []
+    if followed and states['ada'].keys() != trainer.ada.state_dict().keys():
+        followed.remove('ada')                      # of another rule; p goes on from where it was
     for name in [*followed, *(name for name in objects if name.startswith('observer_') and name in states)]:
         objects[name].load_state_dict(states[name])
     tick_end = min(progress['tick_end'], progress['cur_nimg'] + trainer.config.kimg_per_tick * 1000)
