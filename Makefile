@@ -45,9 +45,9 @@ demo: $(VENV)/installed
 
 demo-network: $(VENV)/installed
 	mkdir -p $(dir $(RELATIVES))
-	$(PY) -m training.demo_relatives --dest=$(RELATIVES)
+	$(PY) -m training.dataset.demo_relatives --dest=$(RELATIVES)
 	$(PY) train.py --outdir=runs/demo-network $(DEMO_NETWORK)
-	$(PY) -m training.demo_network $$(ls -d runs/demo-network/0* | tail -n 1)
+	$(PY) -m training.run.demo_network $$(ls -d runs/demo-network/0* | tail -n 1)
 
 # One thread each: several wait for each other at every step, which costs minutes where the cores are shared.
 test: $(VENV)/installed-test

@@ -5,16 +5,18 @@ import os
 import click
 
 from dnnlib import UserError, files
+from dnnlib.commands import PlainOrCommand, refused_option
 from dnnlib.util import split_names, user_errors
+from inference import latents as sampling
+from inference.options import SETTINGS
+from inference.trained_on import metric_set, training_set
 from kd_plugin.options import DEFAULT_TEACHER
 from metrics import compare, metric_main, metric_utils
 from torch_utils import distributed, misc
-from training import demo_data, model_files, sampling
-from training.commands import PlainOrCommand, refused_option
-from training.config import torch_device
-from training.dataset import held_out_kwargs
-from training.generate_options import SETTINGS
-from training.trained_on import metric_set, training_set
+from training import model_files
+from training.config.build import torch_device
+from training.dataset import demo as demo_data
+from training.dataset.folder import held_out_kwargs
 
 
 def parse_metrics(text):

@@ -4,13 +4,15 @@ import contextlib
 
 import click
 
+from dnnlib.commands import PlainOrCommand
 from dnnlib.util import UserError, user_errors
 from kd_plugin.prompts import class_names_of
-from training import imagenet_source, public_data, subsets
-from training.commands import PlainOrCommand
-from training.dataset_build import AS_THEY_ARE, build, check_dest, is_trainable, power_of_two
-from training.dataset_sources import open_source
-from training.image_convert import RESIZE_FILTERS, TRANSFORMS, WHITE, pixel_limit
+from training.dataset.building import imagenet as imagenet_source
+from training.dataset.building import public as public_data
+from training.dataset.building import subsets
+from training.dataset.building.build import AS_THEY_ARE, build, check_dest, is_trainable, power_of_two
+from training.dataset.building.sources import open_source
+from training.dataset.convert import RESIZE_FILTERS, TRANSFORMS, WHITE, pixel_limit
 
 SETTINGS = dict(max_content_width=120)
 

@@ -6,7 +6,8 @@ import click
 
 from dnnlib import UserError, files
 from dnnlib.util import user_errors
-from training import export_check, export_files, model_files
+from inference import export_check, export_files
+from training import model_files
 
 CHOICES = dict(input='z', noise_mode='const', opset=18)         # of the formats that record a computation
 

@@ -15,22 +15,17 @@ from dnnlib.util import user_errors
 import torch
 import tqdm
 
+from dnnlib.commands import PlainOrCommand
+from inference import latents as sampling
+from inference import neighbors, video_files
+from inference import walk as latent_walk
+from inference.latents import classes_of, labels_of, latents_of_seeds, load_projected_w, parse_class, parse_grid, parse_seeds, synthesize
+from inference.options import SETTINGS, batch_option, class_option, device_option, network_option, noise_option, outdir_option, trunc_option
 from kd_plugin.options import DEFAULT_TEACHER
 from metrics import detectors
-from training import image_grid, latent_walk, model_files, neighbors, sampling, video_files
-from training.commands import PlainOrCommand
-from training.config import torch_device
-from training.generate_options import (
-    SETTINGS,
-    batch_option,
-    class_option,
-    device_option,
-    network_option,
-    noise_option,
-    outdir_option,
-    trunc_option,
-)
-from training.sampling import classes_of, labels_of, latents_of_seeds, load_projected_w, parse_class, parse_grid, parse_seeds, synthesize
+from torch_utils import image_grid
+from training import model_files
+from training.config.build import torch_device
 
 num_range = parse_seeds         # its name in StyleGAN2-ADA, under which scripts import it
 

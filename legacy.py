@@ -11,7 +11,10 @@ import click
 from dnnlib import EasyDict, UserError
 from dnnlib.util import user_errors
 from torch_utils import checkpoint
-from training import legacy_pytorch, legacy_writer, model_files, snapshots
+from training import model_files
+from training.snapshots import files as snapshots
+from training.snapshots import pickle_pytorch as legacy_pytorch
+from training.snapshots import pickle_writer as legacy_writer
 
 
 def load_network_pkl(f, device='cpu'):

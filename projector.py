@@ -19,15 +19,16 @@ from dnnlib.util import format_time, user_errors
 import torch
 import tqdm
 
+from dnnlib.commands import FiniteRange
+from inference import projection_files, video_files
+from inference.latents import parse_class
+from inference.options import SETTINGS, device_option, network_option
+from inference.projection import SPACES, W_SAMPLES, Projection
 from kd_plugin.teacher import load_teacher
 from metrics.lpips import load_vgg16_lpips
 from torch_utils import misc
-from training import model_files, projection_files, video_files
-from training.commands import FiniteRange
-from training.config import torch_device
-from training.generate_options import SETTINGS, device_option, network_option
-from training.projection import SPACES, W_SAMPLES, Projection
-from training.sampling import parse_class
+from training import model_files
+from training.config.build import torch_device
 
 F = torch.nn.functional
 SAVE_SEC = 60               # between two states

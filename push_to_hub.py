@@ -8,11 +8,13 @@ import tempfile
 import click
 
 from dnnlib import UserError
-from dnnlib.protocol import read_lines
+from dnnlib.metric_records import read_lines
 from dnnlib.published import without_folders
 from dnnlib.util import format_bytes, user_errors
 from torch_utils import checkpoint
-from training import hub, model_card, snapshots
+from training.run import card as model_card
+from training.snapshots import files as snapshots
+from training.snapshots import hub
 
 
 def choose_snapshot(run, network):

@@ -10,10 +10,12 @@ from dnnlib.util import user_errors
 
 import torch
 
-from training import image_grid, model_files, sampling
-from training.config import torch_device
-from training.generate_options import SETTINGS, batch_option, device_option, network_option, noise_option, outdir_option, trunc_option
-from training.sampling import latents_of_seeds, parse_seeds
+from inference import latents as sampling
+from inference.latents import latents_of_seeds, parse_seeds
+from inference.options import SETTINGS, batch_option, device_option, network_option, noise_option, outdir_option, trunc_option
+from torch_utils import image_grid
+from training import model_files
+from training.config.build import torch_device
 
 
 def parse_layers(text, num_ws):

@@ -8,29 +8,27 @@ import click
 
 import dnnlib
 from dnnlib import UserError
+from dnnlib.commands import FiniteRange, refused_option
 from dnnlib.util import split_names, user_errors
 from kd_plugin import vision_aided
 from kd_plugin.loss import check_distillation
 from kd_plugin.options import DEFAULT_TEACHER, kd_config, kd_options
 from metrics import metric_main
 from torch_utils import distributed
-from training import apa, bad_steps, chain, demo_data, fakeclr, fork, insgen, lecam, model_files, presets, snapshot_keep, snapshots
-from training.augmentations import add_augmentation, augmentation_options
-from training.commands import FiniteRange, refused_option
-from training.config import (
-    add_networks,
-    add_observers,
-    add_schedule,
-    check_dataset,
-    number_of_processes,
-    torch_device,
-    warn_of_few_images,
-)
-from training.find_run import find_run
-from training.methods import add_methods, check_methods, method_options
+from training import model_files
+from training.config import presets
+from training.config.augmentations import add_augmentation, augmentation_options
+from training.config.build import add_networks, add_observers, add_schedule, check_dataset, number_of_processes, torch_device, warn_of_few_images
+from training.dataset import demo as demo_data
+from training.launch import launch
+from training.methods import apa, chain, fakeclr, insgen, lecam
+from training.methods.method import add_methods, check_methods, method_options
 from training.networks_setup import feature_width
-from training.run_name import run_name
-from training.runs import launch
+from training.run import bad_steps, fork
+from training.run import keep as snapshot_keep
+from training.run.find import find_run
+from training.run.name import run_name
+from training.snapshots import files as snapshots
 
 # Everything that --kd can be combined with, in the order in which it acts: a row is a module's METHOD.
 METHODS = [apa.METHOD, lecam.METHOD, chain.METHOD, insgen.METHOD, fakeclr.METHOD, vision_aided.METHOD]

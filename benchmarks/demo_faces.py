@@ -16,7 +16,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from kd_plugin.teacher import load_teacher  # noqa: E402
 from metrics.frechet_distance import frechet_distance  # noqa: E402
-from training import demo_data, model_files  # noqa: E402
+from training import model_files  # noqa: E402
+from training.dataset import demo as demo_data
 
 COUNT, PROBE_COUNT, SIZE = 1000, 4000, 32
 

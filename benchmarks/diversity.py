@@ -18,11 +18,11 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import dnnlib  # noqa: E402
 import train  # noqa: E402
-from kd_plugin.cgkd import image_text_correlation  # noqa: E402
-from kd_plugin.diversity import mean_pairwise_cosine  # noqa: E402
+from kd_plugin.distillers.cgkd import image_text_correlation  # noqa: E402
+from kd_plugin.distillers.diversity import mean_pairwise_cosine  # noqa: E402
 from kd_plugin.teacher import load_teacher  # noqa: E402
 from metrics import metric_main  # noqa: E402
-from training.run_files import STATE_FILE  # noqa: E402
+from training.run.files import STATE_FILE  # noqa: E402
 from training.training_loop import Trainer  # noqa: E402
 
 ARMS = ['off', 'student:0.01', 'student:1', 'generator:1', 'adapter:1', 'off:center', 'generator:1:center']

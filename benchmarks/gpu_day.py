@@ -20,7 +20,7 @@ from train_step import CONFIGS  # noqa: E402
 
 from dnnlib import EasyDict  # noqa: E402
 from torch_utils import checkpoint, misc  # noqa: E402
-from training.run_files import STATE_FILE  # noqa: E402
+from training.run.files import STATE_FILE  # noqa: E402
 from training.training_loop import Trainer  # noqa: E402
 
 # (configuration of train_step.py, further options of train.py), by value: what comes late may be cut off.

@@ -10,10 +10,13 @@ import PIL.ImageFont
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from dnnlib import UserError, protocol  # noqa: E402
+from dnnlib import (
+    UserError,  # noqa: E402
+    metric_records,
+)
 from dnnlib.util import user_errors  # noqa: E402
-from training import run_files  # noqa: E402
-from training.image_grid import save_image  # noqa: E402
+from torch_utils.image_grid import save_image  # noqa: E402
+from training.run import files as run_files  # noqa: E402
 
 COLOURS = '#1f77b4', '#d62728', '#2ca02c', '#9467bd'
 PANELS = {          # title -> {what the legend says: statistic}; curves that the run has not are left out
@@ -27,7 +30,7 @@ WIDTH, HEIGHT, LEFT, TOP = 440, 260, 44, 28         # pixels, of a panel and of 
 
 def read_curves(run_dir):
     """-> {title: {legend: [(kimg, value), ...]}}. Raises UserError if there are none."""
-    records = protocol.read_lines(os.path.join(run_dir, run_files.STATS_FILE))
+    records = metric_records.read_lines(os.path.join(run_dir, run_files.STATS_FILE))
     curve = lambda name: [(record['Progress/kimg']['mean'], record[name]['mean']) for record in records if name in record]
     panels = {title: {legend: points for legend, name in names.items() if (points := curve(name))} for title, names in PANELS.items()}
     panels = {title: curves for title, curves in panels.items() if curves}

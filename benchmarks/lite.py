@@ -9,7 +9,7 @@ import torch
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from kd_plugin.efficientnet_lite import VARIANTS, EfficientNetLite, weights_path  # noqa: E402
+from kd_plugin.teachers.efficientnet_lite import VARIANTS, EfficientNetLite, weights_path  # noqa: E402
 
 
 def networks(variant_name):

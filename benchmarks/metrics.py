@@ -14,7 +14,8 @@ from metrics import metric_main, metric_utils  # noqa: E402
 from metrics.metric_utils import MetricOptions  # noqa: E402
 from metrics.registry import FEATURES, MOMENTS, find_metric  # noqa: E402
 from torch_utils import misc  # noqa: E402
-from training import demo_data, networks  # noqa: E402
+from training import networks  # noqa: E402
+from training.dataset import demo as demo_data
 
 
 def parse():

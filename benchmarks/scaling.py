@@ -22,12 +22,13 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from dnnlib.util import format_bytes, format_time  # noqa: E402
 from kd_plugin.feature_cache import MAX_IMAGES  # noqa: E402
 from torch_utils import distributed  # noqa: E402
-from training import demo_data, presets  # noqa: E402
+from training.config import presets  # noqa: E402
 from training.dataset import ImageFolderDataset  # noqa: E402
+from training.dataset import demo as demo_data
+from training.dataset.real_images import ImageOrder  # noqa: E402
 from training.loss import StyleGAN2Loss  # noqa: E402
 from training.networks import Discriminator, Generator  # noqa: E402
 from training.phases import make_phases  # noqa: E402
-from training.real_images import ImageOrder  # noqa: E402
 
 ADAM = dict(class_name='torch.optim.Adam', lr=0.0025, betas=[0, 0.99], eps=1e-8)
 INTERVALS = dict(Gmain=1, Greg=4, Dmain=1, Dreg=16)
@@ -214,7 +215,7 @@ def data(images, resolution, file_kb, images_per_sec, gpus, sample):
     """What a large set takes: memory and disk by the formulas of the code, reading from a small set measured here."""
     raw = images * 3 * resolution ** 2
     print(f'By formula, {images} images of {resolution} pixels:')
-    print(f'  decoded {format_bytes(raw)}; kept on the device only below a quarter of its free memory (training/real_images.py)')
+    print(f'  decoded {format_bytes(raw)}; kept on the device only below a quarter of its free memory (training/dataset/real_images.py)')
     print(f'  files {format_bytes(round(images * file_kb * 1000))}; {gpus} GPUs read '
           f'{format_bytes(round(gpus * images_per_sec * file_kb * 1000))}/s, {gpus * images_per_sec:.0f} images/s, a pass takes '
           f'{format_time(images / gpus / images_per_sec)}')

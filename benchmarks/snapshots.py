@@ -13,7 +13,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from torch_utils import checkpoint  # noqa: E402
 from torch_utils.background_writer import BackgroundWriter  # noqa: E402
-from training import networks, snapshots  # noqa: E402
+from training import networks
+from training.snapshots import files as snapshots  # noqa: E402
 
 KWARGS = dict(z_dim=512, c_dim=0, w_dim=512, img_resolution=256, img_channels=3, synthesis_kwargs=dict(channel_base=16384))
 

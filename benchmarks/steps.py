@@ -17,7 +17,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), os.p
 import train  # noqa: E402
 from dnnlib import EasyDict  # noqa: E402
 from kd_plugin.teacher import Preprocess, Teacher  # noqa: E402
-from training.ada import set_probability  # noqa: E402
+from training.augment.ada import set_probability  # noqa: E402
 from training.training_loop import Trainer  # noqa: E402
 
 AUGMENTED = 0.5                 # probability of ADA's transformations, which begins at 0 in a run

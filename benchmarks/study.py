@@ -25,9 +25,14 @@ import study_page  # noqa: E402
 from study_table import ARMS, DATA, NARROW, PARTS  # noqa: E402
 
 import train  # noqa: E402
-from dnnlib import EasyDict, UserError, protocol  # noqa: E402
+from dnnlib import (  # noqa: E402
+    EasyDict,
+    UserError,
+    metric_records,  # noqa: E402
+)
 from dnnlib.util import user_errors  # noqa: E402
-from training import run_files, runs  # noqa: E402
+from training import launch  # noqa: E402
+from training.run import files as run_files  # noqa: E402
 
 RESULTS = 'results.jsonl'
 JUDGE = 'lite0@128'
@@ -74,7 +79,7 @@ def train_run(folder, data, arm, seed, kimg, device):
     with open(os.path.join(run_dir, 'study.json'), 'w', encoding='utf-8') as f:
         json.dump(dict(data=data, arm=arm, seed=seed, options=ARMS[arm]), f)
     with open(os.path.join(run_dir, 'output.txt'), 'a', encoding='utf-8') as out, contextlib.redirect_stdout(out):
-        runs.launch(config, run_dir)
+        launch.launch(config, run_dir)
     return run_name(data, arm, seed), time.monotonic() - began
 
 
@@ -87,12 +92,12 @@ def read_run(run_dir):
         return None
     curves = {}
     for column, (metric, figure) in FIGURES.items():
-        for record in protocol.read_metric(run_dir, metric):
+        for record in metric_records.read_metric(run_dir, metric):
             curves.setdefault(record['cur_nimg'] / 1000, {})[column] = record[figure]
             line['protocol'] = {key: record[key] for key in ('detector', 'num_gen', 'num_real') if key in record}
     if not curves:
         return None
-    stats = protocol.read_lines(os.path.join(run_dir, run_files.STATS_FILE))
+    stats = metric_records.read_lines(os.path.join(run_dir, run_files.STATS_FILE))
     last = lambda name: next((record[name]['mean'] for record in reversed(stats) if name in record), None)
     curve = lambda name: [[record['Progress/kimg']['mean'], record[name]['mean']] for record in stats if name in record]
     kimgs = sorted(curves)
@@ -175,7 +180,7 @@ def run(folder, names, parallel, seeds, device):
 def page(folder, page):
     """Write what was measured into the page."""
     with user_errors():
-        lines = write_results(folder) if os.path.isdir(os.path.join(folder, 'runs')) else protocol.read_lines(os.path.join(folder, RESULTS))
+        lines = write_results(folder) if os.path.isdir(os.path.join(folder, 'runs')) else metric_records.read_lines(os.path.join(folder, RESULTS))
         if not lines:
             raise UserError(f'--folder={folder}: there are no results; use the folder of study.py run')
         study_page.write(page, lines)

@@ -31,7 +31,7 @@ import dnnlib  # noqa: E402
 from dnnlib.util import user_errors  # noqa: E402
 from torch_utils import training_stats  # noqa: E402
 from training import networks_setup  # noqa: E402
-from training.ada import set_probability  # noqa: E402
+from training.augment.ada import set_probability  # noqa: E402
 from training.ema import WeightAverage  # noqa: E402
 from training.phases import make_phases  # noqa: E402
 

@@ -11,13 +11,13 @@ from torch_utils import distributed, training_stats
 from training.loss import StyleGAN2Loss
 from training.loss_terms import Term
 
-from .distiller import Pass
-from .distillers import DISTILLERS
+from .distillers.distiller import Pass
+from .distillers.heads import HEADS
+from .distillers.settings import Preset
+from .distillers.table import DISTILLERS
+from .distillers.targets import TARGETS, Raw
 from .feature_cache import MAX_IMAGES, real_features
 from .gradient_share import GradientShare
-from .heads import HEADS
-from .presets import Preset
-from .targets import TARGETS, Raw
 from .teacher import load_for_training, load_teacher
 from .weighting import Weighting
 

@@ -3,17 +3,17 @@
 import click
 
 from dnnlib import UserError
+from dnnlib.commands import FiniteRange, none_is_off
 from dnnlib.util import split_names
-from training.commands import FiniteRange, none_is_off
-from training.config import half_suits
+from training.config.build import half_suits
 
-from .agkd import DISTANCES
-from .distillers import DISTILLERS
-from .diversity import READINGS
-from .heads import HEADS
-from .presets import PRESETS, SWITCHES, Preset
+from .distillers.agkd import DISTANCES
+from .distillers.diversity import READINGS
+from .distillers.heads import HEADS
+from .distillers.settings import PRESETS, SWITCHES, Preset
+from .distillers.table import DISTILLERS
+from .distillers.targets import TARGETS
 from .prompts import resolve_texts
-from .targets import TARGETS
 
 DEFAULT_TEACHER = 'ViT-B/32'
 

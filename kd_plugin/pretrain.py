@@ -19,13 +19,13 @@ from dnnlib.util import format_time, user_errors
 import torch
 import tqdm
 
+from dnnlib.commands import FiniteRange
 from torch_utils import checkpoint, misc
-from training.commands import FiniteRange
-from training.config import torch_device
-from training.stop_request import StopRequest
+from torch_utils.stop_request import StopRequest
+from training.config.build import torch_device
 
-from .pretrain_data import CaptionedImages, DemoFaces
-from .tiny_clip import TEACHER_FILE, TinyClip, as_teacher, save_tiny_clip
+from .pretraining.data import CaptionedImages, DemoFaces
+from .teachers.tiny_clip import TEACHER_FILE, TinyClip, as_teacher, save_tiny_clip
 
 F = torch.nn.functional
 STATE_FILE, RECORD_FILE = 'pretraining-state.safetensors', 'pretraining.json'

@@ -21,14 +21,15 @@ import torch
 import tqdm
 
 from torch_utils import misc
-from training import demo_data, model_files
-from training.config import torch_device
+from torch_utils.image_grid import save_image
+from training import model_files
+from training.config.build import torch_device
 from training.dataset import DatasetError, ImageFolderDataset
-from training.image_grid import save_image
+from training.dataset import demo as demo_data
 
-from .cgkd import image_text_correlation, mean_pairwise_cosine
-from .probe_measures import linear_probe, norms, zero_shot
-from .probe_picture import draw_correlations
+from .distillers.cgkd import image_text_correlation, mean_pairwise_cosine
+from .probing.measures import linear_probe, norms, zero_shot
+from .probing.picture import draw_correlations
 from .prompts import resolve_texts
 from .teacher import load_teacher
 

@@ -119,14 +119,14 @@ def _without_size(name):
 
 # Who makes the teacher of a name, tried in this order: (what the name looks like, function, matches).
 SOURCES = [
-    ('demo', 'kd_plugin.tiny_clip.load_demo_teacher', lambda name: name == 'demo'),
-    ('lite0 or lite0@SIZE', 'kd_plugin.efficientnet_lite.load_lite_teacher',
+    ('demo', 'kd_plugin.teachers.tiny_clip.load_demo_teacher', lambda name: name == 'demo'),
+    ('lite0 or lite0@SIZE', 'kd_plugin.teachers.efficientnet_lite.load_lite_teacher',
      lambda name: _without_size(name) in ('lite0', 'lite2')),
-    ('pocket or pocket@SIZE', 'kd_plugin.pocket.load_pocket_teacher', lambda name: _without_size(name) == 'pocket'),
-    ('DIR or FILE.safetensors', 'kd_plugin.tiny_clip.load_tiny_teacher', lambda name: name.endswith('.safetensors') or os.path.isdir(name)),
-    ('hf:MODEL', 'kd_plugin.teacher_hf.load_hf_teacher', lambda name: name.startswith('hf:')),
-    ('FILE.pth', 'kd_plugin.teacher_albef.load_albef_teacher', lambda name: name.endswith('.pth')),
-    ('a CLIP name or FILE.pt', 'kd_plugin.teacher_clip.load_clip_teacher', lambda name: True),
+    ('pocket or pocket@SIZE', 'kd_plugin.teachers.pocket.load_pocket_teacher', lambda name: _without_size(name) == 'pocket'),
+    ('DIR or FILE.safetensors', 'kd_plugin.teachers.tiny_clip.load_tiny_teacher', lambda name: name.endswith('.safetensors') or os.path.isdir(name)),
+    ('hf:MODEL', 'kd_plugin.teachers.hf.load_hf_teacher', lambda name: name.startswith('hf:')),
+    ('FILE.pth', 'kd_plugin.teachers.albef.load_albef_teacher', lambda name: name.endswith('.pth')),
+    ('a CLIP name or FILE.pt', 'kd_plugin.teachers.clip.load_clip_teacher', lambda name: True),
 ]
 
 

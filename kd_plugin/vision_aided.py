@@ -7,16 +7,16 @@ import click
 import torch
 
 from dnnlib import UserError
+from dnnlib.commands import FiniteRange
 from dnnlib.util import split_names
 from torch_utils import distributed
-from training.commands import FiniteRange
-from training.config import half_suits
-from training.diffaugment import DiffAugment, parse_policy
+from training.augment.diffaugment import DiffAugment, parse_policy
+from training.config.build import half_suits
 from training.loss_terms import Term
-from training.methods import Method
+from training.methods.method import Method
 
-from .feature_levels import FeatureLevels
 from .teacher import load_for_training
+from .teachers.feature_levels import FeatureLevels
 from .vision_heads import EqualisedHead, NormalisedHead, widths
 
 F = torch.nn.functional

@@ -7,7 +7,7 @@ Maps: convolution 3x3, leaky ReLU, low-pass filter, convolution 1x1 with stride 
 import torch
 
 from torch_utils.ops import upfirdn2d
-from training.networks_layers import Conv2dLayer, FullyConnectedLayer
+from training.networks.stylegan2_layers import Conv2dLayer, FullyConnectedLayer
 
 F = torch.nn.functional
 FINE_MAP = 8                    # longer sides are halved by the first convolution: 14 of DINO's maps, not 7 of CLIP's

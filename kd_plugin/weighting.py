@@ -3,7 +3,7 @@
 import torch
 
 from torch_utils import training_stats
-from training.ada import AdaptiveProbability
+from training.augment.ada import AdaptiveProbability
 
 CALIBRATION_NIMG = 1000         # images over which --kd-share measures
 LEAST, MOST = 1e-3, 1e3         # limits of its factor; the first step, of which nothing is known, has the least

@@ -3,7 +3,7 @@
 import glob
 import os
 
-from dnnlib import UserError, protocol
+from dnnlib import UserError, metric_records
 
 
 def read(paths: list[str]) -> dict[str, list[tuple[str, dict]]]:
@@ -14,11 +14,11 @@ def read(paths: list[str]) -> dict[str, list[tuple[str, dict]]]:
     found = {}
     for path in dict.fromkeys(paths):
         names = sorted(glob.glob(os.path.join(glob.escape(path), 'metric-*.jsonl'))) if os.path.isdir(path) else [path]
-        records = [record for name in names for record in protocol.read_lines(name) if _is_value(record)]
+        records = [record for name in names for record in metric_records.read_lines(name) if _is_value(record)]
         if not records:
             raise UserError(f'{path}: no value of a metric is on record there; name metric-NAME.jsonl files, or folders of runs that were measured')
         for record in records:
-            found.setdefault(protocol.spellings(record['metric'])[0], []).append((path, record))
+            found.setdefault(metric_records.spellings(record['metric'])[0], []).append((path, record))
     return found
 
 
@@ -33,13 +33,13 @@ def describe(paths: list[str]) -> list[str]:
     for metric, entries in found.items():
         groups = {}
         for path, record in entries:
-            groups.setdefault((path, protocol.key(record)), {})[record.get('snapshot')] = record        # measured again: the latest
+            groups.setdefault((path, metric_records.key(record)), {})[record.get('snapshot')] = record        # measured again: the latest
         groups = {key: list(records.values()) for key, records in groups.items()}
         lines.append(f'{metric}, {entries[0][1].get("better", "lower")} is better')
         first = next(iter(groups.values()))[0]
         for (path, _), records in groups.items():
             lines.append(f'    {path}: {_last_and_best(records)}')
-            if odd := protocol.differences(first, records[0]):
+            if odd := metric_records.differences(first, records[0]):
                 lines.append(f'    Warning: measured by another protocol than the first, with which it does not compare: {"; ".join(odd)}')
     alone = [metric for metric, entries in found.items() if len({path for path, _ in entries}) < len(set(paths))]
     if alone:
@@ -48,7 +48,7 @@ def describe(paths: list[str]) -> list[str]:
 
 
 def _last_and_best(records: list[dict]) -> str:
-    last, best = max(enumerate(records), key=lambda entry: (entry[1].get('cur_nimg') or 0, entry[0]))[1], protocol.best(records)
+    last, best = max(enumerate(records), key=lambda entry: (entry[1].get('cur_nimg') or 0, entry[0]))[1], metric_records.best(records)
     text = f'last {_value(last)}'
     if len(records) == 1 or best is None:
         return text
@@ -56,4 +56,4 @@ def _last_and_best(records: list[dict]) -> str:
 
 
 def _value(record: dict) -> str:
-    return f'{protocol.number(record["value"])}{protocol.interval_of(record)} ({record.get("snapshot")})'
+    return f'{metric_records.number(record["value"])}{metric_records.interval_of(record)} ({record.get("snapshot")})'

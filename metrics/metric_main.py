@@ -10,20 +10,15 @@ import time
 import torch
 
 import dnnlib
-from dnnlib import UserError, files, protocol
+from dnnlib import UserError, files, metric_records
 from torch_utils import distributed, misc
 
-from . import (  # noqa: F401  (each registers its metrics)
+from . import (
     detectors,
     estimate,
-    frechet_inception_distance,
-    generator_metrics,
-    inception_score,
-    kernel_inception_distance,
     lpips,
     memorization,
     metric_utils,
-    precision_recall,
     script_detectors,
 )
 from .detectors import Detector
@@ -207,7 +202,7 @@ def report_metric(result: dict, run_dir: str | None = None, snapshot: str | None
         snapshot = files.public_address(snapshot) if files.is_address(snapshot) else os.path.relpath(snapshot, run_dir)
     record = {**result, 'value': value, 'snapshot': snapshot, 'cur_nimg': cur_nimg}
     path = os.path.join(run_dir, f'metric-{result["metric"]}.jsonl')
-    others = protocol.read_metric(run_dir, result['metric'])
+    others = metric_records.read_metric(run_dir, result['metric'])
     _print_best(record, [other for other in others if other.get('snapshot') != snapshot])
     try:
         with open(path, 'a', encoding='utf-8') as f:
@@ -218,20 +213,20 @@ def report_metric(result: dict, run_dir: str | None = None, snapshot: str | None
 
 def _print_best(record: dict, others: list[dict]) -> None:
     """The best value on record beside this one, which is as a rule the last: chosen by the same measure, it flatters."""
-    latest = {(other.get('snapshot'), protocol.key(other)): other for other in others}
-    others, warning = protocol.comparable(record, list(latest.values()))
+    latest = {(other.get('snapshot'), metric_records.key(other)): other for other in others}
+    others, warning = metric_records.comparable(record, list(latest.values()))
     if warning:
         print(warning, flush=True)
-    best = protocol.best([*others, record])
+    best = metric_records.best([*others, record])
     if others and best is not None:
-        which = 'this one' if best is record else f'{protocol.number(best["value"])} of {best["snapshot"]}'
+        which = 'this one' if best is record else f'{metric_records.number(best["value"])} of {best["snapshot"]}'
         print(f'    best of {len(others) + 1} snapshots by the same protocol: {which}; being chosen by this very measure, it flatters', flush=True)
 
 
 def describe(result: dict) -> str:
     """A result in one line."""
     reference, generated = result['reference'], result['generated']
-    figure = lambda name: f'{protocol.number(result[name])}{protocol.interval_of(result, name)}'
+    figure = lambda name: f'{metric_records.number(result[name])}{metric_records.interval_of(result, name)}'
     further = [name for name in find_metric(result['metric'])[0].figures if name in result]     # none where it is NaN
     others = [f', {name.replace("_", " ")} {figure(name)}' for name in further]
     others += [f', truncation psi {generated["truncation_psi"]:g}'] if generated['truncation_psi'] != 1 else []

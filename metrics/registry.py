@@ -3,7 +3,7 @@
 import re
 from typing import Callable, NamedTuple
 
-from dnnlib import UserError, protocol
+from dnnlib import UserError, metric_records
 
 MOMENTS = dict(capture_mean_cov=True)           # what a metric needs of features: their mean and covariance,
 FEATURES = dict(capture_all=True)               # or the features themselves
@@ -75,13 +75,13 @@ def forms() -> list[str]:
 
 def is_valid_metric(name: str) -> bool:
     """Whether there is a metric of this name."""
-    return any(metric.num_gen(protocol.spellings(name)[0]) for metric in _metrics.values())
+    return any(metric.num_gen(metric_records.spellings(name)[0]) for metric in _metrics.values())
 
 
 def find_metric(name: str) -> tuple[Metric, int]:
     """'fid5k_full' -> (the metric, 5000), by any of its names. Raises UserError if there is none."""
     for metric in _metrics.values():
-        if num_gen := metric.num_gen(protocol.spellings(name)[0]):
+        if num_gen := metric.num_gen(metric_records.spellings(name)[0]):
             if num_gen > MAX_IMAGES:
                 raise UserError(f'--metrics={name}: asks for {num_gen} images; {MAX_IMAGES} are the most')
             return metric, num_gen

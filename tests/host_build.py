@@ -7,7 +7,8 @@ import pathlib
 import pytest
 import torch
 
-from torch_utils import custom_ops, native_build
+from torch_utils import custom_ops
+from torch_utils.native import build as native_build
 from torch_utils.ops import bias_act, upfirdn2d  # noqa: F401  (they declare the operators)
 
 OPS = pathlib.Path(custom_ops.FOLDER)

@@ -2,8 +2,8 @@
 
 import torch
 
+from kd_plugin.distillers.settings import PRESETS
 from kd_plugin.loss import Distillation
-from kd_plugin.presets import PRESETS
 from kd_plugin.teacher import Preprocess, Teacher
 from torch_utils import training_stats
 from training import networks

@@ -12,12 +12,12 @@ import torch
 from conftest import parse_options, shrink
 
 import train
-from dnnlib.protocol import read_lines
+from dnnlib.metric_records import read_lines
 from dnnlib.util import user_errors
 from torch_utils import checkpoint, distributed, training_stats
-from training import trainer_state
-from training.run_files import BAD_STEPS_FILE, LOG_FILE, STATE_FILE, STATS_FILE, total_images
-from training.runs import launch
+from training.launch import launch
+from training.run import state as trainer_state
+from training.run.files import BAD_STEPS_FILE, LOG_FILE, STATE_FILE, STATS_FILE, total_images
 from training.training_loop import Trainer
 
 KD = ['--kd=agkd,cgkd', '--kd-teacher=demo']

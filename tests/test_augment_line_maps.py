@@ -1,9 +1,9 @@
-"""training/augment_resample.py: line maps as one operator; its derivatives beside those that autograd makes of slices."""
+"""training/augment/resample.py: line maps as one operator; its derivatives beside those that autograd makes of slices."""
 
 import pytest
 import torch
 
-from training.augment_resample import LineMap, downsampling, filtering, upsampling
+from training.augment.resample import LineMap, downsampling, filtering, upsampling
 
 MAPS = {
     'upsampling': lambda: upsampling(torch.rand(12, dtype=torch.float64), 70, (5, 3), (9, 7)),

@@ -19,8 +19,8 @@ from kd_plugin.teacher import Preprocess, Teacher, load_teacher
 from metrics import detectors, metric_main, script_detectors
 from metrics.frechet_distance import frechet_distance
 from torch_utils import checkpoint
-from training import snapshots
 from training.networks import Generator
+from training.snapshots import files as snapshots
 
 NETWORK = dict(z_dim=8, w_dim=8, img_resolution=16, mapping_kwargs=dict(num_layers=1), synthesis_kwargs=dict(channel_base=64, channel_max=8))
 

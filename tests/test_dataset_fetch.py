@@ -17,8 +17,8 @@ from test_dataset_tool import make_cifar, noise, read
 
 import dataset_tool
 from dnnlib import resumable
-from training import public_data
 from training.dataset import ImageFolderDataset
+from training.dataset.building import public as public_data
 
 NAMES = ['obama', 'grumpy_cat', 'panda', 'animalface-cat', 'animalface-dog', 'cifar10', 'cifar100']
 

@@ -14,7 +14,8 @@ from test_dataset_tool import ORIENTATION, noise, read
 
 import dataset_tool
 from kd_plugin.prompts import class_names_of
-from training import imagenet_source, subsets
+from training.dataset.building import imagenet as imagenet_source
+from training.dataset.building import subsets
 
 CLASSES = ['n01440764', 'n01443537', 'n01484850']
 

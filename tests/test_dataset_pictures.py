@@ -11,8 +11,9 @@ import pytest
 from test_dataset_tool import convert, make_folder, noise, read, refusal, run_tool
 
 import train
-from training import image_convert, subsets
 from training.dataset import DatasetError, ImageFolderDataset
+from training.dataset import convert as image_convert
+from training.dataset.building import subsets
 
 
 def encode(picture, kind, **options):

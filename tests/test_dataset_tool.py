@@ -17,7 +17,8 @@ import PIL.Image
 import pytest
 
 import dataset_tool
-from training import dataset_build, image_files_writer
+from training.dataset.building import build as dataset_build
+from training.dataset.building import writer as image_files_writer
 
 ORIENTATION = 0x0112                                # the EXIF tag
 

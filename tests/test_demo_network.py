@@ -13,7 +13,12 @@ from conftest import parse_options, run_cli
 import train
 from dnnlib import UserError
 from torch_utils import checkpoint
-from training import demo_data, demo_network, demo_relatives, model_files, networks, run_changes, snapshots
+from training import model_files, networks
+from training.dataset import demo as demo_data
+from training.dataset import demo_relatives
+from training.run import changes as run_changes
+from training.run import demo_network
+from training.snapshots import files as snapshots
 from training.training_loop import Trainer
 
 MAKEFILE = (pathlib.Path(__file__).parent.parent / 'Makefile').read_text()

@@ -12,9 +12,11 @@ from conftest import run_cli
 
 import dnnlib
 import export
+from inference import export_check, export_files, export_function
 from torch_utils import checkpoint
 from torch_utils.ops import bias_act, upfirdn2d
-from training import export_check, export_files, export_function, networks, snapshots
+from training import networks
+from training.snapshots import files as snapshots
 
 KWARGS = dict(class_name='training.networks.Generator', z_dim=4, w_dim=5, c_dim=2, img_resolution=8, img_channels=3,
               mapping_kwargs=dict(num_layers=2))

@@ -7,7 +7,8 @@ import torch
 from conftest import run_cli
 
 import generate
-from training import networks, snapshots
+from training import networks
+from training.snapshots import files as snapshots
 
 KWARGS = dict(class_name='training.networks.Generator', z_dim=4, c_dim=3, w_dim=4, img_resolution=16, img_channels=3,
               mapping_kwargs=dict(num_layers=1), synthesis_kwargs=dict(channel_base=64, channel_max=8))

@@ -108,7 +108,7 @@ def test_neighbors(space, network, tiny_data, tmp_path):
 
 
 def test_neighbors_know_the_data_of_the_training(tiny_data, tmp_path):
-    from training import snapshots
+    from training.snapshots import files as snapshots
     save(tmp_path / 'a.safetensors')
     loaded = snapshots.load_networks(str(tmp_path / 'a.safetensors'), 'cpu', names=['G_ema'])
     info = dict(options=dict(training_set_kwargs=dict(path=tiny_data, xflip=True)), cur_nimg=0)

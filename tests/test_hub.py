@@ -18,7 +18,7 @@ from test_model_files import serving
 import push_to_hub
 from dnnlib import UserError
 from torch_utils import checkpoint
-from training import hub
+from training.snapshots import hub
 
 ROOT = pathlib.Path(__file__).parent.parent
 huggingface_hub = pytest.importorskip('huggingface_hub')

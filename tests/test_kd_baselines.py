@@ -10,13 +10,13 @@ from kd_toys import reported_losses, setup, step, toy_teacher
 
 import train
 from dnnlib import UserError
-from kd_plugin import agkd
-from kd_plugin.distiller import Distiller, Pass
-from kd_plugin.distillers import DISTILLERS
+from kd_plugin.distillers import agkd
+from kd_plugin.distillers.distiller import Distiller, Pass
+from kd_plugin.distillers.settings import PRESETS, Preset
+from kd_plugin.distillers.table import DISTILLERS
 from kd_plugin.loss import check_distillation
-from kd_plugin.presets import PRESETS, Preset
 from torch_utils import checkpoint
-from training.run_files import STATE_FILE
+from training.run.files import STATE_FILE
 from training.training_loop import Trainer
 
 

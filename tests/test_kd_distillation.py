@@ -4,9 +4,9 @@ import pytest
 import torch
 from kd_toys import RES, TEXTS, N, reported_losses, setup, size, step, toy_teacher, without_kd
 
-from kd_plugin.agkd import AGKD
+from kd_plugin.distillers.agkd import AGKD
+from kd_plugin.distillers.settings import PRESETS
 from kd_plugin.loss import Distillation
-from kd_plugin.presets import PRESETS
 from torch_utils import training_stats
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 from kd_toys import DIM, N, reported_losses, setup, size, step, toy_teacher, without_kd
 
-from kd_plugin import cgkd, diversity, gradient_scale
-from kd_plugin.distiller import Pass
-from kd_plugin.presets import PRESETS
+from kd_plugin import gradient_scale
+from kd_plugin.distillers import cgkd, diversity
+from kd_plugin.distillers.distiller import Pass
+from kd_plugin.distillers.settings import PRESETS
 from torch_utils import training_stats
 from training.loss_terms import Step
 

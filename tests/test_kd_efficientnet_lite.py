@@ -9,10 +9,10 @@ import torch
 from drawings import drawn
 
 from dnnlib import UserError
-from kd_plugin import efficientnet_lite
-from kd_plugin.efficientnet_lite import EfficientNetLite, SameConv
-from kd_plugin.feature_levels import FeatureLevels
 from kd_plugin.teacher import load_teacher
+from kd_plugin.teachers import efficientnet_lite
+from kd_plugin.teachers.efficientnet_lite import EfficientNetLite, SameConv
+from kd_plugin.teachers.feature_levels import FeatureLevels
 from metrics.detectors import load_teacher_detector
 
 F = torch.nn.functional

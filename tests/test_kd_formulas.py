@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from dnnlib import UserError
-from kd_plugin import agkd, cgkd, heads
-from kd_plugin.distiller import Pass
-from kd_plugin.presets import PRESETS
+from kd_plugin.distillers import agkd, cgkd, heads
+from kd_plugin.distillers.distiller import Pass
+from kd_plugin.distillers.settings import PRESETS
 
 
 def rand(*shape, seed=0):

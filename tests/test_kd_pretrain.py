@@ -11,11 +11,13 @@ import torch
 from conftest import run_cli
 
 from dnnlib import UserError
-from kd_plugin import pretrain, pretrain_data, tiny_clip
-from kd_plugin.pretrain_data import CaptionedImages, DemoFaces, subset_items
+from kd_plugin import pretrain
+from kd_plugin.pretraining import data as pretrain_data
+from kd_plugin.pretraining.data import CaptionedImages, DemoFaces, subset_items
 from kd_plugin.teacher import load_teacher
-from training import demo_data
+from kd_plugin.teachers import tiny_clip
 from training.dataset import ImageFolderDataset
+from training.dataset import demo as demo_data
 
 F = torch.nn.functional
 SMALL = ['--size=16', '--width=8', '--dim=16', '--text-width=16', '--batch=16', '--lr=2e-3', '--device=cpu']

@@ -8,12 +8,13 @@ import pytest
 import torch
 from conftest import run_cli
 
-from kd_plugin import probe, probe_measures
-from kd_plugin.probe_measures import STRENGTHS, linear_probe, ridge_scores, zero_shot
-from kd_plugin.probe_picture import CELL, HIGH, LOW, draw_correlations
+from kd_plugin import probe
+from kd_plugin.probing import measures as probe_measures
+from kd_plugin.probing.measures import STRENGTHS, linear_probe, ridge_scores, zero_shot
+from kd_plugin.probing.picture import CELL, HIGH, LOW, draw_correlations
 from torch_utils import checkpoint
-from training import snapshots
 from training.networks import Generator
+from training.snapshots import files as snapshots
 
 
 def test_ridge_is_that_of_the_strength_with_the_least_leave_one_out_error():

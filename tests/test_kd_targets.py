@@ -7,12 +7,13 @@ import torch
 from kd_toys import DIM, setup, step, toy_teacher
 
 from dnnlib import UserError
-from kd_plugin import agkd, cgkd, loss, targets
-from kd_plugin.distiller import Pass
-from kd_plugin.presets import PRESETS
+from kd_plugin import loss
+from kd_plugin.distillers import agkd, cgkd, targets
+from kd_plugin.distillers.distiller import Pass
+from kd_plugin.distillers.settings import PRESETS
 from kd_plugin.teacher import load_teacher
-from training import demo_data
 from training.dataset import ImageFolderDataset
+from training.dataset import demo as demo_data
 
 FEATS = torch.tensor([[1., 2], [3, 2], [1, 6], [3, 6]])         # mean (2, 4), standard deviations 1 and 2
 

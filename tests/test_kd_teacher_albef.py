@@ -7,7 +7,7 @@ import torch
 
 from dnnlib import UserError
 from kd_plugin.teacher import COMMON_NORM, load_teacher
-from kd_plugin.teacher_clip import MEAN, STD
+from kd_plugin.teachers.clip import MEAN, STD
 
 F = torch.nn.functional
 WIDTH, HIDDEN, SIZE, PATCH, DEPTH, DIM = 128, 192, 48, 16, 2, 24          # two heads of 64

@@ -12,12 +12,12 @@ from kd_toys import reported_losses, setup, size, step
 
 from dnnlib import UserError
 from kd_plugin import teacher as teacher_module
-from kd_plugin import teacher_clip
+from kd_plugin.distillers.settings import PRESETS
 from kd_plugin.feature_cache import real_features
 from kd_plugin.loss import check_distillation
-from kd_plugin.presets import PRESETS
 from kd_plugin.teacher import COMMON_NORM, Preprocess, Teacher, load_teacher
-from training import demo_data
+from kd_plugin.teachers import clip as teacher_clip
+from training.dataset import demo as demo_data
 
 F = torch.nn.functional
 

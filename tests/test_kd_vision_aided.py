@@ -13,14 +13,14 @@ from tiny_gan import N, batch, make_loss, nets, run
 import train
 from dnnlib import UserError
 from kd_plugin import gradient_scale, vision_aided
-from kd_plugin.feature_levels import FeatureLevels
 from kd_plugin.teacher import Preprocess, Teacher, load_teacher
+from kd_plugin.teachers.feature_levels import FeatureLevels
 from kd_plugin.vision_aided import RECIPES, VisionAided
 from kd_plugin.vision_heads import EqualisedHead, NormalisedHead, widths
 from torch_utils import misc
-from training import demo_data
+from training.config.presets import PRESETS
 from training.dataset import ImageFolderDataset
-from training.presets import PRESETS
+from training.dataset import demo as demo_data
 
 F = torch.nn.functional
 HALF = (0.5, 0.5, 0.5)

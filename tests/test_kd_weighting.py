@@ -11,11 +11,11 @@ from resuming import KD, differences, make_config, run
 import train
 from dnnlib import UserError
 from kd_plugin import weighting
-from kd_plugin.heads import HEADS
-from kd_plugin.presets import PRESETS
+from kd_plugin.distillers.heads import HEADS
+from kd_plugin.distillers.settings import PRESETS
 from torch_utils import training_stats
-from training.compiling import compile_main_phases
 from training.networks import DiscriminatorFeatures
+from training.speed.compiling import compile_main_phases
 
 
 @pytest.fixture(scope='module')

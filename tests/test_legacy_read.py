@@ -14,7 +14,10 @@ from legacy_files import dumps, easy_dict, persistent, persistent_module, storag
 import legacy
 from dnnlib import UserError
 from torch_utils import checkpoint
-from training import augment, legacy_pytorch, networks, snapshots
+from training import networks
+from training.augment import pipe as augment
+from training.snapshots import files as snapshots
+from training.snapshots import pickle_pytorch as legacy_pytorch
 
 SYNTHESIS = dict(channel_base=128, channel_max=16)
 

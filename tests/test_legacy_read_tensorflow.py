@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dnnlib import UserError, util
-from training import legacy_pytorch
+from training.snapshots import pickle_pytorch as legacy_pytorch
 
 K = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
 

@@ -6,7 +6,8 @@ import torch
 from test_legacy_write import CASES, inputs_of, run_tools, snapshot_of
 
 import dnnlib
-from training import legacy_pytorch, legacy_writer
+from training.snapshots import pickle_pytorch as legacy_pytorch
+from training.snapshots import pickle_writer as legacy_writer
 
 DEFAULTS = dict(num_fp16_res=0, w_avg_beta=0.995)       # where other versions of the format have other ones, the reader spells ours out
 

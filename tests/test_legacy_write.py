@@ -17,7 +17,8 @@ import torch
 import dnnlib
 from dnnlib import UserError
 from torch_utils import persistence
-from training import legacy_writer, networks
+from training import networks
+from training.snapshots import pickle_writer as legacy_writer
 
 STANDIN = pathlib.Path(__file__).parent / 'reference_standin'
 SMALL = dict(channel_base=128, channel_max=16)

@@ -17,7 +17,9 @@ import generate
 import legacy
 from dnnlib import UserError
 from torch_utils import checkpoint, misc, persistence
-from training import model_card, model_files, networks, snapshots
+from training import model_files, networks
+from training.run import card as model_card
+from training.snapshots import files as snapshots
 
 G_KWARGS = dict(z_dim=8, c_dim=0, w_dim=8, img_resolution=16, img_channels=3, mapping_kwargs=dict(num_layers=2),
                 synthesis_kwargs=dict(channel_base=128, channel_max=8, num_fp16_res=2, half_dtype='bfloat16'))

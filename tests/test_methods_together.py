@@ -12,7 +12,7 @@ from test_training_loop import make_config, make_trainer, trained
 
 import train
 from torch_utils import training_stats
-from training.methods import flag
+from training.methods.method import flag
 
 # method -> (options, names of the losses that it adds)
 METHODS = {

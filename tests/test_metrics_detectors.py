@@ -10,7 +10,7 @@ import torch
 
 from dnnlib import UserError, files
 from kd_plugin.teacher import load_teacher
-from kd_plugin.tiny_clip import TinyClip, save_tiny_clip
+from kd_plugin.teachers.tiny_clip import TinyClip, save_tiny_clip
 from metrics import detectors
 from metrics.detectors import load_inception, load_teacher_detector
 

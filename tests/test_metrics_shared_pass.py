@@ -13,7 +13,8 @@ from dnnlib import UserError
 from metrics import detectors, metric_main, registry, script_detectors
 from metrics.inception_score import split_scores
 from torch_utils import misc
-from training import run_files, snapshot_keep
+from training.run import files as run_files
+from training.run import keep as snapshot_keep
 
 METRICS = ['clipfid30_full', 'clipkid30_full', 'clippr303_full', 'clipmemorization20', 'clipfid20_full']
 

@@ -12,10 +12,12 @@ from test_calc_metrics import make_data
 import train
 from dnnlib import UserError
 from metrics import metric_main
-from training import model_card, run_files, snapshots
 from training.dataset import ImageFolderDataset
+from training.launch import launch
 from training.networks import Generator
-from training.runs import launch
+from training.run import card as model_card
+from training.run import files as run_files
+from training.snapshots import files as snapshots
 
 KWARGS = dict(class_name='training.networks.Generator', z_dim=4, c_dim=0, w_dim=4, img_resolution=16, img_channels=3,
               mapping_kwargs=dict(num_layers=1), synthesis_kwargs=dict(channel_base=64, channel_max=8, num_fp16_res=4))
@@ -80,9 +82,10 @@ def test_the_card_says_what_was_set_and_what_came_out(tmp_path, data):
 
 
 def test_the_card_names_further_methods_and_other_augmentations(tmp_path, data):
-    terms = dict(lecam=dict(class_name='training.lecam.LeCam', weight=1e-6), apa=dict(class_name='training.apa.APA', kimg=500, target=0.5),
+    terms = dict(lecam=dict(class_name='training.methods.lecam.LeCam', weight=1e-6),
+                 apa=dict(class_name='training.methods.apa.APA', kimg=500, target=0.5),
                  vision_aided=dict(class_name='kd_plugin.x.VisionAided', teachers=['ViT-B/32', '/somewhere/own.safetensors']))
-    augment = dict(class_name='training.diffaugment.DiffAugment', policy='color,cutout')
+    augment = dict(class_name='training.augment.diffaugment.DiffAugment', policy='color,cutout')
     card = rows(model_card.make_card(make_run(tmp_path / '00000-photos', data, terms=terms, augment_kwargs=augment, ada_target=None)))
     assert card['augmentation'] == 'DiffAugment: policy color,cutout'
     assert card['further methods'] == 'LeCam: weight 1e-06; APA: kimg 500, target 0.5; VisionAided: teachers ViT-B/32, own.safetensors'

@@ -19,9 +19,10 @@ import generate
 import legacy
 import train
 from dnnlib import UserError, files
-from training import model_files, networks, snapshots
-from training.find_run import find_run
+from training import model_files, networks
 from training.model_files import load_generator
+from training.run.find import find_run
+from training.snapshots import files as snapshots
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

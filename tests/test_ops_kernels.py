@@ -10,7 +10,8 @@ import sys
 import pytest
 import torch
 
-from torch_utils import custom_ops, native_build
+from torch_utils import custom_ops
+from torch_utils.native import build as native_build
 from torch_utils.ops import _cases, _library, bias_act, upfirdn2d
 
 CPU = torch.device('cpu')

@@ -13,8 +13,8 @@ import zipfile
 import pytest
 from test_model_card import KWARGS
 
-from training import snapshots
 from training.networks import Generator
+from training.snapshots import files as snapshots
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = ['dnnlib', 'torch_utils', 'training', 'metrics', 'kd_plugin']

@@ -9,10 +9,11 @@ from processes import run_processes
 from test_training_loop import make_config
 from torch.overrides import TorchFunctionMode
 
-from kd_plugin import teacher, tiny_clip  # noqa: F401 (for `double_precision`)
+from kd_plugin import teacher
+from kd_plugin.teachers import tiny_clip  # noqa: F401 (for `double_precision`)
 from torch_utils import distributed, training_stats
-from training import networks, trainer_state  # noqa: F401
-from training.real_images import RealBatch, RealImages
+from training.dataset.real_images import RealBatch, RealImages
+from training.run import state as trainer_state  # noqa: F401
 from training.training_loop import Trainer
 
 BATCH, ITERATIONS = 16, 3

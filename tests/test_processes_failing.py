@@ -13,8 +13,8 @@ from processes import run_processes
 
 import train
 from torch_utils import checkpoint
-from training.run_files import STATE_FILE
-from training.runs import launch
+from training.launch import launch
+from training.run.files import STATE_FILE
 
 ROOT = pathlib.Path(__file__).parent.parent
 SPAWN = [sys.executable]

@@ -15,10 +15,10 @@ from test_generate import save
 
 import generate
 import projector
+from inference import projection_files
+from inference.projection import Projection
 from kd_plugin.teacher import Preprocess, Teacher
-from training import projection_files
 from training.model_files import load_generator
-from training.projection import Projection
 
 
 @pytest.fixture(scope='module')

@@ -27,9 +27,10 @@ import train
 from dnnlib.published import without_folders
 from kd_plugin import pretrain, probe
 from torch_utils import checkpoint
-from training import model_files, snapshots
+from training import model_files
+from training.launch import launch
 from training.networks import Generator
-from training.runs import launch
+from training.snapshots import files as snapshots
 
 TELLING = 'ward7-anna-kowalska'
 OF_THE_RUN = ('training_options.json', 'log.txt', 'training-state')        # these stay in its folder

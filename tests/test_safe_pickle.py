@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 from legacy_files import Call, Name, New, dumps, easy_dict, persistent, persistent_module, storage_call
 
 from dnnlib import UserError
-from torch_utils import pickle_machine, safe_pickle
-from training import legacy_pytorch, networks
+from torch_utils.pickles import machine as pickle_machine
+from torch_utils.pickles import reader as safe_pickle
+from training import networks
+from training.snapshots import pickle_pytorch as legacy_pytorch
 
 NP_CORE = 'numpy.core.multiarray'
 

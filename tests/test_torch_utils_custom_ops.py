@@ -10,7 +10,9 @@ import warnings
 import pytest
 import torch
 
-from torch_utils import custom_ops, native_build, nvrtc
+from torch_utils import custom_ops
+from torch_utils.native import build as native_build
+from torch_utils.native import nvrtc
 from torch_utils.ops import _library, bias_act, upfirdn2d
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from dnnlib import UserError
-from torch_utils import custom_ops, doctor, native_build
+from torch_utils import custom_ops, doctor
+from torch_utils.native import build as native_build
 from torch_utils.ops import _library
 
 HAS_CUDA = torch.cuda.is_available()

@@ -14,9 +14,11 @@ import pytest
 import torch
 from conftest import wait_until
 
-from torch_utils import build_cache, native_build, nvrtc
-from torch_utils.build_cache import BuildError
-from torch_utils.native_build import Recipe, build
+from torch_utils.native import build as native_build
+from torch_utils.native import cache as build_cache
+from torch_utils.native import nvrtc
+from torch_utils.native.build import Recipe, build
+from torch_utils.native.cache import BuildError
 
 pytestmark = pytest.mark.skipif(native_build.find_compiler() is None or native_build.find_ninja() is None, reason='needs a C++ compiler and ninja')
 ROOT = pathlib.Path(__file__).parent.parent

@@ -8,8 +8,10 @@ import pytest
 import torch
 from host_build import NAMES
 
-from torch_utils import build_cache, custom_ops, nvrtc, nvrtc_kernels
-from torch_utils.cuda_driver import PROTOTYPES, Driver, DriverError
+from torch_utils import custom_ops
+from torch_utils.native import cache as build_cache
+from torch_utils.native import nvrtc, nvrtc_kernels
+from torch_utils.native.cuda_driver import PROTOTYPES, Driver, DriverError
 from torch_utils.ops import _cases, _launch, _launch_bias_act, _launch_upfirdn2d, _library
 
 PARAMS = dict(bias_act=_launch_bias_act.Params, upfirdn2d=_launch_upfirdn2d.Params)

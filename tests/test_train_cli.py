@@ -15,10 +15,10 @@ from conftest import parse_options, run_cli
 import train
 from dnnlib import EasyDict, UserError
 from torch_utils import checkpoint, misc
-from training import run_changes
-from training.find_run import OPTIONS_FILE, find_run
 from training.networks_setup import feature_width
-from training.run_files import STATE_FILE
+from training.run import changes as run_changes
+from training.run.files import STATE_FILE
+from training.run.find import OPTIONS_FILE, find_run
 
 
 def config_of(data, *args):

@@ -8,12 +8,12 @@ from conftest import parse_options
 from tiny_gan import RES, N, batch, make_loss, nets, run
 
 import train
+from kd_plugin.distillers.settings import PRESETS
 from kd_plugin.loss import Distillation
-from kd_plugin.presets import PRESETS
 from kd_plugin.teacher import load_teacher
 from torch_utils import training_stats
-from training.apa import AdaptivePseudoAugmentation
 from training.loss_terms import Step, Term
+from training.methods.apa import AdaptivePseudoAugmentation
 
 
 def record(n, value, c, round_idx=0, gen=None):
@@ -131,6 +131,6 @@ def test_teacher_features_are_those_of_the_image_fed():
 def test_options(tiny_data):
     build = lambda *args: train.build_config(parse_options('--outdir=x', f'--data={tiny_data}', '--device=cpu', *args))
     config, name = build('--apa', '--apa-target=0.5', '--batch=8', '--batch-gpu=4')
-    assert config.terms == dict(apa=dict(class_name='training.apa.AdaptivePseudoAugmentation', batch_size=8, target=0.5))
+    assert config.terms == dict(apa=dict(class_name='training.methods.apa.AdaptivePseudoAugmentation', batch_size=8, target=0.5))
     assert build('--apa', '--init-from=x')[0].terms['apa']['kimg'] == build('--init-from=x')[0].ada_kimg == 100
     assert name == 'tiny-auto1-batch8-apa-target0.5'

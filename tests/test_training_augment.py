@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dnnlib import UserError
 from training.augment import AugmentPipe, augpipe_specs
-from training.augment_resample import downsampling, filtering, map_lines, upsampling, warp, warp_margins
-from training.augment_wavelets import SYM6, octave_filters
+from training.augment.resample import downsampling, filtering, map_lines, upsampling, warp, warp_margins
+from training.augment.wavelets import SYM6, octave_filters
 
 QUANTILES = [0.2, 0.6, 0.9]
 

@@ -7,7 +7,7 @@ from conftest import parse_options
 from tiny_gan import N, batch, make_loss, nets, run
 
 import train
-from training.chain import Chain
+from training.methods.chain import Chain
 
 
 def numpy_normalized(x):
@@ -110,6 +110,6 @@ def test_every_phase_leaves_nothing_behind():
 
 def test_options(tiny_data):
     config = lambda *args: train.build_config(parse_options('--outdir=x', f'--data={tiny_data}', '--batch=8', *args))[0]
-    assert config('--chain').terms['chain'] == dict(class_name='training.chain.Chain', start=40, base=0.1)
+    assert config('--chain').terms['chain'] == dict(class_name='training.methods.chain.Chain', start=40, base=0.1)
     assert config('--chain', '--chain-base=0', '--chain-start=2', '--chain-weight=5').terms['chain'] == \
-        dict(class_name='training.chain.Chain', start=2, base=0, weight=5)
+        dict(class_name='training.methods.chain.Chain', start=2, base=0, weight=5)

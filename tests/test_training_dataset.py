@@ -1,4 +1,4 @@
-"""training/dataset.py: images, labels, subsets, mirroring, workers, and every refusal."""
+"""training/dataset/folder.py: images, labels, subsets, mirroring, workers, and every refusal."""
 
 import io
 import json
@@ -16,8 +16,10 @@ import PIL.Image
 import pytest
 import torch
 
-from training import dataset, image_convert, image_headers
 from training.dataset import DatasetError, ImageFolderDataset
+from training.dataset import convert as image_convert
+from training.dataset import folder as dataset
+from training.dataset import headers as image_headers
 
 NAMES = [f'00000/img0000000{i}.png' for i in range(7)]
 CLASSES = [2, 1, 3, 2, 0, 2, 0]

@@ -6,8 +6,8 @@ from conftest import parse_options
 
 import train
 from dnnlib import UserError
-from training.augmentations import AUGMENTATIONS
-from training.diffaugment import DiffAugment, color, cutout, translation
+from training.augment.diffaugment import DiffAugment, color, cutout, translation
+from training.config.augmentations import AUGMENTATIONS
 
 H, W = 16, 24
 
@@ -110,7 +110,7 @@ def config_of(data, *args):
 
 def test_options(tiny_data):
     config, name = config_of(tiny_data, '--aug=diffaug', '--diffaug-policy=translation,cutout')
-    assert config.augment_kwargs == dict(class_name='training.diffaugment.DiffAugment', policy='translation,cutout')
+    assert config.augment_kwargs == dict(class_name='training.augment.diffaugment.DiffAugment', policy='translation,cutout')
     assert config.ada_target is None and name == 'tiny-auto1-diffaug-translation-cutout'
     assert config_of(tiny_data, '--aug=diffaug')[0].augment_kwargs['policy'] == 'color,translation,cutout'
 

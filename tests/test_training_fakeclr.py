@@ -7,7 +7,7 @@ from tiny_gan import N, batch, make_loss, nets, run
 
 import train
 from dnnlib import UserError
-from training.fakeclr import FakeCLR
+from training.methods.fakeclr import FakeCLR
 
 
 def test_noise_grows_with_the_latent():
@@ -47,8 +47,8 @@ def test_fakes_alone_and_a_queue_shorter_than_the_batch():
 def test_options(tiny_data):
     config = lambda *args: train.build_config(parse_options('--outdir=x', f'--data={tiny_data}', '--batch=8', *args))[0]
     images = config().training_set_kwargs['max_size']
-    assert config('--fakeclr').terms['fakeclr'] == dict(class_name='training.fakeclr.FakeCLR', queue=max(images // 20, 1))
+    assert config('--fakeclr').terms['fakeclr'] == dict(class_name='training.methods.fakeclr.FakeCLR', queue=max(images // 20, 1))
     assert config('--fakeclr', '--mirror=1', '--fakeclr-weight=2').terms['fakeclr'] == \
-        dict(class_name='training.fakeclr.FakeCLR', queue=max(images // 10, 1), weight=2)
+        dict(class_name='training.methods.fakeclr.FakeCLR', queue=max(images // 10, 1), weight=2)
     with pytest.raises(UserError, match='--fakeclr: without augmentation'):
         config('--fakeclr', '--aug=noaug')

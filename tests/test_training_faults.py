@@ -17,16 +17,21 @@ from resuming import differences, make_config, make_trainer, no_rest, read_json,
 
 import train
 from dnnlib import UserError, util
-from dnnlib.protocol import read_lines
+from dnnlib.metric_records import read_lines
 from torch_utils import checkpoint, distributed, misc, training_stats
-from training import batch_probe, model_card, presets, run_files, state_files, training_loop
+from torch_utils.stop_request import SIGNALS, StopRequest
+from training import training_loop
+from training.config import presets
 from training.dataset import ImageFolderDataset
-from training.find_run import OPTIONS_FILE
-from training.lecam import LeCam
+from training.dataset.real_images import RealImages
 from training.loss import StyleGAN2Loss
-from training.real_images import RealImages
-from training.run_files import BAD_STEPS_FILE, PREVIOUS_STATE_FILE, STATE_FILE, STATS_FILE
-from training.stop_request import SIGNALS, StopRequest
+from training.methods.lecam import LeCam
+from training.run import card as model_card
+from training.run import files as run_files
+from training.run import state_files
+from training.run.files import BAD_STEPS_FILE, PREVIOUS_STATE_FILE, STATE_FILE, STATS_FILE
+from training.run.find import OPTIONS_FILE
+from training.speed import batch_probe
 from training.training_loop import Trainer
 
 

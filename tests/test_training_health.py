@@ -14,17 +14,19 @@ from resuming import make_config, make_trainer
 import calc_metrics
 import train
 from dnnlib import EasyDict, UserError
+from inference.neighbors import open_training_images
 from metrics import metric_main, metric_utils
 from torch_utils import checkpoint, training_stats
-from training import early_stop, observers, snapshot_keep
 from training.dataset import DatasetError, ImageFolderDataset
-from training.find_run import find_run
-from training.near_copies import NearCopies
-from training.neighbors import open_training_images
-from training.run_files import STATE_FILE
-from training.runs import launch
+from training.launch import launch
+from training.observers import early_stop
+from training.observers import observer as observers
+from training.observers.near_copies import NearCopies
+from training.observers.validation import Validation, overfitting
+from training.run import keep as snapshot_keep
+from training.run.files import STATE_FILE
+from training.run.find import find_run
 from training.training_loop import Trainer
-from training.validation import Validation, overfitting
 
 
 @pytest.fixture(autouse=True)

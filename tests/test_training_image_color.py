@@ -1,4 +1,4 @@
-"""training/image_color.py: colours against the formulas of the profiles, written by hand."""
+"""training/dataset/color.py: colours against the formulas of the profiles, written by hand."""
 
 import io
 import struct
@@ -9,9 +9,9 @@ import PIL.ImageCms
 import pytest
 from test_dataset_tool import convert, make_folder, noise, run_tool
 
-from training import image_color
 from training.dataset import ImageFolderDataset
-from training.image_convert import open_image, to_rgb_or_grey
+from training.dataset import color as image_color
+from training.dataset.convert import open_image, to_rgb_or_grey
 
 D50 = (0.9642, 1, 0.8249)
 # columns: XYZ of red, green and blue under D50 (published values)

@@ -1,4 +1,4 @@
-"""training/image_decode.py: the same pixels with pyspng and without; and which packages a program cannot do without."""
+"""training/dataset/decode.py: the same pixels with pyspng and without; and which packages a program cannot do without."""
 
 import ast
 import importlib.util
@@ -13,9 +13,9 @@ import torch
 from test_dataset_tool import noise
 
 from dnnlib import UserError, files
-from training import image_decode
+from inference.walk import Walk
 from training.dataset import DatasetError, ImageFolderDataset
-from training.latent_walk import Walk
+from training.dataset import decode as image_decode
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -86,7 +86,7 @@ def test_no_program_needs_more_than_the_packages_named_here():
 
 def test_an_import_of_pyspng_that_fails_is_no_failure(monkeypatch):
     monkeypatch.setitem(sys.modules, 'pyspng', None)
-    spec = importlib.util.find_spec('training.image_decode')
+    spec = importlib.util.find_spec('training.dataset.decode')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.pyspng is None

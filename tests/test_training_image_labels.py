@@ -1,4 +1,4 @@
-"""training/image_labels.py: which label an image gets, and that nothing of a dataset.json is passed over in silence."""
+"""training/dataset/labels.py: which label an image gets, and that nothing of a dataset.json is passed over in silence."""
 
 import json
 import re
@@ -10,8 +10,8 @@ import pytest
 from test_dataset_tool import make_folder, noise, read, refusal, run_tool
 
 from training.dataset import DatasetError, ImageFolderDataset
-from training.image_files import ImageFiles
-from training.image_labels import empty_classes, read_labels
+from training.dataset.files import ImageFiles
+from training.dataset.labels import empty_classes, read_labels
 
 
 def labels_json(pairs, **more):

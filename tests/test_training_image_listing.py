@@ -1,4 +1,4 @@
-"""training/image_listing.py: links, names that stand twice, and archives that cannot be read."""
+"""training/dataset/listing.py: links, names that stand twice, and archives that cannot be read."""
 
 import os
 import zipfile
@@ -7,7 +7,7 @@ import pytest
 from test_dataset_tool import make_folder, noise, read, refusal, run_tool
 
 from training.dataset import DatasetError, ImageFolderDataset
-from training.image_files import ImageFiles
+from training.dataset.files import ImageFiles
 
 links = pytest.mark.skipif(not hasattr(os, 'symlink') or os.name == 'nt', reason='no links')
 

@@ -12,7 +12,7 @@ from tiny_gan import RES, N, batch, make_loss, nets, run
 import train
 from dnnlib import UserError
 from torch_utils import distributed
-from training.insgen import Contrast, InsGen
+from training.methods.insgen import Contrast, InsGen
 
 
 def test_info_nce_by_brute_force():
@@ -152,7 +152,7 @@ def build(data, *args):
 
 def test_options(tiny_data):
     config, name = build(tiny_data, '--insgen', '--batch=8', '--insgen-noise=0.2')
-    assert config.terms == dict(insgen=dict(class_name='training.insgen.InsGen', queue=32, noise=0.2))
+    assert config.terms == dict(insgen=dict(class_name='training.methods.insgen.InsGen', queue=32, noise=0.2))
     assert name == 'tiny-auto1-batch8-insgen-noise0.2'
     assert build(tiny_data, '--insgen', '--insgen-queue=100')[0].terms['insgen']['queue'] == 100
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from test_generate import KWARGS
 
-from training import latent_walk
-from training.latent_walk import Walk, WalkFrames
+from inference import walk as latent_walk
+from inference.walk import Walk, WalkFrames
 from training.networks import Generator
 
 F64 = torch.float64

@@ -8,8 +8,8 @@ from tiny_gan import batch, make_loss, nets, run
 import train
 from dnnlib import UserError
 from torch_utils import distributed, training_stats
-from training.lecam import LeCam
 from training.loss_terms import Step
+from training.methods.lecam import LeCam
 
 
 def step_with(logits):
@@ -93,7 +93,7 @@ def test_gradient_in_the_d_step_is_that_of_the_formula():
 def test_options(tiny_data):
     build = lambda *args: train.build_config(parse_options('--outdir=x', f'--data={tiny_data}', '--device=cpu', *args))
     config, name = build('--lecam=1e-6', '--lecam-decay=0.9', '--lecam-start=2')
-    assert config.terms == dict(lecam=dict(class_name='training.lecam.LeCam', weight=1e-6, decay=0.9, start=2.0))
+    assert config.terms == dict(lecam=dict(class_name='training.methods.lecam.LeCam', weight=1e-6, decay=0.9, start=2.0))
     assert name == 'tiny-auto1-lecam1e-06-decay0.9-start2'
     assert build()[0].terms == {}
     with pytest.raises(UserError, match='--lecam-decay=0.9: has no effect without --lecam; add that, or leave this out'):

@@ -17,10 +17,12 @@ import dnnlib
 import train
 from dnnlib import UserError
 from torch_utils import checkpoint
-from training import early_stop, presets, snapshots
-from training.find_run import OPTIONS_FILE, find_run
-from training.run_files import PREVIOUS_STATE_FILE, STATE_FILE
-from training.runs import launch
+from training.config import presets
+from training.launch import launch
+from training.observers import early_stop
+from training.run.files import PREVIOUS_STATE_FILE, STATE_FILE
+from training.run.find import OPTIONS_FILE, find_run
+from training.snapshots import files as snapshots
 from training.training_loop import Trainer
 
 ROOT = pathlib.Path(__file__).parent.parent

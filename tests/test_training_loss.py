@@ -6,10 +6,10 @@ import torch
 from tiny_gan import RES, N, batch, gradients, make_loss, nets, run
 
 from torch_utils import training_stats
-from training.apa import AdaptivePseudoAugmentation
-from training.insgen import InsGen
 from training.loss import StyleGAN2Loss
 from training.loss_terms import Term
+from training.methods.apa import AdaptivePseudoAugmentation
+from training.methods.insgen import InsGen
 
 
 def close(got, want, **tolerance):

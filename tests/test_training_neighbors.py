@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from training import neighbors
+from inference import neighbors
 from training.dataset import ImageFolderDataset
 
 

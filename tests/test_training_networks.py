@@ -4,8 +4,9 @@ import math
 import pytest
 import torch
 
-from training import networks, networks_layers
-from training.networks_format import half_resolutions
+from training import networks
+from training.networks import stylegan2_layers as networks_layers
+from training.networks.blocks import half_resolutions
 from training.networks_setup import use_channels_last
 
 SMALL = dict(channel_base=128, channel_max=16)

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from dnnlib import UserError
-from torch_utils import checkpoint, misc, training_stats
-from training import image_grid, networks, snapshots
-from training.ada import AdaptiveProbability, set_probability
+from torch_utils import checkpoint, image_grid, misc, training_stats
+from training import networks
+from training.augment.ada import AdaptiveProbability, set_probability
 from training.ema import WeightAverage
 from training.phases import make_phases
+from training.snapshots import files as snapshots
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from training import projection_files
+from inference import projection_files
+from inference.projection import Projection, learning_rate, noise_regularization, w_noise_scale, w_statistics
 from training.networks import Generator
-from training.projection import Projection, learning_rate, noise_regularization, w_noise_scale, w_statistics
 
 
 @pytest.mark.parametrize('progress, rate', [

@@ -1,4 +1,4 @@
-"""training/real_images.py: the order of the images, the same batches from memory and from workers, and errors."""
+"""training/dataset/real_images.py: the order of the images, the same batches from memory and from workers, and errors."""
 
 import contextlib
 import io
@@ -10,9 +10,8 @@ import PIL.Image
 import pytest
 import torch
 
-from training import real_images
-from training.dataset import DatasetError, ImageFolderDataset
-from training.real_images import ImageOrder, Labels, RealImages
+from training.dataset import DatasetError, ImageFolderDataset, real_images
+from training.dataset.real_images import ImageOrder, Labels, RealImages
 
 # Python >= 3.12 warns on forking workers; torch warns where there are fewer cores than workers.
 pytestmark = pytest.mark.filterwarnings('ignore:This process .* is multi-threaded', 'ignore:This DataLoader will create')

@@ -17,12 +17,14 @@ import dnnlib
 import train
 from dnnlib import UserError
 from torch_utils import checkpoint, misc
-from training import model_card, presets, run_changes
-from training.find_run import OPTIONS_FILE, find_run
-from training.observers import Observer
-from training.run_files import BAD_STEPS_FILE, LOG_FILE, STATE_FILE, STATS_FILE
-from training.run_records import forget_after
-from training.runs import launch
+from training.config import presets
+from training.launch import launch
+from training.observers.observer import Observer
+from training.run import card as model_card
+from training.run import changes as run_changes
+from training.run.files import BAD_STEPS_FILE, LOG_FILE, STATE_FILE, STATS_FILE
+from training.run.find import OPTIONS_FILE, find_run
+from training.run.records import forget_after
 
 METHODS = [[], *([f'--kd={methods}', '--kd-teacher=demo', f'--kd-preset={preset}']
                  for preset in ('paper', 'released') for methods in ('agkd', 'cgkd', 'agkd,cgkd'))]

@@ -8,13 +8,14 @@ from conftest import parse_options
 
 import train
 from dnnlib import EasyDict, UserError
-from kd_plugin.distillers import DISTILLERS
+from kd_plugin.distillers.table import DISTILLERS
 from torch_utils import checkpoint, misc
-from training import augmentations, run_changes
-from training.augmentations import Augmentation, add_augmentation, augmentation_options
-from training.find_run import OPTIONS_FILE, find_run
-from training.run_files import STATE_FILE
-from training.run_name import MAX_BYTES, UNNAMED, run_name
+from training.config import augmentations
+from training.config.augmentations import Augmentation, add_augmentation, augmentation_options
+from training.run import changes as run_changes
+from training.run.files import STATE_FILE
+from training.run.find import OPTIONS_FILE, find_run
+from training.run.name import MAX_BYTES, UNNAMED, run_name
 
 KD = '--kd=agkd,cgkd'
 # Every option that changes the training; it comes last, after what it needs.

@@ -18,7 +18,11 @@ from conftest import modules_counted, wait_until
 from dnnlib import UserError
 from torch_utils import checkpoint
 from torch_utils.background_writer import LONGEST_QUEUE, BackgroundWriter
-from training import legacy_writer, networks, run_files, snapshot_keep, snapshots
+from training import networks
+from training.run import files as run_files
+from training.run import keep as snapshot_keep
+from training.snapshots import files as snapshots
+from training.snapshots import pickle_writer as legacy_writer
 
 ROOT = pathlib.Path(__file__).parent.parent
 KWARGS = dict(class_name='training.networks.Generator', z_dim=8, c_dim=2, w_dim=8, img_resolution=16, img_channels=3,

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dnnlib import UserError
 from torch_utils import misc
-from training.compiling import compile_main_phases
-from training.cuda_graphs import WARM_UP, RecordedPhase
+from training.speed.compiling import compile_main_phases
+from training.speed.cuda_graphs import WARM_UP, RecordedPhase
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
 WAITING = {'_local_scalar_dense', 'is_nonzero', 'nonzero', 'masked_select', 'equal', 'unique_consecutive', '_unique2', 'repeat_interleave'}

@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from dnnlib import UserError
-from training import video_files
+from inference import video_files
 
 COLOURS = [(250, 10, 10), (10, 250, 10), (10, 10, 250), (200, 200, 200), (30, 30, 30)]
 

@@ -17,8 +17,11 @@ import torch
 
 from dnnlib import UserError
 
-from . import build_cache, distributed, native_build, nvrtc_kernels
-from .cuda_driver import DriverError
+from . import distributed
+from .native import build as native_build
+from .native import cache as build_cache
+from .native import nvrtc_kernels
+from .native.cuda_driver import DriverError
 
 OPERATORS = {                           # kernel -> the operators it computes
     'bias_act': ['bias_act', 'bias_act_slope', 'bias_act_curve'],

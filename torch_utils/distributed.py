@@ -28,7 +28,7 @@ class PeerFailure(Exception):
 
 
 def init(device_type):
-    """Joins the process group that torchrun (or `training.runs.launch`) has set up in the environment, if any. Returns this process's device."""
+    """Joins the process group that torchrun (or `training.launch.launch`) has set up in the environment, if any. Returns this process's device."""
     global _store
     local_rank = int(os.environ.get('LOCAL_RANK', 0))
     if device_type == 'cuda':

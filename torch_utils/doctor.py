@@ -15,7 +15,9 @@ import warnings
 
 import torch
 
-from . import custom_ops, native_build, nvrtc_kernels
+from . import custom_ops
+from .native import build as native_build
+from .native import nvrtc_kernels
 from .ops import _cases, bias_act, scaled_bias_act, upfirdn2d
 
 PATIENT_SEC = 1800

@@ -1,1 +1,1 @@
-"""Networks, losses, data and the training loop."""
+"""Training: the step, its networks, data and methods, and the run that keeps them on disk."""

@@ -7,9 +7,10 @@ import os
 from dnnlib import UnusableFile, UserError, files
 from dnnlib.util import is_url
 
-from . import hub, snapshots
-from .config import torch_device
-from .network_arguments import GENERATOR, described, laid_out, match
+from .config.build import torch_device
+from .snapshots import files as snapshots
+from .snapshots import hub
+from .snapshots.arguments import GENERATOR, described, laid_out, match
 
 # Networks that StyleGAN2-ADA publishes as starting points for transfer learning, by the names that its --resume takes. They are pickles,
 # of which only tensors and settings are read. Their licence, NVIDIA's, allows non-commercial use only.

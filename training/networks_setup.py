@@ -10,9 +10,10 @@ import dnnlib
 from dnnlib import UserError
 from torch_utils import checkpoint, distributed, misc
 
-from . import model_files, snapshots
-from .image_names import some
-from .networks_format import Block
+from . import model_files
+from .dataset.names import some
+from .networks.blocks import Block
+from .snapshots import files as snapshots
 
 
 def build_networks(config, dataset, device):

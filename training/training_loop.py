@@ -8,19 +8,23 @@ import torch
 
 import dnnlib
 from torch_utils import distributed, misc, training_stats
+from torch_utils.image_grid import SampleGrid
+from torch_utils.stop_request import StopRequest
 
-from . import bad_steps, batch_probe, machine, observers, rollback, run_files, trainer_state
-from .ada import AdaptiveProbability, LinearProbability, set_probability
-from .compiling import compile_main_phases
-from .cuda_graphs import record_phases
+from .augment.ada import AdaptiveProbability, LinearProbability, set_probability
+from .dataset.real_images import RealImages
 from .ema import WeightAverage
-from .image_grid import SampleGrid
 from .networks_setup import build_networks
+from .observers import observer as observers
 from .phases import make_phases
-from .progress import Progress
-from .real_images import RealImages
-from .run_store import RunStore
-from .stop_request import StopRequest
+from .run import bad_steps, machine, rollback
+from .run import files as run_files
+from .run import state as trainer_state
+from .run.progress import Progress
+from .run.store import RunStore
+from .speed import batch_probe
+from .speed.compiling import compile_main_phases
+from .speed.cuda_graphs import record_phases
 
 
 class Trainer:

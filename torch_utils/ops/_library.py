@@ -2,7 +2,7 @@
 
 import torch
 
-from torch_utils import custom_ops
+from .. import custom_ops
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 IMPLS = ('auto', 'cuda', 'ref')

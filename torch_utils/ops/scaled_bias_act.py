@@ -5,8 +5,7 @@ One pass over memory where scale and noise, bias and activation take two, and on
 
 import torch
 
-from torch_utils import custom_ops
-
+from .. import custom_ops
 from . import fma
 from ._library import check_input, define, memory_format_of
 from .bias_act import activation_funcs, bias_act

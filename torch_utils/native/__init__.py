@@ -1,0 +1,1 @@
+"""Kernels from source: compiler, cache of built libraries, NVRTC and the CUDA driver."""

@@ -1,0 +1,1 @@
+"""From options to the complete configuration of a run."""

@@ -1,0 +1,138 @@
+"""Options of train.py -> configuration: the parts that concern data, schedule and networks.
+
+`opts` is an EasyDict of the command line's options, None where one was not given. Nothing here writes a file.
+"""
+
+import os
+
+import torch
+
+from dnnlib import UserError
+from torch_utils import distributed, misc
+
+from ..observers import early_stop
+
+GRID_IMAGES = {True: 480, False: 60}        # on a GPU: those of 256x256 then make a picture of 7680x4096
+
+MEMORIZED = 2                   # images of which nothing but copies can be learned
+
+
+def number_of_processes(gpus):
+    """--gpus, or what torchrun has started."""
+    if 'WORLD_SIZE' in os.environ:
+        world = int(os.environ['WORLD_SIZE'])
+        if gpus not in (None, world):
+            raise UserError(f'--gpus={gpus}: torchrun has started {world} processes; leave --gpus out')
+        return world
+    gpus = gpus or 1
+    if gpus & (gpus - 1) != 0:
+        raise UserError(f'--gpus={gpus}: must be a power of two; use --gpus={1 << gpus.bit_length() - 1}')
+    return gpus
+
+
+def torch_device(name):
+    if name == 'auto':
+        return 'cuda' if torch.cuda.is_available() else 'cpu'
+    if name == 'cuda' and not torch.cuda.is_available():
+        raise UserError('--device=cuda: torch finds no CUDA device; use --device=cpu, or install a torch build for your driver')
+    if name == 'mps' and not torch.backends.mps.is_available():
+        raise UserError('--device=mps: torch finds no Apple GPU; use --device=cpu')
+    return name
+
+
+def check_dataset(opts, dataset):
+    if opts.cond and not dataset.has_labels:
+        raise UserError(f'--cond=1: {opts.data} has no labels; sort the images into one folder per class and run dataset_tool.py, '
+                        'or leave --cond out')
+    if opts.subset is not None and opts.subset > dataset.num_images:
+        raise UserError(f'--subset={opts.subset}: {opts.data} has {dataset.num_images} images; use --subset={dataset.num_images} or leave it out')
+    side = dataset.resolution
+    if side < 8 or side & (side - 1) != 0:
+        usable = max(1 << side.bit_length() - 1, 8)
+        raise UserError(f'--data={opts.data}: images are {side}x{side}; the side must be a power of two of at least 8: rebuild it with '
+                        f'dataset_tool.py --width={usable} --height={usable}')
+
+
+def warn_of_few_images(count):
+    if count <= MEMORIZED:
+        images, them = ('1 image', 'it') if count == 1 else (f'{count} images', 'them')
+        distributed.print0(f'Warning: the training has {images}: all that it can learn is to copy {them}; '
+                           '--cfg=low-shot is for about a hundred')
+
+
+def add_schedule(config, opts, preset):
+    batch = opts.batch or preset.batch
+    if batch % config.num_gpus != 0:
+        raise UserError(f'--batch={batch}: cannot be split evenly over {config.num_gpus} processes; '
+                        f'use --batch={(batch // config.num_gpus + 1) * config.num_gpus}')
+    per_process = batch // config.num_gpus
+    probe = opts.batch_gpu == 'auto'
+    usual = per_process if probe or opts.batch or preset.ref_gpus is None else min(batch // preset.ref_gpus, per_process)
+    batch_gpu = usual if probe else opts.batch_gpu or usual
+    if per_process % batch_gpu != 0:
+        raise UserError(f'--batch-gpu={batch_gpu}: does not divide the {per_process} images per process; use a divisor of it')
+    group = min(preset.mbstd_group, batch_gpu)
+    if batch_gpu % group != 0:
+        raise UserError(f'--batch={batch}: {batch_gpu} images at a time cannot be split into groups of {group} for the minibatch statistics of '
+                        f'--cfg={opts.cfg}; use a multiple of {group}')
+    snap = opts.snap or preset.snapshot_ticks
+    config.update(batch_size=batch, batch_gpu=batch_gpu, total_kimg=as_number(opts.kimg or preset.kimg),
+                  kimg_per_tick=as_number(opts.tick or preset.kimg_per_tick), image_snapshot_ticks=snap, network_snapshot_ticks=snap,
+                  ema_kimg=preset.ema_kimg, ema_rampup=None if opts.init_from else preset.ema_rampup, ema_start_kimg=preset.ema_start_kimg,
+                  grid_images=GRID_IMAGES[config.device == 'cuda'],
+                  batch_gpu_auto=probe)                 # until it is probed, batch_gpu is the most that it can be
+    lazy = preset.lazy_regularization
+    config.update(G_reg_interval=4 if lazy else None, D_reg_interval=16 if lazy else None)      # StyleGAN2, appendix B
+
+
+def as_number(value):
+    """2.0 -> 2, for names and JSON."""
+    return int(value) if value == int(value) else value
+
+
+def half_suits(opts, device):
+    """Whether networks and teachers that can work in half precision should: as --fp32 says, else where that is fast."""
+    return not opts['fp32'] if opts['fp32'] is not None else device != 'cpu' or misc.cpu_has_bfloat16()
+
+
+def add_networks(config, opts, preset):
+    on_cpu = config.device == 'cpu'
+    half = half_suits(opts, config.device) and (preset.half_precision or opts.fp32 is not None)
+    config.fp32_auto = opts.fp32 is None and on_cpu     # a run keeps to what the processor that it began on has
+    channels_last = on_cpu if opts.nhwc is None else opts.nhwc
+    # On a CPU that has bfloat16 it pays at every resolution; it has the range of float32 and needs no clamp.
+    precision = dict(num_fp16_res=0 if not half else 16 if on_cpu else 4, conv_clamp=256 if half and not on_cpu else None)
+    width = dict(channel_base=preset.channel_base, channel_max=preset.channel_max)
+    block_kwargs = {**(dict(half_dtype='bfloat16') if half and on_cpu else {}), **(dict(fp16_channels_last=True) if channels_last else {})}
+    config.update(channels_last=channels_last, fp32=not half)
+    config.G_kwargs = dict(class_name='training.networks.Generator', z_dim=preset.z_dim, w_dim=preset.z_dim,
+                           mapping_kwargs=dict(num_layers=preset.mapping_layers), synthesis_kwargs=dict(width, **precision, **block_kwargs))
+    config.D_kwargs = dict(class_name='training.networks.Discriminator', block_kwargs=dict(block_kwargs), mapping_kwargs={},
+                           epilogue_kwargs=dict(mbstd_group_size=preset.mbstd_group), **width, **precision)
+    if preset.D_architecture is not None:
+        config.D_kwargs['architecture'] = preset.D_architecture
+    if opts.freezed:
+        if not (opts.init_from or opts.fork_from):
+            raise UserError(f'--freezed={opts.freezed}: without --init-from it would keep random layers; add --init-from=FILE, or leave it out')
+        config.D_kwargs['block_kwargs']['freeze_layers'] = opts.freezed
+    config.G_opt_kwargs = config.D_opt_kwargs = dict(class_name='torch.optim.Adam', lr=preset.lr, betas=[0, 0.99], eps=1e-8)
+    config.loss_kwargs = dict(class_name='training.loss.StyleGAN2Loss', r1_gamma=preset.gamma if opts.gamma is None else opts.gamma,
+                              **preset.loss_kwargs)
+    if opts.cuda_graphs and on_cpu:
+        raise UserError('--cuda-graphs=1: there are none without a CUDA device; leave it out')
+    config.update(compile=opts.compile, cuda_graphs=opts.cuda_graphs)
+    config.update(init_from=opts.init_from, allow_tf32=bool(opts.allow_tf32), cudnn_benchmark=not opts.nobench)
+    # As torch has it, and as it pays: the small maps that are not in half precision are a fifth of the work of a step.
+    config.conv_tf32 = not on_cpu and opts.allow_tf32 is not False
+
+
+def add_observers(config, opts):
+    """What watches the run; needs `metrics`."""
+    config.observers = {}
+    if opts.val_fraction is not None:
+        config.observers['validation'] = dict(class_name='training.observers.validation.Validation')
+    if opts.health > 0:
+        config.observers['near_copies'] = dict(class_name='training.observers.near_copies.NearCopies', num_fakes=opts.health)
+    if opts.early_stop is not None:
+        config.observers['early_stop'] = dict(
+            class_name='training.observers.early_stop.EarlyStop', **early_stop.parse(opts.early_stop, config.metrics))

@@ -1,0 +1,1 @@
+"""What dataset_tool.py does: sources of images are read, converted and written as a data set."""

@@ -1,0 +1,121 @@
+"""Folders and zip archives of images, read from many processes.
+
+Both hold images and one `dataset.json`: {"labels": [["00000/img00000000.png", 3], ...] or null, "class_names": [...]},
+the names only where they are known. `image_listing.py` lists the files, `image_labels.py` reads the labels,
+`image_files_writer.py` writes both.
+
+A *record* says where the images came from and how they were made. It is not a file among the images, because every tool
+for this format takes each file but `dataset.json` for an image. The record (JSON) is
+
+- of a zip: the archive's comment (`unzip -z data.zip` shows it); it travels with the file;
+- of a folder: the file `FOLDER.source.json` beside it; copy it along when you copy the folder.
+
+Without it nothing but the history is lost.
+"""
+
+import contextlib
+import json
+import os
+import stat
+import zipfile
+
+from .listing import READABLE, list_folder, list_zip
+from .names import LABELS_FILE, DatasetError, is_image
+
+LARGEST_IMAGE = 256 << 20           # bytes of a file; archives can unfold into any size
+
+
+def record_path(folder: str) -> str:
+    """Where the record of a data set folder lies."""
+    return folder.rstrip('/\\') + '.source.json'
+
+
+class ImageFiles:
+    """Read access to a folder or a zip archive; picklable, and usable in any number of processes and threads.
+
+    Args:
+        path:    folder, searched with its sub-folders and those that links lead to, or .zip archive.
+        largest: bytes that a file may have, unfolded.
+    Attributes:
+        names:        of the images (known by their endings), as `image_names.normal_name` has them, in string order.
+        labels_files: names of the files called `dataset.json`.
+        others:       names of the other files, hidden ones excepted.
+        notes:        what is not used, or was guessed; one line each.
+        record:       the record (see above); {} if there is none.
+    Raises: DatasetError if there is nothing at `path`, it is neither folder nor readable zip, or is encrypted.
+    """
+
+    def __init__(self, path: str, largest: int = LARGEST_IMAGE):
+        self.path, self.largest = path, largest
+        self.is_zip = not os.path.isdir(path)
+        self._handles = {}                                          # by process, one each: a shared one would share its file position
+        if not os.path.exists(path):
+            raise DatasetError(f'{path}: no such file or folder; check the spelling, a relative path counts from {os.getcwd()}')
+        if self.is_zip and not os.path.isfile(path):
+            raise DatasetError(f'{path}: is neither a folder nor a file; name a folder of images or a .zip archive')
+        listing = list_zip(self._zip(), path) if self.is_zip else list_folder(path)
+        self.notes = listing.notes
+        files = sorted(listing.stored)
+        self.names = [name for name in files if is_image(name)]
+        self.labels_files = [name for name in files if os.path.basename(name) == LABELS_FILE]
+        self.others = [name for name in files if not is_image(name) and os.path.basename(name) != LABELS_FILE]
+        self._stored = {name: stored for name, stored in listing.stored.items() if stored != name}
+        self.record = self._load_record()
+
+    def _zip(self) -> zipfile.ZipFile:
+        """This process's own handle. There is no lock that another thread may hold while this process is forked: of two that threads open
+        at once one is kept. Nor does a child close its parent's, which may be locked within."""
+        try:
+            return self._handles.get(os.getpid()) or self._handles.setdefault(os.getpid(), zipfile.ZipFile(self.path))
+        except (OSError, zipfile.BadZipFile) as err:
+            raise DatasetError(f'{self.path}: not a readable zip archive ({err}); copy or download it again, '
+                               'or give a folder of images') from err
+
+    def _load_record(self) -> dict:
+        if self.is_zip:
+            text = self._zip().comment
+        elif os.path.isfile(record_path(self.path)):
+            with open(record_path(self.path), 'rb') as f:
+                text = f.read()
+        else:
+            text = b''
+        with contextlib.suppress(ValueError, RecursionError):       # another program's comment is not ours to judge
+            record = json.loads(text)
+            return record if isinstance(record, dict) else {}
+        return {}
+
+    def size(self, name: str) -> int:
+        """Bytes of one member, unfolded; reading it gives no more. Raises OSError or zipfile.BadZipFile for what is not to be opened."""
+        stored = self._stored.get(name, name)
+        if not self.is_zip:
+            status = os.stat(os.path.join(self.path, stored))
+            if not stat.S_ISREG(status.st_mode):                    # a pipe would be waited for
+                raise OSError('it is no regular file')
+            return status.st_size
+        info = self._zip().getinfo(stored)
+        if info.compress_type not in READABLE:                      # the archive has changed since it was listed
+            raise zipfile.BadZipFile(f'it is compressed by method {info.compress_type}, not by deflate')
+        return info.file_size
+
+    def open(self, name: str, limit: int | None = None):
+        """Binary file of one member of at most `limit` bytes, by default `largest`. Raises what the file system or zipfile raise."""
+        size, limit = self.size(name), self.largest if limit is None else limit
+        if size > limit:
+            raise zipfile.BadZipFile(f'it would unfold into {size} bytes, {limit} are the limit') if self.is_zip else OSError(
+                f'it has {size} bytes, {limit} are the limit')
+        stored = self._stored.get(name, name)
+        return self._zip().open(stored) if self.is_zip else open(os.path.join(self.path, stored), 'rb')
+
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        """The same, all bytes of it, checked against its checksum in a zip."""
+        with self.open(name, limit) as f:
+            return f.read(self.size(name) + 1)              # zipfile bounds what it unfolds by what it is asked for, and one more is the end
+
+    def close(self) -> None:
+        """Closes this process's handle; reading opens it again."""
+        handle = self._handles.pop(os.getpid(), None)
+        if handle is not None:
+            handle.close()
+
+    def __getstate__(self):
+        return dict(self.__dict__, _handles={})

@@ -1,0 +1,90 @@
+"""The headers of images, which dataset_tool.py may or may not have made: their shape, and what to say of them."""
+
+import collections
+import contextlib
+
+from . import remarks as image_remarks
+from .convert import UnusableImage
+from .decode import ImageFile
+from .files import ImageFiles
+from .names import DatasetError
+
+HEADER_BYTES = 1 << 20              # in which the size of a picture stands, as a rule
+LONG_HEADER_BYTES = 16 << 20        # of a format that puts it behind the pixels, or whose decoder wants the whole file
+NO_LONG_HEADERS = b'P', b'GIF'      # begin so; Pillow reads them byte by byte
+DOZEN = 12                          # images that are decoded to see which values they have
+
+
+def damaged(path: str, name: str, err: Exception) -> DatasetError:
+    """The error for a file that cannot be decoded."""
+    return DatasetError(f'{path}: {name} is damaged ({type(err).__name__}: {err}); '
+                        'rebuild the data set with dataset_tool.py, where --on-error=skip leaves such files out')
+
+
+def unusable(path: str, name: str, err: UnusableImage) -> DatasetError:
+    """The error for a picture that is not damaged."""
+    return DatasetError(f'{path}: {name} {err}; rebuild the data set with dataset_tool.py')
+
+
+def mixed(path: str, name: str, shape, others) -> DatasetError:
+    """The error for a picture of another shape (C, H, W) than the others."""
+    side = 1 << (min(others[1:]).bit_length() - 1)
+    color = 'grey' if others[0] == 1 else 'rgb'
+    return DatasetError(f'{path}: {name} is {_describe(shape)}, others are {_describe(others)}; rebuild with '
+                        f'dataset_tool.py --width={side} --height={side} --transform=center-crop --color={color}')
+
+
+def common_shape(files: ImageFiles) -> tuple[list[int], list[str]]:
+    """([C, H, W] of all images, notes), by their headers; by one where a record says that dataset_tool.py made them.
+
+    Raises: DatasetError for damaged headers, several shapes, or one that is not square.
+    """
+    path, names, record = files.path, files.names, files.record
+    made_by_tool = record.get('images') == len(names) and 'tool' in record
+    shapes, several, problems = {}, [], {}
+    for name in names[:1] if made_by_tool else names:
+        file = _header(files, name)
+        shapes[name], problems[name] = file.shape, file.profile_problem()
+        if file.has_more_pictures():
+            several.append(name)
+    common = collections.Counter(shapes.values()).most_common(1)[0][0]
+    for name, shape in shapes.items():
+        if shape != common:
+            raise mixed(path, name, shape, common)
+    if common[1] != common[2]:
+        raise DatasetError(f'{path}: {names[0]} is {_describe(common)}, training needs square images; rebuild with '
+                           'dataset_tool.py --transform=center-crop --width=256 --height=256')
+    notes = image_remarks.more_pictures(several) + image_remarks.wrong_colors(problems)
+    return list(common), notes + ([] if made_by_tool else _dark_16_bits(files))
+
+
+def _header(files: ImageFiles, name: str) -> ImageFile:
+    """A file, read no further than its header."""
+    try:
+        with files.open(name) as f:
+            head = f.read(HEADER_BYTES)
+            try:
+                return ImageFile(head)
+            except Exception:
+                if len(head) < HEADER_BYTES or head.startswith(NO_LONG_HEADERS):
+                    raise
+            return ImageFile(head + f.read(LONG_HEADER_BYTES - len(head)))
+    except UnusableImage as err:
+        raise unusable(files.path, name, err) from err
+    except Exception as err:                    # decoders raise anything from SyntaxError to struct.error
+        raise damaged(files.path, name, err) from err
+
+
+def _dark_16_bits(files: ImageFiles) -> list[str]:
+    """A note, if the images have 16 bits of which they use few, by the look of a dozen of them."""
+    largest = []
+    for name in files.names[::-(-len(files.names) // DOZEN)]:
+        with contextlib.suppress(Exception):    # damaged ones are told where they are read
+            largest.append(ImageFile(files.read(name)).largest_16_bit_value())
+        if largest in ([], [None]):
+            return []                           # one look is enough at most sets
+    return image_remarks.dark_16_bits([value for value in largest if value is not None])
+
+
+def _describe(shape) -> str:
+    return f'{shape[2]}x{shape[1]} {"grey" if shape[0] == 1 else "RGB"}'

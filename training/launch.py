@@ -1,0 +1,126 @@
+"""Starting the processes that train in a run directory."""
+
+import contextlib
+import json
+import multiprocessing.connection
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+
+import torch
+
+import dnnlib
+from dnnlib import UserError, files
+from dnnlib.util import user_errors
+from torch_utils import distributed
+from torch_utils.stop_request import SIGNALS
+
+from .run import changes as run_changes
+from .run import files as run_files
+from .run.card import write_model_card
+from .run.find import OPTIONS_FILE, read_options, write_options
+from .training_loop import training_loop
+
+GRACE_SEC = 20
+STARTED = (run_files.STATE_FILE, run_files.STATS_FILE)         # the first files of a run that has got somewhere
+
+
+def launch(config, run_dir):
+    """Trains in `run_dir`, in as many processes as the configuration says."""
+    if config.device == 'cuda' and 'RANK' not in os.environ and config.num_gpus > torch.cuda.device_count():
+        raise UserError(f'--gpus={config.num_gpus}: this machine has {torch.cuda.device_count()}; use torchrun to train on several machines')
+    made = not os.path.exists(run_dir)
+    config.update(distributed.agree(lambda: _prepare(config, run_dir)))
+    _check_shared(run_dir)
+    try:
+        if config.num_gpus > 1 and 'RANK' not in os.environ:
+            _spawn(config, run_dir)
+        else:
+            _train(config, run_dir)
+    except (UserError, SystemExit, distributed.PeerFailure):
+        if made and distributed.launched_rank() == 0 and not any(name in os.listdir(run_dir) for name in STARTED):
+            shutil.rmtree(run_dir)              # the run never began: leave nothing behind
+        raise
+
+
+def _prepare(config, run_dir):
+    files.make_dir(run_dir)
+    saved = read_options(run_dir) or json.loads(json.dumps(config))
+    if line := run_changes.other_reference(saved, config):
+        print(line, flush=True)
+    found = run_changes.found_out(saved)
+    write_options(run_dir, dict(config, **found))
+    return found
+
+
+def _check_shared(run_dir, patience_sec=10):
+    """All processes continue from the same files. A network file system may show a new one late."""
+    deadline = time.monotonic() + patience_sec
+    while not os.path.isfile(os.path.join(run_dir, OPTIONS_FILE)):
+        if time.monotonic() > deadline:
+            raise UserError(f'{run_dir}: made by the first process, not to be seen on {socket.gethostname()}; --outdir must be on a file system '
+                            'that all machines share, under the same path')
+        time.sleep(0.1)
+
+
+def _spawn(config, run_dir):
+    """One process per GPU; a signal to this one goes to all, and their exit code is this one's."""
+    store = torch.distributed.TCPStore('localhost', 0, is_master=True, wait_for_workers=False)     # outlives any of them
+    context = torch.multiprocessing.spawn(_worker, args=(config, run_dir, store.port), nprocs=config.num_gpus, join=False)
+    pass_on = lambda signum, _frame: [os.kill(pid, signum) for pid in context.pids()]
+    previous = {sig: signal.signal(sig, pass_on) for sig in SIGNALS if sig != signal.SIGINT}
+    previous[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)         # a terminal sends Ctrl-C to all processes itself
+    try:
+        sys.exit(_join(context.processes))
+    finally:
+        for sig, handler in previous.items():
+            signal.signal(sig, handler)
+
+
+def _join(processes):
+    """Waits for all; where one fails, the others have `GRACE_SEC` to end. -> exit code, or a message of what nobody else can tell."""
+    waiting = {process.sentinel: process for process in processes}
+    while waiting:
+        for sentinel in multiprocessing.connection.wait(waiting):
+            process = waiting.pop(sentinel)
+            process.join()
+            if process.exitcode == 0:
+                continue
+            _end(waiting.values())
+            if process.exitcode < 0:
+                return (f'Error: process {processes.index(process)} of {len(processes)} was killed by {signal.Signals(-process.exitcode).name}; '
+                        'the same command continues from the last state')
+            return process.exitcode             # it has said why
+    return 0
+
+
+def _end(processes):
+    """They notice that one is missing at their next exchange, but for one that waits on a GPU."""
+    deadline = time.monotonic() + GRACE_SEC
+    for process in processes:
+        process.join(max(deadline - time.monotonic(), 0))
+        if process.is_alive():
+            process.kill()
+        process.join()
+
+
+def _worker(local_rank, config, run_dir, port):
+    os.environ.update(RANK=str(local_rank), LOCAL_RANK=str(local_rank), WORLD_SIZE=str(config['num_gpus']), MASTER_ADDR='localhost',
+                      MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE='True')       # as torchrun does: the store is another process's
+    with user_errors(), distributed.one_message():
+        _train(config, run_dir)
+
+
+def _train(config, run_dir):
+    log = dnnlib.util.Logger(os.path.join(run_dir, run_files.LOG_FILE)) if distributed.launched_rank() == 0 else contextlib.nullcontext()
+    with log:
+        complete = training_loop(config, run_dir, config['device'])
+        if complete and distributed.get_rank() == 0:
+            write_model_card(run_dir)
+        if not complete:
+            distributed.print0(f'Stopped; the state is in {run_dir}. The same command continues.')
+    distributed.barrier()                       # one that has ended must not look like one that failed while the first still writes
+    distributed.leave()

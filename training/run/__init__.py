@@ -1,0 +1,1 @@
+"""A run on disk: its folder, records, states, model card, and how it continues, forks and recovers."""

@@ -1,0 +1,97 @@
+"""Steps that were left out because a gradient was infinite or NaN: noticed without waiting for the device, told, counted in a row."""
+
+import os
+
+import torch
+
+from torch_utils import checkpoint, misc
+
+from . import files as run_files
+from .records import append_line
+
+LOOK_EVERY = 64                 # iterations between two looks, each of which waits for the device
+DEFAULT_IN_A_ROW = 20
+
+
+class BadSteps:
+    """Which steps of a run were left out. The steps are the same on all processes; only the looking is late, never the counting.
+
+    Args:
+        max_in_a_row: steps of one phase, one after the other, that are too many.
+        reaction:     'rollback' = go back to the last good state with a lower learning rate; 'stop' = end the run.
+        lr_factor:    on the learning rates at each rollback.
+        max_rollbacks: of a run, after which it ends.
+    Attributes:
+        in_a_row: {phase: steps left out at the end}, as of the last look.
+        exceeded: the first phase that had too many; None = none.
+    """
+
+    def __init__(self, max_in_a_row=DEFAULT_IN_A_ROW, reaction='rollback', lr_factor=0.5, max_rollbacks=3):
+        self.max_in_a_row, self.reaction = max_in_a_row, reaction
+        self.lr_factor, self.max_rollbacks = lr_factor, max_rollbacks
+        self.load_state_dict({})
+
+    def note(self, phase, batch_idx, cur_nimg):
+        """After a step of `phase`, in the iteration that began after `cur_nimg` images. Does not wait."""
+        if phase.skipped is not None:
+            self.pending.append((phase.name, batch_idx, cur_nimg, phase.skipped))
+
+    def look(self):
+        """Waits for the device. -> [dict(phase, batch_idx, cur_nimg, in_a_row)], the steps left out since the last look."""
+        flags = torch.stack([flag for *_, flag in self.pending]).tolist() if self.pending else []
+        found = []
+        for (phase, batch_idx, cur_nimg, _), bad in zip(self.pending, flags, strict=True):
+            self.in_a_row[phase] = self.in_a_row.get(phase, 0) + 1 if bad else 0
+            if bad:
+                found.append(dict(phase=phase, batch_idx=batch_idx, cur_nimg=cur_nimg, in_a_row=self.in_a_row[phase]))
+            if self.in_a_row[phase] >= self.max_in_a_row:
+                self.exceeded = self.exceeded or phase
+        self.pending = []
+        return found
+
+    def state_dict(self):
+        """Of what `look` has seen."""
+        return dict(in_a_row=dict(self.in_a_row), exceeded=self.exceeded)
+
+    def load_state_dict(self, state):
+        self.pending = []
+        self.in_a_row, self.exceeded = dict(state.get('in_a_row', {})), state.get('exceeded')
+
+
+def look(trainer):
+    """Looks, and writes each step left out to bad-steps.jsonl, with its images and seeds."""
+    for step in trainer.bad_steps.look():
+        if trainer.rank == 0:
+            images = trainer.reals.order.items(step['cur_nimg'], trainer.config.batch_size).tolist()
+            seeds = [misc.step_seed(trainer.config.random_seed, rank, step['cur_nimg']) for rank in range(trainer.num_ranks)]
+            record = dict(step, rollbacks=num_rollbacks(trainer), images=images, seeds=seeds)
+            append_line(os.path.join(trainer.run_dir, run_files.BAD_STEPS_FILE), record)
+
+
+def too_many(trainer, ends_tick):
+    """After an iteration: looks now and then -> whether too many steps in a row were left out."""
+    if not ends_tick and trainer.batch_idx % LOOK_EVERY != 0:
+        return False
+    look(trainer)
+    return trainer.bad_steps.exceeded is not None
+
+
+def warnings(trainer, stats):
+    """A sentence for each phase that has left out steps in this tick."""
+    for phase in trainer.phases:
+        stat = stats.get(f'Progress/skipped_steps/{phase.name}')
+        if stat is not None and (skipped := round(stat['mean'] * stat['num'] / trainer.num_ranks)) > 0:
+            yield (f'Warning: {skipped} of {stat["num"] // trainer.num_ranks} {phase.name} steps were left out: a gradient was infinite or NaN '
+                   f'({run_files.BAD_STEPS_FILE}). If this goes on, try --fp32=1 or a larger --gamma.')
+
+
+def is_good(progress):
+    """Whether a state was saved when no steps were being left out; one from before they were counted is."""
+    state = checkpoint.unflatten(progress['state'].get('bad_steps', {'$dict': []}), {})
+    return state.get('exceeded') is None and not any(state.get('in_a_row', {}).values())
+
+
+def num_rollbacks(trainer):
+    """Since the run began, or branched off."""
+    events = [event['event'] for event in trainer.history]
+    return events[len(events) - events[::-1].index('fork') if 'fork' in events else 0:].count('rollback')

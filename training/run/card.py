@@ -1,0 +1,218 @@
+"""The model card of a run: what it was trained on, how, and what was measured. Everything comes from files; what they lack is not there."""
+
+import json
+import os
+
+import dnnlib
+from dnnlib import UserError, files, metric_records
+from dnnlib.published import without_folders
+
+from .. import model_files
+from ..snapshots import files as snapshots
+from . import card_metrics as model_card_metrics
+from . import files as run_files
+
+SNAPSHOT_PREFIX, SNAPSHOT_ENDING = 'network-snapshot-', '.safetensors'
+NOT_RECORDED = 'not recorded'
+OF_DISTILLATION = {'KD/gradient_share': "its gradient in D relative to the adversarial loss's, at the end",
+                   'KD/weight_factor': 'factor on its weights, at the end'}
+
+
+def write_model_card(run_dir):
+    """Writes model_card.md about the last snapshot of a run. Raises UserError if there is no snapshot, or it cannot be written."""
+    files.write_text(os.path.join(run_dir, run_files.CARD_FILE), make_card(last_snapshot(run_dir)))
+
+
+def last_snapshot(run_dir):
+    """Path of the snapshot that has seen the most images. Raises UserError if there is none."""
+    snapshots = run_files.find_snapshots(run_dir)
+    if not snapshots:
+        raise UserError(f'{run_dir}: there is no {SNAPSHOT_PREFIX}...{SNAPSHOT_ENDING} in it; name the directory of a run')
+    return os.path.join(run_dir, max(snapshots, key=snapshots.get))
+
+
+def make_card(snapshot, title=None, load_as=None):
+    """The text of the card: Markdown, with the header that the Hugging Face Hub reads.
+
+    Args:
+        snapshot: file; the statistics, metrics and samples in its directory that belong to it are used.
+        title:    None = the name of that directory.
+        load_as:  what to tell `load_generator`; None = the name of the file.
+    Raises: UserError if the snapshot cannot be read.
+    """
+    folder, name = os.path.split(os.path.abspath(snapshot))
+    info = snapshots.load_info(snapshot)
+    training = without_folders(info['training'])            # of snapshots written before they held no folders
+    options, nimg = training.get('options', {}), training.get('cur_nimg')
+    metrics = model_card_metrics.read(folder, name, nimg, options.get('metrics', []))
+    title = title or os.path.basename(folder)
+    data = training.get('dataset', {})
+    return '\n'.join([
+        *_header(title, options, data, metrics),
+        f'# {title}', '', _summary(info['networks']['G_ema'], options, data), '',
+        *_samples(folder, name, nimg),
+        '## Use', '', '```python', *_use(load_as or name, info['networks']['G_ema']['c_dim']), '```', '',
+        '## Data', '', *table(_data_rows(data)), '',
+        '## Training', '', *table(_training_rows(options, nimg, _stats_at(folder, nimg), training.get('history', []))), '',
+        '## Metrics', '', *model_card_metrics.describe(metrics, nimg, distilled='kd_kwargs' in options.get('loss_kwargs', {})), '',
+        '## Licence and limitations', '', *_licence(options), '',
+    ])
+
+
+def samples_of(snapshot):
+    """Path of the grid of samples of this snapshot; None if there is none."""
+    folder, name = os.path.split(snapshot)
+    path = os.path.join(folder, f'fakes{name.removeprefix(SNAPSHOT_PREFIX).removesuffix(SNAPSHOT_ENDING)}.png')
+    return path if os.path.isfile(path) else None
+
+
+def cell(value):
+    """A value in a table of Markdown."""
+    return ' '.join(str(value).split()).replace('|', '\\|')
+
+
+def table(rows):
+    """[(name, value)] -> lines of Markdown; a value of None is not recorded."""
+    return ['| | |', '|---|---|', *[f'| {name} | {NOT_RECORDED if value is None else cell(value)} |' for name, value in rows]]
+
+
+def _header(title, options, data, metrics):
+    """Lines of YAML, each value written as JSON, which YAML contains."""
+    methods = options.get('loss_kwargs', {}).get('kd_kwargs', {}).get('methods', [])
+    task = 'unconditional-image-generation'         # the Hub knows no other name for images from class labels
+    header = dict(library_name='kd-dlgan', pipeline_tag=task, license='other' if options.get('init_from') in model_files.PUBLISHED else 'unknown',
+                  tags=['gan', 'stylegan2-ada', *(['kd-dlgan'] if methods else [])])
+    values = [dict(type=group.metric, value=group.own['value']) for group in metrics if group.own and group.own['value'] is not None]
+    if values:
+        dataset = dict(name=data.get('name', NOT_RECORDED), type='image-folder')
+        header['model-index'] = [dict(name=title, results=[dict(task=dict(type=task), dataset=dataset, metrics=values)])]
+    return ['---', *[f'{key}: {json.dumps(value)}' for key, value in header.items()], '---', '']
+
+
+def _summary(G_kwargs, options, data):
+    side = G_kwargs['img_resolution']
+    kind = 'class-conditional' if G_kwargs['c_dim'] > 0 else 'unconditional'
+    colours = 'RGB' if G_kwargs['img_channels'] == 3 else 'grey'
+    images = f', trained on {data["images"]} images' if 'images' in data else ''
+    methods = options.get('loss_kwargs', {}).get('kd_kwargs', {}).get('methods', [])
+    distilled = f' with knowledge distillation from a vision-language teacher ({", ".join(methods)})' if methods else ''
+    return f'A StyleGAN2-ADA generator, {kind}, {side}x{side} {colours}{images}{distilled}.'
+
+
+def _samples(folder, name, nimg):
+    path = samples_of(os.path.join(folder, name))
+    if path is None:
+        return []
+    return [f'![samples]({os.path.basename(path)})', '', f'Samples of this snapshot ({kimg(nimg)}): random, not selected, truncation psi 1.', '']
+
+
+def _use(load_as, c_dim):
+    label = f'torch.eye({c_dim})[[0] * 4]          # four images of class 0' if c_dim > 0 else 'None          # there are no classes'
+    return ['import torch', 'from training.model_files import load_generator', '', f'G = load_generator({load_as!r}, device=\'cpu\')',
+            f'c = {label}', 'img = G(torch.randn(4, G.z_dim), c, truncation_psi=0.7)        # [4, channels, side, side] in [-1, 1]']
+
+
+def _data_rows(data):
+    record = data.get('record') or {}
+    steps = ('tool', 'source', 'split', 'transform', 'resize_filter', 'left_out')
+    made = [f'{step.replace("_", " ")} {record[step]}' for step in steps if record.get(step)]
+    classes = data.get('class_names')
+    return [('name', data.get('name')), ('SHA-256 of the content as trained on', data.get('content_hash')), ('images', data.get('images')),
+            *([('images held out for validation', data['held_out'])] if data.get('held_out') else []),
+            ('resolution', data.get('resolution')), ('mirrored images added', _yes(data.get('mirrored'))),
+            ('labels used', _yes(data.get('labels'))), ('classes', ', '.join(classes) if classes else None),
+            ('made by', '; '.join(made) or None)]
+
+
+def _yes(value):
+    return None if value is None else 'yes' if value else 'no'
+
+
+def _training_rows(c, nimg, stats, history):
+    """c: the configuration, {} if the snapshot has none."""
+    loss = c.get('loss_kwargs', {})
+    seconds = stats.get('Timing/total_sec', {}).get('mean')
+    synthesis = c.get('G_kwargs', {}).get('synthesis_kwargs')
+    precision = synthesis and ('float32' if not synthesis.get('num_fp16_res') else f'{synthesis.get("half_dtype", "float16")} and float32')
+    return [
+        ('length', kimg(nimg)), ('batch', c.get('batch_size')), ('learning rate', c.get('G_opt_kwargs', {}).get('lr')),
+        ('R1 weight', loss.get('r1_gamma')), ('half-life of the weight average', kimg(c['ema_kimg'] * 1000) if 'ema_kimg' in c else None),
+        ('precision', precision), ('augmentation', _augmentation(c, stats)),
+        *_distillation(c, loss.get('kd_kwargs'), stats),
+        *_methods(c.get('terms', {})),
+        ('started from', _start(c) if c else None), *_rollbacks(history), *_edits(history),
+        ('seed', c.get('random_seed')),
+        ('processes', f'{c["num_gpus"]} on {c.get("device", NOT_RECORDED)}' if 'num_gpus' in c else None),
+        ('time', None if seconds is None else dnnlib.util.format_time(seconds)),
+    ]
+
+
+def _start(c):
+    start, origin = c.get('init_from'), c.get('fork_origin')
+    if origin:
+        return f'the state of the run {origin["run"]} at {kimg(origin["cur_nimg"])} (checksum {origin["checksum"]})'
+    if not start:
+        return 'random weights'
+    return os.path.basename(start) if model_files.is_local(start) else files.public_address(start)
+
+
+def _rollbacks(history):
+    return [('rollback', f'from {kimg(event["cur_nimg"])} to {kimg(event["to"])}, learning rate times {event["lr_factor"]:g}: gradients were '
+             'infinite or NaN') for event in history if event['event'] == 'rollback']
+
+
+def _edits(history):
+    edited = any(event['event'] == 'edited' for event in history)
+    return [('changed', 'its weights, after the training')] if edited else []
+
+
+def _augmentation(c, stats):
+    if not c:
+        return None
+    if c.get('augment_kwargs') is None:
+        return 'none'
+    if not c['augment_kwargs']['class_name'].endswith('.AugmentPipe'):
+        return _object(c['augment_kwargs'])
+    kinds = ', '.join(key for key in c['augment_kwargs'] if key != 'class_name')
+    p = stats.get('Progress/augment', {}).get('mean')
+    ramp = c.get('augment_ramp_kimg')
+    how = f'ADA, target {c["ada_target"]}' if c.get('ada_target') is not None else 'fixed' if ramp is None else f'linear, over {ramp} kimg'
+    return f'{how}; probability at the end {NOT_RECORDED if p is None else f"{p:.3f}"}; {kinds}'
+
+
+def _distillation(c, kd, stats):
+    if kd is None:
+        return [('distillation', 'none' if c else None)]
+    settings = ', '.join(f'{key} {value}' for key, value in kd.get('settings', {}).items())
+    return [('distillation', ', '.join(kd.get('methods', []))), ('teacher', kd.get('teacher', NOT_RECORDED)),
+            ('its settings and those of the methods', settings),
+            *[(name, f'{stats[key]["mean"]:.3g}') for key, name in OF_DISTILLATION.items() if key in stats]]
+
+
+def _methods(terms):
+    return [('further methods', '; '.join(_object(kwargs) for kwargs in terms.values()))] if terms else []
+
+
+def _object(kwargs):
+    """{'class_name': 'a.b.LeCam', 'weight': 1} -> 'LeCam: weight 1'."""
+    listed = lambda value: ', '.join(map(str, value if isinstance(value, list) else [value]))
+    values = [f'{key} {listed(value)}' for key, value in kwargs.items() if key != 'class_name']
+    return f'{kwargs["class_name"].rsplit(".", 1)[-1]}: {", ".join(values)}'
+
+
+def _stats_at(folder, nimg):
+    """The statistics of the tick that ended with this snapshot; {} if they are not there."""
+    records = metric_records.read_lines(os.path.join(folder, run_files.STATS_FILE))
+    return next((r for r in reversed(records) if nimg is not None and round(r['Progress/kimg']['mean'] * 1000) == nimg), {})
+
+
+def kimg(nimg):
+    return None if nimg is None else f'{nimg / 1000:g} kimg'
+
+
+def _licence(options):
+    start = options.get('init_from')
+    lines = ['- Licence of the weights: not stated.', '- Licence of the training images: not stated.']
+    if start in model_files.PUBLISHED:
+        lines.append(f'- The training started from `{start}`, which NVIDIA publishes for non-commercial use only.')
+    return [*lines, '- Limitations: not stated. Generated images resemble the training images; with few of them, some may be close to copies.']

@@ -1,0 +1,91 @@
+"""A run that starts from the state of another one, with other options: --fork-from."""
+
+import os
+
+from dnnlib import UserError
+from torch_utils import checkpoint, distributed
+
+from . import files as run_files
+from . import state_files
+from . import store as run_store
+from .find import write_options
+
+
+def find_origin(path):
+    """The state that --fork-from means, of a run directory its newest good one. -> (file, dict(run, cur_nimg, checksum) to record of it).
+
+    Raises UserError if there is none.
+    """
+    if not os.path.exists(path):
+        raise UserError(f'--fork-from={path}: there is no such run or state file; name a folder such as runs/00000-x')
+    try:
+        file = state_files.find(path, distributed.print0, set_aside=False) if os.path.isdir(path) else path
+        info = {} if file is None else checkpoint.load_info(file, state_files.KIND)
+    except UserError as err:
+        weights = "; to start from a snapshot's weights use --init-from" if os.path.basename(path).startswith('network-snapshot') else ''
+        raise UserError(f'--fork-from={path}: {str(err).rpartition("; ")[0]}; name another run, or a state file{weights}') from err
+    if file is None:
+        raise UserError(f'--fork-from={path}: there is no training state in it; name a run that has saved one, or a state file')
+    return file, dict(run=os.path.basename(os.path.dirname(os.path.abspath(file))), cur_nimg=info['cur_nimg'],
+                      checksum=checkpoint.load_checksum(file, state_files.KIND))
+
+
+def check_start(config):
+    """Raises UserError if there is no such state, or it has come as far as --kimg already."""
+    start = find_origin(config.fork_from)[1]['cur_nimg']
+    if start >= run_files.total_images(config):
+        raise UserError(f'--kimg={config.total_kimg:g}: the run starts at {start / 1000:g} kimg (--fork-from); give a larger --kimg, '
+                        'it counts from the very beginning')
+
+
+def take_over(trainer, objects):
+    """Gives a new run the state of another one -> its progress; all processes must call it.
+
+    The networks must be the same. Of everything else the new run takes what it has too, by name and shape: averages of the optimisers (learning
+    rate and betas are its own), p of ADA, path length mean, terms, observers. Raises UserError if the networks do not fit.
+
+    Args:
+        objects: {name: object}, everything that changes during training.
+    """
+    path = trainer.config.fork_from
+    file, origin = distributed.agree(lambda: find_origin(path))
+    states, progress = run_store.read_state(file)
+    for name in ('G', 'D', 'G_ema'):
+        _take_network(objects[name], states[name], name, path)
+    for name in ('G_opt', 'D_opt'):
+        _take_averages(objects[name], states[name])
+    for phase in trainer.phases:
+        phase.restore_layout()
+    _take_matching(objects['loss'], states['loss'])
+    followed = ['augment_pipe', 'ada'] if 'ada' in states and trainer.ada is not None else []
+    if followed and states['ada'].keys() != trainer.ada.state_dict().keys():
+        followed.remove('ada')                      # of another rule; p goes on from where it was
+    for name in [*followed, *(name for name in objects if name.startswith('observer_') and name in states)]:
+        objects[name].load_state_dict(states[name])
+    tick_end = min(progress['tick_end'], progress['cur_nimg'] + trainer.config.kimg_per_tick * 1000)
+    trainer.config.fork_origin = origin
+    if trainer.rank == 0:
+        write_options(trainer.run_dir, trainer.config)
+    distributed.print0(f'Starting from the state of {path} at {progress["cur_nimg"] / 1000:g} kimg.')
+    history = [*progress.get('history', []), dict(origin, event='fork')]
+    return dict(progress, tick_end=tick_end, history=history, pending_stats={}, dataset_hash=None, ended=None)
+
+
+def _take_network(module, state, name, path):
+    own = {key: value.shape for key, value in module.state_dict().items()}
+    if own != {key: value.shape for key, value in state.items()}:
+        raise UserError(f'--fork-from={path}: its {name} has other layers than this one; use the same --cfg, resolution and labels, or '
+                        '--init-from, which takes the weights that fit')
+    module.load_state_dict(state)
+
+
+def _take_matching(loss, state):
+    fits = lambda own, other: getattr(own, 'shape', None) == getattr(other, 'shape', None)        # what is no tensor has none
+    loss.load_state_dict({key: state[key] if key in state and fits(own, state[key]) else own for key, own in loss.state_dict().items()})
+
+
+def _take_averages(opt, state):
+    """By position, where shapes agree: parameters of further terms come last. Settings such as the learning rate stay."""
+    params = [param for group in opt.param_groups for param in group['params']]
+    fits = lambda i, averages: i < len(params) and averages['exp_avg'].shape == params[i].shape
+    opt.load_state_dict(dict(opt.state_dict(), state={i: averages for i, averages in state['state'].items() if fits(i, averages)}))

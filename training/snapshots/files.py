@@ -1,0 +1,129 @@
+"""Network snapshots: G_ema, on request G and D, with what is needed to build them again and what is known about them."""
+
+import os
+import pickle
+from typing import NamedTuple
+
+import torch
+
+import dnnlib
+from dnnlib import UnusableFile
+from dnnlib.published import without_folders
+from torch_utils import checkpoint, misc
+
+from . import arguments as network_arguments
+from . import info as snapshot_info
+from . import pickle_pytorch as legacy_pytorch
+
+
+class Snapshot(NamedTuple):
+    """A loaded network snapshot."""
+    networks: dict[str, torch.nn.Module]        # 'G_ema', 'G', 'D'; in eval mode, without gradients
+    info: dict                                  # 'networks': constructor arguments; 'training': see `pack`
+
+    @property
+    def G_ema(self):
+        return self.networks['G_ema']
+
+
+def pack(networks, kwargs, training):
+    """-> (tensors, info), as `checkpoint.save` takes them.
+
+    Args:
+        networks: {name: module}.
+        kwargs:   {name: {'class_name': ..., constructor arguments}}, for at least these networks.
+        training: JSON-able record of the run: options, cur_nimg, class_names, dataset, metrics. Snapshots are passed
+                  on: they hold the names of files, not their folders.
+    """
+    tensors = {f'{name}.{key}': value for name, module in networks.items() for key, value in module.state_dict().items()}
+    return tensors, dict(networks={name: kwargs[name] for name in networks}, training=without_folders(training),
+                         project_version=dnnlib.__version__)
+
+
+def save_networks(path, networks, kwargs, training):
+    """Writes a snapshot; arguments as of `pack`."""
+    tensors, info = pack(networks, kwargs, training)
+    checkpoint.save(path, 'network', tensors, info)
+
+
+def add_metrics(path, records):
+    """Writes metric records into a snapshot, in place of those it has."""
+    changed = lambda info: dict(info, training=without_folders(dict(info['training'], metrics=records)))
+    checkpoint.update_info(path, 'network', changed)
+
+
+def load_networks(path, device='cpu', names=None):
+    """Reads a snapshot, the networks of a run's training state, or a pickle -> `Snapshot`. Nothing in the file is executed.
+
+    On a CPU the weights of a .safetensors file are a view of it, read when they are first used: replace such a file, as all programs here do,
+    but do not write into it while it is in use.
+
+    Args:
+        names: which networks to build; None = all.
+    Raises: UserError if it cannot be used.
+    """
+    if is_pickle(path):
+        tensors, info = legacy_pytorch.read(path, names)
+        tensors = {name: value.to(device) for name, value in tensors.items()}
+    else:
+        info = checkpoint.load_info(path, ('network', 'training-state'))
+        tensors = checkpoint.load_tensors(path, device, prefixes=names)
+    return build_networks(path, tensors, info, device, names)
+
+
+def is_pickle(path):
+    """By the first bytes: a safetensors file begins with the size of its header, which can look like a pickle's first byte, and a brace."""
+    if not os.path.isfile(path):
+        return False
+    with open(path, 'rb') as f:
+        head = f.read(9)
+    is_safetensors = head[8:] == b'{' and int.from_bytes(head[:8], 'little') < os.path.getsize(path)
+    return head[:1] == pickle.PROTO and not is_safetensors
+
+
+def build_networks(path, tensors, info, device='cpu', names=None):
+    """-> `Snapshot` of what was read from `path`; other arguments as above."""
+    try:
+        info = snapshot_info.check(info)
+        weights = {name: {} for name in info['networks']}
+        for key, value in tensors.items():
+            name, _, rest = key.partition('.')
+            if name in weights:
+                weights[name][rest] = value
+        networks = {name: _build(name, kwargs, weights[name], device) for name, kwargs in info['networks'].items() if names is None or name in names}
+    except UnusableFile as err:
+        raise checkpoint.damaged(path, err) from err
+    return Snapshot(networks, info)
+
+
+def load_info(path):
+    """Only what a snapshot says of itself; raises UserError if it cannot be used."""
+    try:
+        return snapshot_info.check(checkpoint.load_info(path, 'network'))
+    except UnusableFile as err:
+        raise checkpoint.damaged(path, err) from err
+
+
+def _build(name, kwargs, weights, device):
+    """The network with these weights. It is laid out without memory first: what the file claims is checked before any is used."""
+    kwargs = network_arguments.described(kwargs, name)
+    module = network_arguments.laid_out(for_inference(kwargs, device), name)
+    network_arguments.match(weights, module, name)
+    for key, value in module.state_dict().items():
+        if (weights[key].dtype, value.dtype) == (torch.float16, torch.float32):         # stored in half the space
+            weights[key] = weights[key].float()
+        if weights[key].dtype != value.dtype:
+            raise UnusableFile(f'{name}.{key} is {weights[key].dtype}, not {value.dtype}')
+    module.load_state_dict(weights, assign=True)            # takes the tensors themselves: no second copy, no initialisation
+    return module.eval().requires_grad_(False)
+
+
+def for_inference(kwargs, device):
+    """Constructor arguments of a network as they suit `device`: half precision where it was trained so and is fast, else float32."""
+    kwargs = {key: dict(value) if isinstance(value, dict) else value for key, value in kwargs.items()}
+    top = kwargs.get('synthesis_kwargs', kwargs)                # of G, of D
+    half_dtype = kwargs.get('block_kwargs', top).get('half_dtype', 'float16')
+    device_type = torch.device(device).type
+    if not (device_type == 'cuda' or (device_type == 'cpu' and half_dtype == 'bfloat16' and misc.cpu_has_bfloat16())):
+        top['num_fp16_res'] = 0
+    return kwargs

@@ -1,0 +1,1 @@
+"""Compiled and recorded phases, and the largest batch that fits."""

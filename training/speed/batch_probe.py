@@ -1,0 +1,104 @@
+"""--batch-gpu=auto: the largest micro-batch that fits into memory, and what to say where one does not."""
+
+import contextlib
+import gc
+import io
+
+import torch
+
+from dnnlib import UserError
+from torch_utils import distributed, misc
+
+from ..run.files import total_images
+from ..run.find import write_options
+
+ITERATIONS = 5                  # from the second on, the averages of the optimisers are in memory
+RECORDING_ITERATIONS = 32       # with --cuda-graphs, which records in the fourth of its kind: AGKD draws one of two kinds for each
+
+
+def settle(config, run_dir, build):
+    """Puts the micro-batch into `config`, once per run: found out at its start, recorded in its options, the same ever after.
+
+    Args:
+        build: function of a configuration that makes a `Trainer`; each is used up.
+    """
+    if config.get('batch_gpu_probed') is None:
+        config['batch_gpu_probed'] = config['batch_gpu'] = largest(config, build)
+        distributed.print0(f'--batch-gpu=auto: {config["batch_gpu"]} images at a time.')
+        if distributed.get_rank() == 0:
+            write_options(run_dir, config)
+
+
+def largest(config, build):
+    """The first of `sizes` with which some iterations of all phases fit on all processes. Raises UserError if there is none."""
+    per_process = config['batch_size'] // config['num_gpus']
+    for size in sizes(per_process, _group(config)):
+        with contextlib.redirect_stdout(io.StringIO()):         # the trainer to come says it all again
+            trainer = build(dict(config, batch_gpu=size))
+            try:
+                fits = _fits(trainer)
+            except UserError as err:                            # the device cannot be used any more, not even for a smaller size
+                raise UserError(f'--batch-gpu=auto, trying {size} images at a time: {err}') from err
+        del trainer
+        _free_memory()
+        if not distributed.any_process(not fits):
+            return size
+    raise UserError(f'--batch-gpu=auto: not even {size} images at a time fit into memory; use a smaller --cfg or images of a lower resolution')
+
+
+def sizes(per_process, group):
+    """The micro-batches to try, halving; none is smaller than, nor cuts, a group of the minibatch statistics."""
+    size = per_process
+    while True:
+        yield size
+        if size % 2 != 0 or size // 2 < group or size // 2 % group != 0:
+            return
+        size //= 2
+
+
+def advice(config, run_dir, err):
+    """The `UserError` for a run that is out of memory."""
+    if config['batch_gpu_auto'] and config.get('batch_gpu_probed') is None:
+        return UserError(f'{run_dir}: out of memory before the first step ({misc.one_line(err)}), where no --batch-gpu helps; use a smaller --cfg or '
+                         'images of a lower resolution')
+    size = config['batch_gpu']
+    smaller = next((n for n in sizes(size, _group(config)) if n < size), None)
+    remedy = f'use --batch-gpu={smaller}, or --batch-gpu=auto, which finds the largest that fits' if smaller else \
+        'a smaller --batch-gpu would change the minibatch statistics: use a smaller --cfg or images of a lower resolution'
+    return UserError(f'{run_dir}: out of memory with --batch-gpu={size} ({misc.one_line(err)}); {remedy}. '
+                     f'If the run has a state, add --fork-from={run_dir}')
+
+
+def _group(config):
+    """Images that share minibatch statistics; 1 for a D whose arguments have no groups, all where they say None."""
+    per_process = config['batch_size'] // config['num_gpus']
+    group = config['D_kwargs'].get('epilogue_kwargs', {}).get('mbstd_group_size', 1)
+    return per_process if group is None else min(group, per_process)
+
+
+def _fits(trainer):
+    """The last steps of the run, when all that joins in later takes part, each with all phases.
+
+    Another process may run out of memory where this one does not, so nothing is exchanged.
+    """
+    c = trainer.config
+    steps = RECORDING_ITERATIONS if c.cuda_graphs else ITERATIONS
+    trainer.cur_nimg = max(total_images(c) - steps * c.batch_size, 0)
+    try:
+        with distributed.alone():
+            trainer.speed_up()
+            for _ in range(steps):
+                trainer.step()
+                trainer.cur_nimg += c.batch_size
+    except RuntimeError as err:
+        if not misc.out_of_memory(err):
+            raise
+        return False
+    return True
+
+
+def _free_memory():
+    """Of trainers that nobody uses any more; they refer to themselves, so that Python would keep them for a while."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
