@@ -13,12 +13,17 @@ import dnnlib
 from dnnlib import UserError, files, metric_records
 from torch_utils import distributed, misc
 
-from . import (
+from . import (  # noqa: F401  (each registers its metrics)
     detectors,
     estimate,
+    frechet_inception_distance,
+    generator_metrics,
+    inception_score,
+    kernel_inception_distance,
     lpips,
     memorization,
     metric_utils,
+    precision_recall,
     script_detectors,
 )
 from .detectors import Detector

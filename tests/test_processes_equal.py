@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from kd_plugin import teacher
 from kd_plugin.teachers import tiny_clip  # noqa: F401 (for `double_precision`)
 from torch_utils import distributed, training_stats
+from training import networks  # noqa: F401
 from training.dataset.real_images import RealBatch, RealImages
 from training.run import state as trainer_state  # noqa: F401
 from training.training_loop import Trainer
