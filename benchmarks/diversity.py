@@ -23,7 +23,7 @@ from kd_plugin.distillers.diversity import mean_pairwise_cosine  # noqa: E402
 from kd_plugin.teacher import load_teacher  # noqa: E402
 from metrics import metric_main  # noqa: E402
 from training.run.files import STATE_FILE  # noqa: E402
-from training.training_loop import Trainer  # noqa: E402
+from training.training_loop import Run  # noqa: E402
 
 ARMS = ['off', 'student:0.01', 'student:1', 'generator:1', 'adapter:1', 'off:center', 'generator:1:center']
 
@@ -44,16 +44,16 @@ def parse():
 
 
 def trained(args, folder, kimg, *options):
-    """-> (`Trainer` after its run, name of the metric)."""
+    """-> (`Run` after its run, name of the metric)."""
     command = ['--outdir=none', f'--data={args.data}', f'--kd-teacher={args.teacher}', f'--device={args.device}', '--kd=agkd,cgkd', '--workers=0',
                f'--metrics=featfid{args.images}_full', f'--kimg={kimg:g}', *args.options, *options]
     config, _name = train.build_config(dnnlib.EasyDict(train.main.make_context('train.py', command).params))
     metric, config.metrics = config.metrics, []
     os.makedirs(folder)
     with contextlib.redirect_stdout(sys.stderr):            # the table alone is the output
-        trainer = Trainer(config, folder, torch.device(args.device))
-        trainer.run()
-    return trainer, metric[0]
+        job = Run(config, folder, torch.device(args.device))
+        job.run()
+    return job, metric[0]
 
 
 def arm_options(arm):
@@ -71,13 +71,13 @@ def diversity(img, teacher, text_feats):
     return [*cosines, torch.pdist(img.flatten(1)).mean().item() / img[0].numel() ** 0.5]
 
 
-def measured(trainer, metric, teacher, text_feats, count):
-    z = torch.randn(count, trainer.G_ema.z_dim, generator=torch.Generator().manual_seed(123)).to(trainer.device)
-    c = torch.zeros(count, 0, device=trainer.device)
+def measured(job, metric, teacher, text_feats, count):
+    z = torch.randn(count, job.training.G_ema.z_dim, generator=torch.Generator().manual_seed(123)).to(job.training.device)
+    c = torch.zeros(count, 0, device=job.training.device)
     with torch.no_grad():
-        img = torch.cat([trainer.G_ema(*part, noise_mode='const').float() for part in zip(z.split(64), c.split(64), strict=True)])
-    result = metric_main.calc_metric(metric, G=trainer.G_ema, dataset_kwargs=trainer.config.training_set_kwargs, device=trainer.device,
-                                     teacher_kwargs=trainer.config.metric_kwargs['teacher_kwargs'], progress=False)
+        img = torch.cat([job.training.G_ema(*part, noise_mode='const').float() for part in zip(z.split(64), c.split(64), strict=True)])
+    result = metric_main.calc_metric(metric, G=job.training.G_ema, dataset_kwargs=job.config.training_set_kwargs, device=job.training.device,
+                                     teacher_kwargs=job.config.metric_kwargs['teacher_kwargs'], progress=False)
     return [*diversity(img, teacher, text_feats), result['value']]
 
 
@@ -93,19 +93,19 @@ def main():
     teacher = load_teacher(args.teacher, args.device)
     with tempfile.TemporaryDirectory() as folder:
         common = os.path.join(folder, 'common')
-        trainer, metric = trained(args, common, args.common_kimg, '--kd-pd=off')
-        text_feats = teacher.encode_text(trainer.config.loss_kwargs['kd_kwargs']['texts'])
+        job, metric = trained(args, common, args.common_kimg, '--kd-pd=off')
+        text_feats = teacher.encode_text(job.config.loss_kwargs['kd_kwargs']['texts'])
         print('| `--kd-pd` | cosine, raw | cosine, centred | distance | Fréchet distance |\n|---|---|---|---|---|')
-        reals = trainer.reals.dataset
+        reals = job.training.reals.dataset
         img = torch.from_numpy(np.stack([reals[i][0] for i in range(min(len(reals), args.images))])).to(args.device) / 127.5 - 1
         row('data', [[*diversity(img, teacher, text_feats), 0]])
-        row('common run', [measured(trainer, metric, teacher, text_feats, args.images)])
+        row('common run', [measured(job, metric, teacher, text_feats, args.images)])
         for arm in args.arms:
             runs = []
             for seed in range(args.seeds):
-                trainer, _ = trained(args, os.path.join(folder, f'{arm}-{seed}'), args.kimg, *arm_options(arm), f'--seed={seed}',
+                job, _ = trained(args, os.path.join(folder, f'{arm}-{seed}'), args.kimg, *arm_options(arm), f'--seed={seed}',
                                      f'--init-from={common}/{STATE_FILE}')
-                runs.append(measured(trainer, metric, teacher, text_feats, args.images))
+                runs.append(measured(job, metric, teacher, text_feats, args.images))
             row(arm, runs)
 
 

@@ -21,7 +21,7 @@ from train_step import CONFIGS  # noqa: E402
 from dnnlib import EasyDict  # noqa: E402
 from torch_utils import checkpoint, misc  # noqa: E402
 from training.run.files import STATE_FILE  # noqa: E402
-from training.training_loop import Trainer  # noqa: E402
+from training.training_loop import Run  # noqa: E402
 
 # (configuration of train_step.py, further options of train.py), by value: what comes late may be cut off.
 SPEED = [('256-auto', ''), ('256-auto', '--aug=noaug'), ('256-auto', '--nhwc=1'), ('256-auto', '--cuda-graphs=1'),
@@ -89,14 +89,14 @@ def exact(tiny):
 
 
 def last_state(config, run_dir, stops):
-    """Runs until each number of iterations in turn, each time as a new trainer. -> the tensors of the last state."""
+    """Runs until each number of iterations in turn, each time as a new job. -> the tensors of the last state."""
     os.makedirs(run_dir)
     for stop in stops:
         kimg = stop * config.batch_size / 1000
         with contextlib.redirect_stdout(io.StringIO()):
-            trainer = Trainer(EasyDict(config, total_kimg=kimg, kimg_per_tick=kimg), run_dir, steps.device_of(config))
-            trainer.resume()
-            trainer.run()
+            job = Run(EasyDict(config, total_kimg=kimg, kimg_per_tick=kimg), run_dir, steps.device_of(config))
+            job.resume()
+            job.run()
     return checkpoint.load(os.path.join(run_dir, STATE_FILE), 'training-state')[0]
 
 

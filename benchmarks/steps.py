@@ -18,7 +18,7 @@ import train  # noqa: E402
 from dnnlib import EasyDict  # noqa: E402
 from kd_plugin.teacher import Preprocess, Teacher  # noqa: E402
 from training.augment.ada import set_probability  # noqa: E402
-from training.training_loop import Trainer  # noqa: E402
+from training.training import Training  # noqa: E402
 
 AUGMENTED = 0.5                 # probability of ADA's transformations, which begins at 0 in a run
 
@@ -113,7 +113,7 @@ def least(turns):
 
 
 class Steps:
-    """The iterations of a configuration, by the training loop's own `Trainer`.
+    """The iterations of a configuration, by the training loop's own `Training`.
 
     A teacher has the size of ViT-B/32 and random weights.
 
@@ -130,11 +130,11 @@ class Steps:
         torch.manual_seed(0)
         with contextlib.redirect_stdout(io.StringIO()), mock.patch.multiple(
                 'kd_plugin.loss', load_for_training=random_teacher, real_features=random_features):
-            self.trainer = Trainer(config, folder, self.device)
-        if hasattr(self.trainer.augment_pipe, 'p'):
-            set_probability(self.trainer.augment_pipe, AUGMENTED)
-        self.trainer.speed_up()
-        self.intervals = {phase.name: phase.interval for phase in self.trainer.phases}
+            self.training = Training(config, self.device)
+        if hasattr(self.training.augment_pipe, 'p'):
+            set_probability(self.training.augment_pipe, AUGMENTED)
+        self.training.speed_up(print)
+        self.intervals = {phase.name: phase.interval for phase in self.training.phases}
 
     def wait(self):
         if self.device.type == 'cuda':
@@ -142,12 +142,9 @@ class Steps:
 
     def run(self, iterations, first=0):
         """Launches iterations number `first` and the following; in number 0 every phase runs."""
-        self.trainer.batch_idx = first
+        self.training.batch_idx = first
         for _ in range(iterations):
-            self.trainer.step()
-            self.trainer.cur_nimg += self.config.batch_size
-            self.trainer.batch_idx += 1
-        self.trainer.bad_steps.pending.clear()          # what the loop does at the end of a tick
+            self.training.step()
 
     def turn(self, iterations):
         """Runs and measures them. -> `Turn`."""
@@ -157,7 +154,7 @@ class Steps:
         launched = time.perf_counter() - start
         self.wait()
         total = time.perf_counter() - start
-        taken = {phase.name: phase.timer.take() for phase in self.trainer.phases}
+        taken = {phase.name: phase.timer.take() for phase in self.training.phases}
         rest = max(total - sum(sec for sec, _ in taken.values()), 0) / iterations
         return Turn({name: sec / count for name, (sec, count) in taken.items()}, rest, launched / total)
 

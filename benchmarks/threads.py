@@ -35,16 +35,15 @@ def train_in_turns(folder):
     import torch  # before dnnlib, which would set what this process is to do without
 
     import train
-    from training.training_loop import Trainer
+    from training.training import Training
     config, _name = train.build_config(train.dnnlib.EasyDict(train.main.make_context('train.py', DEMO).params))
-    trainer = Trainer(config, folder, torch.device('cpu'))
+    training = Training(config, torch.device('cpu'))
     for _ in iter(sys.stdin.readline, ''):
-        trainer.batch_idx = 1                   # no turn has the regularisation of D, which comes once in 16 steps
-        start, cpu, slept, images = time.perf_counter(), time.process_time(), sleeps(), trainer.cur_nimg
-        while trainer.cur_nimg < images + STEPS * config.batch_size and time.perf_counter() - start < MOST_SEC:
-            trainer.step()
-            trainer.cur_nimg, trainer.batch_idx = trainer.cur_nimg + config.batch_size, trainer.batch_idx + 1
-        figures = trainer.cur_nimg - images, time.perf_counter() - start, time.process_time() - cpu, sleeps() - slept
+        training.batch_idx = 1                   # no turn has the regularisation of D, which comes once in 16 steps
+        start, cpu, slept, images = time.perf_counter(), time.process_time(), sleeps(), training.cur_nimg
+        while training.cur_nimg < images + STEPS * config.batch_size and time.perf_counter() - start < MOST_SEC:
+            training.step()
+        figures = training.cur_nimg - images, time.perf_counter() - start, time.process_time() - cpu, sleeps() - slept
         print(json.dumps(figures), file=answers, flush=True)
 
 

@@ -3,7 +3,7 @@
     python benchmarks/train_step.py --config=256-auto --vary=--cuda-graphs=1 --vary='--nhwc=1 --kd=agkd,cgkd'
     python benchmarks/train_step.py --config=256-auto --beside=FOLDER
 
-Runs iterations of the training loop's own `Trainer`: data in memory, augmentation, optimisers, average of the weights.
+Runs iterations of the training loop's own `Training`: data in memory, augmentation, optimisers, average of the weights.
 For each configuration it prints seconds per kimg of every phase and of the mean iteration, how much of it the host
 needs to launch the work (on a GPU), peak memory, and how much of the device's peak the convolutions reach. The peak is
 a large matrix product in the same dtype, measured in the same run: on a shared machine only such ratios mean anything.
@@ -128,7 +128,7 @@ def measure(config, options, data, varied, folder, iterations, rounds):
         measured = {None: lambda: plain.turn(iterations),
                     **{text: lambda step=step: step.turn(iterations) for text, step in compared.items()}}
         if folder is not None:
-            other = beside.Beside(folder, beside.request(plain.config, plain.trainer.G.img_resolution, steps.AUGMENTED))
+            other = beside.Beside(folder, beside.request(plain.config, plain.training.G.img_resolution, steps.AUGMENTED))
             stack.callback(other.close)
             other.turn(2 if plain.device.type == 'cpu' else 8)
             measured[folder] = lambda: other.turn(iterations)

@@ -16,9 +16,9 @@ from dnnlib.metric_records import read_lines
 from dnnlib.util import user_errors
 from torch_utils import checkpoint, distributed, training_stats
 from training.launch import launch
-from training.run import state as trainer_state
 from training.run.files import BAD_STEPS_FILE, LOG_FILE, STATE_FILE, STATS_FILE, total_images
-from training.training_loop import Trainer
+from training.training import Training
+from training.training_loop import Run
 
 KD = ['--kd=agkd,cgkd', '--kd-teacher=demo']
 TIMES = ('Timing/', 'Resources/')
@@ -34,30 +34,30 @@ def make_config(data, *args, **changes):
     return config
 
 
-def make_trainer(config, run_dir):
+def make_run(config, run_dir):
     os.makedirs(run_dir, exist_ok=True)
     training_stats._moments.clear()             # a run has a process of its own: its sums do not start from another's
-    trainer = Trainer(config, str(run_dir), torch.device('cpu'))
-    trainer.resume()
-    return trainer
+    job = Run(config, str(run_dir), torch.device('cpu'))
+    job.resume()
+    return job
 
 
 def run(config, run_dir, save_at=None, die_at=None):
     """Trains or continues. save_at, die_at: numbers of iterations after which a state is saved, and the run ends as if killed."""
-    trainer = make_trainer(config, run_dir)
-    iterate = trainer._iteration
+    job = make_run(config, run_dir)
+    iterate = job._iteration
 
     def iterate_and_die():
         iterate()
-        if trainer.batch_idx == save_at:
-            trainer_state.save(trainer)
-            trainer.store.wait()
-        if trainer.batch_idx == die_at:
+        if job.training.batch_idx == save_at:
+            job.save_state()
+            job.store.wait()
+        if job.training.batch_idx == die_at:
             raise Killed
-    trainer._iteration = iterate_and_die
+    job._iteration = iterate_and_die
     with contextlib.suppress(Killed):
-        trainer.run()
-    return trainer
+        job.run()
+    return job
 
 
 def differences(run_a, run_b):
@@ -118,8 +118,8 @@ def train_in_process(config, run_dir, output, limit_bytes=None, ends=True):
     if limit_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
     if not ends:
-        step, last = Trainer.step, total_images(config) - config.batch_size
-        Trainer.step = lambda self: step(self) if self.cur_nimg < last else time.sleep(1000)
+        step, last = Training.step, total_images(config) - config.batch_size
+        Training.step = lambda self: step(self) if self.cur_nimg < last else time.sleep(1000)
     with user_errors():
         launch(config, run_dir)
 

@@ -33,14 +33,14 @@ def step(tmp_path):
 
 def test_the_step_is_that_of_training(step):
     """All phases at their intervals, the augmentation at work, the optimisers and the average moving."""
-    trainer, seen = step.trainer, []
-    before = {name: value.clone() for name, value in trainer.G_ema.state_dict().items()}
-    for name, function in trainer.accumulate.items():
-        trainer.accumulate[name] = lambda *args, name=name, function=function: (seen.append(name), function(*args))
+    training, seen = step.training, []
+    before = {name: value.clone() for name, value in training.G_ema.state_dict().items()}
+    for name, function in training.accumulate.items():
+        training.accumulate[name] = lambda *args, name=name, function=function: (seen.append(name), function(*args))
     turn = step.turn(5)
     assert [seen.count(name) for name in ('Gmain', 'Greg', 'Dmain', 'Dreg')] == [5, 2, 5, 1]
-    assert trainer.reals.in_memory and trainer.augment_pipe.p.item() == pytest.approx(0.5, abs=0.01)
-    assert any(not torch.equal(value, before[name]) for name, value in trainer.G_ema.state_dict().items())
+    assert training.reals.in_memory and training.augment_pipe.p.item() == pytest.approx(0.5, abs=0.01)
+    assert any(not torch.equal(value, before[name]) for name, value in training.G_ema.state_dict().items())
     turn = turn._replace(phases=dict(Gmain=1, Greg=4, Dmain=2, Dreg=8), rest=0.25)
     assert step.iteration(turn) == 1 + 1 + 2 + 0.5 + 0.25
 
@@ -48,13 +48,13 @@ def test_the_step_is_that_of_training(step):
 def test_the_other_implementation_gets_the_same_shapes(step):
     wanted = beside.request(step.config, 16, 0.5)
     other = beside.Other(wanted)
-    for ours, theirs in ((step.trainer.G, other.networks['G']), (step.trainer.D, other.networks['D'])):
+    for ours, theirs in ((step.training.G, other.networks['G']), (step.training.D, other.networks['D'])):
         assert shapes(ours) == shapes(theirs)
     for phase, name in (('Gmain', 'G'), ('Dreg', 'D')):
-        ours, theirs = next(p.opt for p in step.trainer.phases if p.name == phase), other.optimisers[name]
+        ours, theirs = next(p.opt for p in step.training.phases if p.name == phase), other.optimisers[name]
         for key in ('lr', 'betas', 'eps'):
             assert ours.param_groups[0][key] == pytest.approx(theirs.param_groups[0][key])
-    assert other.loss.r1_gamma == step.trainer.loss.r1_gamma and other.loss.augment_pipe.p == 0.5
+    assert other.loss.r1_gamma == step.training.loss.r1_gamma and other.loss.augment_pipe.p == 0.5
     half = steps.EasyDict(step.config, D_kwargs=dict(step.config.D_kwargs, num_fp16_res=4))
     on = lambda device: beside.request(steps.EasyDict(half, device=device), 16, 0)['D']['num_fp16_res']
     assert (on('cpu'), on('cuda')) == (0, 4)

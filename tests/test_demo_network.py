@@ -19,7 +19,7 @@ from training.dataset import demo_relatives
 from training.run import changes as run_changes
 from training.run import demo_network
 from training.snapshots import files as snapshots
-from training.training_loop import Trainer
+from training.training_loop import Run
 
 MAKEFILE = (pathlib.Path(__file__).parent.parent / 'Makefile').read_text()
 IMAGE, WIDTH = dict(c_dim=0, img_resolution=8, img_channels=3), dict(channel_base=32, channel_max=4)
@@ -65,11 +65,11 @@ def test_its_drawings_are_not_those_of_the_demo():
 def test_the_demo_starts_from_all_of_it(shipped, tmp_path, capsys):
     options = f'--outdir={tmp_path}', '--data=demo', '--cfg=demo', '--init-from=demo', '--device=cpu'
     config, name = train.build_config(parse_options(*options))
-    trainer = Trainer(config, str(tmp_path), torch.device('cpu'))
+    job = Run(config, str(tmp_path), torch.device('cpu'))
     found = re.findall(r'^(\w+): (\d+) of (\d+) tensors from demo$', capsys.readouterr().out, re.M)
     assert [name for name, _copied, _of in found] == ['G', 'D', 'G_ema'] and all(copied == of for _, copied, of in found)
     for network, source in (('G', 'G_ema'), ('G_ema', 'G_ema'), ('D', 'D')):
-        state = getattr(trainer, network).state_dict()
+        state = getattr(job.training, network).state_dict()
         assert all(torch.equal(state[key], value) for key, value in shipped.networks[source].state_dict().items())
     assert name.startswith('demo32-demo-init')
 

@@ -8,7 +8,7 @@ from conftest import parse_options
 
 import train
 from metrics import metric_main
-from training.training_loop import Trainer
+from training.training_loop import Run
 
 MAKEFILE = pathlib.Path(__file__).parent.parent / 'Makefile'
 
@@ -30,9 +30,9 @@ def test_the_distance_to_the_data_falls(tmp_path):
                                                      '--device=cpu', '--kimg=6', *demo_options()))
     metrics, config.metrics = config.metrics, []
     assert metrics == ['featfid1k_full']
-    trainer = Trainer(config, str(tmp_path), torch.device('cpu'))
-    before = distance(trainer.G_ema, config)
-    assert trainer.run()
-    after = distance(trainer.G_ema, config)
+    job = Run(config, str(tmp_path), torch.device('cpu'))
+    before = distance(job.training.G_ema, config)
+    assert job.run()
+    after = distance(job.training.G_ema, config)
     print(before, after)
     assert after < 0.7 * before

@@ -17,7 +17,7 @@ from kd_plugin.distillers.table import DISTILLERS
 from kd_plugin.loss import check_distillation
 from torch_utils import checkpoint
 from training.run.files import STATE_FILE
-from training.training_loop import Trainer
+from training.training_loop import Run
 
 
 def rand(*shape, seed=0):
@@ -250,9 +250,9 @@ def trained(data, run_dir, total_kimg):
     config, _name = train.build_config(parse_options(*args))
     shrink(config).update(total_kimg=total_kimg, kimg_per_tick=0.004)
     run_dir.mkdir(exist_ok=True)
-    trainer = Trainer(config, str(run_dir), torch.device('cpu'))
-    trainer.resume()
-    trainer.run()
+    job = Run(config, str(run_dir), torch.device('cpu'))
+    job.resume()
+    job.run()
     return checkpoint.load(str(run_dir / STATE_FILE), 'training-state')[0]
 
 

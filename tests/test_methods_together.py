@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import parse_options
-from test_training_loop import make_config, make_trainer, trained
+from test_training_loop import make_config, make_run, trained
 
 import train
 from torch_utils import training_stats
@@ -34,15 +34,15 @@ def test_one_iteration_of_every_pair(pair, tiny_data, tmp_path):
     """Losses reported, everything finite, both networks and every trainable parameter of the terms moved."""
     options = [option for name in pair for option in METHODS[name][0]]
     config = make_config(tiny_data, '--batch=8', '--gamma=1', *options)
-    trainer = make_trainer(config, tmp_path)
+    job = make_run(config, tmp_path)
     if 'apa' in pair:
-        trainer.loss.terms['apa'].p.fill_(0.5)
-    trained = {id(p) for phase in trainer.phases for p in phase.params}
-    named = [*trainer.G.named_parameters(prefix='G'), *trainer.D.named_parameters(prefix='D'), *trainer.loss.terms.named_parameters(prefix='terms')]
+        job.training.loss.terms['apa'].p.fill_(0.5)
+    trained = {id(p) for phase in job.training.phases for p in phase.params}
+    named = [*job.training.G.named_parameters(prefix='G'), *job.training.D.named_parameters(prefix='D'), *job.training.loss.terms.named_parameters(prefix='terms')]
     before = {name: p.clone() for name, p in named}
     collector = training_stats.Collector('Loss/.*', keep_previous=False)
-    trainer.progress = SimpleNamespace(advance=lambda num: None)
-    trainer._iteration()                                        # with both regularisations
+    job.progress = SimpleNamespace(advance=lambda num: None)
+    job._iteration()                                        # with both regularisations
     collector.update()
     losses = {name.removeprefix('Loss/') for name in collector.names() if collector.num(name) > 0}
     assert set.union(*[METHODS[name][1] for name in pair]) <= losses

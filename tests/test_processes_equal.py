@@ -14,8 +14,7 @@ from kd_plugin.teachers import tiny_clip  # noqa: F401 (for `double_precision`)
 from torch_utils import distributed, training_stats
 from training import networks  # noqa: F401
 from training.dataset.real_images import RealBatch, RealImages
-from training.run import state as trainer_state  # noqa: F401
-from training.training_loop import Trainer
+from training.training import Training
 
 BATCH, ITERATIONS = 16, 3
 
@@ -70,17 +69,15 @@ def train(rank, folder, config):
     num_ranks = distributed.get_world_size()
     os.environ['KDGAN_CACHE_DIR'] = f'{folder}/cache{num_ranks}'            # each computes its features of the teacher
     with SharedDraws(rank, num_ranks) as draws:
-        os.makedirs(f'{folder}/{num_ranks}', exist_ok=True)
-        trainer = Trainer(config, f'{folder}/{num_ranks}', torch.device('cpu'))
-        whole = RealImages(trainer.dataset, BATCH, 'cpu')
-        trainer.reals.batch = lambda nimg: RealBatch(*[draws.own(x) for x in whole.batch(nimg)])
-        trainer.progress = type('Bar', (), dict(advance=lambda self, nimg: None))()
+        training = Training(config, torch.device('cpu'))
+        whole = RealImages(training.dataset, BATCH, 'cpu')
+        training.reals.batch = lambda nimg: RealBatch(*[draws.own(x) for x in whole.batch(nimg)])
         statistics = training_stats.Collector()
         for i in range(ITERATIONS):
             draws.generator = torch.Generator().manual_seed(i)
-            trainer._iteration()
+            training.step()
         statistics.update()
-        states = {name: source.state_dict() for name, source in trainer_state.stateful(trainer).items()}
+        states = training.state_dict()
     if rank == 0:
         torch.save((states, {name: value['mean'] for name, value in statistics.as_dict().items()}), f'{folder}/{num_ranks}.pt')
 

@@ -13,14 +13,14 @@ import PIL.Image
 import pytest
 import torch
 from conftest import run_cli, shrink, wait_until
-from resuming import differences, make_config, make_trainer, no_rest, read_json, run, start, tick_lines, train_in_process
+from resuming import differences, make_config, make_run, no_rest, read_json, run, start, tick_lines, train_in_process
 
 import train
 from dnnlib import UserError, util
 from dnnlib.metric_records import read_lines
 from torch_utils import checkpoint, distributed, misc, training_stats
 from torch_utils.stop_request import SIGNALS, StopRequest
-from training import training_loop
+from training import training as training_module
 from training.config import presets
 from training.dataset import ImageFolderDataset
 from training.dataset.real_images import RealImages
@@ -32,7 +32,7 @@ from training.run import state_files
 from training.run.files import BAD_STEPS_FILE, PREVIOUS_STATE_FILE, STATE_FILE, STATS_FILE
 from training.run.find import OPTIONS_FILE
 from training.speed import batch_probe
-from training.training_loop import Trainer
+from training.training import Training
 
 
 def short_run(data, *args, **changes):
@@ -249,66 +249,66 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_printing(tmp_path, capsy
 
 # -- steps that are not finite
 
-def poison(trainer, begin, end=10 ** 9, above_lr=0.0):
+def poison(job, begin, end=10 ** 9, above_lr=0.0):
     """Gradients of D are NaN between two numbers of images, where D learns faster than that."""
-    accumulate = trainer.loss.accumulate_gradients
-    phase_d = next(phase for phase in trainer.phases if phase.name[0] == 'D')
+    accumulate = job.training.loss.accumulate_gradients
+    phase_d = next(phase for phase in job.training.phases if phase.name[0] == 'D')
 
     def accumulate_nan(phase, **kwargs):
         accumulate(phase=phase, **kwargs)
-        if phase[0] == 'D' and begin <= trainer.cur_nimg < end and phase_d.opt.param_groups[0]['lr'] > above_lr:
-            next(p for p in trainer.D.parameters()).grad.fill_(float('nan'))
-    trainer.loss.accumulate_gradients = accumulate_nan
-    return trainer
+        if phase[0] == 'D' and begin <= job.cur_nimg < end and phase_d.opt.param_groups[0]['lr'] > above_lr:
+            next(p for p in job.training.D.parameters()).grad.fill_(float('nan'))
+    job.training.loss.accumulate_gradients = accumulate_nan
+    return job
 
 
 def test_steps_left_out_are_told_with_their_images_and_seeds(tiny_data, tmp_path):
-    trainer = poison(make_trainer(short_run(tiny_data), tmp_path), 16, 32)
-    assert trainer.run()
+    job = poison(make_run(short_run(tiny_data), tmp_path), 16, 32)
+    assert job.run()
     lines = read_lines(str(tmp_path / BAD_STEPS_FILE))
     assert [(line['phase'], line['cur_nimg'], line['batch_idx'], line['in_a_row']) for line in lines] == [('Dmain', 16, 2, 1), ('Dmain', 24, 3, 2)]
-    assert lines[0]['images'] == trainer.reals.batch(16).idx.tolist() and lines[0]['seeds'] == [misc.step_seed(0, 0, 16)]
-    assert all(p.isfinite().all() for p in trainer.D.parameters()) and trainer.history == []
+    assert lines[0]['images'] == job.training.reals.batch(16).idx.tolist() and lines[0]['seeds'] == [misc.step_seed(0, 0, 16)]
+    assert all(p.isfinite().all() for p in job.training.D.parameters()) and job.state.history == []
 
 
 def rolled_back(data, run_dir, **kwargs):
     """NaN from 40 images on, until the learning rate is halved; two steps in a row are too many."""
     config = short_run(data, '--max-bad-steps=2', network_snapshot_ticks=2)
-    trainer = make_trainer(config, run_dir)
-    trainer = poison(trainer, 40, above_lr=config.D_opt_kwargs['lr'] * 0.9 * 16 / 17)
-    return trainer
+    job = make_run(config, run_dir)
+    job = poison(job, 40, above_lr=config.D_opt_kwargs['lr'] * 0.9 * 16 / 17)
+    return job
 
 
 def test_too_many_bad_steps_go_back_to_the_last_good_state(tiny_data, tmp_path, capsys):
     """With half the learning rate; it is part of the history, and a run continued after it is the same."""
     whole, parts = tmp_path / 'whole', tmp_path / 'parts'
-    trainer = rolled_back(tiny_data, whole)
-    assert trainer.run()
+    job = rolled_back(tiny_data, whole)
+    assert job.run()
     event = dict(event='rollback', cur_nimg=56, to=32, phase='Dmain', lr_factor=0.5)
-    assert trainer.history == [event]
+    assert job.state.history == [event]
     assert 'Back to 0.032 kimg, with 0.5 times the learning rate.' in capsys.readouterr().out
     assert [(line['cur_nimg'], line['rollbacks']) for line in read_lines(str(whole / BAD_STEPS_FILE))] == [(40, 0), (48, 0)]
     assert [round(line['Progress/tick']['mean']) for line in read_lines(str(whole / STATS_FILE))] == list(range(10))
-    lrs = {phase.opt.param_groups[0]['lr'] for phase in trainer.phases}
+    lrs = {phase.opt.param_groups[0]['lr'] for phase in job.training.phases}
     half = presets.PRESETS['demo'].lr / 2
     assert sorted(lrs) == pytest.approx([half * 4 / 5, half * 16 / 17])
     card = model_card.make_card(str(whole / 'network-snapshot-000000.080.safetensors'))
     assert 'from 0.056 kimg to 0.032 kimg, learning rate times 0.5' in card
 
-    trainer = rolled_back(tiny_data, parts)
-    iterate = trainer._iteration
-    trainer._iteration = lambda: iterate() if not (trainer.history and trainer.cur_nimg == 40) else (_ for _ in ()).throw(UserError('end'))
+    job = rolled_back(tiny_data, parts)
+    iterate = job._iteration
+    job._iteration = lambda: iterate() if not (job.state.history and job.cur_nimg == 40) else (_ for _ in ()).throw(UserError('end'))
     with pytest.raises(UserError, match='^end$'):
-        trainer.run()
+        job.run()
     assert rolled_back(tiny_data, parts).run()
     assert differences(whole, parts) == []
 
 
 def test_a_state_saved_among_bad_steps_is_not_gone_back_to(tiny_data, tmp_path):
     config = short_run(tiny_data, '--max-bad-steps=4')
-    trainer = poison(make_trainer(config, tmp_path), 24, above_lr=config.D_opt_kwargs['lr'] * 0.9 * 16 / 17)
-    assert trainer.run()                    # a state after each iteration, three of them among bad steps
-    assert [(event['cur_nimg'], event['to']) for event in trainer.history] == [(56, 24)]
+    job = poison(make_run(config, tmp_path), 24, above_lr=config.D_opt_kwargs['lr'] * 0.9 * 16 / 17)
+    assert job.run()                    # a state after each iteration, three of them among bad steps
+    assert [(event['cur_nimg'], event['to']) for event in job.state.history] == [(56, 24)]
 
 
 def test_a_state_among_bad_steps_does_not_replace_the_one_before_it(tmp_path):
@@ -327,10 +327,10 @@ def test_a_state_among_bad_steps_does_not_replace_the_one_before_it(tmp_path):
     ([], 24, r'the last 2 steps of Dmain up to 0.04 kimg were left out.*, after 3 rollbacks; the last state is kept'),
     ([], 0, r'there is no good state to go back to; bad-steps.jsonl lists them')])
 def test_bad_steps_that_end_the_run(args, begin, message, tiny_data, tmp_path):
-    trainer = poison(make_trainer(short_run(tiny_data, '--max-bad-steps=2', *args, network_snapshot_ticks=3), tmp_path), begin)
+    job = poison(make_run(short_run(tiny_data, '--max-bad-steps=2', *args, network_snapshot_ticks=3), tmp_path), begin)
     with pytest.raises(UserError, match=message):
-        trainer.run()
-    assert trainer.cur_nimg < 80
+        job.run()
+    assert job.cur_nimg < 80
 
 
 def test_a_value_that_is_not_finite_spoils_no_statistic():
@@ -403,15 +403,15 @@ def test_the_largest_batch_that_fits_is_found_once(tiny_data, tmp_path, monkeypa
 
 
 def test_the_trials_leave_no_memory(tiny_data, tmp_path, small_memory):
-    """A trainer refers to itself: what the one before it holds would count as used."""
+    """A training refers to itself: what the one before it holds would count as used."""
     small_memory(4)
     trials = []
 
     def build(config):
         assert not any(trial() is not None for trial in trials)
-        trainer = Trainer(config, str(tmp_path), torch.device('cpu'))
-        trials.append(weakref.ref(trainer))
-        return trainer
+        training = Training(config, torch.device('cpu'))
+        trials.append(weakref.ref(training))
+        return training
     assert batch_probe.largest(make_config(tiny_data, '--cfg=demo', '--batch=16'), build) == 4
     assert [trial() for trial in trials] == [None] * 3
 
@@ -429,7 +429,7 @@ def test_what_joins_in_later_takes_part_in_the_trials(err, tiny_data, tmp_path, 
         return term(self, step)
     monkeypatch.setattr(LeCam, 'd_fake', limited)
     config = make_config(tiny_data, '--cfg=demo', '--batch=16', '--kimg=1', '--lecam=0.1', '--lecam-start=0.9')
-    assert batch_probe.largest(config, lambda c: Trainer(c, str(tmp_path), torch.device('cpu'))) == 4
+    assert batch_probe.largest(config, lambda c: Training(c, torch.device('cpu'))) == 4
     assert all(seen) and capsys.readouterr().out == ''
 
 
@@ -437,21 +437,21 @@ def test_the_compiler_takes_part_in_the_trials(tiny_data, tmp_path, monkeypatch)
     def limited(_loss, batch_size, _tell):
         if batch_size > 8:
             raise torch.OutOfMemoryError('CUDA out of memory.')
-    monkeypatch.setattr(training_loop, 'compile_main_phases', limited)
+    monkeypatch.setattr(training_module, 'compile_main_phases', limited)
     config = make_config(tiny_data, '--cfg=demo', '--batch=16', '--compile=1')
-    assert batch_probe.largest(config, lambda c: Trainer(c, str(tmp_path), torch.device('cpu'))) == 8
+    assert batch_probe.largest(config, lambda c: Training(c, torch.device('cpu'))) == 8
 
 
 def test_a_trial_that_fails_for_another_reason_fails(tiny_data, tmp_path, monkeypatch):
-    monkeypatch.setattr(Trainer, 'step', lambda self: (_ for _ in ()).throw(RuntimeError('a bug')))
+    monkeypatch.setattr(Training, 'step', lambda self: (_ for _ in ()).throw(RuntimeError('a bug')))
     with pytest.raises(RuntimeError, match='a bug'):
-        batch_probe.largest(make_config(tiny_data, '--cfg=demo', '--batch=16'), lambda c: Trainer(c, str(tmp_path), torch.device('cpu')))
+        batch_probe.largest(make_config(tiny_data, '--cfg=demo', '--batch=16'), lambda c: Training(c, torch.device('cpu')))
 
 
 def test_networks_that_do_not_fit_whatever_the_batch(tiny_data, tmp_path, monkeypatch):
     def build(*_args):
         raise torch.OutOfMemoryError('CUDA out of memory.')
-    monkeypatch.setattr(training_loop, 'build_networks', build)
+    monkeypatch.setattr(training_module, 'build_networks', build)
     code, output = train_command(tmp_path, tiny_data, '--batch-gpu=auto', monkeypatch=monkeypatch)
     assert code == 1 and 'out of memory before the first step (CUDA out of memory.), where no --batch-gpu helps; use a smaller --cfg' in output
 
@@ -519,4 +519,4 @@ def test_the_damaged_image_of_a_run_is_named(tiny_data, tmp_path):
     config = short_run(str(folder))
     (folder / '2.png').write_bytes((folder / '2.png').read_bytes()[:-30])
     with pytest.raises(UserError, match=r'data: 2.png is damaged'):
-        make_trainer(config, tmp_path / 'run').run()
+        make_run(config, tmp_path / 'run').run()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import parse_options, shrink
-from resuming import make_config, make_trainer
+from resuming import make_config, make_run
 
 import calc_metrics
 import train
@@ -20,13 +20,13 @@ from torch_utils import checkpoint, training_stats
 from training.dataset import DatasetError, ImageFolderDataset
 from training.launch import launch
 from training.observers import early_stop
-from training.observers import observer as observers
 from training.observers.near_copies import NearCopies
 from training.observers.validation import Validation, overfitting
+from training.prior import Prior
 from training.run import keep as snapshot_keep
 from training.run.files import STATE_FILE
 from training.run.find import find_run
-from training.training_loop import Trainer
+from training.training_loop import Run
 
 
 @pytest.fixture(autouse=True)
@@ -49,11 +49,11 @@ def config_of(data, *args, **changes):
 
 def trained(config, run_dir):
     os.makedirs(run_dir, exist_ok=True)
-    trainer = Trainer(config, str(run_dir), torch.device('cpu'))
-    trainer.resume()
-    trainer.run()
+    job = Run(config, str(run_dir), torch.device('cpu'))
+    job.resume()
+    job.run()
     tensors, _ = checkpoint.load(os.path.join(run_dir, STATE_FILE), 'training-state')
-    return trainer, tensors
+    return job, tensors
 
 
 # -- images that are held out
@@ -109,13 +109,13 @@ def test_neither_teacher_nor_metrics_see_them(tiny_data):
 def test_labels_of_the_watched_images(tiny_data, tmp_path):
     """Each image is made and judged under its own label: blue and red ones, and fakes, with labels of held-out ones."""
     config = config_of(tiny_data, '--cond=1', '--val-fraction=0.5', '--aug=noaug')
-    trainer = Trainer(config, str(tmp_path), torch.device('cpu'))
+    job = Run(config, str(tmp_path), torch.device('cpu'))
     made, judged = [], []
-    mapping, D = trainer.G.mapping.forward, trainer.D.forward
-    trainer.G.mapping.forward = lambda z, c, **kwargs: made.append(c) or mapping(z, c, **kwargs)
-    trainer.D.forward = lambda img, c: judged.append((img, c)) or D(img, c)
-    trainer.observers['validation'].start(trainer)
-    trainer.observers['validation'].report(trainer)
+    mapping, D = job.training.G.mapping.forward, job.training.D.forward
+    job.training.G.mapping.forward = lambda z, c, **kwargs: made.append(c) or mapping(z, c, **kwargs)
+    job.training.D.forward = lambda img, c: judged.append((img, c)) or D(img, c)
+    job.observers['validation'].start(job.training)
+    job.observers['validation'].report(job.training)
     (held_out, c), (trained, trained_c), (_fakes, fakes_c) = judged
     for img, label in ((held_out, c), (trained, trained_c)):
         red = img[:, 0].mean(dim=[1, 2]) > img[:, 2].mean(dim=[1, 2])
@@ -129,16 +129,15 @@ def test_the_heuristic_of_the_paper():
     assert r_v(-9.0, 2.0, -1.0) == 2 and r_v(0.1, 0.0, 0.0) == -1             # cut
 
 
-def validation_trainer(data, rank=0, num_ranks=1):
+def validation_training(data, rank=0, num_ranks=1):
     """D is the mean of the pixels, fakes are black (-1), images are augmented by adding 0.5."""
     config = EasyDict(batch_gpu=4, batch_size=4 * num_ranks, random_seed=0, data_loader_kwargs=dict(num_workers=0),
                       training_set_kwargs=dict(class_name='training.dataset.ImageFolderDataset', path=data, val_fraction=0.5, xflip=True))
     G = SimpleNamespace(z_dim=2, mapping=lambda z, c, skip_w_avg_update: z, synthesis=lambda ws: -torch.ones(len(ws), 3, 16, 16))
     loss = SimpleNamespace(augment=lambda img: img + 0.5 * torch.rand([]).ceil())
-    trainer = SimpleNamespace(config=config, device=torch.device('cpu'), rank=rank, num_ranks=num_ranks, cur_nimg=40, G=G,
-                              D=lambda img, c: img.mean(dim=[1, 2, 3])[:, None], loss=loss)
-    trainer.reals = SimpleNamespace(in_memory=True, batch=lambda nimg: SimpleNamespace(img=torch.full([4, 3, 16, 16], 0.25), c=torch.zeros(4, 0)))
-    return trainer
+    reals = SimpleNamespace(in_memory=True, batch=lambda nimg: SimpleNamespace(img=torch.full([4, 3, 16, 16], 0.25), c=torch.zeros(4, 0)))
+    return SimpleNamespace(config=config, device=torch.device('cpu'), rank=rank, num_ranks=num_ranks, cur_nimg=40, G=G,
+                           D=lambda img, c: img.mean(dim=[1, 2, 3])[:, None], loss=loss, reals=reals)
 
 
 @pytest.mark.parametrize('num_ranks', [1, 2, 4])
@@ -148,10 +147,10 @@ def test_every_held_out_image_counts_once(num_ranks, tiny_data):
     expected = np.mean([held_out[i][0].astype(np.float64) / 127.5 - 1 for i in range(6)]) + 0.5
     before = torch.get_rng_state()
     for rank in range(num_ranks):
-        trainer = validation_trainer(tiny_data, rank, num_ranks)
+        training = validation_training(tiny_data, rank, num_ranks)
         observer = Validation()
-        observer.start(trainer)
-        observer.report(trainer)
+        observer.start(training)
+        observer.report(training)
     assert torch.equal(torch.get_rng_state(), before)
     for kind, mean in dict(validation=expected, training=0.75, fake=-0.5).items():
         assert reported(f'Health/scores/{kind}') == (6, pytest.approx(mean, abs=1e-5))
@@ -166,16 +165,16 @@ def test_the_stream_of_the_training_is_left_alone(tiny_data, tmp_path):
     for limit in (None, 0):
         config = make_config(tiny_data, '--cfg=demo', '--batch=4', '--aug=noaug', '--val-fraction=0.25', '--fp32=1')
         config.data_loader_kwargs['memory_limit_gb'] = limit
-        trainer = make_trainer(config, tmp_path)
-        trainer.step()
-        stream, observer = (trainer.reals._stream, trainer.reals._stream_nimg), trainer.observers['validation']
-        trainer.cur_nimg += 4
-        observer.start(trainer)
+        job = make_run(config, tmp_path)
+        job.training.step()
+        stream, observer = (job.training.reals._stream, job.training.reals._stream_nimg), job.observers['validation']
+        observer.start(job.training)
         collector = training_stats.Collector('Health/.*')
-        observer.report(trainer)
+        observer.report(job.training)
         collector.update()
         found.append(collector.as_dict())
-        assert (trainer.reals._stream, trainer.reals._stream_nimg) == stream and (stream[0] is None) == trainer.reals.in_memory == (limit is None)
+        reals = job.training.reals
+        assert (reals._stream, reals._stream_nimg) == stream and (stream[0] is None) == reals.in_memory == (limit is None)
     assert found[0] == found[1] and found[0]['Health/scores/training']['num'] == 3
 
 
@@ -190,14 +189,13 @@ def share_of(fakes, xflip=False, features=None, reals=REALS):
     dataset = type('Data', (), dict(num_images=len(reals), xflip=xflip, __getitem__=lambda self, i: item(i)))()
     term = SimpleNamespace(image_features=features)
     made = lambda z, c, noise_mode: fakes[z[:, 0].to(torch.int64)]
-    made.z_dim = 1
-    trainer = SimpleNamespace(config=EasyDict(random_seed=0, batch_gpu=7), dataset=dataset, rank=0, num_ranks=1, device=torch.device('cpu'),
-                              loss=SimpleNamespace(terms=dict(a=SimpleNamespace(image_features=None), b=term)), labels=torch.zeros(40, 0),
-                              G_ema=type('G', (), dict(z_dim=1, __call__=lambda self, z, c, noise_mode: made(z, c, noise_mode)))())
+    training = SimpleNamespace(config=EasyDict(random_seed=0, batch_gpu=7), dataset=dataset, rank=0, num_ranks=1, device=torch.device('cpu'),
+                               loss=SimpleNamespace(terms=dict(a=SimpleNamespace(image_features=None), b=term)),
+                               prior=Prior(1, torch.zeros(40, 0), 'cpu'), G_ema=made)
     observer = NearCopies(len(fakes))
-    observer.start(trainer)
+    observer.start(training)
     observer.z = torch.arange(len(fakes))[:, None]
-    observer.report(trainer)
+    observer.report(training)
     return tuple(reported(f'Health/{name}')[1] for name in ('copies', 'repeats'))
 
 
@@ -253,8 +251,8 @@ def test_observers_change_nothing_in_the_training(tiny_data, tmp_path, capsys):
 
 
 def test_ada_begins_without_augmentation(tiny_data, tmp_path):
-    assert Trainer(config_of(tiny_data, '--aug=ada'), str(tmp_path), torch.device('cpu')).augment_pipe.p.item() == 0
-    assert Trainer(config_of(tiny_data, '--aug=fixed', '--p=0.25'), str(tmp_path), torch.device('cpu')).augment_pipe.p.item() == 0.25
+    assert Run(config_of(tiny_data, '--aug=ada'), str(tmp_path), torch.device('cpu')).training.augment_pipe.p.item() == 0
+    assert Run(config_of(tiny_data, '--aug=fixed', '--p=0.25'), str(tmp_path), torch.device('cpu')).training.augment_pipe.p.item() == 0.25
 
 
 # -- early stopping
@@ -276,9 +274,8 @@ def test_the_history_of_a_run(tmp_path):
     (tmp_path / 'metric-m.jsonl').write_text('\n'.join(lines))
     assert [r['value'] for r in early_stop.history(str(tmp_path), 'm', 3000)] == [5, 6, 7]
     assert early_stop.history(str(tmp_path), 'm', 3500) == [] and early_stop.history(str(tmp_path), 'n', 3000) == []
-    at = SimpleNamespace(run_dir=str(tmp_path), cur_nimg=3000)
-    assert early_stop.EarlyStop('m', 2).verdict(at) == 'm has not got better in 2 evaluations; the best is 5.0000 of s1000'
-    assert early_stop.EarlyStop('m', 3).verdict(at) is None
+    assert early_stop.EarlyStop('m', 2).verdict(str(tmp_path), 3000) == 'm has not got better in 2 evaluations; the best is 5.0000 of s1000'
+    assert early_stop.EarlyStop('m', 3).verdict(str(tmp_path), 3000) is None
 
 
 @pytest.mark.parametrize('rule, message', [
@@ -347,19 +344,19 @@ def test_a_run_ends_by_a_verdict(tiny_data, tmp_path, capsys):
 
 
 def test_a_crash_before_the_verdict_is_made_up_for(tiny_data, tmp_path, monkeypatch):
-    crash = lambda trainer, saved=True: (_ for _ in ()).throw(OSError('crash')) if trainer.cur_nimg == 24 else None
-    monkeypatch.setattr(observers, 'ask', crash)
+    crash = lambda job, saved=True: (_ for _ in ()).throw(OSError('crash')) if job.cur_nimg == 24 else None
+    monkeypatch.setattr(Run, '_ask_observers', crash)
     with pytest.raises(OSError, match='crash'):
         trained(stopping_config(tiny_data), tmp_path)
     monkeypatch.undo()
-    trainer, _ = trained(stopping_config(tiny_data), tmp_path)
-    assert trainer.cur_nimg == 24 and trainer.ended['by'] == 'early_stop' and len(kimg_of(tmp_path)) == 3
+    job, _ = trained(stopping_config(tiny_data), tmp_path)
+    assert job.cur_nimg == 24 and job.state.ended['by'] == 'early_stop' and len(kimg_of(tmp_path)) == 3
 
 
 def test_an_observer_may_end_a_run_between_snapshots(tiny_data, tmp_path, monkeypatch):
     config = stopping_config(tiny_data)
     config.network_snapshot_ticks = 5
-    monkeypatch.setattr(early_stop.EarlyStop, 'verdict', lambda self, trainer: 'enough' if trainer.cur_nimg == 16 else None)
-    trainer, _ = trained(config, tmp_path)
-    assert trainer.cur_nimg == 16 and (tmp_path / 'network-snapshot-000000.016.safetensors').is_file()
+    monkeypatch.setattr(early_stop.EarlyStop, 'verdict', lambda self, run_dir, cur_nimg: 'enough' if cur_nimg == 16 else None)
+    job, _ = trained(config, tmp_path)
+    assert job.cur_nimg == 16 and (tmp_path / 'network-snapshot-000000.016.safetensors').is_file()
     assert json.loads((tmp_path / 'metric-clipfid8_full.jsonl').read_text())['cur_nimg'] == 16

@@ -23,7 +23,7 @@ from training.observers import early_stop
 from training.run.files import PREVIOUS_STATE_FILE, STATE_FILE
 from training.run.find import OPTIONS_FILE, find_run
 from training.snapshots import files as snapshots
-from training.training_loop import Trainer
+from training.training_loop import Run
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -34,16 +34,16 @@ def make_config(data, *args, **changes):
     return config
 
 
-def make_trainer(config, run_dir, device='cpu'):
+def make_run(config, run_dir, device='cpu'):
     os.makedirs(run_dir, exist_ok=True)
-    return Trainer(config, str(run_dir), torch.device(device))
+    return Run(config, str(run_dir), torch.device(device))
 
 
 def trained(config, run_dir, device='cpu'):
     """Runs or continues; -> everything that changes during training, as tensors by name."""
-    trainer = make_trainer(config, run_dir, device)
-    trainer.resume()
-    trainer.run()
+    job = make_run(config, run_dir, device)
+    job.resume()
+    job.run()
     tensors, info = checkpoint.load(os.path.join(run_dir, STATE_FILE), 'training-state')
     return tensors, info
 
@@ -54,7 +54,7 @@ KD = ['--kd=agkd,cgkd', '--kd-teacher=demo']
 @pytest.mark.parametrize('fp32', [0, 1])
 def test_precision_reaches_every_teacher(fp32, tiny_data, tmp_path):
     config = make_config(tiny_data, '--batch=8', f'--fp32={fp32}', '--vision-aided=demo', '--vision-aided-warmup=0', *KD)
-    terms = make_trainer(config, tmp_path).loss.terms
+    terms = make_run(config, tmp_path).training.loss.terms
     teachers = [terms['kd'].teacher, *[levels.teacher for levels in terms['vision_aided'].teachers]]
     assert [teacher.precision for teacher in teachers] == [['bfloat16', 'float32'][fp32]] * 2
 
@@ -91,20 +91,20 @@ def test_one_iteration_of_every_preset(cfg, tiny_data, tmp_path):
     config = make_config(tiny_data, f'--cfg={cfg}', '--aug=ada', *KD)
     config.total_kimg = config.batch_size / 1000
     config.kimg_per_tick = config.total_kimg
-    trainer = make_trainer(config, tmp_path)
-    before = {name: p.clone() for name, p in [*trainer.G.named_parameters(), *trainer.D.named_parameters()]}
-    assert trainer.run()
-    after = dict([*trainer.G.named_parameters(), *trainer.D.named_parameters()])
+    job = make_run(config, tmp_path)
+    before = {name: p.clone() for name, p in [*job.training.G.named_parameters(), *job.training.D.named_parameters()]}
+    assert job.run()
+    after = dict([*job.training.G.named_parameters(), *job.training.D.named_parameters()])
     assert all(p.isfinite().all() for p in after.values())
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert {'mapping.fc0.weight', 'synthesis.b16.conv1.weight', 'b16.conv0.weight', 'b4.out.weight'} <= moved
-    assert any(p.abs().max() > 0 for p in trainer.loss.terms.parameters())
+    assert any(p.abs().max() > 0 for p in job.training.loss.terms.parameters())
 
 
 @pytest.mark.parametrize('options, p', [
     (['--aug=ada'], 0), (['--aug=fixed', '--p=0.25'], 0.25), (['--aug=linear', '--p=0.25', '--p-kimg=1'], 0)])
 def test_where_the_augmentation_probability_begins(options, p, tiny_data, tmp_path):
-    assert make_trainer(make_config(tiny_data, '--batch=8', *options), tmp_path).augment_pipe.p.item() == p
+    assert make_run(make_config(tiny_data, '--batch=8', *options), tmp_path).training.augment_pipe.p.item() == p
 
 
 def test_a_probability_that_grows_linearly(tiny_data, tmp_path):
@@ -122,15 +122,14 @@ def test_labels_of_the_fakes_are_drawn_as_often_as_in_the_data(tmp_path):
         path = tmp_path / 'data' / ('a' if i < 3 else 'b') / f'{i}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         PIL.Image.new('RGB', (16, 16), (20 * i, 0, 0)).save(path)
-    trainer = make_trainer(make_config(tmp_path / 'data', '--cond=1', '--batch=8', '--aug=noaug'), tmp_path / 'run')
+    job = make_run(make_config(tmp_path / 'data', '--cond=1', '--batch=8', '--aug=noaug'), tmp_path / 'run')
     seen = []
-    trainer._run_phase = lambda phase, batch, gen_z, gen_c: seen.append((gen_z, gen_c))
+    for phase in job.training.phases:
+        job.training.accumulate[phase.name] = lambda _img, _c, _idx, gen_z, gen_c: seen.append((gen_z, gen_c))
     for _ in range(40):
-        trainer.step()
-        trainer.cur_nimg += 8
-        trainer.batch_idx += 1
-    trainer.observers['near_copies'].start(trainer)
-    for labels in (torch.cat([gen_c for _z, gen_c in seen]), trainer.observers['near_copies'].c):
+        job.training.step()
+    job.observers['near_copies'].start(job.training)
+    for labels in (torch.cat([gen_c for _z, gen_c in seen]), job.observers['near_copies'].c):
         assert len(labels) >= 200 and (labels.sum(dim=1) == 1).all()
         assert labels[:, 0].mean().item() == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / len(labels)) ** 0.5)
     assert len(seen) == 40 * 2 + 10 + 3
@@ -142,16 +141,15 @@ def test_averages_and_probabilities_count_all_images_of_a_step(tiny_data, tmp_pa
     micro-batches of 4 of 8 images change nothing in that, nor in ADA's steps."""
     config = make_config(tiny_data, '--cfg=demo', '--batch=8', '--batch-gpu=4', '--aug=ada',
                          ema_kimg=0.010, ema_rampup=0.5, ema_start_kimg=0.016)
-    trainer = make_trainer(config, tmp_path)
-    assert trainer.ada.step_size == pytest.approx(8 * 4 / 500_000)
+    job = make_run(config, tmp_path)
+    assert job.training.ada.step_size == pytest.approx(8 * 4 / 500_000)
     weight = lambda network: network.synthesis.b16.conv1.weight.detach().clone()
     for nimg, half_life in [(0, 0), (8, 0), (16, 8), (24, 10)]:
-        before = weight(trainer.G_ema)
-        trainer.step()
+        before = weight(job.training.G_ema)
+        job.training.step()
         kept = 0.5 ** (8 / half_life) if half_life else 0
-        torch.testing.assert_close(weight(trainer.G_ema), kept * before + (1 - kept) * weight(trainer.G))
-        assert trainer.cur_nimg == nimg and not torch.equal(before, weight(trainer.G))
-        trainer.cur_nimg, trainer.batch_idx = nimg + 8, trainer.batch_idx + 1
+        torch.testing.assert_close(weight(job.training.G_ema), kept * before + (1 - kept) * weight(job.training.G))
+        assert job.cur_nimg == nimg + 8 and not torch.equal(before, weight(job.training.G))
 
 
 def test_the_seed_reaches_everything_that_draws(tiny_data, tmp_path, monkeypatch):
@@ -160,26 +158,26 @@ def test_the_seed_reaches_everything_that_draws(tiny_data, tmp_path, monkeypatch
     for seed in (0, 5):
         config = make_config(tiny_data, f'--seed={seed}', '--batch=8', '--kd=agkd', '--kd-teacher=demo')
         config.metrics = ['clipfid20_full']
-        trainer = make_trainer(config, tmp_path / str(seed))
-        trainer.start_progress()
+        job = make_run(config, tmp_path / str(seed))
+        job._start_progress()
         with monkeypatch.context() as patch:
             patch.setattr(dnnlib.util, 'call_func_by_name', lambda **kwargs: calls.append(kwargs))
-            trainer.evaluate()
-        health = trainer.observers['near_copies']
-        health.start(trainer)
-        trainer.progress.close()
-        assert (calls[-1]['seed'], calls[-1]['G'] is trainer.G_ema) == (seed, True)
-        agkd = trainer.loss.terms['kd'].methods['agkd']
+            job.evaluate()
+        health = job.observers['near_copies']
+        health.start(job.training)
+        job.progress.close()
+        assert (calls[-1]['seed'], calls[-1]['G'] is job.training.G_ema) == (seed, True)
+        agkd = job.training.loss.terms['kd'].methods['agkd']
         draws = [agkd.start_step(8 * i) or agkd.aggregate for i in range(100)]
-        order = trainer.reals.order.permutation(0).tolist()
-        drawn.append([trainer.G.mapping.fc0.weight.tolist(), order, draws, health.z.tolist()])
+        order = job.training.reals.order.permutation(0).tolist()
+        drawn.append([job.training.G.mapping.fc0.weight.tolist(), order, draws, health.z.tolist()])
     assert all(a != b for a, b in zip(*drawn, strict=True))
 
 
 def test_what_a_run_leaves_behind(tiny_data, tmp_path):
     config = make_config(tiny_data, '--cond=1', '--mirror=1', '--batch=8', '--kimg=0.032', '--tick=0.016', '--snap=1', '--aug=ada',
                          '--snapshot-networks=all', *KD, metrics=['clipfid20_full'])
-    assert make_trainer(config, tmp_path).run()
+    assert make_run(config, tmp_path).run()
     names = sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith('events'))
     assert names == ['fakes000000.016.png', 'fakes000000.032.png', 'fakes_init.png', 'machine.jsonl',
                      'metric-clipfid20_full.jsonl',
@@ -209,15 +207,15 @@ def test_a_stopped_run_continues_where_it_was(tiny_data, tmp_path):
     """Ctrl-C ends the iteration, saves, and the next start goes on: the result is that of a run never stopped."""
     options = ['--batch=8', '--aug=ada']
     whole, _ = trained(make_config(tiny_data, *options, total_kimg=0.08, kimg_per_tick=0.08), tmp_path / 'whole')
-    trainer = make_trainer(make_config(tiny_data, *options, total_kimg=0.08, kimg_per_tick=0.08), tmp_path / 'parts')
-    iterate = trainer._iteration
+    job = make_run(make_config(tiny_data, *options, total_kimg=0.08, kimg_per_tick=0.08), tmp_path / 'parts')
+    iterate = job._iteration
 
     def iterate_then_interrupt():
         iterate()
-        if trainer.batch_idx == 3:
+        if job.training.batch_idx == 3:
             os.kill(os.getpid(), signal.SIGINT)
-    trainer._iteration = iterate_then_interrupt
-    assert trainer.run() is False and trainer.cur_nimg == 24
+    job._iteration = iterate_then_interrupt
+    assert job.run() is False and job.cur_nimg == 24
     parts, info = trained(make_config(tiny_data, *options, total_kimg=0.08, kimg_per_tick=0.08), tmp_path / 'parts')
     assert info['cur_nimg'] == 80
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
@@ -229,11 +227,13 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tiny_data, tmp_path)
         config = make_config(tiny_data, '--batch=8', '--aug=noaug', '--fp32=1', batch_gpu=batch_gpu)
         config.D_kwargs['epilogue_kwargs'] = dict(mbstd_num_channels=0)         # couples the samples of a micro-batch
         config.loss_kwargs['style_mixing_prob'] = 0                             # is drawn once per micro-batch
-        trainer = make_trainer(config, tmp_path)
-        phase = next(phase for phase in trainer.phases if phase.name == 'Dmain')
+        job = make_run(config, tmp_path)
+        phase = next(phase for phase in job.training.phases if phase.name == 'Dmain')
         phase.opt.step = lambda: None
         z, c = torch.randn([8, 8], generator=torch.Generator().manual_seed(0)), torch.zeros([8, 0])
-        trainer._run_phase(phase, trainer.reals.batch(0), z, c)
+        phase.begin()
+        job.training.accumulate[phase.name](*job.training.reals.batch(0), z, c)
+        phase.end()
         grads.append([p.grad for p in phase.params])
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
@@ -241,12 +241,13 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tiny_data, tmp_path)
 
 def test_init_from_takes_what_fits(tiny_data, tmp_path, capsys):
     config = make_config(tiny_data, '--batch=8', '--snapshot-networks=all', total_kimg=0.008)
-    first = make_trainer(config, tmp_path / 'a')
-    first.run()
+    run = make_run(config, tmp_path / 'a')
+    run.run()
+    first = run.training
     path = str(tmp_path / 'a' / 'network-snapshot-000000.safetensors')
     config = make_config(tiny_data, '--batch=8', f'--init-from={path}')
     assert config.ada_kimg == 100 and config.ema_rampup is None
-    second = make_trainer(config, tmp_path / 'b')
+    second = make_run(config, tmp_path / 'b').training
     assert torch.equal(second.G.state_dict()['synthesis.b8.conv0.weight'], first.G.state_dict()['synthesis.b8.conv0.weight'])
     assert torch.equal(second.G_ema.state_dict()['synthesis.b8.conv0.weight'], first.G_ema.state_dict()['synthesis.b8.conv0.weight'])
     assert torch.equal(second.D.state_dict()['b4.fc.weight'], first.D.state_dict()['b4.fc.weight'])
@@ -254,12 +255,12 @@ def test_init_from_takes_what_fits(tiny_data, tmp_path, capsys):
     assert f'of {len(first.G.state_dict())} tensors from {path}\n' in output and 'not used' not in output
     config.G_kwargs['synthesis_kwargs']['channel_max'] = 12
     config.G_kwargs.update(z_dim=6, w_dim=6)
-    wider = make_trainer(config, tmp_path / 'c')
+    wider = make_run(config, tmp_path / 'c').training
     assert torch.equal(wider.D.state_dict()['b4.fc.weight'], first.D.state_dict()['b4.fc.weight'])
     capsys.readouterr()
     config = make_config(tiny_data, '--batch=8', f'--init-from={path}')
     config.G_kwargs['mapping_kwargs'] = dict(num_layers=1)
-    make_trainer(config, tmp_path / 'd')
+    make_run(config, tmp_path / 'd')
     lines = [line for line in capsys.readouterr().out.splitlines() if 'not used' in line]
     assert [line.partition(':')[0] for line in lines] == ['G', 'G_ema']
     assert all(line.endswith('; not used: mapping.fc1.bias, mapping.fc1.weight; use the --cfg it was trained with') for line in lines)
@@ -267,36 +268,37 @@ def test_init_from_takes_what_fits(tiny_data, tmp_path, capsys):
 
 def test_a_small_snapshot_and_the_state_of_the_same_run_as_a_start(tiny_data, tmp_path, capsys):
     config = make_config(tiny_data, '--batch=8', '--tick=0.008', '--snap=1', '--snapshot-keep=last=1,every=1', total_kimg=0.024)
-    first = make_trainer(config, tmp_path / 'a')
-    first.run()
+    run = make_run(config, tmp_path / 'a')
+    run.run()
+    first = run.training
     assert [p.name for p in (tmp_path / 'a').glob('network-snapshot-*')] == ['network-snapshot-000000.024.safetensors']
     weight = lambda net: net.state_dict()['b4.fc.weight']
-    second = make_trainer(make_config(tiny_data, '--batch=8', f'--init-from={tmp_path}/a/network-snapshot-000000.024.safetensors'), tmp_path / 'b')
+    second = make_run(make_config(tiny_data, '--batch=8', f'--init-from={tmp_path}/a/network-snapshot-000000.024.safetensors'), tmp_path / 'b').training
     assert 'D: starts afresh; training-state.safetensors has it' in capsys.readouterr().out and not torch.equal(weight(second.D), weight(first.D))
     name = 'synthesis.b8.conv0.weight'
     assert torch.equal(second.G.state_dict()[name], first.G_ema.state_dict()[name])
-    third = make_trainer(make_config(tiny_data, '--batch=8', f'--init-from={tmp_path}/a/{STATE_FILE}'), tmp_path / 'c')
+    third = make_run(make_config(tiny_data, '--batch=8', f'--init-from={tmp_path}/a/{STATE_FILE}'), tmp_path / 'c').training
     assert torch.equal(weight(third.D), weight(first.D)) and torch.equal(third.G.state_dict()[name], first.G.state_dict()[name])
 
 
 def test_a_snapshot_that_somebody_moves_away_does_not_stop_the_training(tiny_data, tmp_path):
-    trainer = make_trainer(make_config(tiny_data, '--batch=8', '--snapshot-keep=last=1', total_kimg=0.008, metrics=['clipfid8_full']), tmp_path)
-    report = trainer.store.metrics_measured
-    trainer.store.metrics_measured = lambda nimg: (os.remove(trainer.store.snapshot_path(nimg)), report(nimg))
+    job = make_run(make_config(tiny_data, '--batch=8', '--snapshot-keep=last=1', total_kimg=0.008, metrics=['clipfid8_full']), tmp_path)
+    report = job.store.metrics_measured
+    job.store.metrics_measured = lambda nimg: (os.remove(job.store.snapshot_path(nimg)), report(nimg))
     teacher = dict(func_name='kd_plugin.teacher.load_teacher', name='demo')
-    trainer.config.metric_kwargs = dict(func_name='metrics.metric_main.calc_and_report', teacher_kwargs=teacher)
-    assert trainer.run() and not list(tmp_path.glob('network-snapshot*'))
+    job.config.metric_kwargs = dict(func_name='metrics.metric_main.calc_and_report', teacher_kwargs=teacher)
+    assert job.run() and not list(tmp_path.glob('network-snapshot*'))
 
 
 def test_what_a_killed_process_left_unfinished_is_removed(tiny_data, tmp_path):
     (tmp_path / 'network-snapshot-000000.safetensors.0a1b2c3d.tmp').write_bytes(b'half')
-    assert not make_trainer(make_config(tiny_data, '--batch=8'), tmp_path).resume()
+    assert not make_run(make_config(tiny_data, '--batch=8'), tmp_path).resume()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_at_snapshot_time_is_one_line_and_leaves_nothing(tiny_data, tmp_path, monkeypatch):
     import safetensors.torch
-    trainer = make_trainer(make_config(tiny_data, '--batch=8', total_kimg=0.008), tmp_path)
+    job = make_run(make_config(tiny_data, '--batch=8', total_kimg=0.008), tmp_path)
 
     def fail(tensors, name, metadata):
         with open(name, 'wb') as f:
@@ -304,7 +306,7 @@ def test_a_full_disk_at_snapshot_time_is_one_line_and_leaves_nothing(tiny_data, 
         raise OSError(28, 'No space left on device')
     monkeypatch.setattr(safetensors.torch, 'save_file', fail)
     with pytest.raises(UserError, match='network-snapshot-000000.safetensors: cannot be written: the disk is full; free some space and run'):
-        trainer.run()
+        job.run()
     assert not [p.name for p in tmp_path.iterdir() if 'tmp' in p.name or 'safetensors' in p.name]
 
 
@@ -317,7 +319,7 @@ def test_a_run_that_crashed_after_its_last_step_is_not_complete(tiny_data, tmp_p
     assert status == 'new'
     os.makedirs(run_dir)
     pathlib.Path(run_dir, 'training_options.json').write_text(json.dumps(config))
-    crashing = make_trainer(config, run_dir)
+    crashing = make_run(config, run_dir)
     crashing.evaluate = lambda: (_ for _ in ()).throw(OSError('crash'))
     with pytest.raises(OSError, match='crash'):
         crashing.run()

@@ -13,6 +13,7 @@ from training import networks
 from training.augment.ada import AdaptiveProbability, set_probability
 from training.ema import WeightAverage
 from training.phases import make_phases
+from training.run import sample_grid
 from training.snapshots import files as snapshots
 
 
@@ -232,7 +233,7 @@ def test_grid_layout():
 @pytest.mark.parametrize('size, limit, expected', [(256, 1024, (30, 16)), (1024, 1024, (7, 4)), (32, 1024, (32, 32)), (32, 60, (10, 6)),
                                                    (64, 4, (2, 2))])
 def test_grid_size(size, limit, expected):
-    columns, rows = image_grid.grid_size(size, size, limit)
+    columns, rows = sample_grid.grid_size(size, size, limit)
     assert (columns, rows) == expected and columns * rows <= limit
 
 
@@ -247,7 +248,7 @@ def test_labelled_grid_enlarges_small_images_and_leaves_room_for_text():
 def test_one_class_per_row(tiny_data):
     from training.dataset import ImageFolderDataset
     dataset = ImageFolderDataset(tiny_data, use_labels=True)
-    items = image_grid.choose_reals(dataset, columns=4, rows=4, seed=0)
+    items = sample_grid.choose_reals(dataset, columns=4, rows=4, seed=0)
     classes = np.array([dataset.get_label(i).argmax() for i in items]).reshape(4, 4)
     assert (classes == classes[:, :1]).all() and classes[:, 0].tolist() == [0, 1, 0, 1]
     assert json.dumps(items)                                            # plain integers

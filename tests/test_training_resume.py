@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 import torch
 from conftest import run_cli, shrink
-from resuming import KD, differences, free_port, make_config, make_trainer, read_json, run, run_pair, start, tick_lines
+from resuming import KD, differences, free_port, make_config, make_run, read_json, run, run_pair, start, tick_lines
 
 import dnnlib
 import train
@@ -80,11 +80,11 @@ def test_no_line_is_doubled_or_lost(tiny_data, tmp_path):
     """Ticks that the state does not know are told once more, in its place."""
     config = make_config(tiny_data, '--batch=8', '--cfg=demo', total_kimg=0.048, kimg_per_tick=0.008, network_snapshot_ticks=2)
     run_dir = tmp_path / 'run'
-    trainer = make_trainer(config, run_dir)
-    iterate = trainer._iteration
-    trainer._iteration = lambda: iterate() if trainer.batch_idx < 5 else (_ for _ in ()).throw(UserError('end'))
+    job = make_run(config, run_dir)
+    iterate = job._iteration
+    job._iteration = lambda: iterate() if job.training.batch_idx < 5 else (_ for _ in ()).throw(UserError('end'))
     with pytest.raises(UserError, match='end'):
-        trainer.run()
+        job.run()
     (run_dir / LOG_FILE).write_text('a line\n' + ''.join(f'tick {i}     kimg ...\n' for i in range(5)) + 'another\n')
     assert len((run_dir / STATS_FILE).read_text().splitlines()) == 5
     launch(config, str(run_dir))
@@ -212,27 +212,27 @@ def test_a_fork_starts_from_a_state_with_other_options_and_resumes_exactly(tiny_
     """Distillation is added; learning rate and gamma are those of the new command. The source may change meanwhile."""
     source = tmp_path / '00000-source'
     config = make_config(tiny_data, '--batch=8', '--aug=ada', total_kimg=0.024, kimg_per_tick=0.016)
-    before = make_trainer(config, source)
-    before.augment_pipe.p.fill_(0.37)
+    before = make_run(config, source)
+    before.training.augment_pipe.p.fill_(0.37)
     before.run()                            # three iterations and a regularisation; p moves after the fourth
     tensors, _ = checkpoint.load(str(source / STATE_FILE), 'training-state')
     args = ['--batch=8', '--aug=ada', *KD, '--gamma=3', f'--fork-from={source}']
     config = make_config(tiny_data, *args, total_kimg=0.048, kimg_per_tick=0.016)
     config.G_opt_kwargs = dict(config.G_opt_kwargs, lr=0.001)
-    trainer = make_trainer(config, tmp_path / 'look')
-    origin = trainer.config.fork_origin
-    assert trainer.cur_nimg == 24 and trainer.history == [dict(event='fork', **origin)]
+    job = make_run(config, tmp_path / 'look')
+    origin = job.config.fork_origin
+    assert job.cur_nimg == 24 and job.state.history == [dict(event='fork', **origin)]
     assert origin == read_json(tmp_path / 'look' / OPTIONS_FILE)['fork_origin']
     assert origin == dict(run='00000-source', cur_nimg=24, checksum=checkpoint.load_checksum(str(source / STATE_FILE), 'training-state'))
     for network in ('G', 'D', 'G_ema'):
-        state = getattr(trainer, network).state_dict()
+        state = getattr(job.training, network).state_dict()
         assert all(torch.equal(value, tensors[f'{network}.{name}']) for name, value in state.items())
-    for phase, lr in zip(trainer.phases[::2], (0.001 * 4 / 5, 0.0025 * 16 / 17), strict=True):        # Gmain, Dmain
+    for phase, lr in zip(job.training.phases[::2], (0.001 * 4 / 5, 0.0025 * 16 / 17), strict=True):        # Gmain, Dmain
         assert phase.opt.param_groups[0]['lr'] == pytest.approx(lr)
         assert torch.equal(phase.opt.state[phase.params[0]]['exp_avg'], tensors[f'{phase.name[0]}_opt.state.0.exp_avg'])
-    assert trainer.augment_pipe.p == tensors['augment_pipe.p'] == torch.tensor(0.37)
+    assert job.training.augment_pipe.p == tensors['augment_pipe.p'] == torch.tensor(0.37)
     pending = tensors['ada.pending']
-    assert torch.equal(trainer.ada.state_dict()['pending'], pending) and pending[0] == 4 * 8
+    assert torch.equal(job.training.ada.state_dict()['pending'], pending) and pending[0] == 4 * 8
     run(config, tmp_path / 'whole')
     run(config, tmp_path / 'parts', die_at=4)
     shutil.rmtree(source)
@@ -265,7 +265,7 @@ class Ticks(Observer):
     """How many it has seen."""
     count = 0
 
-    def report(self, trainer):
+    def report(self, training):
         self.count += 1
 
     def state_dict(self):
@@ -282,9 +282,9 @@ def test_a_fork_takes_what_is_no_tensor(tiny_data, tmp_path):
     run(make_config(tiny_data, *args, '--apa', '--lecam=0.3', total_kimg=0.024, kimg_per_tick=0.024, observers=observers),
         tmp_path / 'source')
     source = f'--fork-from={tmp_path / "source"}'
-    fork = lambda name, *more: make_trainer(
+    fork = lambda name, *more: make_run(
         make_config(tiny_data, *args, *more, source, total_kimg=0.032, observers=observers), tmp_path / name)
-    pending = lambda trainer: trainer.loss.terms['apa'].get_extra_state()['pending']
+    pending = lambda job: job.training.loss.terms['apa'].get_extra_state()['pending']
     taken = fork('apa', '--apa', '--gamma=3')
     assert taken.observers['ticks'].count == 1
     tensors, _ = checkpoint.load(str(tmp_path / 'source' / STATE_FILE), 'training-state')

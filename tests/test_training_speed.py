@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_training_loop import KD, make_config, make_trainer, trained
+from test_training_loop import KD, make_config, make_run, trained
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dnnlib import UserError
@@ -36,13 +36,13 @@ METHODS = ['--aug=diffaug', '--lecam=0.1', '--apa', '--insgen', '--vision-aided=
     ['--aug=ada', *KD, *WEIGHTS],
     ['--aug=fixed', '--p=0.5', '--cfg=cifar', '--cond=1', *KD, '--kd-preset=released'], METHODS])
 def test_no_host_synchronisation_in_an_iteration(tiny_data, tmp_path, args):
-    trainer = make_trainer(make_config(tiny_data, '--batch=8', '--kimg=1', *args, grid_images=4), tmp_path)
-    trainer.progress = type('Progress', (), dict(advance=lambda self, nimg: None))()
+    job = make_run(make_config(tiny_data, '--batch=8', '--kimg=1', *args, grid_images=4), tmp_path)
+    job.progress = type('Progress', (), dict(advance=lambda self, nimg: None))()
     with NoWaiting():
         for _ in range(4):                      # ADA moves p in the fourth
-            trainer._iteration()
+            job._iteration()
     with pytest.raises(AssertionError, match='_local_scalar_dense'), NoWaiting():
-        trainer.G.mapping.w_avg[0].item()
+        job.training.G.mapping.w_avg[0].item()
 
 
 @pytest.mark.gpu
@@ -50,13 +50,13 @@ def test_no_host_synchronisation_in_an_iteration(tiny_data, tmp_path, args):
 @pytest.mark.parametrize('args', [['--aug=ada', *KD, *WEIGHTS], METHODS])
 def test_no_host_synchronisation_on_a_gpu(tiny_data, tmp_path, args):
     config = make_config(tiny_data, '--device=cuda', '--batch=8', '--kimg=1', *args)
-    trainer = make_trainer(config, tmp_path, 'cuda')
-    trainer.progress = type('Progress', (), dict(advance=lambda self, nimg: None))()
-    trainer._iteration()
+    job = make_run(config, tmp_path, 'cuda')
+    job.progress = type('Progress', (), dict(advance=lambda self, nimg: None))()
+    job._iteration()
     torch.cuda.set_sync_debug_mode('error')
     try:
         for _ in range(16):
-            trainer._iteration()
+            job._iteration()
     finally:
         torch.cuda.set_sync_debug_mode('default')
 
@@ -128,9 +128,9 @@ def test_a_compiler_out_of_memory_is_no_failing_compiler(tiny_data, tmp_path, mo
             raise RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)')
         return fail
     monkeypatch.setattr(torch, 'compile', compiler)
-    trainer = make_trainer(make_config(tiny_data, '--batch=4', '--compile=1'), tmp_path)
+    job = make_run(make_config(tiny_data, '--batch=4', '--compile=1'), tmp_path)
     with pytest.raises(RuntimeError, match='ALLOC_FAILED'):
-        trainer.speed_up()
+        job.training.speed_up(print)
 
 
 def test_recorded_phase_keeps_its_books(monkeypatch):
@@ -190,13 +190,13 @@ def test_recorded_phase_keeps_its_books(monkeypatch):
 
 def test_what_a_graph_is_kept_under(tiny_data, tmp_path):
     """The draw of AGKD makes two graphs of the phase that it acts in; the weights, which grow in a tensor, none."""
-    loss = make_trainer(make_config(tiny_data, '--batch=4', *KD, '--kd-warmup=1', '--kd-p=0.5'), tmp_path).loss
+    loss = make_run(make_config(tiny_data, '--batch=4', *KD, '--kd-warmup=1', '--kd-p=0.5'), tmp_path).loss
     keys = [(loss.start_step(nimg), loss.recording_key('Dmain'), loss.recording_key('Gmain'))[1:] for nimg in (500, *range(1000, 2000, 4))]
     assert {D[0][0] for D, _ in keys} == {False, True} and len({D for D, _ in keys}) == 2
     assert {G for _, G in keys} == {((),)}
-    loss = make_trainer(make_config(tiny_data, '--batch=4', *KD, '--kd-warmup=1', '--kd-pd=generator'), tmp_path).loss
+    loss = make_run(make_config(tiny_data, '--batch=4', *KD, '--kd-warmup=1', '--kd-pd=generator'), tmp_path).loss
     assert [(loss.start_step(nimg), loss.recording_key('Gmain'))[1] for nimg in (500, 1000)] == [((None,),)] * 2
-    loss = make_trainer(make_config(tiny_data, '--batch=4', '--lecam=0.3', '--lecam-start=1'), tmp_path).loss
+    loss = make_run(make_config(tiny_data, '--batch=4', '--lecam=0.3', '--lecam-start=1'), tmp_path).loss
     assert [(loss.start_step(nimg), loss.recording_key('Dmain'))[1] for nimg in (996, 1000)] == [(False,), (True,)]
     assert [(loss.start_step(nimg), loss.recording_key('Gmain'))[1] for nimg in (996, 1000)] == [((),), ((),)]
 
@@ -210,10 +210,10 @@ def test_what_a_graph_is_kept_under(tiny_data, tmp_path):
 ])
 def test_which_phases_are_recorded(args, recorded, told, tiny_data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'graph_pool_handle', lambda: 'pool')
-    trainer = make_trainer(make_config(tiny_data, '--batch=4', *args, cuda_graphs=True), tmp_path)
+    job = make_run(make_config(tiny_data, '--batch=4', *args, cuda_graphs=True), tmp_path)
     capsys.readouterr()
-    trainer.speed_up()
-    assert [name for name, function in trainer.accumulate.items() if isinstance(function, RecordedPhase)] == recorded
+    job.training.speed_up(print)
+    assert [name for name, function in job.training.accumulate.items() if isinstance(function, RecordedPhase)] == recorded
     assert capsys.readouterr().out.splitlines() == [f'--cuda-graphs: {line}' for line in told]
 
 
@@ -295,17 +295,17 @@ def test_what_counts_as_out_of_memory():
 def test_recorded_phases_give_the_same_gradients(tiny_data, tmp_path, capsys, args, tolerance):
     """Up to the order of atomic additions, which half precision rounds in; training on would multiply the difference. Other draws give others."""
     config = make_config(tiny_data, '--device=cuda', '--cfg=stylegan2', '--batch=4', '--cuda-graphs=1', '--aug=fixed', '--p=0.5', *args)
-    trainer = make_trainer(config, tmp_path, 'cuda')
+    job = make_run(config, tmp_path, 'cuda')
     capsys.readouterr()
-    trainer.speed_up()
+    job.training.speed_up(print)
     for _ in range(WARM_UP + 1):
-        trainer.step()
+        job.training.step()
     assert capsys.readouterr().out == ''
-    phases = {phase.name: phase for phase in trainer.phases}
+    phases = {phase.name: phase for phase in job.training.phases}
     for name in ('Gmain', 'Dmain'):
-        recorded = trainer.accumulate[name]
+        recorded = job.training.accumulate[name]
         assert len(recorded.graphs) == 1
-        batch, z, c = trainer.reals.batch(16), torch.randn([4, trainer.G.z_dim], device='cuda'), trainer.labels[torch.arange(4, device='cuda')]
+        batch, (z, c) = job.training.reals.batch(16), job.training.prior.sample(4)
         grads = {}
         for seed in (1, 2):
             for way in (recorded.function, recorded):

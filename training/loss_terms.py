@@ -37,6 +37,7 @@ class Term(torch.nn.Module):
     `Loss/{name}` and added to the loss.
     """
 
+    notes: list = ()                # lines that a run prints at its start
     image_features = None           # or a method, images [N, C, H, W] in [-1, 1] -> [N, F]: what images can be compared by
 
     def bind(self, loss) -> None:

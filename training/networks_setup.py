@@ -17,19 +17,21 @@ from .snapshots import files as snapshots
 
 
 def build_networks(config, dataset, device):
-    """-> ({'G', 'D', 'G_ema': module on `device`, frozen}, {name: constructor arguments}). Raises UserError if --init-from does not fit."""
+    """-> ({'G', 'D', 'G_ema': module on `device`, frozen}, {name: constructor arguments}, lines that say what --init-from gave).
+
+    Raises UserError if --init-from does not fit.
+    """
     torch.manual_seed(config.random_seed)
     network_kwargs = _network_kwargs(config, dataset)
     networks = {name: dnnlib.util.construct_class_by_name(**network_kwargs[name]).train().requires_grad_(False) for name in ('G', 'D')}
     networks['G_ema'] = copy.deepcopy(networks['G']).eval()
-    if config.init_from:
-        _init_from(config.init_from, networks)
+    notes = _init_from(config.init_from, networks) if config.init_from else []
     for module in networks.values():
         module.to(device)
         if config.channels_last:
             use_channels_last(module)
         distributed.broadcast_from_main(module)
-    return networks, network_kwargs
+    return networks, network_kwargs, notes
 
 
 def use_channels_last(network):
@@ -75,8 +77,8 @@ def _network_kwargs(config, dataset):
 
 
 def _init_from(path, networks):
-    """Transfer learning: every weight of the snapshot that fits by name and shape."""
-    file = model_files.locate(path, '--init-from')
+    """Transfer learning: every weight of the snapshot that fits by name and shape. -> lines that say which."""
+    notes, file = [], model_files.locate(path, '--init-from')
     try:
         source = snapshots.load_networks(file)
     except UserError as err:
@@ -84,13 +86,14 @@ def _init_from(path, networks):
     for name, module in networks.items():
         found = source.networks.get(name, source.networks.get('G_ema') if name == 'G' else None)
         if found is None:
-            distributed.print0(f'{name}: starts afresh; training-state.safetensors has it, and a snapshot written with --snapshot-networks=all')
+            notes.append(f'{name}: starts afresh; training-state.safetensors has it, and a snapshot written with --snapshot-networks=all')
             continue
         copied, left = checkpoint.copy_matching(found.state_dict(), module)
         if not copied:
             raise UserError(f'--init-from={path}: no weight of its {name} fits this one; use the same --cfg and resolution')
-        distributed.print0(f'{name}: {len(copied)} of {len(copied) + len(left)} tensors from {path}' + (f'; new: {some(left, 4)}' if left else '')
-                           + _not_used(found, module, copied))
+        notes.append(f'{name}: {len(copied)} of {len(copied) + len(left)} tensors from {path}' + (f'; new: {some(left, 4)}' if left else '')
+                     + _not_used(found, module, copied))
+    return notes
 
 
 def _not_used(source, module, copied):

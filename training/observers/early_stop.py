@@ -24,8 +24,8 @@ class EarlyStop(Observer):
     def __init__(self, metric, patience, min_delta=0):
         self.metric, self.patience, self.min_delta = metric, patience, min_delta
 
-    def verdict(self, trainer):
-        records = history(trainer.run_dir, self.metric, trainer.cur_nimg)
+    def verdict(self, run_dir, cur_nimg):
+        records = history(run_dir, self.metric, cur_nimg)
         waited = evaluations_since_best(records, self.min_delta)
         if waited < self.patience:
             return None

@@ -29,29 +29,28 @@ class NearCopies(Observer):
     def __init__(self, num_fakes):
         self.num_fakes = num_fakes
 
-    def start(self, trainer):
-        c, dataset = trainer.config, trainer.dataset
-        self.offered = next((term.image_features for term in trainer.loss.terms.values() if term.image_features is not None), None)
+    def start(self, training):
+        c, dataset = training.config, training.dataset
+        self.offered = next((term.image_features for term in training.loss.terms.values() if term.image_features is not None), None)
         self.mirrored = dataset.xflip
         items = np.random.RandomState(c.random_seed).permutation(dataset.num_images)[:MAX_REALS]
-        read = lambda numbers: torch.from_numpy(np.stack([dataset[int(items[i])][0] for i in numbers])).to(trainer.device, torch.float32) / 127.5 - 1
-        reals = self._features(trainer, len(items), read)
+        read = lambda numbers: torch.from_numpy(np.stack([dataset[int(items[i])][0] for i in numbers])).to(training.device, torch.float32) / 127.5 - 1
+        reals = self._features(training, len(items), read)
         self.reals, self.count = reals[0], min(len(items), self.num_fakes)
         self.near_real, self.near_other = near(reals), near(reals[:, :self.count])
         random = torch.Generator().manual_seed(c.random_seed)
-        self.z = torch.randn([self.num_fakes, trainer.G_ema.z_dim], generator=random).to(trainer.device)
-        self.c = trainer.labels[torch.randint(len(trainer.labels), [self.num_fakes], generator=random).to(trainer.device)]
+        self.z, self.c = training.prior.sample(self.num_fakes, random)
 
-    def report(self, trainer):
-        make = lambda numbers: trainer.G_ema(self.z[numbers], self.c[numbers], noise_mode='const').clamp(-1, 1)
-        fakes = self._features(trainer, self.num_fakes, make)
+    def report(self, training):
+        make = lambda numbers: training.G_ema(self.z[numbers], self.c[numbers], noise_mode='const').clamp(-1, 1)
+        fakes = self._features(training, self.num_fakes, make)
         training_stats.report('Health/copies', distances(fakes, self.reals).amin(dim=1) < self.near_real)
         training_stats.report('Health/repeats', to_nearest_other(fakes[:, :self.count]) < self.near_other)
 
     @torch.no_grad()
-    def _features(self, trainer, total, images):
+    def _features(self, training, total, images):
         """[views, total, F] of the images that `images(numbers)` gives, [n, C, H, W]; each process works a share of them out."""
-        own, size = list(range(trainer.rank, total, trainer.num_ranks)), trainer.config.batch_gpu
+        own, size = list(range(training.rank, total, training.num_ranks)), training.config.batch_gpu
         parts = [self._views(images(own[i:i + size])) for i in range(0, len(own), size)] or [self._views(images([0]))[:, :0]]
         part = torch.cat(parts, dim=1)
         features = part.new_zeros([len(part), total, part.shape[2]])

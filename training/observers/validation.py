@@ -20,17 +20,17 @@ class Validation(Observer):
     training instead of images drawn for it): 0 = D treats held-out images as it treats those that it learns from, 1 = as it treats fakes.
     """
 
-    def start(self, trainer):
-        c = trainer.config
+    def start(self, training):
+        c = training.config
         held_out = dnnlib.util.construct_class_by_name(**{**c.training_set_kwargs, 'part': 'validation', 'max_size': None, 'xflip': False})
-        where = trainer.device, trainer.rank, trainer.num_ranks, c.random_seed
+        where = training.device, training.rank, training.num_ranks, c.random_seed
         self.images = RealImages(held_out, c.batch_gpu, *where, **c.data_loader_kwargs)
         # The training's own stream is read ahead: asked for other images, it would start its workers anew, twice a tick.
-        self.trained = trainer.reals if trainer.reals.in_memory else \
-            RealImages(trainer.dataset, trainer.batch_rank, *where, num_workers=0, memory_limit_gb=0)
+        self.trained = training.reals if training.reals.in_memory else \
+            RealImages(training.dataset, training.batch_rank, *where, num_workers=0, memory_limit_gb=0)
 
-    def report(self, trainer):
-        logits = {kind: torch.cat(parts) for kind, parts in self._logits(trainer).items()}
+    def report(self, training):
+        logits = {kind: torch.cat(parts) for kind, parts in self._logits(training).items()}
         for kind, values in logits.items():
             training_stats.report(f'Health/scores/{kind}', values)
             training_stats.report(f'Health/signs/{kind}', values.sign())
@@ -39,22 +39,22 @@ class Validation(Observer):
         training_stats.report('Health/overfitting', overfitting(*(sums / counts)))
 
     @torch.no_grad()
-    def _logits(self, trainer):
+    def _logits(self, training):
         """{kind: [logits [n, 1] of a batch, ...]}, of this process."""
-        c, device = trainer.config, trainer.device
+        c, device = training.config, training.device
         logits = {kind: [torch.zeros([0, 1], device=device)] for kind in KINDS}
         total = self.images.dataset.num_images
-        for i, start in enumerate(range(0, total, c.batch_gpu * trainer.num_ranks)):
-            own = start + trainer.rank * c.batch_gpu
+        for i, start in enumerate(range(0, total, c.batch_gpu * training.num_ranks)):
+            own = start + training.rank * c.batch_gpu
             if own < total:
-                held_out, trained = self.images.batch(start), self.trained.batch(trainer.cur_nimg + i * c.batch_size)
+                held_out, trained = self.images.batch(start), self.trained.batch(training.cur_nimg + i * c.batch_size)
                 with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
-                    torch.manual_seed(misc.step_seed(c.random_seed, f'validation/{own}', trainer.cur_nimg))
-                    z = torch.randn([c.batch_gpu, trainer.G.z_dim], device=device)
-                    fakes = trainer.G.synthesis(trainer.G.mapping(z, held_out.c, skip_w_avg_update=True))
+                    torch.manual_seed(misc.step_seed(c.random_seed, f'validation/{own}', training.cur_nimg))
+                    z = torch.randn([c.batch_gpu, training.G.z_dim], device=device)
+                    fakes = training.G.synthesis(training.G.mapping(z, held_out.c, skip_w_avg_update=True))
                     pairs = (held_out.img, held_out.c), (trained.img[:c.batch_gpu], trained.c[:c.batch_gpu]), (fakes, held_out.c)
                     for kind, (img, label) in zip(KINDS, pairs, strict=True):
-                        logits[kind].append(trainer.D(trainer.loss.augment(img), label)[:total - own])
+                        logits[kind].append(training.D(training.loss.augment(img), label)[:total - own])
         self.images.close()
         return logits
 

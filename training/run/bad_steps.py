@@ -4,6 +4,7 @@ import os
 
 import torch
 
+from dnnlib import UserError
 from torch_utils import checkpoint, misc
 
 from . import files as run_files
@@ -49,6 +50,15 @@ class BadSteps:
         self.pending = []
         return found
 
+    def check_rollback(self, run_dir, cur_nimg, num_rollbacks):
+        """-> a clause that says what was too much. Raises UserError where the run has to end instead."""
+        what = f'the last {self.max_in_a_row} steps of {self.exceeded} up to {cur_nimg / 1000:g} kimg were left out: a gradient was infinite or NaN'
+        if self.reaction == 'stop':
+            raise UserError(f'{run_dir}: {what}; the last state is kept, {advice(run_dir)}, or --on-bad-steps=rollback')
+        if num_rollbacks >= self.max_rollbacks:
+            raise UserError(f'{run_dir}: {what}, after {self.max_rollbacks} rollbacks; the last state is kept, {advice(run_dir)}')
+        return what
+
     def state_dict(self):
         """Of what `look` has seen."""
         return dict(in_a_row=dict(self.in_a_row), exceeded=self.exceeded)
@@ -58,40 +68,31 @@ class BadSteps:
         self.in_a_row, self.exceeded = dict(state.get('in_a_row', {})), state.get('exceeded')
 
 
-def look(trainer):
-    """Looks, and writes each step left out to bad-steps.jsonl, with its images and seeds."""
-    for step in trainer.bad_steps.look():
-        if trainer.rank == 0:
-            images = trainer.reals.order.items(step['cur_nimg'], trainer.config.batch_size).tolist()
-            seeds = [misc.step_seed(trainer.config.random_seed, rank, step['cur_nimg']) for rank in range(trainer.num_ranks)]
-            record = dict(step, rollbacks=num_rollbacks(trainer), images=images, seeds=seeds)
-            append_line(os.path.join(trainer.run_dir, run_files.BAD_STEPS_FILE), record)
+def record(run_dir, found, training, num_rollbacks):
+    """Writes the steps that a look has found to bad-steps.jsonl, with their images and seeds."""
+    c = training.config
+    for step in found:
+        images = training.reals.order.items(step['cur_nimg'], c.batch_size).tolist()
+        seeds = [misc.step_seed(c.random_seed, rank, step['cur_nimg']) for rank in range(training.num_ranks)]
+        line = dict(step, rollbacks=num_rollbacks, images=images, seeds=seeds)
+        append_line(os.path.join(run_dir, run_files.BAD_STEPS_FILE), line)
 
 
-def too_many(trainer, ends_tick):
-    """After an iteration: looks now and then -> whether too many steps in a row were left out."""
-    if not ends_tick and trainer.batch_idx % LOOK_EVERY != 0:
-        return False
-    look(trainer)
-    return trainer.bad_steps.exceeded is not None
-
-
-def warnings(trainer, stats):
+def warnings(phases, stats, num_ranks):
     """A sentence for each phase that has left out steps in this tick."""
-    for phase in trainer.phases:
+    for phase in phases:
         stat = stats.get(f'Progress/skipped_steps/{phase.name}')
-        if stat is not None and (skipped := round(stat['mean'] * stat['num'] / trainer.num_ranks)) > 0:
-            yield (f'Warning: {skipped} of {stat["num"] // trainer.num_ranks} {phase.name} steps were left out: a gradient was infinite or NaN '
+        if stat is not None and (skipped := round(stat['mean'] * stat['num'] / num_ranks)) > 0:
+            yield (f'Warning: {skipped} of {stat["num"] // num_ranks} {phase.name} steps were left out: a gradient was infinite or NaN '
                    f'({run_files.BAD_STEPS_FILE}). If this goes on, try --fp32=1 or a larger --gamma.')
+
+
+def advice(run_dir):
+    """What a user can do about them."""
+    return f'{run_files.BAD_STEPS_FILE} lists them. Try --fp32=1 or a larger --gamma, with --fork-from={run_dir} if there is a state'
 
 
 def is_good(progress):
     """Whether a state was saved when no steps were being left out; one from before they were counted is."""
     state = checkpoint.unflatten(progress['state'].get('bad_steps', {'$dict': []}), {})
     return state.get('exceeded') is None and not any(state.get('in_a_row', {}).values())
-
-
-def num_rollbacks(trainer):
-    """Since the run began, or branched off."""
-    events = [event['event'] for event in trainer.history]
-    return events[len(events) - events[::-1].index('fork') if 'fork' in events else 0:].count('rollback')

@@ -8,7 +8,6 @@ from torch_utils import checkpoint, distributed
 from . import files as run_files
 from . import state_files
 from . import store as run_store
-from .find import write_options
 
 
 def find_origin(path):
@@ -38,37 +37,33 @@ def check_start(config):
                         'it counts from the very beginning')
 
 
-def take_over(trainer, objects):
-    """Gives a new run the state of another one -> its progress; all processes must call it.
+def take_over(training, parts, config):
+    """Gives a new run the state of another one -> (its progress, record of its origin); all processes must call it.
 
     The networks must be the same. Of everything else the new run takes what it has too, by name and shape: averages of the optimisers (learning
     rate and betas are its own), p of ADA, path length mean, terms, observers. Raises UserError if the networks do not fit.
 
     Args:
-        objects: {name: object}, everything that changes during training.
+        training: `Training`.
+        parts:    {name: object}, everything that changes during the run.
+        config:   fork_from, kimg_per_tick.
     """
-    path = trainer.config.fork_from
+    path = config.fork_from
     file, origin = distributed.agree(lambda: find_origin(path))
     states, progress = run_store.read_state(file)
     for name in ('G', 'D', 'G_ema'):
-        _take_network(objects[name], states[name], name, path)
+        _take_network(parts[name], states[name], name, path)
     for name in ('G_opt', 'D_opt'):
-        _take_averages(objects[name], states[name])
-    for phase in trainer.phases:
-        phase.restore_layout()
-    _take_matching(objects['loss'], states['loss'])
-    followed = ['augment_pipe', 'ada'] if 'ada' in states and trainer.ada is not None else []
-    if followed and states['ada'].keys() != trainer.ada.state_dict().keys():
+        _take_averages(parts[name], states[name])
+    _take_matching(parts['loss'], states['loss'])
+    followed = ['augment_pipe', 'ada'] if 'ada' in states and training.ada is not None else []
+    if followed and states['ada'].keys() != training.ada.state_dict().keys():
         followed.remove('ada')                      # of another rule; p goes on from where it was
-    for name in [*followed, *(name for name in objects if name.startswith('observer_') and name in states)]:
-        objects[name].load_state_dict(states[name])
-    tick_end = min(progress['tick_end'], progress['cur_nimg'] + trainer.config.kimg_per_tick * 1000)
-    trainer.config.fork_origin = origin
-    if trainer.rank == 0:
-        write_options(trainer.run_dir, trainer.config)
-    distributed.print0(f'Starting from the state of {path} at {progress["cur_nimg"] / 1000:g} kimg.')
+    for name in [*followed, *(name for name in parts if name.startswith('observer_') and name in states)]:
+        parts[name].load_state_dict(states[name])
+    tick_end = min(progress['tick_end'], progress['cur_nimg'] + config.kimg_per_tick * 1000)
     history = [*progress.get('history', []), dict(origin, event='fork')]
-    return dict(progress, tick_end=tick_end, history=history, pending_stats={}, dataset_hash=None, ended=None)
+    return dict(progress, tick_end=tick_end, history=history, pending_stats={}, dataset_hash=None, ended=None), origin
 
 
 def _take_network(module, state, name, path):

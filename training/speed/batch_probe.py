@@ -20,7 +20,7 @@ def settle(config, run_dir, build):
     """Puts the micro-batch into `config`, once per run: found out at its start, recorded in its options, the same ever after.
 
     Args:
-        build: function of a configuration that makes a `Trainer`; each is used up.
+        build: function of a configuration that makes a `Training`; each is used up.
     """
     if config.get('batch_gpu_probed') is None:
         config['batch_gpu_probed'] = config['batch_gpu'] = largest(config, build)
@@ -33,13 +33,13 @@ def largest(config, build):
     """The first of `sizes` with which some iterations of all phases fit on all processes. Raises UserError if there is none."""
     per_process = config['batch_size'] // config['num_gpus']
     for size in sizes(per_process, _group(config)):
-        with contextlib.redirect_stdout(io.StringIO()):         # the trainer to come says it all again
-            trainer = build(dict(config, batch_gpu=size))
-            try:
-                fits = _fits(trainer)
-            except UserError as err:                            # the device cannot be used any more, not even for a smaller size
-                raise UserError(f'--batch-gpu=auto, trying {size} images at a time: {err}') from err
-        del trainer
+        training = build(dict(config, batch_gpu=size))
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):     # what is said once by the first process, each would say here
+                fits = _fits(training)
+        except UserError as err:                                # the device cannot be used any more, not even for a smaller size
+            raise UserError(f'--batch-gpu=auto, trying {size} images at a time: {err}') from err
+        del training
         _free_memory()
         if not distributed.any_process(not fits):
             return size
@@ -76,20 +76,20 @@ def _group(config):
     return per_process if group is None else min(group, per_process)
 
 
-def _fits(trainer):
+def _fits(training):
     """The last steps of the run, when all that joins in later takes part, each with all phases.
 
     Another process may run out of memory where this one does not, so nothing is exchanged.
     """
-    c = trainer.config
+    c = training.config
     steps = RECORDING_ITERATIONS if c.cuda_graphs else ITERATIONS
-    trainer.cur_nimg = max(total_images(c) - steps * c.batch_size, 0)
+    training.cur_nimg = max(total_images(c) - steps * c.batch_size, 0)
     try:
         with distributed.alone():
-            trainer.speed_up()
+            training.speed_up(lambda _text: None)           # the run to come says it
             for _ in range(steps):
-                trainer.step()
-                trainer.cur_nimg += c.batch_size
+                training.batch_idx = 0                      # at which all phases are due
+                training.step()
     except RuntimeError as err:
         if not misc.out_of_memory(err):
             raise
@@ -98,7 +98,7 @@ def _fits(trainer):
 
 
 def _free_memory():
-    """Of trainers that nobody uses any more; they refer to themselves, so that Python would keep them for a while."""
+    """Of trainings that nobody uses any more; they refer to themselves, so that Python would keep them for a while."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
