@@ -10,9 +10,9 @@ import dnnlib
 from dnnlib import UserError
 from dnnlib.commands import FiniteRange, refused_option
 from dnnlib.util import split_names, user_errors
+from kd_plugin import options as kd_options
 from kd_plugin import vision_aided
-from kd_plugin.loss import check_distillation
-from kd_plugin.options import DEFAULT_TEACHER, kd_config, kd_options
+from kd_plugin.options import DEFAULT_TEACHER
 from metrics import metric_main
 from torch_utils import distributed
 from training import model_files
@@ -23,15 +23,14 @@ from training.dataset import demo as demo_data
 from training.launch import launch
 from training.methods import apa, chain, fakeclr, insgen, lecam
 from training.methods.method import add_methods, check_methods, method_options
-from training.networks_setup import feature_width
 from training.run import bad_steps, fork
 from training.run import keep as snapshot_keep
 from training.run.find import find_run
 from training.run.name import run_name
 from training.snapshots import files as snapshots
 
-# Everything that --kd can be combined with, in the order in which it acts: a row is a module's METHOD.
-METHODS = [apa.METHOD, lecam.METHOD, chain.METHOD, insgen.METHOD, fakeclr.METHOD, vision_aided.METHOD]
+# What can be added to the GAN loss, in the order in which it acts: a row is a module's METHOD.
+METHODS = [apa.METHOD, lecam.METHOD, chain.METHOD, insgen.METHOD, fakeclr.METHOD, vision_aided.METHOD, kd_options.METHOD]
 
 
 class NumberOrAuto(click.ParamType):
@@ -105,7 +104,6 @@ class NumberOrAuto(click.ParamType):
 @click.option('--workers', help='DataLoader workers, where the images do not fit into memory', type=click.IntRange(min=0), default=3,
               show_default=True, metavar='INT')
 @method_options(METHODS)
-@kd_options
 def main(**opts):
     """Train a GAN, on a hundred photos if need be. The same command again continues the run.
 
@@ -157,11 +155,8 @@ def build_config(opts):
         add_schedule(config, opts, preset)
         add_networks(config, opts, preset)
         add_augmentation(config, opts)
-        add_methods(METHODS, config, opts)
-        kd = kd_config(opts, dataset, config)
-    if kd is not None:
-        config.loss_kwargs.update(class_name='kd_plugin.loss.KDLoss', kd_kwargs=kd)
-    add_metrics(config, opts, preset, kd, dataset)
+        add_methods(METHODS, config, opts, dataset)
+    add_metrics(config, opts, preset, dataset)
     config.bad_steps_kwargs = dict(max_in_a_row=opts.max_bad_steps, reaction=opts.on_bad_steps)
     if opts.fork_from and opts.init_from:
         raise UserError(f'--fork-from={opts.fork_from}: takes the networks of a state, --init-from those of a '
@@ -176,7 +171,7 @@ def data_path(opts):
     return demo_data.demo_set(32) if opts.data == 'demo' else opts.data
 
 
-def add_metrics(config, opts, preset, kd, dataset):
+def add_metrics(config, opts, preset, dataset):
     names = preset.metrics if opts.metrics is None else opts.metrics
     config.metrics = [name for name in split_names(names) if name.lower() != 'none']
     for name in config.metrics:
@@ -184,7 +179,8 @@ def add_metrics(config, opts, preset, kd, dataset):
     for name in ('detector', 'metric_teacher', 'metric_data'):
         if opts[name] is not None and not config.metrics:
             raise UserError(f'--{name.replace("_", "-")}={opts[name]}: has no effect with --metrics=none; leave one of them out')
-    teacher = opts.metric_teacher or (kd['teacher'] if kd else opts.kd_teacher or ('demo' if opts.data == 'demo' else DEFAULT_TEACHER))
+    usual = 'demo' if opts.data == 'demo' else DEFAULT_TEACHER
+    teacher = opts.metric_teacher or config.terms.get('kd', {}).get('teacher', usual)
     config.metric_kwargs = dict(func_name='metrics.metric_main.calc_and_report', detector=opts.detector,
                                 teacher_kwargs=dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
     if opts.metric_data is not None:
@@ -203,9 +199,6 @@ def preflight(config, opts):
     """Finds out now what would fail later: snapshot to start from, teacher, detector."""
     if config.init_from:
         check_init_from(config, opts)
-    kd = config.loss_kwargs.get('kd_kwargs')
-    if kd is not None:
-        check_distillation(feature_width(config), **kd)
     check_methods(METHODS, config)
     check_metrics(config, opts)
 

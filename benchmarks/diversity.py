@@ -94,7 +94,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         common = os.path.join(folder, 'common')
         job, metric = trained(args, common, args.common_kimg, '--kd-pd=off')
-        text_feats = teacher.encode_text(job.config.loss_kwargs['kd_kwargs']['texts'])
+        text_feats = teacher.encode_text(job.config.terms['kd']['texts'])
         print('| `--kd-pd` | cosine, raw | cosine, centred | distance | Fréchet distance |\n|---|---|---|---|---|')
         reals = job.training.reals.dataset
         img = torch.from_numpy(np.stack([reals[i][0] for i in range(min(len(reals), args.images))])).to(args.device) / 127.5 - 1

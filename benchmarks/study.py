@@ -60,8 +60,8 @@ def configuration(folder, data, arm, seed, kimg, device):
     config, _name = train.build_config(EasyDict(train.main.make_context('train.py', command).params))
     if config.training_set_kwargs.get('random_seed') is not None:
         config.training_set_kwargs['random_seed'] = 0
-        if 'kd_kwargs' in config.loss_kwargs:
-            config.loss_kwargs['kd_kwargs']['training_set_kwargs']['random_seed'] = 0
+        if 'kd' in config.terms:
+            config.terms['kd']['training_set_kwargs']['random_seed'] = 0
     for kwargs in (config.G_kwargs['synthesis_kwargs'], config.D_kwargs):
         kwargs['channel_base'] = NARROW['channel_base']
     config.G_kwargs.update(z_dim=NARROW['z_dim'], w_dim=NARROW['z_dim'])

@@ -1,4 +1,4 @@
-"""The StyleGAN2 loss with knowledge distillation: the training loop's only door into this package."""
+"""Knowledge distillation as a term of the loss: the training's only door into this package."""
 
 import contextlib
 
@@ -34,7 +34,7 @@ class Distillation(Term):
         feature_dim:   width of D's last hidden layer.
         methods:       their names.
         texts:         list of K texts, for methods that need some.
-        settings:      `presets.Preset`.
+        settings:      `settings.Preset`.
         cache:         [n, dim] the teacher's features of the real images by their number; None = compute them as they come.
         seed:          of the methods' draws.
         targets:       one of `targets.TARGETS`; None = the embeddings as they are.
@@ -55,6 +55,29 @@ class Distillation(Term):
         self.targets = targets or Raw()
         self.share = GradientShare()
         self.weighting = Weighting(settings, batch_size)
+
+    @classmethod
+    def build(cls, device, D, methods, teacher, texts, texts_origin, settings, training_set_kwargs, seed=0, teacher_fp32=True,
+              batch_size=None):
+        """Loads the teacher by name and, where needed, its features of the data set. -> `Distillation` on `device`.
+
+        settings: dict of `settings.Preset`'s fields; training_set_kwargs: constructor arguments of the data set.
+        """
+        settings = Preset(**settings)
+        with distributed.main_process_first():          # which may download it
+            loaded = load_for_training(teacher, device, teacher_fp32)
+        with contextlib.closing(dnnlib.util.construct_class_by_name(**training_set_kwargs)) as dataset:
+            cache = targets = None
+            raw_input = settings.teacher_input == 'raw'
+            if settings.view == 'clean' and len(dataset) <= MAX_IMAGES:
+                cache = real_features(loaded, dataset, raw_input)
+            if settings.target_norm != 'raw':
+                targets = _build_targets(TARGETS[settings.target_norm], loaded, dataset, raw_input, cache)
+        distillation = cls(loaded, D.feature_dim, methods, texts, settings, cache, seed, targets, batch_size)
+        distillation.notes = [f'Knowledge distillation: {", ".join(methods)} from teacher {teacher}; {len(texts)} texts ({texts_origin}).']
+        if 'cgkd' in methods and settings.pd == 'off':
+            distillation.notes.append('Pairwise diversity of the teacher has no gradient in the D step: it is logged, not trained (--kd-pd).')
+        return distillation.to(device)
 
     # -- hooks
 
@@ -130,39 +153,16 @@ def report_agreement(kind, student, teacher):
 
 
 class KDLoss(StyleGAN2Loss):
-    """`StyleGAN2Loss` with `Distillation` among its terms.
+    """`StyleGAN2Loss` with `Distillation` among its terms, for programs that build a loss themselves.
 
     Args:
-        kd_kwargs: arguments of `build_distillation`.
+        kd_kwargs: arguments of `Distillation.build`.
         others:    as in `StyleGAN2Loss`.
     """
 
     def __init__(self, device, G_mapping, G_synthesis, D, kd_kwargs, terms=None, **kwargs):
-        distillation = build_distillation(device=device, feature_dim=D.feature_dim, **kd_kwargs)
+        distillation = Distillation.build(device, D, **kd_kwargs)
         super().__init__(device, G_mapping, G_synthesis, D, terms={**(terms or {}), 'kd': distillation}, **kwargs)
-
-
-def build_distillation(device, feature_dim, methods, teacher, texts, texts_origin, settings, training_set_kwargs,
-                       seed=0, teacher_fp32=True, batch_size=None):
-    """Loads the teacher by name and, where needed, its features of the data set. -> `Distillation` on `device`.
-
-    settings: dict of `presets.Preset`'s fields; training_set_kwargs: constructor arguments of the data set.
-    """
-    settings = Preset(**settings)
-    distributed.print0(f'Knowledge distillation: {", ".join(methods)} from teacher {teacher}; {len(texts)} texts ({texts_origin}).')
-    if 'cgkd' in methods and settings.pd == 'off':
-        distributed.print0('Pairwise diversity of the teacher has no gradient in the D step: it is logged, not trained (--kd-pd).')
-    with distributed.main_process_first():          # which may download it
-        teacher = load_for_training(teacher, device, teacher_fp32)
-    with contextlib.closing(dnnlib.util.construct_class_by_name(**training_set_kwargs)) as dataset:
-        cache = targets = None
-        raw_input = settings.teacher_input == 'raw'
-        if settings.view == 'clean' and len(dataset) <= MAX_IMAGES:
-            cache = real_features(teacher, dataset, raw_input)
-        if settings.target_norm != 'raw':
-            targets = _build_targets(TARGETS[settings.target_norm], teacher, dataset, raw_input, cache)
-    distillation = Distillation(teacher, feature_dim, methods, texts, settings, cache, seed, targets, batch_size)
-    return distillation.to(device)
 
 
 def _build_targets(kind, teacher, dataset, raw_input, cache):
@@ -176,7 +176,7 @@ def _build_targets(kind, teacher, dataset, raw_input, cache):
 
 
 def check_distillation(feature_dim, methods, teacher, texts, settings, **_others):
-    """Raises UserError for whatever would stop `build_distillation`: called before a run directory is made."""
+    """Raises UserError for whatever would stop `Distillation.build`: called before a run directory is made."""
     with distributed.main_process_first():
         loaded = load_teacher(teacher)
     if settings['head'] == 'none':

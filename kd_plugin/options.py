@@ -6,6 +6,8 @@ from dnnlib import UserError
 from dnnlib.commands import FiniteRange, none_is_off
 from dnnlib.util import split_names
 from training.config.build import half_suits
+from training.methods.method import Method
+from training.networks_setup import feature_width
 
 from .distillers.agkd import DISTANCES
 from .distillers.diversity import READINGS
@@ -13,6 +15,7 @@ from .distillers.heads import HEADS
 from .distillers.settings import PRESETS, SWITCHES, Preset
 from .distillers.table import DISTILLERS
 from .distillers.targets import TARGETS
+from .loss import check_distillation
 from .prompts import resolve_texts
 
 DEFAULT_TEACHER = 'ViT-B/32'
@@ -60,23 +63,12 @@ _OPTIONS = [
                  help="Weights grow while the mean sign of D's logits for reals is above this, and fall while it is "
                       'below'),
 ]
-# option of the command line -> field of presets.Preset
+# option of the command line -> field of settings.Preset
 _FIELDS = {'kd_input' if field == 'teacher_input' else f'kd_{field}': field for field in Preset._fields}
 
 
-def kd_options(command):
-    """Adds the options to a click command."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
-def kd_config(opts, dataset, config):
-    """Arguments of `loss.build_distillation`, or None without --kd. config: the run's, with schedule and networks. Raises UserError for what
-    does not go together."""
-    if opts['kd'] is None:
-        _refuse(opts, [*_FIELDS, 'kd_teacher', 'kd_preset'], 'without --kd; add --kd=agkd,cgkd')
-        return None
+def _configure(opts, config, dataset):
+    """Arguments of `loss.Distillation.build`; config has schedule and networks. Raises UserError for what does not go together."""
     methods = list(dict.fromkeys(split_names(opts['kd'])))
     unknown = [name for name in methods if name not in DISTILLERS]
     if unknown or not methods:
@@ -148,3 +140,12 @@ def _refuse(opts, names, why):
     for name in names:
         if opts[name] is not None:
             raise UserError(f'--{name.replace("_", "-")}={opts[name]}: has no effect {why}, or leave it out')
+
+
+def _check(kwargs, config):
+    """Raises UserError for what would stop the training later: the teacher, the width of its features."""
+    check_distillation(feature_width(config), **{key: value for key, value in kwargs.items() if key != 'class_name'})
+
+
+METHOD = Method('kd', 'kd_plugin.loss.Distillation', _OPTIONS, configure=_configure, check=_check, by_name=False,
+                example='--kd=agkd,cgkd')

@@ -124,7 +124,7 @@ def load(name, device='cpu', fp32=True):
         return load_for_training(name, device, fp32, '--vision-aided')
 
 
-def _configure(opts, config):
+def _configure(opts, config, _dataset):
     names = [ALIASES.get(name, name) for name in split_names(opts.vision_aided)]
     if not names or len(set(names)) < len(names):
         raise UserError(f'--vision-aided={opts.vision_aided}: name different teachers, such as clip or clip,dino')
@@ -138,7 +138,7 @@ def _configure(opts, config):
                 fp32=not half_suits(opts, config.device))
 
 
-def _check(kwargs):
+def _check(kwargs, _config):
     for name in kwargs['teachers']:
         load(name)
 

@@ -187,7 +187,7 @@ def test_every_setting_is_an_option_and_concerns_somebody():
 # -- the command line
 
 def kd_of(data, *args):
-    return train.build_config(parse_options('--outdir=x', f'--data={data}', '--device=cpu', '--kd-teacher=demo', *args))[0].loss_kwargs['kd_kwargs']
+    return train.build_config(parse_options('--outdir=x', f'--data={data}', '--device=cpu', '--kd-teacher=demo', *args))[0].terms['kd']
 
 
 def test_baselines_reach_the_configuration(tiny_data):

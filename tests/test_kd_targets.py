@@ -1,6 +1,7 @@
 """What the student is pulled to: targets worked out by hand, their length, the way back, and a run's statistics."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -97,7 +98,7 @@ def test_statistics_of_a_run(view, images, cache, monkeypatch):
     monkeypatch.setattr(loss, 'STATISTICS_IMAGES', images)
     data = dict(class_name='training.dataset.ImageFolderDataset', path=demo_data.demo_set(32), xflip=True)
     settings = dict(PRESETS['paper']._asdict(), view=view, target_norm='centred')
-    kd = loss.build_distillation('cpu', 16, ['agkd'], 'demo', [], 'none', settings, data)
+    kd = loss.Distillation.build('cpu', SimpleNamespace(feature_dim=16), ['agkd'], 'demo', [], 'none', settings, data)
     items = range(200) if images > 200 else [round(i * 199 / 39) for i in range(40)]
     dataset = ImageFolderDataset(demo_data.demo_set(32), xflip=True)
     img = torch.stack([torch.from_numpy(dataset[i][0]) for i in items]).float() / 127.5 - 1

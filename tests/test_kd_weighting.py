@@ -241,7 +241,7 @@ def test_a_run_in_parts_is_the_whole_run(tiny_data, tmp_path, monkeypatch):
 
 def kd_of(data, *args):
     options = ['--outdir=x', f'--data={data}', '--device=cpu', '--kd-teacher=demo', *args]
-    return train.build_config(parse_options(*options))[0].loss_kwargs['kd_kwargs']
+    return train.build_config(parse_options(*options))[0].terms['kd']
 
 
 def test_options_reach_the_configuration(tiny_data):

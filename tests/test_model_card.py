@@ -28,7 +28,7 @@ def make_run(folder, data, c_dim=0, **changes):
     """A run of 24 kimg with a snapshot, statistics and measurements; the options are what a card shows, each with a value of its own."""
     folder.mkdir(parents=True)
     options = dict(training_set_kwargs=data, batch_size=17, ema_kimg=2.5, G_kwargs=dict(synthesis_kwargs=KWARGS['synthesis_kwargs']),
-                   G_opt_kwargs=dict(lr=0.0031), loss_kwargs=dict(r1_gamma=0.77, kd_kwargs=KD), ada_target=0.61,
+                   G_opt_kwargs=dict(lr=0.0031), loss_kwargs=dict(r1_gamma=0.77), terms=dict(kd=KD), ada_target=0.61,
                    augment_kwargs=dict(class_name='training.augment.AugmentPipe', scale=1, hue=1),
                    init_from='/somewhere/start.safetensors', random_seed=99, num_gpus=2, device='cuda',
                    metrics=['fid7_full', 'fid9_full'])

@@ -105,7 +105,7 @@ def test_a_run_and_a_teacher(folder, run):
     assert found_in(run) == [] and found_in(folder / 'teacher') == []
     info = snapshots.load_info(str(next(run.glob('network-snapshot-*'))))
     options = info['training']['options']
-    kd = options['loss_kwargs']['kd_kwargs']
+    kd = options['terms']['kd']
     assert options['training_set_kwargs']['path'] == 'photos' and info['training']['dataset']['name'] == 'photos'
     assert kd['teacher'] == 'teacher' and kd['texts'] == ['a red thing', 'a blue thing', 'a thing']
 

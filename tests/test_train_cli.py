@@ -51,7 +51,7 @@ def test_precision_on_a_cpu(tiny_data, monkeypatch, fast):
     monkeypatch.setattr(misc, 'cpu_has_bfloat16', lambda: fast)
     kd = '--kd=agkd', '--kd-teacher=demo'
     half, full = config_of(tiny_data, *kd, *([] if fast else ['--fp32=0']))[0], config_of(tiny_data, *kd, *(['--fp32=1'] if fast else []))[0]
-    assert [config.loss_kwargs['kd_kwargs']['teacher_fp32'] for config in (half, full)] == [False, True]
+    assert [config.terms['kd']['teacher_fp32'] for config in (half, full)] == [False, True]
     assert half.G_kwargs['synthesis_kwargs']['half_dtype'] == 'bfloat16' and half.D_kwargs['block_kwargs']['half_dtype'] == 'bfloat16'
     assert half.D_kwargs['conv_clamp'] is None and half.D_kwargs['num_fp16_res'] >= 8
     assert full.D_kwargs['num_fp16_res'] == full.G_kwargs['synthesis_kwargs']['num_fp16_res'] == 0
@@ -61,14 +61,14 @@ def test_precision_on_a_cpu(tiny_data, monkeypatch, fast):
 def test_kd_options_reach_the_configuration(tiny_data):
     config, name = config_of(tiny_data, '--kd=cgkd', '--kd-head=released', '--kd-weight-cgkd=3', '--kd-texts=dog', '--kd-teacher=demo',
                              '--kd-pd=generator')
-    kd = config.loss_kwargs['kd_kwargs']
-    assert config.loss_kwargs['class_name'] == 'kd_plugin.loss.KDLoss'
+    kd = config.terms['kd']
+    assert kd['class_name'] == 'kd_plugin.loss.Distillation'
     assert name == 'tiny-auto1-kd-cgkd-teacher-demo-texts-dog-weight-cgkd3-head-released-pd-generator'
     assert (kd['methods'], kd['teacher'], len(kd['texts'])) == (['cgkd'], 'demo', 43)
     assert [kd['settings'][name] for name in ('head', 'weight_cgkd', 'pd', 'weight_agkd')] == ['released', 3, 'generator', 0.44]
-    assert config_of(tiny_data, '--kd=agkd,cgkd')[0].loss_kwargs['kd_kwargs']['teacher'] == 'ViT-B/32'
-    assert config_of(tiny_data, '--kd=agkd')[0].loss_kwargs['kd_kwargs']['texts'] == ['a photo of a blue.', 'a photo of a red.']
-    assert config_of('demo', '--kd=agkd')[0].loss_kwargs['kd_kwargs']['teacher'] == 'demo'
+    assert config_of(tiny_data, '--kd=agkd,cgkd')[0].terms['kd']['teacher'] == 'ViT-B/32'
+    assert config_of(tiny_data, '--kd=agkd')[0].terms['kd']['texts'] == ['a photo of a blue.', 'a photo of a red.']
+    assert config_of('demo', '--kd=agkd')[0].terms['kd']['teacher'] == 'demo'
 
 
 class OtherD(torch.nn.Module):
@@ -261,7 +261,7 @@ def test_none_in_any_case(metrics, kd, tiny_data):
     """As the notebooks for StyleGAN2-ADA write it."""
     options = parse_options('--outdir=x', f'--data={tiny_data}', f'--metrics={metrics}', f'--kd={kd}', '--batch=8')
     config, name = train.build_config(options)
-    assert config.metrics == [] and 'kd_kwargs' not in config.loss_kwargs and name == 'tiny-auto1-batch8'
+    assert config.metrics == [] and config.terms == {} and name == 'tiny-auto1-batch8'
 
 
 @pytest.mark.parametrize('count, warning', [

@@ -85,7 +85,7 @@ def test_a_share_of_no_image_or_of_all(share, tiny_data):
 def test_neither_teacher_nor_metrics_see_them(tiny_data):
     config = config_of(tiny_data, '--val-fraction=0.25', '--kd=agkd', '--kd-teacher=demo', '--seed=5')
     kwargs = config.training_set_kwargs
-    assert kwargs['max_size'] == 9 and config.loss_kwargs['kd_kwargs']['training_set_kwargs'] == kwargs
+    assert kwargs['max_size'] == 9 and config.terms['kd']['training_set_kwargs'] == kwargs
     with pytest.raises(UserError, match='--subset=10: .* has 9 images'):
         config_of(tiny_data, '--val-fraction=0.25', '--subset=10')
     subset = config_of(tiny_data, '--val-fraction=0.25', '--subset=4', '--seed=5').training_set_kwargs

@@ -181,10 +181,24 @@ def test_other_images_are_refused(half_a_run, tiny_data, tmp_path):
     assert half_a_run()[0] == 0
 
 
+def test_a_configuration_of_an_earlier_version():
+    """Distillation was part of the loss, and some classes lay elsewhere."""
+    before = dict(loss_kwargs=dict(class_name='kd_plugin.loss.KDLoss', r1_gamma=1, kd_kwargs=dict(teacher='x', seed=3)),
+                  terms=dict(lecam=dict(class_name='training.lecam.LeCam', weight=0.1)),
+                  observers=dict(validation=dict(class_name='training.validation.Validation')), batch_size=4)
+    now = dict(loss_kwargs=dict(class_name='training.loss.StyleGAN2Loss', r1_gamma=1), batch_size=4,
+               terms=dict(lecam=dict(class_name='training.methods.lecam.LeCam', weight=0.1),
+                          kd=dict(class_name='kd_plugin.loss.Distillation', teacher='x', seed=3)),
+               observers=dict(validation=dict(class_name='training.observers.validation.Validation')))
+    assert run_changes.as_now(before) == now and run_changes.as_now(now) == now and list(now['terms']) == ['lecam', 'kd']
+    for class_name in run_changes.RENAMED.values():
+        assert isinstance(dnnlib.util.get_obj_by_name(class_name), type)
+
+
 def test_names_of_options_in_differences():
-    saved = dict(random_seed=0, num_gpus=1, loss_kwargs=dict(r1_gamma=1, kd_kwargs=dict(seed=0, settings=dict(p=0.7, teacher_input='clip'))),
+    saved = dict(random_seed=0, num_gpus=1, loss_kwargs=dict(r1_gamma=1), terms=dict(kd=dict(seed=0, settings=dict(p=0.7, teacher_input='clip'))),
                  metrics=['a'], G_kwargs=dict(z_dim=8), batch_gpu=4)
-    now = dict(random_seed=1, num_gpus=2, loss_kwargs=dict(r1_gamma=2, kd_kwargs=dict(seed=1, settings=dict(p=1, teacher_input='raw'))),
+    now = dict(random_seed=1, num_gpus=2, loss_kwargs=dict(r1_gamma=2), terms=dict(kd=dict(seed=1, settings=dict(p=1, teacher_input='raw'))),
                metrics=[], G_kwargs=dict(z_dim=9), batch_gpu=2)
     assert run_changes.differences(saved, now) == [
         '--seed=0, now 1', '--gpus=1, now 2', '--gamma=1, now 2', '--kd-p=0.7, now 1', '--kd-input=clip, now raw', 'G_kwargs.z_dim=8, now 9',
@@ -193,9 +207,9 @@ def test_names_of_options_in_differences():
     precision = lambda blocks, fp32: dict(fp32=fp32, D_kwargs=dict(num_fp16_res=blocks))
     assert run_changes.differences(precision(4, False), precision(0, True)) == ['--fp32=0, now 1']
     assert run_changes.differences(precision(4, False), precision(3, False)) == ['D_kwargs.num_fp16_res=4, now 3']
-    of_teacher = lambda fp32: dict(fp32=True, loss_kwargs=dict(kd_kwargs=dict(teacher_fp32=fp32)))              # as with --cfg=low-shot
+    of_teacher = lambda fp32: dict(fp32=True, terms=dict(kd=dict(teacher_fp32=fp32)))              # as with --cfg=low-shot
     assert run_changes.differences(of_teacher(False), of_teacher(True)) == ['--fp32=0, now 1']
-    both = lambda fp32: dict(fp32=fp32, loss_kwargs=dict(kd_kwargs=dict(teacher_fp32=fp32)))
+    both = lambda fp32: dict(fp32=fp32, terms=dict(kd=dict(teacher_fp32=fp32)))
     assert run_changes.differences(both(False), both(True)) == ['--fp32=0, now 1']
     auto = dict(batch_gpu_auto=True)
     probed = dict(auto, batch_gpu=4, batch_gpu_probed=4)

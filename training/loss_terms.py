@@ -40,6 +40,11 @@ class Term(torch.nn.Module):
     notes: list = ()                # lines that a run prints at its start
     image_features = None           # or a method, images [N, C, H, W] in [-1, 1] -> [N, F]: what images can be compared by
 
+    @classmethod
+    def build(cls, device, D, **kwargs) -> 'Term':
+        """The term for a training of `D` on `device`. kwargs: as the configuration has them; by default the constructor's."""
+        return cls(**kwargs)
+
     def bind(self, loss) -> None:
         """Once, before the training: the `StyleGAN2Loss` that the term takes part in, for its networks and its augmentation."""
 

@@ -77,11 +77,14 @@ class Training:
         if c.ada_target is not None or c.augment_p is not None:
             moves = c.ada_target is not None or c.augment_ramp_kimg is not None
             set_probability(self.augment_pipe, 0 if moves else c.augment_p)
-        terms = {name: build(**kwargs).to(self.device) for name, kwargs in c.terms.items()}
+        terms = {name: self._build_term(**kwargs) for name, kwargs in c.terms.items()}
         self.loss = build(device=self.device, G_mapping=self.G.mapping, G_synthesis=self.G.synthesis, D=self.D,
                           augment_pipe=self.augment_pipe, terms=terms, **c.loss_kwargs)
         distributed.broadcast_from_main(self.loss.terms)
         self.notes += [note for term in self.loss.terms.values() for note in term.notes]
+
+    def _build_term(self, class_name, **kwargs):
+        return dnnlib.util.get_obj_by_name(class_name).build(self.device, self.D, **kwargs).to(self.device)
 
     def _build_optimisers(self):
         c = self.config

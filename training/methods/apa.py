@@ -57,7 +57,7 @@ class AdaptivePseudoAugmentation(Term):
         self.controller.load_state_dict(state)
 
 
-def _configure(opts, config):
+def _configure(opts, config, _dataset):
     """The length of ADA's rule, so that with equal targets both probabilities are one."""
     return dict(batch_size=config.batch_size, **(dict(kimg=100) if opts.init_from else {}))
 

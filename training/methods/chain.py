@@ -98,7 +98,7 @@ class Chain(Term):
         return total * (self.weight * (self.p + self.base))
 
 
-def _configure(opts, config):
+def _configure(opts, config, _dataset):
     """The source waits for 5000 iterations, and adds its zero-mean loss from the start for the smallest sets."""
     return dict(start=5 * config.batch_size, base=0.1 if config.training_set_kwargs['max_size'] <= FEW_IMAGES else 0.0)
 

@@ -39,7 +39,7 @@ class FakeCLR(InsGen):
         return z + torch.randn_like(z) * self.noise * z.abs().clamp(max=WIDEST)
 
 
-def _configure(opts, config):
+def _configure(opts, config, _dataset):
     if config.get('augment_kwargs') is None:
         raise UserError('--fakeclr: without augmentation the key of a fake is nearly the query; leave --aug=noaug and --p=0 out')
     images = config.training_set_kwargs['max_size'] * (2 if config.training_set_kwargs['xflip'] else 1)

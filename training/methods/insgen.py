@@ -136,7 +136,7 @@ class InsGen(Term):
         return contrast.loss(contrast.query(step.features.trunk), key, self.temperature)
 
 
-def _configure(opts, config):
+def _configure(opts, config, _dataset):
     """The queue's default: 5 % of the images as in the source, but at least four batches."""
     if config.augment_kwargs is None:
         raise UserError('--insgen: without augmentation both views of an image are the same; leave --aug=noaug and --p=0 out')

@@ -1,4 +1,4 @@
-"""The methods that train.py can switch on beside the GAN loss: rows of a table, each a `Term` with its options."""
+"""The methods that train.py can add to the GAN loss: rows of a table, each a `Term` with its options."""
 
 from typing import Callable, NamedTuple
 
@@ -11,15 +11,19 @@ class Method(NamedTuple):
     name:      of the term and of its options: `--name` switches it on, `--name-xyz` gives the keyword `xyz` to its constructor.
     term:      class name of the `Term`.
     options:   the click options; what is None is left to the constructor.
-    configure: (opts, config) -> further constructor arguments, from the rest of the configuration, which is complete but for the terms.
-               Raises UserError for what does not go together.
-    check:     (constructor arguments) -> None: raises UserError for what would fail after the start, such as a file that is missing.
+    configure: (opts, config, dataset) -> constructor arguments that do not come from options by their names, from the rest of the configuration,
+               which is complete except for the terms. Raises UserError for what does not go together.
+    check:     (constructor arguments, config) -> None: raises UserError for what would fail after the start, such as a file that is missing.
+    by_name:   whether the options given are constructor arguments; if not, `configure` gives all of them.
+    example:   of the option that switches it on, for messages; '' = `--name` itself.
     """
     name: str
     term: str
     options: list
-    configure: Callable = lambda opts, config: {}
-    check: Callable = lambda kwargs: None
+    configure: Callable = lambda opts, config, dataset: {}
+    check: Callable = lambda kwargs, config: None
+    by_name: bool = True
+    example: str = ''
 
     def is_on(self, opts):
         return opts[self.name] not in (None, False)
@@ -39,24 +43,25 @@ def method_options(methods):
     return decorate
 
 
-def add_methods(methods, config, opts):
+def add_methods(methods, config, opts, dataset):
     """Puts the terms of the methods that are on into `config.terms`. Raises UserError for options without their method."""
     config.terms = {}
     for method in methods:
         given = method.settings(opts)
         if method.is_on(opts):
-            config.terms[method.name] = dict(class_name=method.term, **{**method.configure(opts, config), **given})
+            arguments = method.configure(opts, config, dataset) | (given if method.by_name else {})
+            config.terms[method.name] = dict(class_name=method.term, **arguments)
         elif given:
             key, value = next(iter(given.items()))
             raise UserError(f'{flag(method.name)}-{key.replace("_", "-")}={value}: has no effect without {flag(method.name)}; '
-                            'add that, or leave this out')
+                            f'add {method.example or "that"}, or leave this out')
 
 
 def check_methods(methods, config):
     """Finds out before the start what would fail later."""
     for method in methods:
         if method.name in config.terms:
-            method.check(config.terms[method.name])
+            method.check(config.terms[method.name], config)
 
 
 def flag(name):

@@ -11,6 +11,7 @@ from .. import model_files
 from ..snapshots import files as snapshots
 from . import card_metrics as model_card_metrics
 from . import files as run_files
+from .changes import as_now
 
 SNAPSHOT_PREFIX, SNAPSHOT_ENDING = 'network-snapshot-', '.safetensors'
 NOT_RECORDED = 'not recorded'
@@ -43,7 +44,7 @@ def make_card(snapshot, title=None, load_as=None):
     folder, name = os.path.split(os.path.abspath(snapshot))
     info = snapshots.load_info(snapshot)
     training = without_folders(info['training'])            # of snapshots written before they held no folders
-    options, nimg = training.get('options', {}), training.get('cur_nimg')
+    options, nimg = as_now(training.get('options', {})), training.get('cur_nimg')
     metrics = model_card_metrics.read(folder, name, nimg, options.get('metrics', []))
     title = title or os.path.basename(folder)
     data = training.get('dataset', {})
@@ -54,7 +55,7 @@ def make_card(snapshot, title=None, load_as=None):
         '## Use', '', '```python', *_use(load_as or name, info['networks']['G_ema']['c_dim']), '```', '',
         '## Data', '', *table(_data_rows(data)), '',
         '## Training', '', *table(_training_rows(options, nimg, _stats_at(folder, nimg), training.get('history', []))), '',
-        '## Metrics', '', *model_card_metrics.describe(metrics, nimg, distilled='kd_kwargs' in options.get('loss_kwargs', {})), '',
+        '## Metrics', '', *model_card_metrics.describe(metrics, nimg, distilled='kd' in options.get('terms', {})), '',
         '## Licence and limitations', '', *_licence(options), '',
     ])
 
@@ -78,7 +79,7 @@ def table(rows):
 
 def _header(title, options, data, metrics):
     """Lines of YAML, each value written as JSON, which YAML contains."""
-    methods = options.get('loss_kwargs', {}).get('kd_kwargs', {}).get('methods', [])
+    methods = options.get('terms', {}).get('kd', {}).get('methods', [])
     task = 'unconditional-image-generation'         # the Hub knows no other name for images from class labels
     header = dict(library_name='kd-dlgan', pipeline_tag=task, license='other' if options.get('init_from') in model_files.PUBLISHED else 'unknown',
                   tags=['gan', 'stylegan2-ada', *(['kd-dlgan'] if methods else [])])
@@ -94,7 +95,7 @@ def _summary(G_kwargs, options, data):
     kind = 'class-conditional' if G_kwargs['c_dim'] > 0 else 'unconditional'
     colours = 'RGB' if G_kwargs['img_channels'] == 3 else 'grey'
     images = f', trained on {data["images"]} images' if 'images' in data else ''
-    methods = options.get('loss_kwargs', {}).get('kd_kwargs', {}).get('methods', [])
+    methods = options.get('terms', {}).get('kd', {}).get('methods', [])
     distilled = f' with knowledge distillation from a vision-language teacher ({", ".join(methods)})' if methods else ''
     return f'A StyleGAN2-ADA generator, {kind}, {side}x{side} {colours}{images}{distilled}.'
 
@@ -138,8 +139,8 @@ def _training_rows(c, nimg, stats, history):
         ('length', kimg(nimg)), ('batch', c.get('batch_size')), ('learning rate', c.get('G_opt_kwargs', {}).get('lr')),
         ('R1 weight', loss.get('r1_gamma')), ('half-life of the weight average', kimg(c['ema_kimg'] * 1000) if 'ema_kimg' in c else None),
         ('precision', precision), ('augmentation', _augmentation(c, stats)),
-        *_distillation(c, loss.get('kd_kwargs'), stats),
-        *_methods(c.get('terms', {})),
+        *_distillation(c, c.get('terms', {}).get('kd'), stats),
+        *_methods({name: kwargs for name, kwargs in c.get('terms', {}).items() if name != 'kd'}),
         ('started from', _start(c) if c else None), *_rollbacks(history), *_edits(history),
         ('seed', c.get('random_seed')),
         ('processes', f'{c["num_gpus"]} on {c.get("device", NOT_RECORDED)}' if 'num_gpus' in c else None),

@@ -7,17 +7,17 @@ import re
 # May differ when a run is continued: none of these changes what is trained. What follows a point is part of a table.
 FREE = ('total_kimg', 'run_dir', 'snapshot_keep', 'snapshot_networks', 'image_snapshot_ticks', 'network_snapshot_ticks', 'grid_images',
         'metrics', 'metric_kwargs', 'metric_set_kwargs', 'data_loader_kwargs', 'cudnn_benchmark', 'bad_steps_kwargs',
-        'observers', 'fork_origin', 'batch_gpu_probed', 'loss_kwargs.kd_kwargs.texts_origin')
+        'observers', 'fork_origin', 'batch_gpu_probed', 'terms.kd.texts_origin')
 OPTION_OF = {
-    'random_seed': '--seed', 'kd_kwargs.seed': '--seed', 'num_gpus': '--gpus', 'device': '--device', 'batch_size': '--batch',
+    'random_seed': '--seed', 'kd.seed': '--seed', 'num_gpus': '--gpus', 'device': '--device', 'batch_size': '--batch',
     'batch_gpu': '--batch-gpu', 'training_set_kwargs.path': '--data', 'training_set_kwargs.max_size': 'images',
     'training_set_kwargs.xflip': '--mirror', 'training_set_kwargs.use_labels': '--cond', 'training_set_kwargs.random_seed': '--seed',
     'kimg_per_tick': '--tick', 'r1_gamma': '--gamma', 'ada_target': '--target', 'augment_p': '--p',
     'augment_ramp_kimg': '--p-kimg', 'init_from': '--init-from',
     'fork_from': '--fork-from', 'allow_tf32': '--allow-tf32', 'conv_tf32': '--allow-tf32',
     'channels_last': '--nhwc', 'fp32': '--fp32', 'teacher_fp32': '--fp32',
-    'compile': '--compile', 'cuda_graphs': '--cuda-graphs', 'kd_kwargs.methods': '--kd',
-    'kd_kwargs.teacher': '--kd-teacher', 'kd_kwargs.texts': '--kd-texts', 'settings.teacher_input': '--kd-input',
+    'compile': '--compile', 'cuda_graphs': '--cuda-graphs', 'kd.methods': '--kd',
+    'kd.settings.teacher_input': '--kd-input',
     'block_kwargs.freeze_layers': '--freezed',
 }
 OF_PRECISION = ('num_fp16_res', 'half_dtype', 'conv_clamp', 'teacher_fp32')
@@ -40,11 +40,20 @@ UNWRITTEN = dict(G_reg_interval=4, D_reg_interval=16, ada_interval=4, ada_kimg=5
 MOST = 6                        # differences that a message lists
 
 
-def with_present_names(value):
-    """A configuration in which each class is named by where it lies now."""
-    if isinstance(value, dict):
-        return {key: RENAMED.get(item, item) if key == 'class_name' else with_present_names(item) for key, item in value.items()}
-    return value
+def as_now(config):
+    """A configuration of an earlier version in the present form: classes where they lie now, distillation among the terms."""
+    config = _with_present_names(config)
+    if 'kd_kwargs' in (loss := config.get('loss_kwargs') or {}):
+        kd = dict(class_name='kd_plugin.loss.Distillation', **loss['kd_kwargs'])
+        loss = {key: value for key, value in loss.items() if key != 'kd_kwargs'}
+        config.update(loss_kwargs=dict(loss, class_name='training.loss.StyleGAN2Loss'), terms={**(config.get('terms') or {}), 'kd': kd})
+    return config
+
+
+def _with_present_names(table):
+    """Of nested tables, too."""
+    renamed = lambda key, value: RENAMED.get(value, value) if key == 'class_name' else value
+    return {key: _with_present_names(value) if isinstance(value, dict) else renamed(key, value) for key, value in table.items()}
 
 
 def differences(saved, config):
@@ -71,10 +80,9 @@ def _same(a, b):
 def with_data_at(config, path):
     """A configuration as it would be with its images at `path`."""
     config = dict(config, training_set_kwargs=dict(config.get('training_set_kwargs') or {}, path=path))
-    kd = config.get('loss_kwargs', {}).get('kd_kwargs')
-    if kd is not None:
-        kd = dict(kd, training_set_kwargs=dict(kd.get('training_set_kwargs') or {}, path=path))
-        config['loss_kwargs'] = dict(config['loss_kwargs'], kd_kwargs=kd)
+    terms = config.get('terms') or {}
+    at_path = lambda term: dict(term, training_set_kwargs=dict(term['training_set_kwargs'], path=path)) if 'training_set_kwargs' in term else term
+    config['terms'] = {name: at_path(term) for name, term in terms.items()}
     return config
 
 
@@ -134,8 +142,9 @@ def _is_free(key, saved, config):
 def _option(key):
     """What a user calls an entry of the configuration."""
     known = next((option for name, option in OPTION_OF.items() if key == name or key.endswith('.' + name)), None)
-    if known is None and '.kd_kwargs.settings.' in key:
-        return f'--kd-{key.rpartition(".")[2].replace("_", "-")}'
+    if known is None and key.startswith('terms.') and key.count('.') > 1:
+        _, method, *_, name = key.split('.')
+        return f'--{method}-{name}'.replace('_', '-')
     return known or key
 
 

@@ -56,7 +56,7 @@ def read_options(run_dir):
     """The configuration of a run; None if there is none that can be read."""
     try:
         with open(os.path.join(run_dir, OPTIONS_FILE), encoding='utf-8') as f:
-            return run_changes.with_present_names(json.load(f))
+            return run_changes.as_now(json.load(f))
     except (OSError, json.JSONDecodeError):
         return None
 

@@ -3,12 +3,13 @@
 from dnnlib import UnusableFile
 
 NUMBER = (int, float)
+DISTILLATION = dict(methods=[str], teacher=str, settings={})     # among the terms; earlier versions had it in the loss
 OPTIONS = dict(training_set_kwargs=dict(path=str, val_fraction=NUMBER, random_seed=int), metrics=[str],
                metric_set_kwargs=dict(path=str), init_from=str, random_seed=int, num_gpus=int, device=str,
                batch_size=int, fork_origin=dict(run=str, cur_nimg=NUMBER, checksum=str), ema_kimg=NUMBER,
                ada_target=NUMBER, augment_kwargs={}, G_opt_kwargs=dict(lr=NUMBER),
                G_kwargs=dict(synthesis_kwargs=dict(num_fp16_res=int, half_dtype=str)),
-               loss_kwargs=dict(r1_gamma=NUMBER, kd_kwargs=dict(methods=[str], teacher=str, settings={})))
+               loss_kwargs=dict(r1_gamma=NUMBER, kd_kwargs=DISTILLATION), terms=dict(kd=DISTILLATION))
 DATASET = dict(name=str, content_hash=str, images=int, resolution=int, channels=int, mirrored=bool, labels=bool, class_names=[str], record={},
                held_out=int)
 HISTORY = [dict(event=str, cur_nimg=NUMBER, to=NUMBER, phase=str, lr_factor=NUMBER, run=str, checksum=str)]
