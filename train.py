@@ -8,11 +8,12 @@ import click
 
 import dnnlib
 from dnnlib import UserError
-from dnnlib.commands import FiniteRange, refused_option
+from dnnlib.commands import Command, FiniteRange, refused_option
 from dnnlib.util import split_names, user_errors
 from kd_plugin import options as kd_options
 from kd_plugin import vision_aided
 from kd_plugin.options import DEFAULT_TEACHER
+from kd_plugin.teacher import check_name
 from metrics import metric_main
 from torch_utils import distributed
 from training import model_files
@@ -45,7 +46,7 @@ class NumberOrAuto(click.ParamType):
         return click.IntRange(min=1).convert(value, param, ctx)
 
 
-@click.command(context_settings=dict(max_content_width=140))
+@click.command(cls=Command, context_settings=dict(max_content_width=140))
 # General.
 @click.option('--outdir', help='Where to save the runs', required=True, metavar='DIR')
 @click.option('--data', help='Training images: folder or zip from dataset_tool.py, or demo = 100 drawn faces', required=True, metavar='PATH|demo')
@@ -63,7 +64,8 @@ class NumberOrAuto(click.ParamType):
 @click.option('--detector', help='Inception network of the FID, if it cannot be downloaded', metavar='FILE')
 @click.option('--metric-teacher', metavar='NAME',
               help='Teacher whose features featfid and the like compare  [default: that of --kd-teacher]')
-@click.option('--metric-data', help='Real images to measure against  [default: those of --data]', metavar='PATH')
+@click.option('--metric-data', help='Real images to measure against  [default: those of --data]; demo = 1000 further faces like those of '
+              '--data=demo', metavar='PATH|demo')
 @click.option('--early-stop', help='End the run when a metric does not get better: metric=fid5k_full,patience=5[,min-delta=0.1]', metavar='RULE')
 @click.option('--health', help='Fakes per tick that are searched for copies of training images and of each other; 0 = none',
               type=click.IntRange(min=0), default=200, show_default=True, metavar='INT')
@@ -120,6 +122,8 @@ def main(**opts):
         trains = not opts.dry_run and status != 'complete'
         if trains:
             preflight(config, opts)
+        elif status != 'complete':
+            check_names(config)
         print_summary(config, run_dir, status)
         if opts.dry_run:
             distributed.print0('Dry run; exiting.')
@@ -171,6 +175,15 @@ def data_path(opts):
     return demo_data.demo_set(32) if opts.data == 'demo' else opts.data
 
 
+def metric_data_path(opts, dataset):
+    if opts.metric_data != 'demo':
+        return opts.metric_data
+    if opts.data != 'demo':
+        raise UserError('--metric-data=demo: are further drawings like those of --data=demo; name real images like those of '
+                        f'--data={opts.data}, or leave it out')
+    return demo_data.fresh_set(dataset.resolution)
+
+
 def add_metrics(config, opts, preset, dataset):
     names = preset.metrics if opts.metrics is None else opts.metrics
     config.metrics = [name for name in split_names(names) if name.lower() != 'none']
@@ -184,7 +197,7 @@ def add_metrics(config, opts, preset, dataset):
     config.metric_kwargs = dict(func_name='metrics.metric_main.calc_and_report', detector=opts.detector,
                                 teacher_kwargs=dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
     if opts.metric_data is not None:
-        config.metric_set_kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=opts.metric_data)
+        config.metric_set_kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=metric_data_path(opts, dataset))
         metric_main.check_metric_data(config.metrics, config.metric_set_kwargs, '--metric-data', dataset)
 
 
@@ -201,6 +214,16 @@ def preflight(config, opts):
         check_init_from(config, opts)
     check_methods(METHODS, config)
     check_metrics(config, opts)
+
+
+def check_names(config):
+    """What --dry-run finds out of `preflight`, in the same words: all that takes no loading and no download."""
+    if config.init_from and model_files.is_local(config.init_from):
+        model_files.locate(config.init_from, '--init-from')
+    check_methods(METHODS, config, names_only=True)
+    kwargs = config.metric_kwargs
+    if 'teacher' in metric_main.check_names(config.metrics, kwargs['detector']):
+        check_name(kwargs['teacher_kwargs']['name'], '--metric-teacher')
 
 
 def check_init_from(config, opts):

@@ -1,4 +1,4 @@
-"""What the command lines share beyond click: numbers that are numbers, commands under a command."""
+"""What the command lines share beyond click: numbers that are numbers, switches, commands under a command."""
 
 import math
 import shlex
@@ -29,8 +29,28 @@ def none_is_off(_ctx, _param, value):
     return None if value is not None and value.strip().lower() == 'none' else value
 
 
+def refuse_values_of_switches(command, args):
+    """Raises click.UsageError for --chain=1, where --chain is a switch; other options are given as --cond=1."""
+    switches = {name for param in command.params if getattr(param, 'is_flag', False) for name in param.opts}
+    for arg in args:
+        name, given, value = arg.partition('=')
+        if given and name in switches:
+            on = value.strip().lower() in ('', '1', 'true', 'yes', 'on')
+            raise click.UsageError(f'{arg}: {name} is a switch, without a value; {f"write {name} alone" if on else "leave it out"}')
+
+
+class Command(click.Command):
+    """`click.Command` that says how a switch is written."""
+
+    def parse_args(self, ctx, args):
+        refuse_values_of_switches(self, args)
+        return super().parse_args(ctx, args)
+
+
 class PlainOrCommand(click.Group):
     """`PROGRAM --option ...` is a command itself; `PROGRAM NAME --option ...` is another, with its own options."""
+
+    command_class = Command
 
     def make_context(self, info_name, args, parent=None, **extra):
         if args and args[0] in self.commands:
@@ -40,6 +60,7 @@ class PlainOrCommand(click.Group):
         return super().make_context(info_name, args, parent, **extra)
 
     def parse_args(self, ctx, args):
+        refuse_values_of_switches(self, args)
         others = self.make_parser(ctx).parse_args(list(args))[1]            # from the first one on that is no option
         if others and others[0] in self.commands:
             command = [ctx.info_name, others[0], *args[:-len(others)], *others[1:]]

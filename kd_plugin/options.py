@@ -17,6 +17,7 @@ from .distillers.table import DISTILLERS
 from .distillers.targets import TARGETS
 from .loss import check_distillation
 from .prompts import resolve_texts
+from .teacher import check_name
 
 DEFAULT_TEACHER = 'ViT-B/32'
 
@@ -148,4 +149,4 @@ def _check(kwargs, config):
 
 
 METHOD = Method('kd', 'kd_plugin.loss.Distillation', _OPTIONS, configure=_configure, check=_check, by_name=False,
-                example='--kd=agkd,cgkd')
+                check_names=lambda kwargs: check_name(kwargs['teacher']), example='--kd=agkd,cgkd')

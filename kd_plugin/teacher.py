@@ -1,7 +1,7 @@
 """Frozen vision-language teachers: images and texts into one space."""
 
 import os
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import torch
 
@@ -117,17 +117,49 @@ def _without_size(name):
     return name.partition('@')[0]
 
 
-# Who makes the teacher of a name, tried in this order: (what the name looks like, function, matches).
-SOURCES = [
-    ('demo', 'kd_plugin.teachers.tiny_clip.load_demo_teacher', lambda name: name == 'demo'),
-    ('lite0 or lite0@SIZE', 'kd_plugin.teachers.efficientnet_lite.load_lite_teacher',
-     lambda name: _without_size(name) in ('lite0', 'lite2')),
-    ('pocket or pocket@SIZE', 'kd_plugin.teachers.pocket.load_pocket_teacher', lambda name: _without_size(name) == 'pocket'),
-    ('DIR or FILE.safetensors', 'kd_plugin.teachers.tiny_clip.load_tiny_teacher', lambda name: name.endswith('.safetensors') or os.path.isdir(name)),
-    ('hf:MODEL', 'kd_plugin.teachers.hf.load_hf_teacher', lambda name: name.startswith('hf:')),
-    ('FILE.pth', 'kd_plugin.teachers.albef.load_albef_teacher', lambda name: name.endswith('.pth')),
-    ('a CLIP name or FILE.pt', 'kd_plugin.teachers.clip.load_clip_teacher', lambda name: True),
+class Source(NamedTuple):
+    """Who makes the teachers of some names.
+
+    form:    what the names look like.
+    matches: (name) -> whether it is one of them.
+    loader:  name of the function (name, device) -> `Teacher`.
+    check:   name of the function (name) that raises UserError if it is nobody's, or names a file that is not there.
+    """
+    form: str
+    matches: Callable
+    loader: str
+    check: str | None = None
+
+
+SIZE_CHECK = 'kd_plugin.teachers.efficientnet_lite.check_size'
+SOURCES = [             # the first that matches
+    Source('demo', lambda name: name == 'demo', 'kd_plugin.teachers.tiny_clip.load_demo_teacher'),
+    Source('lite0 or lite0@SIZE', lambda name: _without_size(name) in ('lite0', 'lite2'),
+           'kd_plugin.teachers.efficientnet_lite.load_lite_teacher', SIZE_CHECK),
+    Source('pocket or pocket@SIZE', lambda name: _without_size(name) == 'pocket',
+           'kd_plugin.teachers.pocket.load_pocket_teacher', SIZE_CHECK),
+    Source('DIR or FILE.safetensors', lambda name: name.endswith('.safetensors') or os.path.isdir(name),
+           'kd_plugin.teachers.tiny_clip.load_tiny_teacher', 'kd_plugin.teachers.tiny_clip.find_file'),
+    Source('hf:MODEL', lambda name: name.startswith('hf:'), 'kd_plugin.teachers.hf.load_hf_teacher'),
+    Source('FILE.pth', lambda name: name.endswith('.pth'),
+           'kd_plugin.teachers.albef.load_albef_teacher', 'kd_plugin.teachers.albef.check_file'),
+    Source('a CLIP name or FILE.pt', lambda name: True,
+           'kd_plugin.teachers.clip.load_clip_teacher', 'kd_plugin.teachers.clip.check_name'),
 ]
+
+
+def check_name(name, option='--kd-teacher'):
+    """Raises UserError, as `load_teacher`, for what can be told without loading or downloading: an unknown name, a file that is not there."""
+    source = _source(name)
+    if source.check is not None:
+        try:
+            dnnlib.util.call_func_by_name(name, func_name=source.check)
+        except UserError as err:
+            raise UserError(f'{option}={name}: {err}') from err
+
+
+def _source(name):
+    return next(source for source in SOURCES if source.matches(name))
 
 
 def load_teacher(name, device='cpu', option='--kd-teacher'):
@@ -142,9 +174,9 @@ def load_teacher(name, device='cpu', option='--kd-teacher'):
         option: where the user gave it, for messages.
     Raises:     UserError if it is unknown or cannot be had, saying what to install or to download and where to put it.
     """
-    loader = next(loader for _, loader, matches in SOURCES if matches(name))
+    check_name(name, option)
     try:
-        return dnnlib.util.call_func_by_name(name, func_name=loader, device=torch.device(device))
+        return dnnlib.util.call_func_by_name(name, func_name=_source(name).loader, device=torch.device(device))
     except UserError as err:
         raise UserError(f'{option}={name}: {err}') from err
 

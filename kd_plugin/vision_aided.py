@@ -15,7 +15,7 @@ from training.config.build import half_suits
 from training.loss_terms import Term
 from training.methods.method import Method
 
-from .teacher import load_for_training
+from .teacher import check_name, load_for_training
 from .teachers.feature_levels import FeatureLevels
 from .vision_heads import EqualisedHead, NormalisedHead, widths
 
@@ -138,6 +138,11 @@ def _configure(opts, config, _dataset):
                 fp32=not half_suits(opts, config.device))
 
 
+def _check_names(kwargs):
+    for name in kwargs['teachers']:
+        check_name(name, '--vision-aided')
+
+
 def _check(kwargs, _config):
     for name in kwargs['teachers']:
         load(name)
@@ -153,4 +158,4 @@ METHOD = Method('vision_aided', 'kd_plugin.vision_aided.VisionAided', [
     click.option('--vision-aided-warmup', help='Thousands of images before the vision-aided discriminators take part  [default: 100]',
                  type=FiniteRange(min=0), metavar='KIMG'),
     click.option('--vision-aided-policy', help='DiffAugment of the vision-aided discriminators  [default: color,translation,cutout]', metavar='LIST'),
-], configure=_configure, check=_check)
+], configure=_configure, check_names=_check_names, check=_check)

@@ -9,10 +9,12 @@ from dnnlib import UserError, metric_records
 def read(paths: list[str]) -> dict[str, list[tuple[str, dict]]]:
     """{metric, by its present name: [(path, record), ...]} of metric-NAME.jsonl files, and of folders that hold such.
 
-    Raises: UserError for a path that has no value of a metric.
+    Raises: UserError for a path that is not there, or has no value of a metric.
     """
     found = {}
     for path in dict.fromkeys(paths):
+        if not os.path.exists(path):
+            raise UserError(f'{path}: there is no such file or folder; name metric-NAME.jsonl files, or folders of runs that were measured')
         names = sorted(glob.glob(os.path.join(glob.escape(path), 'metric-*.jsonl'))) if os.path.isdir(path) else [path]
         records = [record for name in names for record in metric_records.read_lines(name) if _is_value(record)]
         if not records:

@@ -76,9 +76,15 @@ def find_file(url: str, path: str | None, *, what: str, option: str) -> ModelFil
         with distributed.main_process_first():
             path = files.download(url, what=what, option=option)
         return ModelFile(path, name, path, f'delete it, and {address} is fetched again')
-    if not os.path.isfile(path):
-        raise UserError(f'{option}={path}: there is no such file; download {address} and name it, or leave {option} out')
+    check_file(url, path, option)
     return ModelFile(path, name, f'{option}={path}', f'use a copy of {address}')
+
+
+def check_file(url: str, path: str, option: str) -> None:
+    """Raises UserError if the user's copy of a file is not there; arguments as of `find_file`."""
+    if not os.path.isfile(path):
+        address = files.split_digest(url)[0]
+        raise UserError(f'{option}={path}: there is no such file; download {address} and name it, or leave {option} out')
 
 
 def load_script(file: ModelFile, device) -> torch.jit.ScriptModule:

@@ -78,6 +78,17 @@ def check_metrics(metrics: list[str], detector: str | None = None, teacher_kwarg
     load_detectors(metrics, 'cpu', detector, teacher_kwargs)
 
 
+def check_names(metrics: list[str], detector: str | None) -> set[str]:
+    """What of that needs no file to be loaded: whether the user's `detector` is there. -> names of `LOADERS` that are needed.
+
+    Raises: UserError.
+    """
+    needs = {find_metric(metric)[0].needs for metric in metrics}
+    if detector is not None and needs & {'inception', 'inception-classes'}:
+        detectors.check_file(detectors.INCEPTION_URL, detector, '--detector')
+    return needs
+
+
 def needs_data(metrics: list[str], c_dim: int) -> bool:
     """Whether anything asks for real images: a metric, or a generator with labels (c_dim > 0) for their frequencies."""
     return c_dim > 0 or any(find_metric(metric)[0].real is not None for metric in metrics)

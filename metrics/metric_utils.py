@@ -72,12 +72,12 @@ class MetricOptions:
         return self.opened[use_labels]
 
 
-def open_reference(dataset_kwargs: dict, use_labels: bool = False):
+def open_reference(dataset_kwargs: dict, use_labels: bool = False, **kwargs):
     """All images of a data set as they are: the reference of a metric is never mirrored, whatever the training did, nor a part of it.
 
     But images that are held out for validation are left out: few-shot protocols compare with the images of the training.
     """
-    return dnnlib.util.construct_class_by_name(**{**dataset_kwargs, 'use_labels': use_labels, 'xflip': False, 'max_size': None})
+    return dnnlib.util.construct_class_by_name(**{**dataset_kwargs, 'use_labels': use_labels, 'xflip': False, 'max_size': None, **kwargs})
 
 
 def check_reference(dataset_kwargs: dict, where: str, channels: int, resolution: int, c_dim: int,
@@ -89,18 +89,35 @@ def check_reference(dataset_kwargs: dict, where: str, channels: int, resolution:
         channels, resolution, c_dim, class_names: of the generated images; class_names = None: not known.
     Raises: UserError.
     """
-    with contextlib.closing(open_reference(dataset_kwargs, use_labels=c_dim > 0)) as dataset:
+    with contextlib.closing(_open_like(dataset_kwargs, where, resolution, c_dim, class_names)) as dataset:
         if (dataset.num_channels, dataset.resolution) != (channels, resolution):
             raise UserError(f'{where}: images are {_describe(dataset.num_channels, dataset.resolution)}, the network '
                             f'makes {_describe(channels, resolution)}; make the data set with dataset_tool.py '
                             f'--width={resolution} --height={resolution} --color={"grey" if channels == 1 else "rgb"}')
         if dataset.label_dim != c_dim:
             raise UserError(f'{where}: labels have {dataset.label_dim} dimensions, the network takes {c_dim}; '
-                            'use the data set that it was trained on, or one with the same classes')
+                            f'use the data set that it was trained on, or {_same_classes(class_names)}')
         if c_dim > 0 and None not in (class_names, dataset.class_names) and class_names != dataset.class_names:
             label = next(i for i, (a, b) in enumerate(zip(class_names, dataset.class_names, strict=True)) if a != b)
             raise UserError(f'{where}: class {label} is {dataset.class_names[label]!r}, in the training images '
                             f'{class_names[label]!r}; make the data set from folders with the same names')
+
+
+def _open_like(dataset_kwargs: dict, where: str, resolution: int, c_dim: int, class_names: list | None):
+    """The real images, with labels if c_dim > 0; remedies are those that make them like the generated ones. Raises UserError."""
+    try:
+        return open_reference(dataset_kwargs, use_labels=c_dim > 0, remedy_side=resolution)
+    except UserError as err:
+        if c_dim == 0:
+            raise
+        open_reference(dataset_kwargs, remedy_side=resolution).close()          # raises what is not of labels
+        raise UserError(f'{where}: the network takes labels of {c_dim} dimensions; {str(err).rpartition("; ")[0]}; '
+                        f'use {_same_classes(class_names)}') from err
+
+
+def _same_classes(class_names: list | None) -> str:
+    named = '' if class_names is None else f' ({", ".join(class_names[:3])}{", ..." if len(class_names) > 3 else ""})'
+    return f'one with the same classes: one folder per class, with the same names as in the training images{named}, made ready by dataset_tool.py'
 
 
 def _describe(channels: int, size: int) -> str:

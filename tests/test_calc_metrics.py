@@ -291,6 +291,7 @@ def snapshot_of_nothing(tmp_path):
      'x.zip: labels have 3 dimensions, the network takes 2'),
     (lambda tmp: [f'--network={make_snapshot(tmp / "c.safetensors", dict(path=str(tmp / "gone.zip")))}'],
      'gone.zip: the data set that the snapshot was trained on is not there any more; name it with --ref=PATH'),
+    (lambda tmp: ['--network=demo'], '--network=demo: comes with the project without the images that it was trained on; use --ref=demo, .* --ref=PATH'),
     (lambda tmp: [f'--outdir={tmp / "photos.zip"}'], 'photos.zip: cannot be written'),
     (lambda tmp: ['--metrics=fid5_full', '--detector=/nowhere.pt'], '--detector=/nowhere.pt: there is no such file'),
     (lambda tmp: ['--trunc=nan'], '--trunc=nan: must be a number such as 0.7, from -100 to 100'),

@@ -10,14 +10,17 @@ from conftest import parse_options, shrink
 from test_calc_metrics import make_data
 
 import train
-from dnnlib import UserError
+from dnnlib import UnusableFile, UserError
+from inference import trained_on
 from metrics import metric_main
 from training.dataset import ImageFolderDataset
+from training.dataset.folder import held_out_kwargs
 from training.launch import launch
 from training.networks import Generator
 from training.run import card as model_card
 from training.run import files as run_files
 from training.snapshots import files as snapshots
+from training.snapshots import info as snapshot_info
 
 KWARGS = dict(class_name='training.networks.Generator', z_dim=4, c_dim=0, w_dim=4, img_resolution=16, img_channels=3,
               mapping_kwargs=dict(num_layers=1), synthesis_kwargs=dict(channel_base=64, channel_max=8, num_fp16_res=4))
@@ -218,3 +221,70 @@ def test_a_finished_run_writes_its_card(tiny_data, tmp_path):
     assert f'| clipfid8_full | 1 | {record[1]["value"]:.4g} | {best["value"]:.4g} at {best["cur_nimg"] / 1000:g} kimg, of 2 measured |' in card
     assert rows(card)['name'] == 'tiny' and rows(card)['started from'] == 'random weights' and '![samples](fakes000000.016.png)' in card
     assert metric_main.is_valid_metric('clipfid8_full') and str(tmp_path) not in card
+
+
+class Watched(dict):
+    """A table of a record that notes which of its entries are asked for, by name: 'options.loss_kwargs.r1_gamma'."""
+
+    def __init__(self, table, where, read):
+        nested = {key: Watched(value, f'{where}.{key}', read) if isinstance(value, dict) else value for key, value in table.items()}
+        super().__init__(nested)
+        self.where, self.read = where, read
+
+    def __getitem__(self, key):
+        self.read.add(f'{self.where}.{key}')
+        return super().__getitem__(key)
+
+    def get(self, key, default=None):
+        self.read.add(f'{self.where}.{key}')
+        return super().get(key, default)
+
+    def __contains__(self, key):
+        self.read.add(f'{self.where}.{key}')
+        return super().__contains__(key)
+
+
+def has_form(path, form):
+    """Whether `path` ('a.b') leads to a form within that of a table."""
+    key, _, rest = path.partition('.')
+    inner = form.form if isinstance(form, snapshot_info.Each) else form.get(key)
+    return inner is not None and (not rest or has_form(rest, inner))
+
+
+def test_every_option_that_is_read_has_a_form(tmp_path, data, monkeypatch):
+    """What the card and the readers of the training set ask a snapshot for, its types were looked at before."""
+    read = set()
+    monkeypatch.setattr(model_card, 'without_folders', lambda training: training)
+    for i, changes in enumerate([{}, dict(ada_target=None, augment_ramp_kimg=300, augment_p=0.5), dict(ada_target=None, augment_p=0.2),
+                                 dict(terms=dict(lecam=dict(class_name='training.methods.lecam.LeCam', weight=1))),
+                                 dict(fork_origin=dict(run='x', cur_nimg=8000, checksum='12ab'))]):
+        path = make_run(tmp_path / f'{i:05d}-photos', data, **changes)
+        info = snapshots.load_info(path)
+        info['training']['options'] = Watched(info['training']['options'], 'options', read)
+        monkeypatch.setattr(snapshots, 'load_info', lambda path, info=info: info)
+        model_card.make_card(path)
+        monkeypatch.undo()
+        monkeypatch.setattr(model_card, 'without_folders', lambda training: training)
+        training_set, _ = trained_on.metric_set(path, info)
+        held_out_kwargs(training_set)
+    assert {'options.augment_ramp_kimg', 'options.terms.lecam.class_name', 'options.training_set_kwargs.val_fraction'} <= read
+    assert [path for path in sorted(read) if not has_form(path, dict(options=snapshot_info.OPTIONS))] == []
+
+
+HISTORY = [dict(event='rollback', cur_nimg=9, to=8, lr_factor=0.5, phase='D')]
+
+
+@pytest.mark.parametrize('change, problem', [
+    (dict(augment_ramp_kimg='x'), "augment_ramp_kimg is 'x', which it cannot be"), (dict(augment_p=[]), r"augment_p is '\[\]', which it"),
+    (dict(augment_kwargs={}), 'augment_kwargs has no class_name'), (dict(terms=dict(lecam={})), 'lecam has no class_name'),
+    (dict(terms=dict(lecam=3)), "lecam is '3', which it"), (dict(terms=[]), r"terms is '\[\]', which it"),
+    (dict(fork_origin=dict(run='x')), 'fork_origin has no cur_nimg'), (dict(history=[{}]), 'history has no event'),
+    (dict(history=[dict(HISTORY[0], lr_factor='x')]), "lr_factor is 'x', which it"), (dict(history=[dict(event='rollback')]), 'history has no cur_nimg')])
+def test_records_that_lack_what_a_card_needs(change, problem, tmp_path, data):
+    path = make_run(tmp_path / '00000-photos', data)
+    info = snapshots.load_info(path)
+    info['training']['history'] = change.pop('history', HISTORY)
+    info['training']['options'].update(change)
+    with pytest.raises(UnusableFile, match=problem):
+        snapshot_info.check(info)
+    assert 'options' in snapshot_info.check(dict(info, training=dict(info['training'], options={}, history=HISTORY)))['training']

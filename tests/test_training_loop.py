@@ -116,6 +116,16 @@ def test_a_probability_that_grows_linearly(tiny_data, tmp_path):
         make_config(tiny_data, '--aug=linear', '--p=0.5')
 
 
+@pytest.mark.parametrize('method', ['--insgen', '--fakeclr'])
+def test_a_probability_that_stays_0_is_no_augmentation(tiny_data, method):
+    """--aug=linear with the last probability 0 is what --aug=fixed with 0 is; methods that need one notice."""
+    linear, fixed = ['--aug=linear', '--p=0', '--p-kimg=3'], ['--aug=fixed', '--p=0']
+    assert make_config(tiny_data, *linear) == make_config(tiny_data, *fixed)
+    assert make_config(tiny_data, *linear).augment_kwargs is None
+    with pytest.raises(UserError, match=f'{method}: without augmentation'):
+        make_config(tiny_data, method, *linear)
+
+
 def test_labels_of_the_fakes_are_drawn_as_often_as_in_the_data(tmp_path):
     """Three images of one class, nine of another; every step and every phase has latents and labels of its own."""
     for i in range(12):

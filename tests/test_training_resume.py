@@ -203,6 +203,8 @@ def test_names_of_options_in_differences():
     assert run_changes.differences(saved, now) == [
         '--seed=0, now 1', '--gpus=1, now 2', '--gamma=1, now 2', '--kd-p=0.7, now 1', '--kd-input=clip, now raw', 'G_kwargs.z_dim=8, now 9',
         '--batch-gpu=4, now 2']
+    assert run_changes.differences(dict(augment_p=0.5, augment_ramp_kimg=3), dict(augment_p=0.2, augment_ramp_kimg=4)) == [
+        '--p=0.5, now 0.2', '--p-kimg=3, now 4']
     assert run_changes.differences({}, dict(compile=False)) == [] and run_changes.differences(dict(w=0), {}) == ['w=0, now None']
     precision = lambda blocks, fp32: dict(fp32=fp32, D_kwargs=dict(num_fp16_res=blocks))
     assert run_changes.differences(precision(4, False), precision(0, True)) == ['--fp32=0, now 1']
@@ -254,6 +256,22 @@ def test_a_fork_starts_from_a_state_with_other_options_and_resumes_exactly(tiny_
     assert differences(tmp_path / 'whole', tmp_path / 'parts') == []
     card = model_card.make_card(str(tmp_path / 'whole' / 'network-snapshot-000000.048.safetensors'))
     assert f'the state of the run 00000-source at 0.024 kimg (checksum {origin["checksum"]})' in card
+
+
+LINEAR = ['--aug=linear', '--p=0.5', '--p-kimg=0.032']
+
+
+@pytest.mark.parametrize('before, after, p, end', [(LINEAR, ['--aug=ada'], 0.25, 0.25), (['--aug=ada'], LINEAR, 0.375, 0.5 * 24 / 32)])
+def test_a_fork_with_another_rule_for_the_augmentation(before, after, p, end, tiny_data, tmp_path):
+    """p goes on from where it was, by the new rule alone: ADA would move it in the fourth iteration, which is not reached."""
+    source = make_trainer(make_config(tiny_data, '--batch=8', *before, total_kimg=0.016, kimg_per_tick=0.016), tmp_path / '00000-source')
+    source.augment_pipe.p.fill_(0.375)
+    source.run()
+    config = make_config(tiny_data, '--batch=8', *after, f'--fork-from={tmp_path / "00000-source"}', total_kimg=0.024, kimg_per_tick=0.008)
+    trainer = make_trainer(config, tmp_path / 'fork')
+    assert trainer.cur_nimg == 16 and trainer.augment_pipe.p == p
+    trainer.run()
+    assert trainer.augment_pipe.p == pytest.approx(end)
 
 
 def test_the_command_of_a_fork_continues_it(half_a_run, tmp_path):

@@ -81,14 +81,18 @@ VIT_NAMES = [(r'patch_embed\.proj\.', 'patches.'), (r'blocks\.(\d+)\.', r'blocks
              (r'\.attn\.proj\.', '.self_attn.out_proj.'), (r'\.mlp\.fc([12])\.', r'.linear\1.'), (r'^norm\.', 'blocks.norm.')]
 
 
+def check_file(path):
+    """Raises UserError if it is not there."""
+    if not os.path.isfile(path):
+        raise UserError('there is no such file; download TCL_4M.pth or ALBEF.pth from its authors')
+
+
 def load_albef_teacher(path, device):
     """`Teacher` from FILE.pth, the checkpoint of TCL or ALBEF, pre-trained or fine-tuned for retrieval; half precision on a GPU.
 
     The tokenizer is that of bert-base-uncased: a vocab.txt beside the file, else fetched from Hugging Face.
     Raises UserError if the file is of another kind, or anything else than tensors and plain values would have to be read from it.
     """
-    if not os.path.isfile(path):
-        raise UserError('there is no such file; download TCL_4M.pth or ALBEF.pth from its authors')
     weights = _read(path)
     encoder = _build(weights, os.path.dirname(path))
     dtype = torch.float16 if device.type == 'cuda' else torch.float32

@@ -37,15 +37,19 @@ class ClipEncoder(torch.nn.Module):
         return self.model.encode_text(self.tokenize(texts, truncate=True).to(device))
 
 
+def check_name(name):
+    """Raises UserError if it is neither a CLIP nor a file."""
+    if name not in NAMES and not os.path.isfile(name):
+        raise UserError('there is no teacher of this name; use demo, pocket, lite0, a file, hf:NAME, or one of '
+                        f'{", ".join(NAMES)}')
+
+
 def load_clip_teacher(name, device):
     """`Teacher` for a CLIP name ('ViT-B/32') or a checkpoint file; half precision on a GPU.
 
     Downloads go to the cache, checked by the SHA-256 that is part of their address. Raises UserError if it cannot be had.
     """
     is_file = os.path.isfile(name)
-    if not is_file and name not in NAMES:
-        raise UserError('there is no teacher of this name; use demo, pocket, lite0, a file, hf:NAME, or one of '
-                        f'{", ".join(NAMES)}')
     clip = _import_clip()
     path = name if is_file else _download(clip, name)
     try:
@@ -63,13 +67,14 @@ def load_clip_teacher(name, device):
 def _download(clip, name):
     """-> path in the cache."""
     address, root = clip.clip._MODELS[name], files.cache_dir('clip')
+    path = os.path.join(root, os.path.basename(address))
     try:
         return clip.clip._download(address, root)
     except (urllib.error.URLError, TimeoutError, ConnectionError) as err:
         raise UserError(f'the weights cannot be downloaded ({err}); fetch {address} elsewhere and '
                         f'put it into {root}, or name the file itself') from err
     except (RuntimeError, OSError) as err:
-        raise UserError(f'the weights cannot be had ({_first_line(err)}); delete {root} and try again') from err
+        raise UserError(f'the weights cannot be had ({_first_line(err)}); delete {path} and try again') from err
 
 
 def _load(clip, path, device):

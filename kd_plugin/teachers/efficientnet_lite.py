@@ -155,6 +155,11 @@ def split_size(name, default):
     return base, int(size)
 
 
+def check_size(name):
+    """Raises UserError for 'lite0@much'."""
+    split_size(name, None)
+
+
 def package_folder(package, extra):
     """Folder of an installed package of weights; no code of it runs. Raises UserError if it is not installed."""
     spec = importlib.util.find_spec(package)

@@ -95,12 +95,18 @@ def save_tiny_clip(model, path, notes):
         safetensors.torch.save_file(tensors, temp, metadata=metadata)
 
 
-def load_tiny_teacher(path, device):
-    """`Teacher` from a file written by `save_tiny_clip`, or from the folder that `pretrain` makes."""
+def find_file(path):
+    """The file in the folder that `pretrain` makes, or the file itself. Raises UserError if it is not there."""
     if os.path.isdir(path):
         path = os.path.join(path, TEACHER_FILE)
     if not os.path.isfile(path):
         raise UserError(f'{path} does not exist; make a teacher with python -m kd_plugin.pretrain --out=DIR; a folder of Hugging Face is hf:DIR')
+    return path
+
+
+def load_tiny_teacher(path, device):
+    """`Teacher` from a file written by `save_tiny_clip`, or from the folder that `pretrain` makes."""
+    path = find_file(path)
     try:
         with safetensors.safe_open(path, framework='pt') as f:
             metadata = f.metadata() or {}

@@ -147,28 +147,21 @@ def _set_tiles(p):
     p.blocks = k * x * y * p.images
 
 
-def _halve(p):
-    if p.tile_k > (16 if p.channels_last else 1):
-        p.tile_k //= 2
-    elif p.tile_h > 8 and p.tile_h >= p.tile_w:
-        p.tile_h //= 2
-    elif p.tile_w > 8:
-        p.tile_w //= 2
-    else:
-        return False
-    return True
+def _halve(p, k, h, w):
+    """Halves the first extent of the tile that may be halved. -> whether there was one."""
+    for name, may in (('tile_k', k), ('tile_h', h), ('tile_w', w)):
+        if may:
+            setattr(p, name, getattr(p, name) // 2)
+            return True
+    return False
 
 
-def _halve_further(p, smallest_h, smallest_k):
-    if p.tile_k > smallest_k:
-        p.tile_k //= 2
-    elif p.tile_h > smallest_h:
-        p.tile_h //= 2
-    elif p.tile_w > 1:
-        p.tile_w //= 2
-    else:
-        return False
-    return True
+def _halve_to_spread(p):
+    return _halve(p, p.tile_k > (16 if p.channels_last else 1), p.tile_h > 8 and p.tile_h >= p.tile_w, p.tile_w > 8)
+
+
+def _halve_to_fit(p, smallest_h, smallest_k):
+    return _halve(p, p.tile_k > smallest_k, p.tile_h > smallest_h, p.tile_w > 1)
 
 
 def _set_tile(p, rows, pack, real, multiprocessors):
@@ -179,10 +172,10 @@ def _set_tile(p, rows, pack, real, multiprocessors):
         p.tile_k *= 2
     _set_tiles(p)
     size = _set_box(p, pack, real)
-    while (size > SHARED_WANTED or p.blocks < BLOCKS_PER_MULTIPROCESSOR * multiprocessors) and _halve(p):
+    while (size > SHARED_WANTED or p.blocks < BLOCKS_PER_MULTIPROCESSOR * multiprocessors) and _halve_to_spread(p):
         _set_tiles(p)
         size = _set_box(p, pack, real)
-    while size > SHARED_LIMIT and _halve_further(p, rows, pack if p.channels_last and p.packed else 1):
+    while size > SHARED_LIMIT and _halve_to_fit(p, rows, pack if p.channels_last and p.packed else 1):
         _set_tiles(p)
         size = _set_box(p, pack, real)
     return size

@@ -41,7 +41,7 @@ def _fixed(opts):
 def _linear(opts):
     if opts.p is None or opts.p_kimg is None:
         raise UserError('--aug=linear: needs a probability and when it is reached; add --p=0.6 --p-kimg=300 or the like')
-    return dict(augment_kwargs=_pipe(opts), augment_p=opts.p, augment_ramp_kimg=as_number(opts.p_kimg))
+    return dict(_fixed(opts), augment_ramp_kimg=as_number(opts.p_kimg)) if opts.p > 0 else {}
 
 
 def _diffaug(opts):

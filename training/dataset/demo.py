@@ -23,6 +23,8 @@ ATTRIBUTES = dict(skin=tuple(COLOURS), background=tuple(COLOURS), mood=MOODS, he
 
 DEMO_COUNT = 100
 DEMO_SEED = 100
+FRESH_COUNT = 1000
+FRESH_SEED = 98           # neither of the demo set nor of the teacher, which has drawings by two seeds or more
 OVERSAMPLING = 8            # drawn this much larger, then shrunk: smooth edges
 
 
@@ -155,6 +157,14 @@ def demo_set(size):
     path = os.path.join(files.cache_dir('demo'), f'demo{size}.zip')
     if not os.path.isfile(path):
         write_set(path, (image for image, _attributes in demo_images(size)))
+    return path
+
+
+def fresh_set(size):
+    """Path of a set of further drawings, on which nothing is trained: what metrics can compare with (`--metric-data=demo`)."""
+    path = os.path.join(files.cache_dir('demo'), f'demo{size}-fresh.zip')
+    if not os.path.isfile(path):
+        write_set(path, (image for image, _attributes in demo_images(size, FRESH_COUNT, FRESH_SEED)))
     return path
 
 

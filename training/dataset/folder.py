@@ -39,6 +39,7 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         random_seed: of the draws for `max_size` and `val_fraction`.
         val_fraction: share of all images, drawn by `random_seed`, that is held out from training, whatever `max_size`.
         part:        'training' = serve what is not held out, 'validation' = what is.
+        remedy_side: side that errors name for images that are not square or of several sizes; None = one that suits them.
     Attributes:
         name:        name of the folder or archive, without ending.
         image_shape: [C, H, W], with C = 3 (RGB) or 1 (grey).
@@ -51,14 +52,15 @@ class ImageFolderDataset(torch.utils.data.Dataset):
     """
 
     def __init__(self, path: str, resolution: int | None = None, use_labels: bool = False, max_size: int | None = None,
-                 xflip: bool = False, random_seed: int = 0, val_fraction: float = 0, part: str = 'training'):
+                 xflip: bool = False, random_seed: int = 0, val_fraction: float = 0, part: str = 'training',
+                 remedy_side: int | None = None):
         self.path, self.xflip = path, xflip
         self.files = ImageFiles(path, LARGEST_FILE)
         name = os.path.basename(os.path.abspath(path))
         self.name = os.path.splitext(name)[0] if self.files.is_zip else name
         if not self.files.names:
             raise DatasetError(f'{path}: no images in it; name a folder or .zip made by dataset_tool.py')
-        self.image_shape, notes = image_headers.common_shape(self.files)
+        self.image_shape, notes = image_headers.common_shape(self.files, remedy_side)
         self.notes = self.files.notes + notes
         if resolution not in (None, self.resolution):
             raise DatasetError(f'{path}: images are {self.resolution}x{self.resolution}, not of resolution {resolution}; '

@@ -12,6 +12,7 @@ from .names import DatasetError
 HEADER_BYTES = 1 << 20              # in which the size of a picture stands, as a rule
 LONG_HEADER_BYTES = 16 << 20        # of a format that puts it behind the pixels, or whose decoder wants the whole file
 NO_LONG_HEADERS = b'P', b'GIF'      # begin so; Pillow reads them byte by byte
+SMALLEST_SIDE, USUAL_SIDE = 8, 256   # of training images; of those that are made of photos
 DOZEN = 12                          # images that are decoded to see which values they have
 
 
@@ -26,17 +27,25 @@ def unusable(path: str, name: str, err: UnusableImage) -> DatasetError:
     return DatasetError(f'{path}: {name} {err}; rebuild the data set with dataset_tool.py')
 
 
-def mixed(path: str, name: str, shape, others) -> DatasetError:
-    """The error for a picture of another shape (C, H, W) than the others."""
-    side = 1 << (min(others[1:]).bit_length() - 1)
+def mixed(path: str, name: str, shape, others, side: int | None = None) -> DatasetError:
+    """The error for a picture of another shape (C, H, W) than the others; side: as of `common_shape`."""
     color = 'grey' if others[0] == 1 else 'rgb'
     return DatasetError(f'{path}: {name} is {_describe(shape)}, others are {_describe(others)}; rebuild with '
-                        f'dataset_tool.py --width={side} --height={side} --transform=center-crop --color={color}')
+                        f'dataset_tool.py {_to_square(others, side)} --color={color}')
 
 
-def common_shape(files: ImageFiles) -> tuple[list[int], list[str]]:
+def _to_square(shape, side: int | None) -> str:
+    """Options that make images of this shape square: of the side that was asked for, else of one that suits them."""
+    largest = max(1 << (min(shape[1:]).bit_length() - 1), SMALLEST_SIDE)
+    side = side or (largest if shape[1] == shape[2] else min(largest, USUAL_SIDE))
+    return f'--width={side} --height={side} --transform=center-crop'
+
+
+def common_shape(files: ImageFiles, side: int | None = None) -> tuple[list[int], list[str]]:
     """([C, H, W] of all images, notes), by their headers; by one where a record says that dataset_tool.py made them.
 
+    Args:
+        side: of square images that remedies name; None = one that suits the images.
     Raises: DatasetError for damaged headers, several shapes, or one that is not square.
     """
     path, names, record = files.path, files.names, files.record
@@ -50,10 +59,10 @@ def common_shape(files: ImageFiles) -> tuple[list[int], list[str]]:
     common = collections.Counter(shapes.values()).most_common(1)[0][0]
     for name, shape in shapes.items():
         if shape != common:
-            raise mixed(path, name, shape, common)
+            raise mixed(path, name, shape, common, side)
     if common[1] != common[2]:
         raise DatasetError(f'{path}: {names[0]} is {_describe(common)}, training needs square images; rebuild with '
-                           'dataset_tool.py --transform=center-crop --width=256 --height=256')
+                           f'dataset_tool.py {_to_square(common, side)}')
     notes = image_remarks.more_pictures(several) + image_remarks.wrong_colors(problems)
     return list(common), notes + ([] if made_by_tool else _dark_16_bits(files))
 

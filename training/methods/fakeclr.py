@@ -3,10 +3,9 @@
 import click
 import torch
 
-from dnnlib import UserError
 from dnnlib.commands import FiniteRange
 
-from .insgen import InsGen
+from .insgen import WEIGHT, InsGen, common_options, share_of_images
 from .method import Method
 
 WIDEST = 3.0                # a component of z counts as at most this far from 0
@@ -40,19 +39,13 @@ class FakeCLR(InsGen):
 
 
 def _configure(opts, config, _dataset):
-    if config.get('augment_kwargs') is None:
-        raise UserError('--fakeclr: without augmentation the key of a fake is nearly the query; leave --aug=noaug and --p=0 out')
-    images = config.training_set_kwargs['max_size'] * (2 if config.training_set_kwargs['xflip'] else 1)
-    return dict(queue=max(images // 20, 1))
+    return dict(queue=max(share_of_images(config, '--fakeclr', 'the key of a fake is nearly the query'), 1))
 
 
-_WEIGHT = FiniteRange(min=0)
 METHOD = Method('fakeclr', 'training.methods.fakeclr.FakeCLR', [
     click.option('--fakeclr', help='Instance discrimination of fakes (FakeCLR)', is_flag=True),
     click.option('--fakeclr-queue', help='Keys in its queue  [default: 5% of the images]', type=click.IntRange(min=1), metavar='INT'),
-    click.option('--fakeclr-weight', help='Weight in the D step  [default: 1]', type=_WEIGHT),
-    click.option('--fakeclr-weight-generator', help='Weight in the G step  [default: 0.1]', type=_WEIGHT),
-    click.option('--fakeclr-temperature', help='Temperature  [default: 0.2]', type=FiniteRange(min=0, min_open=True)),
-    click.option('--fakeclr-momentum', help='Momentum of the copies that give the keys  [default: 0.999]', type=FiniteRange(0, 1)),
+    click.option('--fakeclr-weight', help='Weight in the D step  [default: 1]', type=WEIGHT),
+    *common_options('--fakeclr'),
     click.option('--fakeclr-noise', help='Noise on the z of similar fakes, relative to |z|  [default: 0.1]', type=FiniteRange(min=0)),
 ], configure=_configure)

@@ -14,6 +14,7 @@ from ..networks.stylegan2_layers import FullyConnectedLayer
 from .method import Method
 
 F = torch.nn.functional
+WEIGHT = FiniteRange(min=0)
 
 
 class Contrast(torch.nn.Module):
@@ -136,29 +137,44 @@ class InsGen(Term):
         return contrast.loss(contrast.query(step.features.trunk), key, self.temperature)
 
 
+def share_of_images(config, option, without):
+    """5 % of the images, mirrored ones counted: the queue in the sources of InsGen and FakeCLR.
+
+    Args:
+        option, without: for the `UserError` that is raised where nothing is augmented, and what that leads to.
+    """
+    if config.get('augment_kwargs') is None:
+        raise UserError(f'{option}: without augmentation {without}; leave --aug=noaug and --p=0 out')
+    return config.training_set_kwargs['max_size'] * (2 if config.training_set_kwargs['xflip'] else 1) // 20
+
+
+def common_options(option):
+    """The click options of instance discrimination that InsGen and FakeCLR share; option: '--insgen'."""
+    return [
+        click.option(f'{option}-weight-generator', help='Weight for fakes in the G step  [default: 0.1]', type=WEIGHT),
+        click.option(f'{option}-temperature', help='Temperature  [default: 0.2]', type=FiniteRange(min=0, min_open=True)),
+        click.option(f'{option}-momentum', help='Momentum of the copies that give the keys  [default: 0.999]', type=FiniteRange(0, 1)),
+    ]
+
+
 def _configure(opts, config, _dataset):
     """The queue's default: 5 % of the images as in the source, but at least four batches."""
-    if config.augment_kwargs is None:
-        raise UserError('--insgen: without augmentation both views of an image are the same; leave --aug=noaug and --p=0 out')
-    images = config.training_set_kwargs['max_size'] * (2 if config.training_set_kwargs['xflip'] else 1)
+    share = share_of_images(config, '--insgen', 'both views of an image are the same')
     weights = [opts.insgen_weight_real, opts.insgen_weight_fake, opts.insgen_weight_generator]
     if all(weight == 0 for weight in weights):
         raise UserError('--insgen: with all three weights 0 nothing of it is left; leave --insgen out')
-    usual = max(4 * config.batch_size, images // 20)
+    usual = max(4 * config.batch_size, share)
     if opts.insgen_queue is not None and opts.insgen_queue < config.batch_size:
         raise UserError(f'--insgen-queue={opts.insgen_queue}: is shorter than the batch of {config.batch_size}; use --insgen-queue={usual}')
     return dict(queue=usual)
 
 
-_WEIGHT = FiniteRange(min=0)
 METHOD = Method('insgen', 'training.methods.insgen.InsGen', [
     click.option('--insgen', help='Instance discrimination of reals and fakes (InsGen)', is_flag=True),
     click.option('--insgen-queue', help='Keys in its queues  [default: 5% of the images, at least 4 batches]', type=click.IntRange(min=1),
                  metavar='INT'),
-    click.option('--insgen-weight-real', help='Weight for reals  [default: 1]', type=_WEIGHT),
-    click.option('--insgen-weight-fake', help='Weight for fakes  [default: 1]', type=_WEIGHT),
-    click.option('--insgen-weight-generator', help='Weight for fakes in the G step  [default: 0.1]', type=_WEIGHT),
-    click.option('--insgen-temperature', help='Temperature  [default: 0.2]', type=FiniteRange(min=0, min_open=True)),
-    click.option('--insgen-momentum', help='Momentum of the copies that give the keys  [default: 0.999]', type=FiniteRange(0, 1)),
+    click.option('--insgen-weight-real', help='Weight for reals  [default: 1]', type=WEIGHT),
+    click.option('--insgen-weight-fake', help='Weight for fakes  [default: 1]', type=WEIGHT),
+    *common_options('--insgen'),
     click.option('--insgen-noise', help='Noise on the z of similar fakes  [default: 0.15]', type=FiniteRange(min=0)),
 ], configure=_configure)

@@ -13,6 +13,7 @@ class Method(NamedTuple):
     options:   the click options; what is None is left to the constructor.
     configure: (opts, config, dataset) -> constructor arguments that do not come from options by their names, from the rest of the configuration,
                which is complete except for the terms. Raises UserError for what does not go together.
+    check_names: (constructor arguments) -> None: as `check`, of what takes no loading and no download.
     check:     (constructor arguments, config) -> None: raises UserError for what would fail after the start, such as a file that is missing.
     by_name:   whether the options given are constructor arguments; if not, `configure` gives all of them.
     example:   of the option that switches it on, for messages; '' = `--name` itself.
@@ -21,6 +22,7 @@ class Method(NamedTuple):
     term: str
     options: list
     configure: Callable = lambda opts, config, dataset: {}
+    check_names: Callable = lambda kwargs: None
     check: Callable = lambda kwargs, config: None
     by_name: bool = True
     example: str = ''
@@ -57,11 +59,15 @@ def add_methods(methods, config, opts, dataset):
                             f'add {method.example or "that"}, or leave this out')
 
 
-def check_methods(methods, config):
+def check_methods(methods, config, names_only=False):
     """Finds out before the start what would fail later."""
     for method in methods:
         if method.name in config.terms:
-            method.check(config.terms[method.name], config)
+            kwargs = config.terms[method.name]
+            if names_only:
+                method.check_names(kwargs)
+            else:
+                method.check(kwargs, config)
 
 
 def flag(name):

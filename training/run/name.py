@@ -20,7 +20,7 @@ UNNAMED = {
 }
 # Options with another word in the name; '' = the value speaks for itself.
 WORDS = dict(val_fraction='val', init_from='init', fork_from='fork', aug='', augpipe='', diffaug_policy='',
-             kd_preset='')
+             kd_preset='', p_kimg='p-kimg')
 MAX_BYTES = 120                 # file systems take 255, and some programs 260 for the whole path
 
 

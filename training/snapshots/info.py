@@ -1,20 +1,36 @@
 """The form of what a snapshot says of itself (docs/formats.md): checked before anything believes it."""
 
+from typing import Any, NamedTuple
+
 from dnnlib import UnusableFile
 
 NUMBER = (int, float)
-DISTILLATION = dict(methods=[str], teacher=str, settings={})     # among the terms; earlier versions had it in the loss
+
+
+class Whole(dict):
+    """The form of a table that lacks none of its entries."""
+
+
+class Each(NamedTuple):
+    """The form of a table with any names, whose entries have one form, except those that are known."""
+    form: Any
+    known: dict = {}
+
+
+DISTILLATION = dict(methods=[str], teacher=str, settings={})        # earlier versions had it in the loss, not among the terms
 OPTIONS = dict(training_set_kwargs=dict(path=str, val_fraction=NUMBER, random_seed=int), metrics=[str],
                metric_set_kwargs=dict(path=str), init_from=str, random_seed=int, num_gpus=int, device=str,
-               batch_size=int, fork_origin=dict(run=str, cur_nimg=NUMBER, checksum=str), ema_kimg=NUMBER,
-               ada_target=NUMBER, augment_kwargs={}, G_opt_kwargs=dict(lr=NUMBER),
+               batch_size=int, fork_origin=Whole(run=str, cur_nimg=NUMBER, checksum=str), ema_kimg=NUMBER,
+               ada_target=NUMBER, augment_p=NUMBER, augment_ramp_kimg=NUMBER, augment_kwargs=Whole(class_name=str),
+               terms=Each(Whole(class_name=str), dict(kd=DISTILLATION)), G_opt_kwargs=dict(lr=NUMBER),
                G_kwargs=dict(synthesis_kwargs=dict(num_fp16_res=int, half_dtype=str)),
-               loss_kwargs=dict(r1_gamma=NUMBER, kd_kwargs=DISTILLATION), terms=dict(kd=DISTILLATION))
-DATASET = dict(name=str, content_hash=str, images=int, resolution=int, channels=int, mirrored=bool, labels=bool, class_names=[str], record={},
-               held_out=int)
-HISTORY = [dict(event=str, cur_nimg=NUMBER, to=NUMBER, phase=str, lr_factor=NUMBER, run=str, checksum=str)]
+               loss_kwargs=dict(r1_gamma=NUMBER, kd_kwargs=DISTILLATION))
+DATASET = dict(name=str, content_hash=str, images=int, resolution=int, channels=int, mirrored=bool, labels=bool,
+               class_names=[str], record={}, held_out=int)
+EVENT = Whole(event=str)
+EVENTS = dict(rollback=Whole(event=str, cur_nimg=NUMBER, to=NUMBER, lr_factor=NUMBER))      # those that have a form of their own
 FORM = dict(networks=dict(G_ema={}, G={}, D={}), project_version=str,
-            training=dict(cur_nimg=NUMBER, class_names=[str], dataset=DATASET, metrics=[{}], history=HISTORY, options=OPTIONS))
+            training=dict(cur_nimg=NUMBER, class_names=[str], dataset=DATASET, metrics=[{}], history=[EVENT], options=OPTIONS))
 
 
 def check(info):
@@ -26,16 +42,23 @@ def check(info):
     networks = info.get('networks')
     if not networks or not networks.keys() <= FORM['networks'].keys():
         raise UnusableFile('it does not describe its networks, which are G_ema, G and D')
-    return dict(info, training=info.get('training', {}))
+    training = info.get('training', {})
+    for event in training.get('history') or []:
+        _checked(event, EVENTS.get(event['event'], EVENT), 'history')
+    return dict(info, training=training)
 
 
 def _checked(value, form, where):
-    """form: a type or several; [form] = a list of such values; {key: form} = a table."""
-    if not isinstance(value, type(form) if isinstance(form, (dict, list)) else form):
+    """form: a type or several; [form] = a list of such values; {key: form}, `Whole` or `Each` = a table."""
+    kind = dict if isinstance(form, (dict, Each)) else list if isinstance(form, list) else form
+    if not isinstance(value, kind):
         raise UnusableFile(f'{where} is {str(value)[:50]!r}, which it cannot be')
-    if isinstance(form, list):
+    if kind is list:
         return [_checked(item, form[0], where) for item in value]
-    if not isinstance(form, dict):
+    if kind is not dict:
         return value
-    value = {key: item for key, item in value.items() if item is not None or not isinstance(form.get(key), dict)}
-    return value | {key: _checked(value[key], form[key], key) for key in form if value.get(key) is not None}
+    forms = {key: form.known.get(key, form.form) for key in value} if isinstance(form, Each) else form
+    value = {key: item for key, item in value.items() if item is not None or not isinstance(forms.get(key), (dict, Each))}
+    if isinstance(form, Whole) and (missing := [key for key in form if value.get(key) is None]):
+        raise UnusableFile(f'{where} has no {missing[0]}')
+    return value | {key: _checked(value[key], forms[key], key) for key in forms if value.get(key) is not None}
