@@ -279,7 +279,8 @@ HISTORY = [dict(event='rollback', cur_nimg=9, to=8, lr_factor=0.5, phase='D')]
     (dict(augment_kwargs={}), 'augment_kwargs has no class_name'), (dict(terms=dict(lecam={})), 'lecam has no class_name'),
     (dict(terms=dict(lecam=3)), "lecam is '3', which it"), (dict(terms=[]), r"terms is '\[\]', which it"),
     (dict(fork_origin=dict(run='x')), 'fork_origin has no cur_nimg'), (dict(history=[{}]), 'history has no event'),
-    (dict(history=[dict(HISTORY[0], lr_factor='x')]), "lr_factor is 'x', which it"), (dict(history=[dict(event='rollback')]), 'history has no cur_nimg')])
+    (dict(history=[dict(HISTORY[0], lr_factor='x')]), "lr_factor is 'x', which it"),
+    (dict(history=[dict(event='rollback')]), 'history has no cur_nimg')])
 def test_records_that_lack_what_a_card_needs(change, problem, tmp_path, data):
     path = make_run(tmp_path / '00000-photos', data)
     info = snapshots.load_info(path)

@@ -237,7 +237,8 @@ def test_mixed_and_non_square_sizes(tmp_path):
     grey = write(tmp_path / 'grey.zip', {**files, 'c.png': encode(noise(16, 16))})
     assert re.search('grey.zip: c.png is 16x16 grey, others are 16x16 RGB; .* --color=rgb', error(grey))
     wide = write(tmp_path / 'wide.zip', {'a.png': encode(noise(8, 16, 3))})
-    assert re.search('wide.zip: a.png is 16x8 RGB, training needs square images; rebuild .* --width=8 --height=8 --transform=center-crop', error(wide))
+    message = 'wide.zip: a.png is 16x8 RGB, training needs square images; rebuild .* --width=8 --height=8 --transform=center-crop'
+    assert re.search(message, error(wide))
     photos = write(tmp_path / 'photos.zip', {'a.png': encode(noise(300, 400, 3))})
     assert 'rebuild with dataset_tool.py --width=256 --height=256 --transform=center-crop' in error(photos)
     assert 'rebuild with dataset_tool.py --width=64 --height=64 --transform=center-crop' in error(photos, remedy_side=64)
