@@ -49,14 +49,13 @@ demo-network: $(VENV)/installed
 	$(PY) train.py --outdir=runs/demo-network $(DEMO_NETWORK)
 	$(PY) -m training.run.demo_network $$(ls -d runs/demo-network/0* | tail -n 1)
 
-# One thread each: several wait for each other at every step, which costs minutes where the cores are shared.
 test: $(VENV)/installed-test
 	$(PY) -m ruff check .
-	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses=2 --dist=loadfile
+	$(PY) -m pytest --numprocesses=2 --dist=loadfile
 
 soak: $(VENV)/installed-test
 	$(PIP) nvidia-cuda-nvrtc-cu12
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m soak
+	$(PY) -m pytest -m soak
 
 clean:
 	rm -rf $(VENV)

@@ -12,7 +12,7 @@ from inference.options import SETTINGS
 from inference.trained_on import metric_set, training_set
 from kd_plugin.options import DEFAULT_TEACHER
 from metrics import compare, metric_main, metric_utils
-from torch_utils import distributed, misc
+from torch_utils import cpu_threads, distributed, misc
 from training import model_files
 from training.config.build import torch_device
 from training.dataset import demo as demo_data
@@ -78,7 +78,7 @@ def choose_outdir(outdir, network):
 def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, teacher, device, batch, workers, seed, trunc, bootstrap, outdir):
     """What the command does; options as of the command. Everything that can be wrong is found out before the work begins."""
     names = parse_metrics(metrics)
-    device = distributed.init(torch_device(device))
+    device = cpu_threads.settle(distributed.init(torch_device(device)))
     with distributed.main_process_first():
         model_files.locate(network)
     snapshot = model_files.load_snapshot(network, device)

@@ -23,7 +23,7 @@ from inference.latents import classes_of, labels_of, latents_of_seeds, load_proj
 from inference.options import SETTINGS, batch_option, class_option, device_option, network_option, noise_option, outdir_option, trunc_option
 from kd_plugin.options import DEFAULT_TEACHER
 from metrics import detectors
-from torch_utils import image_grid
+from torch_utils import cpu_threads, image_grid
 from training import model_files
 from training.config.build import torch_device
 
@@ -62,7 +62,7 @@ def generate(network, outdir, seeds, grid, labels, trunc, class_text, noise_mode
         raise UserError(f'--projected-w={projected_w}: the latents are given; leave --seeds, --class and --trunc out')
     columns, rows = parse_grid(grid) if grid is not None else (None, None)
     seeds = parse_seeds(seeds) if seeds is not None else list(range(columns * rows if grid else 16))
-    device = torch_device(device)
+    device = cpu_threads.settle(torch_device(device))
     G, class_names = load(network, device)
     torch.manual_seed(0)                    # of --noise-mode=random
     if projected_w is not None:
@@ -112,7 +112,7 @@ def sweep_truncation(network, outdir, seeds, trunc, class_text, noise_mode, batc
     """What the command does; options as of the command."""
     seeds, psis = parse_seeds(seeds), sampling.parse_truncs(trunc)
     sampling.check_count(len(seeds) * len(psis), f'{len(seeds)} --seeds and {len(psis)} --trunc')
-    device = torch_device(device)
+    device = cpu_threads.settle(torch_device(device))
     G, class_names = load(network, device)
     classes = classes_of(seeds, 1, parse_class(class_text, G.c_dim, class_names), G.c_dim)
     ws = torch.stack([latents_of_seeds(G, seeds, classes, psi, device) for psi in psis], dim=1)
@@ -169,7 +169,7 @@ def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, 
     sampling.check_count(steps, f'--steps={steps}')
     if not frames:
         video_files.check_mp4('add --frames for PNG files')
-    device = torch_device(device)
+    device = cpu_threads.settle(torch_device(device))
     G, class_names = load(network, device)
     for psi in truncs:
         sampling.check_trunc(psi, G)
@@ -230,7 +230,7 @@ def find_neighbors(network, outdir, data, mirror, seeds, nearest, space, teacher
     """What the command does; options as of the command."""
     sampling.check_trunc(trunc)
     seeds = parse_seeds(seeds)
-    device = torch_device(device)
+    device = cpu_threads.settle(torch_device(device))
     snapshot = model_files.load_snapshot(network, device)
     G, class_names = snapshot.G_ema, snapshot.info['training'].get('class_names')
     classes = classes_of(seeds, 1, parse_class(class_text, G.c_dim, class_names), G.c_dim)

@@ -26,7 +26,7 @@ from inference.options import SETTINGS, device_option, network_option
 from inference.projection import SPACES, W_SAMPLES, Projection
 from kd_plugin.teacher import load_teacher
 from metrics.lpips import load_vgg16_lpips
-from torch_utils import misc
+from torch_utils import cpu_threads, misc
 from training import model_files
 from training.config.build import torch_device
 
@@ -166,7 +166,8 @@ def project(network, target, outdir, space, class_text, num_steps, seed, percept
                     perceptual=identity, pixel_weight=default_weight if pixel_weight is None else pixel_weight)
     settings = dict({k: v for k, v in protocol.items() if k != 'network'}, targets=describe_targets(targets), batch=batch)
     make_outdir(outdir)
-    first, state = projection_files.load_state(outdir, settings)
+    first, state, threads = projection_files.load_state(outdir, settings)
+    cpu_threads.settle(device, threads)
     if device == 'cpu':
         misc.keep_freed_memory()
     with stop_requests() as should_stop:

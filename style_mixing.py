@@ -13,7 +13,7 @@ import torch
 from inference import latents as sampling
 from inference.latents import latents_of_seeds, parse_seeds
 from inference.options import SETTINGS, batch_option, device_option, network_option, noise_option, outdir_option, trunc_option
-from torch_utils import image_grid
+from torch_utils import cpu_threads, image_grid
 from training import model_files
 from training.config.build import torch_device
 
@@ -65,7 +65,7 @@ def mix_styles(network, outdir, rows, cols, styles, trunc, class_text, noise_mod
     sampling.check_trunc(trunc)
     rows, cols = parse_seeds(rows, '--rows'), parse_seeds(cols, '--cols')
     sampling.check_count((len(rows) + 1) * (len(cols) + 1) - 1, f'{len(rows)} --rows and {len(cols)} --cols')
-    device = torch_device(device)
+    device = cpu_threads.settle(torch_device(device))
     snapshot = model_files.load_snapshot(network, device)
     G = snapshot.G_ema
     layers = parse_layers(styles, G.num_ws)

@@ -79,20 +79,24 @@ def _convert(source, data, size, num_channels):
 def save_state(outdir, settings, first, projection):
     """Writes how far `projection` is; it works on the targets from number `first` on. settings: JSON-able, of the whole command."""
     tensors, nest = checkpoint.flatten('projection', projection.state_dict())
-    checkpoint.save(os.path.join(outdir, STATE_FILE), 'projection-state', tensors, dict(settings=settings, first=first, projection=nest))
+    checkpoint.save(os.path.join(outdir, STATE_FILE), 'projection-state', tensors, dict(settings=settings, first=first, projection=nest,
+                         threads=torch.get_num_threads()))
 
 
 def load_state(outdir, settings):
-    """-> (first, state dict) as `save_state` got them, or (0, None) if there is none. Raises UserError if it is that of another command."""
+    """-> (first, state dict) as `save_state` got them, threads that it was computed with; or (0, None, None) if there is none.
+
+    Raises UserError if it is that of another command.
+    """
     path = os.path.join(outdir, STATE_FILE)
     if not os.path.isfile(path):
-        return 0, None
+        return 0, None, None
     tensors, info = checkpoint.load(path, 'projection-state')
     for name, value in settings.items():
         if info['settings'].get(name) != value:
             raise UserError(f'{path}: belongs to an unfinished projection with other settings ({name} {info["settings"].get(name)}, now {value}); '
                             'repeat that command, choose another --outdir, or delete the file')
-    return info['first'], checkpoint.unflatten(info['projection'], tensors)
+    return info['first'], checkpoint.unflatten(info['projection'], tensors), info.get('threads')
 
 
 def remove_state(outdir):

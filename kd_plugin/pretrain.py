@@ -20,7 +20,7 @@ import torch
 import tqdm
 
 from dnnlib.commands import FiniteRange
-from torch_utils import checkpoint, misc
+from torch_utils import checkpoint, cpu_threads, misc
 from torch_utils.stop_request import StopRequest
 from training.config.build import torch_device
 
@@ -89,15 +89,17 @@ class Pretraining:
         for name in ('model', 'optimizer', 'schedule'):
             part, nests[name] = checkpoint.flatten(name, getattr(self, name).state_dict())
             tensors.update(part)
-        checkpoint.save(path, 'pretraining-state', tensors, dict(settings=settings, step=self.step, elapsed_sec=self.elapsed_sec, state=nests))
+        checkpoint.save(path, 'pretraining-state', tensors, dict(settings=settings, step=self.step, elapsed_sec=self.elapsed_sec, state=nests,
+                             threads=torch.get_num_threads()))
 
     def load(self, path, settings):
-        """The inverse. Raises UserError if it is the state of another training."""
+        """The inverse. -> threads that it was trained with. Raises UserError if it is the state of another training."""
         tensors, info = checkpoint.load(path, 'pretraining-state')
         _check_same(path, info['settings'], settings)
         for name, nest in info['state'].items():
             getattr(self, name).load_state_dict(checkpoint.unflatten(nest, tensors))
         self.step, self.elapsed_sec = info['step'], info['elapsed_sec']
+        return info.get('threads')
 
 
 def run(training, save, should_stop):
@@ -138,9 +140,11 @@ def pretrain(**opts):
         return
     training = Pretraining(data, opts['steps'], opts['batch'], opts['lr'], opts['seed'], use_bf16(opts['precision'], device), device,
                            width=opts['width'], dim=opts['dim'], text_width=opts['text_width'])
+    threads = None
     if os.path.isfile(state_path):
-        training.load(state_path, settings)
+        threads = training.load(state_path, settings)
         print(f'Continuing after step {training.step} of {training.steps}.')
+    cpu_threads.settle(device, threads)
     with StopRequest(tqdm.tqdm.write) as stop:
         done = run(training, lambda: training.save(state_path, settings), lambda: stop.requested)
     if not done:

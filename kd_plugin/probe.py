@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import tqdm
 
-from torch_utils import misc
+from torch_utils import cpu_threads, misc
 from torch_utils.image_grid import save_image
 from training import model_files
 from training.config.build import torch_device
@@ -202,7 +202,7 @@ def main(data, names, network, texts, outdir, num_images, batch, seed, device):
     correlations.
     """
     with user_errors():
-        device = torch.device(torch_device(device))
+        device = torch.device(cpu_threads.settle(torch_device(device)))
         material = collect(data, network, texts, num_images, seed, device, batch)
         teachers = load_teachers(names, device)
         files.make_dir(outdir)

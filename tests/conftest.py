@@ -1,7 +1,12 @@
 """What tests share: a cache folder of their own, a tiny data set, a tiny configuration that trains in seconds."""
 
 import contextlib
+import os
 import time
+
+# Several threads wait for each other at every step, which costs minutes where the cores are shared. torch reads it.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+# isort: split
 
 import click.testing
 import numpy as np

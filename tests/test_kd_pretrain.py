@@ -81,7 +81,8 @@ def test_command_learns_classes_and_makes_a_teacher(data, tmp_path):
 
 def test_stopped_and_continued_is_the_same_training(data, tmp_path, monkeypatch):
     """Ctrl-C in the middle, twice, then the same command: the very weights of an uninterrupted training."""
-    args = [f'--data={data}', '--steps=10', *SMALL]            # the fewest
+    args, threads = [f'--data={data}', '--steps=10', *SMALL], []            # the fewest
+    monkeypatch.setattr(pretrain.cpu_threads, 'settle', lambda _device, recorded: threads.append(recorded))
     assert run_cli(pretrain.main, *args, f'--out={tmp_path / "whole"}')[0] == 0
     advance = pretrain.Pretraining.advance
 
@@ -98,6 +99,7 @@ def test_stopped_and_continued_is_the_same_training(data, tmp_path, monkeypatch)
     code, text = run_cli(pretrain.main, *args, '--steps=20')
     assert code == 1 and 'is of a training with steps = 10, now it is 20' in text
     assert run_cli(pretrain.main, *args)[0] == 0
+    assert threads == [None, None, *[torch.get_num_threads()] * 2]
     whole, parts = [load_teacher(str(tmp_path / name)).encoder.state_dict() for name in ('whole', 'parts')]
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 

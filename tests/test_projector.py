@@ -96,7 +96,8 @@ def interrupt_at(monkeypatch, step):
 
 def test_the_same_command_continues(network, photos, tmp_path, monkeypatch):
     """Stopped in the second of two parts; what the first has written stays, and the end is the same to the byte."""
-    args = ['--num-steps=6', '--batch=1', '--space=w+']
+    args, threads = ['--num-steps=6', '--batch=1', '--space=w+'], []
+    monkeypatch.setattr(projector.cpu_threads, 'settle', lambda _device, recorded: threads.append(recorded))
     assert run(network, photos, tmp_path / 'whole', *args)[0] == 0
     calls = []
     monkeypatch.setattr(Projection, '__init__', lambda self, *a, init=Projection.__init__: (calls.append(1), init(self, *a))[1])
@@ -110,6 +111,7 @@ def test_the_same_command_continues(network, photos, tmp_path, monkeypatch):
     calls.clear()
     assert run(network, photos, tmp_path / 'out', *args)[0] == 0
     assert len(calls) == 1                              # the first part is not done again
+    assert threads == [None, None, torch.get_num_threads()]
     for name in ('high', 'wide'):
         for file in ('projected_w.npz', 'proj.png', 'projection.json'):
             assert (tmp_path / 'out' / name / file).read_bytes() == (tmp_path / 'whole' / name / file).read_bytes()

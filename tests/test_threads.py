@@ -59,13 +59,13 @@ def benchmark(monkeypatch):
 
 
 def test_the_benchmark_compares_turns_of_the_same_round(benchmark, capsys):
-    """Seconds per kimg, sleeps per image, cores of other programs; the machine is twice as slow in the second round."""
-    turns = {('a', False): [(10, 4, 0), (20, 4, 2)], ('a', True): [(30, 9, 0), (60, 9, 0)],
-             ('b', False): [(11, 6, 1), (22, 8, 1)], ('b', True): [(22, 9, 0), (44, 9, 0)]}
+    """Seconds per kimg, sleeps per image, threads, cores of other programs; the second round is twice as slow."""
+    turns = {('a', False): [(10, 4, 2, 0), (20, 4, 2, 2)], ('a', True): [(30, 9, 2, 0), (60, 9, 2, 0)],
+             ('b', False): [(11, 6, 2, 1), (22, 8, 2, 1)], ('b', True): [(22, 9, 1, 0), (44, 9, 1, 0)]}
     benchmark.report(['a', 'b'], turns)
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
-    assert rows == [['a', '15.0', '45.0', '1.00', '3.00', '4.0', '1.0', 'cores'],
-                    ['b', '16.5', '33.0', '1.10', '2.00', '7.0', '1.0', 'cores']]
+    assert rows == [['a', '15.0', '45.0', '1.00', '3.00', '4.0', '2', '2', '1.0', 'cores'],
+                    ['b', '16.5', '33.0', '1.10', '2.00', '7.0', '2', '1', '1.0', 'cores']]
 
 
 def test_the_benchmark_says_what_it_takes(benchmark):

@@ -190,7 +190,7 @@ def test_resume_is_exact(G, tmp_path, space):
     make = lambda: Projection(G, generated(G, 2), quadratic(), space=space, num_steps=12, pixel_weight=0.5)
     whole, half = run(make(), 12), run(make(), 7)
     projection_files.save_state(str(tmp_path), dict(space=space), 4, half)
-    first, state = projection_files.load_state(str(tmp_path), dict(space=space))
+    first, state, _threads = projection_files.load_state(str(tmp_path), dict(space=space))
     again = make()
     again.load_state_dict(state)
     assert first == 4 and again.step == 7

@@ -15,7 +15,7 @@ import torch
 import dnnlib
 from dnnlib import UserError, files
 from dnnlib.util import user_errors
-from torch_utils import distributed
+from torch_utils import cpu_threads, distributed
 from torch_utils.stop_request import SIGNALS
 
 from .run import changes as run_changes
@@ -52,6 +52,9 @@ def _prepare(config, run_dir):
     if line := run_changes.other_reference(saved, config):
         print(line, flush=True)
     found = run_changes.found_out(saved)
+    if config['device'] == 'cpu':
+        processes = int(os.environ.get('LOCAL_WORLD_SIZE', config['num_gpus']))         # of this machine
+        found['cpu_threads'] = cpu_threads.choose(processes, found.get('cpu_threads'))
     write_options(run_dir, dict(config, **found))
     return found
 
@@ -115,6 +118,8 @@ def _worker(local_rank, config, run_dir, port):
 
 
 def _train(config, run_dir):
+    if config['device'] == 'cpu' and not cpu_threads.is_users():
+        torch.set_num_threads(config['cpu_threads'])
     log = dnnlib.util.Logger(os.path.join(run_dir, run_files.LOG_FILE)) if distributed.launched_rank() == 0 else contextlib.nullcontext()
     with log:
         complete = training_loop(config, run_dir, config['device'])

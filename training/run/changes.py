@@ -7,7 +7,7 @@ import re
 # May differ when a run is continued: none of these changes what is trained. What follows a point is part of a table.
 FREE = ('total_kimg', 'run_dir', 'snapshot_keep', 'snapshot_networks', 'image_snapshot_ticks', 'network_snapshot_ticks', 'grid_images',
         'metrics', 'metric_kwargs', 'metric_set_kwargs', 'data_loader_kwargs', 'cudnn_benchmark', 'bad_steps_kwargs',
-        'observers', 'fork_origin', 'batch_gpu_probed', 'terms.kd.texts_origin')
+        'observers', 'fork_origin', 'batch_gpu_probed', 'cpu_threads', 'terms.kd.texts_origin')
 OPTION_OF = {
     'random_seed': '--seed', 'kd.seed': '--seed', 'num_gpus': '--gpus', 'device': '--device', 'batch_size': '--batch',
     'batch_gpu': '--batch-gpu', 'training_set_kwargs.path': '--data', 'training_set_kwargs.max_size': 'images',
@@ -97,7 +97,8 @@ def other_reference(saved, config):
 
 def found_out(saved):
     """The entries of a configuration that a run found out at its start and goes by to its end."""
-    found = {key: saved[key] for key in ('fork_origin', 'batch_gpu_probed', *(HAVE_PRECISION if saved.get('fp32_auto') else ())) if key in saved}
+    of_precision = HAVE_PRECISION if saved.get('fp32_auto') else ()
+    found = {key: saved[key] for key in ('fork_origin', 'batch_gpu_probed', 'cpu_threads', *of_precision) if key in saved}
     return dict(found, batch_gpu=found['batch_gpu_probed']) if 'batch_gpu_probed' in found else found
 
 
