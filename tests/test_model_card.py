@@ -257,7 +257,7 @@ def test_every_option_that_is_read_has_a_form(tmp_path, data, monkeypatch):
     monkeypatch.setattr(model_card, 'without_folders', lambda training: training)
     for i, changes in enumerate([{}, dict(ada_target=None, augment_ramp_kimg=300, augment_p=0.5), dict(ada_target=None, augment_p=0.2),
                                  dict(terms=dict(lecam=dict(class_name='training.methods.lecam.LeCam', weight=1))),
-                                 dict(fork_origin=dict(run='x', cur_nimg=8000, checksum='12ab'))]):
+                                 dict(found_out=dict(fork_origin=dict(run='x', cur_nimg=8000, checksum='12ab')))]):
         path = make_run(tmp_path / f'{i:05d}-photos', data, **changes)
         info = snapshots.load_info(path)
         info['training']['options'] = Watched(info['training']['options'], 'options', read)
@@ -278,7 +278,7 @@ HISTORY = [dict(event='rollback', cur_nimg=9, to=8, lr_factor=0.5, phase='D')]
     (dict(augment_ramp_kimg='x'), "augment_ramp_kimg is 'x', which it cannot be"), (dict(augment_p=[]), r"augment_p is '\[\]', which it"),
     (dict(augment_kwargs={}), 'augment_kwargs has no class_name'), (dict(terms=dict(lecam={})), 'lecam has no class_name'),
     (dict(terms=dict(lecam=3)), "lecam is '3', which it"), (dict(terms=[]), r"terms is '\[\]', which it"),
-    (dict(fork_origin=dict(run='x')), 'fork_origin has no cur_nimg'), (dict(history=[{}]), 'history has no event'),
+    (dict(found_out=dict(fork_origin=dict(run='x'))), 'fork_origin has no cur_nimg'), (dict(history=[{}]), 'history has no event'),
     (dict(history=[dict(HISTORY[0], lr_factor='x')]), "lr_factor is 'x', which it"),
     (dict(history=[dict(event='rollback')]), 'history has no cur_nimg')])
 def test_records_that_lack_what_a_card_needs(change, problem, tmp_path, data):

@@ -1,6 +1,5 @@
 """The number of threads: as many as cores are free, as the user has set it, or as a computation was begun with."""
 
-import json
 
 import pytest
 import torch
@@ -12,8 +11,9 @@ import style_mixing
 from dnnlib import EasyDict, free_cores
 from kd_plugin import probe
 from torch_utils import cpu_threads
-from training import launch as runs
+from training import launch
 from training.run import changes as run_changes
+from training.run.find import read_options
 
 NETWORK = ['--network=none.safetensors', '--device=cpu']
 COMMANDS = {'images': (generate.main, *NETWORK, '--seeds=1'), 'video': (generate.main, 'video', *NETWORK),
@@ -87,20 +87,20 @@ def test_a_probe_chooses(tmp_path):
 # -- what is continued keeps to the number that it was begun with
 
 def configuration(**others):
-    return EasyDict(dict(device='cpu', num_gpus=1, metrics=[], training_set_kwargs=dict(path='x')) | others)
+    return EasyDict(dict(device='cpu', num_gpus=1, batch_gpu=4, metrics=[], training_set_kwargs=dict(path='x')) | others)
 
 
 def prepared(run_dir, **others):
     """What a training finds out in its run directory before it starts."""
-    return runs._prepare(configuration(**others), str(run_dir))
+    return launch._prepare(configuration(**others), str(run_dir))['found_out']
 
 
 def test_a_run_that_is_continued_keeps_its_number(tmp_path, monkeypatch, capsys):
     assert prepared(tmp_path) == dict(cpu_threads=3) and '3 of 4 threads' in capsys.readouterr().out
     monkeypatch.setattr(free_cores, 'measure', lambda: 1)
     assert prepared(tmp_path) == dict(cpu_threads=3) and capsys.readouterr().out == ''
-    saved = json.loads((tmp_path / 'training_options.json').read_text())
-    assert saved['cpu_threads'] == 3 and run_changes.differences(saved, configuration(run_dir=str(tmp_path))) == []
+    saved = read_options(tmp_path)
+    assert saved['found_out'] == dict(cpu_threads=3) and run_changes.differences(saved, configuration(run_dir=str(tmp_path))) == []
 
 
 def test_a_run_records_what_the_user_has_set(tmp_path, monkeypatch):
@@ -125,8 +125,8 @@ def test_a_run_on_a_gpu_has_no_number(tmp_path):
 @pytest.mark.parametrize('env, threads', [({}, 2), (dict(OMP_NUM_THREADS='4'), 4)])
 def test_the_training_uses_it(tmp_path, monkeypatch, env, threads):
     used = []
-    monkeypatch.setattr(runs, 'training_loop', lambda *_args: used.append(torch.get_num_threads()))
+    monkeypatch.setattr(launch, 'training_loop', lambda *_args: used.append(torch.get_num_threads()))
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    runs._train(configuration(cpu_threads=2), str(tmp_path))
+    launch._train(configuration(found_out=dict(cpu_threads=2)), str(tmp_path))
     assert used == [threads]

@@ -28,7 +28,7 @@ from training.loss import StyleGAN2Loss
 from training.methods.lecam import LeCam
 from training.run import card as model_card
 from training.run import files as run_files
-from training.run import state_files
+from training.run import found_out, state_files
 from training.run.files import BAD_STEPS_FILE, PREVIOUS_STATE_FILE, STATE_FILE, STATS_FILE
 from training.run.find import OPTIONS_FILE
 from training.speed import batch_probe
@@ -393,11 +393,10 @@ def test_the_largest_batch_that_fits_is_found_once(tiny_data, tmp_path, monkeypa
     code, output = train_command(tmp_path / 'auto', tiny_data, '--batch-gpu=auto', '--kimg=0.016', monkeypatch=monkeypatch)
     assert code == 0 and output.count('--batch-gpu=auto: 8 images at a time.') == 1
     run_dir = tmp_path / 'auto' / '00000-tiny-demo-kimg0.016-batch16'
-    options = read_json(run_dir / OPTIONS_FILE)
-    assert options['batch_gpu'] == options['batch_gpu_probed'] == 8
+    assert read_json(run_dir / OPTIONS_FILE)['batch_gpu'] == 16 and read_json(run_dir / found_out.FILE)['batch_gpu'] == 8
     small_memory(100)
     code, output = train_command(tmp_path / 'auto', tiny_data, '--batch-gpu=auto', monkeypatch=monkeypatch)
-    assert code == 0 and 'Continuing' in output and read_json(run_dir / OPTIONS_FILE)['batch_gpu'] == 8
+    assert code == 0 and 'Continuing' in output and read_json(run_dir / found_out.FILE)['batch_gpu'] == 8
     code, output = train_command(tmp_path / 'given', tiny_data, '--batch-gpu=8', monkeypatch=monkeypatch)
     assert code == 0 and differences(run_dir, tmp_path / 'given' / '00000-tiny-demo-kimg0.032-batch16') == []
 

@@ -22,6 +22,7 @@ from training.launch import launch
 from training.observers.observer import Observer
 from training.run import card as model_card
 from training.run import changes as run_changes
+from training.run import found_out
 from training.run.files import BAD_STEPS_FILE, LOG_FILE, STATE_FILE, STATS_FILE
 from training.run.find import OPTIONS_FILE, find_run
 from training.run.records import forget_after
@@ -185,11 +186,13 @@ def test_a_configuration_of_an_earlier_version():
     """Distillation was part of the loss, and some classes lay elsewhere."""
     before = dict(loss_kwargs=dict(class_name='kd_plugin.loss.KDLoss', r1_gamma=1, kd_kwargs=dict(teacher='x', seed=3)),
                   terms=dict(lecam=dict(class_name='training.lecam.LeCam', weight=0.1)),
-                  observers=dict(validation=dict(class_name='training.validation.Validation')), batch_size=4)
+                  observers=dict(validation=dict(class_name='training.validation.Validation')), batch_size=4,
+                  batch_gpu_probed=2, fork_origin=dict(run='00000-x'))
     now = dict(loss_kwargs=dict(class_name='training.loss.StyleGAN2Loss', r1_gamma=1), batch_size=4,
                terms=dict(lecam=dict(class_name='training.methods.lecam.LeCam', weight=0.1),
                           kd=dict(class_name='kd_plugin.loss.Distillation', teacher='x', seed=3)),
-               observers=dict(validation=dict(class_name='training.observers.validation.Validation')))
+               observers=dict(validation=dict(class_name='training.observers.validation.Validation')),
+               found_out=dict(batch_gpu=2, fork_origin=dict(run='00000-x')))
     assert run_changes.as_now(before) == now and run_changes.as_now(now) == now and list(now['terms']) == ['lecam', 'kd']
     for class_name in run_changes.RENAMED.values():
         assert isinstance(dnnlib.util.get_obj_by_name(class_name), type)
@@ -214,10 +217,11 @@ def test_names_of_options_in_differences():
     both = lambda fp32: dict(fp32=fp32, terms=dict(kd=dict(teacher_fp32=fp32)))
     assert run_changes.differences(both(False), both(True)) == ['--fp32=0, now 1']
     auto = dict(batch_gpu_auto=True)
-    probed = dict(auto, batch_gpu=4, batch_gpu_probed=4)
+    probed = dict(auto, batch_gpu=8, found_out=dict(batch_gpu=4))
     assert run_changes.differences(probed, dict(auto, batch_gpu=8)) == run_changes.differences(probed, dict(batch_gpu=4)) == []
-    assert run_changes.differences(dict(batch_gpu=4, batch_gpu_probed=4), dict(auto, batch_gpu=8)) == []        # once continued with the number
-    assert run_changes.differences(probed, dict(batch_gpu=8)) == ['--batch-gpu=4, now 8']
+    with_number = dict(batch_gpu=4, found_out=dict(batch_gpu=4))                # it was continued so
+    assert run_changes.differences(with_number, dict(auto, batch_gpu=8)) == []
+    assert run_changes.differences(probed, dict(batch_gpu=8)) == ['--batch-gpu=auto, now 8']
     assert run_changes.differences(dict(batch_gpu=8), dict(auto, batch_gpu=8)) == ['--batch-gpu=8, now auto']
     assert run_changes.same_name('00003-x-auto2-ada', 'x-auto1-ada') and not run_changes.same_name('00003-x-auto1-ada', 'x-auto1')
 
@@ -236,9 +240,9 @@ def test_a_fork_starts_from_a_state_with_other_options_and_resumes_exactly(tiny_
     config = make_config(tiny_data, *args, total_kimg=0.048, kimg_per_tick=0.016)
     config.G_opt_kwargs = dict(config.G_opt_kwargs, lr=0.001)
     job = make_run(config, tmp_path / 'look')
-    origin = job.config.fork_origin
+    origin = job.config.found_out['fork_origin']
     assert job.cur_nimg == 24 and job.state.history == [dict(event='fork', **origin)]
-    assert origin == read_json(tmp_path / 'look' / OPTIONS_FILE)['fork_origin']
+    assert origin == read_json(tmp_path / 'look' / found_out.FILE)['fork_origin']
     assert origin == dict(run='00000-source', cur_nimg=24, checksum=checkpoint.load_checksum(str(source / STATE_FILE), 'training-state'))
     for network in ('G', 'D', 'G_ema'):
         state = getattr(job.training, network).state_dict()
@@ -279,13 +283,13 @@ def test_the_command_of_a_fork_continues_it(half_a_run, tmp_path):
     code, output = half_a_run('--gamma=7', f'--fork-from={source}', '--kimg=0.016')
     fork, = (tmp_path / 'runs').glob('00001-tiny-demo-fork-00000-tiny-demo-*-gamma7-kimg0.016-batch8')
     assert code == 0 and f'Starting from the state of {source} at 0.008 kimg.' in output
-    origin = read_json(fork / OPTIONS_FILE)['fork_origin']
+    origin = read_json(fork / found_out.FILE)['fork_origin']
     assert origin['cur_nimg'] == 8
     code, output = half_a_run('--gamma=6', f'--fork-from={source}', '--kimg=0.008')
     assert code == 1 and output.startswith('Error: --kimg=0.008: the run starts at 0.008 kimg (--fork-from); give a larger --kimg, it counts from')
     assert half_a_run()[0] == 0                                                 # the source goes on to its end
     code, output = half_a_run('--gamma=7', f'--fork-from={source}')
-    assert code == 0 and f'{fork} is complete' in output and read_json(fork / OPTIONS_FILE)['fork_origin'] == origin
+    assert code == 0 and f'{fork} is complete' in output and read_json(fork / found_out.FILE)['fork_origin'] == origin
     shutil.rmtree(source)
     code, output = half_a_run('--gamma=7', f'--fork-from={source}')
     assert code == 0 and f'{fork} is complete' in output

@@ -20,6 +20,7 @@ from torch_utils.stop_request import SIGNALS
 
 from .run import changes as run_changes
 from .run import files as run_files
+from .run import found_out
 from .run.card import write_model_card
 from .run.find import OPTIONS_FILE, read_options, write_options
 from .training_loop import training_loop
@@ -51,12 +52,14 @@ def _prepare(config, run_dir):
     saved = read_options(run_dir) or json.loads(json.dumps(config))
     if line := run_changes.other_reference(saved, config):
         print(line, flush=True)
-    found = run_changes.found_out(saved)
+    kept = run_changes.precision_to_keep(saved)
+    found = found_out.read(run_dir, saved.get('found_out'))
     if config['device'] == 'cpu':
         processes = int(os.environ.get('LOCAL_WORLD_SIZE', config['num_gpus']))         # of this machine
         found['cpu_threads'] = cpu_threads.choose(processes, found.get('cpu_threads'))
-    write_options(run_dir, dict(config, **found))
-    return found
+    write_options(run_dir, dict(config, **kept))
+    found_out.write(run_dir, found)
+    return dict(kept, found_out=found, batch_gpu=found.get('batch_gpu', config['batch_gpu']))
 
 
 def _check_shared(run_dir, patience_sec=10):
@@ -119,7 +122,7 @@ def _worker(local_rank, config, run_dir, port):
 
 def _train(config, run_dir):
     if config['device'] == 'cpu' and not cpu_threads.is_users():
-        torch.set_num_threads(config['cpu_threads'])
+        torch.set_num_threads(config['found_out']['cpu_threads'])
     log = dnnlib.util.Logger(os.path.join(run_dir, run_files.LOG_FILE)) if distributed.launched_rank() == 0 else contextlib.nullcontext()
     with log:
         complete = training_loop(config, run_dir, config['device'])

@@ -8,9 +8,8 @@ from dnnlib import UserError
 from torch_utils import distributed, misc, training_stats
 from torch_utils.stop_request import StopRequest
 
-from .run import bad_steps, fork, machine
+from .run import bad_steps, fork, found_out, machine
 from .run import files as run_files
-from .run.find import write_options
 from .run.progress import Progress
 from .run.sample_grid import SampleGrid
 from .run.state import RunState
@@ -30,6 +29,7 @@ class Run:
     def __init__(self, config, run_dir, device):
         self.training = Training(config, device)
         c = self.config = self.training.config
+        c.setdefault('found_out', {})
         self.run_dir, self.rank = run_dir, self.training.rank
         self.is_first = self.rank == 0
         self.state = RunState(tick_end=c.kimg_per_tick * 1000)
@@ -247,9 +247,9 @@ class Run:
         return True
 
     def _fork(self):
-        progress, self.config.fork_origin = fork.take_over(self.training, self._parts(), self.config)
+        progress, self.config.found_out['fork_origin'] = fork.take_over(self.training, self._parts(), self.config)
         if self.is_first:
-            write_options(self.run_dir, self.config)
+            found_out.write(self.run_dir, self.config.found_out)
         distributed.print0(f'Starting from the state of {self.config.fork_from} at {progress["cur_nimg"] / 1000:g} kimg.')
         self._go_on_at(progress)
 

@@ -149,7 +149,7 @@ def _training_rows(c, nimg, stats, history):
 
 
 def _start(c):
-    start, origin = c.get('init_from'), c.get('fork_origin')
+    start, origin = c.get('init_from'), c.get('found_out', {}).get('fork_origin')
     if origin:
         return f'the state of the run {origin["run"]} at {kimg(origin["cur_nimg"])} (checksum {origin["checksum"]})'
     if not start:

@@ -7,7 +7,7 @@ import re
 # May differ when a run is continued: none of these changes what is trained. What follows a point is part of a table.
 FREE = ('total_kimg', 'run_dir', 'snapshot_keep', 'snapshot_networks', 'image_snapshot_ticks', 'network_snapshot_ticks', 'grid_images',
         'metrics', 'metric_kwargs', 'metric_set_kwargs', 'data_loader_kwargs', 'cudnn_benchmark', 'bad_steps_kwargs',
-        'observers', 'fork_origin', 'batch_gpu_probed', 'cpu_threads', 'terms.kd.texts_origin')
+        'observers', 'found_out', 'terms.kd.texts_origin')
 OPTION_OF = {
     'random_seed': '--seed', 'kd.seed': '--seed', 'num_gpus': '--gpus', 'device': '--device', 'batch_size': '--batch',
     'batch_gpu': '--batch-gpu', 'training_set_kwargs.path': '--data', 'training_set_kwargs.max_size': 'images',
@@ -35,14 +35,20 @@ RENAMED = {
     'training.near_copies.NearCopies': 'training.observers.near_copies.NearCopies',
     'training.early_stop.EarlyStop': 'training.observers.early_stop.EarlyStop',
 }
+# What a run found out was once among its options.
+FOUND_OUT = dict(batch_gpu_probed='batch_gpu', fork_origin='fork_origin')
 # Values that runs were trained with before their configurations named them.
 UNWRITTEN = dict(G_reg_interval=4, D_reg_interval=16, ada_interval=4, ada_kimg=500)
 MOST = 6                        # differences that a message lists
 
 
 def as_now(config):
-    """A configuration of an earlier version in the present form: classes where they lie now, distillation among the terms."""
+    """A configuration of an earlier version in the present form: classes where they lie now, distillation among the terms, what the run
+    found out in a table of its own."""
     config = _with_present_names(config)
+    found = {now: config.pop(before) for before, now in FOUND_OUT.items() if before in config}
+    if found:
+        config['found_out'] = found
     if 'kd_kwargs' in (loss := config.get('loss_kwargs') or {}):
         kd = dict(class_name='kd_plugin.loss.Distillation', **loss['kd_kwargs'])
         loss = {key: value for key, value in loss.items() if key != 'kd_kwargs'}
@@ -95,11 +101,9 @@ def other_reference(saved, config):
             'not compared, --early-stop begins to count anew, and --snapshot-keep=best keeps the best by each.')
 
 
-def found_out(saved):
-    """The entries of a configuration that a run found out at its start and goes by to its end."""
-    of_precision = HAVE_PRECISION if saved.get('fp32_auto') else ()
-    found = {key: saved[key] for key in ('fork_origin', 'batch_gpu_probed', 'cpu_threads', *of_precision) if key in saved}
-    return dict(found, batch_gpu=found['batch_gpu_probed']) if 'batch_gpu_probed' in found else found
+def precision_to_keep(saved):
+    """The entries of a configuration that go by the processor that the run began on."""
+    return {key: saved[key] for key in HAVE_PRECISION if key in saved} if saved.get('fp32_auto') else {}
 
 
 def refusal(run_dir, lines):
@@ -128,16 +132,18 @@ def _flat(table, prefix=''):
 
 
 def _comparable(config):
-    """A flat, complete configuration in which --batch-gpu=auto, while it is not probed, is a value of batch_gpu."""
+    """A flat, complete configuration in which --batch-gpu=auto is a value of batch_gpu."""
     flat = {**UNWRITTEN, **_flat(config)}
-    if flat.pop('batch_gpu_auto', None) and flat.get('batch_gpu_probed') is None:
+    if flat.pop('batch_gpu_auto', None):
         flat['batch_gpu'] = 'auto'
     return flat
 
 
 def _is_free(key, saved, config):
-    probed = key == 'batch_gpu' and config.get('batch_gpu') == 'auto' and 'batch_gpu_probed' in saved
-    return probed or key in FREE or key.partition('.')[0] in FREE
+    """Of the micro-batch, `auto` and what it has found are the same."""
+    found = saved.get('found_out.batch_gpu')
+    is_found = key == 'batch_gpu' and found is not None and config.get(key) in ('auto', found)
+    return is_found or key in FREE or key.partition('.')[0] in FREE
 
 
 def _option(key):

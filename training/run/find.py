@@ -11,7 +11,7 @@ from dnnlib import UserError, files
 
 from . import changes as run_changes
 from . import files as run_files
-from . import state_files
+from . import found_out, state_files
 
 OPTIONS_FILE = 'training_options.json'
 
@@ -53,12 +53,13 @@ def _content_hash(config):
 
 
 def read_options(run_dir):
-    """The configuration of a run; None if there is none that can be read."""
+    """The configuration of a run, with the table `found_out`; None if there is none that can be read."""
     try:
         with open(os.path.join(run_dir, OPTIONS_FILE), encoding='utf-8') as f:
-            return run_changes.as_now(json.load(f))
+            config = run_changes.as_now(json.load(f))
     except (OSError, json.JSONDecodeError):
         return None
+    return dict(config, found_out=found_out.read(run_dir, config.get('found_out')))
 
 
 def write_options(run_dir, config):

@@ -18,9 +18,10 @@ class Each(NamedTuple):
 
 
 DISTILLATION = dict(methods=[str], teacher=str, settings={})        # earlier versions had it in the loss, not among the terms
+ORIGIN = Whole(run=str, cur_nimg=NUMBER, checksum=str)              # earlier versions had it among the options themselves
 OPTIONS = dict(training_set_kwargs=dict(path=str, val_fraction=NUMBER, random_seed=int), metrics=[str],
                metric_set_kwargs=dict(path=str), init_from=str, random_seed=int, num_gpus=int, device=str,
-               batch_size=int, fork_origin=Whole(run=str, cur_nimg=NUMBER, checksum=str), ema_kimg=NUMBER,
+               batch_size=int, fork_origin=ORIGIN, found_out=dict(fork_origin=ORIGIN), ema_kimg=NUMBER,
                ada_target=NUMBER, augment_p=NUMBER, augment_ramp_kimg=NUMBER, augment_kwargs=Whole(class_name=str),
                terms=Each(Whole(class_name=str), dict(kd=DISTILLATION)), G_opt_kwargs=dict(lr=NUMBER),
                G_kwargs=dict(synthesis_kwargs=dict(num_fp16_res=int, half_dtype=str)),

@@ -9,24 +9,24 @@ import torch
 from dnnlib import UserError
 from torch_utils import distributed, misc
 
+from ..run import found_out
 from ..run.files import total_images
-from ..run.find import write_options
 
 ITERATIONS = 5                  # from the second on, the averages of the optimisers are in memory
 RECORDING_ITERATIONS = 32       # with --cuda-graphs, which records in the fourth of its kind: AGKD draws one of two kinds for each
 
 
 def settle(config, run_dir, build):
-    """Puts the micro-batch into `config`, once per run: found out at its start, recorded in its options, the same ever after.
+    """Puts the micro-batch into `config`, once per run: found out at its start, recorded, the same from then on.
 
     Args:
         build: function of a configuration that makes a `Training`; each is used up.
     """
-    if config.get('batch_gpu_probed') is None:
-        config['batch_gpu_probed'] = config['batch_gpu'] = largest(config, build)
+    if 'batch_gpu' not in config['found_out']:
+        config['batch_gpu'] = config['found_out']['batch_gpu'] = largest(config, build)
         distributed.print0(f'--batch-gpu=auto: {config["batch_gpu"]} images at a time.')
         if distributed.get_rank() == 0:
-            write_options(run_dir, config)
+            found_out.write(run_dir, config['found_out'])
 
 
 def largest(config, build):
@@ -58,7 +58,7 @@ def sizes(per_process, group):
 
 def advice(config, run_dir, err):
     """The `UserError` for a run that is out of memory."""
-    if config['batch_gpu_auto'] and config.get('batch_gpu_probed') is None:
+    if config['batch_gpu_auto'] and 'batch_gpu' not in config['found_out']:
         return UserError(f'{run_dir}: out of memory before the first step ({misc.one_line(err)}), where no --batch-gpu helps; use a smaller --cfg or '
                          'images of a lower resolution')
     size = config['batch_gpu']
