@@ -254,7 +254,8 @@ def has_form(path, form):
 def test_every_option_that_is_read_has_a_form(tmp_path, data, monkeypatch):
     """What the card and the readers of the training set ask a snapshot for, its types were looked at before."""
     read = set()
-    monkeypatch.setattr(model_card, 'without_folders', lambda training: training)
+    as_they_are = lambda: [monkeypatch.setattr(model_card, name, lambda table: table) for name in ('without_folders', 'as_now')]
+    as_they_are()
     for i, changes in enumerate([{}, dict(ada_target=None, augment_ramp_kimg=300, augment_p=0.5), dict(ada_target=None, augment_p=0.2),
                                  dict(terms=dict(lecam=dict(class_name='training.methods.lecam.LeCam', weight=1))),
                                  dict(found_out=dict(fork_origin=dict(run='x', cur_nimg=8000, checksum='12ab')))]):
@@ -264,7 +265,7 @@ def test_every_option_that_is_read_has_a_form(tmp_path, data, monkeypatch):
         monkeypatch.setattr(snapshots, 'load_info', lambda path, info=info: info)
         model_card.make_card(path)
         monkeypatch.undo()
-        monkeypatch.setattr(model_card, 'without_folders', lambda training: training)
+        as_they_are()
         training_set, _ = trained_on.metric_set(path, info)
         held_out_kwargs(training_set)
     assert {'options.augment_ramp_kimg', 'options.terms.lecam.class_name', 'options.training_set_kwargs.val_fraction'} <= read

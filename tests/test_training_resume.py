@@ -325,7 +325,7 @@ def test_a_fork_takes_what_is_no_tensor(tiny_data, tmp_path):
     assert taken.observers['ticks'].count == 1
     tensors, _ = checkpoint.load(str(tmp_path / 'source' / STATE_FILE), 'training-state')
     assert pending(taken)[0] > 0 and torch.equal(pending(taken), tensors['loss.terms.apa._extra_state.pending'])
-    assert fork('without', '--lecam=0.3').loss.terms['lecam'].average[2] > 0
+    assert fork('without', '--lecam=0.3').training.loss.terms['lecam'].average[2] > 0
 
 
 @pytest.mark.parametrize('args, message', [

@@ -64,6 +64,7 @@ class Run:
             with StopRequest(lambda text: self.progress.message(text)) as stop:
                 while not self.is_over and not stop.agreed(self.training.batch_idx):
                     self._iteration()
+                    self._end_iteration()
                 if not self.is_over:
                     self.save_state()
                 self.store.wait()
@@ -120,6 +121,9 @@ class Run:
             self.bad_steps.note(phase, *at)
         self.progress.advance(self.config.batch_size)
         self.store.check()
+
+    def _end_iteration(self):
+        """Looks for bad steps now and then, and ends the tick where it is over."""
         ends_tick = self.cur_nimg >= min(self.state.tick_end, self.total_nimg)
         if (ends_tick or self.training.batch_idx % bad_steps.LOOK_EVERY == 0) and self._too_many_bad_steps():
             self._roll_back()

@@ -1,8 +1,12 @@
 """Images and labels: what may be trained on, and how it is read.
 
-Scripts import the data set itself from here.
+Scripts import the data set itself from here. It is looked up when it is asked for: what dataset_tool.py needs of this package works without torch.
 """
 
-from .folder import DatasetError, ImageFolderDataset
+import importlib
 
-__all__ = ['DatasetError', 'ImageFolderDataset']
+
+def __getattr__(name):
+    if name in ('DatasetError', 'ImageFolderDataset'):
+        return getattr(importlib.import_module('.folder', __name__), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
