@@ -42,7 +42,7 @@ def choose_data(data, info, network):
             raise UserError(f'{network}: the snapshot does not say what it was trained on; name the real images with --ref=PATH')
         if not os.path.exists(path) and network in model_files.SHIPPED:
             raise UserError(f'--network={network}: comes with the project without the images that it was trained on; '
-                            'use --ref=demo, the drawn faces of --data=demo, or name your own real images with --ref=PATH')
+                            'use --ref=demo, the drawn faces of --data=demo, or name real images with --ref=PATH')
         if not os.path.exists(path):
             used = 'measured against' if measured else 'trained on'
             raise UserError(f'{path}: the data set that the snapshot was {used} is not there any more; '

@@ -13,6 +13,7 @@ from training.dataset.building import subsets
 from training.dataset.building.build import AS_THEY_ARE, build, check_dest, is_trainable, power_of_two
 from training.dataset.building.sources import open_source
 from training.dataset.convert import RESIZE_FILTERS, TRANSFORMS, WHITE, pixel_limit
+from training.dataset.headers import SMALLEST_SIDE
 
 SETTINGS = dict(max_content_width=120)
 
@@ -33,8 +34,8 @@ def check_options(opts: dict) -> None:
         result = (width, width) if transform == 'center-crop-wide' else (width, height)
         if not is_trainable(*result):
             side = power_of_two(max(result))
-            raise UserError(f'--width={width} --height={height}: training needs square images whose side is a power of two (4 or more); '
-                            f'use --width={side} --height={side}')
+            raise UserError(f'--width={width} --height={height}: training needs square images whose side is a power of '
+                            f'two ({SMALLEST_SIDE} or more); use --width={side} --height={side}')
 
 
 @click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='', context_settings=dict(SETTINGS, allow_extra_args=False))

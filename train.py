@@ -64,8 +64,8 @@ class NumberOrAuto(click.ParamType):
 @click.option('--detector', help='Inception network of the FID, if it cannot be downloaded', metavar='FILE')
 @click.option('--metric-teacher', metavar='NAME',
               help='Teacher whose features featfid and the like compare  [default: that of --kd-teacher]')
-@click.option('--metric-data', help='Real images to measure against  [default: those of --data]; demo = 1000 further faces like those of '
-              '--data=demo', metavar='PATH|demo')
+@click.option('--metric-data', help='Real images to measure against  [default: those of --data]; demo = 1000 further '
+              'faces like those of --data=demo', metavar='PATH|demo')
 @click.option('--early-stop', help='End the run when a metric does not get better: metric=fid5k_full,patience=5[,min-delta=0.1]', metavar='RULE')
 @click.option('--health', help='Fakes per tick that are searched for copies of training images and of each other; 0 = none',
               type=click.IntRange(min=0), default=200, show_default=True, metavar='INT')
@@ -179,8 +179,8 @@ def metric_data_path(opts, dataset):
     if opts.metric_data != 'demo':
         return opts.metric_data
     if opts.data != 'demo':
-        raise UserError('--metric-data=demo: are further drawings like those of --data=demo; name real images like those of '
-                        f'--data={opts.data}, or leave it out')
+        raise UserError('--metric-data=demo: are further drawings like those of --data=demo; name real images like '
+                        f'those of --data={opts.data}, or leave it out')
     return demo_data.fresh_set(dataset.resolution)
 
 
@@ -197,7 +197,8 @@ def add_metrics(config, opts, preset, dataset):
     config.metric_kwargs = dict(func_name='metrics.metric_main.calc_and_report', detector=opts.detector,
                                 teacher_kwargs=dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
     if opts.metric_data is not None:
-        config.metric_set_kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=metric_data_path(opts, dataset))
+        path = metric_data_path(opts, dataset)
+        config.metric_set_kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=path)
         metric_main.check_metric_data(config.metrics, config.metric_set_kwargs, '--metric-data', dataset)
 
 

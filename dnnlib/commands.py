@@ -36,7 +36,8 @@ def refuse_values_of_switches(command, args):
         name, given, value = arg.partition('=')
         if given and name in switches:
             on = value.strip().lower() in ('', '1', 'true', 'yes', 'on')
-            raise click.UsageError(f'{arg}: {name} is a switch, without a value; {f"write {name} alone" if on else "leave it out"}')
+            remedy = f'write {name} alone' if on else 'leave it out'
+            raise click.UsageError(f'{arg}: {name} is a switch, without a value; {remedy}')
 
 
 class Command(click.Command):

@@ -149,7 +149,10 @@ SOURCES = [             # the first that matches
 
 
 def check_name(name, option='--kd-teacher'):
-    """Raises UserError, as `load_teacher`, for what can be told without loading or downloading: an unknown name, a file that is not there."""
+    """Raises UserError, as `load_teacher`, for what can be told without loading or downloading.
+
+    That is an unknown name, or a file that is not there.
+    """
     source = _source(name)
     if source.check is not None:
         try:

@@ -14,7 +14,8 @@ def read(paths: list[str]) -> dict[str, list[tuple[str, dict]]]:
     found = {}
     for path in dict.fromkeys(paths):
         if not os.path.exists(path):
-            raise UserError(f'{path}: there is no such file or folder; name metric-NAME.jsonl files, or folders of runs that were measured')
+            raise UserError(f'{path}: there is no such file or folder; name metric-NAME.jsonl files, or folders '
+                            'of runs that were measured')
         names = sorted(glob.glob(os.path.join(glob.escape(path), 'metric-*.jsonl'))) if os.path.isdir(path) else [path]
         records = [record for name in names for record in metric_records.read_lines(name) if _is_value(record)]
         if not records:

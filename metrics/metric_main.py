@@ -79,7 +79,7 @@ def check_metrics(metrics: list[str], detector: str | None = None, teacher_kwarg
 
 
 def check_names(metrics: list[str], detector: str | None) -> set[str]:
-    """What of that needs no file to be loaded: whether the user's `detector` is there. -> names of `LOADERS` that are needed.
+    """What of that takes no loading: whether the user's `detector` is there. -> the names of `LOADERS` in use.
 
     Raises: UserError.
     """

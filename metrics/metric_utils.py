@@ -77,7 +77,8 @@ def open_reference(dataset_kwargs: dict, use_labels: bool = False, **kwargs):
 
     But images that are held out for validation are left out: few-shot protocols compare with the images of the training.
     """
-    return dnnlib.util.construct_class_by_name(**{**dataset_kwargs, 'use_labels': use_labels, 'xflip': False, 'max_size': None, **kwargs})
+    as_they_are = dict(use_labels=use_labels, xflip=False, max_size=None)
+    return dnnlib.util.construct_class_by_name(**{**dataset_kwargs, **as_they_are, **kwargs})
 
 
 def check_reference(dataset_kwargs: dict, where: str, channels: int, resolution: int, c_dim: int,
@@ -104,7 +105,7 @@ def check_reference(dataset_kwargs: dict, where: str, channels: int, resolution:
 
 
 def _open_like(dataset_kwargs: dict, where: str, resolution: int, c_dim: int, class_names: list | None):
-    """The real images, with labels if c_dim > 0; remedies are those that make them like the generated ones. Raises UserError."""
+    """The real images, with labels if c_dim > 0. Raises UserError, whose remedies make them like the generated ones."""
     try:
         return open_reference(dataset_kwargs, use_labels=c_dim > 0, remedy_side=resolution)
     except UserError as err:
@@ -117,7 +118,8 @@ def _open_like(dataset_kwargs: dict, where: str, resolution: int, c_dim: int, cl
 
 def _same_classes(class_names: list | None) -> str:
     named = '' if class_names is None else f' ({", ".join(class_names[:3])}{", ..." if len(class_names) > 3 else ""})'
-    return f'one with the same classes: one folder per class, with the same names as in the training images{named}, made ready by dataset_tool.py'
+    return ('one with the same classes: one folder per class, with the same names as in the training images'
+            f'{named}, made ready by dataset_tool.py')
 
 
 def _describe(channels: int, size: int) -> str:

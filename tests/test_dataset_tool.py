@@ -84,11 +84,12 @@ def test_center_crop_keeps_the_middle(tmp_path):
 
 
 def test_box_filter_is_the_mean_of_blocks(tmp_path):
-    blocks = noise(4, 4, 3).astype(int)
+    blocks = noise(8, 8, 3).astype(int)
     offsets = np.array([[-2, 2], [1, -1]])          # rows sum to 0: the mean of a block is its colour, and so is that of its rows
-    picture = np.clip(blocks, 2, 254)[:, None, :, None] + offsets[None, :, None, :, None]
-    img = convert(tmp_path, picture.reshape(8, 8, 3).astype(np.uint8), '--width=4', '--height=4', '--resize-filter=box')
-    np.testing.assert_array_equal(np.array(img), np.clip(blocks, 2, 254))
+    picture = np.clip(blocks, 2, 253)[:, None, :, None] + offsets[None, :, None, :, None]
+    picture = picture.reshape(16, 16, 3).astype(np.uint8)
+    img = convert(tmp_path, picture, '--width=8', '--height=8', '--resize-filter=box')
+    np.testing.assert_array_equal(np.array(img), np.clip(blocks, 2, 253))
 
 
 def test_lanczos_is_the_default_and_is_pillows(tmp_path):
@@ -137,8 +138,8 @@ def test_the_orientation_of_a_png_is_ignored(tmp_path):
 def test_16_bits_become_the_nearest_of_8(tmp_path):
     value = np.array([[0, 128, 129, 257], [257 * 77, 257 * 77 + 128, 257 * 77 + 129, 1000], [65535, 65406, 65407, 40000], [1, 2, 3, 4]])
     want = [[round(v * 255 / 65535) for v in row] for row in value.tolist()]
-    img = convert(tmp_path, value.astype(np.uint16))
-    assert img.mode == 'L' and np.array(img).tolist() == want
+    img = convert(tmp_path, np.tile(value, (2, 2)).astype(np.uint16))
+    assert img.mode == 'L' and np.array(img)[:4, :4].tolist() == np.array(img)[4:, 4:].tolist() == want
 
 
 def test_palette_images_get_their_colours(tmp_path):
@@ -215,15 +216,16 @@ def test_one_missing_label_drops_all_and_says_so(tmp_path, capsys):
 
 
 def test_the_record_and_the_same_bytes_every_time(tmp_path):
-    source = make_folder(tmp_path / 'photos', {f'{i}.png': noise(8, 8, 3, seed=i) for i in range(3)})
+    source = make_folder(tmp_path / 'photos', {f'{i}.png': noise(16, 16, 3, seed=i) for i in range(3)})
     for dest in ('a.zip', 'b.zip', 'c'):
-        run_tool(source, tmp_path / dest, '--width=4', '--height=4', '--max-images=2')
+        run_tool(source, tmp_path / dest, '--width=8', '--height=8', '--max-images=2')
     assert (tmp_path / 'a.zip').read_bytes() == (tmp_path / 'b.zip').read_bytes()
     with zipfile.ZipFile(tmp_path / 'a.zip') as archive:
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
         record = json.loads(archive.comment)
     assert record == json.loads((tmp_path / 'c.source.json').read_text())
-    want = {'source': 'photos', 'images': 2, 'left_out': 0, 'max_images': 2, 'width': 4, 'size': [4, 4], 'resize_filter': 'lanczos', 'mode': 'RGB'}
+    want = {'source': 'photos', 'images': 2, 'left_out': 0, 'max_images': 2, 'width': 8, 'size': [8, 8],
+            'resize_filter': 'lanczos', 'mode': 'RGB'}
     assert {key: record[key] for key in want} == want
     assert str(tmp_path) not in json.dumps(record)
     run_tool(tmp_path / 'a.zip', tmp_path / 'd')
@@ -329,9 +331,12 @@ def test_broken_cifar_archives(tmp_path):
 def bad_folder(tmp_path):
     png = io.BytesIO()
     PIL.Image.fromarray(noise(64, 64, 3)).save(png, 'png')
+    lab = io.BytesIO()
+    PIL.Image.new('LAB', (8, 8)).save(lab, 'tiff')
     return make_folder(tmp_path / 'bad', {
         '0.png': noise(8, 8, 3), '1.png': noise(8, 8, 3), '2.png': noise(8, 8, 3), 'cut.png': png.getvalue()[:6000], 'empty.jpg': b'',
-        'float.tif': np.ones([8, 8], np.float32), 'grey.png': noise(8, 8), 'large.png': noise(16, 16, 3), 'text.png': b'hello',
+        'float.tif': np.ones([8, 8], np.float32), 'lab.tif': lab.getvalue(),
+        'grey.png': noise(8, 8), 'large.png': noise(16, 16, 3), 'text.png': b'hello',
     })
 
 
@@ -340,6 +345,7 @@ BAD = {
     'empty.jpg': r'is not an image, or damaged at its beginning',
     'float.tif': r'has floating-point pixels; save it with 8 or 16 bits',
     'grey.png': r'is grey, most others are RGB; --color=rgb or --color=grey makes all equal',
+    'lab.tif': r'has the colours of Lab; save it as RGB',
     'large.png': r'is 16x16, most others are 8x8; --width and --height make all equal',
     'text.png': r'is not an image, or damaged at its beginning',
 }
@@ -347,7 +353,7 @@ BAD = {
 
 def test_every_unusable_file_is_listed_and_nothing_written(tmp_path, bad_folder, capsys):
     message = refusal(bad_folder, tmp_path / 'new' / 'out.zip')
-    assert 'bad: 6 of 9 images cannot be used' in message and '--on-error=skip' in message
+    assert 'bad: 7 of 10 images cannot be used' in message and '--on-error=skip' in message
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(BAD)
     for line, (name, reason) in zip(lines, BAD.items(), strict=True):
@@ -357,7 +363,7 @@ def test_every_unusable_file_is_listed_and_nothing_written(tmp_path, bad_folder,
 
 def test_skip_goes_on_without_them(tmp_path, bad_folder, capsys):
     run_tool(bad_folder, tmp_path / 'out.zip', '--on-error=skip')
-    assert '6 of 9 images cannot be used and are left out' in capsys.readouterr().err
+    assert '7 of 10 images cannot be used and are left out' in capsys.readouterr().err
     assert list(read(tmp_path / 'out.zip')[0]) == [f'00000/img0000000{i}.png' for i in range(3)]
 
 
@@ -399,7 +405,7 @@ def good(tmp_path):
     (['--transform=center-crop', '--width=8'], '--transform=center-crop needs --height too'),
     (['--width=24', '--height=24'], '--width=24 --height=24: training needs square .* use --width=16 --height=16'),
     (['--width=8', '--height=4'], '--width=8 --height=4: training needs square .* use --width=8 --height=8'),
-    (['--width=2', '--height=2'], r'\(4 or more\)'),
+    (['--width=4', '--height=4'], r'\(8 or more\); use --width=8 --height=8'),
     (['--transform=center-crop-wide', '--width=4', '--height=8'], '--height=8 is not less than --width=4; .* or --transform=center-crop'),
     (['--transform=center-crop-wide', '--width=8', '--height=8'], '--height=8 is not less than --width=8; .* use a smaller --height'),
     (['--transform=center-crop-wide', '--width=32', '--height=8'], 'good: none of its 2 images can be used'),

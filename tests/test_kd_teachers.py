@@ -282,7 +282,8 @@ def test_a_download_that_is_damaged(clip, cache, monkeypatch):
     def damaged(url, root):
         raise RuntimeError('Model has been downloaded but the SHA256 checksum does not not match')
     monkeypatch.setattr(clip.clip, '_download', damaged)
-    with pytest.raises(UserError, match=r'=ViT-B/32: the weights cannot be had \(RuntimeError: .*\); delete .*/clip/ViT-B-32\.pt and try again'):
+    message = r'=ViT-B/32: the weights cannot be had \(RuntimeError: .*\); delete .*/clip/ViT-B-32\.pt and try again'
+    with pytest.raises(UserError, match=message):
         load_teacher('ViT-B/32')
 
 

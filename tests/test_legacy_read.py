@@ -296,8 +296,10 @@ def test_the_content_decides_what_a_file_is(tmp_path, monkeypatch):
         code, output = run_cli(legacy.main, f'--source={source}', f'--dest={tmp_path / "new"}{ending}')
         assert code == 1 and set(output.splitlines()) == {f'Error: --source={source}: {message}'}
     snapshot.write_bytes(b'text')
-    code, output = run_cli(legacy.main, f'--source={snapshot}', f'--dest={tmp_path / "new.pkl"}')
-    assert code == 1 and 'two: the file is damaged or of another format' in output and not list(tmp_path.glob('new*'))
+    for ending in ('pkl', 'safetensors'):
+        code, output = run_cli(legacy.main, f'--source={snapshot}', f'--dest={tmp_path / "new"}.{ending}')
+        assert code == 1 and 'two: the file is damaged or of another format' in output
+    assert not list(tmp_path.glob('new*'))
 
 
 def test_reading_gives_no_warning_and_opens_what_is_there(tmp_path):

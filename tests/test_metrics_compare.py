@@ -59,7 +59,8 @@ def test_the_command(tmp_path):
     path = write(tmp_path / 'a', [record(2.0, snapshot='s')])
     assert run_cli(calc_metrics.main, 'compare', path) == (0, f'm, lower is better\n    {path}: last 2.0000 (s)\n')
     code, output = run_cli(calc_metrics.main, 'compare', str(tmp_path / 'none'))
-    assert code == 1 and output.startswith(f'Error: {tmp_path / "none"}: there is no such file or folder; name metric-NAME.jsonl')
+    assert code == 1
+    assert output.startswith(f'Error: {tmp_path / "none"}: there is no such file or folder; name metric-NAME.jsonl')
     assert run_cli(calc_metrics.main, 'compare')[0] == run_cli(calc_metrics.main, 'comapre', path)[0] == 2
 
 

@@ -241,7 +241,7 @@ def test_mixed_and_non_square_sizes(tmp_path):
     assert re.search(message, error(wide))
     photos = write(tmp_path / 'photos.zip', {'a.png': encode(noise(300, 400, 3))})
     assert 'rebuild with dataset_tool.py --width=256 --height=256 --transform=center-crop' in error(photos)
-    assert 'rebuild with dataset_tool.py --width=64 --height=64 --transform=center-crop' in error(photos, remedy_side=64)
+    assert 'dataset_tool.py --width=64 --height=64 --transform=center-crop' in error(photos, remedy_side=64)
     assert re.search('x.zip: images are 8x8, not of resolution 16; .* --width=16', error(write(tmp_path / 'x.zip', make_files()), resolution=16))
 
 
@@ -258,7 +258,7 @@ def test_damaged_images(tmp_path, ending):
     path = write(tmp_path / f'cut{ending}', {'a.png': data, 'b.png': data[:6000]})
     assert re.search(r'cut(.zip)?: b.png is damaged \(.*\); rebuild .* --on-error=skip', error(path, read=1))
     path = write(tmp_path / f'text{ending}', {'a.png': data, 'b.png': b'hello'})
-    assert re.search(r'text(.zip)?: b.png is damaged', error(path))
+    assert re.search(r'text(.zip)?: b.png is not an image, or damaged at its beginning; rebuild', error(path))
     path = write(tmp_path / f'jpeg{ending}', {'a.png': encode(np.zeros([8, 8, 4], np.uint8))})
     assert re.search(r'jpeg(.zip)?: a.png has transparent parts; --color=rgb .*; rebuild', error(path, read=0))
 
@@ -337,7 +337,7 @@ def test_headers_that_unfold_without_end(tmp_path, monkeypatch, ending, head, si
             return super().read(n)
     monkeypatch.setattr(zipfile.ZipExtFile, 'read', read_counted)
     monkeypatch.setattr(image_convert, 'io', SimpleNamespace(BytesIO=CountedBytes))
-    assert re.search(rf'bomb.zip: a{ending} is damaged \(.*{message}', error(path))
+    assert re.search(rf'bomb.zip: a{ending} is (damaged \(.*|not an image, or damaged at its beginning){message}', error(path))
     limit = image_headers.HEADER_BYTES if ending in ('.gif', '.ppm') else image_headers.LONG_HEADER_BYTES
     assert sum(map(len, unfolded)) <= (0 if message else limit) and len(asked) <= limit + 2 * image_headers.HEADER_BYTES
 
@@ -346,7 +346,8 @@ def test_formats_are_those_of_the_endings(tmp_path):
     """Pillow goes by the content, and would run Ghostscript."""
     eps = io.BytesIO()
     PIL.Image.fromarray(noise(8, 8, 3)).save(eps, 'eps')
-    assert 'a.png is damaged (UnidentifiedImageError' in error(write(tmp_path / 'x.zip', {'a.png': eps.getvalue()}))
+    path = write(tmp_path / 'x.zip', {'a.png': eps.getvalue()})
+    assert 'a.png is not an image, or damaged at its beginning; rebuild' in error(path)
 
 
 def test_members_that_unfold_in_a_single_step(tmp_path):

@@ -127,6 +127,7 @@ def test_of_two_above_all_images_the_upper_one_counts(tmp_path):
 @pytest.mark.parametrize('pairs, class_names, message', [
     ([['a.png', 0], ['./a.png', 1]], None, './a.png has two labels, 0 and 1'),
     ([['a.png', 'cat'], ['b.png', 'dog']], ['cat'], 'the label "dog" is not among the class_names (cat)'),
+    ([['a.png', 'cat'], ['b.png', 'dog']], ['cat', 'dog', 'cat'], 'the label "cat" stands twice in class_names; give'),
     ([['a.png', '3'], ['b.png', '10']], None, 'the label "10" is a number in quotation marks; write it without them'),
     ([['a.png', 'cat'], ['b.png', 1]], None, "the label of a.png is 'cat', neither a class number below 16384, nor"),
     ([['a.png', 0], ['b.png', 2]], ['x', 'y'], 'labels up to 2, which are 3 classes, and 2 class_names (x, y); name')])

@@ -1,5 +1,6 @@
 """training/dataset/listing.py: links, names that stand twice, and archives that cannot be read."""
 
+import builtins
 import os
 import zipfile
 
@@ -100,3 +101,36 @@ def test_a_zip_compressed_otherwise_is_one_clear_line(tmp_path, method, name):
     message = refusal(tmp_path / 'x.zip', tmp_path / 'out')
     assert (f'1 of its 2 files are compressed by {name} (number {method} of the format), which is not read (1.png); '
             'zip them again by the usual method, deflate, or unpack the archive and give the folder') in message
+
+
+@pytest.mark.parametrize('zipped', [False, True])
+def test_nothing_but_hidden_pictures_is_said(zipped, tmp_path):
+    """What macOS adds is no picture of anybody."""
+    source = pictures(tmp_path / 'in', '.data/cat/0.png', '__MACOSX/._1.png', '._2.png')
+    if zipped:
+        with zipfile.ZipFile(tmp_path / 'in.zip', 'w') as archive:
+            for name in ('.data/cat/0.png', '__MACOSX/._1.png', '._2.png'):
+                archive.write(source / name, name)
+        source = tmp_path / 'in.zip'
+    found = '.data/cat/0.png' if zipped else '.data'
+    line = f'no images in it; files and folders whose names begin with a point are not looked at: {found}; '
+    assert line in refusal(source, tmp_path / 'out')
+    with pytest.raises(DatasetError, match=line.replace('.', r'\.')):
+        ImageFolderDataset(str(source))
+    pictures(tmp_path / 'more', 'a.png', '.data/b.png')
+    assert ImageFiles(str(tmp_path / 'more')).notes == []
+
+
+def test_a_record_that_cannot_be_read(tmp_path, monkeypatch):
+    source = pictures(tmp_path / 'in', '0.png')
+    (tmp_path / 'in.source.json').write_text('{}')
+    plain_open = open
+
+    def refusing(path, *args, **kwargs):
+        if str(path).endswith('.source.json'):
+            raise PermissionError(13, 'Permission denied', str(path))
+        return plain_open(path, *args, **kwargs)
+    monkeypatch.setattr(builtins, 'open', refusing)
+    message = r'in\.source\.json: this file cannot be read \(Permission denied\); correct its permissions, or remove it'
+    with pytest.raises(DatasetError, match=message):
+        ImageFiles(str(source))

@@ -206,8 +206,8 @@ def test_names_of_options_in_differences():
     assert run_changes.differences(saved, now) == [
         '--seed=0, now 1', '--gpus=1, now 2', '--gamma=1, now 2', '--kd-p=0.7, now 1', '--kd-input=clip, now raw', 'G_kwargs.z_dim=8, now 9',
         '--batch-gpu=4, now 2']
-    assert run_changes.differences(dict(augment_p=0.5, augment_ramp_kimg=3), dict(augment_p=0.2, augment_ramp_kimg=4)) == [
-        '--p=0.5, now 0.2', '--p-kimg=3, now 4']
+    growing = lambda p, kimg: dict(augment_p=p, augment_ramp_kimg=kimg)
+    assert run_changes.differences(growing(0.5, 3), growing(0.2, 4)) == ['--p=0.5, now 0.2', '--p-kimg=3, now 4']
     assert run_changes.differences({}, dict(compile=False)) == [] and run_changes.differences(dict(w=0), {}) == ['w=0, now None']
     precision = lambda blocks, fp32: dict(fp32=fp32, D_kwargs=dict(num_fp16_res=blocks))
     assert run_changes.differences(precision(4, False), precision(0, True)) == ['--fp32=0, now 1']

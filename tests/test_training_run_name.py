@@ -103,7 +103,8 @@ def test_what_departs_from_nothing_is_not_in_the_name(tiny_data):
 
 def test_no_word_stands_twice(tiny_data):
     """The length of the run, and the thousands of images in which p grows."""
-    assert built(tiny_data, '--kimg=100 --aug=linear --p=0.2 --p-kimg=50')[1] == 'tiny-auto1-kimg100-linear-p0.2-p-kimg50'
+    name = built(tiny_data, '--kimg=100 --aug=linear --p=0.2 --p-kimg=50')[1]
+    assert name == 'tiny-auto1-kimg100-linear-p0.2-p-kimg50'
 
 
 def under_way(folder, config):

@@ -10,6 +10,7 @@ import torch
 from dnnlib import UserError
 from torch_utils import distributed, misc
 
+from ..dataset.headers import SMALLEST_SIDE
 from ..observers import early_stop
 
 GRID_IMAGES = {True: 480, False: 60}        # on a GPU: those of 256x256 then make a picture of 7680x4096
@@ -47,10 +48,10 @@ def check_dataset(opts, dataset):
     if opts.subset is not None and opts.subset > dataset.num_images:
         raise UserError(f'--subset={opts.subset}: {opts.data} has {dataset.num_images} images; use --subset={dataset.num_images} or leave it out')
     side = dataset.resolution
-    if side < 8 or side & (side - 1) != 0:
-        usable = max(1 << side.bit_length() - 1, 8)
-        raise UserError(f'--data={opts.data}: images are {side}x{side}; the side must be a power of two of at least 8: rebuild it with '
-                        f'dataset_tool.py --width={usable} --height={usable}')
+    if side < SMALLEST_SIDE or side & (side - 1) != 0:
+        usable = max(1 << side.bit_length() - 1, SMALLEST_SIDE)
+        raise UserError(f'--data={opts.data}: images are {side}x{side}; the side must be a power of two of at least '
+                        f'{SMALLEST_SIDE}: rebuild it with dataset_tool.py --width={usable} --height={usable}')
 
 
 def warn_of_few_images(count):

@@ -87,7 +87,7 @@ def to_rgb_or_grey(img: PIL.Image.Image, color: str | None = None, white: int = 
         img:   an opened picture.
         color: 'rgb' or 'grey' converts to that, with white behind transparent parts; None = as the picture is.
         white: of 16-bit grey pictures, the value that becomes white, and all above it.
-    Raises: UnusableImage for transparent parts (if color is None) and for pixels of more than 16 bits.
+    Raises: UnusableImage for transparent parts (if color is None), for pixels of more than 16 bits and for Lab.
             Whatever Pillow raises for damaged files.
     """
     img.load()
@@ -98,6 +98,8 @@ def to_rgb_or_grey(img: PIL.Image.Image, color: str | None = None, white: int = 
         img = _from_16_bit(img, white)
     elif img.mode == 'F':
         raise UnusableImage('has floating-point pixels; save it with 8 or 16 bits')
+    elif img.mode == 'LAB':
+        raise UnusableImage('has the colours of Lab; save it as RGB')
     if img.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in img.info:
         img = _without_alpha(img, profile, fill=color is not None)
     else:

@@ -161,7 +161,7 @@ def demo_set(size):
 
 
 def fresh_set(size):
-    """Path of a set of further drawings, on which nothing is trained: what metrics can compare with (`--metric-data=demo`)."""
+    """Path of a set of further drawings, on which nothing is trained, for metrics (`--metric-data=demo`)."""
     path = os.path.join(files.cache_dir('demo'), f'demo{size}-fresh.zip')
     if not os.path.isfile(path):
         write_set(path, (image for image, _attributes in demo_images(size, FRESH_COUNT, FRESH_SEED)))

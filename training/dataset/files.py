@@ -20,7 +20,7 @@ import stat
 import zipfile
 
 from .listing import READABLE, list_folder, list_zip
-from .names import LABELS_FILE, DatasetError, is_image
+from .names import LABELS_FILE, DatasetError, is_image, some
 
 LARGEST_IMAGE = 256 << 20           # bytes of a file; archives can unfold into any size
 
@@ -57,6 +57,9 @@ class ImageFiles:
         self.notes = listing.notes
         files = sorted(listing.stored)
         self.names = [name for name in files if is_image(name)]
+        if listing.hidden and not self.names:
+            self.notes.append('files and folders whose names begin with a point are not looked at: '
+                              + some(sorted(listing.hidden), 3))
         self.labels_files = [name for name in files if os.path.basename(name) == LABELS_FILE]
         self.others = [name for name in files if not is_image(name) and os.path.basename(name) != LABELS_FILE]
         self._stored = {name: stored for name, stored in listing.stored.items() if stored != name}
@@ -75,8 +78,12 @@ class ImageFiles:
         if self.is_zip:
             text = self._zip().comment
         elif os.path.isfile(record_path(self.path)):
-            with open(record_path(self.path), 'rb') as f:
-                text = f.read()
+            try:
+                with open(record_path(self.path), 'rb') as f:
+                    text = f.read()
+            except OSError as err:
+                raise DatasetError(f'{record_path(self.path)}: this file cannot be read ({err.strerror}); correct its '
+                                   'permissions, or remove it, which loses nothing but the history') from err
         else:
             text = b''
         with contextlib.suppress(ValueError, RecursionError):       # another program's comment is not ours to judge

@@ -39,7 +39,7 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         random_seed: of the draws for `max_size` and `val_fraction`.
         val_fraction: share of all images, drawn by `random_seed`, that is held out from training, whatever `max_size`.
         part:        'training' = serve what is not held out, 'validation' = what is.
-        remedy_side: side that errors name for images that are not square or of several sizes; None = one that suits them.
+        remedy_side: side that errors name for images that are not square or of several sizes; None = one that suits.
     Attributes:
         name:        name of the folder or archive, without ending.
         image_shape: [C, H, W], with C = 3 (RGB) or 1 (grey).
@@ -59,7 +59,8 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         name = os.path.basename(os.path.abspath(path))
         self.name = os.path.splitext(name)[0] if self.files.is_zip else name
         if not self.files.names:
-            raise DatasetError(f'{path}: no images in it; name a folder or .zip made by dataset_tool.py')
+            remedy = 'name a folder or .zip made by dataset_tool.py'
+            raise DatasetError(f'{path}: no images in it; ' + '; '.join([*self.files.notes, remedy]))
         self.image_shape, notes = image_headers.common_shape(self.files, remedy_side)
         self.notes = self.files.notes + notes
         if resolution not in (None, self.resolution):

@@ -3,6 +3,8 @@
 import collections
 import contextlib
 
+import PIL
+
 from . import remarks as image_remarks
 from .convert import UnusableImage
 from .decode import ImageFile
@@ -18,7 +20,9 @@ DOZEN = 12                          # images that are decoded to see which value
 
 def damaged(path: str, name: str, err: Exception) -> DatasetError:
     """The error for a file that cannot be decoded."""
-    return DatasetError(f'{path}: {name} is damaged ({type(err).__name__}: {err}); '
+    problem = 'is not an image, or damaged at its beginning' if isinstance(err, PIL.UnidentifiedImageError) else \
+        f'is damaged ({type(err).__name__}: {err})'
+    return DatasetError(f'{path}: {name} {problem}; '
                         'rebuild the data set with dataset_tool.py, where --on-error=skip leaves such files out')
 
 

@@ -98,6 +98,8 @@ def _numbered(listed: dict[str, Any], class_names: list[str] | None) -> tuple[di
     if class_names is None and numerals:
         raise TypeError(f'the label "{numerals[0]}" is a number in quotation marks; write it without them')
     class_names = sorted(words) if class_names is None else class_names
+    if twice := [word for word in sorted(words) if class_names.count(word) > 1]:
+        raise ValueError(f'the label "{twice[0]}" stands twice in class_names; give each class a name of its own')
     unknown = sorted(words - set(class_names))
     if unknown:
         raise ValueError(f'the label "{unknown[0]}" is not among the class_names ({some(class_names, 3)})')

@@ -12,23 +12,36 @@ ENCRYPTED = 0x1                                                 # flag of a zip 
 
 
 class Listing:
-    """Files that are not hidden. `stored`: {normal name: name as stored}; `notes`: what is not used or was guessed."""
+    """Files of a folder or archive.
+
+    Attributes:
+        stored: {normal name: name as stored} of those that are not hidden.
+        hidden: names of the others, and of hidden folders.
+        notes:  what is not used or was guessed.
+    """
 
     def __init__(self):
         self.stored: dict[str, str] = {}
         self.notes: list[str] = []
+        self.hidden: list[str] = []
         self._doubled: list[str] = []
         self._guessed: list[str] = []
 
     def add(self, name: str, stored: str, guessed: bool) -> None:
         """A file; of two with the same name the later one counts."""
         if is_hidden(name):
+            self.hide(name)
             return
         if name in self.stored:
             self._doubled.append(name)
         if guessed:
             self._guessed.append(name)
         self.stored[name] = stored
+
+    def hide(self, name: str) -> None:
+        """A file or folder that is not looked at; what macOS adds to archives is nobody's picture."""
+        if '__MACOSX' not in name.split('/') and not os.path.basename(name).startswith('._'):
+            self.hidden.append(name)
 
     def finish(self, encoding: str) -> 'Listing':
         """Adds the notes on names. encoding: as which names that are no Unicode were read."""
@@ -58,6 +71,7 @@ def list_folder(root: str) -> Listing:
         for entry in _scan(os.path.join(root, folder)):
             path = f'{folder}/{entry.name}' if folder else entry.name
             if is_hidden(entry.name):
+                listing.hide(path)
                 continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append((path, os.path.join(real, entry.name)))

@@ -152,8 +152,10 @@ def common_options(option):
     """The click options of instance discrimination that InsGen and FakeCLR share; option: '--insgen'."""
     return [
         click.option(f'{option}-weight-generator', help='Weight for fakes in the G step  [default: 0.1]', type=WEIGHT),
-        click.option(f'{option}-temperature', help='Temperature  [default: 0.2]', type=FiniteRange(min=0, min_open=True)),
-        click.option(f'{option}-momentum', help='Momentum of the copies that give the keys  [default: 0.999]', type=FiniteRange(0, 1)),
+        click.option(f'{option}-temperature', help='Temperature  [default: 0.2]',
+                     type=FiniteRange(min=0, min_open=True)),
+        click.option(f'{option}-momentum', help='Momentum of the copies that give the keys  [default: 0.999]',
+                     type=FiniteRange(0, 1)),
     ]
 
 

@@ -6,6 +6,7 @@ import click
 import torch
 
 from dnnlib import UserError
+from dnnlib.published import without_folders
 from dnnlib.util import user_errors
 from torch_utils import checkpoint
 
@@ -25,8 +26,7 @@ def shrink(source, dest):
         raise UserError(f'{source}: there is no {missing[0]} in it; train with --snapshot-networks=all')
     kept = {key: value.to(torch.float16) for key, value in tensors.items() if key.partition('.')[0] in NETWORKS}
     info['networks'] = {name: info['networks'][name] for name in NETWORKS}
-    data = info['training']['options']['training_set_kwargs']
-    data['path'] = os.path.basename(data['path'])
+    info['training'] = without_folders(info['training'])
     checkpoint.save(dest, 'network', kept, info)
 
 

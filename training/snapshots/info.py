@@ -29,9 +29,10 @@ OPTIONS = dict(training_set_kwargs=dict(path=str, val_fraction=NUMBER, random_se
 DATASET = dict(name=str, content_hash=str, images=int, resolution=int, channels=int, mirrored=bool, labels=bool,
                class_names=[str], record={}, held_out=int)
 EVENT = Whole(event=str)
-EVENTS = dict(rollback=Whole(event=str, cur_nimg=NUMBER, to=NUMBER, lr_factor=NUMBER))      # those that have a form of their own
+EVENTS = dict(rollback=Whole(event=str, cur_nimg=NUMBER, to=NUMBER, lr_factor=NUMBER))      # with a form of their own
 FORM = dict(networks=dict(G_ema={}, G={}, D={}), project_version=str,
-            training=dict(cur_nimg=NUMBER, class_names=[str], dataset=DATASET, metrics=[{}], history=[EVENT], options=OPTIONS))
+            training=dict(cur_nimg=NUMBER, class_names=[str], dataset=DATASET, metrics=[{}], history=[EVENT],
+                          options=OPTIONS))
 
 
 def check(info):

@@ -14,6 +14,7 @@ from dnnlib.util import UserError
 
 from .. import remarks as image_remarks
 from ..convert import WHITE, Resizer
+from ..headers import SMALLEST_SIDE
 from ..labels import empty_classes
 from ..names import LABELS_FILE, some
 from .scan import Scan, in_order, load_picture, scan_images
@@ -46,12 +47,12 @@ def check_dest(dest: str, source: str | None = None) -> None:
 
 def is_trainable(width: int, height: int) -> bool:
     """Whether training takes images of this size."""
-    return width == height and width >= 4 and width & (width - 1) == 0
+    return width == height and width >= SMALLEST_SIDE and width & (width - 1) == 0
 
 
 def power_of_two(side: int) -> int:
-    """The largest one up to `side`, and at least 4."""
-    return max(4, 1 << (side.bit_length() - 1))
+    """The largest one up to `side`, and at least `SMALLEST_SIDE`."""
+    return max(SMALLEST_SIDE, 1 << (side.bit_length() - 1))
 
 
 def select_usable(scans: list[Scan], source, opts: dict) -> list[Scan]:
@@ -75,7 +76,8 @@ def select_usable(scans: list[Scan], source, opts: dict) -> list[Scan]:
     if size and not trainable:
         side = power_of_two(min(size))
         raise UserError(f'{source.name}: {count} of {len(scans)} images would be {_times(size)}, training needs square images of one size, '
-                        f'a power of two (4 or more); use --width={side} --height={side} --transform=center-crop')
+                        f'a power of two ({SMALLEST_SIDE} or more); use --width={side} --height={side} '
+                        '--transform=center-crop')
     if bad and opts['on_error'] == 'fail':
         raise UserError(f'{source.name}: {bad} of {len(scans)} images cannot be used, see the list above; '
                         'mend or remove them, or leave them out with --on-error=skip')
