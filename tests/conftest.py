@@ -59,12 +59,14 @@ def parse_options(*args):
 
 
 def shrink(config):
-    """Makes the networks of a configuration small; everything else stays."""
+    """Makes the networks of a configuration small, and the search for copies, which would take more than the training."""
     width = dict(channel_base=128, channel_max=16)
     config.G_kwargs.update(z_dim=8, w_dim=8)
     config.G_kwargs['synthesis_kwargs'].update(width)
     config.D_kwargs.update(width)
     config.grid_images = 4
+    if 'near_copies' in config.observers:
+        config.observers['near_copies']['num_fakes'] = min(config.observers['near_copies']['num_fakes'], 8)
     return config
 
 

@@ -26,13 +26,13 @@ def distance(G, config):
 
 
 def test_the_distance_to_the_data_falls(tmp_path):
+    """A fifth of the length of `make demo`."""
     config, _name = train.build_config(parse_options(f'--outdir={tmp_path}', '--data=demo', '--cfg=demo', '--init-from=demo', '--aug=ada',
-                                                     '--device=cpu', '--kimg=6', *demo_options()))
+                                                     '--device=cpu', '--kimg=1.6', '--health=0', *demo_options()))
     metrics, config.metrics = config.metrics, []
     assert metrics == ['featfid1k_full']
     job = Run(config, str(tmp_path), torch.device('cpu'))
     before = distance(job.training.G_ema, config)
     assert job.run()
     after = distance(job.training.G_ema, config)
-    print(before, after)
-    assert after < 0.7 * before
+    assert after < 0.9 * before             # with seeds 0 and 1: 0.83 and 0.83, and 0.94 and 0.93 after 0.8 kimg

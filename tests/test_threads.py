@@ -12,7 +12,8 @@ from conftest import run_cli
 from dnnlib import threads
 
 ROOT = pathlib.Path(__file__).parent.parent
-PROGRAMS = sorted(path.stem for path in ROOT.glob('*.py')) + ['kd_plugin.pretrain', 'kd_plugin.probe']
+WITHOUT_TORCH = 'dataset_tool'
+PROGRAMS = sorted({path.stem for path in ROOT.glob('*.py')} - {WITHOUT_TORCH}) + ['kd_plugin.pretrain', 'kd_plugin.probe']
 
 # Runs a program as `python -m` does, and ends it where it asks for torch.
 AT_TORCH = f'''
@@ -40,6 +41,11 @@ def at_torch(program, **env):
 @pytest.mark.parametrize('program', PROGRAMS)
 def test_every_program_sets_it_before_torch_is_loaded(program):
     assert at_torch(program) == "[None, '10000', '1']\n"
+
+
+def test_what_computes_nothing_does_not_wait_for_torch():
+    result = subprocess.run([sys.executable, '-c', AT_TORCH.format(program=WITHOUT_TORCH)], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout.startswith('Usage:')
 
 
 @pytest.mark.parametrize('env, there', [

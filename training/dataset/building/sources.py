@@ -9,7 +9,6 @@ import numpy as np
 import PIL.Image
 
 from dnnlib import UserError
-from torch_utils.pickles import reader as safe_pickle
 
 from ..convert import open_image
 from ..files import ImageFiles
@@ -148,6 +147,7 @@ class CifarSource:
 
 def _load_pickle(archive: tarfile.TarFile, name: str) -> dict:
     """A member of a CIFAR archive as data, its array of images read; nothing in it is run."""
+    from torch_utils.pickles import reader as safe_pickle  # loads torch, which takes seconds that dataset_tool.py need not wait
     member = archive.getmember(name)
     if member.size > LARGEST_BATCH:
         raise ValueError(f'{name} has {member.size} bytes, {LARGEST_BATCH} are the limit')
