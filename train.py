@@ -9,6 +9,7 @@ import click
 import dnnlib
 from dnnlib import UserError
 from dnnlib.commands import Command, FiniteRange, refused_option
+from dnnlib.published import without_folders
 from dnnlib.util import split_names, user_errors
 from kd_plugin import options as kd_options
 from kd_plugin import vision_aided
@@ -27,7 +28,7 @@ from training.methods.method import add_methods, check_methods, method_options
 from training.run import bad_steps, fork
 from training.run import keep as snapshot_keep
 from training.run.find import find_run
-from training.run.name import run_name
+from training.run.name import departing, run_name
 from training.snapshots import files as snapshots
 
 # What can be added to the GAN loss, in the order in which it acts: a row is a module's METHOD.
@@ -168,6 +169,9 @@ def build_config(opts):
     config.snapshot_networks = ['G_ema'] if opts.snapshot_networks == 'ema' else ['G_ema', 'G', 'D']
     add_observers(config, opts)
     config.snapshot_keep = snapshot_keep.parse(opts.snapshot_keep, config.metrics, config.observers.get('early_stop', {}).get('metric'))
+    config.report_kwargs = dict(func_name='reporting.run_page.write_beside_training')
+    given = departing(main.params, opts)
+    config.options_given = without_folders({name: given[name] for name in given if name not in ('outdir', 'dry_run', 'new_run')})
     return config, run_name(dataset.name, main.params, opts, gpus)
 
 

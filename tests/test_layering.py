@@ -1,7 +1,10 @@
-"""Imports point one way: dnnlib <- torch_utils <- training <- kd_plugin <- command lines, with metrics beside training."""
+"""Imports point one way: dnnlib <- torch_utils <- training <- kd_plugin <- command lines, with metrics beside training and
+reporting beside kd_plugin."""
 
 import ast
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -11,9 +14,10 @@ MAY_IMPORT = {
     'torch_utils': {'dnnlib', 'torch_utils'},
     'training': {'dnnlib', 'torch_utils', 'training'},
     'metrics': {'dnnlib', 'torch_utils', 'metrics'},
+    'reporting': {'dnnlib', 'training', 'reporting'},
     'kd_plugin': {'dnnlib', 'torch_utils', 'training', 'kd_plugin'},
 }
-TOP_LEVEL = {'train', 'generate', 'calc_metrics', 'dataset_tool', 'legacy', 'export', 'push_to_hub', 'style_mixing', 'projector'}
+TOP_LEVEL = {'train', 'generate', 'calc_metrics', 'dataset_tool', 'legacy', 'export', 'push_to_hub', 'style_mixing', 'projector', 'report'}
 
 
 def imported_packages(path):
@@ -37,6 +41,14 @@ def test_a_package_imports_only_what_lies_below_it(package):
 def test_dnnlib_needs_no_torch():
     names = {name for path in (ROOT / 'dnnlib').rglob('*.py') for name in imported_packages(path)}
     assert 'torch' not in names
+
+
+def test_pages_need_no_torch():
+    """Nor does what they import of other packages: report.py starts at once."""
+    modules = [f'reporting.{path.stem}' for path in (ROOT / 'reporting').glob('*.py') if path.stem != '__init__']
+    code = f'import sys, {", ".join(sorted(modules))}, report; print([name for name in ("torch", "numpy") if name in sys.modules])'
+    result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert modules and result.stdout.strip() == '[]'
 
 
 def test_nothing_needs_torchvision():

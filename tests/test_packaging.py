@@ -17,7 +17,7 @@ from training.networks import Generator
 from training.snapshots import files as snapshots
 
 ROOT = pathlib.Path(__file__).parent.parent
-PACKAGES = ['dnnlib', 'torch_utils', 'training', 'metrics', 'kd_plugin']
+PACKAGES = ['dnnlib', 'torch_utils', 'training', 'metrics', 'kd_plugin', 'reporting']
 
 
 @pytest.fixture(scope='module')

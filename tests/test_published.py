@@ -103,6 +103,7 @@ def test_the_search_finds_what_tells(folder, tmp_path):
 
 def test_a_run_and_a_teacher(folder, run):
     assert found_in(run) == [] and found_in(folder / 'teacher') == []
+    assert 'photos' in (run / 'report.html').read_text()
     info = snapshots.load_info(str(next(run.glob('network-snapshot-*'))))
     options = info['training']['options']
     kd = options['terms']['kd']

@@ -12,8 +12,8 @@ from conftest import run_cli
 from dnnlib import threads
 
 ROOT = pathlib.Path(__file__).parent.parent
-WITHOUT_TORCH = 'dataset_tool'
-PROGRAMS = sorted({path.stem for path in ROOT.glob('*.py')} - {WITHOUT_TORCH}) + ['kd_plugin.pretrain', 'kd_plugin.probe']
+WITHOUT_TORCH = {'dataset_tool', 'report'}
+PROGRAMS = sorted({path.stem for path in ROOT.glob('*.py')} - WITHOUT_TORCH) + ['kd_plugin.pretrain', 'kd_plugin.probe']
 
 # Runs a program as `python -m` does, and ends it where it asks for torch.
 AT_TORCH = f'''
@@ -43,8 +43,9 @@ def test_every_program_sets_it_before_torch_is_loaded(program):
     assert at_torch(program) == "[None, '10000', '1']\n"
 
 
-def test_what_computes_nothing_does_not_wait_for_torch():
-    result = subprocess.run([sys.executable, '-c', AT_TORCH.format(program=WITHOUT_TORCH)], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize('program', sorted(WITHOUT_TORCH))
+def test_what_computes_nothing_does_not_wait_for_torch(program):
+    result = subprocess.run([sys.executable, '-c', AT_TORCH.format(program=program)], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0 and result.stdout.startswith('Usage:')
 
 

@@ -140,6 +140,7 @@ def test_other_images_for_the_metrics(tiny_data, tmp_path):
     plain, name = config_of(tiny_data, '--cond=1')
     config, named = config_of(tiny_data, '--cond=1', f'--metric-data={path}')
     assert config.pop('metric_set_kwargs') == dict(class_name='training.dataset.ImageFolderDataset', path=path)
+    assert config['options_given'].pop('metric_data') == 'test'
     assert config == plain and named == name
     config['metric_set_kwargs'] = dict(path=path)
     assert run_changes.differences(plain, config) == []

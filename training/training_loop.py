@@ -67,6 +67,8 @@ class Run:
                     self._end_iteration()
                 if not self.is_over:
                     self.save_state()
+                if self.is_first:
+                    self.store.write_report()
                 self.store.wait()
         except KeyboardInterrupt:
             self.store.close(cancel=True)

@@ -7,7 +7,7 @@ import re
 # May differ when a run is continued: none of these changes what is trained. What follows a point is part of a table.
 FREE = ('total_kimg', 'run_dir', 'snapshot_keep', 'snapshot_networks', 'image_snapshot_ticks', 'network_snapshot_ticks', 'grid_images',
         'metrics', 'metric_kwargs', 'metric_set_kwargs', 'data_loader_kwargs', 'cudnn_benchmark', 'bad_steps_kwargs',
-        'observers', 'found_out', 'terms.kd.texts_origin')
+        'observers', 'options_given', 'report_kwargs', 'found_out', 'terms.kd.texts_origin')
 OPTION_OF = {
     'random_seed': '--seed', 'kd.seed': '--seed', 'num_gpus': '--gpus', 'device': '--device', 'batch_size': '--batch',
     'batch_gpu': '--batch-gpu', 'training_set_kwargs.path': '--data', 'training_set_kwargs.max_size': 'images',
@@ -49,10 +49,12 @@ def as_now(config):
     found = {now: config.pop(before) for before, now in FOUND_OUT.items() if before in config}
     if found:
         config['found_out'] = found
-    if 'kd_kwargs' in (loss := config.get('loss_kwargs') or {}):
-        kd = dict(class_name='kd_plugin.loss.Distillation', **loss['kd_kwargs'])
+    table = lambda value: value if isinstance(value, dict) else {}
+    loss = table(config.get('loss_kwargs'))
+    if kd := table(loss.get('kd_kwargs')):
+        terms = {**table(config.get('terms')), 'kd': dict(class_name='kd_plugin.loss.Distillation', **kd)}
         loss = {key: value for key, value in loss.items() if key != 'kd_kwargs'}
-        config.update(loss_kwargs=dict(loss, class_name='training.loss.StyleGAN2Loss'), terms={**(config.get('terms') or {}), 'kd': kd})
+        config.update(loss_kwargs=dict(loss, class_name='training.loss.StyleGAN2Loss'), terms=terms)
     return config
 
 
@@ -72,7 +74,7 @@ def differences(saved, config):
     keys = [key for key in {**saved, **config} if not _same(saved.get(key), config.get(key))]
     keys = [key for key in keys if not _is_free(key, saved, config)]
     keys = [key for key in keys if key.rpartition('.')[2] not in FOLLOWS] or keys
-    return list(dict.fromkeys(f'{_option(key)}={_short(saved.get(key))}, now {_short(config.get(key))}' for key in keys))
+    return list(dict.fromkeys(f'{option_name(key)}={_short(saved.get(key))}, now {_short(config.get(key))}' for key in keys))
 
 
 def _same(a, b):
@@ -123,17 +125,17 @@ def without_processes(name):
     return re.sub(r'-auto\d+(?=-|$)', '-auto', name)
 
 
-def _flat(table, prefix=''):
+def flattened(table, prefix=''):
     """{'a.b': value} of a nested table."""
     flat = {}
     for key, value in table.items():
-        flat.update(_flat(value, f'{prefix}{key}.') if isinstance(value, dict) else {prefix + key: value})
+        flat.update(flattened(value, f'{prefix}{key}.') if isinstance(value, dict) else {prefix + key: value})
     return flat
 
 
 def _comparable(config):
     """A flat, complete configuration in which --batch-gpu=auto is a value of batch_gpu."""
-    flat = {**UNWRITTEN, **_flat(config)}
+    flat = {**UNWRITTEN, **flattened(config)}
     if flat.pop('batch_gpu_auto', None):
         flat['batch_gpu'] = 'auto'
     return flat
@@ -146,7 +148,7 @@ def _is_free(key, saved, config):
     return is_found or key in FREE or key.partition('.')[0] in FREE
 
 
-def _option(key):
+def option_name(key):
     """What a user calls an entry of the configuration."""
     known = next((option for name, option in OPTION_OF.items() if key == name or key.endswith('.' + name)), None)
     if known is None and key.startswith('terms.') and key.count('.') > 1:

@@ -34,7 +34,7 @@ def run_name(dataset_name, params, opts, num_gpus):
         params: click parameters of the command, in the order of the name; they know the defaults.
         opts:   {parameter name: value}.
     """
-    departs = {param.name: opts[param.name] for param in params if _departs(param, opts.get(param.name))}
+    departs = {name: value for name, value in departing(params, opts).items() if name not in UNNAMED}
     parts = {name: _part(_word(name, departs), value) for name, value in departs.items()}
     of_data = [parts.pop(name) for name in OF_DATA if name in parts]
     cfg = f'auto{num_gpus}' if opts['cfg'] == 'auto' else opts['cfg']
@@ -42,10 +42,12 @@ def run_name(dataset_name, params, opts, num_gpus):
     return _bounded('-'.join([dataset_name, *of_data, cfg, *parts.values()]))
 
 
-def _departs(param, value):
-    """Whether a value is not the default; one that --cfg or another option decides departs wherever it is given."""
-    unset = value is None or (value is False and param.is_flag)
-    return param.name not in UNNAMED and not unset and value != param.default
+def departing(params, opts):
+    """{parameter name: value} of the options that are not at their defaults; one that --cfg or another option decides
+    departs wherever it is given."""
+    unset = lambda param, value: value is None or (value is False and param.is_flag)
+    values = [(param, opts.get(param.name)) for param in params]
+    return {param.name: value for param, value in values if not unset(param, value) and value != param.default}
 
 
 def _word(name, departs):

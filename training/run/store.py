@@ -1,7 +1,9 @@
 """What a run keeps on the disk besides its logs: network snapshots and the training state, written while the training goes on."""
 
+import functools
 import os
 
+import dnnlib
 from dnnlib import files
 from dnnlib.published import without_folders
 from torch_utils import checkpoint, distributed
@@ -77,13 +79,20 @@ class RunStore:
         return state_files.find(self.run_dir, tell, accept)
 
     def metrics_measured(self, cur_nimg):
-        """Copies the metrics on record into the snapshot of `cur_nimg`, then deletes the snapshots that need not be kept."""
+        """Copies the metrics on record into the snapshot of `cur_nimg`, deletes the snapshots that need not be kept, and
+        has the page about the run written anew."""
         path = self.snapshot_path(cur_nimg)
         measured = run_files.measurements(self.run_dir, path, self.config['metrics'])
         if measured:
             self.writer.submit(_add_metrics, path, list(measured.values()))
         if self.config['snapshot_keep'] is not None:
             self.writer.submit(snapshot_keep.prune, self.run_dir, self.config['snapshot_keep'], self.config['metrics'])
+        self.write_report()
+
+    def write_report(self):
+        """Has the function that the configuration names, if it does, make a page about the run."""
+        if report_kwargs := self.config.get('report_kwargs'):
+            self.writer.submit(functools.partial(dnnlib.util.call_func_by_name, self.run_dir, **report_kwargs))
 
 
 def read_state(path):

@@ -1,0 +1,156 @@
+"""What the statistics of a run say, in words, and what to do next: the rules of docs/health.md."""
+
+import statistics
+
+from . import measured
+from .curves import column
+from .numbers import kimg, short
+
+LATEST = 3                      # ticks that count as now
+EARLY = 0.1                     # share of a run in which fakes are still blurred and alike
+LEAKS, SURE, OVERFITS, RISE = 0.8, 0.9, 0.5, 0.2
+NEAR, TEACHER_ONLY, LOSES_VIEW, SLOWER = 0.15, 10, 0.1, 1.5
+WORSE_IN_A_ROW = 3
+
+
+def give(run, finished: bool) -> list[dict]:
+    """[dict(level: 'act' | 'watch' | 'good' | 'next', title, text)], the most urgent first."""
+    if not run.ticks:
+        return _item('next', 'The run is young', 'No tick has ended yet. The first curves come with the first tick.')
+    rules = [_overfitting, _sure, _leaking, _copies, _repeats, _teacher, _skipped, _slower, _metric]
+    found = [item for rule in rules for item in rule(run)]
+    if not any(item['level'] in ('act', 'watch') for item in found):
+        found += _item('good', 'Nothing stands out', 'No statistic is where docs/health.md says to worry.')
+    order = ['act', 'watch', 'good', 'next']
+    return sorted([*found, *_next(run, finished)], key=lambda item: order.index(item['level']))
+
+
+def _item(level, title, text):
+    return [dict(level=level, title=title, text=text)]
+
+
+def _values(run, name):
+    return [value for value in column([[tick] for tick in run.ticks], name) if value is not None]
+
+
+def _now(run, name):
+    """The mean over the latest ticks; None if it is not reported."""
+    values = _values(run, name)[-LATEST:]
+    return statistics.fmean(values) if values else None
+
+
+def _is_early(run):
+    return run.total_kimg is not None and run.ticks[-1]['Progress/kimg'] < EARLY * run.total_kimg
+
+
+def _remedies(run):
+    """What helps against overfitting, and is not in use."""
+    unused = [('--mirror=1', not run.part('training_set_kwargs').get('xflip')),
+              ('--aug=ada', not run.part('augment_kwargs')), ('--kd', 'kd' not in run.part('terms'))]
+    return ', '.join(['more data', *[option for option, missing in unused if missing], 'a larger --gamma'])
+
+
+def _overfitting(run):
+    values = _values(run, 'Health/overfitting')
+    now = _now(run, 'Health/overfitting')
+    if now is not None and now > OVERFITS and now - min(values) > RISE and not _is_early(run):
+        text = (f'r_v is {now:.2f}: D takes held-out images for fakes (1) rather than for training images (0). '
+                f'It helps to have {_remedies(run)}, or an end with --early-stop.')
+        return _item('act', 'D overfits', text)
+    return []
+
+
+def _sure(run):
+    now = _now(run, 'Loss/signs/real')
+    if now is not None and now > SURE:
+        text = f'r_t is {now:.2f}. It helps to have {_remedies(run)}.'
+        return _item('watch', 'D is sure of every training image', text)
+    return []
+
+
+def _leaking(run):
+    now = _now(run, 'Progress/augment') if run.config.get('ada_target') is not None else None
+    if now is not None and now > LEAKS:
+        text = (f'p is {now:.2f}. Look for rotated or discoloured fakes in the grid; more data, --kd or a weaker '
+                '--augpipe may help.')
+        return _item('act', 'Augmentations may leak into the fakes', text)
+    return []
+
+
+def _copies(run):
+    now = _now(run, 'Health/copies')
+    if now is not None and now > NEAR:
+        text = (f'{now:.0%} of the fakes are nearly a training image, where new photos would have about 5 %. '
+                'Look at them with generate.py neighbors before you publish any.')
+        return _item('act', 'G copies training images', text)
+    return []
+
+
+def _repeats(run):
+    now = _now(run, 'Health/repeats')
+    if now is not None and now > NEAR and not _is_early(run):
+        text = (f'{now:.0%} of the fakes nearly repeat another one, where new photos would have about 5 %: few motifs, '
+                'or a collapse where it came within a few ticks. An earlier snapshot may be better.')
+        return _item('watch', 'Fakes repeat each other', text)
+    return []
+
+
+def _teacher(run):
+    share, agreement = _now(run, 'KD/gradient_share'), _values(run, 'KD/agreement_real')
+    found = []
+    if share is not None and share > TEACHER_ONLY:
+        text = (f'The gradient of the distillation is {share:.1f} times that of the adversarial loss. '
+                'Lower its weights, or use --kd-share.')
+        found += _item('watch', 'D learns the teacher and little else', text)
+    now = statistics.fmean(agreement[-LATEST:]) if agreement else None
+    if agreement and max(agreement) - now > LOSES_VIEW:
+        text = (f'Their agreement on training images fell from {max(agreement):.2f} to {now:.2f}. '
+                'A larger weight of the distillation holds it.')
+        found += _item('watch', "D gives up the teacher's view", text)
+    return found
+
+
+def _skipped(run):
+    shares = [_now(run, name) or 0 for name in run.ticks[-1] if name.startswith('Progress/skipped_steps/')]
+    if max(shares, default=0) > 0.01:
+        text = (f'{max(shares):.0%} of the latest steps of a phase: a gradient was infinite or NaN. Try --fp32=1 '
+                'or a larger --gamma.')
+        return _item('act', 'Steps are being left out', text)
+    return []
+
+
+def _slower(run):
+    values = _values(run, 'Timing/sec_per_kimg')
+    if len(values) > 3 * LATEST and statistics.fmean(values[-LATEST:]) > SLOWER * statistics.median(values):
+        text = (f'{values[-1]:.3g} seconds per kimg now, {statistics.median(values):.3g} as a rule. '
+                'Other programs may be on the same cores or GPU.')
+        return _item('watch', 'The training has become slower', text)
+    return []
+
+
+def _metric(run):
+    groups = list(measured.by_protocol(run.metrics).values())
+    if not groups:
+        return []
+    wanted = run.config.get('metrics')
+    group = next((group for group in groups if isinstance(wanted, list) and group.metric in wanted[:1]), groups[0])
+    if group.best is None:
+        return []
+    since = len(group.records) - 1 - group.records.index(group.best)
+    best = group.best
+    where = f'{group.metric} was best at {kimg(best["cur_nimg"])} ({short(best["value"])}, {best["snapshot"]})'
+    if since >= WORSE_IN_A_ROW:
+        text = f'{where}, {since} evaluations ago. Use that snapshot; more training may not pay.'
+        return _item('act', 'It has not got better lately', text)
+    if since > 0:
+        text = f'{where}. Whichever is best of many flatters a little.'
+        return _item('good', 'The best snapshot is not the last', text)
+    return _item('good', 'The last snapshot is the best so far', f'{where}.')
+
+
+def _next(run, finished):
+    if not finished:
+        return []
+    text = ('Look at the nearest training images (generate.py neighbors), measure with more images (calc_metrics.py), '
+            'sample (generate.py --grid=8x6), publish with its card (push_to_hub.py --dry-run).')
+    return _item('next', 'The run is complete', text)
