@@ -1,20 +1,31 @@
 """Exponential moving average of the generator's weights."""
 
+import math
+
 import torch
+
+BUFFERS = ('copy', 'average')
 
 
 class WeightAverage:
-    """Keeps `average` as the moving average of `module`: parameters are averaged, buffers are copied.
+    """Keeps `average` as the moving average of `module`.
 
     Args:
         half_life_kimg: thousands of images after which an old weight counts half.
         rampup:         the half-life is at most this fraction of the images seen so far; None = no ramp.
         start_kimg:     until then the average is a copy.
+        buffers:        'copy'; 'average' = like parameters, as BigGAN has the values of its batch and spectral norms.
+                        Buffers of whole numbers are copied.
     """
 
-    def __init__(self, module, average, half_life_kimg, rampup=None, start_kimg=0):
+    def __init__(self, module, average, half_life_kimg, rampup=None, start_kimg=0, buffers='copy'):
+        if buffers not in BUFFERS:
+            raise ValueError(f'buffers is {buffers!r}, it must be one of {", ".join(BUFFERS)}')
         self.pairs = [(p.detach(), q.detach()) for p, q in zip(module.parameters(), average.parameters(), strict=True)]
-        self.buffers = list(zip(module.buffers(), average.buffers(), strict=True))
+        self.buffers = []
+        for pair in zip(module.buffers(), average.buffers(), strict=True):
+            averaged = buffers == 'average' and pair[0].is_floating_point()
+            (self.pairs if averaged else self.buffers).append(pair)
         self.half_life_nimg = half_life_kimg * 1000
         self.rampup = rampup
         self.start_nimg = start_kimg * 1000
@@ -29,3 +40,8 @@ class WeightAverage:
         if self.buffers:
             sources, targets = zip(*self.buffers, strict=True)
             torch._foreach_copy_(list(targets), list(sources))
+
+
+def half_life_kimg(decay, batch_size):
+    """The `half_life_kimg` of an average that keeps `decay` of itself in each iteration of `batch_size` images."""
+    return batch_size / 1000 * math.log(0.5) / math.log(decay)
