@@ -47,6 +47,14 @@ class NumberOrAuto(click.ParamType):
         return click.IntRange(min=1).convert(value, param, ctx)
 
 
+class SwitchOrAuto(click.ParamType):
+    """True, False or 'auto'."""
+    name = 'boolean or auto'
+
+    def convert(self, value, param, ctx):
+        return value if value == 'auto' else click.BOOL.convert(value, param, ctx)
+
+
 @click.command(cls=Command, context_settings=dict(max_content_width=140))
 # General.
 @click.option('--outdir', help='Where to save the runs', required=True, metavar='DIR')
@@ -102,7 +110,8 @@ class NumberOrAuto(click.ParamType):
 @click.option('--allow-tf32', help='TF32 in float32 work on a GPU  [default: in convolutions, not in matrix products]', type=bool,
               metavar='BOOL')
 @click.option('--compile', help='torch.compile for the main phases', type=bool, default=False, metavar='BOOL')
-@click.option('--cuda-graphs', help='Record the main phases as CUDA graphs', type=bool, default=False, metavar='BOOL')
+@click.option('--cuda-graphs', help='Record phases as CUDA graphs: auto = where it works, 1 = or end with an error, 0 = not  [default: auto]',
+              type=SwitchOrAuto(), default='auto', metavar='0|1|auto')
 @click.option('--nobench', help='No cuDNN benchmarking', type=bool, default=False, metavar='BOOL')
 @click.option('--workers', help='DataLoader workers, where the images do not fit into memory', type=click.IntRange(min=0), default=3,
               show_default=True, metavar='INT')

@@ -24,14 +24,14 @@ from training.run.files import STATE_FILE  # noqa: E402
 from training.training_loop import Run  # noqa: E402
 
 # (configuration of train_step.py, further options of train.py), by value: what comes late may be cut off.
-SPEED = [('256-auto', ''), ('256-auto', '--aug=noaug'), ('256-auto', '--nhwc=1'), ('256-auto', '--cuda-graphs=1'),
-         ('256-auto', '--nhwc=1 --cuda-graphs=1'), ('256-auto', '--allow-tf32=0'), ('256-auto', '--allow-tf32=1'),
-         ('256-auto', '--kd=agkd,cgkd'), ('64-auto', ''), ('64-auto', '--cuda-graphs=1'), ('512-auto', ''),
-         ('512-auto', '--nhwc=1 --cuda-graphs=1'), ('128-auto', ''), ('1024-auto', ''), ('256-auto', '--batch=64'),
+SPEED = [('256-auto', ''), ('256-auto', '--aug=noaug'), ('256-auto', '--nhwc=1'), ('256-auto', '--cuda-graphs=0'),
+         ('256-auto', '--nhwc=1 --cuda-graphs=0'), ('256-auto', '--allow-tf32=0'), ('256-auto', '--allow-tf32=1'),
+         ('256-auto', '--kd=agkd,cgkd'), ('64-auto', ''), ('64-auto', '--cuda-graphs=0'), ('512-auto', ''),
+         ('512-auto', '--nhwc=1'), ('128-auto', ''), ('1024-auto', ''), ('256-auto', '--batch=64'),
          ('256-auto', '--fp32=1'), ('256-auto', '--nobench=1'), ('256-auto', '--cfg=low-shot')]
 TINY_SPEED = [('16-tiny', ''), ('16-tiny', '--aug=ada')]
 EXACT = [('ADA', '--aug=fixed --p=0.5'), ('no augmentation, default algorithms', '--aug=noaug --nobench=1'),
-         ('CUDA graphs', '--aug=noaug --nobench=1 --cuda-graphs=1')]
+         ('no CUDA graphs', '--aug=noaug --nobench=1 --cuda-graphs=0')]
 SHOWN = ('Progress/kimg', 'Timing/sec_per_kimg', 'Timing/maintenance_sec', 'Progress/augment')      # of stats.jsonl
 
 

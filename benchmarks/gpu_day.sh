@@ -47,7 +47,7 @@ part_a() {
     step 120 'a first step' "$PY" benchmarks/train_step.py --config=$CONFIG "${TURN[@]}"
     step 120 'no waiting, equal graphs' "$PY" -m pytest -m gpu -p no:cacheprovider \
         --deselect tests/test_ops_gpu.py::test_all_checks_on_the_gpu \
-        tests/test_training_speed.py tests/test_training_real_images.py tests/test_ops_gpu.py tests/test_warnings.py
+        tests/test_training_speed.py tests/test_training_cuda_graphs.py tests/test_training_real_images.py tests/test_ops_gpu.py tests/test_warnings.py
     on_gpu 200 'every case of the operators' "$PY" benchmarks/gpu_check.py
     step 120 'repeatable, exact continuation' "$PY" benchmarks/gpu_day.py exact "${TINY[@]}"
 }

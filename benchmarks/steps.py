@@ -18,6 +18,7 @@ import train  # noqa: E402
 from dnnlib import EasyDict  # noqa: E402
 from kd_plugin.teacher import Preprocess, Teacher  # noqa: E402
 from training.augment.ada import set_probability  # noqa: E402
+from training.speed.recorded_phase import TRIALS, WARM_UP  # noqa: E402
 from training.training import Training  # noqa: E402
 
 AUGMENTED = 0.5                 # probability of ADA's transformations, which begins at 0 in a run
@@ -164,7 +165,9 @@ class Steps:
             self.turn(iterations)
             return None
         torch.cuda.reset_peak_memory_stats()
-        self.turn(max(iterations, 16))                  # kernels are chosen, graphs recorded
+        for _ in range(WARM_UP + TRIALS + 1):           # all phases each time: kernels are chosen, graphs recorded
+            self.run(1)
+        self.turn(max(iterations, 16))
         return torch.cuda.max_memory_allocated() - self._before
 
     def iteration(self, turn):

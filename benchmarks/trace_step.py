@@ -190,7 +190,8 @@ class MetaStep:
         with fused_optimiser():
             self.phases = make_phases(self.G, self.D, list(self.loss.terms.parameters()), config.G_opt_kwargs, config.D_opt_kwargs,
                                       config.get('G_reg_interval', 4), config.get('D_reg_interval', 16), torch.device('cpu'))
-        self.ema = WeightAverage(self.G, networks['G_ema'], config.ema_kimg, config.get('ema_rampup'))
+        self.G_ema = networks['G_ema']
+        self.ema = WeightAverage(self.G, self.G_ema, config.ema_kimg, config.get('ema_rampup'))
 
     def traces(self):
         """{phase or 'EMA': (`Trace`, how many iterations it comes once in)}."""
@@ -209,6 +210,13 @@ class MetaStep:
         with Trace() as trace:
             self.ema.update(10 ** 6, n)
         return {**found, 'EMA': (trace, 1)}
+
+    def kept_bytes(self):
+        """After `traces()`: what stays from one iteration to the next: weights, their average, the optimisers' averages. Images aside."""
+        tensors = [t for network in (self.G, self.D, self.G_ema) for t in (*network.parameters(), *network.buffers())]
+        optimisers = {id(phase.opt): phase.opt for phase in self.phases}.values()
+        tensors += [t for opt in optimisers for state in opt.state.values() for t in state.values()]
+        return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def fused_optimiser():
@@ -242,7 +250,8 @@ def main(context, resolution, gpus):
     with user_errors():
         config, dataset = build_config(resolution, *context.args)
     print(f'{resolution}x{resolution}, batch {config.batch_size} in micro-batches of {config.batch_gpu}, {" ".join(context.args)}')
-    traces = MetaStep(config, dataset).traces()
+    step = MetaStep(config, dataset)
+    traces = step.traces()
     print(f'{"phase":<8}{"kind":<16}{"launches":>9}{"GB":>9}{"TFLOP half":>12}{"TFLOP fp32":>12}')
     for name, (trace, every) in traces.items():
         for kind, (launches, moved, half, single) in sorted(summary(trace).items(), key=lambda item: -item[1][1]):
@@ -250,7 +259,7 @@ def main(context, resolution, gpus):
                 print(f'{name if kind == "all" else "":<8}{kind:<16}{launches:>9}{moved / 1e9:>9.2f}{half / 1e12:>12.3f}{single / 1e12:>12.3f}')
         print(f'{"":<8}peak of what the phase makes {trace.peak / 2 ** 30:.2f} GiB; once in {every} iterations')
     launches = sum(call.launches / every for trace, every in traces.values() for call in trace.calls)
-    print(f'an iteration: {launches:.0f} launches')
+    print(f'an iteration: {launches:.0f} launches; {step.kept_bytes() / 2 ** 30:.2f} GiB stay from one to the next')
     for name in gpus:
         sec = iteration_seconds(traces, GPUS[name], config)
         print(f'  {name:<5} {sec * 1e3:7.1f} ms at least, {sec / config.batch_size * 1000:6.2f} s/kimg')

@@ -9,7 +9,7 @@ import torch
 
 from torch_utils import custom_ops
 from torch_utils.native import build as native_build
-from torch_utils.ops import bias_act, upfirdn2d  # noqa: F401  (they declare the operators)
+from torch_utils.ops import _launch, _launch_scaled_bias_act, bias_act, scaled_bias_act, upfirdn2d  # noqa: F401  (they declare the operators)
 
 OPS = pathlib.Path(custom_ops.FOLDER)
 NAMES = [name for names in custom_ops.OPERATORS.values() for name in names]
@@ -24,6 +24,7 @@ class HostLibrary:
         self.library.kdgan_layout.restype = ctypes.POINTER(ctypes.c_int64)
         self.library.kdgan_last_body.restype = ctypes.c_char_p
         self.library.kdgan_last_params.restype = ctypes.c_void_p
+        self.library.kdgan_launch_scaled_bias_act.restype = ctypes.c_char_p
         self.operators = torch.ops.kdgan_host
 
     def operator(self, name):
@@ -36,6 +37,15 @@ class HostLibrary:
         """Sizes and offsets in the order of native_ops_host.cpp."""
         numbers = self.library.kdgan_layout()
         return [numbers[i] for i in range(next(i for i in range(1000) if numbers[i] < 0))]
+
+    def launch_scaled_bias_act(self, launch):
+        """Runs a `Launch` that ops/_launch_scaled_bias_act.py has made, its parameters as they are."""
+        kind, last, dtype = next((kind, last, dtype) for dtype in _launch.CPP_TYPE for last in (False, True)
+                                 for kind in _launch_scaled_bias_act.SUMS
+                                 if launch.body == _launch_scaled_bias_act.body_of(dtype, last, kind))
+        numbers = [list(names).index(name) for names, name in ((_launch.CPP_TYPE, dtype), (_launch_scaled_bias_act.SUMS, kind))]
+        error = self.library.kdgan_launch_scaled_bias_act(ctypes.byref(launch.params), numbers[0], last, numbers[1])
+        assert error is None, error
 
     def last_launch(self, params_type):
         """-> (text with the type of the body, bytes of shared memory, params) of the last launch."""

@@ -13,7 +13,7 @@ using namespace kdgan;
 
 namespace {
 
-// Sizes of both structs, then where each member lies: ops/_launch_bias_act.py and ops/_launch_upfirdn2d.py mirror them.
+// Sizes of the structs, then where each member lies: ops/_launch_bias_act.py and its neighbours mirror them.
 const int64_t layout[] = {
     sizeof(BiasActParams),
 #define AT(member) offsetof(BiasActParams, member)
@@ -27,6 +27,11 @@ const int64_t layout[] = {
     AT(tile_k), AT(box_w), AT(box_h), AT(shift_y), AT(tiles_x), AT(tiles_y), AT(tiles_k), AT(blocks), AT(weights), AT(box_size),
     AT(middle_size), AT(box_0), AT(box_1), AT(middle_0), AT(middle_1), AT(strip_0), AT(strip_1),
 #undef AT
+    sizeof(ScaledBiasActParams),
+#define AT(member) offsetof(ScaledBiasActParams, member)
+    AT(x), AT(y), AT(dy), AT(ddx), AT(out), AT(out_x), AT(scale), AT(ddscale), AT(bias), AT(noise), AT(row_sums), AT(column_sums), AT(samples),
+    AT(rows), AT(columns), AT(noise_step), AT(alpha), AT(gain), AT(clamp), AT(row_tiles), AT(column_tiles), AT(blocks), AT(lanes), AT(packed),
+#undef AT
     -1};
 
 }  // namespace
@@ -38,5 +43,8 @@ const int64_t* kdgan_layout() { return layout; }
 const char* kdgan_last_body() { return last_launch.body; }
 int kdgan_last_shared_bytes() { return last_launch.shared_bytes; }
 const void* kdgan_last_params() { return last_launch.params.data(); }
+const char* kdgan_launch_scaled_bias_act(const ScaledBiasActParams* params, int dtype, bool channels_last, int pass) {
+    return launch_scaled_bias_act(*params, static_cast<Dtype>(dtype), channels_last, static_cast<Pass>(pass), nullptr);
+}
 
 }  // extern "C"

@@ -55,7 +55,8 @@ LIMITS = {'Gmain': (2240, 33.6, 3.0), 'Greg': (2610, 23.9, 1.9), 'Dmain': (2110,
 def test_a_step_at_256_asks_for_no_more():
     config, dataset = trace_step.build_config(256, '--cfg=auto', '--aug=ada')
     assert config.batch_size == 16 and config.G_kwargs['synthesis_kwargs']['num_fp16_res'] == 4
-    traces = trace_step.MetaStep(config, dataset).traces()
+    step = trace_step.MetaStep(config, dataset)
+    traces = step.traces()
     assert set(traces) == set(LIMITS)
     for name, (trace, _every) in traces.items():
         launches, moved, half, _single = trace_step.summary(trace)['all']
@@ -63,5 +64,7 @@ def test_a_step_at_256_asks_for_no_more():
         assert 0.8 * limits[0] <= launches <= limits[0], f'{name}: {launches} launches'
         assert 0.8 * limits[1] <= moved / 1e9 <= limits[1], f'{name}: {moved / 1e9:.2f} GB'
         assert trace.peak / 2 ** 30 <= limits[2], f'{name}: {trace.peak / 2 ** 30:.2f} GiB'
+    weights = [sum(p.numel() for p in network.parameters()) for network in (step.G, step.D)]
+    assert step.kept_bytes() == pytest.approx(4 * (4 * weights[0] + 3 * weights[1]), rel=0.01)         # two averages each of Adam, one of G
     flops = {name: trace_step.summary(trace)['all'][2] for name, (trace, _every) in traces.items()}
     assert flops['Dmain'] == pytest.approx(3.204e12, rel=0.01)          # the convolutions of three passes over 16 images, forward and backward

@@ -12,25 +12,29 @@ import torch
 
 from torch_utils import custom_ops
 from torch_utils.native import build as native_build
-from torch_utils.ops import _cases, _library, bias_act, upfirdn2d
+from torch_utils.ops import _cases, _library, bias_act, conv2d_resample, scaled_bias_act, upfirdn2d
 
 CPU = torch.device('cpu')
+F = torch.nn.functional
 OPS = pathlib.Path(custom_ops.FOLDER)
 NAMES = [name for names in custom_ops.OPERATORS.values() for name in names]
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+MULTIPROCESSORS = [1, 30, 132]
 NVCC_FLAGS = ['-D__CUDA_NO_HALF_OPERATORS__', '-D__CUDA_NO_HALF_CONVERSIONS__', '-D__CUDA_NO_BFLOAT16_CONVERSIONS__', '-D__CUDA_NO_HALF2_OPERATORS__',
               '--expt-relaxed-constexpr']     # as torch passes them
 
 
 @pytest.fixture
 def kernels(host_library):
-    """Inside a test, the kernels are what torch.ops.kdgan calls on the CPU."""
+    """Inside a test, the kernels are what torch.ops.kdgan calls on the CPU: a set of the names of those that were called."""
+    called = set()
     with torch.library._scoped_library('kdgan', 'IMPL') as library:
         for name in NAMES:
-            library.impl(name, host_library.operator(name), 'CPU')
-        yield
+            library.impl(name, lambda *args, name=name: called.add(name) or host_library.operator(name)(*args), 'CPU')
+        yield called
 
 
-@pytest.fixture(params=[1, 30, 132])
+@pytest.fixture(params=MULTIPROCESSORS)
 def multiprocessors(request, kernels, host_library):
     """Of the GPU that tiles and grids are chosen for: with more of them, tiles are smaller."""
     host_library.set_multiprocessors(request.param)
@@ -38,7 +42,7 @@ def multiprocessors(request, kernels, host_library):
     host_library.set_multiprocessors(1)
 
 
-@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize('dtype', DTYPES, ids=str)
 @pytest.mark.parametrize('op', list(custom_ops.OPERATORS))
 def test_every_case_equals_the_float64_reference(multiprocessors, op, dtype):
     cases = list(getattr(_cases, f'{op}_cases')()) + _cases.quick(op)
@@ -55,7 +59,8 @@ def test_no_sanitizer_reports_anything():
                ASAN_OPTIONS='detect_leaks=0:verify_asan_link_order=0', UBSAN_OPTIONS='print_stacktrace=1')
     command = [sys.executable, '-m', 'pytest', __file__, '-k', 'test_every_case_equals', '-x', '-p', 'no:cacheprovider']
     result = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert result.returncode == 0 and ' 24 passed' in result.stdout, result.stdout[-4000:] + result.stderr[-4000:]
+    count = len(custom_ops.OPERATORS) * len(DTYPES) * len(MULTIPROCESSORS)
+    assert result.returncode == 0 and f'{count} passed' in result.stdout, result.stdout[-4000:] + result.stderr[-4000:]
 
 
 @pytest.mark.parametrize('clamp', [None, 0.6])
@@ -82,6 +87,54 @@ def test_upfirdn2d_derivatives(kernels, name, args):
     fn = lambda x, impl='auto': upfirdn2d.upfirdn2d(x, f, gain=-1.5, impl=impl, **args)
     torch.testing.assert_close(torch.autograd.grad(fn(x).cos().sum(), x), torch.autograd.grad(fn(x, 'ref').cos().sum(), x))
     assert torch.autograd.gradgradcheck(fn, x)
+
+
+def layer_definition(x, scale, noise, b, clamp):
+    """What follows a modulated convolution, written out."""
+    u = x * scale[:, :, None, None] + noise + b[:, None, None]
+    y = torch.where(u > 0, u, 0.2 * u) * 1.5
+    return y if clamp is None else torch.where(y.abs() < clamp, y, clamp * y.sign())
+
+
+def up_conv_definition(x, w, f):
+    """Zeros between the pixels, the filter (a convolution), the kernel (a correlation)."""
+    n, c, h, width = x.shape
+    spread = torch.stack([x, torch.zeros_like(x)], -1).reshape(n, c, h, 2 * width)
+    spread = torch.stack([spread, torch.zeros_like(spread)], 3).reshape(n, c, 2 * h, 2 * width)
+    filtered = F.conv2d(F.pad(spread, [3, 2, 3, 2]), 4 * f.flip([0, 1])[None, None].expand(c, 1, -1, -1), groups=c)
+    return F.conv2d(filtered, w)
+
+
+def two_layers(tensors, layer, up_conv, conv, clamp):
+    """-> image, its gradients with respect to x and the scales, and those of the penalties on them (R1, path length) to all tensors."""
+    x, scale_1, b_1, noise_1, weight_1, scale_2, b_2, noise_2, weight_2 = tensors
+    x_1 = layer(up_conv(x, weight_1), scale_1, noise_1, b_1, clamp)
+    image = layer(conv(x_1, weight_2), scale_2, noise_2, b_2, clamp)
+    direction = torch.linspace(-1, 1, image.numel(), dtype=image.dtype).reshape(image.shape)
+    first = torch.autograd.grad((image * direction).sum(), [x, scale_1, scale_2], create_graph=True)
+    lengths = torch.cat([g.square().sum(1) for g in first[1:]]).sqrt()
+    penalty = first[0].square().sum() + (lengths - 0.3).square().sum()
+    return [image, *first, *torch.autograd.grad(penalty + image.square().mean(), tensors)]
+
+
+@pytest.mark.parametrize('clamp', [None, 0.8])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_generator_with_its_regularisations_goes_from_kernel_to_kernel(kernels, monkeypatch, layout, dtype, clamp):
+    """The fused operator before and after convolutions, one of them with a filter, in first and second derivatives: as float64 in plain torch."""
+    monkeypatch.setattr(scaled_bias_act, '_operator_serves', lambda x: True)
+    shapes = [[2, 3, 6, 5], [2, 4], [4], [1, 1, 12, 10], [4, 3, 3, 3], [2, 8], [8], [2, 1, 12, 10], [8, 4, 3, 3]]
+    exact = [_cases.random_tensor(shape, seed).requires_grad_(True) for seed, shape in enumerate(shapes)]
+    given = [t.detach().to(dtype, memory_format=layout if t.ndim == 4 else torch.preserve_format).requires_grad_(True) for t in exact]
+    f = _cases.FILTERS['4x4']
+    layer = lambda x, scale, noise, b, clamp: scaled_bias_act.scaled_bias_act(x, scale, noise, b, 'lrelu', 1.5, clamp)
+    conv = lambda x, w: conv2d_resample.conv2d_resample(x, w, padding=1)
+    got = two_layers(given, layer, lambda x, w: conv2d_resample.conv2d_resample(x, w, f, up=2, padding=1), conv, clamp)
+    assert kernels == {'upfirdn2d', *custom_ops.OPERATORS['scaled_bias_act']}
+    want = two_layers(exact, layer_definition, lambda x, w: up_conv_definition(x, w, f.double()), lambda x, w: F.conv2d(x, w, padding=1), clamp)
+    for got_one, want_one in zip(got, want, strict=True):
+        error = (got_one.double() - want_one).norm() / want_one.norm()
+        assert error <= (1e-6 if dtype == torch.float32 else 1e-13) * 20 and want_one.norm() > 0, error
 
 
 @pytest.mark.parametrize('layout', ['contiguous', 'channels_last', 'strided'])

@@ -12,9 +12,10 @@ from torch_utils import custom_ops
 from torch_utils.native import cache as build_cache
 from torch_utils.native import nvrtc, nvrtc_kernels
 from torch_utils.native.cuda_driver import PROTOTYPES, Driver, DriverError
-from torch_utils.ops import _cases, _launch, _launch_bias_act, _launch_upfirdn2d, _library
+from torch_utils.ops import _cases, _launch, _launch_bias_act, _launch_scaled_bias_act, _launch_upfirdn2d, _library
+from torch_utils.ops.scaled_bias_act import real_dtype
 
-PARAMS = dict(bias_act=_launch_bias_act.Params, upfirdn2d=_launch_upfirdn2d.Params)
+LAUNCHES = dict(bias_act=_launch_bias_act, upfirdn2d=_launch_upfirdn2d, scaled_bias_act=_launch_scaled_bias_act)
 GENERATIONS = [major for major in ('12', '13') if nvrtc.find_library(major) is not None]
 needs_nvrtc = pytest.mark.skipif(not GENERATIONS, reason='needs the package nvidia-cuda-nvrtc')
 
@@ -35,7 +36,7 @@ class Recorder:
 
 
 def operators(launcher):
-    return {**_launch_bias_act.operators(launcher), **_launch_upfirdn2d.operators(launcher)}
+    return {name: function for launches in LAUNCHES.values() for name, function in launches.operators(launcher).items()}
 
 
 def fields(params):
@@ -48,14 +49,14 @@ def body_in(text):
     """'BiasAct<float, Relu, none>' of how a compiler, or we, write the type of a body."""
     text = re.search(r'Body = ([^;\]]+)', text)[1] if 'Body = ' in text else text
     text = text.replace('c10::BFloat16', 'bfloat16_t').replace('c10::Half', 'half_t')
-    return text.replace('kdgan::', '').replace('Derivative::', '').strip()
+    return text.replace('kdgan::', '').replace('Derivative::', '').replace('Pass::', '').strip()
 
 
 def test_the_structs_lie_in_memory_as_in_cpp(host_library):
     mirrored = []
-    for params in PARAMS.values():
-        mirrored += [ctypes.sizeof(params), *(getattr(params, name).offset for name, _ in params._fields_)]
-    assert host_library.layout() == mirrored and len(mirrored) > 60
+    for launches in LAUNCHES.values():
+        mirrored += [ctypes.sizeof(launches.Params), *(getattr(launches.Params, name).offset for name, _ in launches.Params._fields_)]
+    assert host_library.layout() == mirrored and len(mirrored) > 80
 
 
 def random_upfirdn2d(rng):
@@ -89,20 +90,41 @@ def random_bias_act(rng):
     return name, (*tensors, b, dim, act, 0.2, rng.choice([0.0, 1.0, -1.5]), rng.choice([-1.0, 0.5]))
 
 
+def random_scaled_bias_act(rng):
+    """(operator, arguments), one in ten of them wrong in a way that both must refuse."""
+    name, dtype, layout = rng.choice(custom_ops.OPERATORS['scaled_bias_act']), rng.choice(list(_launch.CPP_TYPE)), rng.choice(_cases.LAYOUTS)
+    n, c, h, w = shape = [rng.randint(0, 3), rng.choice([1, 3, 8, 40, 300]), rng.randint(1, 30), rng.choice([1, 5, 16, 37])]
+    real = real_dtype(dtype)
+    small = lambda *sizes: torch.ones(sizes, dtype=real).mul(0.5) if rng.random() < 0.95 else torch.ones([*sizes, 2], dtype=real)
+    maybe = lambda t: t if rng.random() < 0.7 else None
+    large = lambda: _cases.laid_out(_cases.random_tensor(shape, rng.randint(0, 9), rng.choice([layout, 'contiguous'])), layout, dtype, 'cpu')
+    x, scale, args = large(), small(n, c), (0.2, rng.choice([1.5, 1.5, 1.5, 0.5, 0.0]), rng.choice([-1.0, 0.5]))
+    noise = maybe(small(rng.choice([1, n]), 1, h, w))
+    if name == 'scaled_bias_act':
+        return name, (x, scale, noise, small(c), *args)
+    first = () if name == 'scaled_bias_act_grad' else (large(), maybe(small(n, c)), noise, maybe(small(c)))
+    return name, (*first, large(), large(), x, scale, *args)
+
+
+def forms(result):
+    """[(shape, dtype, strides)] of the result of an operator, a tensor or several."""
+    return [(t.shape, t.dtype, _cases.strides_that_matter(t)) for t in ([result] if torch.is_tensor(result) else result)]
+
+
 def assert_same_launch(host_library, multiprocessors, name, args):
     """Both make the same kernel, shared memory and parameters of a call, the pointers to what each of them allocates aside; or neither any."""
-    recorder, kernel = Recorder(multiprocessors), 'upfirdn2d' if name == 'upfirdn2d' else 'bias_act'
+    recorder, kernel = Recorder(multiprocessors), next(kernel for kernel, names in custom_ops.OPERATORS.items() if name in names)
     messages = []
     for run in (operators(recorder)[name], host_library.operator(name)):
         try:
-            result, message = run(*args), None
+            result, message = forms(run(*args)), None
         except RuntimeError as err:
             result, message = None, str(err).partition('\n')[0]
-        messages.append((message, None if result is None else (result.shape, result.dtype, _cases.strides_that_matter(result))))
+        messages.append((message, result))
     assert messages[0] == messages[1]
     if recorder.last is None:
         return 0
-    body, shared_bytes, params = host_library.last_launch(PARAMS[kernel])
+    body, shared_bytes, params = host_library.last_launch(LAUNCHES[kernel].Params)
     assert body_in(recorder.last.body) == body_in(body) and recorder.last.shared_bytes == shared_bytes
     ours, theirs = fields(recorder.last.params), fields(params)
     for pointer in [key for key, kind in params._fields_ if kind is ctypes.c_void_p]:
@@ -122,9 +144,24 @@ def test_random_calls_make_the_launches_of_the_library(host_library, multiproces
             x, f, args = random_upfirdn2d(rng)
             launches += assert_same_launch(host_library, multiprocessors, 'upfirdn2d', (x, f, *args))
             launches += assert_same_launch(host_library, multiprocessors, *random_bias_act(rng))
-        assert launches > 200
+            launches += assert_same_launch(host_library, multiprocessors, *random_scaled_bias_act(rng))
+        assert launches > 300
     finally:
         host_library.set_multiprocessors(1)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float16], ids=str)
+def test_the_launches_of_scaled_bias_act_give_its_results(host_library, dtype):
+    """What the kernel leaves as sums of tiles is added up in Python here: every case with the kernels of the host build."""
+    class Host(Recorder):
+        def launch(self, device, launch):
+            host_library.launch_scaled_bias_act(launch)
+    with torch.library._scoped_library('kdgan', 'IMPL') as library:
+        for name, function in _launch_scaled_bias_act.operators(Host()).items():
+            library.impl(name, function, 'CPU')
+        cases = list(_cases.scaled_bias_act_cases())
+        assert len(cases) > 90
+        assert [text for case in cases for text in _cases.failures(case, dtype, torch.device('cpu'))] == []
 
 
 @pytest.mark.parametrize('shape, f, args', [
@@ -160,7 +197,7 @@ class FakeCuda:
             args[0][0] = 0x7f0000000000 + len(self.calls)           # more than 32 bits, as on a real machine
         if name == 'cuOccupancyMaxActiveBlocksPerMultiprocessor':
             args[0][0] = 5
-        copied = ctypes.string_at(args[9][0], ctypes.sizeof(PARAMS['upfirdn2d'])) if name == 'cuLaunchKernel' else None
+        copied = ctypes.string_at(args[9][0], ctypes.sizeof(_launch_upfirdn2d.Params)) if name == 'cuLaunchKernel' else None
         self.calls.append((name, args, copied))
         return 0
 
@@ -270,7 +307,7 @@ def test_a_source_that_does_not_compile_is_an_error_with_its_lines(monkeypatch):
 def test_every_kernel_compiles_for_every_architecture(major, capability, monkeypatch):
     monkeypatch.setattr('torch.version.cuda', f'{major}.0')
     archive = nvrtc_kernels.Archive(nvrtc_kernels.build(capability, 1800))
-    assert sum(len(names) for names in archive.names.values()) == 122
+    assert sum(len(names) for names in archive.names.values()) == 146
     assert all(image.startswith(b'\x7fELF') for image in archive.images.values())
 
 
@@ -291,9 +328,7 @@ def test_the_search_goes_from_nvcc_to_nvrtc_to_torch(monkeypatch):
         return custom_ops._load(60)
     works = lambda limit: ('NVRTC 13.0', functions)
     problems, backends, notes = search(lambda limit: fail('nvcc is missing'), works)
-    composed = 'NVRTC 13.0 does not compile it; its work is composed of other operators'
-    assert problems == {'bias_act': None, 'upfirdn2d': None, 'scaled_bias_act': composed} and notes == []
-    assert backends.pop('scaled_bias_act') == f'plain torch ({composed})'
+    assert problems == dict.fromkeys(custom_ops.OPERATORS) and notes == []
     assert set(backends.values()) == {'kernel compiled by NVRTC 13.0 (nvcc is missing)'}
     problems, backends, notes = search(lambda limit: ('nvcc', None), lambda limit: fail('not asked for'))
     assert set(backends.values()) == {'kernel compiled by nvcc'} and notes == []

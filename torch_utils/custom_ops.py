@@ -123,10 +123,7 @@ def _load(time_limit_sec):
                 search.note_unbuilt(err)
             else:
                 for kernel in left:
-                    if functions is None or functions.keys() >= set(OPERATORS[kernel]):
-                        search.try_kernel(kernel, backend, functions)
-                    else:
-                        search.absent[kernel] = f'{backend} does not compile it; its work is composed of other operators'
+                    search.try_kernel(kernel, backend, functions)
     return search.result()
 
 
@@ -147,7 +144,6 @@ class Search:
         self.backends = {}              # kernel -> in words
         self.unbuilt = []               # why there are no kernels at all, one text per backend
         self.wrong = {}                 # kernel -> what a backend gave instead of the right results
-        self.absent = {}                # kernel -> that a backend which serves others has none; nothing to warn of
         self.notes = []
 
     def left(self):
@@ -180,12 +176,12 @@ class Search:
         problems = dict.fromkeys(OPERATORS)
         unbuilt = '\nOr without a compiler: '.join(self.unbuilt)
         for kernel in left:
-            problems[kernel] = self.wrong.get(kernel) or self.absent.get(kernel) or unbuilt
+            problems[kernel] = self.wrong.get(kernel) or unbuilt
             self.backends[kernel] = f'plain torch ({_gist(problems[kernel])})'
         # Of a failed build the first process tells: the others share its tools. Of wrong results any: the GPU may be its own.
         self.notes += [f'{kernel} runs without its CUDA kernel on rank {distributed.get_rank()}: {self.wrong[kernel]}'
                        for kernel in left if kernel in self.wrong]
-        unserved = [kernel for kernel in left if kernel not in self.wrong and kernel not in self.absent]
+        unserved = [kernel for kernel in left if kernel not in self.wrong]
         if unserved and distributed.is_first_of_machine():
             run, their, kernels = ('run', 'their', 'kernels') if len(unserved) > 1 else ('runs', 'its', 'kernel')
             listed = ' and '.join(part for part in (', '.join(unserved[:-1]), unserved[-1]) if part)

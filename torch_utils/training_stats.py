@@ -41,6 +41,11 @@ def running_moments(name, device):
     return torch.zeros([3], dtype=torch.float64, device=device) if moments is None else moments.clone()
 
 
+def accumulators():
+    """The tensors that `report` adds to, of all names and devices."""
+    return [moments for per_device in _moments.values() for moments in per_device.values()]
+
+
 class Collector:
     """Reads the statistics whose name matches `regex` wholly.
 

@@ -8,7 +8,7 @@ from torch.nn.functional import softplus
 from torch_utils import distributed, training_stats
 from torch_utils.ops.conv2d_gradfix import no_weight_gradients
 
-from .loss_terms import Step
+from .loss_terms import Step, Term
 
 PHASES = ('Gmain', 'Greg', 'Gboth', 'Dmain', 'Dreg', 'Dboth')
 
@@ -67,9 +67,25 @@ class StyleGAN2Loss:
         """Whether a regularisation is part of the phase: a derivative of a derivative."""
         return not phase.endswith('main') and (self.pl_weight if phase[0] == 'G' else self.r1_gamma) != 0
 
+    def exchanges(self, phase):
+        """Whether processes exchange something in the midst of a phase: lengths of paths."""
+        return phase[0] == 'G' and self.regularises(phase)
+
+    def tensors(self):
+        """What a phase may change beside gradients: the buffers of the networks and the terms, the mean length of paths."""
+        modules = (self.G_mapping, self.G_synthesis, self.D, self.terms)
+        return [self.pl_mean, *(buffer for module in modules for buffer in module.buffers())]
+
+    def acting_terms(self, phase):
+        """{name: term} of those with a part in a phase: in a regularisation alone, those that may put other images in the place of the reals."""
+        if not phase.endswith('reg'):
+            return dict(self.terms.items())
+        replace = lambda term: phase[0] == 'D' and type(term).replace_reals is not Term.replace_reals
+        return {name: term for name, term in self.terms.items() if replace(term)}
+
     def recording_key(self, phase):
         """What the terms have decided for this phase other than in tensors (`Term.recording_key`); None = not to be recorded."""
-        keys = tuple(term.recording_key(phase) for term in self.terms.values())
+        keys = tuple(term.recording_key(phase) for term in self.acting_terms(phase).values())
         return None if None in keys else keys
 
     def accumulate_gradients(self, phase, real_img, real_c, gen_z, gen_c, gain, real_idx=None, round_idx=0):

@@ -52,8 +52,9 @@ class Term(torch.nn.Module):
         """Before the first micro-batch of an optimiser step; `cur_nimg` images have been seen. Draws that must agree on all processes."""
 
     def recording_key(self, phase: str) -> Hashable | None:
-        """For CUDA graphs: all that the hooks of a phase ('Gmain', 'Dmain', 'Gboth', 'Dboth') depend on but for tensors, whose values may
-        change and whose place may not. None, as here, keeps the phase from being recorded: now, or, before the first step, ever."""
+        """For CUDA graphs: all that the hooks of a phase ('Gmain', 'Dreg', ...) depend on but for tensors, whose values may change and
+        whose place may not; what a hook changes must be a buffer. None, as here, keeps the phase from being recorded: now, or, before the
+        first step, ever."""
         return None
 
     def replace_reals(self, step: Step) -> None:

@@ -100,14 +100,15 @@ class Training:
         self.accumulate = {phase.name: functools.partial(self._accumulate, phase) for phase in self.phases}
 
     def speed_up(self, tell):
-        """Compiles and records the main phases if configured. Call once, before the first step. No communication.
+        """Compiles and records the phases as configured. Call once, before the first step. No communication.
 
         tell: function of a line of text, for what cannot be done.
         """
         if self.config.compile:
             compile_main_phases(self.loss, self.config.batch_gpu, tell)
         if self.config.cuda_graphs:
-            record_phases(self.accumulate, self.phases, self.loss, tell)
+            record_phases(self.accumulate, self.phases, self.loss, insist=self.config.cuda_graphs is True,
+                          half=not self.config.fp32, tell=tell)
 
     # -- the step
 

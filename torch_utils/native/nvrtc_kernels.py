@@ -14,7 +14,7 @@ import torch
 
 from dnnlib import files
 
-from ..ops import _launch_bias_act, _launch_upfirdn2d
+from ..ops import _launch_bias_act, _launch_scaled_bias_act, _launch_upfirdn2d
 from ..ops._launch import CPP_TYPE, THREADS
 from . import cache as build_cache
 from . import nvrtc
@@ -22,7 +22,10 @@ from .cache import ANNOUNCEMENT, TIME_LIMIT_SEC, BuildError
 from .cuda_driver import Driver, DriverError
 
 FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'ops')
-KERNELS = {'bias_act': ('bias_act_pass.h', _launch_bias_act), 'upfirdn2d': ('upfirdn2d_tile.h', _launch_upfirdn2d)}
+KERNELS = {                             # operator -> (its source, its launches)
+    'bias_act': ('bias_act_pass.h', _launch_bias_act), 'upfirdn2d': ('upfirdn2d_tile.h', _launch_upfirdn2d),
+    'scaled_bias_act': ('scaled_bias_act_tile.h', _launch_scaled_bias_act),
+}
 LOG_LINES = 12
 
 

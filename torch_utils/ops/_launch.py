@@ -1,4 +1,4 @@
-"""What the launches of both operators share where NVRTC has compiled the kernels: kernel.h, dtype.h and device.h in Python."""
+"""What the launches of all operators share where NVRTC has compiled the kernels: kernel.h, dtype.h and device.h in Python."""
 
 import ctypes
 from typing import NamedTuple
@@ -29,6 +29,11 @@ def real_bytes(dtype):
 
 def is_aligned(*pointers):
     return all(pointer % 16 == 0 for pointer in pointers)
+
+
+def is_channels_last(x):
+    """Of a 4D tensor; one that is dense in both ways counts as contiguous."""
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def has_dtype(op, x):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from ._launch import CPP_TYPE, MOST_BLOCKS, Launch, has_dtype, is_aligned, kind_of, pack_size, real_bytes
+from ._launch import CPP_TYPE, MOST_BLOCKS, Launch, has_dtype, is_aligned, is_channels_last, kind_of, pack_size, real_bytes
 
 KERNEL_TAPS = 32                        # per direction (upfirdn2d.h)
 MAX_EXTENT = 2 ** 30                    # of the padded image: positions are 32-bit numbers (upfirdn2d.h)
@@ -198,7 +198,7 @@ def _check_filter(x, f):
 
 def _run(launcher, given_x, given_f, upx, upy, downx, downy, left, right, top, bottom, flip, gain):
     _check_filter(given_x, given_f)
-    channels_last = not given_x.is_contiguous() and given_x.is_contiguous(memory_format=torch.channels_last)
+    channels_last = is_channels_last(given_x)
     x, f = given_x if channels_last else given_x.contiguous(), given_f.contiguous()
     n, c, in_h, in_w = x.shape
     axis_x = Axis('x', in_w, upx, downx, left, right, f.shape[-1])

@@ -1,4 +1,4 @@
-// What the torch side of both operators needs from the device, and under which name the kernels are registered.
+// What the torch side of all operators needs from the device, and under which name the kernels are registered.
 // KDGAN_HOST: the build for tests, whose kernels run on the CPU under a name of their own.
 #pragma once
 

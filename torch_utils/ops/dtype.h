@@ -1,4 +1,4 @@
-// The types of elements both operators compute with.
+// The types of elements the operators compute with.
 #pragma once
 
 namespace kdgan {

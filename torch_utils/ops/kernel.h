@@ -1,4 +1,4 @@
-// What both operators share: number types, 16-byte accesses, and how a body of work becomes a kernel.
+// What all operators share: number types, 16-byte accesses, and how a body of work becomes a kernel.
 //
 // The same source compiles in three ways. nvcc makes CUDA kernels of it, and functions that launch them. NVRTC makes the kernels alone,
 // without a header of CUDA or C++ (torch_utils/nvrtc.py). A host compiler (KDGAN_HOST) makes plain loops over the same blocks and

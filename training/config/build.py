@@ -119,9 +119,10 @@ def add_networks(config, opts, preset):
     config.G_opt_kwargs = config.D_opt_kwargs = dict(class_name='torch.optim.Adam', lr=preset.lr, betas=[0, 0.99], eps=1e-8)
     config.loss_kwargs = dict(class_name='training.loss.StyleGAN2Loss', r1_gamma=preset.gamma if opts.gamma is None else opts.gamma,
                               **preset.loss_kwargs)
-    if opts.cuda_graphs and on_cpu:
+    if opts.cuda_graphs is True and config.device != 'cuda':
         raise UserError('--cuda-graphs=1: there are none without a CUDA device; leave it out')
-    config.update(compile=opts.compile, cuda_graphs=opts.cuda_graphs)
+    # 'auto', True (insist) or False. It is what is computed all the same: a run may go on with another one.
+    config.update(compile=opts.compile, cuda_graphs=opts.cuda_graphs if config.device == 'cuda' else False)
     config.update(init_from=opts.init_from, allow_tf32=bool(opts.allow_tf32), cudnn_benchmark=not opts.nobench)
     # As torch has it, and as it pays: the small maps that are not in half precision are a fifth of the work of a step.
     config.conv_tf32 = not on_cpu and opts.allow_tf32 is not False

@@ -6,7 +6,7 @@ import re
 
 # May differ when a run is continued: none of these changes what is trained. What follows a point is part of a table.
 FREE = ('total_kimg', 'run_dir', 'snapshot_keep', 'snapshot_networks', 'image_snapshot_ticks', 'network_snapshot_ticks', 'grid_images',
-        'metrics', 'metric_kwargs', 'metric_set_kwargs', 'data_loader_kwargs', 'cudnn_benchmark', 'bad_steps_kwargs',
+        'metrics', 'metric_kwargs', 'metric_set_kwargs', 'data_loader_kwargs', 'cudnn_benchmark', 'cuda_graphs', 'bad_steps_kwargs',
         'observers', 'options_given', 'report_kwargs', 'found_out', 'terms.kd.texts_origin')
 OPTION_OF = {
     'random_seed': '--seed', 'kd.seed': '--seed', 'num_gpus': '--gpus', 'device': '--device', 'batch_size': '--batch',
@@ -16,7 +16,7 @@ OPTION_OF = {
     'augment_ramp_kimg': '--p-kimg', 'init_from': '--init-from',
     'fork_from': '--fork-from', 'allow_tf32': '--allow-tf32', 'conv_tf32': '--allow-tf32',
     'channels_last': '--nhwc', 'fp32': '--fp32', 'teacher_fp32': '--fp32',
-    'compile': '--compile', 'cuda_graphs': '--cuda-graphs', 'kd.methods': '--kd',
+    'compile': '--compile', 'kd.methods': '--kd',
     'kd.settings.teacher_input': '--kd-input',
     'block_kwargs.freeze_layers': '--freezed',
 }

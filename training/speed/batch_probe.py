@@ -13,7 +13,7 @@ from ..run import found_out
 from ..run.files import total_images
 
 ITERATIONS = 5                  # from the second on, the averages of the optimisers are in memory
-RECORDING_ITERATIONS = 32       # with --cuda-graphs, which records in the fourth of its kind: AGKD draws one of two kinds for each
+RECORDING_ITERATIONS = 32       # with --cuda-graphs=1, which records in the fourth of its kind: AGKD draws one of two kinds for each
 
 
 def settle(config, run_dir, build):
@@ -82,7 +82,7 @@ def _fits(training):
     Another process may run out of memory where this one does not, so nothing is exchanged.
     """
     c = training.config
-    steps = RECORDING_ITERATIONS if c.cuda_graphs else ITERATIONS
+    steps = RECORDING_ITERATIONS if c.cuda_graphs is True else ITERATIONS
     training.cur_nimg = max(total_images(c) - steps * c.batch_size, 0)
     try:
         with distributed.alone():

@@ -1,108 +1,118 @@
-"""--cuda-graphs: the main phases recorded once as CUDA graphs and replayed, which spares the host the launching of every kernel.
+"""--cuda-graphs: which phases are recorded as CUDA graphs, and what becomes of the others.
 
-A recorded phase sees new numbers only through its tensors: what a term decides in Python is part of the key that a graph is kept under.
 All graphs share one memory pool: they run one after the other, and what a phase leaves behind, its gradients, is used up before the next.
 """
 
+import contextlib
 import functools
 
 import torch
 
 from dnnlib import UserError
-from torch_utils import misc
+from torch_utils import distributed
 
-WARM_UP = 3                 # runs as usual before recording: libraries choose algorithms, statistics get their memory
+from .recorded_phase import RecordedPhase
+
+TOLERANCE = {False: 1e-3, True: 1e-2}       # half precision -> the largest `difference` that the order of atomic additions explains
 
 
-def record_phases(accumulate, phases, loss, tell):
-    """Has the main phases recorded from their fourth call on. Says which are not, as far as it is known before: one with a regularisation
-    in it, one with a term that decides in Python.
+def record_phases(accumulate, phases, loss, insist, half, tell):
+    """Has all phases recorded from their fourth call on. Says which are not, as far as it is known before.
 
     Args:
         accumulate: {name of a phase: function of tensors that makes its gradients}; those recorded are replaced.
         phases:     list of `Phase`.
         loss:       `StyleGAN2Loss`, before its first step.
+        insist:     a phase that cannot be recorded is an error (--cuda-graphs=1).
+        half:       networks compute in half precision.
         tell:       function of a line of text.
+    Raises:         UserError where the caller insists on what a method does not allow.
     """
-    pool = torch.cuda.graph_pool_handle()
+    recorder = Recorder(loss.tensors, insist, TOLERANCE[half], tell)
+    usual = {}                              # why -> phases that run as usual
     for phase in phases:
         name = phase.name
-        if name.endswith('reg'):
-            continue
-        deciding = [term for term in loss.terms if loss.terms[term].recording_key(name) is None]
-        if loss.regularises(name) or deciding:
-            tell(f'--cuda-graphs: {name} runs as usual; it is not recorded with {", ".join(deciding) or "the regularisation that is part of it"}.')
+        deciding = [term for term, acting in loss.acting_terms(name).items() if acting.recording_key(name) is None]
+        if deciding:
+            usual.setdefault(f'{", ".join(deciding)} decide in Python', []).append(name)
+        elif loss.exchanges(name) and distributed.get_world_size() > 1:
+            usual.setdefault('the processes exchange numbers in the midst of it', []).append(name)
         else:
             key = functools.partial(loss.recording_key, name)
-            accumulate[name] = RecordedPhase(accumulate[name], phase.params, key, pool, tell, name)
+            accumulate[name] = RecordedPhase(accumulate[name], phase.params, key, recorder, name)
+    for why, names in usual.items():
+        if insist:
+            raise UserError(f'--cuda-graphs=1: {", ".join(names)} cannot be recorded: {why}; use --cuda-graphs=auto, which records the others')
+        tell(f'--cuda-graphs: not recorded: {", ".join(names)}; {why}.')
 
 
-class RecordedPhase:
-    """Calls `function(*tensors)`, which adds to the gradients of `params`; from the fourth call of a key on as a CUDA graph.
-
-    Gradients must be None before each call, and must have been used before another graph of the same pool runs. Where a recording fails
-    and ends as it should, it says so, and calls `function` from then on; one that does not even end raises UserError.
+class Recorder:
+    """What the recorded phases of a run share.
 
     Args:
-        function: of tensors on a GPU, without host synchronisation.
-        params:   whose gradients it makes.
-        key:      function without arguments: a hashable of all that `function` depends on but for its tensors and the GPU's memory;
-                  None = it must not be recorded now.
-        pool:     of `torch.cuda.graph_pool_handle()`.
-        tell:     function of a line of text; `name` is what it calls the phase.
+        state:     function without arguments: the tensors that phases change beside gradients and statistics.
+        insist:    a failure raises UserError; else a line says so, and the phase runs as usual.
+        tolerance: up to what difference a replay counts as equal to what it replaces.
+        tell:      function of a line of text.
+    Attributes:
+        pool:      memory of all graphs.
+        graphs:    {(phase, key): what is recorded}.
+        off:       nothing is recorded or replayed any more.
     """
 
-    def __init__(self, function, params, key, pool, tell, name):
-        self.function, self.params, self.key, self.pool, self.tell, self.name = function, params, key, pool, tell, name
-        self.calls, self.graphs = {}, {}
-        self.failed_graph = None
+    def __init__(self, state, insist, tolerance, tell):
+        self.state, self.insist, self.tolerance, self.tell = state, insist, tolerance, tell
+        self.pool = torch.cuda.graph_pool_handle()
+        self.graphs, self.off, self._failed = {}, False, []
 
-    def __call__(self, *tensors):
-        key = None if self.failed_graph is not None else self.key()
-        if key is not None and key not in self.graphs:
-            self.calls[key] = self.calls.get(key, 0) + 1
-            if self.calls[key] > WARM_UP:
-                self._record(key, tensors)
-        if self.failed_graph is not None or key not in self.graphs:
-            self.function(*tensors)
-        else:
-            self._replay(*self.graphs[key], tensors)
+    def fail(self, name, why, remedy='use --cuda-graphs=auto'):
+        """One phase cannot be recorded, which the caller then leaves as it is. Raises UserError where the user insists."""
+        if self.insist:
+            raise UserError(f'--cuda-graphs=1: {name} {why}; {remedy}, with which the same command continues the run')
+        self.tell(f'--cuda-graphs: {name} {why}; it runs as usual.')
 
-    def _record(self, key, tensors):
-        inputs = [tensor.clone() for tensor in tensors]
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-        try:
-            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode='thread_local'):    # the threads that pin images are not recorded
-                self.function(*inputs)
-        except (RuntimeError, ValueError) as err:           # torch's own errors, of CUDA, too
-            self._clear_gradients()
-            self._give_up(graph, stream, err)
-        else:
-            self.graphs[key] = graph, inputs, [param.grad for param in self.params]
-            self._clear_gradients()
+    def stop(self, name, why):
+        """Nothing is recorded any more because of one phase, and all memory of graphs is free again. Raises as `fail`."""
+        self.off = True
+        self.graphs.clear()
+        torch.cuda.empty_cache()
+        if self.insist:
+            self.fail(name, why)
+        self.tell(f'--cuda-graphs: {name} {why}; all phases run as usual.')
 
-    def _give_up(self, graph, stream, err):
-        """After a failed recording. torch goes back to `stream` only once it has ended one as it should.
+    def keep(self, graph):
+        """One whose recording failed, for the pool may not fall out of use while others want to share it."""
+        self._failed.append(graph)
 
-        Else its random generator and its allocator may go on recording, and whatever ran next would fail.
+    def lacks_memory(self):
+        """Before the first recording: why the graphs would not fit beside the usual step, which all phases have been through; or None.
+
+        The pool takes at most what the phases have taken by turns, and that stays with the usual step.
         """
-        if torch.cuda.current_stream() != stream:
-            torch.cuda.set_stream(stream)
-            cause = err.__context__ or err                  # `err` may be that of the attempt to end it
-            remedy = 'use a smaller --batch-gpu, or leave it out' if misc.out_of_memory(cause) else 'leave it out'
-            raise UserError(f'--cuda-graphs=1: {self.name} cannot be recorded ({misc.one_line(cause)}); {remedy}, '
-                            'with --fork-from=RUN if the run has a state') from err
-        if misc.out_of_memory(err):
-            raise err
-        self.failed_graph = graph                                 # kept, for the pool may not fall out of use while others want to share it
-        self.tell(f'--cuda-graphs: {self.name} cannot be recorded ({misc.one_line(err)}); it runs as usual.')
+        needed = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        free, _total = torch.cuda.mem_get_info()
+        if self.insist or self.graphs or needed <= free:
+            return None
+        return f'would need up to {needed / 2 ** 30:.1f} GiB more, and {free / 2 ** 30:.1f} GiB are free'
 
-    def _replay(self, graph, inputs, grads, tensors):
-        torch._foreach_copy_(inputs, list(tensors))
-        graph.replay()
-        for param, grad in zip(self.params, grads, strict=True):
-            param.grad = grad                               # the memory that the graph writes to
+    def leave(self, name, why, stream, random_state):
+        """After a recording that could not be ended: torch's own bookkeeping holds it to be under way.
 
-    def _clear_gradients(self):
-        for param in self.params:
-            param.grad = None
+        Goes back to `stream`, has the allocator leave the pool, gives the device's generator a state that no graph knows, with the numbers
+        of `random_state`, and tries whether drawing, allocating and waiting work. Graphs recorded before are of no use after it.
+
+        Raises UserError where they do not, or where this version of torch has no way to do so.
+        """
+        torch.cuda.set_stream(stream)
+        device = torch.cuda.current_device()
+        try:
+            end = getattr(torch._C, '_cuda_endAllocateToPool', None) or torch._C._cuda_endAllocateCurrentStreamToPool     # until torch 2.7
+            with contextlib.suppress(RuntimeError):         # where that much was ended
+                end(device, self.pool)
+            torch.cuda.default_generators[device].graphsafe_set_state(torch.Generator('cuda').graphsafe_get_state())
+            torch.cuda.set_rng_state(random_state)
+            torch.rand([1024], device='cuda').sum().item()
+            torch.cuda.set_rng_state(random_state)
+        except (RuntimeError, AttributeError) as err:
+            raise UserError(f'--cuda-graphs: {name} {why}, after which torch cannot go on; give the same command with --cuda-graphs=0, '
+                            'which continues the run if it has a state') from err
