@@ -81,7 +81,7 @@ class Trainer:
             self.ada = LinearProbability(self.augment_pipe.p, c.augment_p, c.augment_ramp_kimg, c.batch_size)
         trained = [param for param in self.loss.terms.parameters() if param.requires_grad]
         self.phases = make_phases(self.G, self.D, trained, c.G_opt_kwargs, c.D_opt_kwargs, c.G_reg_interval,
-                                  c.D_reg_interval, self.device)
+                                  c.D_reg_interval, self.device, c.D_steps)
         self.loss.terms.requires_grad_(False)
         self.ema = WeightAverage(self.G, self.G_ema, c.ema_kimg, c.ema_rampup, c.ema_start_kimg)
         self.accumulate = {phase.name: functools.partial(self._accumulate, phase) for phase in self.phases}
@@ -173,7 +173,8 @@ class Trainer:
             if self.batch_idx % phase.interval == 0:
                 self._run_phase(phase, batch, gen_z, gen_c)
         self.loss.finish_step(self.batch_idx)
-        self.ema.update(self.cur_nimg, c.batch_size)
+        if self.batch_idx % c.D_steps == 0:             # G has taken a step
+            self.ema.update(self.cur_nimg, c.batch_size * c.D_steps)
         if self.ada is not None:
             self.ada.update(self.batch_idx)
 
@@ -189,7 +190,7 @@ class Trainer:
         parts = zip(*[x.split(self.config.batch_gpu) for x in tensors], strict=True)
         for i, (img, c, idx, z, cz) in enumerate(parts):
             self.loss.accumulate_gradients(phase=phase.name, real_img=img, real_c=c, real_idx=idx, gen_z=z, gen_c=cz,
-                                           gain=phase.interval / rounds, round_idx=i)
+                                           gain=phase.gain / rounds, round_idx=i)
 
     # -- end of a tick
 

@@ -36,7 +36,7 @@ RENAMED = {
     'training.early_stop.EarlyStop': 'training.observers.early_stop.EarlyStop',
 }
 # Values that runs were trained with before their configurations named them.
-UNWRITTEN = dict(G_reg_interval=4, D_reg_interval=16, ada_interval=4, ada_kimg=500)
+UNWRITTEN = dict(G_reg_interval=4, D_reg_interval=16, D_steps=1, ada_interval=4, ada_kimg=500)
 MOST = 6                        # differences that a message lists
 
 

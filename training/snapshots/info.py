@@ -6,8 +6,7 @@ NUMBER = (int, float)
 OPTIONS = dict(training_set_kwargs=dict(path=str, val_fraction=NUMBER, random_seed=int), metrics=[str],
                metric_set_kwargs=dict(path=str), init_from=str, random_seed=int, num_gpus=int, device=str,
                batch_size=int, fork_origin=dict(run=str, cur_nimg=NUMBER, checksum=str), ema_kimg=NUMBER,
-               ada_target=NUMBER, augment_kwargs={}, G_opt_kwargs=dict(lr=NUMBER),
-               G_kwargs=dict(synthesis_kwargs=dict(num_fp16_res=int, half_dtype=str)),
+               ada_target=NUMBER, augment_kwargs={}, G_opt_kwargs=dict(lr=NUMBER), D_opt_kwargs=dict(lr=NUMBER), G_kwargs={},
                loss_kwargs=dict(r1_gamma=NUMBER, kd_kwargs=dict(methods=[str], teacher=str, settings={})))
 DATASET = dict(name=str, content_hash=str, images=int, resolution=int, channels=int, mirrored=bool, labels=bool, class_names=[str], record={},
                held_out=int)
