@@ -192,7 +192,8 @@ def add_metrics(config, opts, preset, kd, dataset):
     config.metrics = [name for name in split_names(names) if name.lower() != 'none']
     for name in config.metrics:
         for ability in metric_main.find_metric(name)[0].abilities:
-            require(ARCHITECTURES[preset.architecture].abilities, ability, f'--metrics={name}', 'leave it out of --metrics')
+            abilities = ARCHITECTURES[preset.architecture].abilities
+            require(abilities, ability, f'--metrics={name}', 'leave it out of --metrics')
     for name in ('detector', 'metric_teacher', 'metric_data'):
         if opts[name] is not None and not config.metrics:
             raise UserError(f'--{name.replace("_", "-")}={opts[name]}: has no effect with --metrics=none; leave one of them out')

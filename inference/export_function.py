@@ -7,7 +7,7 @@ from training.networks.architectures import abilities_of
 
 
 class _Images(torch.nn.Module):
-    """Truncation where the generator knows it, synthesis in float32, and nothing that depends on values or on the number of images."""
+    """Truncation where G has it, synthesis in float32, and nothing that depends on values or the number of images."""
 
     def __init__(self, G, noise_mode):
         super().__init__()
@@ -58,13 +58,14 @@ def image_function(G, latents='z', noise_mode='const'):
 
 
 def random_inputs(G, latents, n, truncation_psi, rng):
-    """-> {'z' or 'w': [n, ...], 'c': [n, c_dim] if G has classes and takes z, 'truncation_psi': [] if it knows truncation}, float32.
+    """-> {'z' or 'w': [n, ...], 'c': [n, c_dim], 'truncation_psi': []}, float32; the classes take turns.
 
-    The classes take turns.
+    'c' where G has classes and takes z; 'truncation_psi' where it has truncation.
     """
     z = torch.randn([n, G.z_dim], generator=rng)
     c = torch.nn.functional.one_hot(torch.arange(n) % max(G.c_dim, 1), max(G.c_dim, 1)).to(torch.float32)
-    inputs = dict(truncation_psi=torch.tensor(truncation_psi, dtype=torch.float32)) if 'truncation' in abilities_of(G) else {}
+    has_truncation = 'truncation' in abilities_of(G)
+    inputs = dict(truncation_psi=torch.tensor(truncation_psi, dtype=torch.float32)) if has_truncation else {}
     if latents == 'w':
         return dict(w=G.mapping(z, c), **inputs)
     return dict(z=z, c=c, **inputs) if G.c_dim > 0 else dict(z=z, **inputs)

@@ -141,7 +141,10 @@ def labels_of(seeds, classes, class_names):
 
 @torch.no_grad()
 def synthesize(G, ws, noise_mode, batch, device):
-    """ws [n, num_ws, w_dim] -> uint8 [n, C, H, W] on the CPU; a progress bar where there is a terminal. Raises UserError for noise that G lacks."""
+    """ws [n, num_ws, w_dim] -> uint8 [n, C, H, W] on the CPU; a progress bar where there is a terminal.
+
+    Raises UserError for noise that G does not have.
+    """
     check_noise(noise_mode, G)
     parts = []
     with tqdm.tqdm(desc='Images', total=len(ws), unit='img', leave=False, disable=None) as bar:

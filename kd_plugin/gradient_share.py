@@ -9,8 +9,8 @@ class GradientShare(torch.nn.Module):
     """|g_KD| / |g_adv|, with g = the gradient of all D losses of a kind with respect to D's last hidden layer, [N, F].
 
     N counts the fakes and the reals of a step, of all micro-batches and processes; the norm is that of all N F numbers.
-    g_KD is seen as it passes by in the one backward; g_adv is that of the adversarial loss alone, through the last linear
-    layer. Nothing goes through D again, and nothing waits for the device.
+    g_KD is seen as it passes by in the one backward; g_adv is that of the adversarial loss alone, through the last
+    linear layer. Nothing goes through D again, and nothing waits for the device.
     """
 
     def __init__(self):

@@ -14,7 +14,8 @@ from training.networks import DiscriminatorFeatures
 
 LOGITS = [-2.0, 0.0, 0.5, 3.0]
 HINGE = dict(d_fake=[0.0, 1.0, 1.5, 4.0], d_real=[3.0, 1.0, 0.5, 0.0], g=[2.0, 0.0, -0.5, -3.0])
-MINUS_LOG = dict(d_fake=lambda x: -math.log(1 - sigmoid(x)), d_real=lambda x: -math.log(sigmoid(x)), g=lambda x: -math.log(sigmoid(x)))
+MINUS_LOG = dict(d_fake=lambda x: -math.log(1 - sigmoid(x)), d_real=lambda x: -math.log(sigmoid(x)),
+                 g=lambda x: -math.log(sigmoid(x)))
 
 
 def sigmoid(x):
@@ -68,7 +69,8 @@ def test_an_unknown_loss():
 def test_the_share_of_distillation_is_relative_to_the_loss_that_is_trained():
     """Logits -2 and 3 of fakes: only the second has a gradient under the hinge, w / 2 (the mean of two)."""
     hidden = torch.tensor([[-2.0], [3.0]], requires_grad=True)
-    step = Step(None, None, None, None, None, features=DiscriminatorFeatures(None, hidden, None), gan_loss=GAN_LOSSES['hinge'])
+    features = DiscriminatorFeatures(None, hidden, None)
+    step = Step(None, None, None, None, None, features=features, gan_loss=GAN_LOSSES['hinge'])
     share = GradientShare()
     share.watch(step, 'fake', lambda features: features.epilogue * 4).sum().backward()
     kd, adversarial = share.norms().tolist()

@@ -1,6 +1,7 @@
 """A second architecture, as small as can be: what a stranger's networks must offer, and their row."""
 
 import torch
+from torch.nn.utils.parametrizations import spectral_norm
 
 from torch_utils import persistence
 from training.networks.checks import IMAGE, whole, width
@@ -41,13 +42,13 @@ class Generator(torch.nn.Module):
 
 @persistence.persistent_class
 class Discriminator(torch.nn.Module):
-    """Image -> one convolution -> mean over positions -> logit; without labels."""
+    """Image -> one convolution, its weight spectrally normalised -> mean over positions -> logit; without labels."""
 
     def __init__(self, c_dim, img_resolution, img_channels, channels=8):
         super().__init__()
         self.c_dim, self.img_resolution, self.img_channels = c_dim, img_resolution, img_channels
         self.feature_dim = channels
-        self.conv = torch.nn.Conv2d(img_channels, channels, 3, padding=1)
+        self.conv = spectral_norm(torch.nn.Conv2d(img_channels, channels, 3, padding=1))
         self.out = torch.nn.Linear(channels, 1)
 
     def readout(self, features):

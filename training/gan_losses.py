@@ -1,4 +1,4 @@
-"""The adversarial losses that `StyleGAN2Loss` chooses from: each three functions of logits, of any shape, which keep it."""
+"""The adversarial losses of `StyleGAN2Loss` by name: three functions of logits, which keep their shape."""
 
 from collections.abc import Callable
 from typing import NamedTuple

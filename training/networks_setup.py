@@ -18,8 +18,9 @@ from .snapshots.arguments import check_readable
 
 
 def build_networks(config, dataset, device):
-    """-> ({'G', 'D', 'G_ema': module on `device`, frozen}, {name: constructor arguments}). Raises UserError if --init-from does not fit,
-    or snapshots of the networks could not be read.
+    """-> ({'G', 'D', 'G_ema': module on `device`, frozen}, {name: constructor arguments}).
+
+    Raises UserError if --init-from does not fit, or snapshots of the networks could not be read.
     """
     torch.manual_seed(config.random_seed)
     network_kwargs = _network_kwargs(config, dataset)

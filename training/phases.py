@@ -84,9 +84,9 @@ class Phase:
 def make_phases(G, D, extra_D_params, G_opt_kwargs, D_opt_kwargs, G_reg_interval, D_reg_interval, device, D_steps=1):
     """The phases of one iteration, in order.
 
-    An iteration is one step of D on new reals and fakes. G takes its step before it, in each `D_steps`-th iteration. What
-    counts images (the length of a run, ADA, schedules) counts the reals that D sees; what must follow a step of G, such
-    as the average of its weights, asks whether a phase of G was due.
+    An iteration is one step of D on new reals and fakes. G takes its step before it, in each `D_steps`-th iteration,
+    the first included. What counts images (the length of a run, ADA, schedules) counts the reals that D sees; the
+    average of G's weights moves where G has taken a step, by the images since the last one.
 
     With lazy regularisation (interval k; StyleGAN2, appendix B) main and regularisation alternate on one optimiser, whose learning
     rate and betas are adjusted for the extra steps: lr * c, beta ** c with c = k / (k + 1).
@@ -98,7 +98,8 @@ def make_phases(G, D, extra_D_params, G_opt_kwargs, D_opt_kwargs, G_reg_interval
     """
     phases = []
     averages = G.running_averages()         # G makes images in all phases
-    networks = [('G', G, [], G_opt_kwargs, G_reg_interval, D_steps), ('D', D, extra_D_params, D_opt_kwargs, D_reg_interval, 1)]
+    networks = [('G', G, [], G_opt_kwargs, G_reg_interval, D_steps),
+                ('D', D, extra_D_params, D_opt_kwargs, D_reg_interval, 1)]
     for name, module, extra, opt_kwargs, interval, spacing in networks:
         params = [*module.parameters(), *extra]
         c = 1 if interval is None else interval / (interval + 1)

@@ -18,7 +18,7 @@ from ..snapshots.arguments import check_readable
 GRID_IMAGES = {True: 480, False: 60}        # on a GPU: those of 256x256 then make a picture of 7680x4096
 
 MEMORIZED = 2                   # images of which nothing but copies can be learned
-ABILITY_OF = dict(style_mixing_prob='style_mixing', pl_weight='path_length')        # arguments of the loss that need one of G
+ABILITY_OF = dict(style_mixing_prob='style_mixing', pl_weight='path_length')        # what arguments of the loss need
 
 
 def number_of_processes(gpus):
@@ -97,16 +97,16 @@ def half_suits(opts, device):
 
 
 def check_micro_batch(config, opts):
-    """Raises UserError if the networks cannot have their batch in parts of batch_gpu; needs `batch_size` and the networks."""
+    """Raises UserError if the networks cannot take their batch in parts of batch_gpu; needs schedule and networks."""
     per_process = config.batch_size // config.num_gpus
     multiple = of_class(config.D_kwargs['class_name']).batch_multiple(config.D_kwargs, config.batch_gpu, per_process)
     if config.batch_gpu % multiple == 0:
         return
     if multiple == per_process:
-        raise UserError(f'--batch-gpu={config.batch_gpu}: the networks of --cfg={opts.cfg} normalise over the whole batch of {per_process}; '
-                        'leave --batch-gpu out')
-    raise UserError(f'--batch={config.batch_size}: {config.batch_gpu} images at a time cannot be split into groups of {multiple} for the '
-                    f'minibatch statistics of --cfg={opts.cfg}; use a multiple of {multiple}')
+        raise UserError(f'--batch-gpu={config.batch_gpu}: the networks of --cfg={opts.cfg} normalise over the whole '
+                        f'batch of {per_process}; leave --batch-gpu out')
+    raise UserError(f'--batch={config.batch_size}: {config.batch_gpu} images at a time cannot be split into groups of '
+                    f'{multiple} for the minibatch statistics of --cfg={opts.cfg}; use a multiple of {multiple}')
 
 
 def add_networks(config, opts, preset):
@@ -114,7 +114,8 @@ def add_networks(config, opts, preset):
     row = ARCHITECTURES[preset.architecture]
     if row.precision_of is None and opts.fp32 is False:
         raise UserError(f'--fp32=0: the networks of --cfg={opts.cfg} compute in float32; leave it out')
-    half = half_suits(opts, config.device) and (preset.half_precision or opts.fp32 is not None) and row.precision_of is not None
+    has_half = row.precision_of is not None and (preset.half_precision or opts.fp32 is not None)
+    half = has_half and half_suits(opts, config.device)
     config.fp32_auto = opts.fp32 is None and on_cpu     # a run keeps to what the processor that it began on has
     channels_last = on_cpu if opts.nhwc is None else opts.nhwc
     config.update(channels_last=channels_last, fp32=not half)

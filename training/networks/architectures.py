@@ -1,4 +1,4 @@
-"""The architectures that presets choose from, that files may name, and whose abilities command lines ask for: one row each."""
+"""The architectures that presets choose from, and whose classes files may name: one row each."""
 
 from dnnlib import UnusableFile, UserError
 from dnnlib.util import get_obj_by_name

@@ -1,4 +1,4 @@
-"""What an argument of a network may be, as rows of architectures say it: functions of a value as JSON has it -> bool."""
+"""What an argument of a network may be, as rows of architectures say it: functions of a JSON value -> bool."""
 
 
 def whole(low, high):

@@ -1,4 +1,4 @@
-"""What a generator and a discriminator must be to train, and to be used afterwards; and the row that describes an architecture."""
+"""What a generator and a discriminator must be to train and to be used afterwards; the row of an architecture."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -23,12 +23,12 @@ ABILITIES = {
 class GeneratorNetwork(Protocol):
     """z and labels -> images, in two parts, so that losses and programs can work on what lies between them.
 
-    A `torch.nn.Module`, decorated with `persistence.persistent_class`, with parameters in float32. Images do not depend
-    on others of the batch in eval mode. `G.mapping` and `G.synthesis` may be methods or modules.
+    A `torch.nn.Module`, decorated with `persistence.persistent_class`, with parameters in float32. In eval mode an
+    image does not depend on the others of its batch. `mapping` and `synthesis` may be methods or modules.
 
     Abilities ask for more: 'truncation' for the arguments truncation_psi and truncation_cutoff of `mapping` and of the
-    call, and for `mapping.w_avg` [w_dim]; 'w' for ws that can be interpolated; 'style_mixing' for ws whose rows can come
-    from different z; 'projection' for ws with equal rows that give an image, and for a module `synthesis`.
+    call, and for `mapping.w_avg` [w_dim]; 'w' for ws that can be interpolated; 'style_mixing' for ws whose rows can
+    come from different z; 'projection' for ws with equal rows that give an image, and for a module `synthesis`.
     """
 
     z_dim: int                      # of the latent, which is normal
@@ -81,7 +81,7 @@ class DiscriminatorNetwork(Protocol):
         """
 
     def readout(self, features: Any) -> torch.Tensor:
-        """`DiscriminatorFeatures` of the last pass -> logits [N, 1], from `epilogue` and `cmap` alone. Nothing moves."""
+        """`DiscriminatorFeatures` of the last pass -> logits [N, 1], from `epilogue` and `cmap` alone."""
 
 
 class DeviceFacts(NamedTuple):
@@ -104,8 +104,8 @@ class Architecture(NamedTuple):
                     those of the data set included; a table in the place of a function = the arguments of a part.
     precision_of:   constructor arguments of G or of D, with class_name -> (the table among them that has num_fp16_res,
                     the one that has half_dtype), made where they are missing. None = always float32.
-    batch_multiple: (constructor arguments of D, images of a micro-batch, images of a process) -> a micro-batch must have
-                    a multiple of so many. All images of the process = it is never split, as batch norm wants it.
+    batch_multiple: (constructor arguments of D, images of a micro-batch, images of a process) -> a micro-batch must
+                    have a multiple of so many. All images of the process = it is never split, as batch norm needs it.
     abilities:      names in `ABILITIES`.
     missing:        G -> the abilities that one made with unusual arguments does not have.
     """

@@ -115,7 +115,8 @@ def _use(load_as, architecture, c_dim):
     truncation = ', truncation_psi=0.7' if 'truncation' in architecture.abilities else ''
     label = f'torch.eye({c_dim})[[0] * 4]          # four images of class 0' if c_dim > 0 else 'None          # there are no classes'
     return ['import torch', 'from training.model_files import load_generator', '', f'G = load_generator({load_as!r}, device=\'cpu\')',
-            f'c = {label}', f'img = G(torch.randn(4, G.z_dim), c{truncation})        # [4, channels, side, side] in [-1, 1]']
+            f'c = {label}',
+            f'img = G(torch.randn(4, G.z_dim), c{truncation})        # [4, channels, side, side] in [-1, 1]']
 
 
 def _data_rows(data):

@@ -30,9 +30,10 @@ class Entry(NamedTuple):
 
 
 def checked(kwargs, allowed, where):
-    """The arguments our classes take, as JSON has them. Raises UnusableFile for one that they do not take, or not with this value.
+    """The arguments our classes take, as JSON has them.
 
     allowed: as `Architecture.arguments` has it for a class.
+    Raises UnusableFile for one that they do not take, or not with this value.
     """
     if len(kwargs) > MAX_ARGUMENTS:
         raise UnusableFile(f'{where} has {len(kwargs):,} arguments, far more than a network takes')
@@ -82,11 +83,15 @@ def check_readable(networks):
         try:
             described(kwargs, f'{name}_kwargs')
         except UnusableFile as err:
-            raise UserError(f'{name}_kwargs: snapshots could not be read: {err}; make its row in training/networks/architectures.py fit') from err
+            raise UserError(f'{name}_kwargs: snapshots could not be read: {err}; '
+                            'make its row in training/networks/architectures.py fit') from err
 
 
 def precision_of(kwargs):
-    """-> the tables among the arguments that have num_fp16_res, and half_dtype; made where they are missing. None of a float32 network."""
+    """-> (table with num_fp16_res, table with half_dtype) among the arguments, as `Architecture.precision_of`.
+
+    None for a network that is always float32.
+    """
     of_row = architectures.of_class(kwargs['class_name']).precision_of
     return None if of_row is None else of_row(kwargs)
 

@@ -104,7 +104,7 @@ def load_info(path):
 
 
 def network_kwargs(path, info, name='G_ema'):
-    """Constructor arguments of a network, checked, from what `load_info` gave; raises UserError if they cannot be used."""
+    """Constructor arguments of a network from what `load_info` gave. Raises UserError if they cannot be used."""
     with _user_errors(path):
         return network_arguments.described(info['networks'][name], name)
 
