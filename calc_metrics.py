@@ -17,6 +17,7 @@ from training import model_files
 from training.config.build import torch_device
 from training.dataset import demo as demo_data
 from training.dataset.folder import held_out_kwargs
+from training.networks.architectures import abilities_of, require
 
 
 def parse_metrics(text):
@@ -84,6 +85,9 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
     snapshot = model_files.load_snapshot(network, device)
     G, info = snapshot.G_ema, snapshot.info
     sampling.check_trunc(trunc, G)
+    for name in names:
+        for ability in metric_main.find_metric(name)[0].abilities:
+            require(abilities_of(G), ability, f'--metrics={name}', 'leave it out of --metrics')
     data_kwargs = None
     if metric_main.needs_data(names, G.c_dim):
         data_kwargs = choose_data(data, info, network)

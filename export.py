@@ -7,7 +7,9 @@ import click
 from dnnlib import UserError, files
 from dnnlib.util import user_errors
 from inference import export_check, export_files
+from inference import latents as sampling
 from training import model_files
+from training.networks.architectures import abilities_of, require
 
 CHOICES = dict(input='z', noise_mode='const', opset=18)         # of the formats that record a computation
 
@@ -31,8 +33,6 @@ def load_generator(network):
     """-> (G_ema on the CPU, info of its snapshot, path of the file)."""
     path = model_files.locate(network)
     snapshot = model_files.load_snapshot(path, 'cpu')
-    if snapshot.G_ema.mapping.w_avg_beta is None:
-        raise UserError(f'--network={network}: it keeps no average of w, which the input truncation_psi needs')
     return snapshot.G_ema, snapshot.info, path
 
 
@@ -60,6 +60,9 @@ def export(network, format, dest, **choices):
     files.make_dir(os.path.dirname(dest) or '.')
     G, info, path = load_generator(network)
     choices = {name: CHOICES[name] if value is None else value for name, value in choices.items()}
+    if choices['input'] == 'w':
+        require(abilities_of(G), 'w', '--input=w', 'use --input=z')
+    sampling.check_noise(choices['noise_mode'], G)
     job = export_files.Export(format, G, info, latents=choices['input'], noise_mode=choices['noise_mode'], opset=choices['opset'],
                               source=dict(source=os.path.basename(files.public_address(network)), source_sha256=files.sha256_of_file(path)))
     with files.atomic_path(dest) as temp:

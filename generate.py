@@ -26,6 +26,7 @@ from metrics import detectors
 from torch_utils import cpu_threads, image_grid
 from training import model_files
 from training.config.build import torch_device
+from training.networks.architectures import abilities_of, require
 
 num_range = parse_seeds         # its name in StyleGAN2-ADA, under which scripts import it
 
@@ -171,6 +172,9 @@ def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, 
         video_files.check_mp4('add --frames for PNG files')
     device = cpu_threads.settle(torch_device(device))
     G, class_names = load(network, device)
+    if space == 'w' and projected_w is None:
+        require(abilities_of(G), 'w', '--space=w', 'use --space=z')
+    sampling.check_noise(noise_mode, G)
     for psi in truncs:
         sampling.check_trunc(psi, G)
     latents = sampling.z_of_seeds(G, seeds) if projected_w is None else load_projected_w(projected_w, G)

@@ -29,6 +29,7 @@ from metrics.lpips import load_vgg16_lpips
 from torch_utils import cpu_threads, misc
 from training import model_files
 from training.config.build import torch_device
+from training.networks.architectures import abilities_of, require
 
 F = torch.nn.functional
 SAVE_SEC = 60               # between two states
@@ -158,6 +159,7 @@ def project(network, target, outdir, space, class_text, num_steps, seed, percept
     path = model_files.locate(network)
     snapshot = model_files.load_snapshot(network, device)
     G = snapshot.G_ema
+    require(abilities_of(G), 'projection', f'--network={network}')
     c = choose_label(G, class_text, snapshot.info['training'].get('class_names'))
     targets = projection_files.read_targets(target, G.img_resolution, G.img_channels)
     features, identity, default_weight = load_features(perceptual, device)

@@ -16,6 +16,7 @@ from inference.options import SETTINGS, batch_option, device_option, network_opt
 from torch_utils import cpu_threads, image_grid
 from training import model_files
 from training.config.build import torch_device
+from training.networks.architectures import abilities_of, require
 
 
 def parse_layers(text, num_ws):
@@ -68,6 +69,7 @@ def mix_styles(network, outdir, rows, cols, styles, trunc, class_text, noise_mod
     device = cpu_threads.settle(torch_device(device))
     snapshot = model_files.load_snapshot(network, device)
     G = snapshot.G_ema
+    require(abilities_of(G), 'style_mixing', f'--network={network}')
     layers = parse_layers(styles, G.num_ws)
     chosen = sampling.parse_class(class_text, G.c_dim, snapshot.info['training'].get('class_names')) or 0
     classes = sampling.classes_of(rows + cols, None, chosen, G.c_dim)

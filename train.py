@@ -20,11 +20,21 @@ from torch_utils import distributed
 from training import model_files
 from training.config import presets
 from training.config.augmentations import add_augmentation, augmentation_options
-from training.config.build import add_networks, add_observers, add_schedule, check_dataset, number_of_processes, torch_device, warn_of_few_images
+from training.config.build import (
+    add_networks,
+    add_observers,
+    add_schedule,
+    check_dataset,
+    check_micro_batch,
+    number_of_processes,
+    torch_device,
+    warn_of_few_images,
+)
 from training.dataset import demo as demo_data
 from training.launch import launch
 from training.methods import apa, chain, fakeclr, insgen, lecam
 from training.methods.method import add_methods, check_methods, method_options
+from training.networks.architectures import ARCHITECTURES, require
 from training.run import bad_steps, fork
 from training.run import keep as snapshot_keep
 from training.run.find import find_run
@@ -168,6 +178,7 @@ def build_config(opts):
                                  data_loader_kwargs=dict(num_workers=opts.workers), fork_from=opts.fork_from)
         add_schedule(config, opts, preset)
         add_networks(config, opts, preset)
+        check_micro_batch(config, opts)
         add_augmentation(config, opts)
         add_methods(METHODS, config, opts, dataset)
     add_metrics(config, opts, preset, dataset)
@@ -201,7 +212,9 @@ def add_metrics(config, opts, preset, dataset):
     names = preset.metrics if opts.metrics is None else opts.metrics
     config.metrics = [name for name in split_names(names) if name.lower() != 'none']
     for name in config.metrics:
-        metric_main.find_metric(name)
+        for ability in metric_main.find_metric(name)[0].abilities:
+            abilities = ARCHITECTURES[preset.architecture].abilities
+            require(abilities, ability, f'--metrics={name}', 'leave it out of --metrics')
     for name in ('detector', 'metric_teacher', 'metric_data'):
         if opts[name] is not None and not config.metrics:
             raise UserError(f'--{name.replace("_", "-")}={opts[name]}: has no effect with --metrics=none; leave one of them out')

@@ -105,7 +105,7 @@ def make_step(batch):
         for phase in phases:
             if INTERVALS[phase.name] < 16:
                 phase.begin()
-                loss.accumulate_gradients(phase.name, img, c, z, c, gain=phase.interval)
+                loss.accumulate_gradients(phase.name, img, c, z, c, gain=phase.gain)
                 phase.end()
         spent[-1][1] = time.process_time() - begin
     return step, spent

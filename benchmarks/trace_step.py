@@ -204,7 +204,7 @@ class MetaStep:
             with fused_optimiser(), mock.patch.object(training_stats, '_moments', {}), Trace() as trace:
                 for part in torch.arange(n).split(self.config.batch_gpu):
                     pick = [x[:len(part)] for x in (img, label, z, label)]
-                    self.loss.accumulate_gradients(phase.name, *pick, gain=phase.interval)
+                    self.loss.accumulate_gradients(phase.name, *pick, gain=phase.gain)
                 phase.end()
             found[phase.name] = trace, phase.interval
         with Trace() as trace:

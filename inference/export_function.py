@@ -3,24 +3,30 @@
 import torch
 
 from torch_utils.ops import _library
+from training.networks.architectures import abilities_of
 
 
 class _Images(torch.nn.Module):
-    """Truncation, synthesis in float32, and nothing that depends on values or on the number of images."""
+    """Truncation where G has it, synthesis in float32, and nothing that depends on values or the number of images."""
 
     def __init__(self, G, noise_mode):
         super().__init__()
         self.synthesis = G.synthesis
         self.noise_mode = noise_mode
-        self.register_buffer('w_avg', G.mapping.w_avg)
+        self.truncates = 'truncation' in abilities_of(G)
+        if self.truncates:
+            self.register_buffer('w_avg', G.mapping.w_avg)
+        if not isinstance(G.synthesis, torch.nn.Module):            # a method, whose weights are those of G
+            self.G = G
 
-    def images(self, ws, truncation_psi):
-        ws = ws + (self.w_avg - ws) * (1 - truncation_psi)          # psi = 1 leaves ws as they are, to the bit
+    def images(self, ws, truncation_psi=None):
+        if self.truncates:
+            ws = ws + (self.w_avg - ws) * (1 - truncation_psi)      # psi = 1 leaves ws as they are, to the bit
         return self.synthesis(ws, noise_mode=self.noise_mode, fused_modconv=False, force_fp32=True)
 
 
 class _FromW(_Images):
-    def forward(self, w, truncation_psi):
+    def forward(self, w, truncation_psi=None):
         return self.images(w, truncation_psi)
 
 
@@ -29,20 +35,20 @@ class _FromZ(_Images):
         super().__init__(G, noise_mode)
         self.mapping = G.mapping
 
-    def forward(self, z, truncation_psi):
+    def forward(self, z, truncation_psi=None):
         return self.images(self.mapping(z, None), truncation_psi)
 
 
 class _FromLabelledZ(_FromZ):
-    def forward(self, z, c, truncation_psi):
+    def forward(self, z, c, truncation_psi=None):
         return self.images(self.mapping(z, c), truncation_psi)
 
 
 def image_function(G, latents='z', noise_mode='const'):
-    """A module whose arguments are those that `random_inputs` gives, by the same names -> img [N, C, H, W] float32.
+    """A module whose arguments are those that `random_inputs` gives, in that order -> img [N, C, H, W] float32.
 
     Args:
-        G:          `Generator` that keeps an average of w.
+        G:          a generator.
         latents:    'z', or 'w' [N, num_ws, w_dim]: the labels have then done their part.
         noise_mode: 'const' or 'none': the same input always gives the same image.
     """
@@ -52,10 +58,14 @@ def image_function(G, latents='z', noise_mode='const'):
 
 
 def random_inputs(G, latents, n, truncation_psi, rng):
-    """-> {'z' or 'w': [n, ...], 'c': [n, c_dim] if G has classes and takes z, 'truncation_psi': []}, float32; the classes take turns."""
+    """-> {'z' or 'w': [n, ...], 'c': [n, c_dim], 'truncation_psi': []}, float32; the classes take turns.
+
+    'c' where G has classes and takes z; 'truncation_psi' where it has truncation.
+    """
     z = torch.randn([n, G.z_dim], generator=rng)
     c = torch.nn.functional.one_hot(torch.arange(n) % max(G.c_dim, 1), max(G.c_dim, 1)).to(torch.float32)
-    inputs = dict(truncation_psi=torch.tensor(truncation_psi, dtype=torch.float32))
+    has_truncation = 'truncation' in abilities_of(G)
+    inputs = dict(truncation_psi=torch.tensor(truncation_psi, dtype=torch.float32)) if has_truncation else {}
     if latents == 'w':
         return dict(w=G.mapping(z, c), **inputs)
     return dict(z=z, c=c, **inputs) if G.c_dim > 0 else dict(z=z, **inputs)
@@ -63,11 +73,13 @@ def random_inputs(G, latents, n, truncation_psi, rng):
 
 def network_images(G, inputs, noise_mode):
     """What the file is to give for `inputs`, by the network's own way: nothing made for the export is in it."""
-    psi = inputs['truncation_psi'].item()
-    if 'w' in inputs:
-        ws = inputs['w'].lerp(G.mapping.w_avg.expand_as(inputs['w']), 1 - psi)
+    truncation = dict(truncation_psi=inputs['truncation_psi'].item()) if 'truncation_psi' in inputs else {}
+    if 'w' not in inputs:
+        ws = G.mapping(inputs['z'], inputs.get('c'), **truncation)
+    elif truncation:
+        ws = inputs['w'].lerp(G.mapping.w_avg.expand_as(inputs['w']), 1 - truncation['truncation_psi'])
     else:
-        ws = G.mapping(inputs['z'], inputs.get('c'), truncation_psi=psi)
+        ws = inputs['w']
     return G.synthesis(ws, noise_mode=noise_mode, force_fp32=True)
 
 

@@ -11,6 +11,7 @@ import tqdm
 
 from dnnlib import UserError
 from torch_utils import misc
+from training.networks.architectures import abilities_of, require
 
 MAX_IMAGES = 100_000            # of one command
 MAX_TRUNC = 100                 # beyond, every generator gives noise or NaN
@@ -77,12 +78,19 @@ def check_trunc(trunc, G=None):
     """Refuses a truncation psi that is no number, or that the generator (None = not known yet) cannot follow."""
     if not abs(trunc) <= MAX_TRUNC:                 # NaN is refused, too
         raise UserError(f'--trunc={trunc:g}: must be a number such as 0.7, from -{MAX_TRUNC} to {MAX_TRUNC}')
-    if G is not None and trunc != 1 and G.mapping.w_avg_beta is None:
-        raise UserError(f'--trunc={trunc:g}: this generator keeps no average of w to draw towards; leave --trunc out')
+    if G is not None and trunc != 1:
+        require(abilities_of(G), 'truncation', f'--trunc={trunc:g}', 'use --trunc=1')
+
+
+def check_noise(noise_mode, G):
+    """Refuses a choice that the generator does not have."""
+    if noise_mode != 'const':
+        require(abilities_of(G), 'noise', f'--noise-mode={noise_mode}', 'leave --noise-mode out')
 
 
 def load_projected_w(path, G):
     """ws [n, num_ws, w_dim] from the entry 'w' of an .npz file."""
+    require(abilities_of(G), 'w', f'--projected-w={path}', 'leave it out')
     remedy = 'name a projected_w.npz of projector.py, or another .npz file with an entry w'
     if not os.path.isfile(path):
         raise UserError(f'--projected-w={path}: there is no such file; {remedy}')
@@ -114,7 +122,8 @@ def onehot(G, classes, device):
 def latents_of_seeds(G, seeds, classes, trunc, device):
     """-> ws [n, num_ws, w_dim]. A seed gives the same image whatever the batch and the device."""
     check_trunc(trunc, G)
-    return G.mapping(z_of_seeds(G, seeds).to(device, torch.float32), onehot(G, classes, device), truncation_psi=trunc)
+    truncation = {} if trunc == 1 else dict(truncation_psi=trunc)
+    return G.mapping(z_of_seeds(G, seeds).to(device, torch.float32), onehot(G, classes, device), **truncation)
 
 
 def classes_of(seeds, columns, chosen, c_dim):
@@ -132,7 +141,11 @@ def labels_of(seeds, classes, class_names):
 
 @torch.no_grad()
 def synthesize(G, ws, noise_mode, batch, device):
-    """ws [n, num_ws, w_dim] -> uint8 [n, C, H, W] on the CPU; a progress bar where there is a terminal."""
+    """ws [n, num_ws, w_dim] -> uint8 [n, C, H, W] on the CPU; a progress bar where there is a terminal.
+
+    Raises UserError for noise that G does not have.
+    """
+    check_noise(noise_mode, G)
     parts = []
     with tqdm.tqdm(desc='Images', total=len(ws), unit='img', leave=False, disable=None) as bar:
         for part in ws.split(batch):

@@ -7,6 +7,7 @@ import torch
 
 from dnnlib import UserError
 from torch_utils import image_grid, misc
+from training.networks.architectures import abilities_of
 
 from . import latents as sampling
 
@@ -155,4 +156,4 @@ def make_keys(G, latents, walks, classes, space, device):
 
 def center_of(G):
     """Average of w, or None where the generator keeps none."""
-    return G.mapping.w_avg if G.mapping.w_avg_beta is not None else None
+    return G.mapping.w_avg if 'truncation' in abilities_of(G) else None

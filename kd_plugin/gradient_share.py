@@ -3,15 +3,14 @@
 import torch
 
 from torch_utils import distributed
-from training.loss import d_loss
 
 
 class GradientShare(torch.nn.Module):
     """|g_KD| / |g_adv|, with g = the gradient of all D losses of a kind with respect to D's last hidden layer, [N, F].
 
     N counts the fakes and the reals of a step, of all micro-batches and processes; the norm is that of all N F numbers.
-    g_KD is seen as it passes by in the one backward; g_adv is that of the logistic loss alone, through the last linear
-    layer. Nothing goes through D again, and nothing waits for the device.
+    g_KD is seen as it passes by in the one backward; g_adv is that of the adversarial loss alone, through the last
+    linear layer. Nothing goes through D again, and nothing waits for the device.
     """
 
     def __init__(self):
@@ -49,6 +48,7 @@ def _adversarial_gradient(step, kind, readout):
     hidden = step.features.epilogue.detach().requires_grad_(True)
     cmap = None if step.features.cmap is None else step.features.cmap.detach()
     with torch.enable_grad():
-        loss = d_loss(kind, readout(step.features._replace(epilogue=hidden, cmap=cmap))).mean() * step.gain
+        d_loss = step.gan_loss.d_fake if kind == 'fake' else step.gan_loss.d_real
+        loss = d_loss(readout(step.features._replace(epilogue=hidden, cmap=cmap))).mean() * step.gain
     grad, = torch.autograd.grad(loss, hidden)
     return grad

@@ -21,6 +21,7 @@ class Metric(NamedTuple):
     compute: `compute(real, generated, weights)` -> {'value': ..., other figures}; see `estimate.evaluate`.
     number:  of images, where the name does not say; None = it must.
     figures: names of the other figures that are printed after the value.
+    abilities: what a generator must offer beyond a call of it, by the names of `training.networks.interface.ABILITIES`.
     """
     pattern: str
     needs: str
@@ -30,6 +31,7 @@ class Metric(NamedTuple):
     compute: Callable
     number: int | None = None
     figures: tuple[str, ...] = ()
+    abilities: tuple[str, ...] = ()
 
     def num_gen(self, name: str) -> int | None:
         """The number of generated images in the name; None if it is a name of other metrics."""
@@ -48,7 +50,7 @@ _metrics: dict[str, Metric] = {}
 
 
 def register_metric(pattern: str, needs: str, better: str = 'lower', real: dict | None = None, generated: dict | None = None,
-                    number: int | None = None, figures: tuple[str, ...] = ()):
+                    number: int | None = None, figures: tuple[str, ...] = (), abilities: tuple[str, ...] = ()):
     """Decorator: makes a function the `compute` of a `Metric`; the first line of its docstring is what users are told.
 
     Raises ValueError if the pattern is taken, or `better` is none of the two.
@@ -58,7 +60,7 @@ def register_metric(pattern: str, needs: str, better: str = 'lower', real: dict 
             raise ValueError(f'metric {pattern!r} is already registered by {_metrics[pattern].compute.__module__}')
         if better not in ('lower', 'higher'):
             raise ValueError(f"better is {better!r}, it must be 'lower' or 'higher'")
-        _metrics[pattern] = Metric(pattern, needs, better, real, generated, compute, number, figures)
+        _metrics[pattern] = Metric(pattern, needs, better, real, generated, compute, number, figures, abilities)
         return compute
     return register
 

@@ -250,13 +250,21 @@ def test_wrong_networks(tmp_path):
     network = tmp_path / 'net.safetensors'
     save(network)
     refused(tmp_path, *run(tmp_path, 'safetensors', dest=network), 'is the network itself; name another file')
-    save(network, mapping=dict(w_avg_beta=None))
-    refused(tmp_path, *run(tmp_path, 'torchscript'), 'it keeps no average of w')
     G = snapshots.load_networks(str(network)).networks['G']
     snapshots.save_networks(str(network), dict(G=G), dict(G=checkpoint.load_info(str(network), 'network')['networks']['G']), {})
     refused(tmp_path, *run(tmp_path, 'torchscript'), 'there is no G_ema in it')
     network.write_bytes(b'')
     refused(tmp_path, *run(tmp_path, 'torchscript'), 'damaged or of another format')
+
+
+@pytest.mark.parametrize('format', ['onnx', 'torchscript'])
+def test_a_generator_without_an_average_of_w_takes_no_truncation(tmp_path, format):
+    G = save(tmp_path / 'net.safetensors', mapping=dict(w_avg_beta=None), c_dim=0)
+    code, output = run(tmp_path, format)
+    assert code == 0, output
+    z = torch.randn(2, G.z_dim)
+    got = run_file(tmp_path / f'out.{EXTENSIONS[format]}', z.numpy())
+    torch.testing.assert_close(torch.from_numpy(got), G(z, None, noise_mode='const'), rtol=1e-4, atol=1e-4)
 
 
 def test_versions_of_the_operators_that_nothing_can_write(tmp_path, monkeypatch):

@@ -159,7 +159,7 @@ def test_a_generator_without_an_average(tmp_path):
     for command in ('video', 'truncation', None):
         args = [f'--network={tmp_path / "net.safetensors"}', f'--outdir={tmp_path / "out"}', '--device=cpu', '--trunc=0.5']
         code, output = run_cli(generate.main, *([command] if command else []), *args)
-        assert code == 1 and 'Error: --trunc=0.5: this generator keeps no average of w to draw towards; leave --trunc out' in output
+        assert code == 1 and 'Error: --trunc=0.5: this generator keeps no average of w to draw towards; use --trunc=1' in output
     assert run('video', tmp_path / 'net.safetensors', tmp_path / 'out', '--seeds=0-1', '--steps=1', '--frames', '--interpolation=spherical')[0] == 0
 
 

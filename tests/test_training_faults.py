@@ -377,10 +377,11 @@ def test_out_of_memory_says_which_batch_to_try(tiny_data, tmp_path, monkeypatch,
     assert code == 1 and 'not even 4 images at a time fit into memory' in output
 
 
-@pytest.mark.parametrize('D_kwargs, smaller', [({}, 6), (dict(epilogue_kwargs=dict(mbstd_group_size=4)), None),
-                                               (dict(epilogue_kwargs=dict(mbstd_group_size=None)), None)])
-def test_advice_for_any_discriminator(D_kwargs, smaller):
-    """One without minibatch statistics leaves them out of its arguments; None = one group of the whole batch."""
+@pytest.mark.parametrize('epilogue, smaller', [(dict(mbstd_num_channels=0), 6), (dict(mbstd_group_size=6), 6), (dict(mbstd_group_size=4), None),
+                                               ({}, None), (dict(mbstd_group_size=None), None)])
+def test_advice_for_any_discriminator(epilogue, smaller):
+    """Without minibatch statistics, in groups of 4, as by default, and None = one group of the whole batch."""
+    D_kwargs = dict(class_name='training.networks.Discriminator', epilogue_kwargs=epilogue)
     config = dict(batch_size=12, num_gpus=1, batch_gpu=12, batch_gpu_auto=False, D_kwargs=D_kwargs)
     text = str(batch_probe.advice(config, 'runs/x', torch.OutOfMemoryError('no memory')))
     assert text.startswith('runs/x: out of memory with --batch-gpu=12 (no memory); ')

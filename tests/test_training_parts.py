@@ -119,14 +119,25 @@ def test_rampup_and_start_and_buffers():
 ADAM = dict(class_name='torch.optim.Adam', lr=0.1, betas=[0, 0.99], eps=1e-8)
 
 
-def phases_of(G_interval=4, D_interval=16):
-    G, D, extra = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1), torch.nn.Parameter(torch.zeros(1))
-    return make_phases(G, D, [extra], ADAM, ADAM, G_interval, D_interval, torch.device('cpu')), G, D, extra
+class OneWeight(torch.nn.Linear):
+    """A network, with a running average as generators may have it."""
+
+    def __init__(self):
+        super().__init__(1, 1)
+        self.register_buffer('mean', torch.zeros(1))
+
+    def running_averages(self):
+        return [self.mean]
+
+
+def phases_of(G_interval=4, D_interval=16, D_steps=1):
+    G, D, extra = OneWeight(), torch.nn.Linear(1, 1), torch.nn.Parameter(torch.zeros(1))
+    return make_phases(G, D, [extra], ADAM, ADAM, G_interval, D_interval, torch.device('cpu'), D_steps), G, D, extra
 
 
 def test_lazy_regularisation_rescales_the_optimiser():
     phases, *_ = phases_of()
-    assert [(p.name, p.interval) for p in phases] == [('Gmain', 1), ('Greg', 4), ('Dmain', 1), ('Dreg', 16)]
+    assert [(p.name, p.interval, p.gain) for p in phases] == [('Gmain', 1, 1), ('Greg', 4, 4), ('Dmain', 1, 1), ('Dreg', 16, 16)]
     assert phases[0].opt is phases[1].opt and phases[0].opt is not phases[2].opt
     group = phases[2].opt.param_groups[0]
     assert group['lr'] == pytest.approx(0.1 * 16 / 17) and list(group['betas']) == [0, pytest.approx(0.99 ** (16 / 17))]
@@ -136,6 +147,15 @@ def test_without_lazy_regularisation_there_are_two_phases():
     phases, *_ = phases_of(None, None)
     assert [(p.name, p.interval) for p in phases] == [('Gboth', 1), ('Dboth', 1)]
     assert phases[0].opt.param_groups[0]['lr'] == 0.1
+
+
+def test_several_steps_of_d_for_one_of_g():
+    """G regularises in each fourth of its own steps, and stands for those alone; its optimiser is adjusted for those."""
+    phases, G, *_ = phases_of(D_steps=5)
+    assert [(p.name, p.interval, p.gain) for p in phases] == [('Gmain', 5, 1), ('Greg', 20, 4), ('Dmain', 1, 1), ('Dreg', 16, 16)]
+    assert phases[0].opt.param_groups[0]['lr'] == pytest.approx(0.1 * 4 / 5)
+    assert all(len(p.averages) == 1 and p.averages[0] is G.mean for p in phases)
+    assert [(p.name, p.interval, p.gain) for p in phases_of(None, None, 5)[0]] == [('Gboth', 5, 1), ('Dboth', 1, 1)]
 
 
 def test_parameters_of_terms_train_with_d():

@@ -1,13 +1,13 @@
-"""The StyleGAN2 loss: non-saturating logistic loss, R1, path length regularisation, style mixing, and room for further terms."""
+"""The StyleGAN2 loss: adversarial loss, R1, path length regularisation, style mixing, and room for further terms."""
 
 import math
 
 import torch
-from torch.nn.functional import softplus
 
 from torch_utils import distributed, training_stats
 from torch_utils.ops.conv2d_gradfix import no_weight_gradients
 
+from .gan_losses import GAN_LOSSES
 from .loss_terms import Step, Term
 
 PHASES = ('Gmain', 'Greg', 'Gboth', 'Dmain', 'Dreg', 'Dboth')
@@ -26,14 +26,18 @@ class StyleGAN2Loss:
         pl_decay:          decay of the running mean of path lengths.
         pl_weight:         weight of path length regularisation; 0 = none.
         terms:             {name: `Term`} of further methods.
+        gan_loss:          name in `gan_losses.GAN_LOSSES`: 'logistic' (non-saturating) or 'hinge'.
     """
 
     def __init__(self, device, G_mapping, G_synthesis, D, augment_pipe=None, style_mixing_prob=0.9, r1_gamma=10, pl_batch_shrink=2,
-                 pl_decay=0.01, pl_weight=2, terms=None):
+                 pl_decay=0.01, pl_weight=2, terms=None, gan_loss='logistic'):
+        if gan_loss not in GAN_LOSSES:
+            raise ValueError(f'gan_loss is {gan_loss!r}, it must be one of {", ".join(GAN_LOSSES)}')
         self.device = torch.device(device)
         self.G_mapping = G_mapping
         self.G_synthesis = self.main_synthesis = G_synthesis        # main_...: what Gmain and Dmain call; compiled, if it is asked for
         self.D = self.main_D = D
+        self.gan_loss = GAN_LOSSES[gan_loss]
         self.augment_pipe = augment_pipe
         self.style_mixing_prob = style_mixing_prob
         self.r1_gamma = r1_gamma
@@ -103,7 +107,7 @@ class StyleGAN2Loss:
         if phase not in PHASES:
             raise ValueError(f'phase is {phase!r}, it must be one of {", ".join(PHASES)}')
         main, reg = not phase.endswith('reg'), self.regularises(phase)
-        step = Step(real_img.detach(), real_c, real_idx, gen_z, gen_c, round_idx, gain)
+        step = Step(real_img.detach(), real_c, real_idx, gen_z, gen_c, round_idx, gain, self.gan_loss)
         if phase[0] == 'G':
             if main:
                 self._g_main(step, gain)
@@ -147,11 +151,10 @@ class StyleGAN2Loss:
     # -- the phases
 
     def _g_main(self, step, gain):
-        """Non-saturating logistic loss, -log sigmoid(D(G(z)))."""
         step.gen_img, _ws = self.run_G(step.gen_z, step.gen_c, self.main_synthesis)
         logits = self.run_D(step, self.augment(step.gen_img), step.gen_c, self.main_D)
         report_logits('fake', logits)
-        loss = training_stats.report('Loss/G/loss', softplus(-logits))
+        loss = training_stats.report('Loss/G/loss', self.gan_loss.g(logits))
         (loss.mean() + self._terms('g_main', step)).mul(gain).backward()
 
     def _g_reg(self, gen_z, gen_c, gain):
@@ -169,7 +172,7 @@ class StyleGAN2Loss:
         loss.mean().mul(gain).backward()
 
     def _d_main(self, step, gain, reg):
-        """Logistic loss in two backward passes, fakes and then reals, so that one graph is alive at a time."""
+        """Two backward passes, fakes and then reals, so that one graph is alive at a time."""
         with torch.no_grad():
             step.gen_img, _ws = self.run_G(step.gen_z, step.gen_c, self.main_synthesis)
             step.gen_aug = self.augment(step.gen_img)
@@ -178,7 +181,7 @@ class StyleGAN2Loss:
             term.prepare(step)
         logits = self.run_D(step, step.gen_aug, step.gen_c, self.main_D)
         report_logits('fake', logits)
-        loss_fake = d_loss('fake', logits)
+        loss_fake = self.gan_loss.d_fake(logits)
         (loss_fake.mean() + self._terms('d_fake', step)).mul(gain).backward()
         self._d_real(step, gain, main=True, reg=reg, loss_fake=loss_fake.detach())
 
@@ -189,7 +192,7 @@ class StyleGAN2Loss:
         report_logits('real', logits)
         loss = 0
         if main:
-            loss_real = d_loss('real', logits)
+            loss_real = self.gan_loss.d_real(logits)
             training_stats.report('Loss/D/loss', loss_fake + loss_real)
             loss = loss_real.mean() + self._terms('d_real', step)
         if reg:
@@ -210,11 +213,6 @@ class StyleGAN2Loss:
             for name, value in getattr(term, hook)(step).items():
                 total = total + training_stats.report(f'Loss/{name}', value).mean()
         return total
-
-
-def d_loss(kind, logits):
-    """The logistic loss of D: -log(1 - sigmoid) of the logits of fakes, -log sigmoid of those of reals; same shape."""
-    return softplus(logits if kind == 'fake' else -logits)
 
 
 def report_logits(kind, logits):

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from .gan_losses import GAN_LOSSES, GanLoss
+
 
 @dataclass
 class Step:
@@ -20,6 +22,7 @@ class Step:
     gen_c: torch.Tensor
     round_idx: int = 0                          # number of the micro-batch in its step
     gain: float = 1.0                           # factor on the losses of the phase before they are differentiated
+    gan_loss: GanLoss = GAN_LOSSES['logistic']  # what the phase trains besides the terms
     pseudo: torch.Tensor | None = None          # [N] bool: where real_img is none of the data set; None = nowhere
     gen_img: torch.Tensor | None = None         # [N, C, H, W]; None in a D step without fakes
     real_aug: torch.Tensor | None = None        # what D is fed: the images after augmentation (D step)

@@ -8,9 +8,10 @@ from dnnlib import UnusableFile, UserError, files
 from dnnlib.util import is_url
 
 from .config.build import torch_device
+from .networks.architectures import class_name_of
 from .snapshots import files as snapshots
 from .snapshots import hub
-from .snapshots.arguments import GENERATOR, described, laid_out, match
+from .snapshots.arguments import described, laid_out, match
 
 # Networks that StyleGAN2-ADA publishes as starting points for transfer learning, by the names that its --resume takes. They are pickles,
 # of which only tensors and settings are read. Their licence, NVIDIA's, allows non-commercial use only.
@@ -75,15 +76,16 @@ def save_generator(path, G, like=None):
 
     Args:
         path: file to write, as a rule .safetensors.
-        G:    `training.networks.Generator`; its tensors may have other values, not other shapes.
+        G:    a generator of one of the architectures, such as `training.networks.Generator`; its tensors may have other
+              values, not other shapes.
         like: `snapshots.Snapshot` that it was loaded from: its precision and the record of its training go into the
               file, without the metrics, which hold no longer. None = the precision that G has now, and no record.
     Raises:   UserError if the layers of G are not those that its arguments ask for, or the file cannot be written.
     """
     order = inspect.signature(type(G)).parameters
     own = dict(zip(order, G.init_args, strict=False)) | G.init_kwargs
-    kwargs = dict(class_name=GENERATOR, **own) if like is None else like.info['networks']['G_ema']
     try:
+        kwargs = dict(class_name=class_name_of(G), **own) if like is None else like.info['networks']['G_ema']
         kwargs = described(kwargs, 'G_ema')
         match(G.state_dict(), laid_out(kwargs, 'G_ema'), 'G_ema')
     except UnusableFile as err:

@@ -14,15 +14,17 @@ from . import model_files
 from .dataset.names import some
 from .networks.blocks import Block
 from .snapshots import files as snapshots
+from .snapshots.arguments import check_readable
 
 
 def build_networks(config, dataset, device):
     """-> ({'G', 'D', 'G_ema': module on `device`, frozen}, {name: constructor arguments}, lines that say what --init-from gave).
 
-    Raises UserError if --init-from does not fit.
+    Raises UserError if --init-from does not fit, or snapshots of the networks could not be read.
     """
     torch.manual_seed(config.random_seed)
     network_kwargs = _network_kwargs(config, dataset)
+    check_readable(network_kwargs)
     networks = {name: dnnlib.util.construct_class_by_name(**network_kwargs[name]).train().requires_grad_(False) for name in ('G', 'D')}
     networks['G_ema'] = copy.deepcopy(networks['G']).eval()
     notes = _init_from(config.init_from, networks) if config.init_from else []

@@ -94,7 +94,7 @@ class Training:
             self.ada = LinearProbability(self.augment_pipe.p, c.augment_p, c.augment_ramp_kimg, c.batch_size)
         trained = [param for param in self.loss.terms.parameters() if param.requires_grad]
         self.phases = make_phases(self.G, self.D, trained, c.G_opt_kwargs, c.D_opt_kwargs, c.G_reg_interval,
-                                  c.D_reg_interval, self.device)
+                                  c.D_reg_interval, self.device, c.D_steps)
         self.loss.terms.requires_grad_(False)
         self.ema = WeightAverage(self.G, self.G_ema, c.ema_kimg, c.ema_rampup, c.ema_start_kimg)
         self.accumulate = {phase.name: functools.partial(self._accumulate, phase) for phase in self.phases}
@@ -127,7 +127,8 @@ class Training:
                 phase.end()
                 due.append(phase)
         self.loss.finish_step(self.batch_idx)
-        self.ema.update(self.cur_nimg, c.batch_size)
+        if self.batch_idx % c.D_steps == 0:             # G has taken a step
+            self.ema.update(self.cur_nimg, c.batch_size * c.D_steps)
         if self.ada is not None:
             self.ada.update(self.batch_idx)
         self.cur_nimg += c.batch_size
@@ -138,7 +139,7 @@ class Training:
         """Accumulates gradients over micro-batches; the result is the batch mean for any batch_gpu. tensors: those of a `Batch`."""
         parts = Batch(*tensors).split(self.config.batch_gpu)
         for i, part in enumerate(parts):
-            self.loss.accumulate_gradients(phase=phase.name, gain=phase.interval / len(parts), round_idx=i, **part._asdict())
+            self.loss.accumulate_gradients(phase=phase.name, gain=phase.gain / len(parts), round_idx=i, **part._asdict())
 
     # -- state
 

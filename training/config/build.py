@@ -11,11 +11,15 @@ from dnnlib import UserError
 from torch_utils import distributed, misc
 
 from ..dataset.headers import SMALLEST_SIDE
+from ..networks.architectures import ARCHITECTURES, of_class, require
+from ..networks.interface import DeviceFacts
 from ..observers import early_stop
+from ..snapshots.arguments import check_readable
 
 GRID_IMAGES = {True: 480, False: 60}        # on a GPU: those of 256x256 then make a picture of 7680x4096
 
 MEMORIZED = 2                   # images of which nothing but copies can be learned
+ABILITY_OF = dict(style_mixing_prob='style_mixing', pl_weight='path_length')        # what arguments of the loss need
 
 
 def number_of_processes(gpus):
@@ -72,10 +76,6 @@ def add_schedule(config, opts, preset):
     batch_gpu = usual if probe else opts.batch_gpu or usual
     if per_process % batch_gpu != 0:
         raise UserError(f'--batch-gpu={batch_gpu}: does not divide the {per_process} images per process; use a divisor of it')
-    group = min(preset.mbstd_group, batch_gpu)
-    if batch_gpu % group != 0:
-        raise UserError(f'--batch={batch}: {batch_gpu} images at a time cannot be split into groups of {group} for the minibatch statistics of '
-                        f'--cfg={opts.cfg}; use a multiple of {group}')
     snap = opts.snap or preset.snapshot_ticks
     config.update(batch_size=batch, batch_gpu=batch_gpu, total_kimg=as_number(opts.kimg or preset.kimg),
                   kimg_per_tick=as_number(opts.tick or preset.kimg_per_tick), image_snapshot_ticks=snap, network_snapshot_ticks=snap,
@@ -83,7 +83,8 @@ def add_schedule(config, opts, preset):
                   grid_images=GRID_IMAGES[config.device == 'cuda'],
                   batch_gpu_auto=probe)                 # until it is probed, batch_gpu is the most that it can be
     lazy = preset.lazy_regularization
-    config.update(G_reg_interval=4 if lazy else None, D_reg_interval=16 if lazy else None)      # StyleGAN2, appendix B
+    config.update(G_reg_interval=4 if lazy else None, D_reg_interval=16 if lazy else None,      # StyleGAN2, appendix B
+                  D_steps=preset.D_steps)
 
 
 def as_number(value):
@@ -96,29 +97,41 @@ def half_suits(opts, device):
     return not opts['fp32'] if opts['fp32'] is not None else device != 'cpu' or misc.cpu_has_bfloat16()
 
 
+def check_micro_batch(config, opts):
+    """Raises UserError if the networks cannot take their batch in parts of batch_gpu; needs schedule and networks."""
+    per_process = config.batch_size // config.num_gpus
+    multiple = of_class(config.D_kwargs['class_name']).batch_multiple(config.D_kwargs, config.batch_gpu, per_process)
+    if config.batch_gpu % multiple == 0:
+        return
+    if multiple == per_process:
+        raise UserError(f'--batch-gpu={config.batch_gpu}: the networks of --cfg={opts.cfg} normalise over the whole '
+                        f'batch of {per_process}; leave --batch-gpu out')
+    raise UserError(f'--batch={config.batch_size}: {config.batch_gpu} images at a time cannot be split into groups of '
+                    f'{multiple} for the minibatch statistics of --cfg={opts.cfg}; use a multiple of {multiple}')
+
+
 def add_networks(config, opts, preset):
     on_cpu = config.device == 'cpu'
-    half = half_suits(opts, config.device) and (preset.half_precision or opts.fp32 is not None)
+    row = ARCHITECTURES[preset.architecture]
+    if row.precision_of is None and opts.fp32 is False:
+        raise UserError(f'--fp32=0: the networks of --cfg={opts.cfg} compute in float32; leave it out')
+    has_half = row.precision_of is not None and (preset.half_precision or opts.fp32 is not None)
+    half = has_half and half_suits(opts, config.device)
     config.fp32_auto = opts.fp32 is None and on_cpu     # a run keeps to what the processor that it began on has
     channels_last = on_cpu if opts.nhwc is None else opts.nhwc
-    # On a CPU that has bfloat16 it pays at every resolution; it has the range of float32 and needs no clamp.
-    precision = dict(num_fp16_res=0 if not half else 16 if on_cpu else 4, conv_clamp=256 if half and not on_cpu else None)
-    width = dict(channel_base=preset.channel_base, channel_max=preset.channel_max)
-    block_kwargs = {**(dict(half_dtype='bfloat16') if half and on_cpu else {}), **(dict(fp16_channels_last=True) if channels_last else {})}
     config.update(channels_last=channels_last, fp32=not half)
-    config.G_kwargs = dict(class_name='training.networks.Generator', z_dim=preset.z_dim, w_dim=preset.z_dim,
-                           mapping_kwargs=dict(num_layers=preset.mapping_layers), synthesis_kwargs=dict(width, **precision, **block_kwargs))
-    config.D_kwargs = dict(class_name='training.networks.Discriminator', block_kwargs=dict(block_kwargs), mapping_kwargs={},
-                           epilogue_kwargs=dict(mbstd_group_size=preset.mbstd_group), **width, **precision)
-    if preset.D_architecture is not None:
-        config.D_kwargs['architecture'] = preset.D_architecture
     if opts.freezed:
+        require(row.abilities, 'freezing', f'--freezed={opts.freezed}', 'leave it out')
         if not (opts.init_from or opts.fork_from):
             raise UserError(f'--freezed={opts.freezed}: without --init-from it would keep random layers; add --init-from=FILE, or leave it out')
-        config.D_kwargs['block_kwargs']['freeze_layers'] = opts.freezed
-    config.G_opt_kwargs = config.D_opt_kwargs = dict(class_name='torch.optim.Adam', lr=preset.lr, betas=[0, 0.99], eps=1e-8)
+    G_kwargs, D_kwargs = row.configure(preset, opts, DeviceFacts(on_cpu, half, channels_last))
+    config.G_kwargs, config.D_kwargs = dict(class_name=row.G, **G_kwargs), dict(class_name=row.D, **D_kwargs)
+    check_readable(dict(G=config.G_kwargs, D=config.D_kwargs))
+    adam = dict(class_name='torch.optim.Adam', lr=preset.lr, betas=[0, 0.99], eps=1e-8)
+    config.G_opt_kwargs, config.D_opt_kwargs = {**adam, **preset.G_opt}, {**adam, **preset.D_opt}
+    off = {name: 0 for name, ability in ABILITY_OF.items() if ability not in row.abilities}
     config.loss_kwargs = dict(class_name='training.loss.StyleGAN2Loss', r1_gamma=preset.gamma if opts.gamma is None else opts.gamma,
-                              **preset.loss_kwargs)
+                              **{**off, **preset.loss_kwargs})
     if opts.cuda_graphs is True and config.device != 'cuda':
         raise UserError('--cuda-graphs=1: there are none without a CUDA device; leave it out')
     # 'auto', True (insist) or False. It is what is computed all the same: a run may go on with another one.

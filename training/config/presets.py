@@ -19,8 +19,13 @@ class Preset(NamedTuple):
     mapping_layers: int
     ema_start_kimg: float = 0       # until then G_ema is a copy of G
     lazy_regularization: bool = True
-    loss_kwargs: dict = {}
-    D_architecture: str | None = None
+    loss_kwargs: dict = {}          # further arguments of `StyleGAN2Loss`
+    architecture: str = 'stylegan2' # a row of `networks.architectures`
+    G_kwargs: dict = {}             # further arguments of the networks, as `Architecture.configure` takes them
+    D_kwargs: dict = {}
+    G_opt: dict = {}                # of Adam, where they differ from lr, betas (0, 0.99) and eps 1e-8
+    D_opt: dict = {}
+    D_steps: int = 1                # of D for each step of G, each with images and latents of its own
     mirror: bool = False
     half_precision: bool = True
     z_dim: int = 512
@@ -37,7 +42,7 @@ PRESETS = {
     'paper512': Preset('StyleGAN2-ADA, AFHQ at 512', 'as the paper', 8, 25000, 64, 8, 32768, 0.0025, 0.5, 20, None, 8),
     'paper1024': Preset('StyleGAN2-ADA, MetFaces at 1024', 'as the paper', 8, 25000, 32, 4, 32768, 0.002, 2, 10, None, 8),
     'cifar': Preset('StyleGAN2-ADA, CIFAR-10 at 32', 'as the paper', 2, 100000, 64, 32, 32768, 0.0025, 0.01, 500, 0.05, 2,
-                    loss_kwargs=dict(pl_weight=0, style_mixing_prob=0), D_architecture='orig'),
+                    loss_kwargs=dict(pl_weight=0, style_mixing_prob=0), D_kwargs=dict(architecture='orig')),
     'low-shot': Preset('DiffAugment, StyleGAN2 in TensorFlow, 100-shot (the baseline rows of KD-DLGAN, table 1)',
                        '300 kimg for 100 images, 500 kimg for more', 1, None, 16, 4, 32768, 0.002, 10, 10, None, 8, ema_start_kimg=10,
                        lazy_regularization=False, loss_kwargs=dict(pl_weight=0), mirror=True, half_precision=False,

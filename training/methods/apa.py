@@ -3,6 +3,7 @@
 import click
 import torch
 
+from dnnlib import UserError
 from dnnlib.commands import FiniteRange
 from torch_utils import training_stats
 
@@ -28,7 +29,7 @@ class AdaptivePseudoAugmentation(Term):
         super().__init__()
         self.register_buffer('p', torch.zeros([]))
         self.rule = dict(target=target, kimg=kimg, interval=interval, batch_size=batch_size)
-        self.bank = {}                          # micro-batch -> (images, labels) of this iteration's G phase, which always comes first
+        self.bank = {}          # micro-batch -> (images, labels) of this iteration's G phase, which comes first
 
     def bind(self, loss):
         self.controller = AdaptiveProbability(self.p, **self.rule)
@@ -59,6 +60,9 @@ class AdaptivePseudoAugmentation(Term):
 
 def _configure(opts, config, _dataset):
     """The length of ADA's rule, so that with equal targets both probabilities are one."""
+    if config.D_steps != 1:
+        raise UserError(f'--apa: shows D the fakes of the G step of the same iteration, and --cfg={opts.cfg} has one in '
+                        f'{config.D_steps} iterations; leave it out')
     return dict(batch_size=config.batch_size, **(dict(kimg=100) if opts.init_from else {}))
 
 

@@ -7,6 +7,7 @@ from dnnlib.commands import FiniteRange
 from torch_utils import distributed, training_stats
 
 from ..loss_terms import Term
+from ..networks.architectures import of_class, require
 from .method import Method
 
 F = torch.nn.functional
@@ -100,6 +101,7 @@ class Chain(Term):
 
 def _configure(opts, config, _dataset):
     """The source waits for 5000 iterations, and adds its zero-mean loss from the start for the smallest sets."""
+    require(of_class(config.D_kwargs['class_name']).abilities, 'chain', '--chain', 'leave it out')
     return dict(start=5 * config.batch_size, base=0.1 if config.training_set_kwargs['max_size'] <= FEW_IMAGES else 0.0)
 
 

@@ -153,6 +153,10 @@ class Discriminator(torch.nn.Module):
         blocks = [getattr(self, f'b{res}') for res in self.block_resolutions]
         return [layer for block in blocks for layer in block.children() if isinstance(layer, Conv2dLayer) and layer is not block.fromrgb]
 
+    def readout(self, features):
+        """`DiscriminatorFeatures` -> logits [N, 1], from the last hidden layer."""
+        return self.b4.readout(features)
+
     def forward(self, img, c, return_features=False, force_fp32=False):
         """img [N, img_channels, img_resolution, img_resolution] in [-1, 1], c [N, c_dim] -> logits [N, 1], float32.
 

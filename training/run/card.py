@@ -1,5 +1,6 @@
 """The model card of a run: what it was trained on, how, and what was measured. Everything comes from files; what they lack is not there."""
 
+import copy
 import json
 import os
 
@@ -8,7 +9,9 @@ from dnnlib import UserError, files, metric_records
 from dnnlib.published import without_folders
 
 from .. import model_files
+from ..networks.architectures import of_class
 from ..snapshots import files as snapshots
+from ..snapshots.arguments import precision_of
 from . import card_metrics as model_card_metrics
 from . import files as run_files
 from .changes import as_now
@@ -43,18 +46,20 @@ def make_card(snapshot, title=None, load_as=None):
     """
     folder, name = os.path.split(os.path.abspath(snapshot))
     info = snapshots.load_info(snapshot)
+    G_kwargs = snapshots.network_kwargs(snapshot, info)
+    architecture = of_class(G_kwargs['class_name'])
     training = without_folders(info['training'])            # of snapshots written before they held no folders
     options, nimg = as_now(training.get('options', {})), training.get('cur_nimg')
     metrics = model_card_metrics.read(folder, name, nimg, options.get('metrics', []))
     title = title or os.path.basename(folder)
     data = training.get('dataset', {})
     return '\n'.join([
-        *_header(title, options, data, metrics),
-        f'# {title}', '', _summary(info['networks']['G_ema'], options, data), '',
+        *_header(title, architecture, options, data, metrics),
+        f'# {title}', '', _summary(architecture, G_kwargs, options, data), '',
         *_samples(folder, name, nimg),
-        '## Use', '', '```python', *_use(load_as or name, info['networks']['G_ema']['c_dim']), '```', '',
+        '## Use', '', '```python', *_use(load_as or name, architecture, G_kwargs['c_dim']), '```', '',
         '## Data', '', *table(_data_rows(data)), '',
-        '## Training', '', *table(_training_rows(options, nimg, _stats_at(folder, nimg), training.get('history', []))), '',
+        '## Training', '', *table(_training_rows(options, G_kwargs, nimg, _stats_at(folder, nimg), training.get('history', []))), '',
         '## Metrics', '', *model_card_metrics.describe(metrics, nimg, distilled='kd' in options.get('terms', {})), '',
         '## Licence and limitations', '', *_licence(options), '',
     ])
@@ -77,12 +82,12 @@ def table(rows):
     return ['| | |', '|---|---|', *[f'| {name} | {NOT_RECORDED if value is None else cell(value)} |' for name, value in rows]]
 
 
-def _header(title, options, data, metrics):
+def _header(title, architecture, options, data, metrics):
     """Lines of YAML, each value written as JSON, which YAML contains."""
     methods = options.get('terms', {}).get('kd', {}).get('methods', [])
     task = 'unconditional-image-generation'         # the Hub knows no other name for images from class labels
     header = dict(library_name='kd-dlgan', pipeline_tag=task, license='other' if options.get('init_from') in model_files.PUBLISHED else 'unknown',
-                  tags=['gan', 'stylegan2-ada', *(['kd-dlgan'] if methods else [])])
+                  tags=['gan', architecture.tag, *(['kd-dlgan'] if methods else [])])
     values = [dict(type=group.metric, value=group.own['value']) for group in metrics if group.own and group.own['value'] is not None]
     if values:
         dataset = dict(name=data.get('name', NOT_RECORDED), type='image-folder')
@@ -90,14 +95,14 @@ def _header(title, options, data, metrics):
     return ['---', *[f'{key}: {json.dumps(value)}' for key, value in header.items()], '---', '']
 
 
-def _summary(G_kwargs, options, data):
+def _summary(architecture, G_kwargs, options, data):
     side = G_kwargs['img_resolution']
     kind = 'class-conditional' if G_kwargs['c_dim'] > 0 else 'unconditional'
     colours = 'RGB' if G_kwargs['img_channels'] == 3 else 'grey'
     images = f', trained on {data["images"]} images' if 'images' in data else ''
     methods = options.get('terms', {}).get('kd', {}).get('methods', [])
     distilled = f' with knowledge distillation from a vision-language teacher ({", ".join(methods)})' if methods else ''
-    return f'A StyleGAN2-ADA generator, {kind}, {side}x{side} {colours}{images}{distilled}.'
+    return f'A {architecture.title} generator, {kind}, {side}x{side} {colours}{images}{distilled}.'
 
 
 def _samples(folder, name, nimg):
@@ -107,10 +112,12 @@ def _samples(folder, name, nimg):
     return [f'![samples]({os.path.basename(path)})', '', f'Samples of this snapshot ({kimg(nimg)}): random, not selected, truncation psi 1.', '']
 
 
-def _use(load_as, c_dim):
+def _use(load_as, architecture, c_dim):
+    truncation = ', truncation_psi=0.7' if 'truncation' in architecture.abilities else ''
     label = f'torch.eye({c_dim})[[0] * 4]          # four images of class 0' if c_dim > 0 else 'None          # there are no classes'
     return ['import torch', 'from training.model_files import load_generator', '', f'G = load_generator({load_as!r}, device=\'cpu\')',
-            f'c = {label}', 'img = G(torch.randn(4, G.z_dim), c, truncation_psi=0.7)        # [4, channels, side, side] in [-1, 1]']
+            f'c = {label}',
+            f'img = G(torch.randn(4, G.z_dim), c{truncation})        # [4, channels, side, side] in [-1, 1]']
 
 
 def _data_rows(data):
@@ -129,16 +136,14 @@ def _yes(value):
     return None if value is None else 'yes' if value else 'no'
 
 
-def _training_rows(c, nimg, stats, history):
+def _training_rows(c, G_kwargs, nimg, stats, history):
     """c: the configuration, {} if the snapshot has none."""
     loss = c.get('loss_kwargs', {})
     seconds = stats.get('Timing/total_sec', {}).get('mean')
-    synthesis = c.get('G_kwargs', {}).get('synthesis_kwargs')
-    precision = synthesis and ('float32' if not synthesis.get('num_fp16_res') else f'{synthesis.get("half_dtype", "float16")} and float32')
     return [
-        ('length', kimg(nimg)), ('batch', c.get('batch_size')), ('learning rate', c.get('G_opt_kwargs', {}).get('lr')),
+        ('length', kimg(nimg)), ('batch', c.get('batch_size')), ('learning rate', _learning_rate(c)),
         ('R1 weight', loss.get('r1_gamma')), ('half-life of the weight average', kimg(c['ema_kimg'] * 1000) if 'ema_kimg' in c else None),
-        ('precision', precision), ('augmentation', _augmentation(c, stats)),
+        ('precision', _precision(G_kwargs) if c else None), ('augmentation', _augmentation(c, stats)),
         *_distillation(c, c.get('terms', {}).get('kd'), stats),
         *_methods({name: kwargs for name, kwargs in c.get('terms', {}).items() if name != 'kd'}),
         ('started from', _start(c) if c else None), *_rollbacks(history), *_edits(history),
@@ -146,6 +151,16 @@ def _training_rows(c, nimg, stats, history):
         ('processes', f'{c["num_gpus"]} on {c.get("device", NOT_RECORDED)}' if 'num_gpus' in c else None),
         ('time', None if seconds is None else dnnlib.util.format_time(seconds)),
     ]
+
+
+def _learning_rate(c):
+    G, D = [c.get(f'{name}_opt_kwargs', {}).get('lr') for name in ('G', 'D')]
+    return G if D in (G, None) else f'{G}, of the discriminator {D}'
+
+
+def _precision(G_kwargs):
+    layers, block = precision_of(copy.deepcopy(G_kwargs)) or ({}, {})
+    return f'{block.get("half_dtype", "float16")} and float32' if layers.get('num_fp16_res') else 'float32'
 
 
 def _start(c):

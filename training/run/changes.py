@@ -38,7 +38,7 @@ RENAMED = {
 # What a run found out was once among its options.
 FOUND_OUT = dict(batch_gpu_probed='batch_gpu', fork_origin='fork_origin')
 # Values that runs were trained with before their configurations named them.
-UNWRITTEN = dict(G_reg_interval=4, D_reg_interval=16, ada_interval=4, ada_kimg=500)
+UNWRITTEN = dict(G_reg_interval=4, D_reg_interval=16, D_steps=1, ada_interval=4, ada_kimg=500)
 MOST = 6                        # differences that a message lists
 
 

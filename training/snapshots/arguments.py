@@ -11,12 +11,12 @@ from typing import Callable, NamedTuple
 import torch
 
 import dnnlib
-from dnnlib import UnusableFile
+from dnnlib import UnusableFile, UserError
 from torch_utils import misc
-from torch_utils.ops.bias_act import activation_funcs
 from torch_utils.pickles.machine import Span
 
-CLASSES = GENERATOR, DISCRIMINATOR = 'training.networks.Generator', 'training.networks.Discriminator'
+from ..networks import architectures
+
 HARMLESS = ('fused_modconv_default', 'channels_last')       # how a result is computed, not what it is
 MAX_ARGUMENTS = 60              # of a network or a part of it, settings that are dropped included
 MAX_SHARING = 8                 # tensors that use the same bytes: G, G_ema and D in two precisions at most
@@ -29,47 +29,12 @@ class Entry(NamedTuple):
     read: Callable[[], torch.Tensor]
 
 
-def whole(low, high):
-    return lambda value: type(value) is int and low <= value <= high
-
-
-def number(low, high):
-    return lambda value: type(value) in (int, float) and low <= value <= high         # NaN is in no range
-
-
-def one_of(*values):
-    return lambda value: type(value) in (str, int) and value in values
-
-
-def optional(check):
-    return lambda value: value is None or check(value)
-
-
-def flag(value):
-    return type(value) is bool
-
-
-def taps(value):
-    return type(value) is list and 1 <= len(value) <= 64 and all(number(-1e6, 1e6)(tap) for tap in value) and sum(value) != 0
-
-
-width, architecture, activation = whole(0, 1 << 14), one_of('orig', 'skip', 'resnet'), one_of(*activation_funcs)
-IMAGE = dict(c_dim=width, img_resolution=one_of(*[2 ** i for i in range(2, 13)]), img_channels=whole(1, 64))
-LAYERS = dict(channel_base=whole(1, 1 << 24), channel_max=whole(1, 1 << 14), num_fp16_res=whole(0, 16), conv_clamp=optional(number(0, 1e9)),
-              architecture=architecture)
-BLOCK = dict(resample_filter=optional(taps), activation=activation, half_dtype=one_of('float16', 'bfloat16'), fp16_channels_last=flag)
-MAPPING = dict(num_layers=whole(0, 64), embed_features=optional(width), layer_features=optional(width), activation=activation,
-               lr_multiplier=number(1e-9, 1e9))
-ARGUMENTS = {                   # what each may be; a dictionary = the arguments of a part
-    GENERATOR: dict(IMAGE, z_dim=width, w_dim=whole(1, 1 << 14), mapping_kwargs=dict(MAPPING, w_avg_beta=optional(number(0, 1))),
-                    synthesis_kwargs=dict(LAYERS, **BLOCK, kernel_size=one_of(1, 3, 5, 7), use_noise=flag)),
-    DISCRIMINATOR: dict(IMAGE, **LAYERS, cmap_dim=optional(width), mapping_kwargs=MAPPING, block_kwargs=dict(BLOCK, freeze_layers=whole(0, 1000)),
-                        epilogue_kwargs=dict(mbstd_group_size=optional(whole(1, 1 << 16)), mbstd_num_channels=whole(0, 64), activation=activation)),
-}
-
-
 def checked(kwargs, allowed, where):
-    """The arguments our classes take, as JSON has them. Raises UnusableFile for one that they do not take, or not with this value."""
+    """The arguments our classes take, as JSON has them.
+
+    allowed: as `Architecture.arguments` has it for a class.
+    Raises UnusableFile for one that they do not take, or not with this value.
+    """
     if len(kwargs) > MAX_ARGUMENTS:
         raise UnusableFile(f'{where} has {len(kwargs):,} arguments, far more than a network takes')
     result = {}
@@ -99,20 +64,36 @@ def _short(value):
 
 
 def described(kwargs, where):
-    """What a file says of a network -> {'class_name': ..., arguments}, checked. Raises UnusableFile for anything but a network of ours."""
+    """What a file says of a network -> {'class_name': ..., arguments}, checked.
+
+    Raises UnusableFile for an argument that the class does not take; UnknownArchitecture for a class that no row has.
+    """
     class_name = kwargs.get('class_name')
-    if class_name not in CLASSES:
-        raise UnusableFile(f'it asks for the class {class_name!r}; only {" and ".join(CLASSES)} are built from a file')
+    row = architectures.of_class(class_name)
     arguments = {key: value for key, value in kwargs.items() if key != 'class_name'}
-    return dict(class_name=class_name, **checked(arguments, ARGUMENTS[class_name], where))
+    return dict(class_name=class_name, **checked(arguments, row.arguments[class_name], where))
+
+
+def check_readable(networks):
+    """Before a training: raises UserError unless snapshots with these networks could be read afterwards.
+
+    networks: {name: {'class_name': ..., constructor arguments}}.
+    """
+    for name, kwargs in networks.items():
+        try:
+            described(kwargs, f'{name}_kwargs')
+        except UnusableFile as err:
+            raise UserError(f'{name}_kwargs: snapshots could not be read: {err}; '
+                            'make its row in training/networks/architectures.py fit') from err
 
 
 def precision_of(kwargs):
-    """-> the tables among the arguments that have num_fp16_res, and half_dtype; made where they are missing."""
-    if kwargs['class_name'] == GENERATOR:
-        table = kwargs.setdefault('synthesis_kwargs', {})
-        return table, table
-    return kwargs, kwargs.setdefault('block_kwargs', {})
+    """-> (table with num_fp16_res, table with half_dtype) among the arguments, as `Architecture.precision_of`.
+
+    None for a network that is always float32.
+    """
+    of_row = architectures.of_class(kwargs['class_name']).precision_of
+    return None if of_row is None else of_row(kwargs)
 
 
 def laid_out(kwargs, where):

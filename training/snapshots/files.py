@@ -1,5 +1,7 @@
 """Network snapshots: G_ema, on request G and D, with what is needed to build them again and what is known about them."""
 
+import contextlib
+import copy
 import os
 import pickle
 from typing import NamedTuple
@@ -7,10 +9,11 @@ from typing import NamedTuple
 import torch
 
 import dnnlib
-from dnnlib import UnusableFile
+from dnnlib import UnusableFile, UserError
 from dnnlib.published import without_folders
 from torch_utils import checkpoint, misc
 
+from ..networks.architectures import UnknownArchitecture
 from . import arguments as network_arguments
 from . import info as snapshot_info
 from . import pickle_pytorch as legacy_pytorch
@@ -83,7 +86,7 @@ def is_pickle(path):
 
 def build_networks(path, tensors, info, device='cpu', names=None):
     """-> `Snapshot` of what was read from `path`; other arguments as above."""
-    try:
+    with _user_errors(path):
         info = snapshot_info.check(info)
         weights = {name: {} for name in info['networks']}
         for key, value in tensors.items():
@@ -91,15 +94,27 @@ def build_networks(path, tensors, info, device='cpu', names=None):
             if name in weights:
                 weights[name][rest] = value
         networks = {name: _build(name, kwargs, weights[name], device) for name, kwargs in info['networks'].items() if names is None or name in names}
-    except UnusableFile as err:
-        raise checkpoint.damaged(path, err) from err
     return Snapshot(networks, info)
 
 
 def load_info(path):
     """Only what a snapshot says of itself; raises UserError if it cannot be used."""
-    try:
+    with _user_errors(path):
         return snapshot_info.check(checkpoint.load_info(path, 'network'))
+
+
+def network_kwargs(path, info, name='G_ema'):
+    """Constructor arguments of a network from what `load_info` gave. Raises UserError if they cannot be used."""
+    with _user_errors(path):
+        return network_arguments.described(info['networks'][name], name)
+
+
+@contextlib.contextmanager
+def _user_errors(path):
+    try:
+        yield
+    except UnknownArchitecture as err:
+        raise UserError(f'{path}: {err}; use the version of the project that wrote it, or another file') from err
     except UnusableFile as err:
         raise checkpoint.damaged(path, err) from err
 
@@ -120,10 +135,11 @@ def _build(name, kwargs, weights, device):
 
 def for_inference(kwargs, device):
     """Constructor arguments of a network as they suit `device`: half precision where it was trained so and is fast, else float32."""
-    kwargs = {key: dict(value) if isinstance(value, dict) else value for key, value in kwargs.items()}
-    top = kwargs.get('synthesis_kwargs', kwargs)                # of G, of D
-    half_dtype = kwargs.get('block_kwargs', top).get('half_dtype', 'float16')
-    device_type = torch.device(device).type
-    if not (device_type == 'cuda' or (device_type == 'cpu' and half_dtype == 'bfloat16' and misc.cpu_has_bfloat16())):
-        top['num_fp16_res'] = 0
+    kwargs = copy.deepcopy(kwargs)
+    precision = network_arguments.precision_of(kwargs)
+    if precision is not None:
+        layers, block = precision
+        device_type, half_dtype = torch.device(device).type, block.get('half_dtype', 'float16')
+        if not (device_type == 'cuda' or (device_type == 'cpu' and half_dtype == 'bfloat16' and misc.cpu_has_bfloat16())):
+            layers['num_fp16_res'] = 0
     return kwargs

@@ -24,7 +24,7 @@ OPTIONS = dict(training_set_kwargs=dict(path=str, val_fraction=NUMBER, random_se
                batch_size=int, fork_origin=ORIGIN, found_out=dict(fork_origin=ORIGIN), ema_kimg=NUMBER,
                ada_target=NUMBER, augment_p=NUMBER, augment_ramp_kimg=NUMBER, augment_kwargs=Whole(class_name=str),
                terms=Each(Whole(class_name=str), dict(kd=DISTILLATION)), G_opt_kwargs=dict(lr=NUMBER),
-               G_kwargs=dict(synthesis_kwargs=dict(num_fp16_res=int, half_dtype=str)),
+               D_opt_kwargs=dict(lr=NUMBER), G_kwargs={},
                loss_kwargs=dict(r1_gamma=NUMBER, kd_kwargs=DISTILLATION))
 DATASET = dict(name=str, content_hash=str, images=int, resolution=int, channels=int, mirrored=bool, labels=bool,
                class_names=[str], record={}, held_out=int)

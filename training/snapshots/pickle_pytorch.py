@@ -12,8 +12,9 @@ from dnnlib.published import without_folders
 from dnnlib.util import get_obj_by_name
 from torch_utils.pickles import reader as safe_pickle
 
+from ..networks.stylegan2 import ARGUMENTS, DISCRIMINATOR, GENERATOR, precision_of
 from . import pickle_tensorflow as legacy_tensorflow
-from .arguments import ARGUMENTS, DISCRIMINATOR, GENERATOR, Entry, checked, described, laid_out, match, precision_of, read_entries
+from .arguments import Entry, checked, described, laid_out, match, read_entries
 
 CLASSES = {'G_ema': GENERATOR, 'G': GENERATOR, 'D': DISCRIMINATOR}
 PARTS = ('MappingNetwork', 'SynthesisNetwork', 'SynthesisBlock', 'SynthesisLayer', 'ToRGBLayer', 'FullyConnectedLayer', 'Conv2dLayer',

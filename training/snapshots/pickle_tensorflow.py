@@ -15,7 +15,8 @@ import torch
 from dnnlib import UnusableFile
 from torch_utils.pickles import reader as safe_pickle
 
-from .arguments import ARGUMENTS, DISCRIMINATOR, GENERATOR, Entry, checked, laid_out, match
+from ..networks.stylegan2 import ARGUMENTS, DISCRIMINATOR, GENERATOR
+from .arguments import Entry, checked, laid_out, match
 
 NAMES = ('G', 'D', 'G_ema')             # the order in the file; G_ema is called Gs there
 MAX_VARIABLES = 1000                    # of a network; a generator for 1024x1024 has about 170

@@ -16,10 +16,11 @@ from dnnlib.published import without_folders
 from torch_utils.ops import scaled_bias_act
 from torch_utils.persistence import STORAGES, PickledObject, PickledParameter, PickledTensor
 
-from ..networks import blocks, stylegan2_discriminator, stylegan2_generator, stylegan2_layers
+from ..networks import architectures, blocks, stylegan2_discriminator, stylegan2_generator, stylegan2_layers
 from ..networks.blocks import Block, NotIncluded
+from ..networks.stylegan2 import precision_of
 from . import info as snapshot_info
-from .arguments import described, laid_out, precision_of
+from .arguments import described, laid_out
 from .pickle_pytorch import BFLOAT16_RES
 
 PROTOCOL = 4                    # Python 3.4 and later
@@ -78,7 +79,11 @@ def _build(name, kwargs):
     """The network without memory for its tensors, as the reference implementation would have made it."""
     if kwargs is None:
         return NotIncluded()
-    kwargs, bfloat16_res = _without_bfloat16(described(kwargs, name))
+    kwargs = described(kwargs, name)
+    row = architectures.of_class(kwargs['class_name'])
+    if 'pickle' not in row.abilities:
+        raise UnusableFile(f'{name} is a network of {row.title}: {architectures.ABILITIES["pickle"]}')
+    kwargs, bfloat16_res = _without_bfloat16(kwargs)
     module = laid_out(kwargs, name)
     if bfloat16_res:
         setattr(module, BFLOAT16_RES, bfloat16_res)         # for our reader; a network made of the arguments has none

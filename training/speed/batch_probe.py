@@ -9,6 +9,7 @@ import torch
 from dnnlib import UserError
 from torch_utils import distributed, misc
 
+from ..networks.architectures import of_class
 from ..run import found_out
 from ..run.files import total_images
 
@@ -70,10 +71,9 @@ def advice(config, run_dir, err):
 
 
 def _group(config):
-    """Images that share minibatch statistics; 1 for a D whose arguments have no groups, all where they say None."""
+    """Images of a process that share statistics."""
     per_process = config['batch_size'] // config['num_gpus']
-    group = config['D_kwargs'].get('epilogue_kwargs', {}).get('mbstd_group_size', 1)
-    return per_process if group is None else min(group, per_process)
+    return of_class(config['D_kwargs']['class_name']).batch_multiple(config['D_kwargs'], per_process, per_process)
 
 
 def _fits(training):
