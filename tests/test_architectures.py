@@ -10,7 +10,7 @@ import pytest
 import torch
 import toy_architecture as toy
 from conftest import parse_options, run_cli
-from resuming import make_trainer
+from resuming import make_run
 from resuming import run as run_training
 from test_metrics_detectors import save_teacher
 
@@ -65,10 +65,10 @@ def make_config(data, *args):
 
 @pytest.fixture(scope='module')
 def trained(table, tiny_data, tmp_path_factory):
-    """-> trainer of a run at its end, path of its snapshot."""
+    """-> `Run` at its end, path of its snapshot."""
     run_dir = tmp_path_factory.mktemp('toy') / 'run'
-    trainer = run_training(make_config(tiny_data), run_dir)
-    return trainer, str(run_dir / 'network-snapshot-000000.032.safetensors')
+    job = run_training(make_config(tiny_data), run_dir)
+    return job, str(run_dir / 'network-snapshot-000000.032.safetensors')
 
 
 @pytest.fixture
@@ -98,35 +98,34 @@ def test_a_run_in_parts_is_the_whole_run(trained, tiny_data, tmp_path):
 
 def test_g_takes_one_step_for_so_many_of_d(table, tiny_data, tmp_path):
     """With a gain of 1. The average moves with each step of G, by the images since the last."""
-    trainer = make_trainer(make_config(tiny_data), tmp_path)
+    training = make_run(make_config(tiny_data), tmp_path).training
     gains = []
-    accumulate = trainer.loss.accumulate_gradients
+    accumulate = training.loss.accumulate_gradients
 
     def noted(phase, gain, **kwargs):
         gains.append((phase, gain))
         accumulate(phase=phase, gain=gain, **kwargs)
-    trainer.loss.accumulate_gradients = noted
-    trainer.ema.half_life_nimg, trainer.ema.rampup = 10, None
-    average, steps = trainer.G_ema.conv.weight.clone(), []
+    training.loss.accumulate_gradients = noted
+    training.ema.half_life_nimg, training.ema.rampup = 10, None
+    average, steps = training.G_ema.conv.weight.clone(), []
     for i in range(4):
-        weights = trainer.G.conv.weight, trainer.D.out.weight
+        weights = training.G.conv.weight, training.D.out.weight
         before = [weight.clone() for weight in weights]
-        trainer.step()
+        training.step()
         steps.append([not torch.equal(*pair) for pair in zip(before, weights, strict=True)])
         if i % D_STEPS == 0:
-            average.lerp_(trainer.G.conv.weight, 1 - 0.5 ** (4 * D_STEPS / 10))
-        torch.testing.assert_close(trainer.G_ema.conv.weight, average)
-        trainer.cur_nimg, trainer.batch_idx = trainer.cur_nimg + 4, trainer.batch_idx + 1
+            average.lerp_(training.G.conv.weight, 1 - 0.5 ** (4 * D_STEPS / 10))
+        torch.testing.assert_close(training.G_ema.conv.weight, average)
     assert steps == [[True, True], [False, True], [True, True], [False, True]]
     assert gains == [('Gboth', 1), ('Dboth', 1), ('Dboth', 1)] * 2
 
 
 def test_a_snapshot_gives_back_the_average(trained):
-    trainer, network = trained
+    job, network = trained
     G = model_files.load_generator(network, 'cpu')
     z, c = torch.randn(3, 8), torch.eye(2)[[0, 1, 0]]
     with torch.no_grad():
-        assert torch.equal(G(z, c), trainer.G_ema(z, c)) and G(z, c).std() > 0
+        assert torch.equal(G(z, c), job.training.G_ema(z, c)) and G(z, c).std() > 0
     assert set(snapshots.load_networks(network).networks) == {'G', 'D', 'G_ema'} and not G.norm.running_mean.eq(0).any()
 
 
@@ -250,7 +249,7 @@ def test_networks_that_no_snapshot_could_hold_are_not_trained(table, tiny_data, 
     config = make_config(tiny_data)
     config.G_kwargs.update(changes)
     with pytest.raises(UserError, match=f'^G_kwargs: snapshots could not be read: .*{message}'):
-        make_trainer(config, tmp_path)
+        make_run(config, tmp_path)
 
 
 def test_rows_name_all_arguments_of_their_classes(table):

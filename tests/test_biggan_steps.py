@@ -11,12 +11,15 @@ from kd_plugin.distillers.agkd import AGKD
 from kd_plugin.distillers.cgkd import CGKD
 from kd_plugin.distillers.distiller import Pass
 from kd_plugin.distillers.settings import PRESETS as KD_PRESETS
-from training import ema, hinge
+from training import ema
 from training.augment import diffaugment
 from training.config.presets_biggan import PRESETS, optimisers
+from training.gan_losses import GAN_LOSSES
 from training.methods.lecam_anchors import Anchors
 from training.networks.biggan_layers import SNLinear
 from training.orthogonal import add_orthogonal_gradients
+
+HINGE = GAN_LOSSES['hinge']
 
 RELEASED = KD_PRESETS['released']
 FULL = [pytest.param(net, marks=pytest.mark.soak) for net in ('cifar10', 'imagenet64')]      # half a minute
@@ -43,7 +46,7 @@ def test_a_step_of_d_and_one_of_g(net):
     G, D = filled(net)
     img, c_real = reals(f'{net}.x', len(golden['y']), G.img_resolution), onehot(golden['y_real'], G)
     _fakes, (fake, real), _features = d_pass(G, D, golden['z'], onehot(golden['y'], G), img, c_real)
-    losses = torch.stack([hinge.real(real).mean(), hinge.fake(fake).mean()])
+    losses = torch.stack([HINGE.d_real(real).mean(), HINGE.d_fake(fake).mean()])
     losses.sum().backward()
     check(fake, golden['D_step_fake_logits'])
     check(real, golden['D_step_real_logits'])
@@ -54,7 +57,7 @@ def test_a_step_of_d_and_one_of_g(net):
         check_tensors(dict(D.named_parameters()), part(net, 'D_after_adam'))
     D.requires_grad_(False)
     logits = D(G(golden['z2'], onehot(golden['y2'], G)), onehot(golden['y2'], G))
-    loss = hinge.generator(logits).mean()
+    loss = HINGE.g(logits).mean()
     loss.backward()
     check(logits, golden['G_step_fake_logits'])
     check(loss, golden['G_step_loss'])
@@ -101,10 +104,10 @@ def test_average_that_copies_buffers():
 def test_hinge():
     golden = read('losses')
     real, fake = [draw(f'hinge.{kind}', [8, 1]).requires_grad_() for kind in ('real', 'fake')]
-    check(hinge.real(real).mean(), golden['hinge_real'])
-    check(hinge.fake(fake).mean(), golden['hinge_fake'])
-    check(hinge.generator(fake).mean(), golden['hinge_generator'])
-    (hinge.real(real).mean() + hinge.fake(fake).mean()).backward()
+    check(HINGE.d_real(real).mean(), golden['hinge_real'])
+    check(HINGE.d_fake(fake).mean(), golden['hinge_fake'])
+    check(HINGE.g(fake).mean(), golden['hinge_generator'])
+    (HINGE.d_real(real).mean() + HINGE.d_fake(fake).mean()).backward()
     check(real.grad, golden['hinge_grad_real'])
     check(fake.grad, golden['hinge_grad_fake'])
 
@@ -215,7 +218,7 @@ def released_d_step(G, D, head, anchors, golden, i, opt):
     student = dict(zip(('fake', 'real'), head(torch.cat(h)).split(4), strict=True))
     losses = distillation(student, dict(fake=stub_teacher(fakes), real=stub_teacher(img)), texts)
     anchors.move(real, fake, 1500)
-    losses |= dict(hinge_real=hinge.real(real).mean(), hinge_fake=hinge.fake(fake).mean(),
+    losses |= dict(hinge_real=HINGE.d_real(real).mean(), hinge_fake=HINGE.d_fake(fake).mean(),
                    lecam=0.3 * anchors.penalty(real, fake))
     opt.zero_grad()
     sum(losses.values()).backward()
@@ -238,7 +241,7 @@ def test_an_iteration_of_the_released_distillation():
     c = onehot(golden['y_gen2'], G)
     logits, features = D(G(draw('kd_step.z2', [4, 16]), c), c, return_features=True)
     head(features.epilogue)                                                 # a part of D there: its u moves here, too
-    loss = hinge.generator(logits).mean()
+    loss = HINGE.g(logits).mean()
     loss.backward()
     adam('cifar', 'G', G.parameters()).step()
     ema.WeightAverage(G, G_ema, ema.half_life_kimg(0.9999, 50), start_kimg=50, buffers='average').update(1500 * 50, 50)
