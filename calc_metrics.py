@@ -13,8 +13,8 @@ from inference.trained_on import metric_set, training_set
 from kd_plugin.options import DEFAULT_TEACHER
 from metrics import compare, metric_main, metric_utils
 from torch_utils import cpu_threads, distributed, misc
+from torch_utils.devices import torch_device
 from training import model_files
-from training.config.build import torch_device
 from training.dataset import demo as demo_data
 from training.dataset.folder import held_out_kwargs
 from training.networks.architectures import abilities_of, require

@@ -24,8 +24,8 @@ from inference.options import SETTINGS, batch_option, class_option, device_optio
 from kd_plugin.options import DEFAULT_TEACHER
 from metrics import detectors
 from torch_utils import cpu_threads, image_grid
+from torch_utils.devices import torch_device
 from training import model_files
-from training.config.build import torch_device
 from training.networks.architectures import abilities_of, require
 
 num_range = parse_seeds         # its name in StyleGAN2-ADA, under which scripts import it

@@ -27,8 +27,8 @@ from inference.projection import SPACES, W_SAMPLES, Projection
 from kd_plugin.teacher import load_teacher
 from metrics.lpips import load_vgg16_lpips
 from torch_utils import cpu_threads, misc
+from torch_utils.devices import torch_device
 from training import model_files
-from training.config.build import torch_device
 from training.networks.architectures import abilities_of, require
 
 F = torch.nn.functional

@@ -17,6 +17,7 @@ from kd_plugin.options import DEFAULT_TEACHER
 from kd_plugin.teacher import check_name
 from metrics import metric_main
 from torch_utils import distributed
+from torch_utils.devices import torch_device
 from training import model_files
 from training.config import presets
 from training.config.augmentations import add_augmentation, augmentation_options
@@ -27,7 +28,6 @@ from training.config.build import (
     check_dataset,
     check_micro_batch,
     number_of_processes,
-    torch_device,
     warn_of_few_images,
 )
 from training.dataset import demo as demo_data

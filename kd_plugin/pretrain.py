@@ -21,8 +21,8 @@ import tqdm
 
 from dnnlib.commands import FiniteRange
 from torch_utils import checkpoint, cpu_threads, misc
+from torch_utils.devices import torch_device
 from torch_utils.stop_request import StopRequest
-from training.config.build import torch_device
 
 from .pretraining.data import CaptionedImages, DemoFaces
 from .teachers.tiny_clip import TEACHER_FILE, TinyClip, as_teacher, save_tiny_clip

@@ -21,9 +21,9 @@ import torch
 import tqdm
 
 from torch_utils import cpu_threads, misc
+from torch_utils.devices import torch_device
 from torch_utils.image_grid import save_image
 from training import model_files
-from training.config.build import torch_device
 from training.dataset import DatasetError, ImageFolderDataset
 from training.dataset import demo as demo_data
 

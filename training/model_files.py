@@ -6,8 +6,8 @@ import os
 
 from dnnlib import UnusableFile, UserError, files
 from dnnlib.util import is_url
+from torch_utils.devices import torch_device
 
-from .config.build import torch_device
 from .networks.architectures import class_name_of
 from .snapshots import files as snapshots
 from .snapshots import hub

@@ -5,8 +5,6 @@
 
 import os
 
-import torch
-
 from dnnlib import UserError
 from torch_utils import distributed, misc
 
@@ -33,16 +31,6 @@ def number_of_processes(gpus):
     if gpus & (gpus - 1) != 0:
         raise UserError(f'--gpus={gpus}: must be a power of two; use --gpus={1 << gpus.bit_length() - 1}')
     return gpus
-
-
-def torch_device(name):
-    if name == 'auto':
-        return 'cuda' if torch.cuda.is_available() else 'cpu'
-    if name == 'cuda' and not torch.cuda.is_available():
-        raise UserError('--device=cuda: torch finds no CUDA device; use --device=cpu, or install a torch build for your driver')
-    if name == 'mps' and not torch.backends.mps.is_available():
-        raise UserError('--device=mps: torch finds no Apple GPU; use --device=cpu')
-    return name
 
 
 def check_dataset(opts, dataset):

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from ..networks.biggan_arguments import PUBLISHED
+
 
 class BigGANPreset(NamedTuple):
     """Defaults of a training configuration."""
@@ -26,8 +28,8 @@ class BigGANPreset(NamedTuple):
     mirror: bool = True
 
 
-CIFAR = dict(channels=64, init='normal', sn_eps=1e-8)
-IMAGENET = dict(channels=64, attention=32, init='orthogonal', sn_eps=1e-6)
+CIFAR = dict(channels=64, **PUBLISHED[32])
+IMAGENET = dict(channels=64, attention=32, **PUBLISHED[64])
 PRESETS = {
     'biggan-cifar': BigGANPreset(
         'DiffAugment, LeCam and KD-DLGAN, CIFAR-10 and CIFAR-100; there 500,000 iterations for all of CIFAR-100, '

@@ -12,9 +12,8 @@ import torch
 
 from dnnlib import UnusableFile, UserError
 
-from ..config.presets_biggan import PRESETS
 from ..networks.biggan import D_WIDTHS, G_WIDTHS
-from ..networks.biggan_arguments import DISCRIMINATOR, GENERATOR
+from ..networks.biggan_arguments import DISCRIMINATOR, GENERATOR, PUBLISHED
 from .arguments import Entry, laid_out, match
 
 FILES = 'it must be G_ema.pth, G.pth or D.pth of BigGAN-PyTorch or of a program made from it, for 32 or 64 pixels'
@@ -101,7 +100,7 @@ def _generator(tensors, own_norm):
     return dict(class_name=GENERATOR, z_dim=z_dim, c_dim=c_dim, img_resolution=resolution,
                 img_channels=_sizes(tensors, 'output_layer.2.weight', 4)[0],
                 channels=first // 16 // G_WIDTHS[resolution][0], shared_dim=shared_dim, hier=hier,
-                attention=_attention(tensors, lambda i: 8 << i), bn_unbiased=not own_norm, **_settings(resolution))
+                attention=_attention(tensors, lambda i: 8 << i), bn_unbiased=not own_norm, **PUBLISHED[resolution])
 
 
 def _discriminator(tensors):
@@ -110,13 +109,7 @@ def _discriminator(tensors):
     return dict(class_name=DISCRIMINATOR, c_dim=c_dim, img_resolution=resolution,
                 img_channels=_sizes(tensors, 'blocks.0.0.conv1.weight', 4)[1],
                 channels=_sizes(tensors, 'linear.weight', 2)[1] // D_WIDTHS[resolution][0][-1],
-                attention=_attention(tensors, lambda i: resolution >> (i + 1)), **_settings(resolution))
-
-
-def _settings(resolution):
-    """What the published settings have for this resolution and tensors do not tell."""
-    kwargs = next(preset.D_kwargs for preset in PRESETS.values() if preset.resolution == resolution)
-    return dict(init=kwargs['init'], sn_eps=kwargs['sn_eps'])
+                attention=_attention(tensors, lambda i: resolution >> (i + 1)), **PUBLISHED[resolution])
 
 
 def _resolution(tensors, by_number, kind):
