@@ -23,8 +23,8 @@ import torch
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
 
 from torch_utils import custom_ops  # noqa: E402
+from torch_utils.custom_ops import references  # noqa: E402
 from torch_utils.ops import bias_act, upfirdn2d  # noqa: E402
-from torch_utils.ops._library import references  # noqa: E402
 
 # Odd extents: a convolution that doubles the size passes 2 H + 1 to its filter, and such rows allow no access of 16 bytes.
 SHAPES = {'cuda': [(16, 512, 4, 4), (16, 512, 32, 32), (16, 512, 33, 33), (16, 256, 128, 128), (16, 256, 129, 129), (16, 64, 256, 256),

@@ -11,7 +11,7 @@ import time
 import urllib.parse
 import uuid
 
-from .util import UserError
+from .errors import UserError
 
 REASONS = {
     errno.ENOSPC: 'the disk is full; free some space and run the same command again',

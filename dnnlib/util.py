@@ -6,16 +6,8 @@ import os
 import sys
 from typing import Any, Callable
 
-
-class UserError(Exception):
-    """A mistake the user can mend: the message names the file or option, the value and the remedy.
-
-    Programs end with it as one line and exit code 1 (see `user_errors`); it never shows a traceback.
-    """
-
-
-class UnusableFile(Exception):
-    """What is wrong with a file, in one line that does not name it: whoever knows its name makes a `UserError` of it."""
+from . import files
+from .errors import UnusableFile, UserError  # noqa: F401  (imported from here by everybody)
 
 
 @contextlib.contextmanager
@@ -73,7 +65,6 @@ def open_url(url: str, return_filename: bool = False) -> Any:
 
     Raises UserError if it cannot be had.
     """
-    from . import files  # which imports this module
     path = files.download(url, what='open_url', option='open_url') if is_url(url) else os.fspath(url)
     if not os.path.isfile(path):
         raise UserError(f'open_url: {path}: there is no such file; name a file or an address')

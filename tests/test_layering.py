@@ -1,5 +1,5 @@
-"""Imports point one way: dnnlib <- torch_utils <- training <- kd_plugin <- command lines, with metrics beside training and
-reporting beside kd_plugin."""
+"""Imports point one way: dnnlib <- torch_utils <- training <- inference and kd_plugin <- command lines, with metrics beside training and
+reporting beside kd_plugin. Within training/ the rooms have ranks, too; and none grows too large to look around in."""
 
 import ast
 import pathlib
@@ -13,11 +13,30 @@ MAY_IMPORT = {
     'dnnlib': {'dnnlib'},
     'torch_utils': {'dnnlib', 'torch_utils'},
     'training': {'dnnlib', 'torch_utils', 'training'},
+    'inference': {'dnnlib', 'torch_utils', 'training', 'inference'},
     'metrics': {'dnnlib', 'torch_utils', 'metrics'},
     'reporting': {'dnnlib', 'training', 'reporting'},
     'kd_plugin': {'dnnlib', 'torch_utils', 'training', 'kd_plugin'},
 }
 TOP_LEVEL = {'train', 'generate', 'calc_metrics', 'dataset_tool', 'legacy', 'export', 'push_to_hub', 'style_mixing', 'projector', 'report'}
+# Rooms of training/: one imports only from those of a lower rank, and from itself.
+RANKS = [
+    {'gan_losses', 'ema', 'phases', 'prior', 'orthogonal', 'networks', 'augment', 'dataset'},
+    {'loss_terms', 'snapshots', 'observers'},
+    {'loss', 'methods', 'model_files'},
+    {'networks_setup', 'config', 'run'},
+    {'speed'},
+    {'training'},
+    {'saved_run'},
+    {'training_loop'},
+    {'launch'},
+]
+INFERENCE_MAY_USE = {'networks', 'augment', 'dataset', 'snapshots', 'model_files', 'run'}
+OPTIONAL = {'requests', 'urllib3', 'onnx', 'onnxscript', 'onnxruntime', 'imageio_ffmpeg', 'transformers', 'clip', 'pillow_heif', 'huggingface_hub',
+            'torch', 'torch_utils', 'scipy'}        # the last three for the time that they take: dataset_tool.py starts without torch
+MOST_LINES, LONGEST_FUNCTION, MOST_MODULES = 300, 45, 22
+OURS = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob('*.py'))
+MODULES = {'.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path for path in OURS}
 
 
 def imported_packages(path):
@@ -27,6 +46,65 @@ def imported_packages(path):
             yield from (alias.name.split('.')[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             yield node.module.split('.')[0]
+
+
+def imported_modules(module):
+    """The modules of ours that a module of ours imports, as full names."""
+    path = MODULES[module]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom):
+            package = module.split('.') if path.name == '__init__.py' else module.split('.')[:-1]
+            base = '.'.join([*package[:len(package) - node.level + 1], *([node.module] if node.module else [])]) if node.level else node.module
+            names = [f'{base}.{alias.name}' if f'{base}.{alias.name}' in MODULES else base for alias in node.names]
+            yield from (name for name in names if name in MODULES)
+
+
+def room(module):
+    """'training.run.state' -> 'run'."""
+    return module.split('.')[1] if '.' in module else ''
+
+
+def test_rooms_of_training_import_from_lower_ranks():
+    rank = {name: number for number, names in enumerate(RANKS) for name in names}
+    assert {room(module) for module in MODULES if module.startswith('training.')} == set(rank)
+    wrong = [(module, other) for module in MODULES if module.startswith('training.') for other in imported_modules(module)
+             if other.startswith('training.') and room(other) != room(module) and rank[room(other)] >= rank[room(module)]]
+    assert wrong == []
+
+
+def test_inference_uses_networks_and_runs_not_the_step():
+    wrong = [(module, other) for module in MODULES if module.startswith('inference') for other in imported_modules(module)
+             if other.startswith('training.') and room(other) not in INFERENCE_MAY_USE]
+    assert wrong == []
+
+
+def test_no_circle_of_imports():
+    """Each module can be put after all that it imports; a package counts as what its `__init__` imports."""
+    waiting = {module: {other for other in imported_modules(module) if other != module} for module in MODULES}
+    while ready := [module for module, others in waiting.items() if not others & waiting.keys()]:
+        for module in ready:
+            del waiting[module]
+    assert sorted(waiting) == []
+
+
+def test_what_is_imported_in_a_function_is_optional():
+    wrong = [(str(path.relative_to(ROOT)), function.name, ast.unparse(node)) for path in OURS
+             for function in ast.walk(ast.parse(path.read_text())) if isinstance(function, ast.FunctionDef)
+             for node in ast.walk(function) if isinstance(node, (ast.Import, ast.ImportFrom))
+             if (node.module or '' if isinstance(node, ast.ImportFrom) else node.names[0].name).split('.')[0] not in OPTIONAL]
+    assert wrong == []
+
+
+def test_nothing_is_too_large_to_look_around_in():
+    texts = {str(path.relative_to(ROOT)): path.read_text() for path in [*OURS, *ROOT.glob('*.py'), *(ROOT / 'benchmarks').glob('*.py')]}
+    assert [name for name, text in texts.items() if text.count('\n') > MOST_LINES] == []
+    functions = [(name, node.name, node.end_lineno - node.lineno + 1) for name, text in texts.items() for node in ast.walk(ast.parse(text))
+                 if isinstance(node, ast.FunctionDef)]
+    assert [function for function in functions if function[2] > LONGEST_FUNCTION] == []
+    folders = {path.parent for path in OURS}
+    assert [str(folder) for folder in folders if len(list(folder.glob('*.py'))) > MOST_MODULES + 1] == []        # and an __init__
 
 
 @pytest.mark.parametrize('package', MAY_IMPORT)

@@ -13,7 +13,7 @@ import torch
 from torch_utils import custom_ops
 from torch_utils.native import build as native_build
 from torch_utils.native import nvrtc
-from torch_utils.ops import _library, bias_act, upfirdn2d
+from torch_utils.ops import bias_act, upfirdn2d
 
 
 class SaysItIsOnGpu(torch.Tensor):
@@ -221,7 +221,7 @@ def test_a_library_with_other_results_is_not_used(gpu, monkeypatch):
     monkeypatch.setattr(custom_ops, '_different_gpus', lambda: [torch.device('cpu')])
     x, f = torch.randn(1, 1, 4, 4), upfirdn2d.setup_filter([1, 3, 3, 1])
     with torch.library._scoped_library('kdgan', 'IMPL') as wrong:
-        wrong.impl('upfirdn2d', lambda *args: _library.references['upfirdn2d'](*args) * 1.01, 'CPU')
+        wrong.impl('upfirdn2d', lambda *args: custom_ops.references['upfirdn2d'](*args) * 1.01, 'CPU')
         torch.library._impls.discard('kdgan/upfirdn2d/CPU')     # as a kernel in C++: one in Python, torch 2.6 does not let another replace
         with pytest.warns(RuntimeWarning, match='upfirdn2d runs without its CUDA kernel on rank 3: .*wrong results.*the error is .*on cpu'):
             assert 'wrong results' in custom_ops.problem_of('upfirdn2d')
@@ -237,4 +237,4 @@ def test_a_library_without_a_kernel_is_not_used():
 
 
 def test_the_names_of_operators_are_complete():
-    assert sorted(name for names in custom_ops.OPERATORS.values() for name in names) == sorted(_library.references)
+    assert sorted(name for names in custom_ops.OPERATORS.values() for name in names) == sorted(custom_ops.references)

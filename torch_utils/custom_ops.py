@@ -15,6 +15,7 @@ import warnings
 
 import torch
 
+import dnnlib
 from dnnlib import UserError
 
 from . import distributed
@@ -29,6 +30,8 @@ OPERATORS = {                           # kernel -> the operators it computes
     'scaled_bias_act': ['scaled_bias_act', 'scaled_bias_act_grad', 'scaled_bias_act_grad2'],
 }
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'ops')
+references = {}                         # operator -> the function in plain torch that it falls back to (ops/_library.py)
+CHECK = 'torch_utils.ops._cases.quick_failures'         # by name: the operators import this file
 _problems = {}                          # kernel -> None if it is in use, else why it is not; empty until the first look
 _backends = {}                          # kernel -> what runs on CUDA devices and why, in a few words
 _looking = threading.Lock()
@@ -212,10 +215,8 @@ def _check(kernel, devices):
 
 
 def _failures(kernel, device):
-    from .ops import _cases  # here, since the operators import this file
     try:
-        return _missing(kernel, device) or [text for dtype in _cases.TOLERANCE for case in _cases.quick(kernel)
-                                            for text in _cases.failures(case, dtype, device)]
+        return _missing(kernel, device) or dnnlib.util.call_func_by_name(kernel, device, func_name=CHECK)
     except Exception as err:            # noqa: BLE001  e.g. a library without code for this GPU
         return [f'{type(err).__name__}: {err}']
 
@@ -238,14 +239,11 @@ def _install(kernel, functions, device):
 
 
 def _use_reference(kernel, device):
-    from .ops import _library
-    _install(kernel, _library.references, device)
+    _install(kernel, references, device)
 
 
 def _guarded(kernel, name, function):
     """A launch that fails costs one warning; from then on the reference runs."""
-    from .ops import _library
-
     def run(*args):
         try:
             return function(*args)
@@ -255,5 +253,5 @@ def _guarded(kernel, name, function):
                 _problems[kernel], _backends[kernel] = problem, f'plain torch ({_gist(problem)})'
                 _use_reference(kernel, args[0].device)
                 warnings.warn(f'{kernel} runs without its CUDA kernel from here on: {problem}', RuntimeWarning, stacklevel=2)
-            return _library.references[name](*args)
+            return references[name](*args)
     return run

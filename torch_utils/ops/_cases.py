@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from ..custom_ops import references
 from . import bias_act, scaled_bias_act, upfirdn2d
-from ._library import references
 
 # A result in half precision is rounded once from float32, so half a unit in the last place and some of the sum's. The others
 # lose a few units more in sums and in exp.
@@ -159,6 +159,11 @@ def quick(kernel):
     if kernel == 'scaled_bias_act':
         return [ScaledBiasActCase((2, 40, 5, 8), layout, clamp=2.0, noises=2) for layout in ('contiguous', 'channels_last')]
     return [Upfirdn2dCase('4x4', (2, 8, 8, 16), (2, 2), layout='channels_last'), Upfirdn2dCase('12', (2, 3, 9, 7), (1, 1), (2, 2))]
+
+
+def quick_failures(kernel, device):
+    """The lines of all quick cases of a kernel that fail, in every precision."""
+    return [text for dtype in TOLERANCE for case in quick(kernel) for text in failures(case, dtype, device)]
 
 
 def strides_that_matter(t):

@@ -9,7 +9,6 @@ IMPLS = ('auto', 'cuda', 'ref')
 library = torch.library.Library('kdgan', 'DEF')
 # A compiler hands over tensors as they were laid out when it asked for the fake output: what comes out depends on it.
 TAGS = (getattr(torch.Tag, 'needs_exact_strides', torch.Tag.needs_fixed_stride_order), torch.Tag.pt2_compliant_tag)
-references = {}                         # operator -> the function in plain torch that it falls back to
 
 
 def define(schema: str, reference, fake, kernel: str):
@@ -26,7 +25,7 @@ def define(schema: str, reference, fake, kernel: str):
     Returns:       the callable operator.
     """
     name = schema.partition('(')[0]
-    references[name] = reference = torch.no_grad()(reference)
+    custom_ops.references[name] = reference = torch.no_grad()(reference)
 
     def find_kernel(x, *args):
         if x.is_cuda and custom_ops.problem_of(kernel) is None:
