@@ -81,7 +81,7 @@ def test_loading_needs_little_more_memory_than_the_file(tmp_path):
 
 MEASURED = '''
 import sys
-from training import networks, snapshots
+from training.snapshots import files as snapshots
 kb = lambda entry: next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith(entry + ':'))
 before = kb('VmRSS')
 G = snapshots.load_networks(sys.argv[1]).G_ema
