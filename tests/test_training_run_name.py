@@ -132,14 +132,15 @@ def test_runs_that_were_named_otherwise_are_found(tiny_data, tmp_path):
 
 
 def test_what_configurations_did_not_name_is_what_runs_were_trained_with(tiny_data, tmp_path):
-    """Options files of before the intervals and ADA's speed were in them."""
-    new = ('G_reg_interval', 'D_reg_interval', 'ada_interval', 'ada_kimg', 'augment_p', 'terms', 'fork_from',
+    """Options files of before the intervals, the steps of D and ADA's speed were in them."""
+    new = ('G_reg_interval', 'D_reg_interval', 'D_steps', 'ada_interval', 'ada_kimg', 'augment_p', 'terms', 'fork_from',
            'batch_gpu_auto')
     before = {key: value for key, value in built(tiny_data)[0].items() if key not in new}
     under_way(tmp_path / '00000-tiny-auto1', before)
     config, name = built(tiny_data)
     assert find_run(str(tmp_path), config, name, False) == (str(tmp_path / '00000-tiny-auto1'), 'continue')
     assert run_changes.differences(before, EasyDict(config, D_reg_interval=8)) == ['D_reg_interval=16, now 8']
+    assert run_changes.differences(before, EasyDict(config, D_steps=4)) == ['D_steps=1, now 4']
     with pytest.raises(UserError, match='ada_kimg=500, now 100'):
         find_run(str(tmp_path), EasyDict(config, ada_kimg=100), name, False)
     low_shot = built(tiny_data, '--cfg=low-shot')[0]
