@@ -82,7 +82,7 @@ class Distillation(Term):
     # -- hooks
 
     def bind(self, loss):
-        self.readout = loss.D.b4.readout
+        self.readout = loss.D.readout
         self.weighting.bind()
 
     def start_step(self, cur_nimg):
