@@ -178,7 +178,7 @@ class MetaStep:
         self.config, self.dataset = config, dataset
         build = dnnlib.util.construct_class_by_name
         with META:
-            networks, _ = networks_setup.build_networks(config, dataset, META)
+            networks, *_ = networks_setup.build_networks(config, dataset, META)
         self.G, self.D = networks['G'], networks['D']
         pipe = None
         if config.get('augment_kwargs') is not None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from torch_utils.ops import _library
+from torch_utils.custom_ops import references
 from training.networks.architectures import abilities_of
 
 
@@ -92,7 +92,7 @@ class PlainOps(torch.overrides.TorchFunctionMode):
         if getattr(func, 'namespace', None) != 'kdgan':
             return func(*args, **(kwargs or {}))
         name = func._schema.name.partition('::')[2]
-        return (_upfirdn2d if name == 'upfirdn2d' else _library.references[name])(*args)
+        return (_upfirdn2d if name == 'upfirdn2d' else references[name])(*args)
 
 
 def _upfirdn2d(x, f, upx, upy, *args):
@@ -100,4 +100,4 @@ def _upfirdn2d(x, f, upx, upy, *args):
     if upx > 1 or upy > 1:
         n, c, h, w = x.shape
         x = torch.nn.functional.pad(x.reshape(n, c, h, 1, w, 1), [0, upx - 1, 0, 0, 0, upy - 1]).reshape(n, c, h * upy, w * upx)
-    return _library.references['upfirdn2d'](x, f, 1, 1, *args)
+    return references['upfirdn2d'](x, f, 1, 1, *args)

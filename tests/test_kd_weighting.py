@@ -235,7 +235,7 @@ def test_a_run_in_parts_is_the_whole_run(tiny_data, tmp_path, monkeypatch):
     run(config, tmp_path / 'parts', save_at=3, die_at=4)
     run(config, tmp_path / 'parts')
     assert differences(tmp_path / 'whole', tmp_path / 'parts') == []
-    kd = last.loss.terms['kd'].weighting
+    kd = last.training.loss.terms['kd'].weighting
     assert kd.calibration.sums[2] == 32 and kd.need.p != 0.5 and 1e-3 < kd.calibration.factor() < 1e3
 
 
@@ -261,7 +261,7 @@ def test_options_reach_the_configuration(tiny_data):
      '--kd-decay-to=0.5: has no effect without --kd-decay; add that, or leave it out'),
     (['--kd=cgkd', '--kd-target-norm=unit'],
      '--kd-target-norm=unit: has no effect with --kd=cgkd, which compares directions only; use '),
-    (['--kd-share=0.1'], '--kd-share=0.1: has no effect without --kd; add --kd=agkd,cgkd, or leave it out')])
+    ([], '--kd-teacher=demo: has no effect without --kd; add --kd=agkd,cgkd, or leave this out')])
 def test_options_that_would_do_nothing_are_refused(args, message, tiny_data):
     with pytest.raises(UserError) as err:
         kd_of(tiny_data, *args)

@@ -247,7 +247,7 @@ class Watched(dict):
 def has_form(path, form):
     """Whether `path` ('a.b') leads to a form within that of a table."""
     key, _, rest = path.partition('.')
-    inner = form.form if isinstance(form, snapshot_info.Each) else form.get(key)
+    inner = form.known.get(key, form.form) if isinstance(form, snapshot_info.Each) else form.get(key)
     return inner is not None and (not rest or has_form(rest, inner))
 
 

@@ -76,12 +76,12 @@ def needed_to_load(path):
 
 def test_no_program_needs_more_than_the_packages_named_here():
     """Whatever else is missing, each program starts: the others are asked for by the jobs that need them."""
-    folders = ('dnnlib', 'torch_utils', 'training', 'metrics', 'kd_plugin')
+    folders = ('dnnlib', 'torch_utils', 'training', 'inference', 'metrics', 'reporting', 'kd_plugin')
     modules = [*ROOT.glob('*.py'), *(path for name in folders for path in (ROOT / name).rglob('*.py'))]
     assert len(modules) > 100
     own = {*folders, *(path.stem for path in ROOT.glob('*.py'))}
     needed = {name for path in modules for name in needed_to_load(path)} - own - set(sys.stdlib_module_names)
-    assert needed == {'torch', 'numpy', 'PIL', 'click', 'safetensors', 'tqdm'}
+    assert needed == {'torch', 'numpy', 'PIL', 'click', 'safetensors', 'tqdm', 'jinja2'}
 
 
 def test_an_import_of_pyspng_that_fails_is_no_failure(monkeypatch):
