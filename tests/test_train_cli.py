@@ -223,7 +223,8 @@ BAD_DATA = {
                     r'Error: .*data: c\.png is 32x32.*dataset_tool\.py'),
     'odd size': (lambda folder: picture(folder / 'a.png', (24, 24)), r'Error: --data=.*data: images are 24x24; .*--width=16'),
     'no labels': (lambda folder: picture(folder / 'a.png'), r'Error: .*label'),
-    'damaged': (lambda folder: (picture(folder / 'a.png'), (folder / 'b.png').write_bytes(b'no png')), r'Error: .*b\.png is not an image, or damaged at its beginning'),
+    'damaged': (lambda folder: (picture(folder / 'a.png'), (folder / 'b.png').write_bytes(b'no png')),
+                r'Error: .*b\.png is not an image, or damaged at its beginning'),
 }
 
 

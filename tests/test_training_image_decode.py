@@ -81,7 +81,7 @@ def test_no_program_needs_more_than_the_packages_named_here():
     assert len(modules) > 100
     own = {*folders, *(path.stem for path in ROOT.glob('*.py'))}
     needed = {name for path in modules for name in needed_to_load(path)} - own - set(sys.stdlib_module_names)
-    assert needed == {'torch', 'numpy', 'PIL', 'click', 'safetensors', 'tqdm', 'jinja2'}
+    assert needed == {'torch', 'numpy', 'PIL', 'click', 'safetensors', 'tqdm', 'jinja2', 'markupsafe'}
 
 
 def test_an_import_of_pyspng_that_fails_is_no_failure(monkeypatch):
