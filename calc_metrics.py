@@ -1,4 +1,5 @@
-"""Measure a trained generator: python calc_metrics.py --network=FILE --metrics=fid5k_full; python calc_metrics.py compare RUN RUN"""
+"""Measure a trained generator: python calc_metrics.py --network=FILE --metrics=fid5k_full; python calc_metrics.py
+compare RUN RUN"""
 
 import os
 
@@ -40,7 +41,8 @@ def choose_data(data, info, network):
         kwargs, measured = metric_set(network, info)
         path = kwargs.get('path')                   # never the class: files name no code to run
         if not isinstance(path, str):
-            raise UserError(f'{network}: the snapshot does not say what it was trained on; name the real images with --ref=PATH')
+            raise UserError(f'{network}: the snapshot does not say what it was trained on; name the real images with '
+                            '--ref=PATH')
         if not os.path.exists(path) and network in model_files.SHIPPED:
             raise UserError(f'--network={network}: comes with the project without the images that it was trained on; '
                             'use --ref=demo, the drawn faces of --data=demo, or name real images with --ref=PATH')
@@ -63,12 +65,14 @@ def warn_of_other_data(names, data_kwargs, info, network):
     trained_on, given = training_set(network, info).get('path'), data_kwargs['path']
     other = isinstance(trained_on, str) and os.path.realpath(trained_on) != os.path.realpath(given)
     if any('memorization' in name for name in names) and other:
-        distributed.print0(f'Warning: memorization is measured against --ref={given}, the network was trained on {trained_on}; copies of images '
+        distributed.print0(f'Warning: memorization is measured against --ref={given}, the network was trained on '
+                           f'{trained_on}; copies of images '
                            'that are only in the latter are not found.')
 
 
 def choose_outdir(outdir, network):
-    """Where the results go: --outdir, else the snapshot's folder, or the current one. Raises UserError if it cannot be written."""
+    """Where the results go: --outdir, else the snapshot's folder, or the current one. Raises UserError if it cannot be
+    written."""
     outdir = outdir or (os.path.dirname(os.path.abspath(network)) if model_files.is_local(network) else '.')
     files.make_dir(outdir)
     if not os.access(outdir, os.W_OK | os.X_OK):
@@ -76,8 +80,10 @@ def choose_outdir(outdir, network):
     return outdir
 
 
-def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, teacher, device, batch, workers, seed, trunc, bootstrap, outdir):
-    """What the command does; options as of the command. Everything that can be wrong is found out before the work begins."""
+def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, teacher, device, batch, workers, seed,
+              trunc, bootstrap, outdir):
+    """What the command does; options as of the command. Everything that can be wrong is found out before the work
+    begins."""
     names = parse_metrics(metrics)
     device = cpu_threads.settle(distributed.init(torch_device(device)))
     with distributed.main_process_first():
@@ -97,33 +103,47 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
         distributed.print0(f'Warning: --ref={data} is not looked at: {metrics} is of generated images alone.')
     outdir = choose_outdir(outdir, network)
     detectors = metric_main.load_detectors(names, device, detector,
-                                           dict(func_name='kd_plugin.teacher.load_teacher', name=teacher, option='--teacher'),
+                                           dict(func_name='kd_plugin.teacher.load_teacher', name=teacher,
+                                                option='--teacher'),
                                            vgg16=vgg16, alexnet=alexnet, lpips_heads=lpips_heads)
     if device.type == 'cpu':
         misc.keep_freed_memory()
-    metric_main.calc_and_report(outdir, model_files.address_of(network), info['training'].get('cur_nimg'), metrics=names, G=G,
-                                dataset_kwargs=data_kwargs, device=device, detector=detectors, seed=seed, batch_size=batch, num_workers=workers,
+    metric_main.calc_and_report(outdir, model_files.address_of(network), info['training'].get('cur_nimg'),
+                                metrics=names, G=G,
+                                dataset_kwargs=data_kwargs, device=device, detector=detectors, seed=seed,
+                                batch_size=batch, num_workers=workers,
                                 truncation_psi=trunc, bootstrap=bootstrap)
 
 
-@click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='', context_settings=dict(SETTINGS, allow_extra_args=False))
-@click.option('--network', help='Network: file, https:// address, hf:user/repo or a published name such as ffhq256', required=True, metavar='NETWORK')
-@click.option('--metrics', help=f'Comma-separated list of {", ".join(metric_main.forms())}; <N> images such as 500 or 5k',
+@click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='',
+             context_settings=dict(SETTINGS, allow_extra_args=False))
+@click.option('--network', help='Network: file, https:// address, hf:user/repo or a published name such as ffhq256',
+              required=True, metavar='NETWORK')
+@click.option('--metrics', help=f'Comma-separated list of {", ".join(metric_main.forms())}; <N> images such as '
+                                '500 or 5k',
               default='fid50k_full', show_default=True, metavar='LIST')
-@click.option('--ref', '--data', 'data', help='Real images, folder or zip from dataset_tool.py, or demo; for memorization, those of the training  '
+@click.option('--ref', '--data', 'data', help='Real images, folder or zip from dataset_tool.py, or demo; for '
+                                              'memorization, those of the training  '
               '[default: those that the training measured against]', metavar='PATH|demo')
-@click.option('--detector', help='Inception network of fid, kid, is and memorization, if it cannot be downloaded', metavar='FILE')
+@click.option('--detector', help='Inception network of fid, kid, is and memorization, if it cannot be downloaded',
+              metavar='FILE')
 @click.option('--vgg16', help='VGG16 network of pr and ppl, if it cannot be downloaded', metavar='FILE')
 @click.option('--alexnet', help='AlexNet of lpips_diversity, if it cannot be downloaded', metavar='FILE')
 @click.option('--lpips-heads', help='Linear heads of lpips_diversity, if they cannot be downloaded', metavar='FILE')
 @click.option('--teacher', '--kd-teacher', 'teacher', default=DEFAULT_TEACHER, show_default=True, metavar='NAME',
               help='Teacher whose features the feat... metrics compare; clip... is their older name')
-@click.option('--device', help='Where to run', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto', show_default=True)
-@click.option('--batch', help='Images at a time', type=click.IntRange(min=1), default=64, show_default=True, metavar='INT')
-@click.option('--workers', help='Processes that read the real images', type=click.IntRange(min=0), default=2, show_default=True, metavar='INT')
-@click.option('--seed', help='Random seed of the generated images', type=click.IntRange(0, 2 ** 32 - 1), default=0, show_default=True, metavar='INT')
-@click.option('--trunc', help='Truncation psi; 1 = none, as published values have it', type=float, default=1, show_default=True, metavar='FLOAT')
-@click.option('--bootstrap', help='Resamples of the generated images for 95 % intervals; 0 = no intervals', type=click.IntRange(0, 1000), default=100,
+@click.option('--device', help='Where to run', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto',
+              show_default=True)
+@click.option('--batch', help='Images at a time', type=click.IntRange(min=1), default=64, show_default=True,
+              metavar='INT')
+@click.option('--workers', help='Processes that read the real images', type=click.IntRange(min=0), default=2,
+              show_default=True, metavar='INT')
+@click.option('--seed', help='Random seed of the generated images', type=click.IntRange(0, 2 ** 32 - 1), default=0,
+              show_default=True, metavar='INT')
+@click.option('--trunc', help='Truncation psi; 1 = none, as published values have it', type=float, default=1,
+              show_default=True, metavar='FLOAT')
+@click.option('--bootstrap', help='Resamples of the generated images for 95 % intervals; 0 = no intervals',
+              type=click.IntRange(0, 1000), default=100,
               show_default=True, metavar='INT')
 @click.option('--outdir', help="Where to append metric-NAME.jsonl  [default: the snapshot's folder]", metavar='DIR')
 @refused_option('--gpus', 'several GPUs: torchrun --nproc-per-node=N calc_metrics.py ...')
@@ -135,8 +155,9 @@ def main(**opts):
     calc_metrics.py --network=NETWORK --metrics=fid5k_full,kid5k_full,pr5k3_full
     calc_metrics.py compare runs/00000-cats runs/00001-cats             what is on record there, side by side
 
-    The real images are all images of the data set, never mirrored, even where the training used a part of it or mirrored it; but without --ref
-    they are those of the training's --metric-data, if it had one, and those that it held out by --val-fraction are
+    The real images are all images of the data set, never mirrored, even where the training used a part of it or
+    mirrored it; but without --ref they are those of the training's --metric-data, if it had one, and those that it held
+    out by --val-fraction are
     left out. Their statistics are kept for the next time. Several GPUs: torchrun --nproc-per-node=N calc_metrics.py ...
     """
     with user_errors():

@@ -1,4 +1,5 @@
-"""Makes a data set for training, square images of one size and their labels, from your own pictures or from a public data set."""
+"""Makes a data set for training, square images of one size and their labels, from your own pictures or from a public
+data set."""
 
 import contextlib
 
@@ -17,7 +18,8 @@ from training.dataset.headers import SMALLEST_SIDE
 
 SETTINGS = dict(max_content_width=120)
 
-fraction_option = click.option('--fraction', metavar='PERCENT', type=float, help='Take only this percentage of the images, drawn with seed 0.')
+fraction_option = click.option('--fraction', metavar='PERCENT', type=float,
+                               help='Take only this percentage of the images, drawn with seed 0.')
 count_option = click.option('--count', metavar='N', type=int, help='Take only N images, drawn with seed 0.')
 
 
@@ -29,7 +31,8 @@ def check_options(opts: dict) -> None:
         raise UserError(f'--transform={transform} needs {missing} too; for example --width=256 --height=256')
     if width and height:
         if transform == 'center-crop-wide' and height >= width:
-            raise UserError(f'--height={height} is not less than --width={width}; center-crop-wide is for wide pictures: use a smaller --height, '
+            raise UserError(f'--height={height} is not less than --width={width}; center-crop-wide is for wide '
+                            'pictures: use a smaller --height, '
                             'or --transform=center-crop')
         result = (width, width) if transform == 'center-crop-wide' else (width, height)
         if not is_trainable(*result):
@@ -38,19 +41,28 @@ def check_options(opts: dict) -> None:
                             f'two ({SMALLEST_SIDE} or more); use --width={side} --height={side}')
 
 
-@click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='', context_settings=dict(SETTINGS, allow_extra_args=False))
-@click.option('--source', metavar='PATH', required=True, help='Folder, .zip archive, cifar-10-python.tar.gz or cifar-100-python.tar.gz.')
+@click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='',
+             context_settings=dict(SETTINGS, allow_extra_args=False))
+@click.option('--source', metavar='PATH', required=True, help='Folder, .zip archive, cifar-10-python.tar.gz or '
+                                                              'cifar-100-python.tar.gz.')
 @click.option('--dest', metavar='PATH', required=True, help='New folder, or new archive ending in .zip.')
 @click.option('--max-images', metavar='N', type=click.IntRange(min=1),
               help='Take only the first N images of the source, of class folders the same number of each.')
-@click.option('--split', metavar='FOLDER', help='Take only the images under this folder of the source; of a CIFAR archive: train (default) or test.')
-@click.option('--transform', type=click.Choice(TRANSFORMS), help='center-crop: the centre square; center-crop-wide: the '
-              'centre band of a wide picture, on a black square (for landscapes; give --height less than --width). Without it, images are stretched '
+@click.option('--split', metavar='FOLDER', help='Take only the images under this folder of the source; of a CIFAR '
+                                                'archive: train (default) or test.')
+@click.option('--transform', type=click.Choice(TRANSFORMS),
+              help='center-crop: the centre square; center-crop-wide: the '
+              'centre band of a wide picture, on a black square (for landscapes; give --height less than --width). '
+              'Without it, images are stretched '
               'to --width x --height.')
-@click.option('--width', metavar='PIXELS', type=click.IntRange(min=1), help="Width of the result; default: the images' own.")
-@click.option('--height', metavar='PIXELS', type=click.IntRange(min=1), help="Height of the result; default: the images' own.")
-@click.option('--resize-filter', type=click.Choice(list(RESIZE_FILTERS)), default='lanczos', show_default=True, help='How to resize.')
-@click.option('--color', type=click.Choice(['rgb', 'grey']), help='Make all images RGB or grey, transparent parts white; default: as they are.')
+@click.option('--width', metavar='PIXELS', type=click.IntRange(min=1),
+              help="Width of the result; default: the images' own.")
+@click.option('--height', metavar='PIXELS', type=click.IntRange(min=1),
+              help="Height of the result; default: the images' own.")
+@click.option('--resize-filter', type=click.Choice(list(RESIZE_FILTERS)), default='lanczos', show_default=True,
+              help='How to resize.')
+@click.option('--color', type=click.Choice(['rgb', 'grey']), help='Make all images RGB or grey, transparent parts '
+                                                                  'white; default: as they are.')
 @click.option('--white', metavar='VALUE', type=click.IntRange(min=1, max=WHITE), default=WHITE, show_default=True,
               help='The value of 16-bit grey pixels that becomes white: 4095 for 12 bits.')
 @click.option('--pages', type=click.Choice(['first', 'all']), default='first', show_default=True,
@@ -58,12 +70,14 @@ def check_options(opts: dict) -> None:
 @click.option('--max-pixels', metavar='N', type=click.IntRange(min=1),
               help="Refuse pictures of more pixels, width times height  [default: Pillow's limit, 178,956,970]")
 @click.option('--on-error', type=click.Choice(['fail', 'skip']), default='fail', show_default=True,
-              help='When images cannot be used: stop and write nothing, or go on without them. All are listed either way.')
+              help='When images cannot be used: stop and write nothing, or go on without them. All are listed '
+                   'either way.')
 def main(**opts):
     """Make a data set for training: square images of one size, and their labels.
 
-    Labels come from a dataset.json in the source, {"labels": [["folder/name.jpg", 3], ...]}, or else from folders: all images of
-    cats/ are one class, all images of dogs/ another, numbered in alphabetical order. The class names are kept.
+    Labels come from a dataset.json in the source, {"labels": [["folder/name.jpg", 3], ...]}, or else from folders: all
+    images of cats/ are one class, all images of dogs/ another, numbered in alphabetical order. The class names are
+    kept.
 
     \b
     Examples:
@@ -86,7 +100,8 @@ def convert(opts):
 
 @main.command('fetch', context_settings=SETTINGS, short_help='Download a public data set and make it ready.')
 @click.argument('name', metavar='NAME', type=click.Choice(list(public_data.PUBLIC_DATA)))
-@click.option('--dest', metavar='PATH', help='New folder, or new archive ending in .zip  [default: NAME.zip, NAME-5000.zip of a subset, '
+@click.option('--dest', metavar='PATH', help='New folder, or new archive ending in .zip  [default: NAME.zip, '
+                                             'NAME-5000.zip of a subset, '
               'NAME-test.zip with --ref]')
 @click.option('--source', metavar='FILE', help='The archive, where it was downloaded by other means.')
 @click.option('--ref', is_flag=True, help='The 10,000 test images of CIFAR instead: what the FID compares with.')
@@ -95,9 +110,10 @@ def convert(opts):
 def fetch(**opts):
     """Download a public data set and make it ready for training, as the literature on few images does.
 
-    The low-shot sets (100 images of obama, grumpy_cat and panda, 160 of animalface-cat, 389 of animalface-dog) become 256x256, without labels;
-    cifar10 and cifar100 stay 32x32, with labels. A download that was cut off goes on with the same command; archives are kept in
-    ~/.cache/kdgan/downloads ($KDGAN_CACHE_DIR). A subset is drawn uniformly, not class by class, and is the same every time.
+    The low-shot sets (100 images of obama, grumpy_cat and panda, 160 of animalface-cat, 389 of animalface-dog) become
+    256x256, without labels; cifar10 and cifar100 stay 32x32, with labels. A download that was cut off goes on with the
+    same command; archives are kept in ~/.cache/kdgan/downloads ($KDGAN_CACHE_DIR). A subset is drawn uniformly, not
+    class by class, and is the same every time.
 
     \b
     Examples:
@@ -115,7 +131,8 @@ def fetch_public(name, dest, source, ref, fraction, count):
     if ref and not data.test_images:
         raise UserError(f'--ref: {name} has no test images, its FID compares with the training images; leave --ref out')
     if ref and not (fraction is None and count is None):
-        raise UserError('--ref: the FID compares with all test images, whatever the training images; leave --fraction and --count out')
+        raise UserError('--ref: the FID compares with all test images, whatever the training images; leave --fraction '
+                        'and --count out')
     wanted = subsets.count_of(fraction, count, data.images)
     dest = dest or (f'{name}-test.zip' if ref else f'{name}.zip' if wanted == data.images else f'{name}-{wanted}.zip')
     check_dest(dest)
@@ -126,15 +143,17 @@ def fetch_public(name, dest, source, ref, fraction, count):
 
 
 @main.command('imagenet', context_settings=SETTINGS, short_help='Make ImageNet at 64x64, or a subset of it.')
-@click.option('--source', metavar='DIR', required=True, help='The training images of ILSVRC-2012: one folder per class (n01440764, ...).')
+@click.option('--source', metavar='DIR', required=True, help='The training images of ILSVRC-2012: one folder per class '
+                                                             '(n01440764, ...).')
 @click.option('--dest', metavar='PATH', required=True, help='New folder, or new archive ending in .zip.')
 @fraction_option
 @count_option
 def imagenet(**opts):
-    """Make ImageNet at 64x64, or a subset of it, in the preparation of BigGAN: centred square, resized bilinearly, 1000 labels.
+    """Make ImageNet at 64x64, or a subset of it, in the preparation of BigGAN: centred square, resized bilinearly, 1000
+    labels.
 
-    A subset is the beginning of one fixed shuffled order of all 1,281,167 images: 10, 5 and 2.5 percent are 128,117, 64,058 and 32,029;
-    --count=100000, 50000 and 25000 are what the paper's text calls them.
+    A subset is the beginning of one fixed shuffled order of all 1,281,167 images: 10, 5 and 2.5 percent are 128,117,
+    64,058 and 32,029; --count=100000, 50000 and 25000 are what the paper's text calls them.
 
     \b
     Examples:
@@ -147,7 +166,8 @@ def imagenet(**opts):
 
 def make_imagenet(source, dest, fraction, count):
     """What the command does; options as of the command."""
-    subsets.count_of(fraction, count, imagenet_source.NUM_IMAGES)           # wrong options are told before a million files are listed
+    # Wrong options are told before a million files are listed
+    subsets.count_of(fraction, count, imagenet_source.NUM_IMAGES)
     check_dest(dest, source)
     images = imagenet_source.ImageNetSource(source, class_names_of('imagenet'))
     subsets.select(images, fraction, count)

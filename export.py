@@ -37,14 +37,17 @@ def load_generator(network):
 
 
 @click.command(context_settings=dict(max_content_width=120))
-@click.option('--network', help='Network: file, https:// address, hf:user/repo or a published name such as ffhq256', required=True, metavar='NETWORK')
-@click.option('--format', help='Kind of file: for ONNX runtimes, for torch without this project, or a snapshot with the averaged generator alone',
+@click.option('--network', help='Network: file, https:// address, hf:user/repo or a published name such as ffhq256',
+              required=True, metavar='NETWORK')
+@click.option('--format', help='Kind of file: for ONNX runtimes, for torch without this project, or a snapshot with '
+                               'the averaged generator alone',
               type=click.Choice(list(export_files.FORMATS)), required=True)
 @click.option('--dest', help='File to write, ending in .onnx, .pt or .safetensors', required=True, metavar='FILE')
 @click.option('--input', help='Latents it takes: z, or w for each layer  [default: z]', type=click.Choice(['z', 'w']))
 @click.option('--noise-mode', help='Noise of the synthesis: fixed, or none  [default: const]',
               type=click.Choice(['const', 'none'], case_sensitive=False))
-@click.option('--opset', help='Version of the ONNX operators  [default: 18]', type=click.IntRange(min=18), metavar='INT')
+@click.option('--opset', help='Version of the ONNX operators  [default: 18]', type=click.IntRange(min=18),
+              metavar='INT')
 def main(**opts):
     """Save a trained generator for other programs.
 
@@ -63,13 +66,16 @@ def export(network, format, dest, **choices):
     if choices['input'] == 'w':
         require(abilities_of(G), 'w', '--input=w', 'use --input=z')
     sampling.check_noise(choices['noise_mode'], G)
-    job = export_files.Export(format, G, info, latents=choices['input'], noise_mode=choices['noise_mode'], opset=choices['opset'],
-                              source=dict(source=os.path.basename(files.public_address(network)), source_sha256=files.sha256_of_file(path)))
+    job = export_files.Export(format, G, info, latents=choices['input'], noise_mode=choices['noise_mode'],
+                              opset=choices['opset'],
+                              source=dict(source=os.path.basename(files.public_address(network)),
+                                          source_sha256=files.sha256_of_file(path)))
     with files.atomic_path(dest) as temp:
         export_files.write(temp, job)
         count, difference = export_check.largest_difference(export_files.read(temp, job), job)
         size = os.path.getsize(temp)
-    print(f'Saved {dest} ({size / 1e6:.1f} MB): {count} images from random inputs differ from those of the network by at most {difference:.1g}')
+    print(f'Saved {dest} ({size / 1e6:.1f} MB): {count} images from random inputs differ from those of the network by '
+          f'at most {difference:.1g}')
 
 
 if __name__ == '__main__':

@@ -17,10 +17,18 @@ import tqdm
 
 from dnnlib.commands import PlainOrCommand
 from inference import latents as sampling
-from inference import neighbors, video_files
+from inference import neighbors, options, video_files
 from inference import walk as latent_walk
-from inference.latents import classes_of, labels_of, latents_of_seeds, load_projected_w, parse_class, parse_grid, parse_seeds, synthesize
-from inference.options import SETTINGS, batch_option, class_option, device_option, network_option, noise_option, outdir_option, trunc_option
+from inference.latents import (
+    classes_of,
+    labels_of,
+    latents_of_seeds,
+    load_projected_w,
+    parse_class,
+    parse_grid,
+    parse_seeds,
+    synthesize,
+)
 from kd_plugin.options import DEFAULT_TEACHER
 from metrics import detectors
 from torch_utils import cpu_threads, image_grid
@@ -31,18 +39,21 @@ from training.networks.architectures import abilities_of, require
 num_range = parse_seeds         # its name in StyleGAN2-ADA, under which scripts import it
 
 
-@click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='', context_settings=dict(SETTINGS, allow_extra_args=False))
-@network_option
-@outdir_option
-@click.option('--seeds', help='Random seeds, like 0,3,7-9  [default: 0-15, or as many as the grid holds]', metavar='LIST')
+@click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='',
+             context_settings=dict(options.SETTINGS, allow_extra_args=False))
+@options.network_option
+@options.outdir_option
+@click.option('--seeds', help='Random seeds, like 0,3,7-9  [default: 0-15, or as many as the grid holds]',
+              metavar='LIST')
 @click.option('--grid', help='One image of COLS columns and ROWS rows instead of single images', metavar='COLSxROWS')
-@click.option('--labels', help='Write seed and class under the images of a grid', type=bool, default=True, show_default=True, metavar='BOOL')
-@trunc_option
-@class_option
-@noise_option
+@click.option('--labels', help='Write seed and class under the images of a grid', type=bool, default=True,
+              show_default=True, metavar='BOOL')
+@options.trunc_option
+@options.class_option
+@options.noise_option
 @click.option('--projected-w', help='Latents to synthesise instead of seeds', metavar='FILE.npz')
-@batch_option
-@device_option
+@options.batch_option
+@options.device_option
 def main(**opts):
     """Save sample images of a trained generator.
 
@@ -88,15 +99,16 @@ def load(network, device):
     return snapshot.G_ema, snapshot.info['training'].get('class_names')
 
 
-@main.command(context_settings=SETTINGS)
-@network_option
-@outdir_option
+@main.command(context_settings=options.SETTINGS)
+@options.network_option
+@options.outdir_option
 @click.option('--seeds', help='Random seeds, a row each', default='0-5', show_default=True, metavar='LIST')
-@click.option('--trunc', help='Values of the truncation psi, a column each', default='0,0.3,0.5,0.7,0.85,1', show_default=True, metavar='LIST')
-@class_option
-@noise_option
-@batch_option
-@device_option
+@click.option('--trunc', help='Values of the truncation psi, a column each', default='0,0.3,0.5,0.7,0.85,1',
+              show_default=True, metavar='LIST')
+@options.class_option
+@options.noise_option
+@options.batch_option
+@options.device_option
 def truncation(**opts):
     """Show what truncation does to an image.
 
@@ -124,34 +136,44 @@ def sweep_truncation(network, outdir, seeds, trunc, class_text, noise_mode, batc
     image_grid.save_sheet(image_grid.to_labelled_grid(imgs, len(psis), captions, min_tile=96), 'truncation.png', outdir)
 
 
-@main.command(context_settings=SETTINGS)
-@network_option
+@main.command(context_settings=options.SETTINGS)
+@options.network_option
 @click.option('--outdir', help='Where to save video.mp4, or the frames', required=True, metavar='DIR')
-@click.option('--seeds', help='Seeds of the keyframes, those of the first walk first  [default: six per walk, from 0 on]', metavar='LIST')
+@click.option('--seeds', help='Seeds of the keyframes, those of the first walk first  [default: six per walk, from 0 '
+                              'on]', metavar='LIST')
 @click.option('--projected-w', help='Keyframes in w instead of seeds', metavar='FILE.npz')
 @click.option('--grid', help='That many walks side by side', default='1x1', show_default=True, metavar='COLSxROWS')
-@click.option('--space', help='Latents that are interpolated', type=click.Choice(['z', 'w']), default='w', show_default=True)
-@click.option('--interpolation', help='From keyframe to keyframe; spherical is about the origin in z, about the average in w',
+@click.option('--space', help='Latents that are interpolated', type=click.Choice(['z', 'w']), default='w',
+              show_default=True)
+@click.option('--interpolation', help='From keyframe to keyframe; spherical is about the origin in z, about the '
+                                      'average in w',
               type=click.Choice(latent_walk.INTERPOLATIONS), default='spline', show_default=True)
-@click.option('--steps', help='Frames from one keyframe to the next', type=click.IntRange(min=1), default=60, show_default=True, metavar='INT')
+@click.option('--steps', help='Frames from one keyframe to the next', type=click.IntRange(min=1), default=60,
+              show_default=True, metavar='INT')
 @click.option('--loop', help='Return to the first keyframe', type=bool, default=True, show_default=True, metavar='BOOL')
-@click.option('--trunc', help='Truncation psi; several are spread evenly over the video', default='1', show_default=True, metavar='LIST')
-@class_option
-@click.option('--noise-mode', help='Noise of the synthesis: the same for all frames, fresh for each, or none', default='const', show_default=True,
+@click.option('--trunc', help='Truncation psi; several are spread evenly over the video', default='1',
+              show_default=True, metavar='LIST')
+@options.class_option
+@click.option('--noise-mode', help='Noise of the synthesis: the same for all frames, fresh for each, or none',
+              default='const', show_default=True,
               type=click.Choice(['const', 'random', 'none'], case_sensitive=False))
-@click.option('--seed', help='Seed of --noise-mode=random', type=click.IntRange(0, 2 ** 32 - 1), default=0, show_default=True, metavar='INT')
-@click.option('--zoom', help='Enlarge, pixel by pixel', type=click.IntRange(min=1), default=1, show_default=True, metavar='INT')
-@click.option('--fps', help='Frames per second', type=click.IntRange(1, 1000), default=30, show_default=True, metavar='INT')
+@click.option('--seed', help='Seed of --noise-mode=random', type=click.IntRange(0, 2 ** 32 - 1), default=0,
+              show_default=True, metavar='INT')
+@click.option('--zoom', help='Enlarge, pixel by pixel', type=click.IntRange(min=1), default=1, show_default=True,
+              metavar='INT')
+@click.option('--fps', help='Frames per second', type=click.IntRange(1, 1000), default=30, show_default=True,
+              metavar='INT')
 @click.option('--frames', help='Save the frames as PNG instead', is_flag=True)
-@batch_option
-@device_option
+@options.batch_option
+@options.device_option
 def video(**opts):
     """Make a video of a walk from image to image.
 
     \b
     generate.py video --network=NETWORK --seeds=3,7,12,20 --trunc=0.7 --outdir=out
     generate.py video --network=NETWORK --grid=4x2 --steps=90 --outdir=out               eight walks at once
-    generate.py video --network=NETWORK --seeds=5 --trunc=0,1 --outdir=out               one image, from the average and back
+    generate.py video --network=NETWORK --seeds=5 --trunc=0,1 --outdir=out               one image, from the average and
+    back
 
     An mp4 needs the package imageio-ffmpeg; --frames does not.
     """
@@ -159,11 +181,13 @@ def video(**opts):
         make_video(**opts)
 
 
-def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, steps, loop, trunc, class_text, noise_mode, seed, zoom, fps,
+def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, steps, loop, trunc, class_text,
+               noise_mode, seed, zoom, fps,
                frames, batch, device):
     """What the command does; options as of the command."""
     if projected_w is not None and (seeds is not None or class_text is not None or space == 'z'):
-        raise UserError(f'--projected-w={projected_w}: the latents are given, in w; leave --seeds, --class and --space out')
+        raise UserError(f'--projected-w={projected_w}: the latents are given, in w; leave --seeds, --class and '
+                        '--space out')
     columns, rows = parse_grid(grid)
     seeds = parse_seeds(seeds) if seeds is not None else list(range(6 * columns * rows))
     truncs = sampling.parse_truncs(trunc)
@@ -179,7 +203,8 @@ def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, 
         sampling.check_trunc(psi, G)
     latents = sampling.z_of_seeds(G, seeds) if projected_w is None else load_projected_w(projected_w, G)
     if len(latents) % (columns * rows) != 0:
-        raise UserError(f'--grid={grid}: {len(latents)} keyframes cannot be shared by {columns * rows} walks; each takes as many as the others')
+        raise UserError(f'--grid={grid}: {len(latents)} keyframes cannot be shared by {columns * rows} walks; each '
+                        'takes as many as the others')
     classes = classes_of(range(columns * rows), columns, parse_class(class_text, G.c_dim, class_names), G.c_dim)
     keys, c = latent_walk.make_keys(G, latents, columns * rows, classes, space, device)
     center = latent_walk.center_of(G) if space == 'w' else None
@@ -189,26 +214,33 @@ def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, 
     pictures = latent_walk.WalkFrames(G, walk, c, truncs, noise_mode, seed, batch, columns, zoom, device)
     files.make_dir(outdir)
     with tqdm.tqdm(pictures, desc='Video', unit='frame', leave=False, disable=None) as bar:
-        count = video_files.write_pngs(bar, outdir) if frames else video_files.write_mp4(bar, os.path.join(outdir, 'video.mp4'), fps)
+        count = (video_files.write_pngs(bar, outdir) if frames
+                 else video_files.write_mp4(bar, os.path.join(outdir, 'video.mp4'), fps))
     print(f'Saved {count} frames {"" if frames else "as video.mp4 "}in {outdir}')
 
 
-@main.command('neighbors', context_settings=SETTINGS, short_help='Show images beside the nearest training images.')
-@network_option
-@outdir_option
-@click.option('--data', help='Training images: folder or zip from dataset_tool.py, or demo  [default: those of the training]', metavar='PATH|demo')
-@click.option('--mirror', help='Compare with the mirrored images too  [default: as in the training]', type=bool, metavar='BOOL')
+@main.command('neighbors', context_settings=options.SETTINGS,
+              short_help='Show images beside the nearest training images.')
+@options.network_option
+@options.outdir_option
+@click.option('--data', help='Training images: folder or zip from dataset_tool.py, or demo  [default: those of the '
+                             'training]', metavar='PATH|demo')
+@click.option('--mirror', help='Compare with the mirrored images too  [default: as in the training]', type=bool,
+              metavar='BOOL')
 @click.option('--seeds', help='Random seeds, a row each', default='0-7', show_default=True, metavar='LIST')
-@click.option('--nearest', help='Training images beside each', type=click.IntRange(min=1), default=5, show_default=True, metavar='INT')
-@click.option('--space', help='What is compared: the features of a teacher, or pixels', type=click.Choice(list(neighbors.DISTANCES)),
+@click.option('--nearest', help='Training images beside each', type=click.IntRange(min=1), default=5, show_default=True,
+              metavar='INT')
+@click.option('--space', help='What is compared: the features of a teacher, or pixels',
+              type=click.Choice(list(neighbors.DISTANCES)),
               default='teacher', show_default=True)
-@click.option('--teacher', '--kd-teacher', 'teacher', help='Teacher whose features are compared', default=DEFAULT_TEACHER, show_default=True,
+@click.option('--teacher', '--kd-teacher', 'teacher', help='Teacher whose features are compared',
+              default=DEFAULT_TEACHER, show_default=True,
               metavar='NAME')
-@trunc_option
-@class_option
-@noise_option
-@batch_option
-@device_option
+@options.trunc_option
+@options.class_option
+@options.noise_option
+@options.batch_option
+@options.device_option
 def show_neighbors(**opts):
     """Show generated images beside the training images nearest to them.
 
@@ -225,12 +257,14 @@ def show_neighbors(**opts):
 def load_detector(teacher, device):
     """Raises UserError if the teacher cannot be had."""
     try:
-        return detectors.load_teacher_detector(device, dict(func_name='kd_plugin.teacher.load_teacher', name=teacher, option='--teacher'))
+        return detectors.load_teacher_detector(device, dict(func_name='kd_plugin.teacher.load_teacher', name=teacher,
+                                                            option='--teacher'))
     except UserError as err:
         raise UserError(f'{err}, or --space=pixels') from err
 
 
-def find_neighbors(network, outdir, data, mirror, seeds, nearest, space, teacher, trunc, class_text, noise_mode, batch, device):
+def find_neighbors(network, outdir, data, mirror, seeds, nearest, space, teacher, trunc, class_text, noise_mode,
+                   batch, device):
     """What the command does; options as of the command."""
     sampling.check_trunc(trunc)
     seeds = parse_seeds(seeds)
@@ -248,7 +282,8 @@ def find_neighbors(network, outdir, data, mirror, seeds, nearest, space, teacher
     torch.manual_seed(0)                    # of --noise-mode=random
     imgs = synthesize(G, ws, noise_mode, batch, device)
     found = neighbors.find_neighbors(imgs, dataset, features, distance, nearest, batch, device)
-    image_grid.save_sheet(neighbors.sheet(imgs, labels_of(seeds, classes, class_names), dataset, found), 'neighbors.png', outdir)
+    image_grid.save_sheet(neighbors.sheet(imgs, labels_of(seeds, classes, class_names), dataset, found),
+                          'neighbors.png', outdir)
     record = dict(network=model_files.address_of(network), data=dataset.facts(), distance=neighbors.DISTANCES[space],
                   teacher=identity, trunc=trunc, noise_mode=noise_mode,
                   neighbors=neighbors.as_records(seeds, classes, dataset, found))

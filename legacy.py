@@ -1,4 +1,5 @@
-"""Network pickles of the reference implementation to snapshots of this project, and back: python legacy.py --source=X.pkl --dest=X.safetensors"""
+"""Network pickles of the reference implementation to snapshots of this project, and back: python legacy.py
+--source=X.pkl --dest=X.safetensors"""
 
 import contextlib
 import io
@@ -61,9 +62,11 @@ def _is_file(f):
 
 
 @click.command(context_settings=dict(max_content_width=120))
-@click.option('--source', help='Network to read: file, https:// address, hf:user/repo or a published name such as ffhq256',
+@click.option('--source', help='Network to read: file, https:// address, hf:user/repo or a published name such '
+                               'as ffhq256',
               required=True, metavar='NETWORK')
-@click.option('--dest', help='File to write: .safetensors from a pickle, .pkl from a snapshot', required=True, metavar='FILE')
+@click.option('--dest', help='File to write: .safetensors from a pickle, .pkl from a snapshot', required=True,
+              metavar='FILE')
 def main(source, dest):
     """Convert a network pickle to a snapshot of this project, or back. Nothing from a pickle is run."""
     with user_errors():

@@ -39,7 +39,8 @@ FPS = 30                    # of the video
 
 
 def load_features(perceptual, device):
-    """What is compared. -> (features as `Projection` takes them, identity for the record, weight of the pixels unless chosen)."""
+    """What is compared. -> (features as `Projection` takes them, identity for the record, weight of the pixels unless
+    chosen)."""
     if perceptual == 'vgg16' or perceptual.endswith('.pt'):
         vgg16 = load_vgg16(perceptual, device)
         return lambda img: vgg16.network(to_vgg16(img)), f'{vgg16.name} {vgg16.identity}', 0.0
@@ -67,7 +68,8 @@ def unit_maps(maps):
 
 
 def to_vgg16(img):
-    """[N, 1 or 3, H, W] in [-1, 1] -> [N, 3, H, W] in [0, 255], shrunk to 256x256 where it is larger (StyleGAN2, appendix D)."""
+    """[N, 1 or 3, H, W] in [-1, 1] -> [N, 3, H, W] in [0, 255], shrunk to 256x256 where it is larger (StyleGAN2,
+    appendix D)."""
     img = img.expand(-1, 3, -1, -1) * 127.5 + 127.5
     return F.interpolate(img, size=[256, 256], mode='area') if img.shape[-1] > 256 else img
 
@@ -100,7 +102,8 @@ def describe_targets(targets):
 
 @contextlib.contextmanager
 def stop_requests():
-    """Within it, Ctrl-C and SIGTERM do not interrupt; gives a function that tells whether one came. The second one interrupts."""
+    """Within it, Ctrl-C and SIGTERM do not interrupt; gives a function that tells whether one came. The second one
+    interrupts."""
     requests = []
 
     def request(_signum, _frame):
@@ -116,7 +119,8 @@ def stop_requests():
 
 
 def search(projection, title, save, should_stop):
-    """Does the remaining steps. Shows a bar, or without a terminal a line for every tenth; calls `save` now and then. -> whether all are done."""
+    """Does the remaining steps. Shows a bar, or without a terminal a line for every tenth; calls `save` now and then.
+    -> whether all are done."""
     total, first, start = projection.num_steps, projection.step, time.time()
     saved = start
     with tqdm.tqdm(total=total, initial=first, desc=title, unit='step', disable=None) as bar:
@@ -128,7 +132,8 @@ def search(projection, title, save, should_stop):
                 bar.set_postfix(distance=f'{distances.mean().item():.4f}', refresh=False)
             if bar.disable and step % math.ceil(total / 10) == 0:
                 eta = (now - start) / (step - first) * (total - step)
-                print(f'{title}: step {step}/{total}  distance {distances.mean().item():.4f}  ETA {format_time(eta)}', flush=True)
+                print(f'{title}: step {step}/{total}  distance {distances.mean().item():.4f}  ETA {format_time(eta)}',
+                      flush=True)
             if now - saved > SAVE_SEC:
                 save()
                 saved = now
@@ -142,17 +147,22 @@ def write_all(projection, targets, outdir, several, protocol, video):
     results, ws = projection.results(), projection.ws()
     for i, target in enumerate(targets):
         folder = os.path.join(outdir, target.name) if several else outdir
-        values = {what: dict(distance=distances[i].item(), pixel_error=errors[i].item()) for what, (_img, distances, errors) in results.items()}
-        projection_files.write_results(folder, target, ws[i], [results[what][0][i] for what in ('projection', 'with_noise_maps')],
+        values = {what: dict(distance=distances[i].item(), pixel_error=errors[i].item())
+                  for what, (_img, distances, errors) in results.items()}
+        projection_files.write_results(folder, target, ws[i],
+                                       [results[what][0][i] for what in ('projection', 'with_noise_maps')],
                                        dict(target=target.source, **protocol, **values))
         if video:
             video_files.write_mp4(projection_files.frames(projection, i, target), os.path.join(folder, 'proj.mp4'), FPS)
         mean, alone, best = [values[what]['distance'] for what in ('mean', 'projection', 'with_noise_maps')]
-        print(f'{target.source}: distance {best:.4f} with the optimised noise maps, {alone:.4f} without ({folder}/proj.png), {mean:.4f} at the mean')
+        print(f'{target.source}: distance {best:.4f} with the optimised noise maps, {alone:.4f} without '
+              f'({folder}/proj.png), {mean:.4f} at the mean')
 
 
-def project(network, target, outdir, space, class_text, num_steps, seed, perceptual, pixel_weight, batch, save_video, device):
-    """What the command does; options as of the command. Everything that can be wrong is found out before the work begins."""
+def project(network, target, outdir, space, class_text, num_steps, seed, perceptual, pixel_weight, batch,
+            save_video, device):
+    """What the command does; options as of the command. Everything that can be wrong is found out before the work
+    begins."""
     if save_video:
         video_files.check_mp4('leave --save-video out')
     device = torch_device(device)
@@ -164,9 +174,11 @@ def project(network, target, outdir, space, class_text, num_steps, seed, percept
     targets = projection_files.read_targets(target, G.img_resolution, G.img_channels)
     features, identity, default_weight = load_features(perceptual, device)
     protocol = dict(network=model_files.address_of(network), network_sha256=files.sha256_of_file(path), space=space,
-                    class_number=None if c is None else c.argmax().item(), num_steps=num_steps, seed=seed, w_samples=W_SAMPLES,
+                    class_number=None if c is None else c.argmax().item(), num_steps=num_steps, seed=seed,
+                    w_samples=W_SAMPLES,
                     perceptual=identity, pixel_weight=default_weight if pixel_weight is None else pixel_weight)
-    settings = dict({k: v for k, v in protocol.items() if k != 'network'}, targets=describe_targets(targets), batch=batch)
+    settings = dict({k: v for k, v in protocol.items() if k != 'network'}, targets=describe_targets(targets),
+                    batch=batch)
     make_outdir(outdir)
     first, state, threads = projection_files.load_state(outdir, settings)
     cpu_threads.settle(device, threads)
@@ -175,14 +187,17 @@ def project(network, target, outdir, space, class_text, num_steps, seed, percept
     with stop_requests() as should_stop:
         for start in range(first, len(targets), batch):
             part = targets[start:start + batch]
-            projection = Projection(G, torch.stack([t.img for t in part]), features, c, space, num_steps, seed, protocol['pixel_weight'])
+            projection = Projection(G, torch.stack([t.img for t in part]), features, c, space, num_steps, seed,
+                                    protocol['pixel_weight'])
             if state is not None:
                 projection.load_state_dict(state)
                 state = None
             title = part[0].name + (f' to {part[-1].name}' if len(part) > 1 else '')
-            save = lambda start=start, projection=projection: projection_files.save_state(outdir, settings, start, projection)
+            save = lambda start=start, projection=projection: projection_files.save_state(
+                outdir, settings, start, projection)
             if not search(projection, title, save, should_stop):
-                print(f'Stopped after step {projection.step} of {num_steps}; the state is in {outdir}. The same command continues.')
+                print(f'Stopped after step {projection.step} of {num_steps}; the state is in {outdir}. The same '
+                      'command continues.')
                 sys.exit(130)
             write_all(projection, part, outdir, len(targets) > 1, protocol, save_video)
     projection_files.remove_state(outdir)
@@ -190,26 +205,34 @@ def project(network, target, outdir, space, class_text, num_steps, seed, percept
 
 @click.command(context_settings=SETTINGS)
 @network_option
-@click.option('--target', help='Pictures and folders of pictures, with commas between them', required=True, metavar='PICTURE[,...]|DIR')
-@click.option('--outdir', help='Where to save the results; each of several targets gets a folder there', required=True, metavar='DIR')
-@click.option('--space', help='w: one latent for all layers, as the network draws them; w+: one for each layer, closer and less editable',
+@click.option('--target', help='Pictures and folders of pictures, with commas between them', required=True,
+              metavar='PICTURE[,...]|DIR')
+@click.option('--outdir', help='Where to save the results; each of several targets gets a folder there', required=True,
+              metavar='DIR')
+@click.option('--space', help='w: one latent for all layers, as the network draws them; w+: one for each layer, closer '
+                              'and less editable',
               type=click.Choice(SPACES), default='w', show_default=True)
-@click.option('--class', 'class_text', help='Class of the targets, number or name, where the network has classes', metavar='CLASS')
-@click.option('--num-steps', help='Length of the search', type=click.IntRange(min=1), default=1000, show_default=True, metavar='INT')
+@click.option('--class', 'class_text', help='Class of the targets, number or name, where the network has classes',
+              metavar='CLASS')
+@click.option('--num-steps', help='Length of the search', type=click.IntRange(min=1), default=1000, show_default=True,
+              metavar='INT')
 @click.option('--seed', help='Random seed', type=click.IntRange(min=0), default=0, show_default=True, metavar='INT')
 @click.option('--perceptual', default='vgg16', show_default=True, metavar='NAME|FILE',
               help='What compares pictures: vgg16, a copy of its file (.pt), or a teacher: lite0, demo, ViT-B/32, ...')
 @click.option('--pixel-weight', type=FiniteRange(min=0), metavar='FLOAT',
               help='Weight of the mean squared difference of the pixels  '
               '[default: 0 with vgg16, 10 with lite0, lite2 and pocket, 1 with other teachers]')
-@click.option('--batch', help='Targets at a time', type=click.IntRange(min=1), default=8, show_default=True, metavar='INT')
-@click.option('--save-video', help='Also save a video of the search (package imageio-ffmpeg)', type=bool, is_flag=False, flag_value='1',
+@click.option('--batch', help='Targets at a time', type=click.IntRange(min=1), default=8, show_default=True,
+              metavar='INT')
+@click.option('--save-video', help='Also save a video of the search (package imageio-ffmpeg)', type=bool, is_flag=False,
+              flag_value='1',
               default=False, show_default=True, metavar='BOOL')
 @device_option
 def main(**opts):
     """Find the latents whose image comes closest to a given picture.
 
-    Ctrl-C saves the state and stops; the same command continues, and gives exactly the same result as an uninterrupted one.
+    Ctrl-C saves the state and stops; the same command continues, and gives exactly the same result as an uninterrupted
+    one.
 
     \b
     Examples:

@@ -33,7 +33,8 @@ def choose_snapshot(run, network):
 
 
 def collect(snapshot, repo, folder):
-    """{name in the repository: bytes, or path}: card, snapshot, its samples, all metric records of the run. folder: for the published snapshot."""
+    """{name in the repository: bytes, or path}: card, snapshot, its samples, all metric records of the run. folder: for
+    the published snapshot."""
     published = os.path.join(folder, hub.MODEL_FILE)
     tensors, info = checkpoint.load(snapshot, 'network')
     checkpoint.save(published, 'network', tensors, without_folders(info))               # older snapshots hold folders

@@ -12,7 +12,15 @@ import torch
 
 from inference import latents as sampling
 from inference.latents import latents_of_seeds, parse_seeds
-from inference.options import SETTINGS, batch_option, device_option, network_option, noise_option, outdir_option, trunc_option
+from inference.options import (
+    SETTINGS,
+    batch_option,
+    device_option,
+    network_option,
+    noise_option,
+    outdir_option,
+    trunc_option,
+)
 from torch_utils import cpu_threads, image_grid
 from torch_utils.devices import torch_device
 from training import model_files
@@ -30,7 +38,8 @@ def parse_layers(text, num_ws):
 
 
 def mix(row_ws, col_ws, layers):
-    """ws [R, num_ws, w_dim] of the rows and [C, num_ws, w_dim] of the columns, these in `layers` -> [R, C, num_ws, w_dim]."""
+    """ws [R, num_ws, w_dim] of the rows and [C, num_ws, w_dim] of the columns, these in `layers` -> [R, C, num_ws,
+    w_dim]."""
     mixed = row_ws[:, None].repeat(1, len(col_ws), 1, 1)
     mixed[:, :, layers] = col_ws[:, layers]
     return mixed
@@ -39,9 +48,12 @@ def mix(row_ws, col_ws, layers):
 @click.command(context_settings=SETTINGS)
 @network_option
 @outdir_option
-@click.option('--rows', help='Seeds of the images at the left, which are changed', default='85,100,75,458,1500', show_default=True, metavar='LIST')
-@click.option('--cols', help='Seeds of the images at the top, which give styles', default='55,821,1789,293', show_default=True, metavar='LIST')
-@click.option('--styles', help='Layers whose styles come from the column; 0 is the coarsest  [default: 0-6, or the coarser half if that is less]',
+@click.option('--rows', help='Seeds of the images at the left, which are changed', default='85,100,75,458,1500',
+              show_default=True, metavar='LIST')
+@click.option('--cols', help='Seeds of the images at the top, which give styles', default='55,821,1789,293',
+              show_default=True, metavar='LIST')
+@click.option('--styles', help='Layers whose styles come from the column; 0 is the coarsest  [default: 0-6, or the '
+                               'coarser half if that is less]',
               metavar='LIST')
 @trunc_option
 @click.option('--class', 'class_text', help='Class number or name  [default: 0]', metavar='CLASS')
@@ -87,7 +99,8 @@ def sheet(imgs, rows, cols):
     row_imgs, col_imgs, mixed = imgs.split([len(rows), len(cols), len(rows) * len(cols)])
     lines = torch.cat([row_imgs[:, None], mixed.unflatten(0, (len(rows), len(cols)))], dim=1)
     white = torch.full_like(imgs[:1], 255)
-    captions = ['', *(f'seed {col}' for col in cols)] + [f'seed {row}' if i == 0 else '' for row in rows for i in range(len(cols) + 1)]
+    captions = ['', *(f'seed {col}' for col in cols)] + [f'seed {row}' if i == 0 else '' for row in rows
+                                                         for i in range(len(cols) + 1)]
     return image_grid.to_labelled_grid(torch.cat([white, col_imgs, lines.flatten(0, 1)]), len(cols) + 1, captions)
 
 

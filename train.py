@@ -8,7 +8,7 @@ import click
 
 import dnnlib
 from dnnlib import UserError
-from dnnlib.commands import Command, FiniteRange, refused_option
+from dnnlib.commands import Command, FiniteRange, NumberOrAuto, SwitchOrAuto, refused_option
 from dnnlib.published import without_folders
 from dnnlib.util import split_names, user_errors
 from kd_plugin import options as kd_options
@@ -42,58 +42,53 @@ from training.run.name import departing, run_name
 from training.snapshots import files as snapshots
 
 # What can be added to the GAN loss, in the order in which it acts: a row is a module's METHOD.
-METHODS = [apa.METHOD, lecam.METHOD, chain.METHOD, insgen.METHOD, fakeclr.METHOD, vision_aided.METHOD, kd_options.METHOD]
-
-
-class NumberOrAuto(click.ParamType):
-    """A number of images, or 'auto'."""
-    name = 'integer or auto'
-
-    def convert(self, value, param, ctx):
-        if value == 'auto':
-            return value
-        if not str(value).strip().isdecimal():
-            self.fail(f'{value!r} is neither a whole number nor auto', param, ctx)
-        return click.IntRange(min=1).convert(value, param, ctx)
-
-
-class SwitchOrAuto(click.ParamType):
-    """True, False or 'auto'."""
-    name = 'boolean or auto'
-
-    def convert(self, value, param, ctx):
-        return value if value == 'auto' else click.BOOL.convert(value, param, ctx)
+METHODS = [apa.METHOD, lecam.METHOD, chain.METHOD, insgen.METHOD, fakeclr.METHOD, vision_aided.METHOD,
+           kd_options.METHOD]
 
 
 @click.command(cls=Command, context_settings=dict(max_content_width=140))
 # General.
 @click.option('--outdir', help='Where to save the runs', required=True, metavar='DIR')
-@click.option('--data', help='Training images: folder or zip from dataset_tool.py, or demo = 100 drawn faces', required=True, metavar='PATH|demo')
-@click.option('--cfg', help='Base configuration: low-shot for about a hundred photos at 256 on a GPU, demo for a CPU, auto for anything else '
+@click.option('--data', help='Training images: folder or zip from dataset_tool.py, or demo = 100 drawn faces',
+              required=True, metavar='PATH|demo')
+@click.option('--cfg', help='Base configuration: low-shot for about a hundred photos at 256 on a GPU, demo for a CPU, '
+                            'auto for anything else '
               '(docs/configs.md)', type=click.Choice(list(presets.PRESETS)), default='auto', show_default=True)
-@click.option('--gpus', help='Number of processes, a power of two  [default: 1]', type=click.IntRange(min=1), metavar='INT')
-@click.option('--device', help='Where to train', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto', show_default=True)
-@click.option('--snap', help='Save every N ticks', type=click.IntRange(min=1), metavar='INT')
-@click.option('--snapshot-networks', help='In a snapshot: G_ema alone, or G and D as well', type=click.Choice(['ema', 'all']), default='ema',
+@click.option('--gpus', help='Number of processes, a power of two  [default: 1]', type=click.IntRange(min=1),
+              metavar='INT')
+@click.option('--device', help='Where to train', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto',
               show_default=True)
-@click.option('--snapshot-keep', help='Snapshots to keep, such as last=2,best=1,every=1000 (kimg)', default='all', show_default=True,
+@click.option('--snap', help='Save every N ticks', type=click.IntRange(min=1), metavar='INT')
+@click.option('--snapshot-networks', help='In a snapshot: G_ema alone, or G and D as well',
+              type=click.Choice(['ema', 'all']), default='ema',
+              show_default=True)
+@click.option('--snapshot-keep', help='Snapshots to keep, such as last=2,best=1,every=1000 (kimg)', default='all',
+              show_default=True,
               metavar='RULES|all')
-@click.option('--tick', help='Thousands of images between two lines of output', type=FiniteRange(min=0, min_open=True), metavar='KIMG')
-@click.option('--metrics', help='Comma-separated list or none  [default: by --cfg: fid50k_full, fid5k_full or featfid1k_full]', metavar='LIST')
+@click.option('--tick', help='Thousands of images between two lines of output', type=FiniteRange(min=0, min_open=True),
+              metavar='KIMG')
+@click.option('--metrics', help='Comma-separated list or none  [default: by --cfg: fid50k_full, fid5k_full or '
+                                'featfid1k_full]', metavar='LIST')
 @click.option('--detector', help='Inception network of the FID, if it cannot be downloaded', metavar='FILE')
 @click.option('--metric-teacher', metavar='NAME',
               help='Teacher whose features featfid and the like compare  [default: that of --kd-teacher]')
 @click.option('--metric-data', help='Real images to measure against  [default: those of --data]; demo = 1000 further '
               'faces like those of --data=demo', metavar='PATH|demo')
-@click.option('--early-stop', help='End the run when a metric does not get better: metric=fid5k_full,patience=5[,min-delta=0.1]', metavar='RULE')
-@click.option('--health', help='Fakes per tick that are searched for copies of training images and of each other; 0 = none',
+@click.option('--early-stop', help='End the run when a metric does not get better: '
+                                   'metric=fid5k_full,patience=5[,min-delta=0.1]', metavar='RULE')
+@click.option('--health', help='Fakes per tick that are searched for copies of training images and of each '
+                               'other; 0 = none',
               type=click.IntRange(min=0), default=200, show_default=True, metavar='INT')
 @click.option('--seed', help='Random seed', type=click.IntRange(0, 2 ** 32 - 1), default=0, show_default=True)
-@click.option('--new-run', help='Start afresh where the same command would continue a run', type=bool, default=False, metavar='BOOL')
-@click.option('--fork-from', help='Start a new run from the state of another one, with other options', metavar='RUN|STATE FILE')
-@click.option('--max-bad-steps', help='Steps in a row with an infinite or NaN gradient that are too many', type=click.IntRange(min=1),
+@click.option('--new-run', help='Start afresh where the same command would continue a run', type=bool, default=False,
+              metavar='BOOL')
+@click.option('--fork-from', help='Start a new run from the state of another one, with other options',
+              metavar='RUN|STATE FILE')
+@click.option('--max-bad-steps', help='Steps in a row with an infinite or NaN gradient that are too many',
+              type=click.IntRange(min=1),
               default=bad_steps.DEFAULT_IN_A_ROW, show_default=True)
-@click.option('--on-bad-steps', help='What to do after --max-bad-steps: go back to the last good state with half the learning rate, or stop',
+@click.option('--on-bad-steps', help='What to do after --max-bad-steps: go back to the last good state with half the '
+                                     'learning rate, or stop',
               default='rollback', type=click.Choice(['rollback', 'stop']), show_default=True)
 @click.option('-n', '--dry-run', help='Print the options and exit', is_flag=True)
 # Data.
@@ -104,26 +99,35 @@ class SwitchOrAuto(click.ParamType):
 @click.option('--mirror', help='Use every image mirrored, too', type=bool, metavar='BOOL')
 # Base configuration.
 @click.option('--gamma', help='R1 weight', type=FiniteRange(min=0))
-@click.option('--kimg', help='Length of the training in thousands of images', type=FiniteRange(min=0, min_open=True), metavar='KIMG')
+@click.option('--kimg', help='Length of the training in thousands of images', type=FiniteRange(min=0, min_open=True),
+              metavar='KIMG')
 @click.option('--batch', help='Images per step, over all processes', type=click.IntRange(min=1), metavar='INT')
-@click.option('--batch-gpu', help='Images that one process handles at a time; auto = as many as fit', type=NumberOrAuto(), metavar='INT|auto')
+@click.option('--batch-gpu', help='Images that one process handles at a time; auto = as many as fit',
+              type=NumberOrAuto(), metavar='INT|auto')
 # Augmentation.
 @augmentation_options
 # Transfer learning.
-@click.option('--init-from', help='Start from these weights: file, https:// address, hf:user/repo or a name such as ffhq256', metavar='NETWORK')
-@refused_option('--resume', 'the same command continues a run; to start from the weights of another, use --init-from=FILE')
-@click.option('--freezed', help="Keep D's first N layers as loaded by --init-from (Freeze-D), counted from the image on",
+@click.option('--init-from', help='Start from these weights: file, https:// address, hf:user/repo or a name such as '
+                                  'ffhq256', metavar='NETWORK')
+@refused_option('--resume', 'the same command continues a run; to start from the weights of another, use '
+                            '--init-from=FILE')
+@click.option('--freezed', help="Keep D's first N layers as loaded by --init-from (Freeze-D), counted from "
+                                "the image on",
               type=click.IntRange(min=0), metavar='INT')
 # Performance.
-@click.option('--fp32', help='No half precision  [default: by --cfg; 1 on a CPU without bfloat16]', type=bool, metavar='BOOL')
+@click.option('--fp32', help='No half precision  [default: by --cfg; 1 on a CPU without bfloat16]', type=bool,
+              metavar='BOOL')
 @click.option('--nhwc', help='channels_last memory format  [default: on a CPU]', type=bool, metavar='BOOL')
-@click.option('--allow-tf32', help='TF32 in float32 work on a GPU  [default: in convolutions, not in matrix products]', type=bool,
+@click.option('--allow-tf32', help='TF32 in float32 work on a GPU  [default: in convolutions, not in matrix '
+                                   'products]', type=bool,
               metavar='BOOL')
 @click.option('--compile', help='torch.compile for the main phases', type=bool, default=False, metavar='BOOL')
-@click.option('--cuda-graphs', help='Record phases as CUDA graphs: auto = where it works, 1 = or end with an error, 0 = not  [default: auto]',
+@click.option('--cuda-graphs', help='Record phases as CUDA graphs: auto = where it works, 1 = or end with an error, 0 '
+                                    '= not  [default: auto]',
               type=SwitchOrAuto(), default='auto', metavar='0|1|auto')
 @click.option('--nobench', help='No cuDNN benchmarking', type=bool, default=False, metavar='BOOL')
-@click.option('--workers', help='DataLoader workers, where the images do not fit into memory', type=click.IntRange(min=0), default=3,
+@click.option('--workers', help='DataLoader workers, where the images do not fit into memory',
+              type=click.IntRange(min=0), default=3,
               show_default=True, metavar='INT')
 @method_options(METHODS)
 def main(**opts):
@@ -136,7 +140,8 @@ def main(**opts):
         if 'RANK' in os.environ:
             distributed.init(torch_device(opts.device))
         config, description = build_config(opts)
-        run_dir, status = distributed.agree(lambda: find_run(opts.outdir, config, description, opts.new_run and not distributed.is_restart()))
+        run_dir, status = distributed.agree(lambda: find_run(opts.outdir, config, description, opts.new_run
+                                                             and not distributed.is_restart()))
         if status == 'new' and opts.fork_from:
             distributed.agree(lambda: fork.check_start(config))
         trains = not opts.dry_run and status != 'complete'
@@ -148,7 +153,8 @@ def main(**opts):
         if opts.dry_run:
             distributed.print0('Dry run; exiting.')
         elif status == 'complete':
-            distributed.print0(f'{run_dir} is complete. A larger --kimg{" or another --early-stop" if opts.early_stop else ""} trains it further, '
+            distributed.print0(f'{run_dir} is complete. A larger '
+                               f'--kimg{" or another --early-stop" if opts.early_stop else ""} trains it further, '
                                '--new-run=1 trains another one.')
         else:
             launch(config, run_dir)
@@ -161,7 +167,8 @@ def build_config(opts):
     """
     gpus = number_of_processes(opts.gpus)
     device = torch_device(opts.device)
-    data_kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=data_path(opts), use_labels=opts.cond, max_size=None, xflip=False)
+    data_kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=data_path(opts), use_labels=opts.cond,
+                       max_size=None, xflip=False)
     if opts.val_fraction is not None:
         data_kwargs.update(val_fraction=opts.val_fraction, random_seed=opts.seed)
     with contextlib.closing(dnnlib.util.construct_class_by_name(**data_kwargs)) as dataset:
@@ -188,10 +195,12 @@ def build_config(opts):
                         'snapshot; leave one of them out')
     config.snapshot_networks = ['G_ema'] if opts.snapshot_networks == 'ema' else ['G_ema', 'G', 'D']
     add_observers(config, opts)
-    config.snapshot_keep = snapshot_keep.parse(opts.snapshot_keep, config.metrics, config.observers.get('early_stop', {}).get('metric'))
+    config.snapshot_keep = snapshot_keep.parse(opts.snapshot_keep, config.metrics,
+                                               config.observers.get('early_stop', {}).get('metric'))
     config.report_kwargs = dict(func_name='reporting.run_page.write_beside_training')
     given = departing(main.params, opts)
-    config.options_given = without_folders({name: given[name] for name in given if name not in ('outdir', 'dry_run', 'new_run')})
+    config.options_given = without_folders({name: given[name] for name in given
+                                            if name not in ('outdir', 'dry_run', 'new_run')})
     return config, run_name(dataset.name, main.params, opts, gpus)
 
 
@@ -217,7 +226,8 @@ def add_metrics(config, opts, preset, dataset):
             require(abilities, ability, f'--metrics={name}', 'leave it out of --metrics')
     for name in ('detector', 'metric_teacher', 'metric_data'):
         if opts[name] is not None and not config.metrics:
-            raise UserError(f'--{name.replace("_", "-")}={opts[name]}: has no effect with --metrics=none; leave one of them out')
+            raise UserError(f'--{name.replace("_", "-")}={opts[name]}: has no effect with --metrics=none; leave one '
+                            'of them out')
     usual = 'demo' if opts.data == 'demo' else DEFAULT_TEACHER
     teacher = opts.metric_teacher or config.terms.get('kd', {}).get('teacher', usual)
     config.metric_kwargs = dict(func_name='metrics.metric_main.calc_and_report', detector=opts.detector,
@@ -262,7 +272,8 @@ def check_init_from(config, opts):
     except UserError as err:
         raise UserError(f'--init-from={config.init_from}: {err}') from err
     if opts.freezed and 'D' not in networks:
-        raise UserError(f'--freezed={opts.freezed}: there is no D in --init-from={config.init_from}; use a snapshot written with '
+        raise UserError(f'--freezed={opts.freezed}: there is no D in --init-from={config.init_from}; use a snapshot '
+                        'written with '
                         '--snapshot-networks=all or a training-state.safetensors, or leave --freezed out')
 
 

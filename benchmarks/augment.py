@@ -2,7 +2,8 @@
 
     python benchmarks/augment.py [--device=cuda] [--batch=16] [--p=0.5] [--seconds=1]
 
-Times are the best of several calls, on images of 32, 64 and 256 pixels; the margin of a batch is random, so each call is seeded alike.
+Times are the best of several calls, on images of 32, 64 and 256 pixels; the margin of a batch is random, so each call
+is seeded alike.
 """
 
 import argparse
@@ -63,7 +64,8 @@ def main():
     for size in (32, 64, 256):
         for preset in ('bgc', 'bgcfnc'):
             copy, forward, both = measure(size, preset, args)
-            print(f'{size:4}  {preset:7} {copy:8.3f} {forward:12.2f} {forward / copy:8.0f} {both:22.2f} {both / copy:8.0f}', flush=True)
+            print(f'{size:4}  {preset:7} {copy:8.3f} {forward:12.2f} {forward / copy:8.0f} {both:22.2f} '
+                  f'{both / copy:8.0f}', flush=True)
 
 
 if __name__ == '__main__':

@@ -1,9 +1,12 @@
-"""How good the faces of `make demo` are, against fresh drawings, which never end: python benchmarks/demo_faces.py NETWORK...
+"""How good the faces of `make demo` are, against fresh drawings, which never end: python benchmarks/demo_faces.py
+NETWORK...
 
-Per network, over 1000 fakes: the Fréchet distance and the kernel distance (x 1000) to 1000 fresh drawings in the demo teacher's features;
-for each attribute how many of its values there are (the exponential of the entropy), by a linear probe of those features that has learnt
-from 4000 other drawings; the median distance to the nearest of the 100 training images, root mean square over pixels from 0 to 255, and
-the share that is nearer than all but 1 % of fresh drawings are: copies. Fresh drawings of another seed are in the first line.
+Per network, over 1000 fakes: the Fréchet distance and the kernel distance (x 1000) to 1000 fresh drawings in the demo
+                              teacher's features;
+for each attribute how many of its values there are (the exponential of the entropy), by a linear probe of those
+features that has learnt from 4000 other drawings; the median distance to the nearest of the 100 training images, root
+mean square over pixels from 0 to 255, and the share that is nearer than all but 1 % of fresh drawings are: copies.
+Fresh drawings of another seed are in the first line.
 """
 
 import os
@@ -49,7 +52,8 @@ class Judge:
         ones = self._with_one(self.feats(images))
         self.probes = {}
         for name, values in demo_data.ATTRIBUTES.items():
-            target = torch.tensor([[float(a[name] == value) for value in values] for a in attributes], dtype=torch.float64)
+            target = torch.tensor([[float(a[name] == value) for value in values] for a in attributes],
+                                  dtype=torch.float64)
             self.probes[name] = torch.linalg.lstsq(ones, target).solution
         self.fresh = self.feats(drawings(1, COUNT)[0])
         self.train = as_tensor([image for image, _attributes in demo_data.demo_images(SIZE)])
@@ -69,13 +73,15 @@ class Judge:
         return {name: (self._with_one(feats) @ probe).argmax(1) for name, probe in self.probes.items()}
 
     def nearest(self, images):
-        return torch.cdist(images.flatten(1).float(), self.train.flatten(1).float()).min(1)[0] / (3 * SIZE * SIZE) ** 0.5
+        return torch.cdist(images.flatten(1).float(),
+                           self.train.flatten(1).float()).min(1)[0] / (3 * SIZE * SIZE) ** 0.5
 
     def line(self, images):
         feats, near = self.feats(images), self.nearest(images)
         stats = [x for f in (self.fresh, feats) for x in (f.mean(0), torch.cov(f.T))]
         kinds = '  '.join(f'{name} {number_of_kinds(seen):.1f}' for name, seen in self.values(feats).items())
-        return (f'Fréchet {frechet_distance(*stats):5.1f}  kernel {1000 * kernel_distance(self.fresh, feats):5.0f}  {kinds}  '
+        return (f'Fréchet {frechet_distance(*stats):5.1f}  kernel {1000 * kernel_distance(self.fresh, feats):5.0f}  '
+                f'{kinds}  '
                 f'nearest {near.median():.0f}  copies {(near < self.close).double().mean():.3f}')
 
 
@@ -96,7 +102,8 @@ def main():
     images, attributes = drawings(3, COUNT)
     print('fresh drawings', judge.line(images), flush=True)
     for name, seen in judge.values(judge.feats(images)).items():
-        right = np.mean([demo_data.ATTRIBUTES[name][i] == a[name] for i, a in zip(seen.tolist(), attributes, strict=True)])
+        right = np.mean([demo_data.ATTRIBUTES[name][i] == a[name]
+                         for i, a in zip(seen.tolist(), attributes, strict=True)])
         print(f'the probe is right about {name}: {right:.3f}')
     print('the 100', judge.line(judge.train), flush=True)
     for path in sys.argv[1:]:

@@ -1,8 +1,10 @@
-"""What the readings of pairwise diversity (--kd-pd) do to the diversity of fakes: python benchmarks/diversity.py [--help]
+"""What the readings of pairwise diversity (--kd-pd) do to the diversity of fakes: python benchmarks/diversity.py
+[--help]
 
-A common run without any trains first; from its networks every arm then trains on, with the same seeds. Printed per arm, over the seeds:
-mean pairwise cosine of the teacher's correlations of fakes, raw and centred, mean pairwise distance of fakes as the root mean square over
-pixels in [-1, 1], and the Fréchet distance to the data in the teacher's features, so that noise does not pass for diversity.
+A common run without any trains first; from its networks every arm then trains on, with the same seeds. Printed per arm,
+over the seeds: mean pairwise cosine of the teacher's correlations of fakes, raw and centred, mean pairwise distance of
+fakes as the root mean square over pixels in [-1, 1], and the Fréchet distance to the data in the teacher's features, so
+that noise does not pass for diversity.
 """
 
 import argparse
@@ -35,7 +37,8 @@ def parse():
     parser.add_argument('--common-kimg', type=float, default=6, help='length of the common run')
     parser.add_argument('--kimg', type=float, default=2, help='length of each arm after it')
     parser.add_argument('--seeds', type=int, default=2)
-    parser.add_argument('--images', type=int, default=500, help='fakes that are measured, of the same latents everywhere')
+    parser.add_argument('--images', type=int, default=500, help='fakes that are measured, of the same latents '
+                                                                'everywhere')
     parser.add_argument('--arms', nargs='*', default=ARMS, metavar='PD[:WEIGHT][:center]')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('options', nargs='*', help='further options of train.py, after --',
@@ -45,7 +48,8 @@ def parse():
 
 def trained(args, folder, kimg, *options):
     """-> (`Run` after its run, name of the metric)."""
-    command = ['--outdir=none', f'--data={args.data}', f'--kd-teacher={args.teacher}', f'--device={args.device}', '--kd=agkd,cgkd', '--workers=0',
+    command = ['--outdir=none', f'--data={args.data}', f'--kd-teacher={args.teacher}', f'--device={args.device}',
+               '--kd=agkd,cgkd', '--workers=0',
                f'--metrics=featfid{args.images}_full', f'--kimg={kimg:g}', *args.options, *options]
     config, _name = train.build_config(dnnlib.EasyDict(train.main.make_context('train.py', command).params))
     metric, config.metrics = config.metrics, []
@@ -67,16 +71,20 @@ def arm_options(arm):
 def diversity(img, teacher, text_feats):
     """img [N, C, H, W] in [-1, 1] -> cosine of raw rows, of centred rows, distance."""
     feats = torch.cat([teacher.encode_image(part) for part in img.split(64)])
-    cosines = [mean_pairwise_cosine(image_text_correlation(feats, text_feats, center)).item() for center in (False, True)]
+    cosines = [mean_pairwise_cosine(image_text_correlation(feats, text_feats, center)).item()
+               for center in (False, True)]
     return [*cosines, torch.pdist(img.flatten(1)).mean().item() / img[0].numel() ** 0.5]
 
 
 def measured(job, metric, teacher, text_feats, count):
-    z = torch.randn(count, job.training.G_ema.z_dim, generator=torch.Generator().manual_seed(123)).to(job.training.device)
+    z = torch.randn(count, job.training.G_ema.z_dim,
+                    generator=torch.Generator().manual_seed(123)).to(job.training.device)
     c = torch.zeros(count, 0, device=job.training.device)
     with torch.no_grad():
-        img = torch.cat([job.training.G_ema(*part, noise_mode='const').float() for part in zip(z.split(64), c.split(64), strict=True)])
-    result = metric_main.calc_metric(metric, G=job.training.G_ema, dataset_kwargs=job.config.training_set_kwargs, device=job.training.device,
+        img = torch.cat([job.training.G_ema(*part, noise_mode='const').float()
+                         for part in zip(z.split(64), c.split(64), strict=True)])
+    result = metric_main.calc_metric(metric, G=job.training.G_ema, dataset_kwargs=job.config.training_set_kwargs,
+                                     device=job.training.device,
                                      teacher_kwargs=job.config.metric_kwargs['teacher_kwargs'], progress=False)
     return [*diversity(img, teacher, text_feats), result['value']]
 
@@ -84,7 +92,8 @@ def measured(job, metric, teacher, text_feats, count):
 def row(name, values):
     """One line of the table: mean over the seeds, and half their range."""
     values = np.array(values)
-    cells = [f'{mean:.3f} ± {half:.3f}' for mean, half in zip(values.mean(0), (values.max(0) - values.min(0)) / 2, strict=True)]
+    cells = [f'{mean:.3f} ± {half:.3f}' for mean, half in zip(values.mean(0), (values.max(0) - values.min(0)) / 2,
+                                                              strict=True)]
     print(f'| {name} | {" | ".join(cells)} |', flush=True)
 
 
@@ -97,13 +106,15 @@ def main():
         text_feats = teacher.encode_text(job.config.terms['kd']['texts'])
         print('| `--kd-pd` | cosine, raw | cosine, centred | distance | Fréchet distance |\n|---|---|---|---|---|')
         reals = job.training.reals.dataset
-        img = torch.from_numpy(np.stack([reals[i][0] for i in range(min(len(reals), args.images))])).to(args.device) / 127.5 - 1
+        img = torch.from_numpy(np.stack([reals[i][0]
+                                         for i in range(min(len(reals), args.images))])).to(args.device) / 127.5 - 1
         row('data', [[*diversity(img, teacher, text_feats), 0]])
         row('common run', [measured(job, metric, teacher, text_feats, args.images)])
         for arm in args.arms:
             runs = []
             for seed in range(args.seeds):
-                job, _ = trained(args, os.path.join(folder, f'{arm}-{seed}'), args.kimg, *arm_options(arm), f'--seed={seed}',
+                job, _ = trained(args, os.path.join(folder, f'{arm}-{seed}'), args.kimg, *arm_options(arm),
+                                 f'--seed={seed}',
                                      f'--init-from={common}/{STATE_FILE}')
                 runs.append(measured(job, metric, teacher, text_feats, args.images))
             row(arm, runs)

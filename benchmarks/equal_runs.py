@@ -1,7 +1,9 @@
-"""Whether two checkouts train the same, bit for bit: python benchmarks/equal_runs.py --before=DIR [--after=DIR] [--only=NAME ...]
+"""Whether two checkouts train the same, bit for bit: python benchmarks/equal_runs.py --before=DIR [--after=DIR]
+[--only=NAME ...]
 
-Each case is a short run by the command line of each checkout, compared tensor by tensor in its last state: networks, optimisers, averages,
-terms. In 'continued' the first half is trained by the one checkout and the second by the other. CPU only, one thread.
+Each case is a short run by the command line of each checkout, compared tensor by tensor in its last state: networks,
+optimisers, averages, terms. In 'continued' the first half is trained by the one checkout and the second by the other.
+CPU only, one thread.
 """
 
 import os
@@ -38,7 +40,8 @@ METHODS = {
     'two micro-batches': ('--batch-gpu=2',),
     'validation': ('--val-fraction=0.25', '--health=8'),
 }
-CASES = {**{f'--cfg={name}': (f'--cfg={name}',) for name in PRESETS}, **{name: ('--cfg=demo', *options) for name, options in METHODS.items()}}
+CASES = {**{f'--cfg={name}': (f'--cfg={name}',) for name in PRESETS},
+         **{name: ('--cfg=demo', *options) for name, options in METHODS.items()}}
 
 
 def make_data(folder):
@@ -53,12 +56,15 @@ def make_data(folder):
 
 def train(checkout, outdir, data, options, steps):
     """A run of so many steps in all; what is there is continued. -> its state's path."""
-    command = [sys.executable, 'train.py', f'--outdir={outdir}', f'--data={data}', f'--batch={BATCH}', f'--kimg={steps * BATCH / 1000}',
-               f'--tick={STEPS * BATCH / 1000}', '--metrics=none', '--workers=0', '--device=cpu', '--health=0', *options]
+    command = [sys.executable, 'train.py', f'--outdir={outdir}', f'--data={data}', f'--batch={BATCH}',
+               f'--kimg={steps * BATCH / 1000}',
+               f'--tick={STEPS * BATCH / 1000}', '--metrics=none', '--workers=0', '--device=cpu',
+               '--health=0', *options]
     result = subprocess.run(command, cwd=checkout, text=True, capture_output=True,
                             env=dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(checkout)))
     if result.returncode != 0:
-        raise click.ClickException(f'{checkout}: {" ".join(options)} ended with {result.returncode}:\n{result.stderr[-2000:]}')
+        raise click.ClickException(f'{checkout}: {" ".join(options)} ended with '
+                                   f'{result.returncode}:\n{result.stderr[-2000:]}')
     return max(outdir.glob('*/training-state.safetensors'))
 
 
@@ -77,8 +83,10 @@ def difference(before, after):
 
 
 @click.command()
-@click.option('--before', help='A checkout', type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path), required=True)
-@click.option('--after', help='The other one  [default: this one]', type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path),
+@click.option('--before', help='A checkout', type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path),
+              required=True)
+@click.option('--after', help='The other one  [default: this one]',
+              type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path),
               default=ROOT)
 @click.option('--only', help='These cases', type=click.Choice([*CASES, 'continued']), multiple=True)
 def main(before, after, only):

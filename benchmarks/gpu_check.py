@@ -1,8 +1,9 @@
 """Are the CUDA kernels right on this GPU? python benchmarks/gpu_check.py
 
-Builds and loads them, compares every case with the float64 reference in every dtype, runs gradgradcheck and opcheck, checks tensors of
-more than 2^31 elements, other streams, CUDA graphs, every further GPU, and a compiled function; prints a short table. Exit code 0 if all is
-right, 1 if not or if there is no GPU. Afterwards, benchmarks/ops.py measures their speed.
+Builds and loads them, compares every case with the float64 reference in every dtype, runs gradgradcheck and opcheck,
+checks tensors of more than 2^31 elements, other streams, CUDA graphs, every further GPU, and a compiled function;
+prints a short table. Exit code 0 if all is right, 1 if not or if there is no GPU. Afterwards, benchmarks/ops.py
+measures their speed.
 """
 
 import os
@@ -43,18 +44,23 @@ def check_quickly(device):
 def check_gradients(device):
     """Yields a list of failures for each activation and filter: numeric first and second derivatives."""
     x = _cases.random_tensor((1, 2, 3, 2), 0).to(device).requires_grad_(True)
-    b = (_cases.random_tensor((2,), 1) + 1 / 64).to(device).requires_grad_(True)      # x + b is never 0, where relu and others have a kink
+    # X + b is never 0, where relu and others have a kink
+    b = (_cases.random_tensor((2,), 1) + 1 / 64).to(device).requires_grad_(True)
     for act in bias_act.activation_funcs:
         fn = lambda x, b, act=act: bias_act.bias_act(x, b, act=act, clamp=0.7)
-        yield attempt(f'gradgradcheck of {act}', lambda fn=fn: torch.autograd.gradcheck(fn, (x, b)) and torch.autograd.gradgradcheck(fn, (x, b)))
-    scale, noise = (_cases.random_tensor(shape, seed).to(device).requires_grad_(True) for seed, shape in [(2, (1, 2)), (3, (1, 1, 3, 2))])
+        yield attempt(f'gradgradcheck of {act}', lambda fn=fn: torch.autograd.gradcheck(fn, (x, b))
+                      and torch.autograd.gradgradcheck(fn, (x, b)))
+    scale, noise = (_cases.random_tensor(shape, seed).to(device).requires_grad_(True)
+                    for seed, shape in [(2, (1, 2)), (3, (1, 1, 3, 2))])
     b = (b.detach() + 1 / 4096).requires_grad_(True)        # nor is x * scale + noise + b
     fn = lambda x, scale, noise, b: scaled_bias_act.by_operator(x, scale, noise, b, 0.2, 1.5, 0.7)
     yield attempt('gradgradcheck of scaled_bias_act', lambda: torch.autograd.gradcheck(fn, (x, scale, noise, b)) and
                   torch.autograd.gradgradcheck(fn, (x, scale, noise, b)))
-    for name, args in [('4x4', dict(up=2, padding=2)), ('12', dict(down=2, padding=6)), ('3x5', dict(up=3, down=2, padding=4))]:
+    for name, args in [('4x4', dict(up=2, padding=2)), ('12', dict(down=2, padding=6)),
+                       ('3x5', dict(up=3, down=2, padding=4))]:
         fn = lambda x, name=name, args=args: upfirdn2d.upfirdn2d(x, _cases.FILTERS[name].to(device), **args)
-        yield attempt(f'gradgradcheck of {name}', lambda fn=fn: torch.autograd.gradcheck(fn, x) and torch.autograd.gradgradcheck(fn, x))
+        yield attempt(f'gradgradcheck of {name}', lambda fn=fn: torch.autograd.gradcheck(fn, x)
+                      and torch.autograd.gradgradcheck(fn, x))
 
 
 def check_registration(device):
@@ -64,11 +70,15 @@ def check_registration(device):
         b, saved = torch.zeros(3, device=device, requires_grad=True), x.detach().clone().requires_grad_(True)
         for act in ('lrelu', 'swish'):
             args = (1, act, 0.2, 1.5, 0.7)
-            yield attempt(f'opcheck of {act}', lambda x=x, b=b, args=args: torch.library.opcheck(torch.ops.kdgan.bias_act.default, (x, b, *args)))
-            yield attempt(f'opcheck of the slope of {act}', lambda x=x, saved=saved, b=b, args=args: torch.library.opcheck(
+            yield attempt(f'opcheck of {act}', lambda x=x, b=b,
+                          args=args: torch.library.opcheck(torch.ops.kdgan.bias_act.default, (x, b, *args)))
+            yield attempt(f'opcheck of the slope of {act}', lambda x=x, saved=saved, b=b,
+                          args=args: torch.library.opcheck(
                 torch.ops.kdgan.bias_act_slope.default, (x, saved, b, *args)))
-        scale, noise = torch.ones(2, 3, device=device, requires_grad=True), torch.ones(1, 1, 6, 5, device=device, requires_grad=True)
-        for name, tensors in [('scaled_bias_act', (x, scale, noise, b)), ('scaled_bias_act_grad', (x, saved, x, scale))]:
+        scale, noise = torch.ones(2, 3, device=device,
+                                  requires_grad=True), torch.ones(1, 1, 6, 5, device=device, requires_grad=True)
+        for name, tensors in [('scaled_bias_act', (x, scale, noise, b)),
+                              ('scaled_bias_act_grad', (x, saved, x, scale))]:
             yield attempt(f'opcheck of {name}', lambda name=name, tensors=tensors: torch.library.opcheck(
                 getattr(torch.ops.kdgan, name).default, (*tensors, 0.2, 1.5, 0.7)))
         f = _cases.FILTERS['4x4'].to(device)
@@ -98,7 +108,8 @@ def check_large(device):
         yield 'needs a GPU with 12 GiB of free memory'
         return
     shape = [2 ** 31 // (4 * 64 * 256) + 1, 4, 64, 256]
-    b = torch.arange(4.0, device=device).half()         # several channels, each with a bias of its own: their numbers take 64 bits too
+    # Several channels, each with a bias of its own: their numbers take 64 bits too
+    b = torch.arange(4.0, device=device).half()
     half = torch.full([1, 4], 0.5, device=device)
     f = _cases.FILTERS['4x4'].to(device)
     samples = slice(None, None, 1024)                   # 33 images, the last one, beyond 2^31, among them
@@ -111,19 +122,22 @@ def check_large(device):
                          ('scaled_bias_act', lambda x, impl: scaled_bias_act.scaled_bias_act(
                               x, half.expand(len(x), 4), None, b, act='lrelu', impl=impl)),
                          ('upfirdn2d', lambda x, impl: upfirdn2d.filter2d(x, f, impl=impl))]:
-            yield attempt(f'{name} of more than 2^31 elements, {layout}', lambda fn=fn, layout=layout: compare_samples(fn, layout))
+            yield attempt(f'{name} of more than 2^31 elements, {layout}', lambda fn=fn,
+                          layout=layout: compare_samples(fn, layout))
 
 
 def on_images(device):
     """-> [(name, function of images on the device)], one for each kernel."""
     f = _cases.FILTERS['4x4'].to(device)
     scale, b = torch.ones(2, 3, device=device), torch.ones(3, device=device)
-    return [('bias_act', lambda x: bias_act.bias_act(x, act='lrelu')), ('upfirdn2d', lambda x: upfirdn2d.upsample2d(x, f)),
+    return [('bias_act', lambda x: bias_act.bias_act(x, act='lrelu')),
+            ('upfirdn2d', lambda x: upfirdn2d.upsample2d(x, f)),
             ('scaled_bias_act', lambda x: scaled_bias_act.scaled_bias_act(x, scale, None, b, act='lrelu'))]
 
 
 def check_streams(device):
-    """Yields a list of failures: an input that its stream makes late, which a kernel on any other stream would read too early."""
+    """Yields a list of failures: an input that its stream makes late, which a kernel on any other stream would read too
+    early."""
     if device.type != 'cuda':
         yield 'needs a GPU'
         return
@@ -202,7 +216,8 @@ def report(device, dtypes=DTYPES):
 
 def main():
     if not torch.cuda.is_available():
-        print(f'gpu_check needs a CUDA GPU, torch {torch.__version__} sees none here; python -m torch_utils.doctor says more')
+        print(f'gpu_check needs a CUDA GPU, torch {torch.__version__} sees none here; python -m torch_utils.doctor '
+              'says more')
         return 1
     device = torch.device('cuda', torch.cuda.current_device())
     started = time.perf_counter()
@@ -214,7 +229,8 @@ def main():
     except RuntimeError as err:
         print(err)
         return 1
-    print(f'torch {torch.__version__}, CUDA {torch.version.cuda}, {torch.cuda.get_device_name()}; built, loaded and compared once in '
+    print(f'torch {torch.__version__}, CUDA {torch.version.cuda}, {torch.cuda.get_device_name()}; built, loaded and '
+          'compared once in '
           f'{time.perf_counter() - started:.1f} s')
     failures, skipped = report(device)
     right = f'All right, but for what was skipped: {", ".join(skipped)}.' if skipped else 'All right.'

@@ -1,4 +1,5 @@
-"""The curves of docs/health.md as a picture: python benchmarks/health_curves.py --run=runs/00000-... --dest=health.png"""
+"""The curves of docs/health.md as a picture: python benchmarks/health_curves.py --run=runs/00000-...
+--dest=health.png"""
 
 import os
 import sys
@@ -20,7 +21,8 @@ from training.run import files as run_files  # noqa: E402
 
 COLOURS = '#1f77b4', '#d62728', '#2ca02c', '#9467bd'
 PANELS = {          # title -> {what the legend says: statistic}; curves that the run has not are left out
-    "D's mean logit": {'training': 'Health/scores/training', 'held out': 'Health/scores/validation', 'fake': 'Health/scores/fake'},
+    "D's mean logit": {'training': 'Health/scores/training', 'held out': 'Health/scores/validation',
+                       'fake': 'Health/scores/fake'},
     'overfitting': {'r_t': 'Loss/signs/real', 'r_v': 'Health/overfitting', 'ADA p': 'Progress/augment'},
     'cosine of D and teacher': {'real': 'KD/agreement_real', 'fake': 'KD/agreement_fake'},
     'share of fakes': {'copies': 'Health/copies', 'repeats': 'Health/repeats'},
@@ -31,8 +33,10 @@ WIDTH, HEIGHT, LEFT, TOP = 440, 260, 44, 28         # pixels, of a panel and of 
 def read_curves(run_dir):
     """-> {title: {legend: [(kimg, value), ...]}}. Raises UserError if there are none."""
     records = metric_records.read_lines(os.path.join(run_dir, run_files.STATS_FILE))
-    curve = lambda name: [(record['Progress/kimg']['mean'], record[name]['mean']) for record in records if name in record]
-    panels = {title: {legend: points for legend, name in names.items() if (points := curve(name))} for title, names in PANELS.items()}
+    curve = lambda name: [(record['Progress/kimg']['mean'], record[name]['mean']) for record in records
+                          if name in record]
+    panels = {title: {legend: points for legend, name in names.items() if (points := curve(name))}
+              for title, names in PANELS.items()}
     panels = {title: curves for title, curves in panels.items() if curves}
     if not panels:
         raise UserError(f'--run={run_dir}: no statistics in {run_files.STATS_FILE}; name the directory of a run')
@@ -46,7 +50,8 @@ def draw_panel(title, curves):
     last = max(kimg for points in curves.values() for kimg, _ in points)
     values = [value for points in curves.values() for _, value in points]
     low, high = min(0, *values), max(1, *values) if title != "D's mean logit" else max(values)
-    place = lambda kimg, value: (LEFT + kimg / last * (WIDTH - LEFT - 12), HEIGHT - 24 - (value - low) / (high - low or 1) * (HEIGHT - TOP - 30))
+    place = lambda kimg, value: (LEFT + kimg / last * (WIDTH - LEFT - 12),
+                                 HEIGHT - 24 - (value - low) / (high - low or 1) * (HEIGHT - TOP - 30))
     for value in (low, high, 0):
         draw.line([place(0, value), place(last, value)], fill='#dddddd')
         if value in (low, high) or abs(place(0, value)[1] - place(0, low)[1]) > 14:

@@ -1,4 +1,5 @@
-"""Images per second of a metric, end to end, beside its detector's own rate in the same run: python benchmarks/metrics.py [--help]"""
+"""Images per second of a metric, end to end, beside its detector's own rate in the same run: python
+benchmarks/metrics.py [--help]"""
 
 import argparse
 import os
@@ -20,11 +21,13 @@ from training.dataset import demo as demo_data
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--metric', default='featfid2k_full', help='which detector, how many images, moments or all features')
+    parser.add_argument('--metric', default='featfid2k_full', help='which detector, how many images, moments or '
+                                                                   'all features')
     parser.add_argument('--detector', help='file with the Inception network')
     parser.add_argument('--teacher', default='demo')
     parser.add_argument('--data', default='demo', help='real images; the generator has their size')
-    parser.add_argument('--channel-base', type=int, default=16384, help='width of the generator, which has random weights')
+    parser.add_argument('--channel-base', type=int, default=16384,
+                        help='width of the generator, which has random weights')
     parser.add_argument('--batch', type=int, default=64)
     parser.add_argument('--workers', type=int, default=2)
     parser.add_argument('--rounds', type=int, default=3, help='the best of so many counts')
@@ -43,7 +46,8 @@ def seconds(run, device):
 
 
 def best_rates(parts, device, rounds):
-    """{name: images per second, the best of several rounds}; the parts take turns, so that what else the machine does meets all alike.
+    """{name: images per second, the best of several rounds}; the parts take turns, so that what else the machine does
+    meets all alike.
 
     parts: {name: (function, images that it handles)}.
     """
@@ -62,19 +66,24 @@ def main():
     if device.type == 'cpu':
         misc.keep_freed_memory()
     metric, num_gen = find_metric(args.metric)
-    kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=demo_data.demo_set(64) if args.data == 'demo' else args.data)
-    detector = metric_main.load_detector(args.metric, device, args.detector, dict(func_name='kd_plugin.teacher.load_teacher', name=args.teacher))
+    kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=demo_data.demo_set(64) if args.data == 'demo'
+                  else args.data)
+    detector = metric_main.load_detector(args.metric, device, args.detector,
+                                         dict(func_name='kd_plugin.teacher.load_teacher', name=args.teacher))
     size = metric_utils.open_reference(kwargs).resolution
     G = networks.Generator(z_dim=512, c_dim=0, w_dim=512, img_resolution=size, img_channels=3,
-                           synthesis_kwargs=dict(channel_base=args.channel_base)).eval().requires_grad_(False).to(device)
-    opts = MetricOptions(G, kwargs, detector, device, batch_size=args.batch, num_workers=args.workers, cache=False, progress=False)
+                           synthesis_kwargs=dict(channel_base=args.channel_base))
+    G = G.eval().requires_grad_(False).to(device)
+    opts = MetricOptions(G, kwargs, detector, device, batch_size=args.batch, num_workers=args.workers, cache=False,
+                         progress=False)
     capture = FEATURES if metric.generated == FEATURES else MOMENTS
     img = torch.randint(0, 256, [args.batch, 3, size, size], dtype=torch.uint8, device=device)
 
     batches = max(num_gen // args.batch, 1)
     repeat = lambda step: (lambda: [step() for _ in range(batches)], batches * args.batch)
     rates = best_rates({
-        'detector': repeat(lambda: detector(img)), 'generator': repeat(lambda: metric_utils.generate_batch(opts, range(args.batch))),
+        'detector': repeat(lambda: detector(img)),
+        'generator': repeat(lambda: metric_utils.generate_batch(opts, range(args.batch))),
         'generated': (lambda: metric_utils.compute_feature_stats_for_generator(opts, num_gen, **capture), num_gen),
         'real': (lambda: metric_utils.compute_feature_stats_for_dataset(opts, **capture), len(opts.reference)),
     }, device, args.rounds)
@@ -82,8 +91,10 @@ def main():
 
     print(f'{args.metric}, {size}x{size}, batch {args.batch}, {detector.name} on {device}, torch {torch.__version__}')
     for what, name, of, limit in [('detector alone', 'detector', '', None), ('generator alone', 'generator', '', None),
-                                  (f'{num_gen} generated images, end to end', 'generated', 'of detector and generator in turn', both),
-                                  (f'{len(opts.reference)} real images, end to end', 'real', 'of the detector', rates['detector'])]:
+                                  (f'{num_gen} generated images, end to end', 'generated',
+                                   'of detector and generator in turn', both),
+                                  (f'{len(opts.reference)} real images, end to end', 'real', 'of the detector',
+                                   rates['detector'])]:
         print(f'{what:42s}{rates[name]:9.1f} img/s' + (f'   {100 * rates[name] / limit:5.1f} % {of}' if limit else ''))
 
 

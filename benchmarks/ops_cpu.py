@@ -39,7 +39,8 @@ def table(title, rows):
 
 def filters():
     f = torch.tensor([1., 3, 3, 1]) / 8
-    for dtype, layout in [(torch.bfloat16, torch.channels_last), (torch.float32, torch.channels_last), (torch.float32, torch.contiguous_format)]:
+    for dtype, layout in [(torch.bfloat16, torch.channels_last), (torch.float32, torch.channels_last),
+                          (torch.float32, torch.contiguous_format)]:
         x = torch.randn(8, 128, 64, 64).to(dtype).contiguous(memory_format=layout)
         w = f.outer(f).to(dtype).expand(128, 1, 4, 4)
         wv, wh = f.to(dtype)[:, None].expand(128, 1, 4, 1), f.to(dtype)[None].expand(128, 1, 1, 4)
@@ -56,14 +57,17 @@ def filters():
             for _ in range(3):
                 x = F.avg_pool2d(x, 2, stride=1)
             return x
-        table(f'4-tap filter of [8, 128, 64, 64], {dtype}, {"channels_last" if layout == torch.channels_last else "contiguous"}', {
+        table(f'4-tap filter of [8, 128, 64, 64], {dtype}, '
+              f'{"channels_last" if layout == torch.channels_last else "contiguous"}', {
             'copy': best_ms(x.clone),
             'depthwise convolution 4x4 (used)': best_ms(lambda x=x, w=w: F.conv2d(x, w, padding=2, groups=128)),
-            'two depthwise convolutions': best_ms(lambda x=x, v=wv, h=wh: F.conv2d(F.conv2d(x, v, padding=(2, 0), groups=128), h,
+            'two depthwise convolutions': best_ms(lambda x=x, v=wv,
+                                                  h=wh: F.conv2d(F.conv2d(x, v, padding=(2, 0), groups=128), h,
                                                                                    padding=(0, 2), groups=128)),
             'sum of shifted images': best_ms(shifts, 3),
             'three 2x2 means': best_ms(boxes, 3),
-            'adjoint of stride 2 by the stock backward': best_ms(lambda x=x, w=w: F.conv_transpose2d(x[:, :, ::2, ::2], w, stride=2, groups=128), 2),
+            'adjoint of stride 2 by the stock '
+            'backward': best_ms(lambda x=x, w=w: F.conv_transpose2d(x[:, :, ::2, ::2], w, stride=2, groups=128), 2),
             'adjoint of stride 2 as zero insertion and filter (used)': best_ms(
                 lambda x=x: upfirdn2d.upsample2d(x[:, :, ::2, ::2], upfirdn2d.setup_filter([1, 3, 3, 1]))),
         })
@@ -80,7 +84,8 @@ def double_backward():
                 dx, = torch.autograd.grad(conv(x, w, padding=1), x, dy, create_graph=True)
             return torch.autograd.grad(dx, [w, dy], torch.ones_like(dx))
         table(f'convolution {c} -> {c} at {size}x{size}, batch {n}, bfloat16: derivative of a gradient', {
-            'stock': best_ms(lambda: penalty(F.conv2d), 4), 'conv2d_gradfix (used)': best_ms(lambda: penalty(conv2d_gradfix.conv2d), 4)})
+            'stock': best_ms(lambda: penalty(F.conv2d), 4),
+            'conv2d_gradfix (used)': best_ms(lambda: penalty(conv2d_gradfix.conv2d), 4)})
 
 
 def memory_formats():
@@ -101,14 +106,16 @@ def memory_formats():
         y = lambda x=x, w=w: conv2d_gradfix.conv_transpose2d(x, w.bfloat16().transpose(0, 1), stride=2)
         dy = torch.randn_like(y())
         rows[f'weights {name}'] = best_ms(lambda y=y, w=w, dy=dy: torch.autograd.grad(y(), w, dy)[0] + w.detach(), 6)
-    table('transposed convolution 512 -> 512 at 8x8, bfloat16, float32 weights: forward, weight gradient, sum with another one', rows)
+    table('transposed convolution 512 -> 512 at 8x8, bfloat16, float32 weights: forward, weight gradient, sum with '
+          'another one', rows)
 
 
 def fresh_pages():
     x = torch.randn(8, 128, 128, 128).bfloat16()
     before = best_ms(lambda: x * 2)
     misc.keep_freed_memory()
-    table('multiplication of 32 MiB by a number', {'as the C library comes': before, 'after keep_freed_memory (used)': best_ms(lambda: x * 2)})
+    table('multiplication of 32 MiB by a number', {'as the C library comes': before,
+                                                   'after keep_freed_memory (used)': best_ms(lambda: x * 2)})
 
 
 if __name__ == '__main__':

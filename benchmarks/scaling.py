@@ -1,9 +1,10 @@
 """Many processes, many images: what is measured here, and a model of what is not. docs/scaling.md has the results.
 
     python benchmarks/scaling.py volumes            bytes that a step reduces, bytes of snapshots: counted
-    python benchmarks/scaling.py measure            all-reduce and step at 1, 2 and 4 processes on this CPU (gloo), and what the model says of them
-    python benchmarks/scaling.py model              weak scaling to 64 GPUs: modelled
-    python benchmarks/scaling.py data               a set of a million images: formulas, with the speed of reading measured on a small one
+    python benchmarks/scaling.py measure            all-reduce and step at 1, 2 and 4 processes on this CPU (gloo), and
+    what the model says of them python benchmarks/scaling.py model              weak scaling to 64 GPUs: modelled python
+    benchmarks/scaling.py data               a set of a million images: formulas, with the speed of reading measured on
+    a small one
 """
 
 import os
@@ -36,7 +37,8 @@ INTERVALS = dict(Gmain=1, Greg=4, Dmain=1, Dreg=16)
 
 def networks(resolution, channel_base, num_ws_layers=2, device='cpu'):
     with torch.device(device):
-        G = Generator(512, 0, 512, resolution, 3, mapping_kwargs=dict(num_layers=num_ws_layers), synthesis_kwargs=dict(channel_base=channel_base))
+        G = Generator(512, 0, 512, resolution, 3, mapping_kwargs=dict(num_layers=num_ws_layers),
+                      synthesis_kwargs=dict(channel_base=channel_base))
         D = Discriminator(0, resolution, 3, channel_base=channel_base)
     return G.requires_grad_(False), D.requires_grad_(False)
 
@@ -48,7 +50,8 @@ def sizes(resolution):
     G, D = networks(resolution, values['channel_base'], device='meta')
     g, d = nbytes(G.parameters()), nbytes(D.parameters())
     state = nbytes([*G.parameters(), *G.buffers()]) * 2 + nbytes([*D.parameters(), *D.buffers()]) + 2 * (g + d)
-    return dict(G=g, D=d, iteration=g * (1 + 1 / 4) + d * (1 + 1 / 16), snapshot=nbytes([*G.parameters(), *G.buffers()]), state=state)
+    return dict(G=g, D=d, iteration=g * (1 + 1 / 4) + d * (1 + 1 / 16),
+                snapshot=nbytes([*G.parameters(), *G.buffers()]), state=state)
 
 
 def ring_sec(nbytes, n, bandwidth, latency):
@@ -63,7 +66,8 @@ def exchange_sec(nbytes, n, bandwidth, latency, bucket_bytes=distributed.BUCKET_
 # -- measured
 
 def least_sec(fns, repeats):
-    """{name: least seconds} of functions that all processes call at once, in turn, so that a busy moment of the machine meets them all."""
+    """{name: least seconds} of functions that all processes call at once, in turn, so that a busy moment of the machine
+    meets them all."""
     seconds = {name: [] for name in fns}
     for _ in range(repeats + 1):
         for name, fn in fns.items():
@@ -85,7 +89,8 @@ def average_in_turn(tensors, bucket_bytes):
 
 
 def make_step(batch):
-    """-> function that runs an iteration of a small network with Greg, and a list of [seconds in `distributed.average`, processor time] of each."""
+    """-> function that runs an iteration of a small network with Greg, and a list of [seconds in `distributed.average`,
+    processor time] of each."""
     torch.manual_seed(0)
     G, D = networks(32, 1024)
     loss = StyleGAN2Loss(torch.device('cpu'), G.train().mapping, G.synthesis, D.train(), r1_gamma=1)
@@ -113,7 +118,8 @@ def make_step(batch):
 
 def measure_process(rank, world_size, port, path, batch, repeats):
     torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR='localhost', MASTER_PORT=str(port),
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR='localhost',
+                      MASTER_PORT=str(port),
                       TORCHELASTIC_USE_AGENT_STORE='True')
     distributed.init('cpu')
     result = least_sec(dict(latency=distributed.barrier), 50 * repeats)
@@ -141,7 +147,8 @@ def measure_all(batch, repeats):
     with tempfile.TemporaryDirectory() as folder:
         for n in (1, 2, 4):
             store = torch.distributed.TCPStore('localhost', 0, is_master=True, wait_for_workers=False)
-            torch.multiprocessing.spawn(measure_process, args=(n, store.port, f'{folder}/{n}.pt', batch, repeats), nprocs=n)
+            torch.multiprocessing.spawn(measure_process, args=(n, store.port, f'{folder}/{n}.pt', batch,
+                                                               repeats), nprocs=n)
             results[n] = torch.load(f'{folder}/{n}.pt')
     return results
 
@@ -168,11 +175,13 @@ def volumes():
 def measure(batch, repeats):
     """Time all-reduce and step at 1, 2 and 4 processes of one thread each, and compare with the model."""
     results, cores = measure_all(batch, repeats), os.cpu_count()
-    print(f'torch {torch.__version__}, gloo, {cores} cores; least of {repeats}, milliseconds; gradients of the G of auto at 256: '
+    print(f'torch {torch.__version__}, gloo, {cores} cores; least of {repeats}, milliseconds; gradients of the G of '
+          'auto at 256: '
           f'{format_bytes(results[1]["bytes"])}')
     for name in results[1]:
         if name != 'bytes':
-            print(f'  {name:<32}' + ''.join(f'{n} process{"es" if n > 1 else ""}: {r[name] * 1000:<10.2f}' for n, r in results.items()))
+            print(f'  {name:<32}' + ''.join(f'{n} process{"es" if n > 1 else ""}: {r[name] * 1000:<10.2f}'
+                                            for n, r in results.items()))
     two, four, one = results[2], results[4], results[1]
     latency = two['latency'] / 2
     bandwidth = two['bytes'] / two['flat']              # of 2 (n - 1) / n = 1 times the bytes
@@ -180,17 +189,22 @@ def measure(batch, repeats):
     print(f'Fitted to two processes: {bandwidth / 1e9:.2f} GB/s, {latency * 1e6:.0f} us per step of the ring.')
     predicted = ring_sec(four['bytes'], 4, bandwidth / share, latency * share)
     print(f'Model of four: all-reduce {predicted * 1000:.1f} ms (measured {four["flat"] * 1000:.1f}), '
-          f'step {((one["step"] - one["exchange"]) * share + four["exchange"]) * 1000:.1f} ms (measured {four["step"] * 1000:.1f})')
-    print(f'Model of two: step {(one["step"] - one["exchange"] + two["exchange"]) * 1000:.1f} ms (measured {two["step"] * 1000:.1f})')
+          f'step {((one["step"] - one["exchange"]) * share + four["exchange"]) * 1000:.1f} ms (measured '
+          f'{four["step"] * 1000:.1f})')
+    print(f'Model of two: step {(one["step"] - one["exchange"] + two["exchange"]) * 1000:.1f} ms (measured '
+          f'{two["step"] * 1000:.1f})')
 
 
 @main.command()
 @click.option('--resolution', type=int, default=256, show_default=True)
 @click.option('--batch', help='Images per GPU and step', type=int, default=16, show_default=True)
-@click.option('--sec-per-kimg', help='Of one GPU; the default is the aim for one H200 at 256', type=float, default=6.0, show_default=True)
+@click.option('--sec-per-kimg', help='Of one GPU; the default is the aim for one H200 at 256', type=float, default=6.0,
+              show_default=True)
 @click.option('--gpus-per-node', type=int, default=8, show_default=True)
-@click.option('--node-gb-per-sec', help='Within a machine, each way (assumed: NVLink 4 at 80 % of 450)', type=float, default=360, show_default=True)
-@click.option('--net-gb-per-sec', help='Between machines, each way (assumed: one 200 Gbit/s card at 80 %)', type=float, default=20, show_default=True)
+@click.option('--node-gb-per-sec', help='Within a machine, each way (assumed: NVLink 4 at 80 % of 450)', type=float,
+              default=360, show_default=True)
+@click.option('--net-gb-per-sec', help='Between machines, each way (assumed: one 200 Gbit/s card at 80 %)', type=float,
+              default=20, show_default=True)
 @click.option('--latency-us', help='Per step of a ring (assumed)', type=float, default=10, show_default=True)
 def model(resolution, batch, sec_per_kimg, gpus_per_node, node_gb_per_sec, net_gb_per_sec, latency_us):
     """Predict weak scaling: every GPU keeps its batch; nothing of an exchange is hidden behind computation."""
@@ -198,8 +212,10 @@ def model(resolution, batch, sec_per_kimg, gpus_per_node, node_gb_per_sec, net_g
     print(f'MODEL, not measured: {resolution} pixels, {batch} images per GPU, step {step * 1000:.0f} ms on one GPU')
     for n in (1, 2, 4, 8, 16, 32, 64):
         bandwidth = (node_gb_per_sec if n <= gpus_per_node else net_gb_per_sec) * 1e9
-        exchange = sum(exchange_sec(size[name[0]], n, bandwidth, latency_us * 1e-6) / every for name, every in INTERVALS.items())
-        exchange += 3 * exchange_sec(4, n, bandwidth, latency_us * 1e-6) / 4                   # ADA, path length there and back
+        exchange = sum(exchange_sec(size[name[0]], n, bandwidth, latency_us * 1e-6) / every
+                       for name, every in INTERVALS.items())
+        # ADA, path length there and back
+        exchange += 3 * exchange_sec(4, n, bandwidth, latency_us * 1e-6) / 4
         print(f'{n:>3} GPUs  exchange {exchange * 1000:6.2f} ms  step {(step + exchange) * 1000:6.1f} ms  '
               f'efficiency {step / (step + exchange):6.1%}  {n * batch / (step + exchange):8.0f} images/s')
 
@@ -208,23 +224,30 @@ def model(resolution, batch, sec_per_kimg, gpus_per_node, node_gb_per_sec, net_g
 @click.option('--images', type=int, default=1_000_000, show_default=True)
 @click.option('--resolution', type=int, default=256, show_default=True)
 @click.option('--file-kb', help='Of an image as PNG (assumed)', type=float, default=100, show_default=True)
-@click.option('--images-per-sec', help='That one GPU trains on; the default is 6 s/kimg', type=float, default=167, show_default=True)
+@click.option('--images-per-sec', help='That one GPU trains on; the default is 6 s/kimg', type=float, default=167,
+              show_default=True)
 @click.option('--gpus', type=int, default=64, show_default=True)
-@click.option('--sample', help='Images of the set that is made to measure opening and reading', type=int, default=20_000, show_default=True)
+@click.option('--sample', help='Images of the set that is made to measure opening and reading', type=int,
+              default=20_000, show_default=True)
 def data(images, resolution, file_kb, images_per_sec, gpus, sample):
     """What a large set takes: memory and disk by the formulas of the code, reading from a small set measured here."""
     raw = images * 3 * resolution ** 2
     print(f'By formula, {images} images of {resolution} pixels:')
-    print(f'  decoded {format_bytes(raw)}; kept on the device only below a quarter of its free memory (training/dataset/real_images.py)')
+    print(f'  decoded {format_bytes(raw)}; kept on the device only below a quarter of its free memory '
+          '(training/dataset/real_images.py)')
     print(f'  files {format_bytes(round(images * file_kb * 1000))}; {gpus} GPUs read '
-          f'{format_bytes(round(gpus * images_per_sec * file_kb * 1000))}/s, {gpus * images_per_sec:.0f} images/s, a pass takes '
+          f'{format_bytes(round(gpus * images_per_sec * file_kb * 1000))}/s, {gpus * images_per_sec:.0f} images/s, a '
+          'pass takes '
           f'{format_time(images / gpus / images_per_sec)}')
-    print(f'  order of a pass {format_bytes(images * 8)} per process (twice that with --mirror), labels {format_bytes(images * 8)} per '
+    print(f'  order of a pass {format_bytes(images * 8)} per process (twice that with --mirror), labels '
+          f'{format_bytes(images * 8)} per '
           f'process with --cond=1')
     above = f'not cached, the limit is {MAX_IMAGES} images; the teacher sees the reals of every step'
-    print(f'  teacher features (512 wide) {format_bytes(images * 512 * 4)}: {"cached" if images <= MAX_IMAGES else above}')
+    print(f'  teacher features (512 wide) {format_bytes(images * 512 * 4)}: '
+          f'{"cached" if images <= MAX_IMAGES else above}')
     size = sizes(resolution)
-    print(f'  a snapshot {format_bytes(size["snapshot"])}, the state {format_bytes(size["state"])}, whatever the number of images and GPUs')
+    print(f'  a snapshot {format_bytes(size["snapshot"])}, the state {format_bytes(size["state"])}, whatever the '
+          'number of images and GPUs')
     print('Measured here, one core:')
     start = time.perf_counter()
     ImageOrder(images).permutation(0)
@@ -235,7 +258,8 @@ def data(images, resolution, file_kb, images_per_sec, gpus, sample):
 def _measure_reading(images, sample):
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, 'set.zip')
-        with zipfile.ZipFile(demo_data.demo_set(32)) as source, zipfile.ZipFile(path, 'w', zipfile.ZIP_STORED) as target:
+        with zipfile.ZipFile(demo_data.demo_set(32)) as source, zipfile.ZipFile(path, 'w',
+                                                                                zipfile.ZIP_STORED) as target:
             png = source.read(next(name for name in source.namelist() if name.endswith('.png')))
             for i in range(sample):
                 target.writestr(f'{i // 1000:05d}/img{i:08d}.png', png)
@@ -249,7 +273,8 @@ def _measure_reading(images, sample):
             dataset[i]
         read = (time.perf_counter() - start) / len(range(0, sample, max(sample // 500, 1)))
         dataset.close()
-    print(f'  opening a zip of {sample} images {opened:.2f} s, {memory / 1e6:.0f} MB; {images / sample:.0f} times as many, extrapolated: '
+    print(f'  opening a zip of {sample} images {opened:.2f} s, {memory / 1e6:.0f} MB; {images / sample:.0f} times as '
+          'many, extrapolated: '
           f'{opened * images / sample:.0f} s and {memory * images / sample / 1e9:.2f} GB per process')
     print(f'  reading one of 32 pixels {read * 1000:.2f} ms')
 

@@ -16,7 +16,8 @@ from torch_utils.background_writer import BackgroundWriter  # noqa: E402
 from training import networks
 from training.snapshots import files as snapshots  # noqa: E402
 
-KWARGS = dict(z_dim=512, c_dim=0, w_dim=512, img_resolution=256, img_channels=3, synthesis_kwargs=dict(channel_base=16384))
+KWARGS = dict(z_dim=512, c_dim=0, w_dim=512, img_resolution=256, img_channels=3,
+              synthesis_kwargs=dict(channel_base=16384))
 
 
 def memory_mb(entry):
@@ -37,7 +38,8 @@ def measure_load(path):
 
 
 def measure_write(path, G):
-    tensors, info = snapshots.pack(dict(G_ema=G), dict(G_ema=dict(KWARGS, class_name='training.networks.Generator')), {})
+    tensors, info = snapshots.pack(dict(G_ema=G), dict(G_ema=dict(KWARGS, class_name='training.networks.Generator')),
+                                   {})
     writer = BackgroundWriter()
     for label in ('first', 'second'):
         start = time.perf_counter()
@@ -46,14 +48,16 @@ def measure_write(path, G):
         writer.submit(checkpoint.save, path, 'network', copies, info)
         submitted = time.perf_counter()
         writer.wait()
-        print(f'write, {label} time: copy {copied - start:.3f} s, handing over {submitted - copied:.4f} s, in the background '
+        print(f'write, {label} time: copy {copied - start:.3f} s, handing over {submitted - copied:.4f} s, in the '
+              'background '
               f'{time.perf_counter() - submitted:.2f} s')
     writer.close()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('snapshot', nargs='?', help='only load this one; without it, a snapshot is written and loaded twice')
+    parser.add_argument('snapshot', nargs='?', help='only load this one; without it, a snapshot is written and '
+                                                    'loaded twice')
     args = parser.parse_args()
     if args.snapshot is not None:
         measure_load(args.snapshot)

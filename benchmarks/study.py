@@ -1,12 +1,14 @@
-"""Does distillation help? The study of docs/evidence.md: python benchmarks/study.py run --folder=study --part=c [--parallel=2]
+"""Does distillation help? The study of docs/evidence.md: python benchmarks/study.py run --folder=study --part=c
+[--parallel=2]
 
     python benchmarks/study.py list                                     # parts, arms, lengths
-    python benchmarks/study.py run --folder=study --part=a              # trains and measures; the same command continues
-    python benchmarks/study.py page --folder=study                      # writes the tables and curves into docs/evidence.md
+    python benchmarks/study.py run --folder=study --part=a              # trains and measures; the same command
+    continues python benchmarks/study.py page --folder=study                      # writes the tables and curves into
+    docs/evidence.md
 
-`--folder` holds the archives and teachers that study_table.py names (docs/evidence.md has the commands that make them), and
-the runs. A run is trained once, for whatever parts ask for it, by the very code of train.py; each is a process of one thread.
-After every measurement results.jsonl, a line per run, is written anew.
+`--folder` holds the archives and teachers that study_table.py names (docs/evidence.md has the commands that make them),
+and the runs. A run is trained once, for whatever parts ask for it, by the very code of train.py; each is a process of
+one thread. After every measurement results.jsonl, a line per run, is written anew.
 """
 
 import contextlib
@@ -51,11 +53,15 @@ def configuration(folder, data, arm, seed, kimg, device):
     """The run's configuration: that of train.py, narrowed; the images are the same with every seed."""
     row = DATA[data]
     options = list(ARMS[arm])
-    if any(option.startswith('--kd=') for option in options) and not any(option.startswith('--kd-teacher') for option in options):
+    if (any(option.startswith('--kd=') for option in options)
+        and not any(option.startswith('--kd-teacher') for option in options)):
         options.append(f'--kd-teacher={row.teacher}')
-    of_data = [f'--data={os.path.join(folder, row.train)}', f'--metric-data={os.path.join(folder, row.test)}', *row.options]
-    of_run = [f'--outdir={folder}', f'--metrics={METRICS}', f'--metric-teacher={JUDGE}', f'--kimg={kimg:g}', f'--tick={TICK_KIMG}',
-              f'--snap={round(POINT_KIMG / TICK_KIMG)}', f'--seed={seed}', f'--device={device}', '--snapshot-keep=best=1,last=1']
+    of_data = [f'--data={os.path.join(folder, row.train)}', f'--metric-data={os.path.join(folder, row.test)}',
+               *row.options]
+    of_run = [f'--outdir={folder}', f'--metrics={METRICS}', f'--metric-teacher={JUDGE}', f'--kimg={kimg:g}',
+              f'--tick={TICK_KIMG}',
+              f'--snap={round(POINT_KIMG / TICK_KIMG)}', f'--seed={seed}', f'--device={device}',
+              '--snapshot-keep=best=1,last=1']
     command = [option.replace('DIR/', folder + os.sep) for option in (*of_run, *of_data, *options)]
     config, _name = train.build_config(EasyDict(train.main.make_context('train.py', command).params))
     if config.training_set_kwargs.get('random_seed') is not None:
@@ -101,8 +107,10 @@ def read_run(run_dir):
     last = lambda name: next((record[name]['mean'] for record in reversed(stats) if name in record), None)
     curve = lambda name: [[record['Progress/kimg']['mean'], record[name]['mean']] for record in stats if name in record]
     kimgs = sorted(curves)
-    line.update(kimg=kimgs, **{column: [curves[kimg].get(column) for kimg in kimgs] for column in FIGURES}, copies=last('Health/copies'),
-                r_t=curve('Loss/signs/real'), gradient_share=curve('KD/gradient_share'), hours=(last('Timing/total_hours') or 0))
+    line.update(kimg=kimgs, **{column: [curves[kimg].get(column) for kimg in kimgs] for column in FIGURES},
+                copies=last('Health/copies'),
+                r_t=curve('Loss/signs/real'), gradient_share=curve('KD/gradient_share'),
+                hours=(last('Timing/total_hours') or 0))
     return line
 
 
@@ -130,7 +138,8 @@ def run_part(folder, part, parallel, device, seeds):
     context = multiprocessing.get_context('spawn')
     for kimg, keep in part.rounds:
         with ProcessPoolExecutor(parallel, context, max_tasks_per_child=1) as pool:
-            jobs = [pool.submit(train_run, folder, part.data, arm, seed, kimg, device) for seed in seeds or range(part.seeds) for arm in arms]
+            jobs = [pool.submit(train_run, folder, part.data, arm, seed, kimg, device) for seed in seeds
+                    or range(part.seeds) for arm in arms]
             for job in jobs:
                 name, seconds = job.result()
                 write_results(folder)
@@ -149,13 +158,16 @@ def main():
 def list_parts():
     """Print the parts of the study."""
     for name, part in PARTS.items():
-        print(f'{name:<8}{part.question}\n        {part.data}, {part.seeds} seeds, ' + ', '.join(f'{kimg} kimg' for kimg, _ in part.rounds))
+        print(f'{name:<8}{part.question}\n        {part.data}, {part.seeds} seeds, '
+              + ', '.join(f'{kimg} kimg' for kimg, _ in part.rounds))
         print('        ' + '; '.join(part.arms))
 
 
 @main.command()
-@click.option('--folder', help='Archives, teachers and runs', required=True, type=click.Path(file_okay=False, exists=True), metavar='DIR')
-@click.option('--part', 'names', help='Which  [default: all, in their order]', type=click.Choice(list(PARTS)), multiple=True)
+@click.option('--folder', help='Archives, teachers and runs', required=True,
+              type=click.Path(file_okay=False, exists=True), metavar='DIR')
+@click.option('--part', 'names', help='Which  [default: all, in their order]', type=click.Choice(list(PARTS)),
+              multiple=True)
 @click.option('--parallel', help='Runs at a time', type=click.IntRange(min=1), default=2, show_default=True)
 @click.option('--seed', 'seeds', help='Only these seeds', type=click.IntRange(min=0), multiple=True)
 @click.option('--device', type=click.Choice(['cpu', 'cuda']), default='cpu', show_default=True)
@@ -176,11 +188,13 @@ def run(folder, names, parallel, seeds, device):
 
 @main.command()
 @click.option('--folder', help='The one of the runs, or one with results.jsonl alone', required=True, metavar='DIR')
-@click.option('--page', help='Whose tables and curves are written anew', default='docs/evidence.md', show_default=True, metavar='FILE')
+@click.option('--page', help='Whose tables and curves are written anew', default='docs/evidence.md', show_default=True,
+              metavar='FILE')
 def page(folder, page):
     """Write what was measured into the page."""
     with user_errors():
-        lines = write_results(folder) if os.path.isdir(os.path.join(folder, 'runs')) else metric_records.read_lines(os.path.join(folder, RESULTS))
+        lines = (write_results(folder) if os.path.isdir(os.path.join(folder, 'runs'))
+                 else metric_records.read_lines(os.path.join(folder, RESULTS)))
         if not lines:
             raise UserError(f'--folder={folder}: there are no results; use the folder of study.py run')
         study_page.write(page, lines)

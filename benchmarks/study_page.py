@@ -28,15 +28,18 @@ def at(line, column, kimg):
 def lengths(lines, part):
     """At which kimg the arms are compared: in the middle and at the end of each round."""
     wanted = sorted({kimg / 2 for kimg, _ in part.rounds} | {kimg for kimg, _ in part.rounds})
-    return [kimg for kimg in wanted if any(kimg in line['kimg'] for line in lines if line['data'] == part.data and line['arm'] in part.arms)]
+    return [kimg for kimg in wanted if any(kimg in line['kimg'] for line in lines if line['data'] == part.data
+                                           and line['arm'] in part.arms)]
 
 
 def table(lines, part):
-    """Lines of Markdown: mean over seeds of what was measured at each length, and the paired difference to the first arm at the last one."""
+    """Lines of Markdown: mean over seeds of what was measured at each length, and the paired difference to the first
+    arm at the last one."""
     kimgs = lengths(lines, part)
     if not kimgs:
         return NOT_RUN
-    heads = ['arm', 'seeds', *[f'KID, FD at {kimg:g} kimg' for kimg in kimgs], 'precision, recall', 'best KID', 'copies',
+    heads = ['arm', 'seeds', *[f'KID, FD at {kimg:g} kimg' for kimg in kimgs], 'precision, recall',
+             'best KID', 'copies',
              'KID against the first arm']
     rows = ['| ' + ' | '.join(heads) + ' |', '|---' * len(heads) + '|']
     base = of_arm(lines, part.data, part.arms[0])
@@ -44,11 +47,14 @@ def table(lines, part):
         found = {seed: line for seed, line in of_arm(lines, part.data, arm).items() if set(kimgs) & set(line['kimg'])}
         if not found:
             continue
-        means = lambda column, kimg, found=found: mean([at(line, column, kimg) for line in found.values()], DIGITS[column])
+        means = lambda column, kimg, found=found: mean([at(line, column, kimg) for line in found.values()],
+                                                       DIGITS[column])
         last = max(kimg for kimg in kimgs if any(kimg in line['kimg'] for line in found.values()))
-        best = mean([min(value for value in line['kid'] if value is not None) * SCALE['kid'] for line in found.values()], 0)
+        best = mean([min(value for value in line['kid'] if value is not None) * SCALE['kid']
+                     for line in found.values()], 0)
         cells = [arm, str(len(found)), *[f'{means("kid", kimg)}, {means("fd", kimg)}' for kimg in kimgs],
-                 f'{means("precision", last)}, {means("recall", last)}', best, mean([line['copies'] for line in found.values()], 3),
+                 f'{means("precision", last)}, {means("recall", last)}', best,
+                 mean([line['copies'] for line in found.values()], 3),
                  '' if arm == part.arms[0] else comparison(found, base, last)]
         rows.append('| ' + ' | '.join(cells) + ' |')
     return rows if len(rows) - 2 >= min(2, len(part.arms)) else NOT_RUN
@@ -64,7 +70,8 @@ def comparison(found, base, kimg):
     result = paired(values(found), values(base))
     if result is None:
         return 'one seed'
-    return (f'{result.mean:+.0f} [{result.low:+.0f}, {result.high:+.0f}], smaller in {result.smaller} of {result.seeds}, '
+    return (f'{result.mean:+.0f} [{result.low:+.0f}, {result.high:+.0f}], smaller in {result.smaller} of '
+            f'{result.seeds}, '
             f'sign test p = {result.p_value:.2f}')
 
 
@@ -79,7 +86,8 @@ def curves(lines, part, path):
     figure, axes = pyplot.subplots(figsize=(8, 4.5))
     for number, arm in enumerate(part.arms):
         for i, line in enumerate(of_arm(lines, part.data, arm).values()):
-            axes.plot(line['kimg'], [None if value is None else value * SCALE['kid'] for value in line['kid']], color=f'C{number % 10}',
+            axes.plot(line['kimg'], [None if value is None else value * SCALE['kid'] for value in line['kid']],
+                      color=f'C{number % 10}',
                       linestyle='-' if number < 10 else '--', label=arm if i == 0 else None, linewidth=1.2)
     axes.set(xlabel='kimg', ylabel='KID x 1000', title=part.question, ylim=(0, None))
     axes.legend(fontsize=7)
@@ -89,7 +97,8 @@ def curves(lines, part, path):
 
 
 def write(page, lines):
-    """Puts the table of part x between <!-- part x --> and <!-- end -->, its curves into images/evidence-x.png beside the page."""
+    """Puts the table of part x between <!-- part x --> and <!-- end -->, its curves into images/evidence-x.png beside
+    the page."""
     with open(page, encoding='utf-8') as f:
         text = f.read()
     for name, part in PARTS.items():

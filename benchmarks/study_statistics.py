@@ -7,7 +7,8 @@ import scipy.stats
 
 
 class Paired(NamedTuple):
-    """Arm minus baseline, seed by seed: the mean, its 95 % interval (Student's t), the seeds, those with a smaller value, and the sign test."""
+    """Arm minus baseline, seed by seed: the mean, its 95 % interval (Student's t), the seeds, those with a smaller
+    value, and the sign test."""
     mean: float
     low: float
     high: float

@@ -18,7 +18,8 @@ class DataSet(NamedTuple):
     lr: float
 
 
-# Narrow networks, so that a CPU core trains a run in an hour; z and w of 128 numbers, minibatch statistics over 4 images.
+# Narrow networks, so that a CPU core trains a run in an hour; z and w of 128 numbers, minibatch statistics over 4
+# images.
 NARROW = dict(channel_base=512, z_dim=128, mbstd_group=4)
 CIFAR = ('--cfg=cifar', '--mirror=1', '--batch=16')
 DATA = {
@@ -37,7 +38,8 @@ def distilled(*options, aug=DA, methods='agkd,cgkd'):
 
 def scaled(factor):
     """The paper's weights times a factor."""
-    return f'--kd-weight-agkd={0.44 * factor:g}', f'--kd-weight-cgkd={10 * factor:g}', f'--kd-weight-pd={0.1 * factor:g}'
+    agkd, cgkd, pd = 0.44 * factor, 10 * factor, 0.1 * factor
+    return f'--kd-weight-agkd={agkd:g}', f'--kd-weight-cgkd={cgkd:g}', f'--kd-weight-pd={pd:g}'
 
 
 ARMS = {                                    # name -> options of train.py
@@ -81,8 +83,8 @@ class Part(NamedTuple):
 
     arms:    names of rows of ARMS; the first one is what the others are compared with.
     seeds:   how many runs of each arm.
-    rounds:  ((kimg, arms that go on afterwards), ...): successive halving by KID; a single round trains all to its length. In steps of
-             12.8 kimg, at which a run is measured.
+    rounds:  ((kimg, arms that go on afterwards), ...): successive halving by KID; a single round trains all to its
+             length. In steps of 12.8 kimg, at which a run is measured.
     """
     question: str
     data: str
@@ -94,12 +96,15 @@ class Part(NamedTuple):
 _SETTINGS = tuple(name for name in ARMS if name.startswith(('paper x', 'share')) and 'teacher' not in name)
 PARTS = {
     'a': Part('How long until D overfits and the plain run gets worse?', 'cifar500', ('DA',), 2, ((204.8, 1),)),
-    'b': Part('Which settings of distillation?', 'cifar500', ('DA', 'paper', *_SETTINGS), 1, ((38.4, 9), (76.8, 5), (153.6, 2))),
+    'b': Part('Which settings of distillation?', 'cifar500', ('DA', 'paper', *_SETTINGS), 1,
+              ((38.4, 9), (76.8, 5), (153.6, 2))),
     'c': Part('Does it help?', 'cifar500', ('DA', 'paper x 0.1', 'paper x 0.03'), 5, ((102.4, 3),)),
     'c-ada': Part('Does it help with ADA?', 'cifar500', ('ADA', 'ADA + paper x 0.1'), 5, ((102.4, 2),)),
     'c-5000': Part('Does it help with ten times the images?', 'cifar5000', ('DA', 'paper x 0.1'), 3, ((102.4, 2),)),
-    'c-cats': Part('Does it help on photographs of cats, with the teacher `pocket`?', 'cats', ('DA', 'paper x 0.1'), 3, ((102.4, 2),)),
-    'd': Part('Other ways to distil', 'cifar500', ('DA', 'FitNets', 'label distillation', 'PKT', 'SPKD'), 3, ((102.4, 5),)),
+    'c-cats': Part('Does it help on photographs of cats, with the teacher `pocket`?', 'cats', ('DA', 'paper x 0.1'), 3,
+                   ((102.4, 2),)),
+    'd': Part('Other ways to distil', 'cifar500', ('DA', 'FitNets', 'label distillation', 'PKT', 'SPKD'), 3,
+              ((102.4, 5),)),
     'e': Part("Is it the teacher's knowledge?", 'cifar500',
               ('paper x 0.1', 'paper x 0.1, random teacher', 'paper x 0.1, teacher of drawings'), 3, ((102.4, 3),)),
     'more': Part('Two methods of others, alone and with distillation', 'cifar500',

@@ -1,12 +1,14 @@
-"""What a training step asks of a GPU, traced without one: python benchmarks/trace_step.py [--resolution=256] [--gpu=A100] [OPTIONS OF train.py]
+"""What a training step asks of a GPU, traced without one: python benchmarks/trace_step.py [--resolution=256]
+[--gpu=A100] [OPTIONS OF train.py]
 
     python benchmarks/trace_step.py --resolution=512 --cfg=auto --aug=ada --batch=8
 
-Builds the configuration that train.py would on a GPU, runs each phase on meta tensors, which have shapes but no data, and
-records every operator that torch dispatches. Prints launches, bytes moved, FLOP by precision and peak memory per phase and kind of
-work, and the time that named GPUs need at least: the larger of what the bytes and the FLOP take at the rates of `GPUS`, at least
-`LAUNCH_SEC` per launch. An operator counts as reading its inputs and writing its outputs once. That is a model, not a
-measurement; it shows what a change saves, and a test holds its figures.
+Builds the configuration that train.py would on a GPU, runs each phase on meta tensors, which have shapes but no data,
+and records every operator that torch dispatches. Prints launches, bytes moved, FLOP by precision and peak memory per
+phase and kind of
+work, and the time that named GPUs need at least: the larger of what the bytes and the FLOP take at the rates of `GPUS`,
+at least `LAUNCH_SEC` per launch. An operator counts as reading its inputs and writing its outputs once. That is a
+model, not a measurement; it shows what a change saves, and a test holds its figures.
 """
 
 import contextlib
@@ -37,11 +39,13 @@ from training.phases import make_phases  # noqa: E402
 
 META = torch.device('meta')
 LAUNCH_SEC = 2e-6                       # the shortest time from one kernel to the next
-EFFICIENCY = dict(memory=0.8, flops=0.5)    # of the rates below: usual for large elementwise kernels, and for cuDNN at these sizes
+# Of the rates below: usual for large elementwise kernels, and for cuDNN at these sizes
+EFFICIENCY = dict(memory=0.8, flops=0.5)
 
 
 class Gpu(NamedTuple):
-    """Rates as their makers state them: bytes per second, dense FLOP per second of the tensor cores and of float32 units."""
+    """Rates as their makers state them: bytes per second, dense FLOP per second of the tensor cores and of float32
+    units."""
     memory: float
     float16: float
     tf32: float
@@ -64,7 +68,8 @@ KINDS = {                               # kind of work -> parts of the names of 
     'sampling': ('grid_sampler',),
     'optimiser': ('_fused_adam', '_foreach'),
     'random': ('rand', 'normal', 'uniform', 'bernoulli'),
-    'copy': ('copy', 'clone', 'cat', 'contiguous', '_to_', 'stack', 'index', 'gather', 'constant_pad', 'repeat', 'flip', 'roll'),
+    'copy': ('copy', 'clone', 'cat', 'contiguous', '_to_', 'stack', 'index', 'gather', 'constant_pad', 'repeat',
+             'flip', 'roll'),
     'zeros': ('zero', 'fill', 'full', 'ones', 'slice_backward', 'select_backward'),
     'reduction': ('sum', 'mean', 'amax', 'amin', 'norm', 'var', 'prod', 'softmax'),
 }
@@ -131,7 +136,8 @@ def _call(func, inputs, outputs, args, kwargs, result):
     if any(name.startswith(free) for free in FREE) or _is_view(func):
         return Call(name, 'view', 0, 0, 0, dtype)
     kind = next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), 'elementwise')
-    flops = flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result) if func._overloadpacket in flop_registry else 0
+    flops = flop_registry[func._overloadpacket](*args, **(kwargs or {}),
+                                                out_val=result) if func._overloadpacket in flop_registry else 0
     launches = OWN_LAUNCHES.get(name, 1)
     if name == 'convolution_backward':
         launches = sum(args[-1])
@@ -163,11 +169,13 @@ def _bytes(tensor):
 # The step of a configuration.
 
 def build_config(resolution, *options):
-    """The configuration that train.py makes with these options on a GPU, for RGB images of this size (two classes), and the data set."""
+    """The configuration that train.py makes with these options on a GPU, for RGB images of this size (two classes), and
+    the data set."""
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(torch.cuda, 'is_available', return_value=True):
         config = steps.build_config(steps.pictures(folder, resolution, 8), '--device=cuda', *options)
         with contextlib.closing(dnnlib.util.construct_class_by_name(**config.training_set_kwargs)) as dataset:
-            shape = dnnlib.EasyDict({name: getattr(dataset, name) for name in ('label_dim', 'resolution', 'num_channels')})
+            shape = dnnlib.EasyDict({name: getattr(dataset, name)
+                                     for name in ('label_dim', 'resolution', 'num_channels')})
     return config, shape
 
 
@@ -186,10 +194,13 @@ class MetaStep:
             if hasattr(pipe, 'p'):
                 set_probability(pipe, steps.AUGMENTED)
             pipe.to(META)
-        self.loss = build(device=META, G_mapping=self.G.mapping, G_synthesis=self.G.synthesis, D=self.D, augment_pipe=pipe, **config.loss_kwargs)
+        self.loss = build(device=META, G_mapping=self.G.mapping, G_synthesis=self.G.synthesis, D=self.D,
+                          augment_pipe=pipe, **config.loss_kwargs)
         with fused_optimiser():
-            self.phases = make_phases(self.G, self.D, list(self.loss.terms.parameters()), config.G_opt_kwargs, config.D_opt_kwargs,
-                                      config.get('G_reg_interval', 4), config.get('D_reg_interval', 16), torch.device('cpu'))
+            self.phases = make_phases(self.G, self.D, list(self.loss.terms.parameters()), config.G_opt_kwargs,
+                                      config.D_opt_kwargs,
+                                      config.get('G_reg_interval', 4), config.get('D_reg_interval', 16),
+                                      torch.device('cpu'))
         self.G_ema = networks['G_ema']
         self.ema = WeightAverage(self.G, self.G_ema, config.ema_kimg, config.get('ema_rampup'))
 
@@ -212,7 +223,8 @@ class MetaStep:
         return {**found, 'EMA': (trace, 1)}
 
     def kept_bytes(self):
-        """After `traces()`: what stays from one iteration to the next: weights, their average, the optimisers' averages. Images aside."""
+        """After `traces()`: what stays from one iteration to the next: weights, their average, the optimisers'
+        averages. Images aside."""
         tensors = [t for network in (self.G, self.D, self.G_ema) for t in (*network.parameters(), *network.buffers())]
         optimisers = {id(phase.opt): phase.opt for phase in self.phases}.values()
         tensors += [t for opt in optimisers for state in opt.state.values() for t in state.values()]
@@ -243,20 +255,23 @@ def iteration_seconds(traces, gpu, config):
 
 @click.command(context_settings=dict(ignore_unknown_options=True, allow_extra_args=True))
 @click.option('--resolution', type=click.IntRange(min=8), default=256, show_default=True)
-@click.option('--gpu', 'gpus', help='Which to model', type=click.Choice(list(GPUS)), multiple=True, default=list(GPUS), show_default=True)
+@click.option('--gpu', 'gpus', help='Which to model', type=click.Choice(list(GPUS)), multiple=True, default=list(GPUS),
+              show_default=True)
 @click.pass_context
 def main(context, resolution, gpus):
     """Print the trace of a training step. Further options are those of train.py."""
     with user_errors():
         config, dataset = build_config(resolution, *context.args)
-    print(f'{resolution}x{resolution}, batch {config.batch_size} in micro-batches of {config.batch_gpu}, {" ".join(context.args)}')
+    print(f'{resolution}x{resolution}, batch {config.batch_size} in micro-batches of {config.batch_gpu}, '
+          f'{" ".join(context.args)}')
     step = MetaStep(config, dataset)
     traces = step.traces()
     print(f'{"phase":<8}{"kind":<16}{"launches":>9}{"GB":>9}{"TFLOP half":>12}{"TFLOP fp32":>12}')
     for name, (trace, every) in traces.items():
         for kind, (launches, moved, half, single) in sorted(summary(trace).items(), key=lambda item: -item[1][1]):
             if launches > 0:
-                print(f'{name if kind == "all" else "":<8}{kind:<16}{launches:>9}{moved / 1e9:>9.2f}{half / 1e12:>12.3f}{single / 1e12:>12.3f}')
+                print(f'{name if kind == "all" else "":<8}{kind:<16}{launches:>9}{moved / 1e9:>9.2f}'
+                      f'{half / 1e12:>12.3f}{single / 1e12:>12.3f}')
         print(f'{"":<8}peak of what the phase makes {trace.peak / 2 ** 30:.2f} GiB; once in {every} iterations')
     launches = sum(call.launches / every for trace, every in traces.values() for call in trace.calls)
     print(f'an iteration: {launches:.0f} launches; {step.kept_bytes() / 2 ** 30:.2f} GiB stay from one to the next')

@@ -128,7 +128,8 @@ def measure(config, options, data, varied, folder, iterations, rounds):
         measured = {None: lambda: plain.turn(iterations),
                     **{text: lambda step=step: step.turn(iterations) for text, step in compared.items()}}
         if folder is not None:
-            other = beside.Beside(folder, beside.request(plain.config, plain.training.G.img_resolution, steps.AUGMENTED))
+            other = beside.Beside(folder, beside.request(plain.config, plain.training.G.img_resolution,
+                                                         steps.AUGMENTED))
             stack.callback(other.close)
             other.turn(2 if plain.device.type == 'cpu' else 8)
             measured[folder] = lambda: other.turn(iterations)

@@ -7,13 +7,34 @@ import click
 
 
 class FiniteRange(click.FloatRange):
-    """`click.FloatRange`, which by itself takes NaN for a number within any range, and infinity where there is no upper bound."""
+    """`click.FloatRange`, which by itself takes NaN for a number within any range, and infinity where there is no upper
+    bound."""
 
     def convert(self, value, param, ctx):
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f'{value} is not a finite number.', param, ctx)
         return number
+
+
+class NumberOrAuto(click.ParamType):
+    """A number of images, or 'auto'."""
+    name = 'integer or auto'
+
+    def convert(self, value, param, ctx):
+        if value == 'auto':
+            return value
+        if not str(value).strip().isdecimal():
+            self.fail(f'{value!r} is neither a whole number nor auto', param, ctx)
+        return click.IntRange(min=1).convert(value, param, ctx)
+
+
+class SwitchOrAuto(click.ParamType):
+    """True, False or 'auto'."""
+    name = 'boolean or auto'
+
+    def convert(self, value, param, ctx):
+        return value if value == 'auto' else click.BOOL.convert(value, param, ctx)
 
 
 def refused_option(name, why):

@@ -9,4 +9,5 @@ class UserError(Exception):
 
 
 class UnusableFile(Exception):
-    """What is wrong with a file, in one line that does not name it: whoever knows its name makes a `UserError` of it."""
+    """What is wrong with a file, in one line that does not name it: whoever knows its name makes a `UserError` of
+    it."""

@@ -20,7 +20,8 @@ REASONS = {
     errno.EROFS: 'the file system is read-only; choose another folder',
     errno.ENOTDIR: 'a part of the path is a file; choose another folder',
     errno.ENOENT: 'the folder is not there, or nothing can be made in it; choose another folder',
-    errno.EFBIG: 'the file is larger than the system allows (ulimit -f); raise the limit and run the same command again',
+    errno.EFBIG: 'the file is larger than the system allows (ulimit -f); raise the limit and run the same '
+                 'command again',
     errno.EEXIST: 'there is a file of this name; choose another folder',
 }
 LARGEST_DOWNLOAD = 8 << 30        # bytes
@@ -32,8 +33,8 @@ UNFINISHED = re.compile(r'\.[0-9a-f]{8}\.tmp$')         # how `atomic_path` name
 def atomic_path(path: str, keep_old_as: str | None = None):
     """Gives a temporary path beside `path`; moves it to `path` on success, removes it on any failure.
 
-    A reader thus sees the old file or the new one, never a half-written one, also after a power cut. With `keep_old_as`, the old file gets
-    that name, a moment before the new one gets its own.
+    A reader thus sees the old file or the new one, never a half-written one, also after a power cut. With
+    `keep_old_as`, the old file gets that name, a moment before the new one gets its own.
     Raises UserError with the reason and the remedy where the file cannot be written.
     """
     temp = f'{path}.{uuid.uuid4().hex[:8]}.tmp'
@@ -84,7 +85,8 @@ def _umask():
 
 def write_error(path: str, err: OSError) -> UserError:
     """The `UserError` that says why `path` could not be written and what to do."""
-    return UserError(f'{path}: cannot be written: {REASONS.get(err.errno) or f"{err.strerror or err}; choose another folder"}')
+    return UserError(f'{path}: cannot be written: '
+                     f'{REASONS.get(err.errno) or f"{err.strerror or err}; choose another folder"}')
 
 
 def make_dir(path: str) -> None:
@@ -153,8 +155,8 @@ def split_digest(url: str) -> tuple[str, str | None]:
 def download(url: str, sha256: str | None = None, *, what: str, option: str) -> str:
     """Path of the cached file of `url`, fetched on first use.
 
-    Where no digest is known, the one of the first download is kept beside the file and holds from then on. A download that is cut off or
-    has another digest than expected, or more than LARGEST_DOWNLOAD bytes, leaves nothing behind.
+    Where no digest is known, the one of the first download is kept beside the file and holds from then on. A download
+    that is cut off or has another digest than expected, or more than LARGEST_DOWNLOAD bytes, leaves nothing behind.
 
     Args:
         url:    http(s) address; it may end in #sha256=HEX.
@@ -182,7 +184,8 @@ def download(url: str, sha256: str | None = None, *, what: str, option: str) -> 
 
 
 def download_path(url: str) -> str:
-    """Where the file of an address is kept once it is downloaded. Raises UserError if the folder cannot be made, or `url` is no address."""
+    """Where the file of an address is kept once it is downloaded. Raises UserError if the folder cannot be made, or
+    `url` is no address."""
     return os.path.join(cache_dir('downloads'), f'{hashlib.sha256(url.encode()).hexdigest()[:8]}_{name_in(url)}')
 
 
@@ -216,7 +219,8 @@ def _fetch(url: str, path: str, sha256: str | None, *, what: str, option: str) -
                         f.write(chunk)
                 got = sha256_of_file(temp)
                 if sha256 not in (None, got):
-                    raise UserError(f'{what}: {url}: SHA-256 is {got}, expected {sha256}: it is another file, or was damaged on the way; '
+                    raise UserError(f'{what}: {url}: SHA-256 is {got}, expected {sha256}: it is another file, or was '
+                                    'damaged on the way; '
                                     'check the digest, then try again')
     except requests.RequestException as err:
         raise UserError(f'{what}: {url} cannot be fetched ({reason_of(err)}); '

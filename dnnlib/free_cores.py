@@ -35,7 +35,8 @@ _start = look()
 
 
 def measure(start=_start):
-    """Cores left to this process since `start`, at least 1; None where it cannot be told. Waits for `LEAST_SEC` to pass."""
+    """Cores left to this process since `start`, at least 1; None where it cannot be told. Waits for `LEAST_SEC` to
+    pass."""
     if start is None:
         return None
     time.sleep(max(start.time + LEAST_SEC - time.monotonic(), 0))

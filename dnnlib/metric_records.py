@@ -1,11 +1,13 @@
-"""Records of measurements, as metric-NAME.jsonl holds them: reading, the protocol of each, which may be compared, which is better."""
+"""Records of measurements, as metric-NAME.jsonl holds them: reading, the protocol of each, which may be compared, which
+is better."""
 
 import contextlib
 import json
 import os
 import re
 
-UNRELATED = ('batch_size', 'dataset')          # no part of the protocol: how images were generated, and the name of the data set beside its content
+# No part of the protocol: how images were generated, and the name of the data set beside its content
+UNRELATED = ('batch_size', 'dataset')
 FRECHET = re.compile(r'(clip|feat)?fid\d')
 
 
@@ -32,7 +34,8 @@ def read_metric(folder: str, metric: str) -> list:
 
 
 def protocol_of(record: dict) -> dict:
-    """What the value depends on other than the network: {'reference.images': 100, ...}. Two values compare if these are equal."""
+    """What the value depends on other than the network: {'reference.images': 100, ...}. Two values compare if these are
+    equal."""
     detector = record.get('detector') or {}
     flat = {'metric': spellings(str(record.get('metric')))[0], 'detector.identity': detector.get('identity')}
     for part in ('reference', 'generated', 'formula'):
@@ -73,16 +76,19 @@ def comparable(record: dict, others: list[dict]) -> tuple[list[dict], str | None
     odd = next((other for other in others if differences(record, other)), None)
     if odd is None:
         return same, None
-    return same, (f'Warning: {len(others) - len(same)} of {len(others)} values of {record.get("metric")} were measured by another protocol and are '
+    return same, (f'Warning: {len(others) - len(same)} of {len(others)} values of {record.get("metric")} were measured '
+                  'by another protocol and are '
                   f'not compared with this one: {"; ".join(differences(record, odd))}')
 
 
 def best(records: list[dict]) -> dict | None:
-    """The record of the best finite value, the first of equals; None if there is none. What a record says is 'better' is 'lower' or 'higher'."""
+    """The record of the best finite value, the first of equals; None if there is none. What a record says is 'better'
+    is 'lower' or 'higher'."""
     finite = [record for record in records if record.get('value') is not None]
     return min(finite, key=badness, default=None)
 
 
 def badness(record: dict) -> float:
-    """The value, with its sign such that less is better. Records from before there were others are of metrics where lower is better."""
+    """The value, with its sign such that less is better. Records from before there were others are of metrics where
+    lower is better."""
     return record['value'] if record.get('better', 'lower') == 'lower' else -record['value']

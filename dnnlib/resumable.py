@@ -23,8 +23,9 @@ PAUSE_SEC = 2.0                     # before asking again
 def download(url: str, check, *, what: str, option: str) -> str:
     """Path of the cached file of `url`, fetched on first use and checked on each.
 
-    What a broken connection, Ctrl-C or a killed process leaves is kept beside it, and this or the next call asks for the rest only
-    (RFC 9110, Range and If-Range). Where the server cannot tell whether its file is still the same, or does not give parts, it begins again.
+    What a broken connection, Ctrl-C or a killed process leaves is kept beside it, and this or the next call asks for
+    the rest only (RFC 9110, Range and If-Range). Where the server cannot tell whether its file is still the same, or
+    does not give parts, it begins again.
 
     Args:
         url:    http(s) address.
@@ -47,14 +48,16 @@ def download(url: str, check, *, what: str, option: str) -> str:
             check(part.path)
         except UnusableFile as err:
             part.restart('')
-            raise UserError(f'{what}: what {url} gives {err}; try again later, or get the archive elsewhere and name it with '
+            raise UserError(f'{what}: what {url} gives {err}; try again later, or get the archive elsewhere and '
+                            'name it with '
                             f'{option}=FILE') from err
         part.move_to(path)
     return path
 
 
 class _Part:
-    """PATH.part, the bytes so far, and PATH.part.version, what the server calls the version of its file that they belong to."""
+    """PATH.part, the bytes so far, and PATH.part.version, what the server calls the version of its file that they
+    belong to."""
 
     def __init__(self, path):
         self.path, self.version_path = path + '.part', path + '.part.version'
@@ -95,14 +98,16 @@ class _Part:
 
 @contextlib.contextmanager
 def _unfinished(path, what):
-    """The `_Part` of a path, this process's alone; on an error it stays if it can be continued, and is removed otherwise."""
+    """The `_Part` of a path, this process's alone; on an error it stays if it can be continued, and is removed
+    otherwise."""
     try:
         part = _Part(path)
     except OSError as err:
         raise files.write_error(path, err) from err
     if not _lock(part):
         part.file.close()
-        raise UserError(f'{what}: another process is downloading it; wait for that one, then run the same command again')
+        raise UserError(f'{what}: another process is downloading it; wait for that one, then run the same '
+                        'command again')
     try:
         yield part
     except OSError as err:
@@ -163,7 +168,8 @@ def _receive(url, part, what):
     """One request for what is missing. -> whether the file is complete now."""
     import requests
     start = part.size if part.is_of_use else 0
-    headers = {'Accept-Encoding': 'identity'}           # the file's own bytes: those of a compressed answer cannot be continued
+    # The file's own bytes: those of a compressed answer cannot be continued
+    headers = {'Accept-Encoding': 'identity'}
     if start:
         headers.update({'Range': f'bytes={start}-', 'If-Range': part.version})
     with requests.get(url, stream=True, timeout=30, headers=headers) as response:
@@ -180,14 +186,16 @@ def _receive(url, part, what):
                 part.restart(_version(response))
             _append(response, part, total, what, url)
             return total is None or part.size == total
-    part.restart('')                                    # another part than the one asked for, or none: now without a Range
+    # Another part than the one asked for, or none: now without a Range
+    part.restart('')
     return _receive(url, part, what)
 
 
 def _extent(response):
     """(first byte of an answer, bytes of the whole file or None where it does not say)."""
     if response.status_code in (206, 416):
-        found = re.fullmatch(r'bytes (?:(\d{1,18})-\d+|\*)/(?:(\d{1,18})|\*)', response.headers.get('Content-Range', ''))
+        found = re.fullmatch(r'bytes (?:(\d{1,18})-\d+|\*)/(?:(\d{1,18})|\*)',
+                             response.headers.get('Content-Range', ''))
         return tuple(None if number is None else int(number) for number in found.groups()) if found else (None, None)
     length = response.headers.get('Content-Length', '')
     return 0, int(length[:20]) if length.isdecimal() else None
@@ -196,17 +204,20 @@ def _extent(response):
 def _version(response):
     """What the server calls this version of its file, where that is exact enough to put parts together; else ''."""
     etag = response.headers.get('ETag', '')
-    return etag if etag.startswith('"') else response.headers.get('Last-Modified', '')      # W/"..." means alike, not the same
+    # W/"..." means alike, not the same
+    return etag if etag.startswith('"') else response.headers.get('Last-Modified', '')
 
 
 def _refuse_page(response, what):
     kind = response.headers.get('Content-Type', '').partition(';')[0].strip().lower()
     if kind.startswith('text/') or kind.endswith(('/json', '/xml', '+xml')):
-        raise UserError(f'{what}: gives {kind}, a page and no archive; open the address in a browser to see what it says')
+        raise UserError(f'{what}: gives {kind}, a page and no archive; open the address in a browser to see '
+                        'what it says')
 
 
 def _append(response, part, total, what, url):
-    chunks = files.within_limit(response.raw.stream(CHUNK, decode_content=False), total, f'{what}: {url}', have=part.size)
+    chunks = files.within_limit(response.raw.stream(CHUNK, decode_content=False), total, f'{what}: {url}',
+                                have=part.size)
     _say(f'{what}: downloading {url}' + (f', {format_bytes(total)}' if total else '')
          + (f', from {format_bytes(part.size)} on' if part.size else ''))
     with tqdm(total=total, initial=part.size, desc=what, unit='B', unit_scale=True, leave=False, disable=None) as bar:

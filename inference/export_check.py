@@ -12,7 +12,8 @@ CASES = [(1, 1.0), (2, 0.7), (5, 1.0), (3, 0.0), (4, -0.5)]       # images at a 
 
 @torch.no_grad()
 def largest_difference(function, export):
-    """Compares `function(**inputs)`, read back from a file, with the generator itself on random latents, every class in turn.
+    """Compares `function(**inputs)`, read back from a file, with the generator itself on random latents, every class in
+    turn.
 
     Returns: (number of images, largest difference of a pixel).
     Raises:  UserError if they differ by more than TOLERANCE of the images' largest value, which is about 1.
@@ -23,10 +24,12 @@ def largest_difference(function, export):
         inputs = export.inputs(n, psi, rng)
         got, want = function(**inputs), network_images(export.G, inputs, export.noise_mode)
         if got.shape != want.shape or got.dtype != want.dtype:
-            raise UserError(f'--format={export.format}: gives {got.dtype} {list(got.shape)}, the network {want.dtype} {list(want.shape)}')
+            raise UserError(f'--format={export.format}: gives {got.dtype} {list(got.shape)}, the network {want.dtype} '
+                            f'{list(want.shape)}')
         difference = (got - want).abs().max().item()
         if not difference <= TOLERANCE * max(1.0, want.abs().max().item()):         # NaN is no match either
-            raise UserError(f'--format={export.format}: the file does not give the images of the network (they differ by {difference:.2g} '
+            raise UserError(f'--format={export.format}: the file does not give the images of the network (they differ '
+                            f'by {difference:.2g} '
                             f'for {n} images, truncation {psi:g}); nothing was saved')
         worst = max(worst, difference)
     return sum(n for n, _ in CASES), worst

@@ -38,24 +38,30 @@ class Export(NamedTuple):
 
     @property
     def metadata(self):
-        """{str: anything JSON can hold}: what one must know to use the file. The project's own format has `info` instead."""
+        """{str: anything JSON can hold}: what one must know to use the file. The project's own format has `info`
+        instead."""
         G = self.G
         meaning = dict(z=f'float32 [N, {G.z_dim}], normal random numbers',
                        w=f'float32 [N, {G.num_ws}, {G.w_dim}], latents of each layer',
                        c=f'float32 [N, {G.c_dim}], 1 for the class, else 0',
                        truncation_psi='float32 scalar: 1 = none, less = more typical')
-        return dict(self.source, images_seen=self.info['training'].get('cur_nimg'), inputs={name: meaning[name] for name in self.inputs(1)},
-                    output=f'img: float32 [N, {G.img_channels}, {G.img_resolution}, {G.img_resolution}], about -1 (black) to 1 (white)',
-                    resolution=G.img_resolution, class_names=self.info['training'].get('class_names'), noise_mode=self.noise_mode)
+        return dict(self.source, images_seen=self.info['training'].get('cur_nimg'),
+                    inputs={name: meaning[name] for name in self.inputs(1)},
+                    output=f'img: float32 [N, {G.img_channels}, {G.img_resolution}, {G.img_resolution}], about -1 '
+                           '(black) to 1 (white)',
+                    resolution=G.img_resolution, class_names=self.info['training'].get('class_names'),
+                    noise_mode=self.noise_mode)
 
 
 @contextlib.contextmanager
 def _recording():
-    """Our operators as plain torch, without gradients; the exporters' remarks on themselves, and on sizes that they take for constants, kept
+    """Our operators as plain torch, without gradients; the exporters' remarks on themselves, and on sizes that they
+    take for constants, kept
     back: whether the file works is found out by running it."""
     logs = [(log, log.level) for log in map(logging.getLogger, ('torch.onnx', 'onnxscript'))]
     logs[0][0].setLevel(logging.ERROR)
-    logs[1][0].setLevel(logging.CRITICAL)                   # its errors are tracebacks; that it did not do its work is found out below
+    # Its errors are tracebacks; that it did not do its work is found out below
+    logs[1][0].setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), torch.no_grad(), PlainOps():
             for category in (DeprecationWarning, FutureWarning, torch.jit.TracerWarning):
@@ -74,7 +80,8 @@ def write_torchscript(path, export):
         torch.jit.save(traced, saved, _extra_files={'metadata.json': json.dumps(export.metadata)})
     with zipfile.ZipFile(saved) as source, zipfile.ZipFile(path, 'w') as file:
         for entry in source.infolist():
-            if not entry.filename.endswith('.debug_pkl'):       # they quote this machine's paths, for the tracebacks of errors
+            # They quote this machine's paths, for the tracebacks of errors
+            if not entry.filename.endswith('.debug_pkl'):
                 file.writestr(entry, source.read(entry))
 
 
@@ -89,15 +96,19 @@ def write_onnx(path, export):
     import onnxscript
     size = sum(tensor.nbytes for tensor in export.function.state_dict().values())
     if size >= ONNX_LIMIT:
-        raise UserError(f'--format=onnx: the generator has {size / 2 ** 30:.1f} GB, a file holds less than 2; use --format=torchscript')
+        raise UserError(f'--format=onnx: the generator has {size / 2 ** 30:.1f} GB, a file holds less than 2; use '
+                        '--format=torchscript')
     inputs = export.inputs(2)
-    shapes = {name: {0: torch.export.Dim('N', min=1, max=2 ** 31 - 1)} if value.ndim else None for name, value in inputs.items()}
+    shapes = {name: {0: torch.export.Dim('N', min=1, max=2 ** 31 - 1)} if value.ndim else None
+              for name, value in inputs.items()}
     with _recording():
         program = torch.export.export(export.function, tuple(inputs.values()), dynamic_shapes=shapes, strict=False)
-        model = torch.onnx.export(program, dynamo=True, opset_version=export.opset, input_names=list(inputs), output_names=['img'],
+        model = torch.onnx.export(program, dynamo=True, opset_version=export.opset, input_names=list(inputs),
+                                  output_names=['img'],
                                   verbose=False).model_proto
     if model.opset_import[0].version != export.opset:
-        raise UserError(f'--opset={export.opset}: torch {torch.__version__} and onnxscript {onnxscript.__version__} cannot write this version; '
+        raise UserError(f'--opset={export.opset}: torch {torch.__version__} and onnxscript {onnxscript.__version__} '
+                        'cannot write this version; '
                         'use a lower one')
     _only_what_runs(model)
     for key, value in export.metadata.items():
@@ -106,7 +117,8 @@ def write_onnx(path, export):
 
 
 def _only_what_runs(model):
-    """Takes out the exporter's notes, which quote our source and this machine's paths, and gives the number of images the name N."""
+    """Takes out the exporter's notes, which quote our source and this machine's paths, and gives the number of images
+    the name N."""
     graph = model.graph
     graph.ClearField('metadata_props')
     for part in [*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer]:
@@ -124,12 +136,15 @@ def read_onnx(path, export):
         session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     except Exception as err:                # its errors have no other class in common
         reason = str(err).partition('\n')[0]
-        raise UserError(f'--opset={export.opset}: onnxruntime {onnxruntime.__version__} cannot load the file ({reason}); use a lower one') from err
-    return lambda **inputs: torch.from_numpy(session.run(['img'], {name: value.numpy() for name, value in inputs.items()})[0])
+        raise UserError(f'--opset={export.opset}: onnxruntime {onnxruntime.__version__} cannot load the file '
+                        f'({reason}); use a lower one') from err
+    return lambda **inputs: torch.from_numpy(session.run(['img'],
+                                                         {name: value.numpy() for name, value in inputs.items()})[0])
 
 
 def write_safetensors(path, export):
-    snapshots.save_networks(path, dict(G_ema=export.G), dict(G_ema=export.info['networks']['G_ema']), export.info['training'])
+    snapshots.save_networks(path, dict(G_ema=export.G), dict(G_ema=export.info['networks']['G_ema']),
+                            export.info['training'])
 
 
 def read_safetensors(path, export):
@@ -160,7 +175,8 @@ def check_opset(opset):
 
 
 def write(path, export):
-    """Writes `export` in its format to `path`, whatever its extension. Raises UserError or OSError if that is not possible."""
+    """Writes `export` in its format to `path`, whatever its extension. Raises UserError or OSError if that is not
+    possible."""
     FORMATS[export.format].write(path, export)
 
 

@@ -99,5 +99,6 @@ def _upfirdn2d(x, f, upx, upy, *args):
     """Without a tensor made on a fixed device and written into, as the definition of the operator does it."""
     if upx > 1 or upy > 1:
         n, c, h, w = x.shape
-        x = torch.nn.functional.pad(x.reshape(n, c, h, 1, w, 1), [0, upx - 1, 0, 0, 0, upy - 1]).reshape(n, c, h * upy, w * upx)
+        x = torch.nn.functional.pad(x.reshape(n, c, h, 1, w, 1),
+                                    [0, upx - 1, 0, 0, 0, upy - 1]).reshape(n, c, h * upy, w * upx)
     return references['upfirdn2d'](x, f, 1, 1, *args)

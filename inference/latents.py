@@ -1,4 +1,5 @@
-"""Images of a trained generator: which seeds, classes and truncation a user asks for, and the latents and pictures they give."""
+"""Images of a trained generator: which seeds, classes and truncation a user asks for, and the latents and pictures they
+give."""
 
 import math
 import os
@@ -37,7 +38,8 @@ def parse_seeds(text, option='--seeds'):
 def check_count(count, option):
     """Raises UserError for more images than anyone can have meant. option: as it was given, for the message."""
     if count > MAX_IMAGES:
-        raise UserError(f'{option}: these are {count} images, a command makes at most {MAX_IMAGES}; run it several times')
+        raise UserError(f'{option}: these are {count} images, a command makes at most {MAX_IMAGES}; run it '
+                        'several times')
 
 
 def parse_grid(text):
@@ -56,7 +58,8 @@ def parse_truncs(text):
     except ValueError:
         values = [math.nan]
     if not all(abs(value) <= MAX_TRUNC for value in values):
-        raise UserError(f'--trunc={text}: must be numbers such as 0.7, with commas between them, from -{MAX_TRUNC} to {MAX_TRUNC}')
+        raise UserError(f'--trunc={text}: must be numbers such as 0.7, with commas between them, from -{MAX_TRUNC} to '
+                        f'{MAX_TRUNC}')
     return values
 
 
@@ -69,7 +72,8 @@ def parse_class(text, c_dim, class_names):
     if class_names and text in class_names:
         return class_names.index(text)
     if re.fullmatch(r'\d{1,9}', text) is None or int(text) >= c_dim:
-        names = f' or one of {", ".join(class_names[:10])}{" ..." if len(class_names) > 10 else ""}' if class_names else ''
+        names = (f' or one of {", ".join(class_names[:10])}{" ..." if len(class_names) > 10 else ""}' if class_names
+                 else '')
         raise UserError(f'--class={text}: must be a number from 0 to {c_dim - 1}{names}')
     return int(text)
 
@@ -102,7 +106,8 @@ def load_projected_w(path, G):
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as err:
         raise UserError(f'--projected-w={path}: cannot be read ({err}); {remedy}') from err
     if ws.ndim != 3 or list(ws.shape[1:]) != [G.num_ws, G.w_dim]:
-        raise UserError(f'--projected-w={path}: w has shape {list(ws.shape)}, this generator takes [n, {G.num_ws}, {G.w_dim}]')
+        raise UserError(f'--projected-w={path}: w has shape {list(ws.shape)}, this generator takes [n, {G.num_ws}, '
+                        f'{G.w_dim}]')
     return ws
 
 
@@ -128,7 +133,8 @@ def latents_of_seeds(G, seeds, classes, trunc, device):
 
 def classes_of(seeds, columns, chosen, c_dim):
     """The class of each image: the chosen one, else one per row of the grid (one per image without a grid)."""
-    return [chosen if chosen is not None else (i // (columns or 1)) % c_dim for i in range(len(seeds))] if c_dim > 0 else None
+    return ([chosen if chosen is not None else (i // (columns or 1)) % c_dim for i in range(len(seeds))] if c_dim > 0
+            else None)
 
 
 def labels_of(seeds, classes, class_names):

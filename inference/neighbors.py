@@ -14,7 +14,8 @@ from training.dataset.folder import held_out_kwargs
 
 from .trained_on import training_set
 
-DISTANCES = dict(pixels='root of the mean squared difference of the pixels, 0 to 255', teacher='1 - cosine of the features')
+DISTANCES = dict(pixels='root of the mean squared difference of the pixels, 0 to 255',
+                 teacher='1 - cosine of the features')
 
 
 def open_training_images(data, mirror, snapshot, network):
@@ -29,13 +30,16 @@ def open_training_images(data, mirror, snapshot, network):
     """
     G, trained = snapshot.G_ema, training_set(network, snapshot.info)
     if data is None and not os.path.exists(str(trained.get('path'))):
-        raise UserError(f'{network}: the images that it was trained on are not known or not there any more; name them with --data=PATH')
+        raise UserError(f'{network}: the images that it was trained on are not known or not there any more; name them '
+                        'with --data=PATH')
     path = trained['path'] if data is None else demo_data.demo_set(G.img_resolution) if data == 'demo' else data
     mirror = bool(trained.get('xflip', False)) if mirror is None else mirror
-    dataset = dnnlib.util.construct_class_by_name(class_name='training.dataset.ImageFolderDataset', path=path, xflip=mirror,
+    dataset = dnnlib.util.construct_class_by_name(class_name='training.dataset.ImageFolderDataset', path=path,
+                                                  xflip=mirror,
                                                       **(held_out_kwargs(trained) if data is None else {}))
     if (dataset.num_channels, dataset.resolution) != (G.img_channels, G.img_resolution):
-        raise UserError(f'--data={path}: images are {_describe(dataset.resolution, dataset.num_channels)}, the network makes '
+        raise UserError(f'--data={path}: images are {_describe(dataset.resolution, dataset.num_channels)}, the '
+                        'network makes '
                         f'{_describe(G.img_resolution, G.img_channels)}; name the data set that it was trained on')
     return dataset
 
@@ -45,7 +49,8 @@ def _describe(size, channels):
 
 
 def pixel_features(img_uint8):
-    """uint8 [N, C, H, W] -> [N, C * H * W], so scaled that the Euclidean distance is the root of the mean squared difference."""
+    """uint8 [N, C, H, W] -> [N, C * H * W], so scaled that the Euclidean distance is the root of the mean squared
+    difference."""
     return img_uint8.flatten(1).to(torch.float32) / math.sqrt(img_uint8[0].numel())
 
 
@@ -93,7 +98,8 @@ def find_neighbors(imgs, dataset, features, distance, k, batch, device):
     """
     queries = torch.cat([features(part.to(device)) for part in imgs.split(batch)])
     found = Nearest(k)
-    with tqdm.tqdm(desc='Features of the training images', total=dataset.num_images, unit='img', leave=False, disable=None) as bar:
+    with tqdm.tqdm(desc='Features of the training images', total=dataset.num_images, unit='img', leave=False,
+                   disable=None) as bar:
         for start in range(0, dataset.num_images, batch):
             items = torch.arange(start, min(start + batch, dataset.num_images), device=device)
             part = _images(dataset, items.tolist()).to(device)
@@ -118,11 +124,14 @@ def name_of(dataset, item):
 
 
 def sheet(imgs, captions, dataset, found):
-    """A row for each generated image, at the left, then its neighbours with their distances; images of at least 96 pixels."""
+    """A row for each generated image, at the left, then its neighbours with their distances; images of at least 96
+    pixels."""
     columns, tiles, labels = 1 + found.items.shape[1], [], []
-    for img, caption, items, distances in zip(imgs, captions, found.items.tolist(), found.distances.tolist(), strict=True):
+    for img, caption, items, distances in zip(imgs, captions, found.items.tolist(), found.distances.tolist(),
+                                              strict=True):
         tiles += [img[None], _images(dataset, items)]
-        labels += [caption, *(f'{distance:#.3g} {_short(dataset, item)}' for item, distance in zip(items, distances, strict=True))]
+        labels += [caption, *(f'{distance:#.3g} {_short(dataset, item)}'
+                              for item, distance in zip(items, distances, strict=True))]
     return image_grid.to_labelled_grid(torch.cat(tiles), columns, labels, min_tile=96)
 
 

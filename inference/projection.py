@@ -1,4 +1,5 @@
-"""Finds latents whose image looks like a given picture: the projection of StyleGAN2 (Karras et al., CVPR 2020, appendix D)."""
+"""Finds latents whose image looks like a given picture: the projection of StyleGAN2 (Karras et al., CVPR 2020, appendix
+D)."""
 
 import hashlib
 import math
@@ -44,8 +45,8 @@ def w_statistics(G, c, seed, samples=W_SAMPLES):
 def noise_regularization(noise_maps):
     """How much the values of noise maps have to do with those of their neighbours, at every scale: 0 for ideal noise.
 
-    For each map and its halvings down to 8x8 (means of 2x2, doubled to keep the deviation): the squared mean product of each value and its
-    left neighbour, plus the same with the upper one; edges wrap. Source: StyleGAN2, appendix D.
+    For each map and its halvings down to 8x8 (means of 2x2, doubled to keep the deviation): the squared mean product of
+    each value and its left neighbour, plus the same with the upper one; edges wrap. Source: StyleGAN2, appendix D.
 
     Args:
         noise_maps: list of [N, 1, R, R].
@@ -68,12 +69,13 @@ class Projection:
     Args:
         G:            `Generator` in eval mode; its device is where the work is done.
         targets:      uint8 [N, C, H, W], as large as the images of G.
-        features:     what is compared, a differentiable function: img [N, C, H, W] in [-1, 1] -> [N, F]. The distance of two images is the
-                      squared length of the difference.
+        features:     what is compared, a differentiable function: img [N, C, H, W] in [-1, 1] -> [N, F]. The distance
+                      of two images is the squared length of the difference.
         c:            [1, c_dim] label of all targets; None where G has none.
         space:        'w' = one w for all layers; 'w+' = one for each.
         num_steps:    length of the search; the schedules depend on it.
-        pixel_weight: what is minimised is the distance plus this times the mean squared difference of pixels in [-1, 1].
+        pixel_weight: what is minimised is the distance plus this times the mean squared difference of pixels in [-1,
+                      1].
     Attributes:
         step:         steps done.
         w:            [N, 1 or num_ws, w_dim], at first all `w_mean` [w_dim].
@@ -109,7 +111,8 @@ class Projection:
             self.history.append(self.w.detach().clone())
         for group in self.optimizer.param_groups:
             group['lr'] = learning_rate(progress)
-        disturbance = _normal([1, *self.w.shape[1:]], self.seed, self.step).to(self.device) * (self.w_std * w_noise_scale(progress))
+        disturbance = _normal([1, *self.w.shape[1:]], self.seed,
+                              self.step).to(self.device) * (self.w_std * w_noise_scale(progress))
         distances, pixel_errors = self.compare(self.synthesize(self.w + disturbance, self.noise))
         loss = distances + self.pixel_weight * pixel_errors
         if self.noise:
@@ -129,13 +132,16 @@ class Projection:
 
     def compare(self, img):
         """img [N, C, H, W] -> (distances from the targets [N], mean squared differences of pixels [N])."""
-        return ((self.features(img) - self.target_features).square().sum(dim=1), (img - self.targets).square().mean(dim=[1, 2, 3]))
+        return ((self.features(img) - self.target_features).square().sum(dim=1),
+                (img - self.targets).square().mean(dim=[1, 2, 3]))
 
     @torch.no_grad()
     def results(self):
-        """-> {what: (img [N, C, H, W], distances [N], pixel errors [N])} for the latents with the network's own noise maps ('projection'), with the
-        optimised ones ('with_noise_maps'), and for the mean w with the network's own ('mean')."""
-        latents = dict(projection=(self.w, {}), with_noise_maps=(self.w, self.noise), mean=(self.w_mean.repeat(len(self.w), 1, 1), {}))
+        """-> {what: (img [N, C, H, W], distances [N], pixel errors [N])} for the latents with the network's own noise
+        maps ('projection'), with the optimised ones ('with_noise_maps'), and for the mean w with the network's own
+        ('mean')."""
+        latents = dict(projection=(self.w, {}), with_noise_maps=(self.w, self.noise),
+                       mean=(self.w_mean.repeat(len(self.w), 1, 1), {}))
         images = {what: self.synthesize(w, noise) for what, (w, noise) in latents.items()}
         return {what: (img, *self.compare(img)) for what, img in images.items()}
 
@@ -144,7 +150,8 @@ class Projection:
         return self.w.detach().expand(-1, self.G.num_ws, -1).clone()
 
     def state_dict(self):
-        return dict(step=self.step, w=self.w, noise=self.noise, history=self.history, optimizer=self.optimizer.state_dict())
+        return dict(step=self.step, w=self.w, noise=self.noise, history=self.history,
+                    optimizer=self.optimizer.state_dict())
 
     @torch.no_grad()
     def load_state_dict(self, state):

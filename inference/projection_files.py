@@ -25,7 +25,8 @@ class Target(NamedTuple):
 
 
 def read_targets(text, size, num_channels):
-    """'photo.png,folder' -> list of `Target`, each centre-cropped and resized to size x size, as `dataset_tool.py` does it.
+    """'photo.png,folder' -> list of `Target`, each centre-cropped and resized to size x size, as `dataset_tool.py` does
+    it.
 
     Args:
         text:         pictures and folders of pictures, with commas between them.
@@ -37,7 +38,8 @@ def read_targets(text, size, num_channels):
         for source, data in _pictures(path):
             name = os.path.splitext(os.path.basename(source))[0]
             if name in sources:
-                raise UserError(f'--target={text}: the results of {sources[name]} and {source} would have the same name, {name}; '
+                raise UserError(f'--target={text}: the results of {sources[name]} and {source} would have the same '
+                                f'name, {name}; '
                                 'rename one of them, or project them one at a time')
             sources[name] = source
             targets.append(Target(name, source, _convert(source, data, size, num_channels)))
@@ -49,7 +51,8 @@ def _pictures(path):
     if os.path.isdir(path):
         names = ImageFiles(path).names
         if not names:
-            raise UserError(f'--target={path}: there is no picture in this folder; name a picture, or a folder of pictures')
+            raise UserError(f'--target={path}: there is no picture in this folder; name a picture, or a folder '
+                            'of pictures')
         paths = [os.path.join(path, name) for name in names]
     elif os.path.isfile(path):
         paths = [path]
@@ -60,7 +63,8 @@ def _pictures(path):
             with open(path, 'rb') as f:
                 yield path, f.read()
         except OSError as err:
-            raise UserError(f'--target={path}: cannot be read ({err.strerror}); correct its permissions, or leave it out') from err
+            raise UserError(f'--target={path}: cannot be read ({err.strerror}); correct its permissions, or leave it '
+                            'out') from err
 
 
 def _convert(source, data, size, num_channels):
@@ -69,7 +73,8 @@ def _convert(source, data, size, num_channels):
     except UnusableImage as err:
         raise UserError(f'--target={source}: {err}') from err
     except PIL.UnidentifiedImageError as err:
-        raise UserError(f'--target={source}: is not a picture, or damaged at its beginning; save it as PNG or JPEG') from err
+        raise UserError(f'--target={source}: is not a picture, or damaged at its beginning; save it as PNG or '
+                        'JPEG') from err
     except Exception as err:                        # decoders raise anything for a damaged file
         raise UserError(f'--target={source}: is damaged ({type(err).__name__}: {err}); copy or save it again') from err
     pixels = np.array(Resizer('center-crop', size, size, 'lanczos')(img))
@@ -77,14 +82,17 @@ def _convert(source, data, size, num_channels):
 
 
 def save_state(outdir, settings, first, projection):
-    """Writes how far `projection` is; it works on the targets from number `first` on. settings: JSON-able, of the whole command."""
+    """Writes how far `projection` is; it works on the targets from number `first` on. settings: JSON-able, of the whole
+    command."""
     tensors, nest = checkpoint.flatten('projection', projection.state_dict())
-    checkpoint.save(os.path.join(outdir, STATE_FILE), 'projection-state', tensors, dict(settings=settings, first=first, projection=nest,
+    checkpoint.save(os.path.join(outdir, STATE_FILE), 'projection-state', tensors,
+                    dict(settings=settings, first=first, projection=nest,
                          threads=torch.get_num_threads()))
 
 
 def load_state(outdir, settings):
-    """-> (first, state dict) as `save_state` got them, threads that it was computed with; or (0, None, None) if there is none.
+    """-> (first, state dict) as `save_state` got them, threads that it was computed with; or (0, None, None) if there
+    is none.
 
     Raises UserError if it is that of another command.
     """
@@ -94,7 +102,8 @@ def load_state(outdir, settings):
     tensors, info = checkpoint.load(path, 'projection-state')
     for name, value in settings.items():
         if info['settings'].get(name) != value:
-            raise UserError(f'{path}: belongs to an unfinished projection with other settings ({name} {info["settings"].get(name)}, now {value}); '
+            raise UserError(f'{path}: belongs to an unfinished projection with other settings ({name} '
+                            f'{info["settings"].get(name)}, now {value}); '
                             'repeat that command, choose another --outdir, or delete the file')
     return info['first'], checkpoint.unflatten(info['projection'], tensors), info.get('threads')
 
@@ -119,7 +128,8 @@ def write_results(folder, target, ws, imgs, record):
     image_grid.save_image(image_grid.to_grid(row[:1], 1), os.path.join(folder, 'target.png'))
     image_grid.save_image(image_grid.to_grid(row[1:2], 1), os.path.join(folder, 'proj.png'))
     labels = ['target', 'projection', 'with its noise maps']
-    image_grid.save_image(image_grid.to_labelled_grid(row, 3, labels, min_tile=128), os.path.join(folder, 'side-by-side.png'))
+    image_grid.save_image(image_grid.to_labelled_grid(row, 3, labels, min_tile=128),
+                          os.path.join(folder, 'side-by-side.png'))
     with files.atomic_path(os.path.join(folder, 'projected_w.npz')) as temp, open(temp, 'wb') as f:
         np.savez(f, w=ws[None].cpu().numpy())
     files.write_text(os.path.join(folder, 'projection.json'), json.dumps(without_folders(record), indent=2) + '\n')
@@ -127,7 +137,8 @@ def write_results(folder, target, ws, imgs, record):
 
 @torch.no_grad()
 def frames(projection, i, target):
-    """PIL images of how the projection of target number `i` of those that it works on came about: the target beside the image so far."""
+    """PIL images of how the projection of target number `i` of those that it works on came about: the target beside the
+    image so far."""
     for w in [*projection.history, projection.w]:
         img = misc.to_uint8(projection.synthesize(w[i:i + 1], {})).cpu()
         yield image_grid.to_grid(torch.cat([target.img[None], img]), 2)

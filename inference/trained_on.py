@@ -18,7 +18,8 @@ def training_set(network, info):
 
 
 def metric_set(network, info):
-    """-> (constructor arguments of the images that the run measured against, whether these are others than those of the training)."""
+    """-> (constructor arguments of the images that the run measured against, whether these are others than those of the
+    training)."""
     other = _recorded('metric_set_kwargs', network, info)
     return other or training_set(network, info), bool(other)
 

@@ -31,7 +31,8 @@ def check_mp4(remedy):
 def check_size(width, height):
     """Raises UserError for frames that are too large to be made, or to be shown by anything."""
     if max(width, height) > MAX_SIDE:
-        raise UserError(f'--zoom, --grid: the frames would have {width}x{height} pixels, {MAX_SIDE} a side is the most; choose smaller numbers')
+        raise UserError(f'--zoom, --grid: the frames would have {width}x{height} pixels, {MAX_SIDE} a side is the '
+                        'most; choose smaller numbers')
 
 
 def write_mp4(pictures, path, fps):
@@ -53,18 +54,21 @@ def write_mp4(pictures, path, fps):
         if code != 0:
             messages.seek(0)
             lines = messages.read().decode(errors='replace').strip().splitlines()
-            raise UserError(f'{path}: cannot be written: ffmpeg says {lines[-1] if lines else f"nothing but code {code}"}')
+            raise UserError(f'{path}: cannot be written: ffmpeg says '
+                            f'{lines[-1] if lines else f"nothing but code {code}"}')
     return count
 
 
 def _command(path, size, fps):
     import imageio_ffmpeg
     source = ['-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', f'{size[0]}x{size[1]}', '-r', str(fps), '-i', '-']
-    return [imageio_ffmpeg.get_ffmpeg_exe(), '-y', '-v', 'error', *source, '-c:v', 'libx264', '-pix_fmt', 'yuv420p', *QUALITY, '-f', 'mp4', path]
+    return [imageio_ffmpeg.get_ffmpeg_exe(), '-y', '-v', 'error', *source, '-c:v', 'libx264', '-pix_fmt', 'yuv420p',
+            *QUALITY, '-f', 'mp4', path]
 
 
 def _encode(pictures, command, messages):
-    """-> number of pictures, exit code. ffmpeg is run by ourselves: imageio-ffmpeg's writer does not tell when it fails at the end."""
+    """-> number of pictures, exit code. ffmpeg is run by ourselves: imageio-ffmpeg's writer does not tell when it fails
+    at the end."""
     count = 0
     ffmpeg = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=messages)
     try:
@@ -93,7 +97,8 @@ def _even(picture):
 
 
 def write_pngs(pictures, folder):
-    """frame00000.png, frame00001.png, ... -> their number. Raises UserError where there are such files: a longer video's last ones would stay."""
+    """frame00000.png, frame00001.png, ... -> their number. Raises UserError where there are such files: a longer
+    video's last ones would stay."""
     files.make_dir(folder)
     if any(re.fullmatch(r'frame\d{5,}\.png', name) for name in os.listdir(folder)):
         raise UserError(f'{folder}: there are frames of a video in it; delete them or choose another folder')

@@ -17,8 +17,8 @@ INTERPOLATIONS = ('linear', 'spherical', 'spline')
 def slerp(a, b, t):
     """Spherical interpolation (Shoemake, SIGGRAPH 1985): directions at constant angular speed, lengths linearly.
 
-    a, b [..., d] and t, broadcast against [..., 1], in [0, 1] -> [..., d]. Vectors of (nearly) the same or opposite direction, which have no
-    plane of rotation, and zeros are interpolated linearly.
+    a, b [..., d] and t, broadcast against [..., 1], in [0, 1] -> [..., d]. Vectors of (nearly) the same or opposite
+    direction, which have no plane of rotation, and zeros are interpolated linearly.
     """
     len_a, len_b = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
     unit_a, unit_b = a / len_a.clamp_min(1e-12), b / len_b.clamp_min(1e-12)
@@ -45,9 +45,11 @@ class Walk:
 
     Args:
         keys:          [K, ..., d] keyframes.
-        interpolation: linear; spherical, about `center`, vector by vector; spline, a cubic one with continuous second derivatives.
+        interpolation: linear; spherical, about `center`, vector by vector; spline, a cubic one with continuous second
+                       derivatives.
         steps:         frames from one keyframe to the next.
-        loop:          go on to the first keyframe again: K * steps frames, without the first a second time; else (K - 1) * steps + 1.
+        loop:          go on to the first keyframe again: K * steps frames, without the first a second time; else (K -
+                       1) * steps + 1.
         center:        [..., d] of the spheres; None = the origin.
     """
 
@@ -69,11 +71,13 @@ class Walk:
         before = time.floor().long()
         a, b = [self.keys[i % len(self.keys)] for i in (before, before + 1)]
         t = (time - before).reshape([-1] + [1] * (self.keys.ndim - 1))
-        return self.center + slerp(a - self.center, b - self.center, t) if self.interpolation == 'spherical' else torch.lerp(a, b, t)
+        return (self.center + slerp(a - self.center, b - self.center, t) if self.interpolation == 'spherical'
+                else torch.lerp(a, b, t))
 
 
 def truncation_track(values, num_frames, loop):
-    """Psi of each frame, float64 [num_frames]: `values` at equal distances in time, linearly in between, back to the first in a loop."""
+    """Psi of each frame, float64 [num_frames]: `values` at equal distances in time, linearly in between, back to the
+    first in a loop."""
     values = [*values, values[0]] if loop else values
     duration = num_frames if loop else num_frames - 1
     return torch.from_numpy(np.interp(np.arange(num_frames), np.linspace(0, duration, len(values)), values))
@@ -99,7 +103,8 @@ class WalkFrames:
         device:     of G.
     """
 
-    def __init__(self, G, walk, c=None, truncs=(1,), noise_mode='const', seed=0, batch=16, columns=1, zoom=1, device='cpu'):
+    def __init__(self, G, walk, c=None, truncs=(1,), noise_mode='const', seed=0, batch=16, columns=1, zoom=1,
+                 device='cpu'):
         self.G, self.walk, self.c, self.noise_mode, self.seed = G, walk, c, noise_mode, seed
         self.columns, self.zoom, self.device = columns, zoom, device
         self.psi = truncation_track(truncs, walk.num_frames, walk.loop)
@@ -131,10 +136,12 @@ class WalkFrames:
 
     @torch.no_grad()
     def _synthesize(self, ws):
-        return torch.cat([misc.to_uint8(self.G.synthesis(part, noise_mode=self.noise_mode)).cpu() for part in ws.split(self.batch)])
+        return torch.cat([misc.to_uint8(self.G.synthesis(part, noise_mode=self.noise_mode)).cpu()
+                          for part in ws.split(self.batch)])
 
     def _picture(self, img_uint8):
-        return image_grid.to_grid(img_uint8.repeat_interleave(self.zoom, 2).repeat_interleave(self.zoom, 3), self.columns)
+        return image_grid.to_grid(img_uint8.repeat_interleave(self.zoom, 2).repeat_interleave(self.zoom, 3),
+                                  self.columns)
 
 
 @torch.no_grad()

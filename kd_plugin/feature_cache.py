@@ -38,12 +38,14 @@ def real_features(teacher, dataset, raw_input=False, items=None, batch_size=64):
         return distributed.all_reduce_sum(feats.to(device))
     feats = torch.zeros([len(items), teacher.dim], device=device)
     chunks = np.array_split(np.arange(len(items)), -(-len(items) // batch_size))[rank::num_ranks]
-    for chunk in tqdm.tqdm(chunks, desc='Teacher features of the real images', unit='batch', leave=False, disable=None if rank == 0 else True):
+    for chunk in tqdm.tqdm(chunks, desc='Teacher features of the real images', unit='batch', leave=False,
+                           disable=None if rank == 0 else True):
         img = torch.from_numpy(np.stack([dataset[i][0] for i in items[chunk]])).to(device)
         feats[torch.from_numpy(chunk).to(device)] = teacher.encode_image(img.to(torch.float32) / 127.5 - 1, raw_input)
     distributed.all_reduce_sum(feats)
     if not feats.isfinite().all():
-        raise UserError(f'--kd-teacher: some of its features of the images in {dataset.path} are infinite or NaN in {teacher.precision}; '
+        raise UserError(f'--kd-teacher: some of its features of the images in {dataset.path} are infinite or NaN in '
+                        f'{teacher.precision}; '
                         + ('use another teacher' if teacher.precision == 'float32' else 'use --fp32=1'))
     if rank == 0:
         with files.atomic_path(path) as temp:

@@ -1,4 +1,5 @@
-"""Gradients that pass through a teacher in half precision: those of single pixels are small, and would lose most of their digits there."""
+"""Gradients that pass through a teacher in half precision: those of single pixels are small, and would lose most of
+their digits there."""
 
 import torch
 
@@ -22,5 +23,6 @@ def enter(x):
 
 
 def leave(feats):
-    """What the teacher gives, in any format -> the same in float32, whose gradient is larger on its way into the teacher."""
+    """What the teacher gives, in any format -> the same in float32, whose gradient is larger on its way into the
+    teacher."""
     return _ScaleGradient.apply(feats.to(torch.float32), GRADIENT_SCALE)

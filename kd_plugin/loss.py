@@ -27,7 +27,8 @@ STATISTICS_IMAGES = 10_000      # of the real images, for the statistics of targ
 class Distillation(Term):
     """Distils a frozen teacher into the discriminator, in one or several of the ways of `distillers.DISTILLERS`.
 
-    Acts in the main part of the D step only (in that of the G step, too, for a method that says so); never in a regularisation.
+    Acts in the main part of the D step only (in that of the G step, too, for a method that says so); never in a
+    regularisation.
 
     Args:
         teacher:       `Teacher`.
@@ -35,7 +36,8 @@ class Distillation(Term):
         methods:       their names.
         texts:         list of K texts, for methods that need some.
         settings:      `settings.Preset`.
-        cache:         [n, dim] the teacher's features of the real images by their number; None = compute them as they come.
+        cache:         [n, dim] the teacher's features of the real images by their number; None = compute them as they
+                       come.
         seed:          of the methods' draws.
         targets:       one of `targets.TARGETS`; None = the embeddings as they are.
         batch_size:    images per step, over all processes; for --kd-share and --kd-adapt only.
@@ -50,14 +52,16 @@ class Distillation(Term):
         self.head = HEADS[settings.head](feature_dim, teacher.dim, **rate)
         chosen = {name: method for name, method in DISTILLERS.items() if name in methods}
         text_feats = teacher.encode_text(texts) if any(method.min_texts > 0 for method in chosen.values()) else None
-        self.methods = torch.nn.ModuleDict({name: method(settings, text_feats, seed) for name, method in chosen.items()})
+        self.methods = torch.nn.ModuleDict({name: method(settings, text_feats, seed)
+                                            for name, method in chosen.items()})
         self.register_buffer('cache', cache, persistent=False)
         self.targets = targets or Raw()
         self.share = GradientShare()
         self.weighting = Weighting(settings, batch_size)
 
     @classmethod
-    def build(cls, device, D, methods, teacher, texts, texts_origin, settings, training_set_kwargs, seed=0, teacher_fp32=True,
+    def build(cls, device, D, methods, teacher, texts, texts_origin, settings, training_set_kwargs, seed=0,
+              teacher_fp32=True,
               batch_size=None):
         """Loads the teacher by name and, where needed, its features of the data set. -> `Distillation` on `device`.
 
@@ -74,9 +78,11 @@ class Distillation(Term):
             if settings.target_norm != 'raw':
                 targets = _build_targets(TARGETS[settings.target_norm], loaded, dataset, raw_input, cache)
         distillation = cls(loaded, D.feature_dim, methods, texts, settings, cache, seed, targets, batch_size)
-        distillation.notes = [f'Knowledge distillation: {", ".join(methods)} from teacher {teacher}; {len(texts)} texts ({texts_origin}).']
+        distillation.notes = [f'Knowledge distillation: {", ".join(methods)} from teacher {teacher}; {len(texts)} '
+                              f'texts ({texts_origin}).']
         if 'cgkd' in methods and settings.pd == 'off':
-            distillation.notes.append('Pairwise diversity of the teacher has no gradient in the D step: it is logged, not trained (--kd-pd).')
+            distillation.notes.append('Pairwise diversity of the teacher has no gradient in the D step: it is logged, '
+                                      'not trained (--kd-pd).')
         return distillation.to(device)
 
     # -- hooks
@@ -134,7 +140,8 @@ class Distillation(Term):
     def _embed_real(self, step):
         if self.cache is not None and step.real_idx is not None:
             kept = self.cache[step.real_idx]
-            return kept if step.pseudo is None else torch.where(step.pseudo[:, None], self._embed(step.real_img.detach()), kept)
+            return (kept if step.pseudo is None
+                    else torch.where(step.pseudo[:, None], self._embed(step.real_img.detach()), kept))
         seen_by_d = self._sees_augmented and step.real_aug is not None
         return self._embed((step.real_aug if seen_by_d else step.real_img).detach())
 
@@ -148,7 +155,8 @@ class Distillation(Term):
 
 
 def report_agreement(kind, student, teacher):
-    """`KD/agreement_real` and `..._fake`: cosine of the two embeddings [N, M] of an image, whether or not it is what is trained."""
+    """`KD/agreement_real` and `..._fake`: cosine of the two embeddings [N, M] of an image, whether or not it is what is
+    trained."""
     training_stats.report(f'KD/agreement_{kind}', torch.nn.functional.cosine_similarity(student.detach(), teacher))
 
 
@@ -185,4 +193,5 @@ def check_distillation(feature_dim, methods, teacher, texts, settings, **_others
         if DISTILLERS[name].min_texts > 0:
             loaded.check_texts(remedy=f'leave {name} out of --kd, or give a teacher that knows texts too')
         if len(texts) < DISTILLERS[name].min_texts:
-            raise UserError(f'--kd-texts: {name} needs at least {DISTILLERS[name].min_texts} texts, there are {len(texts)}')
+            raise UserError(f'--kd-texts: {name} needs at least {DISTILLERS[name].min_texts} texts, there are '
+                            f'{len(texts)}')

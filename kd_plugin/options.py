@@ -25,14 +25,18 @@ _WEIGHT = FiniteRange(min=0)
 _OPTIONS = [
     click.option('--kd', callback=none_is_off, metavar='LIST',
                  help=f'Knowledge distillation into the discriminator: {", ".join(DISTILLERS)}, or several; or none'),
-    click.option('--kd-preset', help='Settings of the paper, or of the code that its authors released  [default: paper]',
+    click.option('--kd-preset', help='Settings of the paper, or of the code that its authors released  '
+                                     '[default: paper]',
                  type=click.Choice(list(PRESETS))),
-    click.option('--kd-teacher', help='CLIP name, hf:MODEL, FILE.pt, FILE.pth, DIR or demo  [default: ViT-B/32; demo for --data=demo]',
+    click.option('--kd-teacher', help='CLIP name, hf:MODEL, FILE.pt, FILE.pth, DIR or demo  [default: ViT-B/32; demo '
+                                      'for --data=demo]',
                  metavar='NAME'),
-    click.option('--kd-texts', help='Texts for CGKD and labeldist: auto, a preset, or a file with one per line', metavar='FILE|PRESET'),
+    click.option('--kd-texts', help='Texts for CGKD and labeldist: auto, a preset, or a file with one per line',
+                 metavar='FILE|PRESET'),
     *[click.option(f'--kd-weight-{name}', help=f'Weight of {name}', type=_WEIGHT) for name in DISTILLERS],
     click.option('--kd-weight-pd', help='Weight of pairwise diversity', type=_WEIGHT),
-    click.option('--kd-weight-anchor', help="With --kd-pd=adapter: how strongly the adapted features are held to the teacher's", type=_WEIGHT),
+    click.option('--kd-weight-anchor', help="With --kd-pd=adapter: how strongly the adapted features are held to the "
+                                            "teacher's", type=_WEIGHT),
     click.option('--kd-p', help="Probability of AGKD's aggregation", type=FiniteRange(0, 1)),
     click.option('--kd-distance', help='l1; l2 = Euclidean in AGKD and squared in CGKD; cosine = of directions',
                  type=click.Choice(list(DISTANCES))),
@@ -48,11 +52,14 @@ _OPTIONS = [
     click.option('--kd-view', help='What the teacher sees', type=click.Choice(['clean', 'augmented'])),
     click.option('--kd-input', help="clip = the teacher's own preprocessing, raw = pixels copied and left in [-1, 1]",
                  type=click.Choice(['clip', 'raw'])),
-    click.option('--kd-center', help="Subtract from an image's correlations their mean over the texts", type=bool, metavar='BOOL'),
+    click.option('--kd-center', help="Subtract from an image's correlations their mean over the texts", type=bool,
+                 metavar='BOOL'),
     click.option('--kd-temperature', help='Temperature of labeldist', type=FiniteRange(min=0, min_open=True)),
-    click.option('--kd-pd', help='Pairwise diversity: off, on the student (D step), through the generator (G step), or of an adapter of the teacher',
+    click.option('--kd-pd', help='Pairwise diversity: off, on the student (D step), through the generator (G step), or '
+                                 'of an adapter of the teacher',
                  type=click.Choice(list(READINGS))),
-    click.option('--kd-warmup', help='Weights grow from zero over this many kimg', type=FiniteRange(min=0), metavar='KIMG'),
+    click.option('--kd-warmup', help='Weights grow from zero over this many kimg', type=FiniteRange(min=0),
+                 metavar='KIMG'),
     click.option('--kd-decay', help='Weights fall to zero over this many kimg, after the warm-up',
                  type=FiniteRange(min=0, min_open=True), metavar='KIMG'),
     click.option('--kd-decay-to', help='With --kd-decay: the part of the weights that stays  [default: 0]',
@@ -69,11 +76,13 @@ _FIELDS = {'kd_input' if field == 'teacher_input' else f'kd_{field}': field for 
 
 
 def _configure(opts, config, dataset):
-    """Arguments of `loss.Distillation.build`; config has schedule and networks. Raises UserError for what does not go together."""
+    """Arguments of `loss.Distillation.build`; config has schedule and networks. Raises UserError for what does not go
+    together."""
     methods = list(dict.fromkeys(split_names(opts['kd'])))
     unknown = [name for name in methods if name not in DISTILLERS]
     if unknown or not methods:
-        raise UserError(f'--kd={opts["kd"]}: {", ".join(unknown) or "nothing"} is no method; use one or several of {", ".join(DISTILLERS)}')
+        raise UserError(f'--kd={opts["kd"]}: {", ".join(unknown) or "nothing"} is no method; use one or several of '
+                        f'{", ".join(DISTILLERS)}')
     given = {field: opts[name] for name, field in _FIELDS.items() if opts[name] is not None}
     settings = PRESETS[opts['kd_preset'] or 'paper']._replace(**given)
     idle = _idle_fields(opts['kd'], methods, settings.pd)
@@ -85,7 +94,8 @@ def _configure(opts, config, dataset):
         _check_single_images(methods, settings)
     texts, origin = resolve_texts(settings.texts, dataset.name, dataset.class_names)
     if settings.center and len(texts) < 3:
-        raise UserError(f'--kd-center=1: with {len(texts)} texts nothing but signs is left of the correlations; --kd-texts needs three or more')
+        raise UserError(f'--kd-center=1: with {len(texts)} texts nothing but signs is left of the correlations; '
+                        '--kd-texts needs three or more')
     teacher = opts['kd_teacher'] or ('demo' if opts['data'] == 'demo' else DEFAULT_TEACHER)
     batch = dict(batch_size=config.batch_size) if settings.share > 0 or settings.adapt > 0 else {}
     return dict(methods=methods, teacher=teacher, teacher_fp32=not half_suits(opts, config.device), texts=texts,
@@ -111,7 +121,8 @@ def _check_single_images(methods, settings):
         comparing.append((f'--kd-pd={settings.pd}', 'use --kd-pd=off'))
     if comparing:
         option, remedy = comparing[0]
-        raise UserError(f'{option}: compares the images of a micro-batch, and here that is a single one; use a larger --batch or --batch-gpu, '
+        raise UserError(f'{option}: compares the images of a micro-batch, and here that is a single one; use a larger '
+                        '--batch or --batch-gpu, '
                         f'or {remedy}')
 
 
@@ -126,11 +137,13 @@ def _unused(claims, chosen, choice):
     """claims: name -> its fields. -> {field: whom to add}, but for the fields of the chosen ones."""
     used = {field for name in chosen for field in claims[name]}
     users = lambda field: [name for name in claims if field in claims[name]]
-    return {field: f'with {choice}; add {" or ".join(users(field))}' for fields in claims.values() for field in fields if field not in used}
+    return {field: f'with {choice}; add {" or ".join(users(field))}' for fields in claims.values() for field in fields
+            if field not in used}
 
 
 def _recorded(settings, idle):
-    """The settings as the configuration keeps them, without later additions to them that are idle or off: runs of before continue."""
+    """The settings as the configuration keeps them, without later additions to them that are idle or off: runs of
+    before continue."""
     later = Preset._field_defaults
     left_out = lambda field, value: field in later and (field in idle or field in SWITCHES and value == later[field])
     return {field: value for field, value in settings._asdict().items() if not left_out(field, value)}

@@ -1,4 +1,5 @@
-"""Trains a small teacher from scratch: python -m kd_plugin.pretrain --data=photos.zip --out=DIR, used as --kd-teacher=DIR
+"""Trains a small teacher from scratch: python -m kd_plugin.pretrain --data=photos.zip --out=DIR, used as
+--kd-teacher=DIR
 
 With --data=demo it learns the procedural cartoon faces: that is how kd_plugin/demo_teacher.safetensors was made.
 """
@@ -31,23 +32,27 @@ F = torch.nn.functional
 STATE_FILE, RECORD_FILE = 'pretraining-state.safetensors', 'pretraining.json'
 SAVE_SEC = 60               # between two states
 WHERE = 'device', 'out'     # options that a continued training may change
-OF_IMAGES = dict(texts='classes', test_data=None, exclude_subset=0, mirror=True, shift=4)         # options without effect on drawings: defaults
+# Options without effect on drawings: defaults
+OF_IMAGES = dict(texts='classes', test_data=None, exclude_subset=0, mirror=True, shift=4)
 
 
 def contrastive_loss(model, img, captions, bf16=False):
-    """Symmetric cross-entropy over a batch (CLIP, Radford et al., ICML 2021, figure 3), equal captions sharing the target."""
+    """Symmetric cross-entropy over a batch (CLIP, Radford et al., ICML 2021, figure 3), equal captions sharing the
+    target."""
     unique = sorted(set(captions))
     number = {caption: i for i, caption in enumerate(unique)}
     column = torch.tensor([number[c] for c in captions], device=img.device)
     with torch.autocast(img.device.type, torch.bfloat16, enabled=bf16):
         images, texts = model.image_features(img), model.text_features(unique)
-    logits = model.log_scale.exp().clamp(max=100) * F.normalize(images.float(), dim=1) @ F.normalize(texts.float(), dim=1).t()
+    logits = model.log_scale.exp().clamp(max=100) * F.normalize(images.float(),
+                                                                dim=1) @ F.normalize(texts.float(), dim=1).t()
     same = F.one_hot(column, len(unique)).float()
     return F.cross_entropy(logits, column) / 2 + F.cross_entropy(logits.t(), same.t() / same.sum(0)[:, None]) / 2
 
 
 class Pretraining:
-    """A model in training. What a step sees follows from (seed, step), so one that is stopped and continued is the same training.
+    """A model in training. What a step sees follows from (seed, step), so one that is stopped and continued is the same
+    training.
 
     Args:
         data:  `CaptionedImages` or `DemoFaces`.
@@ -59,11 +64,13 @@ class Pretraining:
     """
 
     def __init__(self, data, steps, batch, lr, seed, bf16=False, device='cpu', **sizes):
-        self.data, self.steps, self.batch, self.seed, self.bf16, self.device = data, steps, batch, seed, bf16, torch.device(device)
+        self.data, self.steps, self.batch, self.seed = data, steps, batch, seed
+        self.bf16, self.device = bf16, torch.device(device)
         torch.manual_seed(seed)
         self.model = TinyClip(data.vocabulary(), size=data.size, **sizes).to(self.device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=0.05)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, max_lr=lr, total_steps=steps, pct_start=max(0.1, 2 / steps))
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, max_lr=lr, total_steps=steps,
+                                                            pct_start=max(0.1, 2 / steps))
         self.step, self.elapsed_sec = 0, 0.0
 
     def advance(self):
@@ -89,7 +96,8 @@ class Pretraining:
         for name in ('model', 'optimizer', 'schedule'):
             part, nests[name] = checkpoint.flatten(name, getattr(self, name).state_dict())
             tensors.update(part)
-        checkpoint.save(path, 'pretraining-state', tensors, dict(settings=settings, step=self.step, elapsed_sec=self.elapsed_sec, state=nests,
+        checkpoint.save(path, 'pretraining-state', tensors, dict(settings=settings, step=self.step,
+                                                                 elapsed_sec=self.elapsed_sec, state=nests,
                              threads=torch.get_num_threads()))
 
     def load(self, path, settings):
@@ -103,7 +111,8 @@ class Pretraining:
 
 
 def run(training, save, should_stop):
-    """Does the remaining steps. Shows a bar, or without a terminal a line for every fiftieth; calls `save` now and then. -> whether all are done."""
+    """Does the remaining steps. Shows a bar, or without a terminal a line for every fiftieth; calls `save` now and
+    then. -> whether all are done."""
     saved, total, first, start = time.time(), training.steps, training.step, time.time()
     with tqdm.tqdm(total=total, initial=first, unit='step', disable=None) as bar:
         while training.step < total and not should_stop():
@@ -113,7 +122,8 @@ def run(training, save, should_stop):
             if step % max(total // 50, 1) == 0:
                 eta = format_time((now - start) / (step - first) * (total - step))
                 if bar.disable:
-                    print(f'step {step}/{total}  loss {loss.item():.4f}  {format_time(training.elapsed_sec)}  ETA {eta}', flush=True)
+                    print(f'step {step}/{total}  loss {loss.item():.4f}  {format_time(training.elapsed_sec)}  ETA '
+                          f'{eta}', flush=True)
                 bar.set_postfix(loss=f'{loss.item():.4f}', refresh=False)
             if now - saved > SAVE_SEC:
                 save()
@@ -138,7 +148,8 @@ def pretrain(**opts):
         _check_same(record_path, _read_record(record_path)['settings'], settings)
         print(f'{folder} is complete. Use it as --kd-teacher={folder}')
         return
-    training = Pretraining(data, opts['steps'], opts['batch'], opts['lr'], opts['seed'], use_bf16(opts['precision'], device), device,
+    training = Pretraining(data, opts['steps'], opts['batch'], opts['lr'], opts['seed'],
+                           use_bf16(opts['precision'], device), device,
                            width=opts['width'], dim=opts['dim'], text_width=opts['text_width'])
     threads = None
     if os.path.isfile(state_path):
@@ -148,7 +159,8 @@ def pretrain(**opts):
     with StopRequest(tqdm.tqdm.write) as stop:
         done = run(training, lambda: training.save(state_path, settings), lambda: stop.requested)
     if not done:
-        print(f'Stopped after step {training.step} of {training.steps}; the state is in {folder}. The same command continues.')
+        print(f'Stopped after step {training.step} of {training.steps}; the state is in {folder}. The same command '
+              'continues.')
         raise KeyboardInterrupt
     finish(training, folder, settings)
     os.remove(state_path)
@@ -159,9 +171,11 @@ def open_data(opts):
     if opts['data'] == 'demo':
         for name, default in OF_IMAGES.items():
             if opts[name] != default:
-                raise UserError(f'--{name.replace("_", "-")}={opts[name]}: has no effect with --data=demo, whose drawings never end; leave it out')
+                raise UserError(f'--{name.replace("_", "-")}={opts[name]}: has no effect with --data=demo, whose '
+                                'drawings never end; leave it out')
         return DemoFaces(opts['size'])
-    return CaptionedImages(opts['data'], opts['size'], opts['texts'], opts['test_data'], opts['exclude_subset'], opts['seed'], opts['mirror'],
+    return CaptionedImages(opts['data'], opts['size'], opts['texts'], opts['test_data'], opts['exclude_subset'],
+                           opts['seed'], opts['mirror'],
                            opts['shift'])
 
 
@@ -187,7 +201,8 @@ def _check_same(path, before, now):
     before = without_folders(before)
     for name in now:
         if before.get(name) != now[name]:
-            raise UserError(f'{path}: is of a training with {name} = {before.get(name)}, now it is {now[name]}; choose another --out, '
+            raise UserError(f'{path}: is of a training with {name} = {before.get(name)}, now it is {now[name]}; choose '
+                            'another --out, '
                             'or remove the file')
 
 
@@ -202,30 +217,42 @@ def _read_record(path):
 
 
 @click.command(context_settings=dict(max_content_width=120))
-@click.option('--data', help='Images with class names or captions: folder or zip from dataset_tool.py, or demo', required=True, metavar='PATH|demo')
-@click.option('--texts', help='classes = the class names in common templates, FILE.txt = in templates of your own, one per line with a {}, or '
-              'FILE.json = captions, {"image name": "caption" or [captions]}', default='classes', show_default=True, metavar='classes|FILE')
+@click.option('--data', help='Images with class names or captions: folder or zip from dataset_tool.py, or demo',
+              required=True, metavar='PATH|demo')
+@click.option('--texts', help='classes = the class names in common templates, FILE.txt = in templates of your own, one '
+                              'per line with a {}, or '
+              'FILE.json = captions, {"image name": "caption" or [captions]}', default='classes', show_default=True,
+              metavar='classes|FILE')
 @click.option('--out', help='Where to write the teacher', required=True, metavar='DIR')
-@click.option('--test-data', help='Data set with the same classes to test on  [default: a tenth of the images, kept out]', metavar='PATH')
-@click.option('--exclude-subset', help='Leave out the images that train.py --subset=N with the same --seed trains on', type=click.IntRange(min=0),
+@click.option('--test-data', help='Data set with the same classes to test on  [default: a tenth of the images, kept '
+                                  'out]', metavar='PATH')
+@click.option('--exclude-subset', help='Leave out the images that train.py --subset=N with the same --seed trains on',
+              type=click.IntRange(min=0),
               default=0, show_default=True, metavar='N')
-@click.option('--size', help='Size of the images that the teacher sees', type=click.IntRange(min=16), default=32, show_default=True)
-@click.option('--width', help='Channels of the first stage, a multiple of 8', type=click.IntRange(min=8), default=32, show_default=True)
+@click.option('--size', help='Size of the images that the teacher sees', type=click.IntRange(min=16), default=32,
+              show_default=True)
+@click.option('--width', help='Channels of the first stage, a multiple of 8', type=click.IntRange(min=8), default=32,
+              show_default=True)
 @click.option('--dim', help='Width of the features', type=click.IntRange(min=8), default=128, show_default=True)
-@click.option('--text-width', help='Width of the text encoder, a multiple of 4', type=click.IntRange(min=4), default=128, show_default=True)
+@click.option('--text-width', help='Width of the text encoder, a multiple of 4', type=click.IntRange(min=4),
+              default=128, show_default=True)
 @click.option('--steps', help='Training steps', type=click.IntRange(min=10), default=2000, show_default=True)
 @click.option('--batch', help='Images per step', type=click.IntRange(min=2), default=128, show_default=True)
-@click.option('--lr', help='Peak learning rate', type=FiniteRange(min=0, min_open=True), default=1e-3, show_default=True)
+@click.option('--lr', help='Peak learning rate', type=FiniteRange(min=0, min_open=True), default=1e-3,
+              show_default=True)
 @click.option('--mirror', help='Learn from mirrored images too', type=bool, default=True, show_default=True)
-@click.option('--shift', help='Move images by up to this many pixels', type=click.IntRange(0, 15), default=4, show_default=True)
-@click.option('--precision', help='auto = bf16 on a GPU that has it', type=click.Choice(['auto', 'fp32', 'bf16']), default='auto', show_default=True)
+@click.option('--shift', help='Move images by up to this many pixels', type=click.IntRange(0, 15), default=4,
+              show_default=True)
+@click.option('--precision', help='auto = bf16 on a GPU that has it', type=click.Choice(['auto', 'fp32', 'bf16']),
+              default='auto', show_default=True)
 @click.option('--seed', help='Random seed', type=click.IntRange(min=0), default=0, show_default=True)
-@click.option('--device', help='Where to run', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto', show_default=True)
+@click.option('--device', help='Where to run', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto',
+              show_default=True)
 def main(**opts):
     """Train a small CLIP from scratch and report its zero-shot accuracy.
 
-    The result is a folder for --kd-teacher. Ctrl-C saves the state and stops; the same command continues, on a CPU with the very result of an
-    uninterrupted training.
+    The result is a folder for --kd-teacher. Ctrl-C saves the state and stops; the same command continues, on a CPU with
+    the very result of an uninterrupted training.
     """
     with user_errors():
         if torch_device(opts['device']) == 'cpu':

@@ -1,4 +1,5 @@
-"""Which teacher suits a data set? python -m kd_plugin.probe --data=photos.zip --teacher=ViT-B/32 --teacher=hf:facebook/dinov2-base --outdir=probe"""
+"""Which teacher suits a data set? python -m kd_plugin.probe --data=photos.zip --teacher=ViT-B/32
+--teacher=hf:facebook/dinov2-base --outdir=probe"""
 
 import contextlib
 import json
@@ -34,8 +35,10 @@ from .prompts import resolve_texts
 from .teacher import load_teacher
 
 SHOWN = 24                              # images and texts in a picture, at most
-COLUMNS = [('teacher', '{name}'), ('width', '{width}'), ('input', '{input_size}'), ('length', '{feature_norm:.1f}'), ('weights', '{weights}'),
-           ('images/s', '{images_per_sec:.1f}'), ('classes', '{classes}'), ('zero-shot', '{zero_shot}'), ('real/fake', '{real_or_fake}'),
+COLUMNS = [('teacher', '{name}'), ('width', '{width}'), ('input', '{input_size}'), ('length', '{feature_norm:.1f}'),
+           ('weights', '{weights}'),
+           ('images/s', '{images_per_sec:.1f}'), ('classes', '{classes}'), ('zero-shot', '{zero_shot}'),
+           ('real/fake', '{real_or_fake}'),
            ('likeness', '{text_likeness}')]
 
 
@@ -57,7 +60,8 @@ def collect(data, network, texts, num_images, seed, device, batch):
         onehot = np.stack([dataset.get_label(i) for i in range(len(dataset))])
         classes = onehot.argmax(1) if dataset.has_onehot_labels else None
         texts, origin = resolve_texts(texts, dataset.name, dataset.class_names)
-        facts = dict(data=dataset.facts(), seed=seed, network=network and model_files.address_of(network), texts=texts, texts_origin=origin)
+        facts = dict(data=dataset.facts(), seed=seed, network=network and model_files.address_of(network), texts=texts,
+                     texts_origin=origin)
         gen = None if network is None else generate(network, dataset, onehot, seed, device, batch)
         return Material(real, classes, gen, texts, origin.startswith('class names'), facts)
 
@@ -72,13 +76,17 @@ def _open(path, num_images, seed):
 
 @torch.no_grad()
 def generate(network, dataset, labels, seed, device, batch):
-    """As many images as there are labels [N, c_dim], uint8 on the CPU. Raises UserError if the network makes others than the data set has."""
+    """As many images as there are labels [N, c_dim], uint8 on the CPU. Raises UserError if the network makes others
+    than the data set has."""
     G = model_files.load_generator(network, device)
     if (G.img_resolution, G.img_channels) != (dataset.resolution, dataset.num_channels):
-        raise UserError(f'--network={network}: makes images of {G.img_resolution}x{G.img_resolution} with {G.img_channels} channels, --data has '
-                        f'{dataset.resolution}x{dataset.resolution} with {dataset.num_channels}; give the data set that it was trained on')
+        raise UserError(f'--network={network}: makes images of {G.img_resolution}x{G.img_resolution} with '
+                        f'{G.img_channels} channels, --data has '
+                        f'{dataset.resolution}x{dataset.resolution} with {dataset.num_channels}; give the data set '
+                        'that it was trained on')
     if G.c_dim not in (0, labels.shape[1]):
-        raise UserError(f'--network={network}: takes labels of {G.c_dim} dimensions, those of --data have {labels.shape[1]}; give the data set '
+        raise UserError(f'--network={network}: takes labels of {G.c_dim} dimensions, those of --data have '
+                        f'{labels.shape[1]}; give the data set '
                         'that it was trained on')
     z = torch.randn([len(labels), G.z_dim], generator=torch.Generator().manual_seed(seed))
     c = torch.from_numpy(labels[:, :G.c_dim])
@@ -88,7 +96,8 @@ def generate(network, dataset, labels, seed, device, batch):
 
 @torch.no_grad()
 def encode(teacher, images, batch, title):
-    """-> (features [N, M] on the CPU, images per second). The first batch is encoded once more than needed, for its start is slow."""
+    """-> (features [N, M] on the CPU, images per second). The first batch is encoded once more than needed, for its
+    start is slow."""
     device = teacher.mean.device
     parts = images.split(batch)
     teacher.encode_image(_to_float(parts[0], device)).cpu()
@@ -115,10 +124,14 @@ def probe(name, teacher, material, seed, batch):
     classes = None if material.labels is None else linear_probe(feats, material.labels, seed)
     mean, std = norms(feats)
     record = dict(
-        name=name, identity=teacher.identity, width=teacher.dim, input_size=teacher.preprocess.size, feature_norm=mean, feature_norm_std=std,
-        weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in [*teacher.parameters(), *teacher.buffers()]), peak_gpu_bytes=peak,
-        images_per_sec=speed, classes=classes and classes._asdict(), real_or_fake=real_or_fake and real_or_fake._asdict(),
-        zero_shot=zero_shot(corr, material.labels) if corr is not None and material.text_of_class and material.labels is not None else None,
+        name=name, identity=teacher.identity, width=teacher.dim, input_size=teacher.preprocess.size, feature_norm=mean,
+        feature_norm_std=std,
+        weight_bytes=sum(tensor.numel() * tensor.element_size()
+                         for tensor in [*teacher.parameters(), *teacher.buffers()]), peak_gpu_bytes=peak,
+        images_per_sec=speed, classes=classes and classes._asdict(), real_or_fake=real_or_fake
+        and real_or_fake._asdict(),
+        zero_shot=zero_shot(corr, material.labels) if corr is not None and material.text_of_class
+        and material.labels is not None else None,
         text_likeness=float(mean_pairwise_cosine(corr)) if corr is not None and len(corr) > 1 else None)
     return record, corr
 
@@ -155,7 +168,8 @@ def table(records):
     """Lines for people."""
     share = lambda value: '-' if value is None else f'{value:.3f}'
     shown = [dict(r, weights=format_bytes(r['weight_bytes']), classes=share(r['classes'] and r['classes']['accuracy']),
-                  real_or_fake=share(r['real_or_fake'] and r['real_or_fake']['accuracy']), zero_shot=share(r['zero_shot']),
+                  real_or_fake=share(r['real_or_fake'] and r['real_or_fake']['accuracy']),
+                  zero_shot=share(r['zero_shot']),
                   text_likeness=share(r['text_likeness'])) for r in records]
     cells = [[title for title, _ in COLUMNS]] + [[form.format(**r) for _, form in COLUMNS] for r in shown]
     widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))]
@@ -164,8 +178,11 @@ def table(records):
 
 def describe(material, records):
     """What the numbers are measured against."""
-    chances = [f'{what} {r["chance"]:.3f}' for what, r in (('classes', records[0]['classes']), ('real/fake', records[0]['real_or_fake'])) if r]
-    yield f'{len(material.real)} images of {material.facts["data"]["name"]}; {len(material.texts)} texts ({material.facts["texts_origin"]}).'
+    chances = [f'{what} {r["chance"]:.3f}' for what, r in (('classes', records[0]['classes']),
+                                                           ('real/fake', records[0]['real_or_fake'])) if r]
+    facts = material.facts
+    yield (f'{len(material.real)} images of {facts["data"]["name"]}; {len(material.texts)} texts '
+           f'({facts["texts_origin"]}).')
     if chances:
         yield f'By chance: {", ".join(chances)}.'
     if material.labels is None and material.gen is None:
@@ -179,27 +196,35 @@ def load_teachers(names, device):
     try:
         return [load_teacher(name, device, '--teacher') for name in names]
     except UserError as err:
-        raise UserError(f'{err}; to compare several, give --teacher once for each' if any(',' in name for name in names) else str(err)) from err
+        raise UserError(f'{err}; to compare several, give --teacher once for each' if any(',' in name for name in names)
+                        else str(err)) from err
 
 
 @click.command(context_settings=dict(max_content_width=120))
 @click.option('--data', help='Images: folder or zip from dataset_tool.py, or demo', required=True, metavar='PATH|demo')
-@click.option('--teacher', 'names', help='As --kd-teacher of train.py; several times to compare', required=True, multiple=True, metavar='NAME')
-@click.option('--network', help='An early snapshot of a training: how well can its images be told from real ones?', metavar='NETWORK')
+@click.option('--teacher', 'names', help='As --kd-teacher of train.py; several times to compare', required=True,
+              multiple=True, metavar='NAME')
+@click.option('--network', help='An early snapshot of a training: how well can its images be told from real ones?',
+              metavar='NETWORK')
 @click.option('--texts', help='As --kd-texts of train.py', default='auto', show_default=True, metavar='FILE|PRESET')
 @click.option('--outdir', help='Where to write probe.json and the pictures', required=True, metavar='DIR')
-@click.option('--images', 'num_images', help='Images to look at, drawn at random from a larger set', type=click.IntRange(min=10), default=1000,
+@click.option('--images', 'num_images', help='Images to look at, drawn at random from a larger set',
+              type=click.IntRange(min=10), default=1000,
               show_default=True, metavar='INT')
-@click.option('--batch', help='Images at a time', type=click.IntRange(min=1), default=64, show_default=True, metavar='INT')
-@click.option('--seed', help='Of the images, the folds and the generated images', type=click.IntRange(min=0), default=0, show_default=True)
-@click.option('--device', help='Where to run', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto', show_default=True)
+@click.option('--batch', help='Images at a time', type=click.IntRange(min=1), default=64, show_default=True,
+              metavar='INT')
+@click.option('--seed', help='Of the images, the folds and the generated images', type=click.IntRange(min=0), default=0,
+              show_default=True)
+@click.option('--device', help='Where to run', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto',
+              show_default=True)
 def main(data, names, network, texts, outdir, num_images, batch, seed, device):
     """Compare teachers on a data set.
 
-    For each: accuracy of a linear classifier on its features in 5-fold cross-validation, for the classes of the images and, with --network, for
-    real against generated; zero-shot accuracy where the texts are those of the classes; the likeness of the images' text correlations (mean
-    cosine between two images; at 1 CGKD has nothing to tell them apart by); length of the features; images per second; and a picture of the
-    correlations.
+    For each: accuracy of a linear classifier on its features in 5-fold cross-validation, for the classes of the images
+              and, with --network, for
+    real against generated; zero-shot accuracy where the texts are those of the classes; the likeness of the images'
+    text correlations (mean cosine between two images; at 1 CGKD has nothing to tell them apart by); length of the
+    features; images per second; and a picture of the correlations.
     """
     with user_errors():
         device = torch.device(cpu_threads.settle(torch_device(device)))
@@ -212,10 +237,13 @@ def main(data, names, network, texts, outdir, num_images, batch, seed, device):
             record['picture'] = None if corr is None else save_picture(outdir, number, name, material, corr)
             records.append(record)
         lines = [*table(records), *describe(material, records)]
-        where = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'cpu, {torch.get_num_threads()} threads'
-        record = dict(material.facts, images=len(material.real), batch=batch, device=where, torch=torch.__version__, teachers=records)
+        where = (torch.cuda.get_device_name(device) if device.type == 'cuda'
+                 else f'cpu, {torch.get_num_threads()} threads')
+        record = dict(material.facts, images=len(material.real), batch=batch, device=where, torch=torch.__version__,
+                      teachers=records)
         files.write_text(os.path.join(outdir, 'probe.json'), json.dumps(without_folders(record), indent=2))
-        print('\n'.join([*lines, f'Saved probe.json and {sum(r["picture"] is not None for r in records)} pictures in {outdir}']))
+        print('\n'.join([*lines, f'Saved probe.json and {sum(r["picture"] is not None for r in records)} pictures in '
+                                 f'{outdir}']))
 
 
 if __name__ == '__main__':

@@ -47,7 +47,8 @@ def resolve_texts(spec, dataset_name, class_names=None):
     if spec in PRESETS:
         return _preset_texts(spec), f'preset {spec!r}'
     if not os.path.isfile(spec):
-        raise UserError(f'--kd-texts={spec}: there is no such file and no such preset; presets: auto, {", ".join(PRESETS)}')
+        raise UserError(f'--kd-texts={spec}: there is no such file and no such preset; presets: auto, '
+                        f'{", ".join(PRESETS)}')
     try:
         texts = _read_lines(spec)
     except (UnicodeDecodeError, OSError) as err:
@@ -59,7 +60,8 @@ def resolve_texts(spec, dataset_name, class_names=None):
 
 def _auto_texts(dataset_name, class_names):
     if class_names is not None and len(class_names) >= 2:
-        return [CLASS_TEMPLATES[0].format(name.replace('_', ' ')) for name in class_names], 'class names of the data set'
+        return [CLASS_TEMPLATES[0].format(name.replace('_', ' '))
+                for name in class_names], 'class names of the data set'
     for name, preset in PRESETS.items():
         if any(re.search(rf'(?<![a-z]){part}s?(?![a-z])', dataset_name.lower()) for part in preset.data_names):
             return _preset_texts(name), f'preset {name!r}, recognised by the name of the data set'

@@ -20,7 +20,8 @@ class Preprocess(NamedTuple):
     std: tuple[float, float, float]
 
 
-# CLIP's features have a length of about 10, which the weights of AGKD are made for; those of teachers of another kind are brought to it.
+# CLIP's features have a length of about 10, which the weights of AGKD are made for; those of teachers of another kind
+# are brought to it.
 COMMON_NORM = 10.0
 
 
@@ -33,7 +34,8 @@ class Teacher(torch.nn.Module):
         preprocess: what `image_features` expects.
         dim:        width M of both outputs.
         identity:   name and digest, for caches and for the protocol of a metric.
-        dtype:      of the image encoder's weights, and of its computation unless `bf16` is set, which makes that bfloat16.
+        dtype:      of the image encoder's weights, and of its computation unless `bf16` is set, which makes that
+                    bfloat16.
         norm:       L2 norm that every feature vector is given; None = as the encoder has it.
     """
 
@@ -68,11 +70,12 @@ class Teacher(torch.nn.Module):
             raise UserError(f'--kd-teacher: {self.identity} knows images only, not texts; {remedy}')
 
     def encode_image(self, img, raw_input=False):
-        """img [N, 1 or 3, H, H] in [-1, 1] -> [N, dim] float32, of length `norm` if there is one. Differentiable with respect to `img`.
+        """img [N, 1 or 3, H, H] in [-1, 1] -> [N, dim] float32, of length `norm` if there is one. Differentiable with
+        respect to `img`.
 
-        The whole image is seen, nothing is cropped. The resize is bicubic with antialiasing, as most teachers' own preprocessing does it on a
-        PIL image (but for its rounding to 8 bits). raw_input = True instead copies pixels (nearest) and leaves the values in [-1, 1], as the
-        released KD-DLGAN code does.
+        The whole image is seen, nothing is cropped. The resize is bicubic with antialiasing, as most teachers' own
+        preprocessing does it on a PIL image (but for its rounding to 8 bits). raw_input = True instead copies pixels
+        (nearest) and leaves the values in [-1, 1], as the released KD-DLGAN code does.
         """
         return self._scaled(self._run(self.encoder.image_features, self._prepare(img, raw_input)))
 
@@ -81,7 +84,8 @@ class Teacher(torch.nn.Module):
         return self._run(self.encoder.feature_maps, self._prepare(img))
 
     def encode_image_by_area(self, img):
-        """As `encode_image`, but resized by the mean over areas, without a limit to the range of images, as vision-aided GAN."""
+        """As `encode_image`, but resized by the mean over areas, without a limit to the range of images, as
+        vision-aided GAN."""
         x = img.expand(-1, 3, -1, -1).to(torch.float32) * 0.5 + 0.5
         x = F.interpolate(x, size=[self.preprocess.size] * 2, mode='area')
         return self._scaled(self._run(self.encoder.image_features, (x - self.mean) / self.std))
@@ -105,7 +109,8 @@ class Teacher(torch.nn.Module):
 
     @torch.no_grad()
     def encode_text(self, texts):
-        """list of K str -> [K, dim] float32, of length `norm` if there is one. Raises UserError if the teacher knows images only."""
+        """list of K str -> [K, dim] float32, of length `norm` if there is one. Raises UserError if the teacher knows
+        images only."""
         self.check_texts()
         return self._scaled(self.encoder.text_features(list(texts)).to(torch.float32))
 
@@ -172,8 +177,8 @@ def load_teacher(name, device='cpu', option='--kd-teacher'):
         name:   'demo' (comes with the project, knows its cartoon faces only), 'lite0', 'lite2' (EfficientNet-Lite,
                 images only), 'pocket' (lite0 and a sentence encoder), these three also at another input size,
                 'lite0@128', a folder made by `kd_plugin.pretrain` or the file in it,
-                'hf:NAME' (a Hugging Face model or folder: CLIP, SigLIP, BLIP, DINOv2), FILE.pth (TCL, ALBEF), an OpenAI CLIP name such as
-                'ViT-B/32', or a file of it.
+                'hf:NAME' (a Hugging Face model or folder: CLIP, SigLIP, BLIP, DINOv2), FILE.pth (TCL, ALBEF), an OpenAI
+                CLIP name such as 'ViT-B/32', or a file of it.
         option: where the user gave it, for messages.
     Raises:     UserError if it is unknown or cannot be had, saying what to install or to download and where to put it.
     """
@@ -185,7 +190,8 @@ def load_teacher(name, device='cpu', option='--kd-teacher'):
 
 
 def load_for_training(name, device, fp32, option='--kd-teacher'):
-    """`load_teacher` for many images: in half precision unless `fp32`, on a CPU, too, in bfloat16. On a GPU small teachers stay in float32."""
+    """`load_teacher` for many images: in half precision unless `fp32`, on a CPU, too, in bfloat16. On a GPU small
+    teachers stay in float32."""
     teacher = load_teacher(name, 'cpu' if fp32 else device, option)         # on a CPU no weight is rounded
     teacher.bf16 = not fp32 and torch.device(device).type == 'cpu'
     return teacher.to(device)

@@ -1,5 +1,5 @@
-"""Vision-aided training: further discriminators on the features of frozen networks (Kumari et al., "Ensembling Off-the-shelf Models for GAN
-Training", CVPR 2022)."""
+"""Vision-aided training: further discriminators on the features of frozen networks (Kumari et al., "Ensembling
+Off-the-shelf Models for GAN Training", CVPR 2022)."""
 
 from typing import Callable, NamedTuple
 
@@ -62,8 +62,8 @@ class VisionAided(Term):
 
     In the D step it trains the heads, in the G step G.
 
-    The images are those before D's augmentation, under a DiffAugment of this term's own. In the D step the teachers run without gradient;
-    in the G step it passes through them to the images.
+    The images are those before D's augmentation, under a DiffAugment of this term's own. In the D step the teachers run
+    without gradient; in the G step it passes through them to the images.
 
     Args:
         teachers: names of teachers (`kd_plugin.teacher.load_teacher`).
@@ -130,7 +130,8 @@ def _configure(opts, config, _dataset):
         raise UserError(f'--vision-aided={opts.vision_aided}: name different teachers, such as clip or clip,dino')
     warmup = WARMUP if opts.vision_aided_warmup is None else opts.vision_aided_warmup
     if warmup >= config.total_kimg:
-        raise UserError(f'--vision-aided-warmup={warmup:g}: the run ends after {config.total_kimg:g} kimg, before the warm-up does; '
+        raise UserError(f'--vision-aided-warmup={warmup:g}: the run ends after {config.total_kimg:g} kimg, before the '
+                        'warm-up does; '
                         f'use a shorter one, such as {config.total_kimg / 3:.2g}')
     if opts.vision_aided_policy is not None:
         parse_policy(opts.vision_aided_policy, '--vision-aided-policy')
@@ -149,13 +150,17 @@ def _check(kwargs, _config):
 
 
 METHOD = Method('vision_aided', 'kd_plugin.vision_aided.VisionAided', [
-    click.option('--vision-aided', help='Further discriminators on these frozen teachers: clip, dino, or names as for --kd-teacher', metavar='LIST'),
+    click.option('--vision-aided', help='Further discriminators on these frozen teachers: clip, dino, or names as for '
+                                        '--kd-teacher', metavar='LIST'),
     click.option('--vision-aided-recipe', type=click.Choice(list(RECIPES)),
                  help=f'Program of the source that the heads follow  [default: {DEFAULT_RECIPE}]'),
     click.option('--vision-aided-real-label', type=FiniteRange(0.5, 1, min_open=True),
                  help=f'Label of reals, in the D step and for G; 1 = not smoothed  [default: {REAL_LABEL}]'),
-    click.option('--vision-aided-weight', help='Weight of the vision-aided discriminators  [default: 1]', type=FiniteRange(min=0, min_open=True)),
-    click.option('--vision-aided-warmup', help='Thousands of images before the vision-aided discriminators take part  [default: 100]',
+    click.option('--vision-aided-weight', help='Weight of the vision-aided discriminators  [default: 1]',
+                 type=FiniteRange(min=0, min_open=True)),
+    click.option('--vision-aided-warmup', help='Thousands of images before the vision-aided discriminators take part  '
+                                               '[default: 100]',
                  type=FiniteRange(min=0), metavar='KIMG'),
-    click.option('--vision-aided-policy', help='DiffAugment of the vision-aided discriminators  [default: color,translation,cutout]', metavar='LIST'),
+    click.option('--vision-aided-policy', help='DiffAugment of the vision-aided discriminators  [default: '
+                                               'color,translation,cutout]', metavar='LIST'),
 ], configure=_configure, check_names=_check_names, check=_check)

@@ -14,7 +14,8 @@ from torch_utils import distributed
 # The network of the first FID code ("TF 2015"), as TorchScript; it resizes to 299x299 inside, the way TensorFlow 1 did.
 INCEPTION_URL = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt'
 INCEPTION_FEATURES = 2048
-# TorchScript too: features, and with return_lpips=True those whose squared distance is the LPIPS of StyleGAN's path length.
+# TorchScript too: features, and with return_lpips=True those whose squared distance is the LPIPS of StyleGAN's path
+# length.
 VGG16_URL = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/vgg16.pt'
 
 
@@ -25,7 +26,8 @@ class Detector(NamedTuple):
     identity:     what its features depend on: digest of the file, or name, digest and precision of a teacher.
     num_features: width F of the features; None = it depends on the size of the images.
     resize:       how images get to the size that it wants.
-    network:      uint8 [N, 3, H, W] -> [N, F]; those of LPIPS and the teachers also take floats in 0..255, of which they pass gradients on.
+    network:      uint8 [N, 3, H, W] -> [N, F]; those of LPIPS and the teachers also take floats in 0..255, of which
+                  they pass gradients on.
     """
     name: str
     identity: str
@@ -35,7 +37,8 @@ class Detector(NamedTuple):
 
     @torch.no_grad()
     def __call__(self, img: torch.Tensor) -> torch.Tensor:
-        """[N, 1 or 3, H, W] -> [N, num_features] float32; one channel is repeated. Float32 computations are done without TF32."""
+        """[N, 1 or 3, H, W] -> [N, num_features] float32; one channel is repeated. Float32 computations are done
+        without TF32."""
         with full_float32():
             return self.network(img.expand(-1, 3, -1, -1)).to(torch.float32)
 
@@ -55,7 +58,8 @@ def full_float32():
 
 
 class ModelFile(NamedTuple):
-    """A file that a detector is made of: where it is, its name without folder and ending, how messages call it, and what they advise."""
+    """A file that a detector is made of: where it is, its name without folder and ending, how messages call it, and
+    what they advise."""
     path: str
     name: str
     label: str
@@ -66,7 +70,8 @@ class ModelFile(NamedTuple):
 
 
 def find_file(url: str, path: str | None, *, what: str, option: str) -> ModelFile:
-    """The user's file `path`, or else the official one of `url`, which is downloaded to the cache on first use; arguments as of `files.download`.
+    """The user's file `path`, or else the official one of `url`, which is downloaded to the cache on first use;
+    arguments as of `files.download`.
 
     Raises: UserError if it cannot be had.
     """
@@ -84,14 +89,15 @@ def check_file(url: str, path: str, option: str) -> None:
     """Raises UserError if the user's copy of a file is not there; arguments as of `find_file`."""
     if not os.path.isfile(path):
         address = files.split_digest(url)[0]
-        raise UserError(f'{option}={path}: there is no such file; download {address} and name it, or leave {option} out')
+        raise UserError(f'{option}={path}: there is no such file; download {address} and name it, or leave '
+                        f'{option} out')
 
 
 def load_script(file: ModelFile, device) -> torch.jit.ScriptModule:
     """The TorchScript in a file.
 
-    TorchScript is a program that runs when it is called. Only two kinds of files are ever loaded: the official ones, whose SHA-256 is kept from
-    the first download on and must stay the same, and those that the user names.
+    TorchScript is a program that runs when it is called. Only two kinds of files are ever loaded: the official ones,
+    whose SHA-256 is kept from the first download on and must stay the same, and those that the user names.
     """
     try:
         with warnings.catch_warnings():             # no other loader reads this format
@@ -108,15 +114,17 @@ def load_inception(device, path: str | None = None) -> Detector:
     """The Inception network of the FID.
 
     Args:
-        path: a copy of the official file, or TorchScript called like it: `network(img_uint8, return_features=True)` -> [N, 2048];
-              None = download to the cache on first use.
+        path: a copy of the official file, or TorchScript called like it: `network(img_uint8, return_features=True)` ->
+              [N, 2048]; None = download to the cache on first use.
     Raises: UserError if it cannot be had, or is no such network.
     """
-    return script_detector(INCEPTION_URL, path, device, INCEPTION_FEATURES, lambda script, img: script(img, return_features=True),
+    return script_detector(INCEPTION_URL, path, device, INCEPTION_FEATURES, lambda script,
+                           img: script(img, return_features=True),
                            what='Inception detector of the FID', option='--detector', noun='Inception detector')
 
 
-def script_detector(url: str, path: str | None, device, num_features: int, call: Callable, *, what: str, option: str, noun: str,
+def script_detector(url: str, path: str | None, device, num_features: int, call: Callable, *, what: str,
+                    option: str, noun: str,
                     output: str = '') -> Detector:
     """A detector of the TorchScript in the user's file `path`, or in the official one of `url`.
 
@@ -130,7 +138,8 @@ def script_detector(url: str, path: str | None, device, num_features: int, call:
     """
     file = find_file(url, path, what=what, option=option)
     script = load_script(file, device)
-    detector = Detector(file.name, file.identity() + output, num_features, 'inside the detector', lambda img: call(script, img))
+    detector = Detector(file.name, file.identity() + output, num_features, 'inside the detector',
+                        lambda img: call(script, img))
     check_features(detector, device, f'{file.label}: is no {noun}', file.remedy)
     return detector
 
@@ -143,7 +152,8 @@ def check_features(detector: Detector, device, complaint: str, remedy: str) -> N
         raise UserError(f'{complaint}: it fails on 64x64 images ({gist(err)}); {remedy}') from err
     if features.ndim != 2 or len(features) != 2 or detector.num_features not in (None, features.shape[1]):
         expected = f'[2, {detector.num_features or "F"}]'
-        raise UserError(f'{complaint}: features of two images have shape {list(features.shape)}, expected {expected}; {remedy}')
+        raise UserError(f'{complaint}: features of two images have shape {list(features.shape)}, expected {expected}; '
+                        f'{remedy}')
 
 
 def gist(err: Exception) -> str:
@@ -156,12 +166,14 @@ def load_teacher_detector(device, teacher_kwargs: dict) -> Detector:
     """The image encoder of a teacher; its features are taken as it gives them.
 
     Args:
-        teacher_kwargs: func_name of a function that takes `device` and the other entries and returns the teacher: an object with
-                        `encode_image(img [N, 3, H, W] in [-1, 1])`, dim, identity, dtype and preprocess.size.
+        teacher_kwargs: func_name of a function that takes `device` and the other entries and returns the teacher: an
+                        object with `encode_image(img [N, 3, H, W] in [-1, 1])`, dim, identity, dtype and
+                        preprocess.size.
     Raises: UserError if the teacher cannot be had.
     """
     with distributed.main_process_first():
         teacher = dnnlib.util.call_func_by_name(device=device, **teacher_kwargs)
     size = teacher.preprocess.size
     return Detector(teacher.identity, f'{teacher.identity} {teacher.precision}', teacher.dim,
-                    f'bicubic with antialiasing to {size}x{size}', lambda img: teacher.encode_image(img.to(torch.float32) / 127.5 - 1))
+                    f'bicubic with antialiasing to {size}x{size}',
+                    lambda img: teacher.encode_image(img.to(torch.float32) / 127.5 - 1))

@@ -1,4 +1,5 @@
-"""The random draws behind generated images: latents, labels and noise follow from the seed and the number of the item, whatever the batches."""
+"""The random draws behind generated images: latents, labels and noise follow from the seed and the number of the item,
+whatever the batches."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -35,9 +36,11 @@ def batches(opts, num_items: int, batch_size: int, what: str) -> Iterator[range]
 
 
 def rows(opts, items: range, what: str, draw: Callable[[int], torch.Tensor]) -> torch.Tensor:
-    """Random rows for the items, on the CPU; `draw(seed)` gives those of a block of items. Draws for another purpose have another `what`."""
+    """Random rows for the items, on the CPU; `draw(seed)` gives those of a block of items. Draws for another purpose
+    have another `what`."""
     first = items.start // BLOCK * BLOCK
-    return torch.cat([draw(_seed(opts, block, what)) for block in range(first, items.stop, BLOCK)])[items.start - first:][:len(items)]
+    return torch.cat([draw(_seed(opts, block, what))
+                      for block in range(first, items.stop, BLOCK)])[items.start - first:][:len(items)]
 
 
 def latents(opts, items: range, what: str = 'latents') -> torch.Tensor:
@@ -50,18 +53,22 @@ def labels(opts, items: range) -> torch.Tensor:
     """[len(items), c_dim] on the device, as frequent as in the data set."""
     if opts.G.c_dim == 0:
         return torch.zeros([len(items), 0], device=opts.device)
-    numbers = rows(opts, items, 'labels', lambda seed: torch.from_numpy(np.random.RandomState(seed).randint(len(opts.labels), size=BLOCK)))
-    return to_device(torch.from_numpy(np.stack([opts.labels.get_label(number) for number in numbers.tolist()])), opts.device)
+    numbers = rows(opts, items, 'labels',
+                   lambda seed: torch.from_numpy(np.random.RandomState(seed).randint(len(opts.labels), size=BLOCK)))
+    return to_device(torch.from_numpy(np.stack([opts.labels.get_label(number) for number in numbers.tolist()])),
+                     opts.device)
 
 
 class noise(torch.overrides.TorchFunctionMode):
-    """Within it, `torch.randn([len(items), ...])`, the generator's source of noise, gives each image noise of its own, whatever the batches."""
+    """Within it, `torch.randn([len(items), ...])`, the generator's source of noise, gives each image noise of its own,
+    whatever the batches."""
 
     def __init__(self, opts, items: range):
         super().__init__()
         first = items.start // NOISE_BLOCK * NOISE_BLOCK
         self.wanted = slice(items.start - first, items.stop - first)
-        self.generators = [torch.Generator(opts.device).manual_seed(_seed(opts, block, 'noise')) for block in range(first, items.stop, NOISE_BLOCK)]
+        self.generators = [torch.Generator(opts.device).manual_seed(_seed(opts, block, 'noise'))
+                           for block in range(first, items.stop, NOISE_BLOCK)]
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}

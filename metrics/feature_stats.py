@@ -15,9 +15,9 @@ FORMAT = 'kdgan-feature-stats-1'
 class FeatureStats:
     """What a metric keeps of a set of features, of which it sees a batch at a time.
 
-    Mean and covariance are kept as such, in float64, and each batch is merged into them by the pairwise update of Chan, Golub and
-    LeVeque ("Algorithms for computing the sample variance", 1983). Sums of squares would lose the covariance of features whose
-    mean is large. Nothing here waits for the device.
+    Mean and covariance are kept as such, in float64, and each batch is merged into them by the pairwise update of Chan,
+    Golub and LeVeque ("Algorithms for computing the sample variance", 1983). Sums of squares would lose the covariance
+    of features whose mean is large. Nothing here waits for the device.
 
     Args:
         capture_all:      keep the features themselves, float32.
@@ -89,16 +89,18 @@ class FeatureStats:
     def get_mean_cov(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(mean [num_features], covariance [num_features, num_features]), float64.
 
-        The covariance is divided by the number of items, as StyleGAN2-ADA has it, where numpy.cov and the first FID code divide by one less.
+        The covariance is divided by the number of items, as StyleGAN2-ADA has it, where numpy.cov and the first FID
+        code divide by one less.
         """
         return self._mean, self._cov
 
     def merge_processes(self, positions: Sequence[int] | None = None) -> None:
-        """Makes these the statistics of all processes' items, which may differ in number and be none. Every process must call it, after
-        at least one call of `append_torch`, if only with an empty batch.
+        """Makes these the statistics of all processes' items, which may differ in number and be none. Every process
+        must call it, after at least one call of `append_torch`, if only with an empty batch.
 
         Args:
-            positions: of this process's items among all, 0, 1, ...: features are put in this order. None = in that of the processes.
+            positions: of this process's items among all, 0, 1, ...: features are put in this order. None = in that of
+                       the processes.
         """
         device = self._mean.device
         counts = torch.zeros([distributed.get_world_size()], dtype=torch.int64, device=device)
@@ -126,7 +128,8 @@ class FeatureStats:
         if self.capture_all:
             tensors.update(features=self.get_all())
         with files.atomic_path(path) as temp:
-            safetensors.torch.save_file({name: value.cpu() for name, value in tensors.items()}, temp, metadata=dict(format=FORMAT))
+            safetensors.torch.save_file({name: value.cpu() for name, value in tensors.items()}, temp,
+                                        metadata=dict(format=FORMAT))
 
     @classmethod
     def load(cls, path: str) -> 'FeatureStats | None':

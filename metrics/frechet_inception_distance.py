@@ -1,10 +1,10 @@
 """Frechet Inception Distance (FID), with the features of any detector.
 
 Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", NIPS 2017, eq. 6:
-|m_r - m_g|^2 + tr(C_r + C_g - 2 (C_r C_g)^(1/2)) with the means and covariances of the features of real and generated images.
-Covariances are divided by n - 1, as in the programs behind most published values (the first FID code, the TensorFlow
-code of DiffAugment, BigGAN's inception_tf, clean-fid, torch-fidelity); StyleGAN2-ADA's divides by n. Beside the value
-stands the one over n.
+|m_r - m_g|^2 + tr(C_r + C_g - 2 (C_r C_g)^(1/2)) with the means and covariances of the features of real and generated
+images. Covariances are divided by n - 1, as in the programs behind most published values (the first FID code, the
+TensorFlow code of DiffAugment, BigGAN's inception_tf, clean-fid, torch-fidelity); StyleGAN2-ADA's divides by n. Beside
+the value stands the one over n.
 """
 
 import torch
@@ -20,8 +20,8 @@ FORMULA = dict(covariance='over n-1')           # part of the protocol
 def fid(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
     """FID of N generated images against all real ones
 
-    Each set of features is taken for a Gaussian. The resamples need the features of the generated images; the value needs their moments only.
-    `over_n` is the value with covariances over n.
+    Each set of features is taken for a Gaussian. The resamples need the features of the generated images; the value
+    needs their moments only. `over_n` is the value with covariances over n.
     """
     terms = frechet_terms(*real.get_mean_cov(), *generated.get_mean_cov())
     factors = unbiased(real.num_items), unbiased(generated.num_items)
@@ -50,7 +50,8 @@ def resampled_distances(mean_r, cov_r, features: torch.Tensor, weights: torch.Te
 
     Covariances of the features are over N - 1; cov_r is taken as it is.
 
-    Features are first turned to the axes A of cov_r = A A^T: a resample then takes no F x F covariance, but one of the rank of cov_r.
+    Features are first turned to the axes A of cov_r = A A^T: a resample then takes no F x F covariance, but one of the
+    rank of cov_r.
     """
     device = features.device
     x = features.to(torch.float64)

@@ -13,7 +13,8 @@ NUM_IMAGES = 10_000         # 5000 pairs
 def _register_ppl(name, space, sampling, crop):
     compute = functools.partial(compute_ppl, space=space, sampling=sampling, crop=crop)
     where = {'full': 'anywhere on', 'end': 'at the start of'}[sampling]
-    compute.__doc__ = f'perceptual path length of N steps {where} paths in {space}, {"middle of images" if crop else "whole images"}'
+    compute.__doc__ = (f'perceptual path length of N steps {where} paths in {space}, '
+                       f'{"middle of images" if crop else "whole images"}')
     compute.__module__ = __name__
     register_metric(f'{name}<N>', needs='vgg16-lpips', number=NUM_PATHS, figures=('standard_error',),
                     abilities=('w',) if space == 'w' else ())(compute)

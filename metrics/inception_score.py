@@ -1,7 +1,9 @@
 """Inception Score (IS) of generated images alone.
 
-Salimans et al., "Improved Techniques for Training GANs", NIPS 2016, section 4: exp(E_x KL(p(y|x) || p(y))), where p(y) is the mean of p(y|x).
-Protocol: the images in 10 parts in the order of their making, mean and standard deviation (divided by 10) over the parts; class probabilities
+Salimans et al., "Improved Techniques for Training GANs", NIPS 2016, section 4: exp(E_x KL(p(y|x) || p(y))), where p(y)
+is the mean of p(y|x).
+Protocol: the images in 10 parts in the order of their making, mean and standard deviation (divided by 10) over the
+          parts; class probabilities
 of the 2015 Inception network, its output taken without the bias, as the TensorFlow code did.
 """
 
@@ -31,7 +33,8 @@ def split_scores(probs: torch.Tensor, weights: torch.Tensor, num_splits: int = N
     """
     num = len(probs)
     if num < num_splits:
-        raise UserError(f'--metrics=is{num}: the score is the mean over {num_splits} parts; ask for {num_splits} images or more')
+        raise UserError(f'--metrics=is{num}: the score is the mean over {num_splits} parts; ask for {num_splits} '
+                        'images or more')
     scores = []
     for i in range(num_splits):
         part = slice(i * num // num_splits, (i + 1) * num // num_splits)

@@ -1,8 +1,8 @@
 """Kernel Inception Distance (KID): an unbiased squared maximum mean discrepancy, with the features of any detector.
 
-Binkowski et al., "Demystifying MMD GANs", ICLR 2018, section 4 and eq. 4, for m images of each kind and k(x, y) = (x.y / F + 1)^3:
-mean of k(x, x') over pairs of different generated images + the same of real ones - 2 mean of k(x, y) over all mixed pairs.
-Protocol of StyleGAN2-ADA: the mean over 100 subsets of at most 1000 images, not multiplied by 1000.
+Binkowski et al., "Demystifying MMD GANs", ICLR 2018, section 4 and eq. 4, for m images of each kind and k(x, y) = (x.y
+/ F + 1)^3: mean of k(x, x') over pairs of different generated images + the same of real ones - 2 mean of k(x, y) over
+all mixed pairs. Protocol of StyleGAN2-ADA: the mean over 100 subsets of at most 1000 images, not multiplied by 1000.
 """
 
 import numpy as np
@@ -32,9 +32,11 @@ def kernel_distance(real: torch.Tensor, gen: torch.Tensor, weights: torch.Tensor
                     max_size: int = MAX_SUBSET_SIZE, seed: int = 0) -> dict:
     """KID in float64 of features [M, F] and [N, F]; unbiased, so that it may be negative.
 
-    Returns: value [R] and standard_error, which is that of the mean over subsets: it tells how much the draw of subsets matters, and would
-             go to zero with their number. The sampling of the images is in the resamples, to first order: the value moves by twice the mean
-             over images of (mean k to generated ones - mean k to real ones), taken over the subsets that an image was in.
+    Returns: value [R] and standard_error, which is that of the mean over subsets: it tells how much the draw of subsets
+             matters, and would
+             go to zero with their number. The sampling of the images is in the resamples, to first order: the value
+             moves by twice the mean over images of (mean k to generated ones - mean k to real ones), taken over the
+             subsets that an image was in.
     """
     size = min(len(real), len(gen), max_size)
     if size < 2:
@@ -52,7 +54,8 @@ def kernel_distance(real: torch.Tensor, gen: torch.Tensor, weights: torch.Tensor
     subsets, influence = torch.stack(subsets), influence / seen.clamp(min=1)
     share = weights * (seen > 0)
     moved = share @ influence / share.sum(dim=1)
-    return dict(value=subsets.mean() + 2 * (moved - moved[0]), standard_error=float(subsets.std(correction=0)) / num_subsets ** 0.5)
+    return dict(value=subsets.mean() + 2 * (moved - moved[0]),
+                standard_error=float(subsets.std(correction=0)) / num_subsets ** 0.5)
 
 
 def _mean_kernel(x: torch.Tensor, y: torch.Tensor, others: bool = False) -> torch.Tensor:

@@ -1,4 +1,5 @@
-"""LPIPS, the learned perceptual distance of two images, as the squared distance of their features: with AlexNet and with VGG16."""
+"""LPIPS, the learned perceptual distance of two images, as the squared distance of their features: with AlexNet and
+with VGG16."""
 
 import pickle
 
@@ -8,7 +9,8 @@ from dnnlib import UserError, files
 
 from .detectors import VGG16_URL, Detector, ModelFile, check_features, find_file, load_script
 
-ALEXNET_URL = 'https://download.pytorch.org/models/alexnet-owt-7be5be79.pth'           # ends in the first digits of its SHA-256
+# Ends in the first digits of its SHA-256
+ALEXNET_URL = 'https://download.pytorch.org/models/alexnet-owt-7be5be79.pth'
 HEADS_URL = ('https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/alex.pth'
              '#sha256=df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0')
 CHANNELS = 64, 192, 384, 256, 256                   # of the five stages
@@ -18,11 +20,13 @@ MIN_SIZE = 31                                       # AlexNet's second pooling n
 class AlexNetLpips(torch.nn.Module):
     """Images -> features whose squared distance is LPIPS with AlexNet and linear heads, version 0.1.
 
-    Every pixel of each stage's activations is scaled to unit length over the channels. The distance is the sum over stages of the mean over
-    pixels of sum_c head_c (a_c - b_c)^2; as no head is negative, this is |f(a) - f(b)|^2 of the features f = unit * sqrt(head / pixels).
+    Every pixel of each stage's activations is scaled to unit length over the channels. The distance is the sum over
+    stages of the mean over pixels of sum_c head_c (a_c - b_c)^2; as no head is negative, this is |f(a) - f(b)|^2 of the
+    features f = unit * sqrt(head / pixels).
 
-    Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018, eq. 1; AlexNet in torchvision's
-            layout (Krizhevsky, "One weird trick for parallelizing convolutional neural networks", 2014).
+    Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018, eq. 1;
+            AlexNet in torchvision's layout (Krizhevsky, "One weird trick for parallelizing convolutional neural
+            networks", 2014).
     """
 
     def __init__(self):
@@ -31,7 +35,8 @@ class AlexNetLpips(torch.nn.Module):
         self.features = torch.nn.Sequential(
             conv(3, 64, 11, stride=4, padding=2), relu(), torch.nn.MaxPool2d(3, 2),
             conv(64, 192, 5, padding=2), relu(), torch.nn.MaxPool2d(3, 2),
-            conv(192, 384, 3, padding=1), relu(), conv(384, 256, 3, padding=1), relu(), conv(256, 256, 3, padding=1), relu())
+            conv(192, 384, 3, padding=1), relu(), conv(384, 256, 3, padding=1), relu(),
+            conv(256, 256, 3, padding=1), relu())
         for i, channels in enumerate(CHANNELS):
             self.register_buffer(f'head{i}', torch.zeros([channels, 1, 1]))
         self.register_buffer('shift', torch.tensor([-0.030, -0.088, -0.188]).reshape(3, 1, 1))
@@ -42,7 +47,8 @@ class AlexNetLpips(torch.nn.Module):
         """[N, 3, H, W] in 0..255, at least 31x31 -> [N, F]; F grows with the area."""
         height, width = img.shape[2:]
         if min(height, width) < MIN_SIZE:
-            raise UserError(f'LPIPS with AlexNet needs images of {MIN_SIZE}x{MIN_SIZE} or more, these are {width}x{height}; use another metric')
+            raise UserError(f'LPIPS with AlexNet needs images of {MIN_SIZE}x{MIN_SIZE} or more, these are '
+                            f'{width}x{height}; use another metric')
         x = (img.to(self.shift.dtype) / 127.5 - 1 - self.shift) / self.scale
         parts = []
         for layer in self.features:
@@ -53,9 +59,11 @@ class AlexNetLpips(torch.nn.Module):
         return torch.cat(parts, dim=1)
 
     def load(self, alexnet: ModelFile, heads: ModelFile) -> 'AlexNetLpips':
-        """Takes the weights from a checkpoint of torchvision's AlexNet and from one of LPIPS's heads. Raises UserError if they are others."""
+        """Takes the weights from a checkpoint of torchvision's AlexNet and from one of LPIPS's heads. Raises UserError
+        if they are others."""
         convolutions = dict(self.named_parameters())
-        for name, value in _read_tensors(alexnet, {name: list(value.shape) for name, value in convolutions.items()}).items():
+        for name, value in _read_tensors(alexnet,
+                                         {name: list(value.shape) for name, value in convolutions.items()}).items():
             convolutions[name].copy_(value)
         shapes = {f'lin{i}.model.1.weight': [1, channels, 1, 1] for i, channels in enumerate(CHANNELS)}
         for i, (name, value) in enumerate(_read_tensors(heads, shapes).items()):
@@ -70,7 +78,8 @@ def _read_tensors(file: ModelFile, shapes: dict[str, list[int]]) -> dict[str, to
     try:
         state = torch.load(file.path, map_location='cpu', weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as err:
-        raise UserError(f'{file.label}: is no PyTorch checkpoint, or damaged ({type(err).__name__}); {file.remedy}') from err
+        raise UserError(f'{file.label}: is no PyTorch checkpoint, or damaged ({type(err).__name__}); '
+                        f'{file.remedy}') from err
     found = {name: state.get(name) if isinstance(state, dict) else None for name in shapes}
     for name, value in found.items():
         got = f'has shape {list(value.shape)}' if isinstance(value, torch.Tensor) else 'is missing'
@@ -99,15 +108,17 @@ def _check_prefix(file: ModelFile, url: str) -> None:
     """PyTorch names its checkpoints NAME-DIGITS.pth after the first digits of their SHA-256."""
     got, expected = files.sha256_of_file(file.path), url.removesuffix('.pth').rpartition('-')[2]
     if not got.startswith(expected):
-        raise UserError(f'{file.label}: SHA-256 is {got}, expected {expected}...: it is damaged or another file; {file.remedy}')
+        raise UserError(f'{file.label}: SHA-256 is {got}, expected {expected}...: it is damaged or another file; '
+                        f'{file.remedy}')
 
 
 def load_vgg16_lpips(device, path: str | None = None, option: str = '--vgg16') -> Detector:
-    """LPIPS with VGG16, by which StyleGAN measures path lengths and projects images: the squared distance of two images' features.
+    """LPIPS with VGG16, by which StyleGAN measures path lengths and projects images: the squared distance of two
+    images' features.
 
     Args:
-        path:   a copy of the official file, or TorchScript called like it: `network(img, resize_images=False, return_lpips=True)` -> [N, F];
-                None = download to the cache on first use.
+        path:   a copy of the official file, or TorchScript called like it: `network(img, resize_images=False,
+                return_lpips=True)` -> [N, F]; None = download to the cache on first use.
         option: the one that names it, for messages.
     Raises: UserError if it cannot be had, or is no such network.
     """

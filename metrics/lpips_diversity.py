@@ -9,19 +9,22 @@ from . import draws, metric_utils
 
 
 def pair_distances(opts, num_gen: int, same_class: bool = False) -> torch.Tensor:
-    """[num_gen / 2] squared distances of the features of generated images 0 and 1, 2 and 3, ...: no image is in two pairs, so that all are
-    independent and their mean has the standard error std / sqrt(num_gen / 2). The same on all processes.
+    """[num_gen / 2] squared distances of the features of generated images 0 and 1, 2 and 3, ...: no image is in two
+    pairs, so that all are independent and their mean has the standard error std / sqrt(num_gen / 2). The same on all
+    processes.
 
     Args:
         opts:       `metric_utils.MetricOptions`; the detector's squared distance is LPIPS.
         num_gen:    number of generated images, even.
-        same_class: both images of a pair have the same label, drawn as often as in the data set; otherwise each has its own.
+        same_class: both images of a pair have the same label, drawn as often as in the data set; otherwise each has its
+                    own.
     Raises: UserError if num_gen is odd, or the network has no classes where they are asked for.
     """
     if num_gen % 2 != 0:
         raise UserError(f'LPIPS diversity of {num_gen} images: they are compared in pairs; use an even number')
     if same_class and opts.G.c_dim == 0:
-        raise UserError('LPIPS diversity within classes: the network has no classes; use the diversity across all images')
+        raise UserError('LPIPS diversity within classes: the network has no classes; use the diversity across '
+                        'all images')
     distances = torch.zeros([num_gen // 2], device=opts.device)
     for items in draws.batches(opts, num_gen, max(opts.batch_size // 2, 1) * 2, 'Distances of images'):
         img = metric_utils.generate_batch(opts, items, same_class)
@@ -34,11 +37,15 @@ def pair_distances(opts, num_gen: int, same_class: bool = False) -> torch.Tensor
 def compute_lpips_diversity(opts, num_gen: int, same_class: bool = False) -> dict:
     """Mean LPIPS over num_gen / 2 pairs of generated images, at their own size. Arguments as above.
 
-    0 = all images are equal; higher is more diverse. KD-DLGAN (Cui et al., CVPR 2023), Table 5, names AlexNet LPIPS but neither the number
-    of pairs, nor whether they are within a class or across, nor the size of the images: what is fixed here need not be what was done there.
+    0 = all images are equal; higher is more diverse. KD-DLGAN (Cui et al., CVPR 2023), Table 5, names AlexNet LPIPS but
+    neither the number
+    of pairs, nor whether they are within a class or across, nor the size of the images: what is fixed here need not be
+    what was done there.
 
-    Returns: value and standard_error, NaN if the generator gives NaN; generated: the protocol. The same on all processes.
+    Returns: value and standard_error, NaN if the generator gives NaN; generated: the protocol. The same on all
+             processes.
     """
     distances = pair_distances(opts, num_gen, same_class).double()
     protocol = dict(pairs=len(distances), pairs_within='one class' if same_class else 'all images')
-    return dict(value=float(distances.mean()), standard_error=float(distances.std(correction=0) / len(distances) ** 0.5), generated=protocol)
+    return dict(value=float(distances.mean()),
+                standard_error=float(distances.std(correction=0) / len(distances) ** 0.5), generated=protocol)

@@ -1,12 +1,14 @@
 """Memorization: how many generated images are copies of training images.
 
-With d(x) = the Euclidean distance of the features of x to those of the nearest training image (of another one, where x is one of them), a generated
-image counts as a copy if d(x) is below the 5 % quantile of d over the training images. Of new photos of the same kind, about 5 % would count:
-a generator that learns the distribution has a share near 0.05, one that copies has a share near 1. `below_median` is the same with the median,
-of which new photos have 50 %. Training images with an exact duplicate have no say in the quantiles. Mirrored copies are not looked for.
+With d(x) = the Euclidean distance of the features of x to those of the nearest training image (of another one, where x
+is one of them), a generated image counts as a copy if d(x) is below the 5 % quantile of d over the training images. Of
+new photos of the same kind, about 5 % would count: a generator that learns the distribution has a share near 0.05, one
+that copies has a share near 1. `below_median` is the same with the median, of which new photos have 50 %. Training
+images with an exact duplicate have no say in the quantiles. Mirrored copies are not looked for.
 
-The comparison of distances to the training set with those of fresh data is that of Meehan et al., "A Non-Parametric Test to Detect Data-Copying in
-Generative Models", AISTATS 2020; here each training image, left out, stands in for the fresh data, which a few-shot set cannot spare.
+The comparison of distances to the training set with those of fresh data is that of Meehan et al., "A Non-Parametric
+Test to Detect Data-Copying in Generative Models", AISTATS 2020; here each training image, left out, stands in for the
+fresh data, which a few-shot set cannot spare.
 """
 
 import PIL.Image
@@ -35,12 +37,14 @@ def feature_memorization(real: FeatureStats, generated: FeatureStats, weights: t
 
 
 def copies(real: torch.Tensor, gen: torch.Tensor, weights: torch.Tensor) -> dict:
-    """-> value and below_median [R], threshold, and pairs: [[generated image, training image, distance], ...], the nearest first."""
+    """-> value and below_median [R], threshold, and pairs: [[generated image, training image, distance], ...], the
+    nearest first."""
     real, gen = distances.centred(real, gen)
     between = distances.nearest_other(real)
     between = between[between > 0]
     if len(between) == 0:
-        raise UserError('--metrics=memorization...: there are no two different training images, with which copies could be told from others')
+        raise UserError('--metrics=memorization...: there are no two different training images, with which copies '
+                        'could be told from others')
     threshold, median = between.quantile(QUANTILE), between.quantile(0.5)
     distance, item = distances.nearest(gen, real)
     share = lambda limit: weights @ (distance < limit).to(weights) / weights.sum(dim=1)
@@ -50,7 +54,8 @@ def copies(real: torch.Tensor, gen: torch.Tensor, weights: torch.Tensor) -> dict
 
 
 def save_pairs(path: str, fakes: torch.Tensor, reals: torch.Tensor) -> None:
-    """Writes a picture of two rows: generated images above the training images nearest to them; uint8 [N, C, H, W], one column each.
+    """Writes a picture of two rows: generated images above the training images nearest to them; uint8 [N, C, H, W], one
+    column each.
 
     Raises: UserError where it cannot be written.
     """

@@ -1,4 +1,5 @@
-"""Metrics from end to end: detectors, one pass over the images for all metrics, values with their protocol, and where those are written."""
+"""Metrics from end to end: detectors, one pass over the images for all metrics, values with their protocol, and where
+those are written."""
 
 import dataclasses
 import datetime
@@ -31,9 +32,11 @@ from .metric_utils import NOISE_MODE, MetricOptions
 from .registry import find_metric, forms, is_valid_metric, list_valid_metrics, register_metric  # noqa: F401
 from .shared_pass import generated_statistics, real_statistics
 
-INPUT = 'uint8, clip(127.5 x + 128) cut to whole numbers; one channel repeated to three'         # of detectors, as a rule
+# Of detectors, as a rule
+INPUT = 'uint8, clip(127.5 x + 128) cut to whole numbers; one channel repeated to three'
 
-# Detectors by the name that metrics know them by: functions of the device and of the user's files and settings, each None where not given.
+# Detectors by the name that metrics know them by: functions of the device and of the user's files and settings, each
+# None where not given.
 LOADERS = {
     'inception': lambda device, given: detectors.load_inception(device, given['detector']),
     'inception-classes': lambda device, given: script_detectors.load_inception_classes(device, given['detector']),
@@ -50,9 +53,11 @@ def load_detector(metric: str, device, detector: str | Detector | None = None, t
     """What the metric compares images by.
 
     Args:
-        detector:       file with the Inception network; None = the official one, from the cache or downloaded. A loaded detector is returned.
+        detector:       file with the Inception network; None = the official one, from the cache or downloaded. A loaded
+                        detector is returned.
         teacher_kwargs: of featfid and the like: func_name and arguments of the function that loads the teacher.
-        given:          files with other networks; None = the official ones: vgg16 of pr and ppl, alexnet and lpips_heads of lpips_diversity.
+        given:          files with other networks; None = the official ones: vgg16 of pr and ppl, alexnet and
+                        lpips_heads of lpips_diversity.
     Raises: UserError if it cannot be had.
     """
     needs = find_metric(metric)[0].needs
@@ -119,8 +124,10 @@ def calc_metric(metric: str, *args, **kwargs) -> dict:
     return result
 
 
-def calc_metrics(metrics: list[str], G: torch.nn.Module, dataset_kwargs: dict, device, detector: str | Detector | dict | None = None,
-                 teacher_kwargs: dict | None = None, seed: int = 0, batch_size: int = 64, num_workers: int = 2, progress: bool = True,
+def calc_metrics(metrics: list[str], G: torch.nn.Module, dataset_kwargs: dict, device,
+                 detector: str | Detector | dict | None = None,
+                 teacher_kwargs: dict | None = None, seed: int = 0, batch_size: int = 64, num_workers: int = 2,
+                 progress: bool = True,
                  truncation_psi: float = 1, bootstrap: int = 0, picture_dir: str | None = None) -> list[dict]:
     """Values of metrics and the protocol they were measured by, the same on all processes; all of them must call it.
 
@@ -128,19 +135,21 @@ def calc_metrics(metrics: list[str], G: torch.nn.Module, dataset_kwargs: dict, d
 
     Args:
         metrics:   names such as 'fid5k_full'.
-        G, dataset_kwargs, device, seed, batch_size, num_workers, progress, truncation_psi: see `metric_utils.MetricOptions`.
+        G, dataset_kwargs, device, seed, batch_size, num_workers, progress, truncation_psi: see
+        `metric_utils.MetricOptions`.
         detector, teacher_kwargs: see `load_detector`; detector may be what `load_detectors` returned, too.
         bootstrap: resamples for the intervals; 0 = no intervals. See `estimate`.
         picture_dir: where metrics that have a picture (the nearest pairs of memorization) save it; None = nowhere.
-    Returns: what JSON can hold: metric, value (NaN if the generator gives NaN), better, other figures, intervals, detector, reference, generated,
-             and the circumstances. `seconds` is the time of all these metrics together.
+    Returns: what JSON can hold: metric, value (NaN if the generator gives NaN), better, other figures, intervals,
+             detector, reference, generated, and the circumstances. `seconds` is the time of all these metrics together.
     Raises:  UserError for an unknown metric, a detector that cannot be had, an image that cannot be read.
     """
     if G.training:
         raise ValueError('the generator is in training mode; call G.eval()')
     start = time.time()
     loaded = detector if isinstance(detector, dict) else load_detectors(metrics, device, detector, teacher_kwargs)
-    common = MetricOptions(G, dataset_kwargs, None, torch.device(device), seed, batch_size, num_workers, progress=progress,
+    common = MetricOptions(G, dataset_kwargs, None, torch.device(device), seed, batch_size, num_workers,
+                           progress=progress,
                            truncation_psi=truncation_psi)
     options = {name: dataclasses.replace(common, detector=loaded[name]) for name in metrics}
     real, generated = real_statistics(options), generated_statistics(options, bootstrap)
@@ -160,7 +169,8 @@ def _figures(name: str, opts: MetricOptions, real: dict, generated: dict, bootst
         figures = metric.compute(opts, num_gen)
         return figures if isinstance(figures, dict) else dict(value=figures)
     identity = opts.detector.identity
-    return distributed.agree(lambda: estimate.evaluate(metric.compute, real.get(identity), generated[identity, num_gen], bootstrap, opts.seed))
+    return distributed.agree(lambda: estimate.evaluate(metric.compute, real.get(identity), generated[identity, num_gen],
+                                                       bootstrap, opts.seed))
 
 
 def _save_pairs(name: str, opts: MetricOptions, pairs: list, folder: str) -> str:
@@ -182,25 +192,32 @@ def _record(name: str, opts: MetricOptions, figures: dict) -> dict:
     metric, num_gen = find_metric(name)
     detector, conditional = opts.detector, opts.G.c_dim > 0
     generated = dict(images=num_gen, truncation_psi=opts.truncation_psi, noise_mode=NOISE_MODE,
-                     labels='drawn from the data set' if conditional else 'none', seed=opts.seed, batch_size=opts.batch_size)
+                     labels='drawn from the data set' if conditional else 'none', seed=opts.seed,
+                     batch_size=opts.batch_size)
     return dict(
-        metric=name, better=metric.better, **{key: value for key, value in figures.items() if key not in ('generated', 'input')},
-        detector=dict(name=detector.name, identity=detector.identity, num_features=detector.num_features, resize=detector.resize,
+        metric=name, better=metric.better, **{key: value for key, value in figures.items()
+                                              if key not in ('generated', 'input')},
+        detector=dict(name=detector.name, identity=detector.identity, num_features=detector.num_features,
+                      resize=detector.resize,
                       input=figures.get('input', INPUT)),
-        reference=_reference(opts) if metric.real is not None or conditional else None, generated={**generated, **figures.get('generated', {})},
-        device=opts.device.type, torch=torch.__version__, date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+        reference=_reference(opts) if metric.real is not None or conditional else None,
+        generated={**generated, **figures.get('generated', {})},
+        device=opts.device.type, torch=torch.__version__,
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
     )
 
 
 def _reference(opts: MetricOptions) -> dict:
     held_out = getattr(opts.reference, 'num_held_out', 0)
-    return dict(dataset=opts.reference.name, content_hash=opts.reference.content_hash(), images=len(opts.reference), mirrored=False,
+    return dict(dataset=opts.reference.name, content_hash=opts.reference.content_hash(), images=len(opts.reference),
+                mirrored=False,
                 **(dict(held_out=held_out) if held_out else {}))
 
 
-def report_metric(result: dict, run_dir: str | None = None, snapshot: str | None = None, cur_nimg: int | None = None) -> None:
-    """Prints a result, beside the best of its protocol on record, and appends it to `metric-<name>.jsonl` in `run_dir` (None = nowhere);
-    on the first process.
+def report_metric(result: dict, run_dir: str | None = None, snapshot: str | None = None,
+                  cur_nimg: int | None = None) -> None:
+    """Prints a result, beside the best of its protocol on record, and appends it to `metric-<name>.jsonl` in `run_dir`
+    (None = nowhere); on the first process.
 
     Args:
         result:   of `calc_metric`.
@@ -228,7 +245,8 @@ def report_metric(result: dict, run_dir: str | None = None, snapshot: str | None
 
 
 def _print_best(record: dict, others: list[dict]) -> None:
-    """The best value on record beside this one, which is as a rule the last: chosen by the same measure, it flatters."""
+    """The best value on record beside this one, which is as a rule the last: chosen by the same measure, it
+    flatters."""
     latest = {(other.get('snapshot'), metric_records.key(other)): other for other in others}
     others, warning = metric_records.comparable(record, list(latest.values()))
     if warning:
@@ -236,7 +254,8 @@ def _print_best(record: dict, others: list[dict]) -> None:
     best = metric_records.best([*others, record])
     if others and best is not None:
         which = 'this one' if best is record else f'{metric_records.number(best["value"])} of {best["snapshot"]}'
-        print(f'    best of {len(others) + 1} snapshots by the same protocol: {which}; being chosen by this very measure, it flatters', flush=True)
+        print(f'    best of {len(others) + 1} snapshots by the same protocol: {which}; being chosen by this very '
+              'measure, it flatters', flush=True)
 
 
 def describe(result: dict) -> str:
@@ -251,9 +270,11 @@ def describe(result: dict) -> str:
             f'{result["detector"]["name"]}, seed {generated["seed"]}, {dnnlib.util.format_time(result["seconds"])})')
 
 
-def calc_and_report(run_dir: str | None = None, snapshot: str | None = None, cur_nimg: int | None = None, metric: str | None = None,
+def calc_and_report(run_dir: str | None = None, snapshot: str | None = None, cur_nimg: int | None = None,
+                    metric: str | None = None,
                     metrics: list[str] | None = None, **kwargs) -> list[dict]:
-    """`calc_metrics`, of one or several, then `report_metric` of each: what a training loop calls by name. -> the results."""
+    """`calc_metrics`, of one or several, then `report_metric` of each: what a training loop calls by name. -> the
+    results."""
     results = calc_metrics([metric] if metrics is None else metrics, picture_dir=run_dir, **kwargs)
     for result in results:
         report_metric(result, run_dir, snapshot, cur_nimg)

@@ -19,25 +19,29 @@ from .detectors import Detector
 from .feature_stats import FeatureStats
 
 NOISE_MODE = 'random'           # of the generator, as in training
-MAX_PIXELS = 1 << 22            # of the images that are generated at once: 64 of 256x256, 4 of 1024x1024, in less memory than training takes
+# Of the images that are generated at once: 64 of 256x256, 4 of 1024x1024, in less memory than training takes
+MAX_PIXELS = 1 << 22
 
 
 @dataclasses.dataclass
 class MetricOptions:
     """What a metric works on.
 
-    G:              generator in eval mode: `G(z, c, noise_mode=...)` -> [N, 1 or 3, H, W] in [-1, 1]; z_dim, c_dim, img_resolution.
-    dataset_kwargs: class_name and arguments of the real images; labels, mirroring and number are set here, see `open_reference`.
-                    None where neither metric nor generator needs them.
+    G:              generator in eval mode: `G(z, c, noise_mode=...)` -> [N, 1 or 3, H, W] in [-1, 1]; z_dim, c_dim,
+                    img_resolution.
+    dataset_kwargs: class_name and arguments of the real images; labels, mirroring and number are set here, see
+                    `open_reference`. None where neither metric nor generator needs them.
     detector:       images -> features.
     device:         where to work.
     seed:           of the latents, labels and noise.
-    batch_size:     images at a time on each process; neither it nor the number of processes changes anything but roundings.
+    batch_size:     images at a time on each process; neither it nor the number of processes changes anything but
+                    roundings.
     num_workers:    processes that read images; 0 = this one.
     cache:          keep the statistics of the data set on disk.
     progress:       show progress bars, where there is a terminal.
     truncation_psi: of the generator; 1 = none, as every published value has it.
-    opened:         the real images, without and with labels, once they have been read; shared by what `dataclasses.replace` makes of this.
+    opened:         the real images, without and with labels, once they have been read; shared by what
+                    `dataclasses.replace` makes of this.
     """
     G: torch.nn.Module
     dataset_kwargs: dict | None
@@ -73,9 +77,11 @@ class MetricOptions:
 
 
 def open_reference(dataset_kwargs: dict, use_labels: bool = False, **kwargs):
-    """All images of a data set as they are: the reference of a metric is never mirrored, whatever the training did, nor a part of it.
+    """All images of a data set as they are: the reference of a metric is never mirrored, whatever the training did, nor
+    a part of it.
 
-    But images that are held out for validation are left out: few-shot protocols compare with the images of the training.
+    But images that are held out for validation are left out: few-shot protocols compare with the images of the
+    training.
     """
     as_they_are = dict(use_labels=use_labels, xflip=False, max_size=None)
     return dnnlib.util.construct_class_by_name(**{**dataset_kwargs, **as_they_are, **kwargs})
@@ -127,10 +133,11 @@ def _describe(channels: int, size: int) -> str:
 
 
 def compute_feature_stats_for_dataset(opts: MetricOptions, max_items: int | None = None, **capture) -> FeatureStats:
-    """Statistics of the first `max_items` (None = all) real images; complete on the first process only. Features are in the order of the images.
+    """Statistics of the first `max_items` (None = all) real images; complete on the first process only. Features are in
+    the order of the images.
 
-    Every process takes a share of the images. The result is kept under `files.cache_dir('metrics')`, by what the images and the detector
-    are, and also serves where a part of it is asked for; a damaged file there is made anew.
+    Every process takes a share of the images. The result is kept under `files.cache_dir('metrics')`, by what the images
+    and the detector are, and also serves where a part of it is asked for; a damaged file there is made anew.
 
     Args:
         capture: arguments of `FeatureStats`.
@@ -188,8 +195,9 @@ class Request(NamedTuple):
 def collect_generated(opts: MetricOptions, requests: dict[Any, Request]) -> dict[Any, FeatureStats]:
     """One pass over generated images -> {key of the request: its statistics}, complete on the first process only.
 
-    Every process generates a share of the batches, and each detector sees each image once. The number of images that are asked for changes none
-    of them; torch's global random state is left as it was. An image with infinite or NaN pixels has NaN features. Nothing in a step waits for
+    Every process generates a share of the batches, and each detector sees each image once. The number of images that
+    are asked for changes none of them; torch's global random state is left as it was. An image with infinite or NaN
+    pixels has NaN features. Nothing in a step waits for
     the device, and no image is kept: on a GPU, the labels and latents of the next batches are made while it works.
     """
     stats = {key: _empty_stats(request.detector, opts.device, request.capture) for key, request in requests.items()}
@@ -202,7 +210,8 @@ def collect_generated(opts: MetricOptions, requests: dict[Any, Request]) -> dict
             if items.start < request.max_items:
                 stats[key].append_torch(features[request.detector.identity][:request.max_items - items.start])
     for key, request in requests.items():
-        stats[key].merge_processes([item for items in draws.shares(request.max_items, opts.batch_size) for item in items])
+        stats[key].merge_processes([item for items in draws.shares(request.max_items, opts.batch_size)
+                                    for item in items])
     return stats
 
 
@@ -214,17 +223,20 @@ def _detect(img_uint8: torch.Tensor, finite: torch.Tensor, start: int, requests)
 
 @torch.no_grad()
 def generate_batch(opts: MetricOptions, items: range, same_class: bool = False) -> torch.Tensor:
-    """Images of these numbers -> [len(items), C, H, W] in [-1, 1]. Latents, labels and noise follow from the seed and the number of each.
+    """Images of these numbers -> [len(items), C, H, W] in [-1, 1]. Latents, labels and noise follow from the seed and
+    the number of each.
 
     Args:
         same_class: images 0 and 1, 2 and 3, ... of the batch have the same label.
     """
     starts = range(items.start, items.stop, opts.at_once)
-    return torch.cat([_generate(opts, range(start, min(start + opts.at_once, items.stop)), same_class) for start in starts])
+    return torch.cat([_generate(opts, range(start, min(start + opts.at_once, items.stop)), same_class)
+                      for start in starts])
 
 
 def _generate(opts: MetricOptions, items: range, same_class: bool) -> torch.Tensor:
-    made = range(items.start, max(items.stop, items.start + 2))         # StyleGAN2 computes a single image in another way, with other roundings
+    # StyleGAN2 computes a single image in another way, with other roundings
+    made = range(items.start, max(items.stop, items.start + 2))
     z, c = draws.latents(opts, made), draws.labels(opts, made)
     if same_class:
         c = c[0::2].repeat_interleave(2, dim=0)
@@ -233,7 +245,8 @@ def _generate(opts: MetricOptions, items: range, same_class: bool) -> torch.Tens
 
 
 class _Images(torch.utils.data.Dataset):
-    """Some items of a data set, without labels; or the `UserError` itself, which would lose its one line in being raised across processes."""
+    """Some items of a data set, without labels; or the `UserError` itself, which would lose its one line in being
+    raised across processes."""
 
     def __init__(self, dataset, items):
         self.dataset, self.items = dataset, items
@@ -257,7 +270,8 @@ def _dataset_batches(opts: MetricOptions, items: range) -> Iterator[torch.Tensor
     loader = torch.utils.data.DataLoader(
         _Images(opts.reference, items), opts.batch_size, num_workers=opts.num_workers, collate_fn=_collate,
         pin_memory=torch.device(opts.device).type == 'cuda', worker_init_fn=misc.loader_signals,
-        generator=torch.Generator(),                # or else each start of the workers would draw from torch's global generator
+        # Or else each start of the workers would draw from torch's global generator
+        generator=torch.Generator(),
     )
     for img in loader:
         if isinstance(img, UserError):

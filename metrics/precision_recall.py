@@ -1,8 +1,10 @@
-"""Improved precision and recall: how many generated images look real, and how much of the real ones the generator covers.
+"""Improved precision and recall: how many generated images look real, and how much of the real ones the generator
+covers.
 
-Kynkaanniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models", NeurIPS 2019, eq. 1 and 2: an image lies on the
-manifold of a set if, for some image of it, it is no farther away than the k-th nearest other image of the set is. Precision is the share of
-generated images on the manifold of the real ones, recall the other way round. k = 3; VGG16 features, as in the paper.
+Kynkaanniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models", NeurIPS 2019, eq. 1 and 2:
+an image lies on the manifold of a set if, for some image of it, it is no farther away than the k-th nearest other image
+of the set is. Precision is the share of generated images on the manifold of the real ones, recall the other way round.
+k = 3; VGG16 features, as in the paper.
 """
 
 import torch
@@ -21,10 +23,12 @@ NEIGHBOURS = 3
 def precision_recall(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
     """precision and recall of N generated images against all real ones, k = 3; value: their harmonic mean
 
-    The harmonic mean (F1; Sajjadi et al., "Assessing Generative Models via Precision and Recall", NeurIPS 2018, eq. 9 with beta 1) orders snapshots.
+    The harmonic mean (F1; Sajjadi et al., "Assessing Generative Models via Precision and Recall", NeurIPS 2018, eq. 9
+    with beta 1) orders snapshots.
     """
     precision, recall = precision_and_recall(real.get_all(), generated.get_all(), weights)
-    return dict(value=2 * precision * recall / (precision + recall).clamp(min=1e-12), precision=precision, recall=recall)
+    return dict(value=2 * precision * recall / (precision + recall).clamp(min=1e-12), precision=precision,
+                recall=recall)
 
 
 @register_metric('featpr<N>3_full', needs='teacher', better='higher', real=FEATURES, generated=FEATURES,
@@ -34,13 +38,16 @@ def feature_precision_recall(real: FeatureStats, generated: FeatureStats, weight
     return precision_recall(real, generated, weights)
 
 
-def precision_and_recall(real: torch.Tensor, gen: torch.Tensor, weights: torch.Tensor, k: int = NEIGHBOURS) -> tuple[torch.Tensor, torch.Tensor]:
+def precision_and_recall(real: torch.Tensor, gen: torch.Tensor, weights: torch.Tensor,
+                         k: int = NEIGHBOURS) -> tuple[torch.Tensor, torch.Tensor]:
     """-> (precision [R], recall [R]), float64, of features [M, F] and [N, F].
 
-    A resample counts some generated images more often and others not at all; the radii of the generated images stay those of the whole set.
+    A resample counts some generated images more often and others not at all; the radii of the generated images stay
+    those of the whole set.
     """
     if min(len(real), len(gen)) <= k:
-        raise UserError(f'--metrics=pr...: {len(real)} real and {len(gen)} generated images; more than {k} of each are needed')
+        raise UserError(f'--metrics=pr...: {len(real)} real and {len(gen)} generated images; more than {k} of each '
+                        'are needed')
     real, gen = distances.centred(real, gen)
     radii_real, radii_gen = distances.kth_nearest_other(real, k), distances.kth_nearest_other(gen, k)
     inside = torch.cat([(d <= radii_real).any(dim=1) for _, d in distances.chunks(gen, real)])

@@ -16,8 +16,9 @@ class Metric(NamedTuple):
     pattern: of the name, with <N> for that number: 5000 or 5k.
     needs:   detector by its name in `metric_main.LOADERS`.
     better:  'lower' or 'higher'.
-    real, generated: arguments of `FeatureStats`: what is kept of the features; None = nothing is needed. Where `generated` is None,
-             the metric works on the generator itself, and `compute` is called as `compute(opts, number)` instead.
+    real, generated: arguments of `FeatureStats`: what is kept of the features; None = nothing is needed. Where
+             `generated` is None, the metric works on the generator itself, and `compute` is called as `compute(opts,
+             number)` instead.
     compute: `compute(real, generated, weights)` -> {'value': ..., other figures}; see `estimate.evaluate`.
     number:  of images, where the name does not say; None = it must.
     figures: names of the other figures that are printed after the value.
@@ -49,7 +50,8 @@ class Metric(NamedTuple):
 _metrics: dict[str, Metric] = {}
 
 
-def register_metric(pattern: str, needs: str, better: str = 'lower', real: dict | None = None, generated: dict | None = None,
+def register_metric(pattern: str, needs: str, better: str = 'lower', real: dict | None = None,
+                    generated: dict | None = None,
                     number: int | None = None, figures: tuple[str, ...] = (), abilities: tuple[str, ...] = ()):
     """Decorator: makes a function the `compute` of a `Metric`; the first line of its docstring is what users are told.
 

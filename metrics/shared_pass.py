@@ -1,4 +1,5 @@
-"""One pass over the real images for each detector, and one over the generated images for all metrics that are asked for."""
+"""One pass over the real images for each detector, and one over the generated images for all metrics that are asked
+for."""
 
 from . import estimate, metric_utils
 from .feature_stats import FeatureStats
@@ -11,7 +12,8 @@ def generated_statistics(options: dict[str, MetricOptions], bootstrap: int) -> d
 
     Args:
         options:   {metric: its options}, alike but for the detector.
-        bootstrap: resamples that are wanted: features are then kept where `estimate.fits`, even if the value needs their moments only.
+        bootstrap: resamples that are wanted: features are then kept where `estimate.fits`, even if the value needs
+                   their moments only.
     """
     requests = {}
     for name, opts in options.items():
@@ -34,4 +36,5 @@ def real_statistics(options: dict[str, MetricOptions]) -> dict[str, FeatureStats
         if real is not None:
             capture = wanted[opts.detector.identity][1] if opts.detector.identity in wanted else {}
             wanted[opts.detector.identity] = opts, {**capture, **real}
-    return {identity: metric_utils.compute_feature_stats_for_dataset(opts, **capture) for identity, (opts, capture) in wanted.items()}
+    return {identity: metric_utils.compute_feature_stats_for_dataset(opts, **capture)
+            for identity, (opts, capture) in wanted.items()}

@@ -62,7 +62,8 @@ def training(run) -> list[tuple[str, str]]:
                    ('R1 weight', run.part('loss_kwargs').get('r1_gamma')),
                    ('augmentation', _object(c.get('augment_kwargs')) if 'augment_kwargs' in c else None),
                    ('target of ADA', c.get('ada_target')),
-                   ('further methods', '; '.join(_object(term) for name, term in run.part('terms').items() if name != 'kd') or None),
+                   ('further methods', '; '.join(_object(term) for name, term in run.part('terms').items()
+                                                 if name != 'kd') or None),
                    ('started from', c.get('init_from') or c.get('fork_from')), ('seed', c.get('random_seed'))])
 
 

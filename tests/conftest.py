@@ -20,7 +20,8 @@ from dnnlib import EasyDict
 
 
 def pytest_collection_modifyitems(items):
-    """On a GPU torch and its libraries warn of harmless things, and of others with each version: no reason to fail there."""
+    """On a GPU torch and its libraries warn of harmless things, and of others with each version: no reason to fail
+    there."""
     for item in items:
         if item.get_closest_marker('gpu') is not None:
             item.add_marker(pytest.mark.filterwarnings('default'))
@@ -49,7 +50,8 @@ def tiny_data(tmp_path_factory):
         path = folder / ('red' if i % 2 else 'blue') / f'{i:02d}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
         colour = np.array([200, 40, 40] if i % 2 else [40, 40, 200])
-        PIL.Image.fromarray(np.clip(colour + rng.integers(-40, 40, size=(16, 16, 3)), 0, 255).astype(np.uint8)).save(path)
+        PIL.Image.fromarray(np.clip(colour + rng.integers(-40, 40, size=(16, 16, 3)), 0,
+                                    255).astype(np.uint8)).save(path)
     return str(folder)
 
 
@@ -59,7 +61,8 @@ def parse_options(*args):
 
 
 def shrink(config):
-    """Makes the networks of a configuration small, and the search for copies, which would take more than the training."""
+    """Makes the networks of a configuration small, and the search for copies, which would take more than the
+    training."""
     width = dict(channel_base=128, channel_max=16)
     config.G_kwargs.update(z_dim=8, w_dim=8)
     config.G_kwargs['synthesis_kwargs'].update(width)

@@ -1,12 +1,13 @@
-"""What CUDA graphs are made of in torch.cuda, on a CPU: a recording keeps the operators that torch dispatches, a replay runs them again into
-the same memory, and nothing that is recorded changes anything."""
+"""What CUDA graphs are made of in torch.cuda, on a CPU: a recording keeps the operators that torch dispatches, a replay
+runs them again into the same memory, and nothing that is recorded changes anything."""
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-WAITING = {'_local_scalar_dense', 'is_nonzero', 'nonzero', 'masked_select', 'equal', 'unique_consecutive', '_unique2', 'repeat_interleave'}
+WAITING = {'_local_scalar_dense', 'is_nonzero', 'nonzero', 'masked_select', 'equal', 'unique_consecutive', '_unique2',
+           'repeat_interleave'}
 
 
 class NoWaiting(TorchDispatchMode):
@@ -18,7 +19,8 @@ class NoWaiting(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
-        by_mask = name == 'index' and any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+        by_mask = (name == 'index'
+                   and any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]))
         if name in WAITING or by_mask:
             raise self.error(f'{func} waits for the device')
         return func(*args, **(kwargs or {}))
@@ -165,5 +167,6 @@ def cuda(monkeypatch):
     monkeypatch.setattr(torch, 'Generator', Generator)
     monkeypatch.setattr(torch._C, '_cuda_endAllocateToPool', made.end_pool, raising=False)
     rand = torch.rand
-    monkeypatch.setattr(torch, 'rand', lambda *args, device=None, **kwargs: rand(*args, device=None if device == 'cuda' else device, **kwargs))
+    monkeypatch.setattr(torch, 'rand', lambda *args, device=None,
+                        **kwargs: rand(*args, device=None if device == 'cuda' else device, **kwargs))
     return made

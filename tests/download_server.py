@@ -9,9 +9,10 @@ WHOLE = 'Mon, 01 Jan 2024 00:00:00 GMT'
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves `server.files` {path: bytes}. `server.ranges` says how it treats a Range: 'yes', 'ignored' (the whole file), 'limited' (to
-    1000 bytes), 'wrong' (from another byte), 'refused' (416). `server.cuts` bytes are sent by each of the next answers before they break off.
-    `server.headers` replaces headers, None removes one. `server.stops` {path: bytes after which nothing comes until the server ends}."""
+    """Serves `server.files` {path: bytes}. `server.ranges` says how it treats a Range: 'yes', 'ignored' (the whole
+    file), 'limited' (to 1000 bytes), 'wrong' (from another byte), 'refused' (416). `server.cuts` bytes are sent by each
+    of the next answers before they break off. `server.headers` replaces headers, None removes one. `server.stops`
+    {path: bytes after which nothing comes until the server ends}."""
 
     def do_GET(self):
         server = self.server
@@ -22,7 +23,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if body is None:
             return self._answer(404, b'nothing here', {'Content-Type': 'text/plain'})
         asked = self.headers.get('Range')
-        same = self.headers.get('If-Range') in (None, server.headers.get('ETag'), server.headers.get('Last-Modified', WHOLE))
+        same = self.headers.get('If-Range') in (None, server.headers.get('ETag'),
+                                                server.headers.get('Last-Modified', WHOLE))
         if asked is None or server.ranges == 'ignored' or not same:
             return self._answer(200, body, {})
         first = int(asked.removeprefix('bytes=').removesuffix('-')) + (7 if server.ranges == 'wrong' else 0)
@@ -33,7 +35,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self, status, body, headers):
         self.send_response(status)
-        headers = {'Content-Length': str(len(body)), 'Content-Type': 'application/octet-stream', 'Last-Modified': WHOLE, **headers,
+        headers = {'Content-Length': str(len(body)), 'Content-Type': 'application/octet-stream',
+                   'Last-Modified': WHOLE, **headers,
                    **(self.server.headers if status in (200, 206) else {})}
         for name, value in headers.items():
             if value is not None:

@@ -1,4 +1,5 @@
-"""train.py on small networks, where one process fails on the way: FAIL='kill|raise|mistake RANK NIMG FILE' python failing_train.py OPTIONS
+"""train.py on small networks, where one process fails on the way: FAIL='kill|raise|mistake RANK NIMG FILE' python
+failing_train.py OPTIONS
 
 It fails before the step after NIMG images, unless FILE is there, which it leaves behind: a second start goes through.
 Without FAIL in the environment it trains to the end.

@@ -9,15 +9,23 @@ import torch
 
 from torch_utils import custom_ops
 from torch_utils.native import build as native_build
-from torch_utils.ops import _launch, _launch_scaled_bias_act, bias_act, scaled_bias_act, upfirdn2d  # noqa: F401  (they declare the operators)
+from torch_utils.ops import (  # noqa: F401  (they declare the operators)
+    _launch,
+    _launch_scaled_bias_act,
+    bias_act,
+    scaled_bias_act,
+    upfirdn2d,
+)
 
 OPS = pathlib.Path(custom_ops.FOLDER)
 NAMES = [name for names in custom_ops.OPERATORS.values() for name in names]
-SANITIZE = ['-fsanitize=address,undefined', '-fno-sanitize-recover=all', '-g'] if os.environ.get('KDGAN_TEST_SANITIZE') else []
+SANITIZE = (['-fsanitize=address,undefined', '-fno-sanitize-recover=all', '-g'] if os.environ.get('KDGAN_TEST_SANITIZE')
+            else [])
 
 
 class HostLibrary:
-    """The kernels as loops over blocks and threads: torch.ops.kdgan_host, and the launches that it would have made on a GPU."""
+    """The kernels as loops over blocks and threads: torch.ops.kdgan_host, and the launches that it would have made on a
+    GPU."""
 
     def __init__(self, path):
         self.library = ctypes.CDLL(path)
@@ -43,13 +51,15 @@ class HostLibrary:
         kind, last, dtype = next((kind, last, dtype) for dtype in _launch.CPP_TYPE for last in (False, True)
                                  for kind in _launch_scaled_bias_act.SUMS
                                  if launch.body == _launch_scaled_bias_act.body_of(dtype, last, kind))
-        numbers = [list(names).index(name) for names, name in ((_launch.CPP_TYPE, dtype), (_launch_scaled_bias_act.SUMS, kind))]
+        numbers = [list(names).index(name) for names, name in ((_launch.CPP_TYPE, dtype),
+                                                               (_launch_scaled_bias_act.SUMS, kind))]
         error = self.library.kdgan_launch_scaled_bias_act(ctypes.byref(launch.params), numbers[0], last, numbers[1])
         assert error is None, error
 
     def last_launch(self, params_type):
         """-> (text with the type of the body, bytes of shared memory, params) of the last launch."""
-        params = params_type.from_buffer_copy(ctypes.string_at(self.library.kdgan_last_params(), ctypes.sizeof(params_type)))
+        params = params_type.from_buffer_copy(ctypes.string_at(self.library.kdgan_last_params(),
+                                                               ctypes.sizeof(params_type)))
         return self.library.kdgan_last_body().decode(), self.library.kdgan_last_shared_bytes(), params
 
 

@@ -1,4 +1,5 @@
-"""What the tests of distillation share: a toy teacher, small networks with `Distillation` in their loss, one phase of a step."""
+"""What the tests of distillation share: a toy teacher, small networks with `Distillation` in their loss, one phase of a
+step."""
 
 import torch
 
@@ -58,7 +59,8 @@ def step(loss, phase, G, D, kd, cur_nimg=0, **kwargs):
         p.grad = None
     rng = torch.Generator().manual_seed(5)
     c = torch.zeros(N, 0)
-    args = dict(real_img=torch.rand(N, 3, RES, RES, generator=rng) * 2 - 1, real_c=c, gen_z=torch.randn(N, 8, generator=rng), gen_c=c, gain=1)
+    args = dict(real_img=torch.rand(N, 3, RES, RES, generator=rng) * 2 - 1, real_c=c,
+                gen_z=torch.randn(N, 8, generator=rng), gen_c=c, gain=1)
     torch.manual_seed(11)
     loss.start_step(cur_nimg)
     loss.accumulate_gradients(phase, **{**args, **kwargs})

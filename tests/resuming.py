@@ -1,4 +1,5 @@
-"""What tests of resuming share: tiny runs in this process or in others that can be killed, and everything that a run leaves to compare."""
+"""What tests of resuming share: tiny runs in this process or in others that can be killed, and everything that a run
+leaves to compare."""
 
 import contextlib
 import glob
@@ -29,7 +30,8 @@ class Killed(BaseException):
 
 
 def make_config(data, *args, **changes):
-    config, _name = train.build_config(parse_options('--outdir=x', f'--data={data}', '--device=cpu', '--metrics=none', '--workers=0', *args))
+    config, _name = train.build_config(parse_options('--outdir=x', f'--data={data}', '--device=cpu', '--metrics=none',
+                                                     '--workers=0', *args))
     shrink(config).update(changes)
     return config
 
@@ -43,7 +45,8 @@ def make_run(config, run_dir):
 
 
 def run(config, run_dir, save_at=None, die_at=None):
-    """Trains or continues. save_at, die_at: numbers of iterations after which a state is saved, and the run ends as if killed."""
+    """Trains or continues. save_at, die_at: numbers of iterations after which a state is saved, and the run ends as if
+    killed."""
     job = make_run(config, run_dir)
     iterate = job._iteration
 
@@ -61,15 +64,18 @@ def run(config, run_dir, save_at=None, die_at=None):
 
 
 def differences(run_a, run_b):
-    """Names of what is not the same in two runs: tensors bit for bit, counters, statistics of every tick, steps left out."""
-    (tensors_a, info_a), (tensors_b, info_b) = (checkpoint.load(os.path.join(path, STATE_FILE), 'training-state') for path in (run_a, run_b))
+    """Names of what is not the same in two runs: tensors bit for bit, counters, statistics of every tick, steps left
+    out."""
+    (tensors_a, info_a), (tensors_b, info_b) = (checkpoint.load(os.path.join(path, STATE_FILE), 'training-state')
+                                                for path in (run_a, run_b))
     assert len(tensors_a) > 100
     found = [name for name in {**tensors_a, **tensors_b} if not same(tensors_a.get(name), tensors_b.get(name))]
     found += [name for name in info_a if name != 'elapsed_sec' and info_a[name] != info_b.get(name)]
     ticks_a, ticks_b = (read_lines(os.path.join(path, STATS_FILE)) for path in (run_a, run_b))
     found += [STATS_FILE] if len(ticks_a) != len(ticks_b) else []
     for a, b in zip(ticks_a, ticks_b, strict=False):
-        found += [name for name in {**a, **b} if name != 'timestamp' and not name.startswith(TIMES) and not close(a.get(name), b.get(name))]
+        found += [name for name in {**a, **b} if name != 'timestamp' and not name.startswith(TIMES)
+                  and not close(a.get(name), b.get(name))]
     bad_a, bad_b = (read_lines(os.path.join(path, BAD_STEPS_FILE)) for path in (run_a, run_b))
     return found + ([BAD_STEPS_FILE] if bad_a != bad_b else [])
 
@@ -81,7 +87,8 @@ def same(a, b):
 def close(a, b):
     """Means and standard deviations of the same numbers, summed in another order."""
     return a is not None and b is not None and a['num'] == b['num'] and all(
-        a[key] == b[key] or abs(a[key] - b[key]) <= 1e-5 * max(abs(a['mean']), abs(a['std'])) for key in ('mean', 'std'))
+        a[key] == b[key] or abs(a[key] - b[key]) <= 1e-5 * max(abs(a['mean']), abs(a['std']))
+        for key in ('mean', 'std'))
 
 
 def tick_lines(run_dir):
@@ -127,7 +134,8 @@ def train_in_process(config, run_dir, output, limit_bytes=None, ends=True):
 def run_pair(cases, port, rank):
     """One of two processes: for each (config, whole, parts) a whole run, and one in parts."""
     torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='localhost', MASTER_PORT=str(port))
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='localhost',
+                      MASTER_PORT=str(port))
     distributed.init('cpu')
     for config, whole, parts in cases:
         run(config, whole)

@@ -1,4 +1,5 @@
-"""training/augment/resample.py: line maps as one operator; its derivatives beside those that autograd makes of slices."""
+"""training/augment/resample.py: line maps as one operator; its derivatives beside those that autograd makes of
+slices."""
 
 import pytest
 import torch

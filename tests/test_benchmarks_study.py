@@ -27,12 +27,14 @@ def test_paired_differences_by_hand():
 
 def line(arm, seed, *kid, data='cifar500'):
     kimg = [12.8 * (i + 1) for i in range(len(kid))]
-    return dict(data=data, arm=arm, seed=seed, kimg=kimg, kid=list(kid), fd=[1000 * k for k in kid], precision=[0.5] * len(kid),
+    return dict(data=data, arm=arm, seed=seed, kimg=kimg, kid=list(kid), fd=[1000 * k for k in kid],
+                precision=[0.5] * len(kid),
                 recall=[0.25] * len(kid), copies=0.125)
 
 
 PART = study_table.Part('Better?', 'cifar500', ('DA', 'x', 'y', 'z'), 2, ((12.8, 2), (25.6, 1)))
-LINES = [line('DA', 0, 0.6, 0.5), line('DA', 1, 0.6, 0.4), line('x', 0, 0.9, 0.3), line('x', 1, 0.7, 0.1), line('y', 0, 0.85), line('z', 0, 0.5),
+LINES = [line('DA', 0, 0.6, 0.5), line('DA', 1, 0.6, 0.4), line('x', 0, 0.9, 0.3), line('x', 1, 0.7, 0.1),
+         line('y', 0, 0.85), line('z', 0, 0.5),
          line('z', 1, 0.75), line('x', 0, 0.01, 0.01, data='cats')]
 
 
@@ -65,7 +67,8 @@ def test_every_arm_is_a_configuration(tmp_path, monkeypatch):
         PIL.Image.new('RGB', (16, 16), (20 * i, 0, 0)).save(data / 'abc'[i % 3] / f'{i}.png')
     for name, row in study_table.DATA.items():
         options = [option for option in row.options if not option.startswith('--subset')]
-        monkeypatch.setitem(study_table.DATA, name, row._replace(options=(*options, '--subset=6'), train=str(data), test=str(data),
+        monkeypatch.setitem(study_table.DATA, name, row._replace(options=(*options, '--subset=6'), train=str(data),
+                                                                 test=str(data),
                                                                   teacher='demo'))
     for part in study_table.PARTS.values():
         for arm in part.arms:
@@ -80,12 +83,14 @@ def test_results_of_a_run(tmp_path):
     run = tmp_path / 'runs' / 'one'
     run.mkdir(parents=True)
     (run / 'study.json').write_text(json.dumps(dict(data='cats', arm='DA', seed=1, options=['--aug=diffaug'])))
-    record = lambda nimg, **figures: json.dumps(dict(cur_nimg=nimg, detector='lite0', num_gen=2000, num_real=40, **figures)) + '\n'
+    record = lambda nimg, **figures: json.dumps(dict(cur_nimg=nimg, detector='lite0', num_gen=2000, num_real=40,
+                                                     **figures)) + '\n'
     measured = dict(featkid2k_full=dict(value=0.5), featfid2k_full=dict(value=300.0),
                     featpr2k3_full=dict(precision=0.5, recall=0.1))
     for metric, figures in measured.items():
         (run / f'metric-{metric}.jsonl').write_text(record(12800, **figures) + record(25600, **figures))
     got, = study.write_results(str(tmp_path))
-    assert got['kimg'] == [12.8, 25.6] and got['kid'] == [0.5, 0.5] and got['recall'] == [0.1, 0.1] and got['fd'] == [300, 300]
+    assert (got['kimg'] == [12.8, 25.6] and got['kid'] == [0.5, 0.5] and got['recall'] == [0.1, 0.1]
+            and got['fd'] == [300, 300])
     assert got['protocol'] == dict(detector='lite0', num_gen=2000, num_real=40)
     assert json.loads((tmp_path / 'results.jsonl').read_text()) == got

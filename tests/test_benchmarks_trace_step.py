@@ -15,7 +15,8 @@ def test_counts_by_hand():
     a, b = torch.zeros(100, 200, device='meta'), torch.zeros(200, 50, device='meta', dtype=torch.float32)
     with trace_step.Trace() as trace:
         c = a @ b                           # reads 20000 + 10000 numbers, writes 5000
-        d = c.t() + torch.zeros(1, device='meta').expand(50, 100)       # reads 5000 + 1, writes 5000; the zero is written, too
+        # Reads 5000 + 1, writes 5000; the zero is written, too
+        d = c.t() + torch.zeros(1, device='meta').expand(50, 100)
         del c
         d.mul_(2)                           # reads and writes 5000
     table = trace_step.summary(trace)
@@ -48,8 +49,10 @@ def test_least_time():
     assert call(launches=0) == 0
 
 
-# Of 256x256, --cfg=auto --aug=ada, batch 16: launches, GB and peak GiB of each phase, rounded up. Whoever makes a step lighter lowers them.
-LIMITS = {'Gmain': (2240, 33.6, 3.0), 'Greg': (2610, 23.9, 1.9), 'Dmain': (2110, 37.5, 1.4), 'Dreg': (1290, 39.0, 2.9), 'EMA': (5, 0.2, 0.1)}
+# Of 256x256, --cfg=auto --aug=ada, batch 16: launches, GB and peak GiB of each phase, rounded up. Whoever makes a step
+# lighter lowers them.
+LIMITS = {'Gmain': (2240, 33.6, 3.0), 'Greg': (2610, 23.9, 1.9), 'Dmain': (2110, 37.5, 1.4), 'Dreg': (1290, 39.0, 2.9),
+          'EMA': (5, 0.2, 0.1)}
 
 
 def test_a_step_at_256_asks_for_no_more():
@@ -65,6 +68,8 @@ def test_a_step_at_256_asks_for_no_more():
         assert 0.8 * limits[1] <= moved / 1e9 <= limits[1], f'{name}: {moved / 1e9:.2f} GB'
         assert trace.peak / 2 ** 30 <= limits[2], f'{name}: {trace.peak / 2 ** 30:.2f} GiB'
     weights = [sum(p.numel() for p in network.parameters()) for network in (step.G, step.D)]
-    assert step.kept_bytes() == pytest.approx(4 * (4 * weights[0] + 3 * weights[1]), rel=0.01)         # two averages each of Adam, one of G
+    # Two averages each of Adam, one of G
+    assert step.kept_bytes() == pytest.approx(4 * (4 * weights[0] + 3 * weights[1]), rel=0.01)
     flops = {name: trace_step.summary(trace)['all'][2] for name, (trace, _every) in traces.items()}
-    assert flops['Dmain'] == pytest.approx(3.204e12, rel=0.01)          # the convolutions of three passes over 16 images, forward and backward
+    # The convolutions of three passes over 16 images, forward and backward
+    assert flops['Dmain'] == pytest.approx(3.204e12, rel=0.01)

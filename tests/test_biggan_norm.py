@@ -10,7 +10,14 @@ from processes import run_processes
 from torch_utils import distributed
 from training.networks import biggan as networks_biggan
 from training.networks.biggan_layers import SNConv2d, SNLinear, Table
-from training.networks.biggan_norm import ConditionalNorm, PlainNorm, batch_statistics, norms, running_values, standing_statistics
+from training.networks.biggan_norm import (
+    ConditionalNorm,
+    PlainNorm,
+    batch_statistics,
+    norms,
+    running_values,
+    standing_statistics,
+)
 
 
 def test_spectral_norm():

@@ -22,7 +22,8 @@ from torch_utils import checkpoint
 from training.networks import Generator
 from training.snapshots import files as snapshots
 
-NETWORK = dict(z_dim=8, w_dim=8, img_resolution=16, mapping_kwargs=dict(num_layers=1), synthesis_kwargs=dict(channel_base=64, channel_max=8))
+NETWORK = dict(z_dim=8, w_dim=8, img_resolution=16, mapping_kwargs=dict(num_layers=1),
+               synthesis_kwargs=dict(channel_base=64, channel_max=8))
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +41,8 @@ def make_data(path, num=12, size=16, channels=3, classes=3):
             buffer = io.BytesIO()
             PIL.Image.fromarray(picture(i, size, channels).squeeze()).save(buffer, 'png')
             archive.writestr(f'class{i % classes}/{i:02d}.png', buffer.getvalue())
-    return dict(class_name='training.dataset.ImageFolderDataset', path=str(path), use_labels=False, max_size=num, xflip=True, resolution=size)
+    return dict(class_name='training.dataset.ImageFolderDataset', path=str(path), use_labels=False, max_size=num,
+                xflip=True, resolution=size)
 
 
 def make_snapshot(path, data_kwargs, c_dim=0, img_channels=3, training=None):
@@ -49,7 +51,8 @@ def make_snapshot(path, data_kwargs, c_dim=0, img_channels=3, training=None):
     if training is None:
         training = dict(options=dict(training_set_kwargs=data_kwargs), cur_nimg=12345, class_names=None)
         (path.parent / 'training_options.json').write_text(json.dumps(training['options']))         # as a run has it
-    snapshots.save_networks(str(path), dict(G_ema=Generator(**kwargs)), dict(G_ema=dict(kwargs, class_name='training.networks.Generator')), training)
+    snapshots.save_networks(str(path), dict(G_ema=Generator(**kwargs)),
+                            dict(G_ema=dict(kwargs, class_name='training.networks.Generator')), training)
     return str(path)
 
 
@@ -116,13 +119,15 @@ def calc(data, G, metric='clipfid12_full', **kwargs):
 
 # Names.
 
-@pytest.mark.parametrize('name, num_gen', [('fid50k_full', 50_000), ('fid5k_full', 5000), ('fid500_full', 500), ('clipfid1k_full', 1000),
+@pytest.mark.parametrize('name, num_gen', [('fid50k_full', 50_000), ('fid5k_full', 5000), ('fid500_full', 500),
+                                           ('clipfid1k_full', 1000),
                                            ('clipfid7_full', 7), ('fid1000k_full', 1_000_000)])
 def test_names(name, num_gen):
     assert metric_main.is_valid_metric(name) and metric_main.find_metric(name)[1] == num_gen
 
 
-@pytest.mark.parametrize('name', ['', 'none', 'fid', 'fid_full', 'fid50k', 'fid0_full', 'fid0k_full', 'fid05k_full', 'fid-5k_full', 'FID5k_full',
+@pytest.mark.parametrize('name', ['', 'none', 'fid', 'fid_full', 'fid50k', 'fid0_full', 'fid0k_full', 'fid05k_full',
+                                  'fid-5k_full', 'FID5k_full',
                                   'fid5k_full ', 'xfid5k_full', 'fid5kk_full', 'fid5k_full_'])
 def test_names_of_nothing(name):
     assert not metric_main.is_valid_metric(name)
@@ -151,7 +156,8 @@ def test_the_best_under_either_name(tmp_path, data, capsys):
 def test_a_pattern_belongs_to_one_metric():
     with pytest.raises(ValueError, match="'fid<N>_full' is already registered by metrics.frechet_inception_distance"):
         metric_main.register_metric('fid<N>_full', needs='inception')(lambda opts, num_gen: 0.0)
-    assert [line for line in metric_main.list_valid_metrics() if 'fid' in line] == ['fid<N>_full (FID of N generated images against all real ones)',
+    assert [line for line in metric_main.list_valid_metrics() if 'fid' in line] == ['fid<N>_full (FID of N generated '
+                                                                                    'images against all real ones)',
                                                 'featfid<N>_full (the same with the features of a teacher)']
 
 
@@ -169,12 +175,17 @@ def test_a_value_carries_its_protocol(data):
     result = calc(data, Replay(), seed=3)
     assert json.loads(json.dumps(result)) == result
     content_hash = result['reference'].pop('content_hash')
-    assert len(content_hash) == 64 and result['seconds'] >= 0 and re.fullmatch(r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00', result['date'])
-    assert (result['metric'], result['better'], result['device'], result['torch']) == ('clipfid12_full', 'lower', 'cpu', torch.__version__)
-    assert result['detector'] == dict(name='pixels:a', identity='pixels:a float32', num_features=6, resize='bicubic with antialiasing to 16x16',
-                                      input='uint8, clip(127.5 x + 128) cut to whole numbers; one channel repeated to three')
+    assert (len(content_hash) == 64 and result['seconds'] >= 0
+            and re.fullmatch(r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00', result['date']))
+    assert (result['metric'], result['better'], result['device'],
+            result['torch']) == ('clipfid12_full', 'lower', 'cpu', torch.__version__)
+    assert result['detector'] == dict(name='pixels:a', identity='pixels:a float32', num_features=6,
+                                      resize='bicubic with antialiasing to 16x16',
+                                      input='uint8, clip(127.5 x + 128) cut to whole numbers; one channel '
+                                            'repeated to three')
     assert result['reference'] == dict(dataset='photos', images=12, mirrored=False)
-    assert result['generated'] == dict(images=12, truncation_psi=1, noise_mode='random', labels='none', seed=3, batch_size=5)
+    assert result['generated'] == dict(images=12, truncation_psi=1, noise_mode='random', labels='none', seed=3,
+                                       batch_size=5)
     assert result['formula'] == dict(covariance='over n-1')
 
 
@@ -214,26 +225,32 @@ def test_check_metrics(tmp_path, monkeypatch):
 
 def test_the_command(tmp_path, network, data):
     teacher = save_teacher(tmp_path / 'teacher.safetensors')
-    code, output = run(f'--network={network}', '--metrics=clipfid9_full, clipfid10_full', f'--teacher={teacher}', '--batch=4', '--seed=7')
+    code, output = run(f'--network={network}', '--metrics=clipfid9_full, clipfid10_full', f'--teacher={teacher}',
+                       '--batch=4', '--seed=7')
     assert code == 0 and output.startswith('clipfid9_full ')
     result, = map(json.loads, (tmp_path / 'run' / 'metric-clipfid10_full.jsonl').read_text().splitlines())
     assert (result['snapshot'], result['cur_nimg']) == ('network-snapshot-000012.safetensors', 12345)
-    assert (result['reference']['images'], result['reference']['mirrored'], result['detector']['name']) == (12, False, load_teacher(teacher).identity)
+    assert (result['reference']['images'], result['reference']['mirrored'],
+            result['detector']['name']) == (12, False, load_teacher(teacher).identity)
     G = snapshots.load_networks(network).G_ema
     again = calc(data, G, 'clipfid10_full', teacher_kwargs=teacher_kwargs(teacher), seed=7, batch_size=4)
     assert result['value'] == again['value'] > 0
 
 
 def test_fid_of_a_conditional_generator_on_other_data(tmp_path, monkeypatch):
-    """With 16 features rather than 2048, whose decomposition takes seconds; --data wins over what the snapshot names."""
+    """With 16 features rather than 2048, whose decomposition takes seconds; --data wins over what the snapshot
+    names."""
     monkeypatch.setattr(detectors, 'INCEPTION_FEATURES', 16)
     other = make_data(tmp_path / 'other.zip', num=6)
     network = make_snapshot(tmp_path / 'x.safetensors', dict(other, path='/nowhere'), c_dim=3)
     script = save_script(tmp_path / 'toy.pt', ToyInception(16))
-    code, _ = run(f'--network={network}', '--metrics=fid8_full', f'--data={other["path"]}', f'--detector={script}', f'--outdir={tmp_path / "new"}')
+    code, _ = run(f'--network={network}', '--metrics=fid8_full', f'--data={other["path"]}', f'--detector={script}',
+                  f'--outdir={tmp_path / "new"}')
     result = json.loads((tmp_path / 'new' / 'metric-fid8_full.jsonl').read_text())
-    assert code == 0 and result['generated']['labels'] == 'drawn from the data set' and result['snapshot'] == '../x.safetensors'
-    assert (result['detector']['name'], result['detector']['identity']) == ('toy', f'sha256:{files.sha256_of_file(script)}')
+    assert (code == 0 and result['generated']['labels'] == 'drawn from the data set'
+            and result['snapshot'] == '../x.safetensors')
+    assert (result['detector']['name'], result['detector']['identity']) == ('toy',
+                                                                            f'sha256:{files.sha256_of_file(script)}')
     assert (result['reference']['dataset'], result['reference']['images']) == ('other', 6)
 
 
@@ -246,9 +263,11 @@ def test_the_demo_set_by_name(tmp_path):
 
 def test_no_class_is_taken_from_a_snapshot(tmp_path):
     """The options in a file from elsewhere are data, too."""
-    options = dict(training_set_kwargs=dict(class_name='subprocess.Popen', path=str(tmp_path), args=['touch', str(tmp_path / 'hacked')]))
+    options = dict(training_set_kwargs=dict(class_name='subprocess.Popen', path=str(tmp_path),
+                                            args=['touch', str(tmp_path / 'hacked')]))
     info = dict(networks=dict(G_ema=NETWORK), training=dict(options=options))
-    assert calc_metrics.choose_data(None, info, 'x') == dict(class_name='training.dataset.ImageFolderDataset', path=str(tmp_path))
+    assert calc_metrics.choose_data(None, info, 'x') == dict(class_name='training.dataset.ImageFolderDataset',
+                                                             path=str(tmp_path))
 
 
 def test_metrics_of_generated_images_alone_need_no_data(tmp_path, monkeypatch):
@@ -257,11 +276,15 @@ def test_metrics_of_generated_images_alone_need_no_data(tmp_path, monkeypatch):
     network = make_snapshot(tmp_path / 'x.safetensors', None, training={})
     args = [f'--network={network}', '--metrics=is40', f'--detector={save_script(tmp_path / "toy.pt", ToyClasses())}']
     code, output = run(*args)
-    assert code == 0 and output.startswith('is40 1.') and json.loads((tmp_path / 'metric-is40.jsonl').read_text())['reference'] is None
+    assert (code == 0 and output.startswith('is40 1.')
+            and json.loads((tmp_path / 'metric-is40.jsonl').read_text())['reference'] is None)
     code, output = run(*args, '--ref=/nowhere')
-    assert code == 0 and output.startswith('Warning: --ref=/nowhere is not looked at: is40 is of generated images alone.\n')
-    network = make_snapshot(tmp_path / 'c.safetensors', dict(path=str(tmp_path / 'gone.zip')), c_dim=2)         # labels are as frequent as there
-    assert 'gone.zip: the data set that the snapshot was trained on is not there any more' in run(f'--network={network}', *args[1:])[1]
+    assert (code == 0
+            and output.startswith('Warning: --ref=/nowhere is not looked at: is40 is of generated images alone.\n'))
+    # Labels are as frequent as there
+    network = make_snapshot(tmp_path / 'c.safetensors', dict(path=str(tmp_path / 'gone.zip')), c_dim=2)
+    assert ('gone.zip: the data set that the snapshot was trained on is not there any '
+            'more' in run(f'--network={network}', *args[1:])[1])
 
 
 @pytest.mark.parametrize('option', ['--seed=4294967296', '--bootstrap=1001'])
@@ -271,7 +294,8 @@ def test_numbers_out_of_range(option):
 
 
 def snapshot_of_nothing(tmp_path):
-    checkpoint.save(str(tmp_path / 'y.safetensors'), 'network', {'x': torch.zeros(1)}, dict(networks=dict(G=NETWORK), training={}))
+    checkpoint.save(str(tmp_path / 'y.safetensors'), 'network', {'x': torch.zeros(1)},
+                    dict(networks=dict(G=NETWORK), training={}))
     return f'--network={tmp_path / "y.safetensors"}'
 
 
@@ -281,12 +305,14 @@ def snapshot_of_nothing(tmp_path):
     (lambda tmp: [snapshot_of_nothing(tmp)], 'y.safetensors: there is no G_ema in it'),
     (lambda tmp: [f'--network={make_snapshot(tmp / "y.safetensors", None, training={})}'],
      'y.safetensors: the snapshot does not say what it was trained on; .* --ref=PATH'),
-    (lambda tmp: ['--metrics=fid5k_full,fid5k'], '--metrics=fid5k: there is no such metric; did you mean fid5k_full. Or use fid<N>_full, .*'),
+    (lambda tmp: ['--metrics=fid5k_full,fid5k'], '--metrics=fid5k: there is no such metric; did you mean fid5k_full. '
+                                                 'Or use fid<N>_full, .*'),
     (lambda tmp: ['--metrics='], '--metrics=: there is no such metric; use fid<N>_full'),
     (lambda tmp: ['--data=/nowhere'], '/nowhere'),
     (lambda tmp: [f'--data={make_data(tmp / "x.zip", size=8)["path"]}'],
      r'x.zip: images are 8x8 RGB, the network makes 16x16 RGB; .* --width=16 --height=16 --color=rgb'),
-    (lambda tmp: [f'--data={make_data(tmp / "x.zip", channels=1)["path"]}'], 'x.zip: images are 16x16 grey, the network makes 16x16 RGB'),
+    (lambda tmp: [f'--data={make_data(tmp / "x.zip", channels=1)["path"]}'],
+     'x.zip: images are 16x16 grey, the network makes 16x16 RGB'),
     (lambda tmp: [f'--network={make_snapshot(tmp / "c.safetensors", make_data(tmp / "x.zip"), c_dim=2)}'],
      'x.zip: labels have 3 dimensions, the network takes 2'),
     (lambda tmp: [f'--network={make_snapshot(tmp / "c.safetensors", dict(path=str(tmp / "gone.zip")))}'],
@@ -297,7 +323,8 @@ def snapshot_of_nothing(tmp_path):
     (lambda tmp: ['--metrics=fid5_full', '--detector=/nowhere.pt'], '--detector=/nowhere.pt: there is no such file'),
     (lambda tmp: ['--trunc=nan'], '--trunc=nan: must be a number such as 0.7, from -100 to 100'),
     (lambda tmp: ['--trunc=1e300'], r'--trunc=1e\+300: must be a number'),
-    (lambda tmp: ['--metrics=clipfid10000001_full'], '--metrics=clipfid10000001_full: asks for 10000001 images; 10000000 are the most'),
+    (lambda tmp: ['--metrics=clipfid10000001_full'], '--metrics=clipfid10000001_full: asks for 10000001 images; '
+                                                     '10000000 are the most'),
     (lambda tmp: ['--teacher=/nowhere.safetensors'], '--teacher=/nowhere.safetensors: .* does not exist'),
 ])
 def test_refusals_before_the_work(tmp_path, network, monkeypatch, make_args, message):

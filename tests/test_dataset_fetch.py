@@ -42,7 +42,8 @@ def cifar_tar(path):
     """A CIFAR-10 archive of 4 images in each of its batches."""
     batches = {name: {'data': noise(4, 3072, seed=i), 'labels': [i, 1, 2, 3]}
                for i, name in enumerate([*(f'data_batch_{k}' for k in range(1, 6)), 'test_batch'])}
-    return make_cifar(path, 'cifar-10-batches-py', batches, {'batches.meta': {'label_names': list('abcdefghij')}}).read_bytes()
+    return make_cifar(path, 'cifar-10-batches-py', batches,
+                      {'batches.meta': {'label_names': list('abcdefghij')}}).read_bytes()
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +63,8 @@ def server(place, monkeypatch):
         cifar = cifar_tar(place / 'cifar.tar.gz')
         server.files = {'/100-shot-panda.zip': photos_zip(), '/cifar-10-python.tar.gz': cifar}
         rows = {'panda': dict(url=server.address + '/100-shot-panda.zip', images=3),
-                'cifar10': dict(url=server.address + '/cifar-10-python.tar.gz', images=20, test_images=4, md5=hashlib.md5(cifar).hexdigest())}
+                'cifar10': dict(url=server.address + '/cifar-10-python.tar.gz', images=20, test_images=4,
+                                md5=hashlib.md5(cifar).hexdigest())}
         for name, row in rows.items():
             monkeypatch.setitem(public_data.PUBLIC_DATA, name, public_data.PUBLIC_DATA[name]._replace(**row))
         yield server
@@ -85,7 +87,8 @@ def refusal(*args):
 def test_the_table():
     table = public_data.PUBLIC_DATA
     assert list(table) == NAMES and [row.images for row in table.values()] == [100, 100, 100, 160, 389, 50000, 50000]
-    assert [row.size for row in table.values()] == [256] * 5 + [32] * 2 and [row.test_images for row in table.values()] == [0] * 5 + [10000] * 2
+    assert ([row.size for row in table.values()] == [256] * 5 + [32] * 2
+            and [row.test_images for row in table.values()] == [0] * 5 + [10000] * 2)
     assert all(row.url.startswith('https://') and row.url.endswith(('.zip', '.tar.gz')) for row in table.values())
     assert all(row.md5 is None or re.fullmatch('[0-9a-f]{32}', row.md5) for row in table.values())
 
@@ -95,7 +98,9 @@ def test_low_shot_images_are_256_lanczos_and_all_are_used(server):
     assert 'panda.zip: 3 images, 256x256 RGB; no labels' in output
     images, meta = read(pathlib.Path('panda.zip'))
     with zipfile.ZipFile(io.BytesIO(photos_zip())) as archive:
-        wanted = [PIL.Image.open(archive.open(f'100-shot-panda/{i}.jpg')).resize((256, 256), PIL.Image.Resampling.LANCZOS) for i in range(3)]
+        wanted = [PIL.Image.open(archive.open(f'100-shot-panda/{i}.jpg')).resize((256, 256),
+                                                                                 PIL.Image.Resampling.LANCZOS)
+                  for i in range(3)]
     assert meta == {'labels': None} and len(images) == 3
     for image, want in zip(images.values(), wanted, strict=True):
         np.testing.assert_array_equal(np.array(image), np.array(want))
@@ -107,25 +112,31 @@ def test_the_record_says_where_it_is_from(server):
     record, test_record = (json.loads(zipfile.ZipFile(name).comment) for name in ['panda.zip', 'cifar10-test.zip'])
     assert record['split'] is None and test_record['split'] == 'test'
     assert record['source'] == '100-shot-panda.zip' and record['width'] == 256 and record['resize_filter'] == 'lanczos'
-    assert record['source_record'] == {'address': server.address + '/100-shot-panda.zip', 'sha256': hashlib.sha256(photos_zip()).hexdigest()}
+    assert record['source_record'] == {'address': server.address + '/100-shot-panda.zip',
+                                       'sha256': hashlib.sha256(photos_zip()).hexdigest()}
 
 
 def test_cifar_with_labels_then_the_test_images_from_the_same_archive(server):
     fetch('cifar10')
     fetch('cifar10', '--ref')
     images, meta = read(pathlib.Path('cifar10.zip'))
-    assert [label for _, label in meta['labels']] == [x for i in range(5) for x in (i, 1, 2, 3)] and meta['class_names'] == list('abcdefghij')
+    assert ([label for _, label in meta['labels']] == [x for i in range(5) for x in (i, 1, 2, 3)]
+            and meta['class_names'] == list('abcdefghij'))
     assert len(images) == 20 and {image.size for image in images.values()} == {(32, 32)}
     images, meta = read(pathlib.Path('cifar10-test.zip'))
     assert [label for _, label in meta['labels']] == [5, 1, 2, 3] and len(server.asked) == 1
-    np.testing.assert_array_equal(np.array(images['00000/img00000000.png']).transpose(2, 0, 1).ravel(), noise(4, 3072, seed=5)[0])
+    np.testing.assert_array_equal(np.array(images['00000/img00000000.png']).transpose(2, 0, 1).ravel(),
+                                  noise(4, 3072, seed=5)[0])
 
 
-@pytest.mark.parametrize('option, count', [('--fraction=20', 4), ('--fraction=10', 2), ('--fraction=12.4', 2), ('--count=7', 7), ('--count=20', 20)])
+@pytest.mark.parametrize('option, count', [('--fraction=20', 4), ('--fraction=10', 2), ('--fraction=12.4', 2),
+                                           ('--count=7', 7), ('--count=20', 20)])
 def test_a_subset_is_exact_and_the_one_of_train_subset(server, option, count):
     fetch('cifar10', '--dest=all')
     fetch('cifar10', option, '--dest=part.zip')
-    part, whole = ImageFolderDataset('part.zip', use_labels=True), ImageFolderDataset('all', use_labels=True, max_size=count, random_seed=0)
+    part, whole = ImageFolderDataset('part.zip',
+                                     use_labels=True), ImageFolderDataset('all', use_labels=True, max_size=count,
+                                                                          random_seed=0)
     assert len(part) == len(whole) == count
     for i in range(count):
         np.testing.assert_array_equal(part[i][0], whole[i][0])
@@ -149,7 +160,8 @@ def test_a_file_fetched_by_other_means(server, place):
 @pytest.mark.parametrize('name, content, message', [
     ('panda', photos_zip(2), 'has 2 images, 3 are expected: it is damaged or another archive; try again later'),
     ('panda', photos_zip(broken=True), r'is damaged or cannot be read \(BadZipFile: .*CRC'),
-    ('panda', photos_zip()[:-100], 'is no zip archive, or only a part of one; try again later, or get the archive elsewhere'),
+    ('panda', photos_zip()[:-100], 'is no zip archive, or only a part of one; try again later, or get the archive '
+                                   'elsewhere'),
     ('panda', b'<html>moved</html>', 'is no zip archive, or only a part of one'),
     ('cifar10', b'-', 'is damaged or another file \\(MD5 336d5ebc5436534e61d16e63ddfca327, expected [0-9a-f]{32}\\)')])
 def test_archives_that_are_not_what_they_should_be(server, place, name, content, message):
@@ -158,7 +170,8 @@ def test_archives_that_are_not_what_they_should_be(server, place, name, content,
     assert os.listdir(place / 'cache' / 'downloads') == []
     copy = place / 'copy'
     copy.write_bytes(content)
-    assert re.search(r'^Error: --source=.*/copy: (is|has) .*; use a copy of http://.*, or leave --source out', refusal(name, f'--source={copy}'))
+    assert re.search(r'^Error: --source=.*/copy: (is|has) .*; use a copy of http://.*, or leave --source out',
+                     refusal(name, f'--source={copy}'))
 
 
 def test_a_cifar_archive_of_another_size(server, monkeypatch):
@@ -167,15 +180,19 @@ def test_a_cifar_archive_of_another_size(server, monkeypatch):
 
 
 @pytest.mark.parametrize('args, message', [
-    (['obamma'], "'obamma' is not one of 'obama'"), ([], "Missing argument '"), (['panda', '--ref'], '--ref: panda has no test images'),
+    (['obamma'], "'obamma' is not one of 'obama'"), ([], "Missing argument '"),
+    (['panda', '--ref'], '--ref: panda has no test images'),
     (['cifar10', '--ref', '--fraction=10'], '--ref: the FID compares with all test images'),
     (['cifar10', '--fraction=0'], '--fraction=0: must be a percentage above 0 and up to 100, such as 10'),
-    (['cifar10', '--fraction=nan'], '--fraction=nan: must be'), (['cifar10', '--fraction=101'], '--fraction=101: must be'),
+    (['cifar10', '--fraction=nan'], '--fraction=nan: must be'),
+    (['cifar10', '--fraction=101'], '--fraction=101: must be'),
     (['cifar10', '--fraction=inf'], '--fraction=inf: must be'),
     (['cifar10', '--fraction=1'], '--fraction=1: is less than one of 20 images; ask for more, or for --count=1'),
-    (['cifar10', '--count=21'], '--count=21: there are 20 images; ask for 1 to 20'), (['cifar10', '--count=0'], '--count=0: there are'),
+    (['cifar10', '--count=21'], '--count=21: there are 20 images; ask for 1 to 20'),
+    (['cifar10', '--count=0'], '--count=0: there are'),
     (['cifar10', '--count=2', '--fraction=10'], '--count=2: --fraction=10 says how many images already'),
-    (['panda', '--dest=x.tar'], '--dest=x.tar: this kind of file cannot be written'), (['panda', '--dest=/dev/null/x.zip'], '/dev/null is a file'),
+    (['panda', '--dest=x.tar'], '--dest=x.tar: this kind of file cannot be written'),
+    (['panda', '--dest=/dev/null/x.zip'], '/dev/null is a file'),
     (['panda', '--source=nothing.zip'], '--source=nothing.zip: there is no such file; use a copy of http'),
     (['panda', '--source=.'], '--source=.: there is no such file')])
 def test_wrong_options_are_refused_before_anything_is_asked(server, args, message):
@@ -189,9 +206,11 @@ def test_a_result_that_is_there_is_not_overwritten(server):
 
 
 @pytest.mark.parametrize('change, message', [
-    (dict(files={}), r'panda: http://.* cannot be fetched \(404 Not Found\); download it elsewhere and name the file with --source=FILE'),
+    (dict(files={}), r'panda: http://.* cannot be fetched \(404 Not Found\); download it elsewhere and name the file '
+                     r'with --source=FILE'),
     (dict(headers={'Content-Type': 'text/html'}), 'panda: http://.* gives text/html, a page and no archive'),
-    (dict(cuts=[1000, 0]), r'panda: http://.* cannot be fetched \(.*\); 1.0 kB are kept, the same command goes on from there; or')])
+    (dict(cuts=[1000, 0]), r'panda: http://.* cannot be fetched \(.*\); 1.0 kB are kept, the same command goes on from '
+                           r'there; or')])
 def test_bad_answers(server, change, message):
     vars(server).update(change)
     assert re.search('^Error: ' + message, refusal('panda'))
@@ -201,4 +220,5 @@ def test_a_truncated_download_is_completed(server):
     server.cuts = [1000, 0]
     assert '1.0 kB are kept, the same command goes on from there' in refusal('panda')
     fetch('panda')
-    assert [asked for _, asked in server.asked] == [None, 'bytes=1000-', 'bytes=1000-'] and len(read(pathlib.Path('panda.zip'))[0]) == 3
+    assert ([asked for _, asked in server.asked] == [None, 'bytes=1000-', 'bytes=1000-']
+            and len(read(pathlib.Path('panda.zip'))[0]) == 3)

@@ -1,4 +1,5 @@
-"""dataset_tool.py imagenet: a stand-in of the same layout, pixels against Pillow and torchvision's rule, exact subsets, and every refusal."""
+"""dataset_tool.py imagenet: a stand-in of the same layout, pixels against Pillow and torchvision's rule, exact subsets,
+and every refusal."""
 
 import json
 import os
@@ -53,7 +54,8 @@ def test_pixels_labels_and_order(ilsvrc, tmp_path):
     images, meta = read(tmp_path / 'out.zip')
     paths = [path for folder in CLASSES for path in sorted((ilsvrc / folder).glob('*_*.JPEG'))]
     assert [label for _, label in meta['labels']] == [0] * 4 + [1] * 4 + [2] * 4 and len(images) == 12
-    assert '12 images, 64x64 RGB; 1000 classes: tench, goldfish, great white shark' in output and meta['class_names'] == class_names_of('imagenet')
+    assert ('12 images, 64x64 RGB; 1000 classes: tench, goldfish, great white shark' in output
+            and meta['class_names'] == class_names_of('imagenet'))
     for path, image in zip(paths, images.values(), strict=True):
         whole = PIL.Image.open(path)
         top = int(round((whole.height - 90) / 2.0))         # torchvision's CenterCrop: 10 -> 5, 11 -> 6, 13 -> 6
@@ -62,7 +64,8 @@ def test_pixels_labels_and_order(ilsvrc, tmp_path):
 
 
 def test_odd_pictures(ilsvrc, tmp_path):
-    """What the training set has among its JPEG files: CMYK, grey, a PNG; and orientation tags, which BigGAN's preparation ignores."""
+    """What the training set has among its JPEG files: CMYK, grey, a PNG; and orientation tags, which BigGAN's
+    preparation ignores."""
     exif = PIL.Image.Exif()
     exif[ORIENTATION] = 6
     folder = ilsvrc / CLASSES[0]
@@ -90,7 +93,8 @@ def test_a_subset_keeps_its_pictures_labels_and_says_so(ilsvrc, tmp_path, option
         np.testing.assert_array_equal(np.array(image), np.array(whole_images[i]))
     with zipfile.ZipFile(tmp_path / 'part.zip') as archive:
         record = json.loads(archive.comment)
-    assert record['source_record'] == {'subset': {'images': places, 'of': 12, 'seed': 0}} and record['resize_filter'] == 'bilinear'
+    assert (record['source_record'] == {'subset': {'images': places, 'of': 12, 'seed': 0}}
+            and record['resize_filter'] == 'bilinear')
 
 
 @pytest.mark.parametrize('percent, count', [(10, 128_117), (5, 64_058), (2.5, 32_029), (100, 1_281_167)])
@@ -107,20 +111,25 @@ def test_subsets_are_nested_and_as_numpy_draws_them():
 
 def test_refusals(ilsvrc, tmp_path):
     dest = tmp_path / 'out.zip'
-    assert re.search('--source=.*/nothing: cannot be listed .No such file or directory', refusal(tmp_path / 'nothing', dest))
-    assert re.search(r'--source=.*: no folders named by WordNet id \(n01440764, ...\) in it; give the folder', refusal(ilsvrc / 'readme', dest))
-    assert re.search('--source=.*JPEG: cannot be listed .Not a directory', refusal(ilsvrc / CLASSES[0] / 'n01440764_0.JPEG', dest))
+    assert re.search('--source=.*/nothing: cannot be listed .No such file or directory',
+                     refusal(tmp_path / 'nothing', dest))
+    assert re.search(r'--source=.*: no folders named by WordNet id \(n01440764, ...\) in it; give the folder',
+                     refusal(ilsvrc / 'readme', dest))
+    assert re.search('--source=.*JPEG: cannot be listed .Not a directory',
+                     refusal(ilsvrc / CLASSES[0] / 'n01440764_0.JPEG', dest))
     assert re.search('--count=13: there are 12 images; ask for 1 to 12', refusal(ilsvrc, dest, '--count=13'))
     assert re.search('--fraction=-1: must be a percentage', refusal(ilsvrc, dest, '--fraction=-1'))
     assert re.search('--dest=.* lies inside --source', refusal(ilsvrc, ilsvrc / 'out.zip'))
     assert re.search('this kind of file cannot be written', refusal(ilsvrc, tmp_path / 'out.hdf5'))
     (ilsvrc / CLASSES[1] / 'n01443537_1.JPEG').unlink()
-    assert re.search('11 images of 3 classes in it, the training set of ILSVRC-2012 has 12 of 3; complete it', refusal(ilsvrc, dest))
+    assert re.search('11 images of 3 classes in it, the training set of ILSVRC-2012 has 12 of 3; complete it',
+                     refusal(ilsvrc, dest))
 
 
 def test_a_damaged_picture_is_named_and_nothing_written(ilsvrc, tmp_path):
     broken = ilsvrc / CLASSES[1] / 'n01443537_1.JPEG'
     broken.write_bytes(broken.read_bytes()[:500])
     code, output = run_cli(dataset_tool.main, 'imagenet', f'--source={ilsvrc}', f'--dest={tmp_path / "out.zip"}')
-    assert code == 1 and 'n01443537/n01443537_1.JPEG: is damaged' in output and '1 of 12 images cannot be used' in output
+    assert (code == 1 and 'n01443537/n01443537_1.JPEG: is damaged' in output
+            and '1 of 12 images cannot be used' in output)
     assert not pathlib.Path(tmp_path / 'out.zip').exists()

@@ -220,7 +220,8 @@ def test_notes_appear_where_a_run_begins(tmp_path, monkeypatch, capsys):
     labels = [[f'{name}.png', i % 2] for i, name in enumerate(['0', '1', '2', 'gone'])]
     (tmp_path / 'in' / 'dataset.json').write_text(json.dumps(dict(labels=labels)))
     note, = ImageFolderDataset(str(source), use_labels=True).notes
-    options = [f'--outdir={tmp_path}/runs', f'--data={source}', '--cond=1', '--dry-run', '--metrics=none', '--device=cpu']
+    options = [f'--outdir={tmp_path}/runs', f'--data={source}', '--cond=1', '--dry-run', '--metrics=none',
+               '--device=cpu']
     monkeypatch.setattr(sys, 'argv', ['train.py', *options])
     with pytest.raises(SystemExit) as end:
         train.main()

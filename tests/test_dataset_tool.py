@@ -85,7 +85,8 @@ def test_center_crop_keeps_the_middle(tmp_path):
 
 def test_box_filter_is_the_mean_of_blocks(tmp_path):
     blocks = noise(8, 8, 3).astype(int)
-    offsets = np.array([[-2, 2], [1, -1]])          # rows sum to 0: the mean of a block is its colour, and so is that of its rows
+    # Rows sum to 0: the mean of a block is its colour, and so is that of its rows
+    offsets = np.array([[-2, 2], [1, -1]])
     picture = np.clip(blocks, 2, 253)[:, None, :, None] + offsets[None, :, None, :, None]
     picture = picture.reshape(16, 16, 3).astype(np.uint8)
     img = convert(tmp_path, picture, '--width=8', '--height=8', '--resize-filter=box')
@@ -94,13 +95,16 @@ def test_box_filter_is_the_mean_of_blocks(tmp_path):
 
 def test_lanczos_is_the_default_and_is_pillows(tmp_path):
     want = PIL.Image.fromarray(noise(20, 20, 3)).resize((8, 8), PIL.Image.Resampling.LANCZOS)
-    np.testing.assert_array_equal(np.array(convert(tmp_path, noise(20, 20, 3), '--width=8', '--height=8')), np.array(want))
+    np.testing.assert_array_equal(np.array(convert(tmp_path, noise(20, 20, 3), '--width=8', '--height=8')),
+                                  np.array(want))
 
 
 def test_center_crop_wide_sets_rows_between_black_bars(tmp_path):
-    """A 16x14 picture for 16x8: all 14 rows are wanted (16 * 14 / 16), squeezed to 8; below and above 4 black rows each."""
+    """A 16x14 picture for 16x8: all 14 rows are wanted (16 * 14 / 16), squeezed to 8; below and above 4 black rows
+    each."""
     picture = np.repeat(noise(7, 16, 3), 2, axis=0)
-    img = np.array(convert(tmp_path, picture, '--transform=center-crop-wide', '--width=16', '--height=8', '--resize-filter=box'))
+    img = np.array(convert(tmp_path, picture, '--transform=center-crop-wide', '--width=16', '--height=8',
+                           '--resize-filter=box'))
     want = np.array(PIL.Image.fromarray(picture).resize((16, 8), PIL.Image.Resampling.BOX))
     assert img.shape == (16, 16, 3) and not img[:4].any() and not img[12:].any()
     np.testing.assert_array_equal(img[4:12], want)
@@ -108,14 +112,17 @@ def test_center_crop_wide_sets_rows_between_black_bars(tmp_path):
 
 def test_center_crop_wide_says_why_pictures_are_left_out(tmp_path, capsys):
     """32x12 gives 6 rows at a width of 16."""
-    source = make_folder(tmp_path / 'in', {'fits.png': noise(8, 16, 3), 'narrow.png': noise(8, 15, 3), 'wide.png': noise(12, 32, 3)})
+    source = make_folder(tmp_path / 'in', {'fits.png': noise(8, 16, 3), 'narrow.png': noise(8, 15, 3),
+                                           'wide.png': noise(12, 32, 3)})
     run_tool(source, tmp_path / 'out', '--transform=center-crop-wide', '--width=16', '--height=8')
-    assert ('2 of 3 images are left out, less wide than --width=16 or, at that width, less high than --height=8 (a smaller --height takes wider '
+    assert ('2 of 3 images are left out, less wide than --width=16 or, at that width, less high than --height=8 (a '
+            'smaller --height takes wider '
             'pictures): narrow.png, wide.png') in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('orientation, turn', [
-    (1, lambda a: a), (2, np.fliplr), (3, lambda a: np.rot90(a, 2)), (4, np.flipud), (5, lambda a: a.transpose(1, 0, 2)),
+    (1, lambda a: a), (2, np.fliplr), (3, lambda a: np.rot90(a, 2)), (4, np.flipud),
+    (5, lambda a: a.transpose(1, 0, 2)),
     (6, lambda a: np.rot90(a, -1)), (7, lambda a: np.rot90(a, 2).transpose(1, 0, 2)), (8, np.rot90),
 ])
 def test_photos_are_turned_upright(tmp_path, orientation, turn):
@@ -136,7 +143,8 @@ def test_the_orientation_of_a_png_is_ignored(tmp_path):
 
 
 def test_16_bits_become_the_nearest_of_8(tmp_path):
-    value = np.array([[0, 128, 129, 257], [257 * 77, 257 * 77 + 128, 257 * 77 + 129, 1000], [65535, 65406, 65407, 40000], [1, 2, 3, 4]])
+    value = np.array([[0, 128, 129, 257], [257 * 77, 257 * 77 + 128, 257 * 77 + 129, 1000],
+                      [65535, 65406, 65407, 40000], [1, 2, 3, 4]])
     want = [[round(v * 255 / 65535) for v in row] for row in value.tolist()]
     img = convert(tmp_path, np.tile(value, (2, 2)).astype(np.uint16))
     assert img.mode == 'L' and np.array(img)[:4, :4].tolist() == np.array(img)[4:, 4:].tolist() == want
@@ -149,21 +157,25 @@ def test_palette_images_get_their_colours(tmp_path):
     np.testing.assert_array_equal(np.array(img), np.array(picture))
 
 
+# RGBA that hides nothing
 @pytest.mark.parametrize('picture, want', [
     (PIL.Image.fromarray(noise(8, 8) > 127), (noise(8, 8) > 127) * 255),                                      # bilevel
-    (np.dstack([noise(8, 8, 3), np.full([8, 8], 255, np.uint8)]), noise(8, 8, 3)),                              # RGBA that hides nothing
-    (PIL.Image.merge('LA', [PIL.Image.fromarray(noise(8, 8)), PIL.Image.new('L', (8, 8), 255)]), noise(8, 8)),  # grey likewise
+    (np.dstack([noise(8, 8, 3), np.full([8, 8], 255, np.uint8)]), noise(8, 8, 3)),
+    # Grey likewise
+    (PIL.Image.merge('LA', [PIL.Image.fromarray(noise(8, 8)), PIL.Image.new('L', (8, 8), 255)]), noise(8, 8)),
 ], ids=['bilevel', 'rgba', 'la'])
 def test_other_kinds_of_pixels(tmp_path, picture, want):
     np.testing.assert_array_equal(np.array(convert(tmp_path, picture)), want)
 
 
 def test_transparent_parts_need_a_colour_behind_them(tmp_path, capsys):
-    picture = np.full([8, 8, 4], [200, 0, 100, 51], np.uint8)                  # a fifth of the colour, four fifths of white
+    # A fifth of the colour, four fifths of white
+    picture = np.full([8, 8, 4], [200, 0, 100, 51], np.uint8)
     make_folder(tmp_path / 'one', {'a.png': picture})
     refusal(tmp_path / 'one', tmp_path / 'no.zip')
     assert 'a.png: has transparent parts; --color=rgb puts white behind them' in capsys.readouterr().err
-    np.testing.assert_array_equal(np.array(convert(tmp_path, picture, '--color=rgb')), np.full([8, 8, 3], [244, 204, 224]))
+    np.testing.assert_array_equal(np.array(convert(tmp_path, picture, '--color=rgb')),
+                                  np.full([8, 8, 3], [244, 204, 224]))
 
 
 def test_color_grey(tmp_path):
@@ -182,14 +194,16 @@ def test_order_names_and_labels_from_dataset_json(tmp_path):
     images, meta = read(tmp_path / 'out')
     names = ['00000/img00000000.png', '00000/img00000001.png', '00000/img00000002.png']
     assert list(images) == names
-    for name, origin in zip(names, ['a/0.png', 'a-b/1.PNG', 'b.png'], strict=True):        # by path components, not by strings
+    # By path components, not by strings
+    for name, origin in zip(names, ['a/0.png', 'a-b/1.PNG', 'b.png'], strict=True):
         np.testing.assert_array_equal(np.array(images[name]), files[origin])
     assert meta == {'labels': [[names[0], 5], [names[1], 2], [names[2], 0]]}
 
 
 def test_labels_from_class_folders(tmp_path, capsys):
     source = make_folder(tmp_path / 'in', {f'{part}/{animal}/{i}.png': noise(8, 8, 3)
-                                           for part in ('test', 'train') for animal in ('dog', 'cat') for i in range(2)})
+                                           for part in ('test', 'train') for animal in ('dog', 'cat')
+                                           for i in range(2)})
     run_tool(source, tmp_path / 'all.zip')
     assert 'test/cat, test/dog, train/cat, train/dog; --split=FOLDER takes one part' in capsys.readouterr().err
     meta = read(tmp_path / 'all.zip')[1]
@@ -237,7 +251,8 @@ def test_the_record_and_the_same_bytes_every_time(tmp_path):
 def make_cifar(path, folder, batches, meta):
     with tarfile.open(path, 'w:gz') as archive:
         for name, content in {**batches, **meta}.items():
-            data = content if isinstance(content, bytes) else pickle.dumps(content, protocol=2).replace(b'numpy._core', b'numpy.core')
+            data = (content if isinstance(content, bytes)
+                    else pickle.dumps(content, protocol=2).replace(b'numpy._core', b'numpy.core'))
             info = tarfile.TarInfo(f'{folder}/{name}')
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
@@ -246,19 +261,23 @@ def make_cifar(path, folder, batches, meta):
 
 @pytest.mark.parametrize('split, want', [(None, [3, 1, 4, 1, 5]), ('test', [0])])
 def test_cifar10(tmp_path, split, want):
-    batches = {f'data_batch_{i + 1}': {'data': noise(1, 3072, seed=i), 'labels': [label]} for i, label in enumerate([3, 1, 4, 1, 5])}
+    batches = {f'data_batch_{i + 1}': {'data': noise(1, 3072, seed=i), 'labels': [label]}
+               for i, label in enumerate([3, 1, 4, 1, 5])}
     batches['test_batch'] = {'data': noise(1, 3072, seed=9), 'labels': [0]}
-    source = make_cifar(tmp_path / 'cifar-10-python.tar.gz', 'cifar-10-batches-py', batches, {'batches.meta': {'label_names': list('abcdefghij')}})
+    source = make_cifar(tmp_path / 'cifar-10-python.tar.gz', 'cifar-10-batches-py', batches,
+                        {'batches.meta': {'label_names': list('abcdefghij')}})
     run_tool(source, tmp_path / 'out.zip', *([f'--split={split}'] if split else []))
     images, meta = read(tmp_path / 'out.zip')
     assert [label for _, label in meta['labels']] == want and meta['class_names'] == list('abcdefghij')
-    planes = noise(1, 3072, seed=9 if split else 0).reshape(3, 32, 32)         # the format: red plane, green plane, blue plane
+    # The format: red plane, green plane, blue plane
+    planes = noise(1, 3072, seed=9 if split else 0).reshape(3, 32, 32)
     np.testing.assert_array_equal(np.array(images['00000/img00000000.png']), np.dstack(list(planes)))
 
 
 def test_cifar100_takes_the_fine_labels(tmp_path):
     batch = {'data': noise(2, 3072), 'fine_labels': [1, 0], 'coarse_labels': [7, 7]}
-    source = make_cifar(tmp_path / 'x.tar.gz', 'cifar-100-python', {'train': batch, 'test': batch}, {'meta': {'fine_label_names': ['apple', 'bee']}})
+    source = make_cifar(tmp_path / 'x.tar.gz', 'cifar-100-python', {'train': batch, 'test': batch},
+                        {'meta': {'fine_label_names': ['apple', 'bee']}})
     run_tool(source, tmp_path / 'out')
     meta = read(tmp_path / 'out')[1]
     assert [label for _, label in meta['labels']] == [1, 0] and meta['class_names'] == ['apple', 'bee']
@@ -271,13 +290,16 @@ class _Hostile:
 
 def test_a_cifar_archive_cannot_run_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    source = make_cifar(tmp_path / 'x.tar.gz', 'cifar-100-python', {'train': _Hostile()}, {'meta': {'fine_label_names': []}})
-    assert re.search(r"not a readable CIFAR python archive .*names the global '\w+\.mkdir'", refusal(source, tmp_path / 'out'))
+    source = make_cifar(tmp_path / 'x.tar.gz', 'cifar-100-python', {'train': _Hostile()},
+                        {'meta': {'fine_label_names': []}})
+    assert re.search(r"not a readable CIFAR python archive .*names the global '\w+\.mkdir'",
+                     refusal(source, tmp_path / 'out'))
     assert not os.path.exists('owned')
 
 
 def python2(value):
-    """Instructions that Python 2's pickle.dumps(value, 2) has for dicts, lists, strings, small numbers and uint8 arrays."""
+    """Instructions that Python 2's pickle.dumps(value, 2) has for dicts, lists, strings, small numbers and uint8
+    arrays."""
     if isinstance(value, str):
         return b'U' + bytes([len(value)]) + value.encode('latin-1') + b'q\x00'
     if isinstance(value, int):
@@ -295,33 +317,41 @@ def python2(value):
 def test_what_python_2_has_written(tmp_path):
     """As the real archives are; with as many instructions as the largest, of CIFAR-100."""
     data = noise(3, 3072)
-    for batch, name in [({'data': data, 'fine_labels': [1, 0, 1], 'coarse_labels': [7] * 3, 'filenames': ['b\xe9\xe9_1.png'] * 3}, 'small'),
-                        ({'data': data, 'fine_labels': [1, 0, 1], 'coarse_labels': [7] * 100_000, 'filenames': ['bee.png'] * 50_000}, 'large')]:
+    for batch, name in [({'data': data, 'fine_labels': [1, 0, 1], 'coarse_labels': [7] * 3,
+                          'filenames': ['b\xe9\xe9_1.png'] * 3}, 'small'),
+                        ({'data': data, 'fine_labels': [1, 0, 1], 'coarse_labels': [7] * 100_000,
+                          'filenames': ['bee.png'] * 50_000}, 'large')]:
         files = {'train': b'\x80\x02' + python2(batch) + b'.'}
         assert pickle.loads(files['train'], encoding='latin1')['filenames'] == batch['filenames']
         meta = {'meta': b'\x80\x02' + python2({'fine_label_names': ['apple', 'bee']}) + b'.'}
         run_tool(make_cifar(tmp_path / f'{name}.tar.gz', 'cifar-100-python', files, meta), tmp_path / name)
         images, meta = read(tmp_path / name)
         assert [label for _, label in meta['labels']] == [1, 0, 1] and meta['class_names'] == ['apple', 'bee']
-        np.testing.assert_array_equal(np.array(images['00000/img00000002.png']), data[2].reshape(3, 32, 32).transpose(1, 2, 0))
+        np.testing.assert_array_equal(np.array(images['00000/img00000002.png']),
+                                      data[2].reshape(3, 32, 32).transpose(1, 2, 0))
 
 
 @pytest.mark.parametrize('batch, message', [
     ({'data': noise(2, 3072).astype(np.float32), 'fine_labels': [1, 0]}, 'its images are float32, not uint8'),
-    ({'data': noise(2, 3072), 'fine_labels': [1]}, 'ValueError'), ({'data': noise(2, 3000), 'fine_labels': [1, 0]}, 'ValueError'),
-    ({'data': [1, 2], 'fine_labels': [1, 0]}, 'AttributeError'), ([1, 2], 'TypeError'), ({'fine_labels': [1]}, "KeyError: 'data'"),
+    ({'data': noise(2, 3072), 'fine_labels': [1]}, 'ValueError'), ({'data': noise(2, 3000), 'fine_labels': [1, 0]},
+                                                                   'ValueError'),
+    ({'data': [1, 2], 'fine_labels': [1, 0]}, 'AttributeError'), ([1, 2], 'TypeError'),
+    ({'fine_labels': [1]}, "KeyError: 'data'"),
     ({'data': noise(1, 3072), 'fine_labels': [[1]]}, 'TypeError'), (b'\x80\x02}T\xff\xff\xff\xff.', 'ends too early')])
 def test_cifar_archives_of_something_else(tmp_path, batch, message):
-    source = make_cifar(tmp_path / 'x.tar.gz', 'cifar-100-python', {'train': batch}, {'meta': {'fine_label_names': ['a', 'b']}})
+    source = make_cifar(tmp_path / 'x.tar.gz', 'cifar-100-python', {'train': batch},
+                        {'meta': {'fine_label_names': ['a', 'b']}})
     assert re.search(f'x.tar.gz: not a readable CIFAR python archive .*{message}', refusal(source, tmp_path / 'out'))
     assert not (tmp_path / 'out').exists()
 
 
 def test_broken_cifar_archives(tmp_path):
     (tmp_path / 'cifar-10-python.tar.gz').write_bytes(b'not gzip')
-    assert 'cifar-10-python.tar.gz: not a readable CIFAR python archive' in refusal(tmp_path / 'cifar-10-python.tar.gz', tmp_path / 'out')
+    assert 'cifar-10-python.tar.gz: not a readable CIFAR python archive' in refusal(tmp_path / 'cifar-10-python.tar.gz',
+                                                                                    tmp_path / 'out')
     other = make_cifar(tmp_path / 'other.tar.gz', 'photos', {'a.png': b'-'}, {})
-    assert 'holds neither cifar-10-batches-py/batches.meta nor cifar-100-python/meta' in refusal(other, tmp_path / 'out')
+    assert ('holds neither cifar-10-batches-py/batches.meta nor '
+            'cifar-100-python/meta' in refusal(other, tmp_path / 'out'))
     assert '--split=val: other.tar.gz has the parts train and test' in refusal(other, tmp_path / 'out', '--split=val')
 
 
@@ -334,7 +364,8 @@ def bad_folder(tmp_path):
     lab = io.BytesIO()
     PIL.Image.new('LAB', (8, 8)).save(lab, 'tiff')
     return make_folder(tmp_path / 'bad', {
-        '0.png': noise(8, 8, 3), '1.png': noise(8, 8, 3), '2.png': noise(8, 8, 3), 'cut.png': png.getvalue()[:6000], 'empty.jpg': b'',
+        '0.png': noise(8, 8, 3), '1.png': noise(8, 8, 3), '2.png': noise(8, 8, 3), 'cut.png': png.getvalue()[:6000],
+        'empty.jpg': b'',
         'float.tif': np.ones([8, 8], np.float32), 'lab.tif': lab.getvalue(),
         'grey.png': noise(8, 8), 'large.png': noise(16, 16, 3), 'text.png': b'hello',
     })
@@ -383,7 +414,8 @@ def test_a_damaged_zip_member(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('content, message', [
-    (b'nonsense', 'dataset.json is not of the form'), (b'[1, 2]', 'dataset.json is not of the form'), (b'{}', "KeyError: 'labels'"),
+    (b'nonsense', 'dataset.json is not of the form'), (b'[1, 2]', 'dataset.json is not of the form'),
+    (b'{}', "KeyError: 'labels'"),
     (b'{"labels": [["a.png", 1.5]]}', 'label of a.png is 1.5'),
     (b'{"labels": [["a.png", -1]]}', 'label of a.png is -1'),
     (b'{"labels": [["a.png", 1], ["b.png", [0.5]]]}', 'others are of another kind'),
@@ -406,8 +438,10 @@ def good(tmp_path):
     (['--width=24', '--height=24'], '--width=24 --height=24: training needs square .* use --width=16 --height=16'),
     (['--width=8', '--height=4'], '--width=8 --height=4: training needs square .* use --width=8 --height=8'),
     (['--width=4', '--height=4'], r'\(8 or more\); use --width=8 --height=8'),
-    (['--transform=center-crop-wide', '--width=4', '--height=8'], '--height=8 is not less than --width=4; .* or --transform=center-crop'),
-    (['--transform=center-crop-wide', '--width=8', '--height=8'], '--height=8 is not less than --width=8; .* use a smaller --height'),
+    (['--transform=center-crop-wide', '--width=4', '--height=8'],
+     '--height=8 is not less than --width=4; .* or --transform=center-crop'),
+    (['--transform=center-crop-wide', '--width=8', '--height=8'], '--height=8 is not less than --width=8; .* use a '
+                                                                  'smaller --height'),
     (['--transform=center-crop-wide', '--width=32', '--height=8'], 'good: none of its 2 images can be used'),
     ([], 'good: 2 of 2 images would be 16x8, .* use --width=8 --height=8 --transform=center-crop'),
     (['--split=train'], '--split=train: good has no images in such a folder; its folders are a$'),
@@ -423,10 +457,14 @@ def test_refused_sources(tmp_path):
     (tmp_path / 'x.zip').write_bytes(b'-')
     (tmp_path / 'x.jpg').write_bytes(b'-')
     dest = tmp_path / 'out'
-    assert re.search('--source=.*nothing: no such file or folder; check the spelling', refusal(tmp_path / 'nothing', dest))
-    assert re.search(r'--source=.*notes: no images in it; 1 other files ignored \(.txt\); give a folder', refusal(tmp_path / 'notes', dest))
-    assert re.search('x.zip: not a readable zip archive .*; copy or download it again', refusal(tmp_path / 'x.zip', dest))
-    assert re.search('--source=.*x.jpg: cannot read this kind of file; give a folder', refusal(tmp_path / 'x.jpg', dest))
+    assert re.search('--source=.*nothing: no such file or folder; check the spelling',
+                     refusal(tmp_path / 'nothing', dest))
+    assert re.search(r'--source=.*notes: no images in it; 1 other files ignored \(.txt\); give a folder',
+                     refusal(tmp_path / 'notes', dest))
+    assert re.search('x.zip: not a readable zip archive .*; copy or download it again',
+                     refusal(tmp_path / 'x.zip', dest))
+    assert re.search('--source=.*x.jpg: cannot read this kind of file; give a folder',
+                     refusal(tmp_path / 'x.jpg', dest))
 
 
 def test_refused_destinations(tmp_path, good, monkeypatch):
@@ -437,7 +475,8 @@ def test_refused_destinations(tmp_path, good, monkeypatch):
     assert 'file.zip exists already; choose another name' in refusal(good, tmp_path / 'file.zip', *size)
     assert 'full exists already; choose another name' in refusal(good, tmp_path / 'full', *size)
     assert (tmp_path / 'file.zip').read_bytes() == b'mine'
-    assert 'out.tar.gz: this kind of file cannot be written; end it in .zip' in refusal(good, tmp_path / 'out.tar.gz', *size)
+    assert ('out.tar.gz: this kind of file cannot be written; end it in '
+            '.zip' in refusal(good, tmp_path / 'out.tar.gz', *size))
     assert re.search('--dest=.*sub lies inside --source=.*good', refusal(good, good / 'sub', *size))
     assert 'file.zip is a file, not a folder' in refusal(good, tmp_path / 'file.zip' / 'out', *size)
     monkeypatch.setattr(os, 'access', lambda *args: False)                      # root may write anywhere
@@ -452,7 +491,8 @@ def test_an_empty_folder_may_be_the_destination(tmp_path):
 
 @pytest.mark.parametrize('dest', ['new/sub/out.zip', 'new/sub/out', 'out'])
 @pytest.mark.parametrize('failure, code', [
-    (OSError(errno.ENOSPC, 'No space left on device'), r'Error: .*out(.zip)?: cannot be written: the disk is full; free some space'),
+    (OSError(errno.ENOSPC, 'No space left on device'), r'Error: .*out(.zip)?: cannot be written: the disk is full; '
+                                                       r'free some space'),
     (KeyboardInterrupt(), 130),
 ], ids=['full disk', 'Ctrl-C'])
 def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch, dest, failure, code):
@@ -495,8 +535,10 @@ def test_a_source_that_changes_meanwhile(tmp_path, monkeypatch):
 
 def test_as_a_program(tmp_path):
     """One line on stderr, exit code not 0, no traceback; and --option=value as well as --option value."""
-    command = [sys.executable, dataset_tool.__file__, '--source', str(tmp_path / 'nothing'), f'--dest={tmp_path / "out.zip"}']
+    command = [sys.executable, dataset_tool.__file__, '--source', str(tmp_path / 'nothing'),
+               f'--dest={tmp_path / "out.zip"}']
     result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 1 and result.stdout == '' and re.fullmatch(r'Error: --source=.*/nothing: no such .*\n', result.stderr)
+    assert (result.returncode == 1 and result.stdout == ''
+            and re.fullmatch(r'Error: --source=.*/nothing: no such .*\n', result.stderr))
     result = subprocess.run([*command, '--max-images=0'], capture_output=True, text=True)
     assert result.returncode == 2 and '--max-images' in result.stderr

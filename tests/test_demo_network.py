@@ -67,7 +67,8 @@ def test_the_demo_starts_from_all_of_it(shipped, tmp_path, capsys):
     config, name = train.build_config(parse_options(*options))
     job = Run(config, str(tmp_path), torch.device('cpu'))
     found = re.findall(r'^(\w+): (\d+) of (\d+) tensors from demo$', capsys.readouterr().out, re.M)
-    assert [name for name, _copied, _of in found] == ['G', 'D', 'G_ema'] and all(copied == of for _, copied, of in found)
+    assert ([name for name, _copied, _of in found] == ['G', 'D', 'G_ema']
+            and all(copied == of for _, copied, of in found))
     for network, source in (('G', 'G_ema'), ('G_ema', 'G_ema'), ('D', 'D')):
         state = getattr(job.training, network).state_dict()
         assert all(torch.equal(state[key], value) for key, value in shipped.networks[source].state_dict().items())

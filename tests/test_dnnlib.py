@@ -24,7 +24,8 @@ def test_objects_by_name():
     assert util.call_func_by_name('a', 'b', func_name='os.path.join') == os.path.join('a', 'b')
 
 
-@pytest.mark.parametrize('seconds, text', [(0, '0s'), (59.4, '59s'), (59.6, '1m 00s'), (3599, '59m 59s'), (3723.2, '1h 02m 03s'),
+@pytest.mark.parametrize('seconds, text', [(0, '0s'), (59.4, '59s'), (59.6, '1m 00s'), (3599, '59m 59s'),
+                                           (3723.2, '1h 02m 03s'),
                                            (200000, '2d 07h 33m')])
 def test_format_time(seconds, text):
     assert util.format_time(seconds) == text
@@ -50,7 +51,8 @@ def test_logger_writes_to_both(tmp_path, capsys):
 def test_atomic_path_leaves_the_old_file_and_no_rest_when_the_disk_is_full(tmp_path):
     path = str(tmp_path / 'a.txt')
     files.write_text(path, 'old')
-    with pytest.raises(UserError, match=r'a\.txt: cannot be written: the disk is full; free some space'), files.atomic_path(path) as temp:
+    with pytest.raises(UserError, match=r'a\.txt: cannot be written: the disk is full; free some '
+                                        r'space'), files.atomic_path(path) as temp:
         pathlib.Path(temp).write_text('half')
         raise OSError(errno.ENOSPC, 'No space left on device')
     assert os.listdir(tmp_path) == ['a.txt']
@@ -72,7 +74,8 @@ def test_make_dir_refuses_a_path_through_a_file(tmp_path):
 
 class FakeResponse:
     def __init__(self, body, fail_after=None, **headers):
-        self.body, self.fail_after, self.headers = body, fail_after, {name.replace('_', '-'): value for name, value in headers.items()}
+        self.body, self.fail_after, self.headers = body, fail_after, {name.replace('_', '-'): value
+                                                                      for name, value in headers.items()}
 
     def __enter__(self):
         return self
@@ -123,14 +126,17 @@ def test_offline_says_what_to_fetch_and_where_to_put_it(cache, monkeypatch, resp
             raise requests.ConnectionError('no route')
         return response
     monkeypatch.setattr(requests, 'get', get)
-    with pytest.raises(UserError, match=r'Inception detector: https://a\.b/net\.pt cannot be fetched .*--detector=FILE, or put it at .*net\.pt'):
+    with pytest.raises(UserError, match=r'Inception detector: https://a\.b/net\.pt cannot be fetched '
+                                        r'.*--detector=FILE, or put it at .*net\.pt'):
         fetch()
     assert os.listdir(cache / 'downloads') == []
 
 
 @pytest.mark.parametrize('headers, message', [
-    (dict(), 'gives more than 100 bytes, which are the limit; check the address'), (dict(Content_Length='150'), 'has 150 bytes, 100 are the limit'),
-    (dict(Content_Length='20'), 'gives more than 20 bytes'), (dict(Content_Length='20', Content_Encoding='gzip'), 'gives more than 100 bytes'),
+    (dict(), 'gives more than 100 bytes, which are the limit; check the address'),
+    (dict(Content_Length='150'), 'has 150 bytes, 100 are the limit'),
+    (dict(Content_Length='20'), 'gives more than 20 bytes'), (dict(Content_Length='20', Content_Encoding='gzip'),
+                                                              'gives more than 100 bytes'),
     (dict(Content_Length='9' * 5000), 'has 9{20} bytes'), (dict(Content_Length='?'), 'gives more than 100 bytes')])
 def test_a_download_without_end(cache, monkeypatch, headers, message):
     monkeypatch.setattr(files, 'LARGEST_DOWNLOAD', 100)
@@ -141,7 +147,8 @@ def test_a_download_without_end(cache, monkeypatch, headers, message):
 
 
 def test_a_compressed_answer_may_be_longer_than_it_says(cache, monkeypatch):
-    monkeypatch.setattr(requests, 'get', lambda url, **kw: FakeResponse(b'weights', Content_Length='3', Content_Encoding='gzip'))
+    monkeypatch.setattr(requests, 'get', lambda url,
+                        **kw: FakeResponse(b'weights', Content_Length='3', Content_Encoding='gzip'))
     assert pathlib.Path(fetch()).read_bytes() == b'weights'
 
 
@@ -160,8 +167,10 @@ def test_abandoned_downloads_are_removed(cache, monkeypatch):
 
 
 @pytest.mark.parametrize('text, want', [
-    ('https://host/a/net.pkl?X-Signature=secret&b=@', 'https://host/a/net.pkl'), ('http://me:secret@host:8080/net.pkl#sha256=12', 'http://host:8080/net.pkl'),
-    ('https://token@host?q', 'https://host'), ('https://host/a@b/net.pkl', 'https://host/a@b/net.pkl'), ('https://a@b@host/x?\ny', 'https://host/x'),
+    ('https://host/a/net.pkl?X-Signature=secret&b=@', 'https://host/a/net.pkl'),
+    ('http://me:secret@host:8080/net.pkl#sha256=12', 'http://host:8080/net.pkl'),
+    ('https://token@host?q', 'https://host'), ('https://host/a@b/net.pkl', 'https://host/a@b/net.pkl'),
+    ('https://a@b@host/x?\ny', 'https://host/x'),
     ('hf:user/repo@v1', 'hf:user/repo@v1'), ('/data/net#1?.pkl', '/data/net#1?.pkl'), ('ffhq256', 'ffhq256'), ('', '')])
 def test_addresses_as_they_may_be_published(text, want):
     assert files.public_address(text) == want

@@ -48,7 +48,8 @@ def test_only_the_cores_of_this_process_count():
 
 @pytest.mark.parametrize('column, free', list(enumerate([1, 1, 1, 2, 2, 1, 1, 1, 2, 2])))
 def test_what_is_busy(column, free):
-    """user, nice, system, interrupts and what a hypervisor took; not idle, a disk, or guests, which are counted twice."""
+    """user, nice, system, interrupts and what a hypervisor took; not idle, a disk, or guests, which are counted
+    twice."""
     rows = {core: list(row) for core, row in BEFORE.items()}
     rows[0][3] += 200
     rows[1][3 if column > 7 else column] += 200

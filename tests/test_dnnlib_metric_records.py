@@ -6,14 +6,16 @@ from dnnlib import metric_records
 
 
 def record(value=1.0, images=100, seed=0, batch_size=64, **more):
-    return dict(metric='m', value=value, detector=dict(identity='d', name='x'), reference=dict(images=images), date='now',
+    return dict(metric='m', value=value, detector=dict(identity='d', name='x'),
+                reference=dict(images=images), date='now',
                 generated=dict(seed=seed, batch_size=batch_size), **more)
 
 
 def test_what_differs():
     assert metric_records.differences(record(), record(value=2.0, batch_size=1)) == []
     assert metric_records.key(record()) == metric_records.key(record(batch_size=1))
-    assert metric_records.differences(record(), record(images=160, seed=1)) == ['reference.images 100 and 160', 'generated.seed 0 and 1']
+    assert metric_records.differences(record(), record(images=160, seed=1)) == ['reference.images 100 and 160',
+                                                                                'generated.seed 0 and 1']
     assert metric_records.differences(record(), dict(record(), reference=None)) == ['reference.images 100 and None']
     assert metric_records.key(record()) != metric_records.key(record(seed=1))
     assert metric_records.key(record(seed=1.0)) == metric_records.key(record(seed=1))
@@ -34,7 +36,8 @@ def test_only_equals_are_compared_and_the_others_are_told():
     same, other = record(2.0), record(3.0, images=160)
     assert metric_records.comparable(record(), [same]) == ([same], None)
     found, warning = metric_records.comparable(record(), [same, other])
-    assert found == [same] and warning == ('Warning: 1 of 2 values of m were measured by another protocol and are not compared with this one: '
+    assert found == [same] and warning == ('Warning: 1 of 2 values of m were measured by another protocol and are not '
+                                           'compared with this one: '
                                            'reference.images 100 and 160')
 
 
@@ -46,14 +49,16 @@ def test_the_best_in_either_direction():
 
 def test_lines_that_were_cut_off(tmp_path):
     (tmp_path / 'x.jsonl').write_text(json.dumps(record()) + '\n{"metr')
-    assert metric_records.read_lines(str(tmp_path / 'x.jsonl')) == [record()] and metric_records.read_lines(str(tmp_path / 'absent')) == []
+    assert (metric_records.read_lines(str(tmp_path / 'x.jsonl')) == [record()]
+            and metric_records.read_lines(str(tmp_path / 'absent')) == [])
 
 
 def test_two_names_of_one_metric(tmp_path):
     """The networks tell apart what differs, not the spelling."""
     for name in ('clippr5k3_full', 'featpr5k3_full'):
         assert metric_records.spellings(name) == ['featpr5k3_full', 'clippr5k3_full']
-    assert metric_records.spellings('fid5k_full') == ['fid5k_full'] and metric_records.spellings('clipper') == ['clipper']
+    assert (metric_records.spellings('fid5k_full') == ['fid5k_full']
+            and metric_records.spellings('clipper') == ['clipper'])
     old, new = [dict(record(), metric=name) for name in ('clipfid5k_full', 'featfid5k_full')]
     assert metric_records.key(old) == metric_records.key(new) != metric_records.key(dict(old, metric='featkid5k_full'))
     assert metric_records.differences(old, dict(new, detector=dict(identity='e'))) == ['detector.identity d and e']

@@ -1,4 +1,5 @@
-"""dnnlib/resumable.py against a server of our own: cut off, killed, redirected, missing, wrong, and servers that do not continue."""
+"""dnnlib/resumable.py against a server of our own: cut off, killed, redirected, missing, wrong, and servers that do not
+continue."""
 
 import errno
 import os
@@ -66,7 +67,8 @@ def test_a_redirect_is_followed_and_continued_behind_it(server):
     server.moved['/old.zip'] = '/a.zip'
     server.cuts = [2000]
     fetch(server, '/old.zip')
-    assert server.asked == [('/old.zip', None), ('/a.zip', None), ('/old.zip', 'bytes=2000-'), ('/a.zip', 'bytes=2000-')]
+    assert server.asked == [('/old.zip', None), ('/a.zip', None), ('/old.zip', 'bytes=2000-'),
+                            ('/a.zip', 'bytes=2000-')]
 
 
 def test_what_breaks_off_is_continued_at_once(server, capsys):
@@ -80,13 +82,15 @@ def test_what_breaks_off_is_continued_at_once(server, capsys):
 def test_the_next_call_continues(server, cache, headers):
     server.headers, server.cuts = headers, [2000, 0]
     message = refusal(server)
-    assert re.search(r'^panda: http://.*/a.zip cannot be fetched \(\w+\); 2.0 kB are kept, the same command goes on from there; '
+    assert re.search(r'^panda: http://.*/a.zip cannot be fetched \(\w+\); 2.0 kB are kept, the same command goes on '
+                     r'from there; '
                      r'or download it elsewhere and name the file with --source=FILE$', message)
     fetch(server)
     assert ranges_asked(server) == [None, 'bytes=2000-', 'bytes=2000-'] and len(os.listdir(cache)) == 1
 
 
-@pytest.mark.parametrize('change', [dict(ranges='ignored'), dict(ranges='wrong'), dict(ranges='refused'), dict(headers={'ETag': '"v2"'}),
+@pytest.mark.parametrize('change', [dict(ranges='ignored'), dict(ranges='wrong'), dict(ranges='refused'),
+                                    dict(headers={'ETag': '"v2"'}),
                                     dict(headers={'Last-Modified': 'Tue, 02 Jan 2024 00:00:00 GMT'})])
 def test_what_cannot_be_continued_begins_again(server, change):
     """The part kept is of other bytes here: a file that is put together from both would be noticed."""
@@ -103,7 +107,8 @@ def test_a_changed_file_behind_a_server_that_does_not_look_at_if_range(server):
     refusal(server)
     part = files.download_path(server.address + '/a.zip') + '.part'
     pathlib.Path(part + '.version').write_text('"v0"')
-    server.headers = {'ETag': '"v1"', 'Last-Modified': '"v0"'}             # the stand-in takes either for a match, and gives a part of v1
+    # The stand-in takes either for a match, and gives a part of v1
+    server.headers = {'ETag': '"v1"', 'Last-Modified': '"v0"'}
     fetch(server)
     assert ranges_asked(server)[2:] == ['bytes=2000-', None]
 
@@ -127,8 +132,10 @@ def test_parts_of_limited_size(server):
 
 
 @pytest.mark.parametrize('path, headers, message', [
-    ('/none.zip', {}, r'cannot be fetched \(404 Not Found\); download it elsewhere and name the file with --source=FILE$'),
-    ('/a.zip', {'Content-Type': 'text/html; charset=utf-8'}, 'gives text/html, a page and no archive; open the address in a browser'),
+    ('/none.zip', {}, r'cannot be fetched \(404 Not Found\); download it elsewhere and name the file with '
+                      r'--source=FILE$'),
+    ('/a.zip', {'Content-Type': 'text/html; charset=utf-8'}, 'gives text/html, a page and no archive; open the address '
+                                                             'in a browser'),
     ('/a.zip', {'Content-Length': '9' * 30}, r'has 9{20} bytes, 8589934592 are the limit; check the address'),
     ('/wrong.zip', {}, 'is damaged; try again later, or get the archive elsewhere and name it with --source=FILE$')])
 def test_a_bad_answer_is_one_line_and_leaves_nothing_behind(server, cache, path, headers, message):
@@ -165,23 +172,27 @@ def test_a_full_disk(server, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(resumable._Part, 'write', write_until_full)
-        assert re.search('a.zip: cannot be written: the disk is full; free some space and run the same command again', refusal(server))
+        assert re.search('a.zip: cannot be written: the disk is full; free some space and run the same command again',
+                         refusal(server))
     fetch(server)
     assert ranges_asked(server) == [None, 'bytes=3000-']
 
 
 def test_a_cache_where_nothing_can_be_made(server, cache):
     cache.parent.write_bytes(b'')
-    assert re.search('downloads: cannot be written: a part of the path is a file; choose another folder', refusal(server))
+    assert re.search('downloads: cannot be written: a part of the path is a file; choose another folder',
+                     refusal(server))
 
 
 def start_process(server):
     """Another process that fetches a long file and is held up after 200 kB of it."""
+    # What a shell starts in the background ignores it
     code = ('import signal\n'
             'from dnnlib import resumable, util\n'
-            'signal.signal(signal.SIGINT, signal.default_int_handler)\n'           # what a shell starts in the background ignores it
+            'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
             'with util.user_errors():\n'
-            f'    print(resumable.download({server.address + "/long.zip"!r}, lambda path: None, what="panda", option="--source"))\n')
+            f'    print(resumable.download({server.address + "/long.zip"!r}, lambda path: None, what="panda", '
+            'option="--source"))\n')
     process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                env=dict(os.environ, PYTHONPATH=str(pathlib.Path(resumable.__file__).parents[1])))
     part = files.download_path(server.address + '/long.zip') + '.part'
@@ -201,7 +212,8 @@ def test_a_killed_process_is_continued(server, cache, end, code):
     assert end == signal.SIGKILL or '196.6 kB are kept, the same command goes on from there' in err
     server.stops = {}
     path = fetch(server, '/long.zip', lambda path: None)
-    assert pathlib.Path(path).read_bytes() == LONG and ranges_asked(server) == [None, 'bytes=196608-'] and len(os.listdir(cache)) == 1
+    assert (pathlib.Path(path).read_bytes() == LONG and ranges_asked(server) == [None, 'bytes=196608-']
+            and len(os.listdir(cache)) == 1)
 
 
 def test_killed_after_the_last_byte(server):

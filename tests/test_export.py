@@ -24,7 +24,8 @@ EXTENSIONS = dict(onnx='onnx', torchscript='pt', safetensors='safetensors')
 CASES = {       # one network for each architecture, and for each way to ask for an export
     'skip': (dict(c_dim=2), dict(), []),
     'orig': (dict(c_dim=0), dict(resample_filter=[1, 2, 3, 4, 4, 3, 2, 1]), ['--noise-mode=none', '--opset=20']),
-    'resnet': (dict(c_dim=2), dict(conv_clamp=1, num_fp16_res=2, half_dtype='bfloat16', fp16_channels_last=True, activation='swish'), ['--input=w'])}
+    'resnet': (dict(c_dim=2), dict(conv_clamp=1, num_fp16_res=2, half_dtype='bfloat16', fp16_channels_last=True,
+                                   activation='swish'), ['--input=w'])}
 
 
 def save(path, training=None, mapping=None, **changes):
@@ -55,7 +56,8 @@ def run(folder, format, *options, dest=None):
     dest = dest or folder / f'out.{EXTENSIONS[format]}'
     if format != 'onnx':
         options = [o for o in options if not o.startswith('--opset')]
-    return run_cli(export.main, f'--network={folder / "net.safetensors"}', f'--format={format}', f'--dest={dest}', *options)
+    return run_cli(export.main, f'--network={folder / "net.safetensors"}', f'--format={format}',
+                   f'--dest={dest}', *options)
 
 
 def exported(folder, format):
@@ -80,14 +82,18 @@ def run_file(path, *inputs):
 def test_the_file_gives_the_images_of_the_network(case, format):
     folder, G, options = case
     code, output = run(folder, format, *options)
-    assert code == 0 and re.fullmatch(r'Saved .*out\.\w+ \(\d+\.\d MB\): 15 images from random inputs differ .* at most \de-0[5-9]\n', output)
+    assert (code == 0
+            and re.fullmatch(r'Saved .*out\.\w+ \(\d+\.\d MB\): 15 images from random inputs differ .* at most '
+                             r'\de-0[5-9]\n', output))
     n, psi = 7, 0.3
     z, c = torch.randn(n, 4), torch.eye(2)[torch.arange(n) % 2]
     ws = G.mapping(z, c if G.c_dim else None)
     truncated = G.mapping.w_avg + (ws - G.mapping.w_avg) * psi
-    want = G.synthesis(truncated, noise_mode='none' if '--noise-mode=none' in options else 'const', force_fp32=True).numpy()
+    want = G.synthesis(truncated, noise_mode='none' if '--noise-mode=none' in options else 'const',
+                       force_fp32=True).numpy()
     latents = [ws] if '--input=w' in options else [z, c] if G.c_dim else [z]
-    got = run_file(folder / f'out.{EXTENSIONS[format]}', *[value.numpy() for value in latents], np.array(psi, np.float32))
+    got = run_file(folder / f'out.{EXTENSIONS[format]}', *[value.numpy() for value in latents],
+                   np.array(psi, np.float32))
     assert got.shape == (n, 3, 8, 8) and got.dtype == np.float32
     np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
 
@@ -99,7 +105,8 @@ def test_a_snapshot_of_the_averaged_generator_alone(case):
     before, all_info = checkpoint.load(str(folder / 'net.safetensors'), 'network')
     assert set(tensors) == {f'G_ema.{name}' for name in G.state_dict()}
     assert all(torch.equal(value, before[name]) for name, value in tensors.items())
-    assert info == dict(networks=dict(G_ema=all_info['networks']['G_ema']), training=all_info['training'], project_version=dnnlib.__version__)
+    assert info == dict(networks=dict(G_ema=all_info['networks']['G_ema']), training=all_info['training'],
+                        project_version=dnnlib.__version__)
 
 
 ALONE = '''
@@ -131,14 +138,17 @@ run = lambda inputs: module(*map(torch.from_numpy, inputs))
 def test_the_file_runs_without_this_project(case, format, load):
     folder, G, _options = case
     path = exported(folder, format)
-    result = subprocess.run([sys.executable, '-I', '-c', ALONE.format(load=load), path], capture_output=True, text=True, cwd=folder, check=True)
+    result = subprocess.run([sys.executable, '-I', '-c', ALONE.format(load=load), path], capture_output=True, text=True,
+                            cwd=folder, check=True)
     img, metadata = json.loads(result.stdout)
     want = G(torch.ones(2, 4), torch.eye(2), noise_mode='const')
     assert (want[0] - want[1]).abs().max() > 0.1                # the classes differ
     torch.testing.assert_close(torch.tensor(img), want, atol=1e-5, rtol=1e-5)
-    values = {key: json.loads(value) if key in ('class_names', 'inputs', 'resolution') and isinstance(value, str) else value
+    values = {key: json.loads(value) if key in ('class_names', 'inputs', 'resolution')
+              and isinstance(value, str) else value
               for key, value in metadata.items()}
-    assert values['class_names'] == ['cat', 'dog'] and values['resolution'] == 8 and values['source'] == 'net.safetensors'
+    assert (values['class_names'] == ['cat', 'dog'] and values['resolution'] == 8
+            and values['source'] == 'net.safetensors')
     assert list(values['inputs']) == ['z', 'c', 'truncation_psi'] and '[N, 3, 8, 8]' in values['output']
     for place in (export.__file__.rpartition('/')[0], str(folder)):
         assert place.encode() not in path.read_bytes()              # no path of this machine
@@ -150,7 +160,8 @@ def test_torchscript_is_bound_to_no_device_and_to_no_operator_of_ours(case):
     with export_files._recording():
         graph = torch.jit.load(folder / 'out.pt').inlined_graph
     assert {node.kind().partition('::')[0] for node in graph.nodes()} == {'aten', 'prim'}
-    assert not [node for node in graph.nodes() if node.kind() == 'prim::Constant' and 'Device' in str(node.output().type())]
+    assert not [node for node in graph.nodes() if node.kind() == 'prim::Constant'
+                and 'Device' in str(node.output().type())]
 
 
 def test_without_truncation_the_latents_are_used_as_they_are():
@@ -169,7 +180,8 @@ def test_without_truncation_the_latents_are_used_as_they_are():
 @pytest.mark.parametrize('act', bias_act.activation_funcs)
 def test_plain_operators_give_what_ours_give(act):
     x, b, f = torch.randn(2, 3, 6, 5), torch.randn(3), upfirdn2d.setup_filter([1, 3, 3, 1])
-    ours = lambda: bias_act.bias_act(upfirdn2d.upsample2d(upfirdn2d.downsample2d(x, f), f, up=[2, 3]), b, act=act, clamp=0.5)
+    ours = lambda: bias_act.bias_act(upfirdn2d.upsample2d(upfirdn2d.downsample2d(x, f), f, up=[2, 3]), b,
+                                     act=act, clamp=0.5)
     with export_function.PlainOps():
         got = ours()
         assert 'kdgan' not in str(torch.fx.experimental.proxy_tensor.make_fx(lambda x: ours())(x).graph)
@@ -181,7 +193,8 @@ def refused(folder, code, output, message):
     assert sorted(path.name for path in folder.iterdir()) == ['net.safetensors']        # nothing is left
 
 
-@pytest.mark.parametrize('part', ['synthesis.b4.const', 'synthesis.b8.conv0.noise_const', 'synthesis.b8.torgb.bias', 'mapping.embed.weight',
+@pytest.mark.parametrize('part', ['synthesis.b4.const', 'synthesis.b8.conv0.noise_const', 'synthesis.b8.torgb.bias',
+                                  'mapping.embed.weight',
                                   'mapping.fc1.bias', 'mapping.w_avg'])
 def test_a_file_that_differs_is_not_saved(tmp_path, monkeypatch, part):
     save(tmp_path / 'net.safetensors')
@@ -230,7 +243,8 @@ def test_the_check_covers_single_images_batches_and_truncation():
 def test_missing_packages(tmp_path, monkeypatch, package):
     save(tmp_path / 'net.safetensors')
     monkeypatch.setitem(sys.modules, package, None)
-    refused(tmp_path, *run(tmp_path, 'onnx'), f'--format=onnx: the package {package} cannot be imported .*; pip install onnx onnxscript onnxruntime')
+    refused(tmp_path, *run(tmp_path, 'onnx'), f'--format=onnx: the package {package} cannot be imported .*; pip '
+                                              'install onnx onnxscript onnxruntime')
 
 
 @pytest.mark.parametrize('format, options, message', [
@@ -251,7 +265,8 @@ def test_wrong_networks(tmp_path):
     save(network)
     refused(tmp_path, *run(tmp_path, 'safetensors', dest=network), 'is the network itself; name another file')
     G = snapshots.load_networks(str(network)).networks['G']
-    snapshots.save_networks(str(network), dict(G=G), dict(G=checkpoint.load_info(str(network), 'network')['networks']['G']), {})
+    snapshots.save_networks(str(network), dict(G=G),
+                            dict(G=checkpoint.load_info(str(network), 'network')['networks']['G']), {})
     refused(tmp_path, *run(tmp_path, 'torchscript'), 'there is no G_ema in it')
     network.write_bytes(b'')
     refused(tmp_path, *run(tmp_path, 'torchscript'), 'damaged or of another format')
@@ -282,7 +297,8 @@ def test_versions_of_the_operators_that_nothing_can_write(tmp_path, monkeypatch)
 def test_the_address_of_the_network_is_published_without_its_signature(tmp_path, monkeypatch):
     save(tmp_path / 'net.safetensors')
     monkeypatch.setattr(export.model_files, 'locate', lambda *args: str(tmp_path / 'net.safetensors'))
-    code, output = run_cli(export.main, '--network=https://me:secret@host/G.pkl?sign=secret', '--format=torchscript', f'--dest={tmp_path / "a.pt"}')
+    code, output = run_cli(export.main, '--network=https://me:secret@host/G.pkl?sign=secret', '--format=torchscript',
+                           f'--dest={tmp_path / "a.pt"}')
     assert code == 0, output
     extra = {'metadata.json': ''}
     with export_files._recording():

@@ -21,7 +21,8 @@ def save(path, **changes):
     for name, p in G.named_parameters():
         if name.endswith('noise_strength'):
             p.data.fill_(0.3)
-    snapshots.save_networks(str(path), dict(G_ema=G), dict(G_ema=kwargs), dict(class_names=['cat', 'dog', 'fox'], cur_nimg=0))
+    snapshots.save_networks(str(path), dict(G_ema=G), dict(G_ema=kwargs),
+                            dict(class_names=['cat', 'dog', 'fox'], cur_nimg=0))
     return G.eval()
 
 
@@ -71,7 +72,8 @@ def test_rows_of_a_grid_are_classes():
     assert generate.classes_of(list(range(8)), 2, None, 3) == [0, 0, 1, 1, 2, 2, 0, 0]
     assert generate.classes_of([1, 2], 2, 2, 3) == [2, 2]
     assert generate.classes_of([1, 2], None, None, 0) is None
-    assert generate.labels_of([5], [1], ['cat', 'dog']) == ['dog, seed 5'] and generate.labels_of([5], None, None) == ['seed 5']
+    assert (generate.labels_of([5], [1], ['cat', 'dog']) == ['dog, seed 5']
+            and generate.labels_of([5], None, None) == ['seed 5'])
 
 
 def test_projected_latents(network, tmp_path):
@@ -79,7 +81,8 @@ def test_projected_latents(network, tmp_path):
     ws = G.mapping(torch.randn(2, 4), torch.eye(3)[:2]).detach()
     np.savez(tmp_path / 'w.npz', w=ws.numpy())
     assert run(path, tmp_path / 'out', f'--projected-w={tmp_path / "w.npz"}')[0] == 0
-    want = ((G.synthesis(ws[1:], noise_mode='const')[0] + 1) * 127.5).round().clamp(0, 255).permute(1, 2, 0).detach().numpy()
+    want = ((G.synthesis(ws[1:], noise_mode='const')[0]
+             + 1) * 127.5).round().clamp(0, 255).permute(1, 2, 0).detach().numpy()
     assert np.abs(pixels(tmp_path / 'out' / 'proj01.png').astype(int) - want).max() <= 1
 
 
@@ -98,7 +101,8 @@ def test_noise_modes_and_truncation_differ(network, tmp_path):
     (['--grid=0x4'], 'Error: --grid=0x4'),
     (['--grid=1x1', '--seeds=0-3'], 'Error: --grid=1x1: holds 1 images, there are 4; use a larger grid'),
     (['--seeds=99999999999'], 'Error: --seeds=99999999999: a seed must be below 2^32'),
-    (['--seeds=0-4000000000'], 'Error: --seeds=0-4000000000: these are 4000000001 images, a command makes at most 100000; run it several'),
+    (['--seeds=0-4000000000'], 'Error: --seeds=0-4000000000: these are 4000000001 images, a command makes at most '
+                               '100000; run it several'),
     (['--seeds=0-99999,0'], 'these are 100001 images'),
     ([f'--seeds={"9" * 5000}'], 'is neither a number nor a range'),
     (['--grid=99999x9999'], 'Error: --grid=99999x9999: these are 999890001 images'),
@@ -129,7 +133,8 @@ def test_wrong_files(network, tmp_path):
     np.save(tmp_path / 'd.npy', np.zeros(3))
     (tmp_path / 'text.npz').write_text('latents')
     np.savez(tmp_path / 'x.npz', x=np.zeros(3))
-    for name, message in [('d.npy', 'is not an .npz file'), ('text.npz', 'is not an .npz file'), ('x.npz', 'cannot be read .*with an entry w')]:
+    for name, message in [('d.npy', 'is not an .npz file'), ('text.npz', 'is not an .npz file'),
+                          ('x.npz', 'cannot be read .*with an entry w')]:
         code, output = run(network[0], tmp_path / 'out', f'--projected-w={tmp_path / name}')
         assert code == 1 and re.search(f'Error: --projected-w=.*{name}: {message}', output), output
 

@@ -25,7 +25,8 @@ huggingface_hub = pytest.importorskip('huggingface_hub')
 
 
 class FakeHub(http.server.BaseHTTPRequestHandler):
-    """As much of the Hub as an upload and a download need: `server.repos` {repository: {file: bytes}}, `server.log` what was asked."""
+    """As much of the Hub as an upload and a download need: `server.repos` {repository: {file: bytes}}, `server.log`
+    what was asked."""
 
     def answer(self, status, body=b'', **headers):
         self.send_response(status)
@@ -42,10 +43,12 @@ class FakeHub(http.server.BaseHTTPRequestHandler):
         if self.headers['Authorization'] == 'Bearer hf_readonly':
             return self.answer(403, b'{"error": "no rights"}')
         if self.path.endswith('/preupload/main'):
-            reply = dict(files=[dict(path=f['path'], uploadMode='regular', shouldIgnore=False) for f in json.loads(body)['files']])
+            reply = dict(files=[dict(path=f['path'], uploadMode='regular', shouldIgnore=False)
+                                for f in json.loads(body)['files']])
         elif '/commit/main' in self.path:
             lines = [json.loads(line) for line in body.splitlines()]
-            added = {line['value']['path']: base64.b64decode(line['value']['content']) for line in lines if line['key'] == 'file'}
+            added = {line['value']['path']: base64.b64decode(line['value']['content']) for line in lines
+                     if line['key'] == 'file'}
             self.server.repos.setdefault('me/faces', {}).update(added)
             reply = dict(commitUrl=self.server.address + '/me/faces/commit/1', commitOid='a' * 40, success=True)
         elif self.path == '/api/repos/create':
@@ -90,10 +93,13 @@ def server():
 
 
 def python(code, tmp_path, server, **env):
-    """Runs code where huggingface_hub knows the server only; it reads its settings when it is imported. -> lines printed."""
-    settings = dict(HF_ENDPOINT=server.address, HF_HOME=str(tmp_path / 'hf'), HF_HUB_DISABLE_XET='1', HF_HUB_DISABLE_PROGRESS_BARS='1',
+    """Runs code where huggingface_hub knows the server only; it reads its settings when it is imported. -> lines
+    printed."""
+    settings = dict(HF_ENDPOINT=server.address, HF_HOME=str(tmp_path / 'hf'), HF_HUB_DISABLE_XET='1',
+                    HF_HUB_DISABLE_PROGRESS_BARS='1',
                     HF_HUB_DISABLE_TELEMETRY='1', PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', HF_TOKEN='hf_secret')
-    result = subprocess.run([sys.executable, '-c', code], env={**os.environ, **settings, **env}, capture_output=True, text=True, timeout=1000)
+    result = subprocess.run([sys.executable, '-c', code], env={**os.environ, **settings, **env}, capture_output=True,
+                            text=True, timeout=1000)
     assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()
 
@@ -107,7 +113,8 @@ def run(tmp_path_factory):
 
 
 def test_there_and_back(run, tmp_path, server):
-    code = (f'import push_to_hub; push_to_hub.main(["--run={run}", "--repo=me/faces", "--private"], standalone_mode=False)\n'
+    code = (f'import push_to_hub; push_to_hub.main(["--run={run}", "--repo=me/faces", "--private"], '
+            'standalone_mode=False)\n'
             'from training import model_files; print(model_files.locate("hf:me/faces"))\n'
             'print(model_files.load_generator("hf:me/faces", "cpu").img_resolution)')
     *printed, path, resolution = python(code, tmp_path, server)
@@ -132,7 +139,8 @@ ERRORS = {
     'hf:me/gated': '--network=hf:me/gated: its owner grants access on request',
     'hf:me/none': '--network=hf:me/none: there is no such repository, or it is private',
     'hf:me/faces@v9': '--network=hf:me/faces@v9: the repository has no such revision; name a branch, a tag or a commit',
-    'hf:me/faces/x.pkl': '--network=hf:me/faces/x.pkl: the repository has no x.pkl; name one of its files: hf:user/repo/FILE',
+    'hf:me/faces/x.pkl': '--network=hf:me/faces/x.pkl: the repository has no x.pkl; name one of its files: '
+                         'hf:user/repo/FILE',
     'hf:me/x.git': '--network=hf:me/x.git: is no name of a repository; it must be hf:user/repo',
 }
 LOAD_ALL = f'''
@@ -179,15 +187,18 @@ except UserError as err:
 
 
 @pytest.mark.parametrize('name, parts', [
-    ('hf:a/b', ('a/b', 'model.safetensors', None)), ('hf:a/b@v1', ('a/b', 'model.safetensors', 'v1')), ('hf:a/b/c/d.pkl', ('a/b', 'c/d.pkl', None)),
+    ('hf:a/b', ('a/b', 'model.safetensors', None)), ('hf:a/b@v1', ('a/b', 'model.safetensors', 'v1')),
+    ('hf:a/b/c/d.pkl', ('a/b', 'c/d.pkl', None)),
     ('hf:a-1/b.c/d.pkl@refs/pr/1', ('a-1/b.c', 'd.pkl', 'refs/pr/1'))])
 def test_names(name, parts):
     assert hub.parse(name) == parts
 
 
 @pytest.mark.parametrize('name', [
-    'hf:', 'hf:a', 'hf:a/', 'hf:/b', 'hf:a/b/', 'hf:a/b@', 'hf:a b/c', 'hf:a/b@c d', 'hf:a/b/../../c', 'hf:../..', 'hf:a/..', 'hf:a/b@../x',
-    'hf:a/b@x/', 'hf:a/b@/x', 'hf:a/b/x/', 'hf:a/b//x', 'hf:a/b/./x', 'hf:a/b/x\\..\\y', 'hf:a/b/x\ny', 'hf:a/b@1@2', 'hf:.a/b', 'hf:a/b-',
+    'hf:', 'hf:a', 'hf:a/', 'hf:/b', 'hf:a/b/', 'hf:a/b@', 'hf:a b/c', 'hf:a/b@c d', 'hf:a/b/../../c', 'hf:../..',
+    'hf:a/..', 'hf:a/b@../x',
+    'hf:a/b@x/', 'hf:a/b@/x', 'hf:a/b/x/', 'hf:a/b//x', 'hf:a/b/./x', 'hf:a/b/x\\..\\y', 'hf:a/b/x\ny', 'hf:a/b@1@2',
+    'hf:.a/b', 'hf:a/b-',
     'hf:a/b--c', 'hf:a/b..c', 'hf:a/' + 'b' * 95, 'hf:a/bé'])
 def test_names_of_another_form(name):
     with pytest.raises(UserError, match='must be hf:user/repo, hf:user/repo/FILE or hf:user/repo@REVISION'):
@@ -196,7 +207,8 @@ def test_names_of_another_form(name):
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
-    with pytest.raises(UserError, match='--init-from=hf:a/b: the package huggingface_hub cannot be imported .*pip install huggingface_hub'):
+    with pytest.raises(UserError, match='--init-from=hf:a/b: the package huggingface_hub cannot be imported .*pip '
+                                        'install huggingface_hub'):
         hub.download('hf:a/b', '--init-from')
 
 
@@ -207,7 +219,8 @@ def test_dry_run(run, monkeypatch):
         code, output = run_cli(push_to_hub.main, source, '--repo=me/faces', '--dry-run')
         assert code == 0 and 'Dry run; nothing was uploaded.' in output and '# faces' in output
         assert f'from {snapshot}:\n' in output and re.search(r'^  model\.safetensors +\d+\.\d kB$', output, re.M)
-        assert all(re.search(f'^  {name} ', output, re.M) for name in ('README.md', 'fakes000024.png', 'metric-fid7_full.jsonl'))
+        assert all(re.search(f'^  {name} ', output, re.M)
+                   for name in ('README.md', 'fakes000024.png', 'metric-fid7_full.jsonl'))
 
 
 @pytest.mark.parametrize('args, message', [
@@ -216,7 +229,8 @@ def test_dry_run(run, monkeypatch):
     (['--run=.'], 'Error: .: there is no network-snapshot-....safetensors in it'),
     (['--network=nothing.safetensors'], 'Error: nothing.safetensors: there is no such file'),
     (['--network=x.pkl'], 'Error: --network=x.pkl: only .safetensors files are published; convert it with legacy.py'),
-    (['--run=.', '--repo=faces'], 'Error: --repo=faces: must be USER/NAME'), (['--run=.', '--repo=../..'], 'Error: --repo=../..: must be USER/NAME'),
+    (['--run=.', '--repo=faces'], 'Error: --repo=faces: must be USER/NAME'),
+    (['--run=.', '--repo=../..'], 'Error: --repo=../..: must be USER/NAME'),
     (['--run=.', '--repo=me/faces/x'], 'Error: --repo=me/faces/x: must be USER/NAME')])
 def test_refusals(args, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,5 @@
-"""The baselines of distillation against loops over their formulas, their starting weights, and --kd with several methods."""
+"""The baselines of distillation against loops over their formulas, their starting weights, and --kd with several
+methods."""
 
 import math
 
@@ -70,7 +71,8 @@ def by_hand_spkd(student, teacher, _texts):
     """|Q_t - Q_s|_F^2 / N^2, Q = f f' with rows of length 1."""
     total, n = 0, len(student)
     for i in range(n):
-        dots = [[sum(a * b for a, b in zip(feats[i], feats[j], strict=True)) for j in range(n)] for feats in (student, teacher)]
+        dots = [[sum(a * b for a, b in zip(feats[i], feats[j], strict=True)) for j in range(n)]
+                for feats in (student, teacher)]
         q_s, q_t = [[x / math.sqrt(sum(y * y for y in row)) for x in row] for row in dots]
         total += sum((b - a) ** 2 for a, b in zip(q_s, q_t, strict=True))
     return total / n ** 2
@@ -108,7 +110,8 @@ def test_relations_of_half_precision_features_are_computed_in_float32(name):
     student, teacher = 50 * rand(4, 512, seed=1), 50 * rand(4, 512, seed=2)
     assert (student @ student.t()).max() > 65504
     half = loss_of(name, student.half(), teacher.half())
-    assert half.dtype == torch.float32 and half.item() == pytest.approx(loss_of(name, student, teacher).item(), rel=0.05)
+    assert (half.dtype == torch.float32
+            and half.item() == pytest.approx(loss_of(name, student, teacher).item(), rel=0.05))
 
 
 def like_clip(n, mutual_cosine, length, seed):
@@ -127,8 +130,10 @@ def gradient_per_sample(loss, student):
 
 @pytest.mark.parametrize('name', BY_HAND)
 def test_starting_weights_give_the_gradient_of_agkd(name):
-    """docs/distillation.md: 16 images, teacher's rows of length 10 and cosine 0.7, 10 texts of cosine 0.75, a student that knows nothing."""
-    student, teacher, texts = like_clip(16, 0, 10, seed=1), like_clip(16, 0.7, 10, seed=2), like_clip(10, 0.75, 1, seed=3)
+    """docs/distillation.md: 16 images, teacher's rows of length 10 and cosine 0.7, 10 texts of cosine 0.75, a student
+    that knows nothing."""
+    student, teacher, texts = like_clip(16, 0, 10, seed=1), like_clip(16, 0.7, 10,
+                                                                      seed=2), like_clip(10, 0.75, 1, seed=3)
     of_agkd = gradient_per_sample(lambda s: 0.44 * agkd.l1(teacher, s).mean(), student)
     assert of_agkd == pytest.approx(10, rel=0.01)
     gradient = gradient_per_sample(lambda s: loss_of(name, s, teacher, texts), student)
@@ -155,13 +160,15 @@ def test_a_method_is_a_row_of_the_table(monkeypatch):
 def test_several_at_once_add_up_and_keep_the_names_of_the_state():
     teacher = toy_teacher()
     grads = {}
-    for names in [(), ('agkd',), ('spkd',), ('fitnets', 'labeldist', 'pkt'), ('spkd', 'agkd', 'fitnets', 'labeldist', 'pkt')]:
+    for names in [(), ('agkd',), ('spkd',), ('fitnets', 'labeldist', 'pkt'),
+                  ('spkd', 'agkd', 'fitnets', 'labeldist', 'pkt')]:
         G, D, kd, loss = setup(teacher, names)
         step(loss, 'Dmain', G, D, kd)
         grads[names] = D.b4.fc.weight.grad.clone()
         assert set(kd.state_dict()) == {'head.weight', 'head.bias'}
     none, *parts, everything = grads.values()
-    torch.testing.assert_close(everything - none, sum(part - none for part in parts), rtol=1e-3, atol=1e-4 * everything.abs().max().item())
+    torch.testing.assert_close(everything - none, sum(part - none for part in parts), rtol=1e-3,
+                               atol=1e-4 * everything.abs().max().item())
 
 
 def test_a_method_without_texts_asks_for_none():
@@ -187,7 +194,8 @@ def test_every_setting_is_an_option_and_concerns_somebody():
 # -- the command line
 
 def kd_of(data, *args):
-    return train.build_config(parse_options('--outdir=x', f'--data={data}', '--device=cpu', '--kd-teacher=demo', *args))[0].terms['kd']
+    return train.build_config(parse_options('--outdir=x', f'--data={data}', '--device=cpu', '--kd-teacher=demo',
+                                            *args))[0].terms['kd']
 
 
 def test_baselines_reach_the_configuration(tiny_data):
@@ -201,34 +209,44 @@ def test_baselines_reach_the_configuration(tiny_data):
 def test_the_configuration_of_older_runs_is_the_same(tiny_data):
     """`same_run` compares it: settings that came later must not turn up in a run of AGKD and CGKD as they were."""
     assert list(kd_of(tiny_data, '--kd=agkd,cgkd')['settings']) == [
-        'weight_agkd', 'weight_cgkd', 'weight_pd', 'p', 'distance', 'reduction', 'samples', 'head', 'view', 'teacher_input', 'pd', 'texts', 'warmup']
+        'weight_agkd', 'weight_cgkd', 'weight_pd', 'p', 'distance', 'reduction', 'samples', 'head', 'view',
+        'teacher_input', 'pd', 'texts', 'warmup']
     kd = kd_of(tiny_data, '--kd=agkd,cgkd', '--kd-center=1', '--kd-pd=adapter', '--kd-texts=dog')
     assert (kd['settings']['center'], kd['settings']['weight_anchor']) == (True, 1)
     assert Preset(**kd['settings']) == PRESETS['paper']._replace(center=True, pd='adapter', texts='dog')
 
 
 @pytest.mark.parametrize('args, message', [
-    (['--kd=spkd', '--kd-temperature=2'], '--kd-temperature=2.0: has no effect with --kd=spkd; add labeldist, or leave it out'),
-    (['--kd=pkt', '--kd-texts=dog'], '--kd-texts=dog: has no effect with --kd=pkt; add cgkd or labeldist, or leave it out'),
+    (['--kd=spkd', '--kd-temperature=2'], '--kd-temperature=2.0: has no effect with --kd=spkd; add labeldist, or '
+                                          'leave it out'),
+    (['--kd=pkt', '--kd-texts=dog'], '--kd-texts=dog: has no effect with --kd=pkt; add cgkd or labeldist, or '
+                                     'leave it out'),
     (['--kd=pkt', '--kd-distance=l2'], '--kd-distance=l2: has no effect with --kd=pkt; add agkd or cgkd'),
     (['--kd=agkd', '--kd-weight-pkt=2'], '--kd-weight-pkt=2.0: has no effect with --kd=agkd; add pkt'),
     (['--kd=agkd', '--kd-pd=adapter'], '--kd-pd=adapter: has no effect with --kd=agkd; add cgkd'),
-    (['--kd=cgkd', '--kd-weight-anchor=2'], '--kd-weight-anchor=2.0: has no effect with --kd-pd=student; add --kd-pd=adapter, or leave it out'),
+    (['--kd=cgkd', '--kd-weight-anchor=2'], '--kd-weight-anchor=2.0: has no effect with --kd-pd=student; add '
+                                            '--kd-pd=adapter, or leave it out'),
     (['--kd=cgkd', '--kd-preset=released', '--kd-weight-pd=2'],
-     '--kd-weight-pd=2.0: has no effect with --kd-pd=off; add --kd-pd=student or --kd-pd=generator or --kd-pd=adapter, or leave it out'),
-    (['--kd=cgkd', '--kd-center=1'], '--kd-center=1: with 2 texts nothing but signs is left of the correlations; --kd-texts needs three or more'),
-    (['--kd=agkd,pkt', '--batch=4', '--batch-gpu=1'], '--kd=pkt: compares the images of a micro-batch, and here that is a single one; use a larger '
+     '--kd-weight-pd=2.0: has no effect with --kd-pd=off; add --kd-pd=student or --kd-pd=generator or --kd-pd=adapter, '
+     'or leave it out'),
+    (['--kd=cgkd', '--kd-center=1'], '--kd-center=1: with 2 texts nothing but signs is left of the correlations; '
+                                     '--kd-texts needs three or more'),
+    (['--kd=agkd,pkt', '--batch=4', '--batch-gpu=1'], '--kd=pkt: compares the images of a micro-batch, and here that '
+                                                      'is a single one; use a larger '
      '--batch or --batch-gpu, or leave pkt out'),
-    (['--kd=cgkd', '--batch=4', '--batch-gpu=1'], '--kd-pd=student: compares the images of a micro-batch, and here that is a single one; use a '
+    (['--kd=cgkd', '--batch=4', '--batch-gpu=1'], '--kd-pd=student: compares the images of a micro-batch, and here '
+                                                  'that is a single one; use a '
      'larger --batch or --batch-gpu, or use --kd-pd=off'),
-    (['--kd=agkd,hints'], '--kd=agkd,hints: hints is no method; use one or several of agkd, cgkd, fitnets, labeldist, pkt, spkd')])
+    (['--kd=agkd,hints'], '--kd=agkd,hints: hints is no method; use one or several of agkd, cgkd, fitnets, labeldist, '
+                          'pkt, spkd')])
 def test_options_that_would_do_nothing_are_refused(args, message, tiny_data):
     with pytest.raises(UserError) as err:
         kd_of(tiny_data, *args)
     assert str(err.value).startswith(message)
 
 
-@pytest.mark.parametrize('args', [['--kd=agkd,fitnets,labeldist'], ['--kd=cgkd', '--kd-pd=off'], ['--kd=cgkd', '--kd-weight-pd=0']])
+@pytest.mark.parametrize('args', [['--kd=agkd,fitnets,labeldist'], ['--kd=cgkd', '--kd-pd=off'],
+                                  ['--kd=cgkd', '--kd-weight-pd=0']])
 def test_images_one_at_a_time_suit_what_compares_none(args, tiny_data):
     assert kd_of(tiny_data, '--batch=4', '--batch-gpu=1', *args)['methods'] == args[0].partition('=')[2].split(',')
 
@@ -245,8 +263,10 @@ def test_labels_need_texts(tiny_data):
 
 def trained(data, run_dir, total_kimg):
     """Runs or continues; -> the training state."""
-    args = ['--outdir=x', f'--data={data}', '--device=cpu', '--metrics=none', '--workers=0', '--batch=4', '--cfg=demo', '--aug=ada',
-            '--kd=agkd,cgkd,fitnets,labeldist,pkt,spkd', '--kd-teacher=demo', '--kd-pd=adapter', '--kd-texts=dog', '--kd-center=1']
+    args = ['--outdir=x', f'--data={data}', '--device=cpu', '--metrics=none', '--workers=0', '--batch=4', '--cfg=demo',
+            '--aug=ada',
+            '--kd=agkd,cgkd,fitnets,labeldist,pkt,spkd', '--kd-teacher=demo', '--kd-pd=adapter', '--kd-texts=dog',
+            '--kd-center=1']
     config, _name = train.build_config(parse_options(*args))
     shrink(config).update(total_kimg=total_kimg, kimg_per_tick=0.004)
     run_dir.mkdir(exist_ok=True)
@@ -260,6 +280,7 @@ def test_all_methods_and_the_adapter_resume_exactly(tiny_data, tmp_path):
     whole = trained(tiny_data, tmp_path / 'whole', 0.016)
     first = trained(tiny_data, tmp_path / 'parts', 0.008)
     second = trained(tiny_data, tmp_path / 'parts', 0.016)
-    assert whole.keys() == second.keys() and [name for name in whole if not torch.equal(whole[name], second[name])] == []
+    assert (whole.keys() == second.keys()
+            and [name for name in whole if not torch.equal(whole[name], second[name])] == [])
     adapter = [name for name in whole if 'methods.cgkd.diversity' in name]
     assert len(adapter) == 4 and all((first[name] != second[name]).any() for name in adapter)

@@ -95,7 +95,8 @@ def test_view_of_the_teacher(teacher, view):
     step(loss, 'Dmain', G, D, kd, real_img=real)
     assert len(teacher.encoder.seen) == 2               # fakes and reals, once each
     want = double_and_shift(real) if view == 'augmented' else real
-    expected = torch.nn.functional.interpolate(want * 0.5 + 0.5, size=[8, 8], mode='bicubic', antialias=True).clamp(0, 1) * 2 - 1
+    expected = torch.nn.functional.interpolate(want * 0.5 + 0.5, size=[8, 8], mode='bicubic',
+                                               antialias=True).clamp(0, 1) * 2 - 1
     torch.testing.assert_close(teacher.encoder.seen[1], expected)
 
 
@@ -161,6 +162,9 @@ def test_the_seed_of_the_run_is_that_of_the_draws(teacher):
 
 def test_presets_hold_the_published_settings():
     paper, released = PRESETS['paper'], PRESETS['released']
-    assert (paper.weight_agkd, paper.weight_cgkd, paper.p, paper.distance, paper.samples) == (0.44, 10, 0.7, 'l1', 'fake')
-    assert (released.weight_agkd, released.weight_cgkd, released.p, released.distance, released.samples) == (10, 10, 1, 'l2', 'both')
-    assert released.reduction == 'sum' and released.teacher_input == 'raw' and released.view == 'augmented' and released.pd == 'off'
+    assert (paper.weight_agkd, paper.weight_cgkd, paper.p, paper.distance,
+            paper.samples) == (0.44, 10, 0.7, 'l1', 'fake')
+    assert (released.weight_agkd, released.weight_cgkd, released.p, released.distance,
+            released.samples) == (10, 10, 1, 'l2', 'both')
+    assert (released.reduction == 'sum' and released.teacher_input == 'raw' and released.view == 'augmented'
+            and released.pd == 'off')

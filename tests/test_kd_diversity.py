@@ -1,4 +1,5 @@
-"""The readings of pairwise diversity: formulas, and for each what it trains and what it must not; centred correlations."""
+"""The readings of pairwise diversity: formulas, and for each what it trains and what it must not; centred
+correlations."""
 
 import itertools
 
@@ -25,7 +26,8 @@ def rand(*shape, seed=0):
 
 def pairwise_cosines(corr):
     """{(i, j): cosine} over i != j, one pair at a time."""
-    return {(i, j): float(torch.dot(corr[i], corr[j]) / (corr[i].norm() * corr[j].norm())) for i, j in itertools.permutations(range(len(corr)), 2)}
+    return {(i, j): float(torch.dot(corr[i], corr[j]) / (corr[i].norm() * corr[j].norm()))
+            for i, j in itertools.permutations(range(len(corr)), 2)}
 
 
 def test_mean_pairwise_cosine_equals_the_double_sum():
@@ -51,7 +53,8 @@ def test_hinged_diversity_stops_at_the_data():
 
 
 def test_minimising_diversity_spreads_rows():
-    """The sign: a step against the gradient lowers the mean cosine (the released form, in which squares are added, would raise it)."""
+    """The sign: a step against the gradient lowers the mean cosine (the released form, in which squares are added,
+    would raise it)."""
     x = rand(5, 3).requires_grad_(True)
     before = diversity.mean_pairwise_cosine(x)
     before.backward()
@@ -64,17 +67,20 @@ def gradients(module):
 
 def changed(before, after):
     """Names of the parameters whose gradient differs."""
-    return {name for name in after if name not in before or (after[name] - before[name]).abs().max() > 1e-6 * max(after[name].abs().max(), 1)}
+    return {name for name in after if name not in before or (after[name] - before[name]).abs().max()
+            > 1e-6 * max(after[name].abs().max(), 1)}
 
 
 # --kd-pd -> losses of the D step and the G step
-LOSSES = {'off': (set(), set()), 'student': ({'KD/diversity_student'}, set()), 'generator': (set(), {'KD/diversity_generator'}),
+LOSSES = {'off': (set(), set()), 'student': ({'KD/diversity_student'}, set()),
+          'generator': (set(), {'KD/diversity_generator'}),
           'adapter': ({'KD/diversity_adapter', 'KD/diversity_anchor'}, set())}
 
 
 @pytest.mark.parametrize('pd', diversity.READINGS)
 def test_what_a_reading_trains(teacher, pd):
-    """What its weight changes in the gradients of G, of D, of the head and of the adapter; never anything in the teacher, nor in Dreg and Greg."""
+    """What its weight changes in the gradients of G, of D, of the head and of the adapter; never anything in the
+    teacher, nor in Dreg and Greg."""
     d_names, g_names = LOSSES[pd]
     weighted, unweighted = {}, {}
     for weight, grads in [(100.0, weighted), (0.0, unweighted)]:
@@ -82,9 +88,11 @@ def test_what_a_reading_trains(teacher, pd):
             G, D, kd, loss = setup(teacher, ('cgkd',), pd=pd, weight_pd=weight)
             names = reported_losses(lambda: step(loss, phase, G, D, kd))            # noqa: B023 - called at once
             assert names == {'Dmain': d_names | {'KD/cgkd_fake'}, 'Gmain': g_names}.get(phase, set())
-            grads[phase] = {'G': gradients(G), 'D': gradients(D), 'head': gradients(kd.head), 'adapter': gradients(kd.methods)}
+            grads[phase] = {'G': gradients(G), 'D': gradients(D), 'head': gradients(kd.head),
+                            'adapter': gradients(kd.methods)}
             assert size(teacher) == 0
-    touched = {(phase, part) for phase, parts in weighted.items() for part in parts if changed(unweighted[phase][part], parts[part])}
+    touched = {(phase, part) for phase, parts in weighted.items() for part in parts
+               if changed(unweighted[phase][part], parts[part])}
     assert touched == {'off': set(), 'student': {('Dmain', 'D'), ('Dmain', 'head')}, 'generator': {('Gmain', 'G')},
                        'adapter': {('Dmain', 'adapter')}}[pd]
     assert not any(weighted[phase]['adapter'] for phase in ('Gmain', 'Greg', 'Dreg')) and not weighted['Gmain']['D']
@@ -109,8 +117,10 @@ def test_diversity_as_printed_is_logged_and_has_no_gradient(teacher):
 @pytest.mark.parametrize('pd', diversity.READINGS)
 def test_a_single_image_has_no_pairs(teacher, pd):
     G, D, kd, loss = setup(teacher, ('cgkd',), pd=pd)
-    one = dict(real_img=torch.zeros(1, 3, 16, 16), real_c=torch.zeros(1, 0), gen_z=torch.zeros(1, 8), gen_c=torch.zeros(1, 0))
-    names = [reported_losses(lambda: step(loss, phase, G, D, kd, **one)) for phase in ('Dmain', 'Gmain')]       # noqa: B023 - called at once
+    one = dict(real_img=torch.zeros(1, 3, 16, 16), real_c=torch.zeros(1, 0), gen_z=torch.zeros(1, 8),
+               gen_c=torch.zeros(1, 0))
+    names = [reported_losses(lambda: step(loss, phase, G, D, kd, **one))      # noqa: B023 - called at once
+                 for phase in ('Dmain', 'Gmain')]
     assert names == [{'KD/cgkd_fake'}, set()]
 
 
@@ -125,7 +135,8 @@ def test_the_gradient_to_g_survives_a_teacher_in_half_precision(scale, monkeypat
         teacher.dtype = dtype
         _G, _D, kd, _loss = setup(teacher, ('cgkd',), pd='generator', weight_pd=1e-5)
         gen_img = rand(6, 3, 8, 8).float().tanh().requires_grad_(True)
-        losses = kd.g_main(Step(torch.full([6, 3, 8, 8], -0.5) + rand(6, 3, 8, 8, seed=1), None, None, None, None, gen_img=gen_img))
+        losses = kd.g_main(Step(torch.full([6, 3, 8, 8], -0.5) + rand(6, 3, 8, 8, seed=1), None, None, None, None,
+                                gen_img=gen_img))
         grads.append(torch.autograd.grad(losses['KD/diversity_generator'], gen_img)[0].flatten())
     error = ((grads[1] - grads[0]).norm() / grads[0].norm()).item()
     assert error < 0.01 if scale > 1 else error > 0.05
@@ -143,8 +154,10 @@ def test_the_adapter_begins_as_identity():
     method, feats = adapter_of(), rand(6, DIM).float()
     assert torch.equal(method.diversity.adapt(feats), feats)
     losses = method.d_losses(Pass('fake', rand(6, DIM, seed=1).float(), feats, feats))
-    plain = cgkd.CGKD(PRESETS['paper']._replace(pd='off'), method.text_feats).d_losses(Pass('fake', rand(6, DIM, seed=1).float(), feats, feats))
-    assert torch.equal(losses['cgkd_fake'][0], plain['cgkd_fake'][0]) and losses['diversity_anchor'][0].tolist() == [0] * 6
+    plain = cgkd.CGKD(PRESETS['paper']._replace(pd='off'),
+                      method.text_feats).d_losses(Pass('fake', rand(6, DIM, seed=1).float(), feats, feats))
+    assert (torch.equal(losses['cgkd_fake'][0], plain['cgkd_fake'][0])
+            and losses['diversity_anchor'][0].tolist() == [0] * 6)
 
 
 def moved_adapter(weight_anchor, texts=None):
@@ -172,7 +185,8 @@ def test_the_adapter_parts_images_and_the_anchor_holds_it():
 
 
 def test_the_losses_of_the_adapter_equal_loops_over_the_formula():
-    """C(I') by dot products, mean cosine over ordered pairs; |I' - I|^2 / |I|^2 per image; what is distilled is C(I') and sends nothing back."""
+    """C(I') by dot products, mean cosine over ordered pairs; |I' - I|^2 / |I|^2 per image; what is distilled is C(I')
+    and sends nothing back."""
     method, feats = moved_adapter(1)
     method.zero_grad()
     student = rand(16, DIM, seed=5).float().requires_grad_(True)
@@ -180,7 +194,8 @@ def test_the_losses_of_the_adapter_equal_loops_over_the_formula():
     hidden, out = method.diversity.hidden, method.diversity.out
     with torch.no_grad():
         act = feats @ (hidden.weight * hidden.weight_gain).t() + hidden.bias
-        adapted = feats + (torch.where(act > 0, act, 0.2 * act) * 2 ** 0.5) @ (out.weight * out.weight_gain).t() + out.bias
+        adapted = feats + (torch.where(act > 0, act,
+                                       0.2 * act) * 2 ** 0.5) @ (out.weight * out.weight_gain).t() + out.bias
         rows = [[float(i @ t) for t in method.text_feats] for i in adapted]
         own = [[float(i @ t) for t in method.text_feats] for i in student]
     cosines = pairwise_cosines(torch.tensor(rows))
@@ -195,8 +210,10 @@ def test_the_losses_of_the_adapter_equal_loops_over_the_formula():
 
 
 def test_the_weight_of_the_anchor_is_that_of_the_setting():
-    losses = adapter_of(weight_pd=3, weight_anchor=7).d_losses(Pass('fake', *[rand(4, DIM, seed=s).float() for s in range(3)]))
-    assert {name: weight for name, (_value, weight) in losses.items()} == dict(cgkd_fake=10, diversity_adapter=3, diversity_anchor=7)
+    losses = adapter_of(weight_pd=3, weight_anchor=7).d_losses(Pass('fake',
+                                                                    *[rand(4, DIM, seed=s).float() for s in range(3)]))
+    assert {name: weight for name, (_value, weight) in losses.items()} == dict(cgkd_fake=10, diversity_adapter=3,
+                                                                               diversity_anchor=7)
 
 
 # -- centring
@@ -204,11 +221,13 @@ def test_the_weight_of_the_anchor_is_that_of_the_setting():
 def test_centring_by_hand():
     """Similarities 1, 2, 6 have the mean 3: the row is (-2, -1, 3) / sqrt(14)."""
     texts = torch.tensor([[1.], [2], [6]])
-    torch.testing.assert_close(cgkd.image_text_correlation(torch.tensor([[2.]]), texts, center=True), torch.tensor([[-2., -1, 3]]) / 14 ** 0.5)
+    torch.testing.assert_close(cgkd.image_text_correlation(torch.tensor([[2.]]), texts, center=True),
+                               torch.tensor([[-2., -1, 3]]) / 14 ** 0.5)
 
 
 def test_centring_tells_nearly_parallel_rows_apart():
-    """Similarities of 0.22 with a spread of 0.02, as CLIP's, have cosines of 0.99; without their mean they are unrelated."""
+    """Similarities of 0.22 with a spread of 0.02, as CLIP's, have cosines of 0.99; without their mean they are
+    unrelated."""
     corr = 0.22 + 0.02 * rand(50, 40)
     raw, centred = [cgkd.image_text_correlation(corr, torch.eye(40), center) for center in (False, True)]
     assert diversity.mean_pairwise_cosine(raw) > 0.98 and abs(diversity.mean_pairwise_cosine(centred)) < 0.05

@@ -22,7 +22,8 @@ def agkd_of(student, own, other, aggregate=True, **settings):
 
 
 def test_agkd_by_hand():
-    """Df = (1, 0), I = (0, 2), the other kind's I = (1, 1): |I - Df| = 1 + 2, |I' - Df| = 0 + 1; Euclidean sqrt(5) and 1."""
+    """Df = (1, 0), I = (0, 2), the other kind's I = (1, 1): |I - Df| = 1 + 2, |I' - Df| = 0 + 1; Euclidean sqrt(5) and
+    1."""
     student, own, other = torch.tensor([[1., 0]]), torch.tensor([[0., 2]]), torch.tensor([[1., 1]])
     assert agkd_of(student, own, other).tolist() == [4]
     assert agkd_of(student, own, other, distance='l2').tolist() == [pytest.approx(math.sqrt(5) + 1)]
@@ -31,7 +32,8 @@ def test_agkd_by_hand():
 
 @pytest.mark.parametrize('aggregate', [True, False])
 def test_agkd_equals_a_loop_over_the_paper(aggregate):
-    """L = |I(x)-Df(x)| + |I(G)-Df(G)| + 1[q <= p] (|I(x)-Df(G)| + |I(G)-Df(x)|), L1, summed over M, mean over the batch."""
+    """L = |I(x)-Df(x)| + |I(G)-Df(G)| + 1[q <= p] (|I(x)-Df(G)| + |I(G)-Df(x)|), L1, summed over M, mean over the
+    batch."""
     i_real, i_fake, d_real, d_fake = [rand(5, 7, seed=s) for s in range(4)]
     want = 0
     for n in range(5):
@@ -44,7 +46,8 @@ def test_agkd_equals_a_loop_over_the_paper(aggregate):
 
 
 def test_gradient_scale_of_the_reductions():
-    """methods: with respect to one sample's Df, Euclidean has gradient norm 1 and L1 has sqrt(M); 0.44 makes L1 at M = 512 equal 10 x Euclidean."""
+    """methods: with respect to one sample's Df, Euclidean has gradient norm 1 and L1 has sqrt(M); 0.44 makes L1 at M =
+    512 equal 10 x Euclidean."""
     for distance, norm in [(agkd.euclidean, 1), (agkd.l1, math.sqrt(512))]:
         student = rand(1, 512).requires_grad_(True)
         distance(rand(1, 512, seed=1), student).sum().backward()
@@ -106,7 +109,8 @@ def test_cgkd_equals_a_loop(distance, power, reduction, factor):
 
 def test_the_sum_is_batch_size_times_the_mean():
     student, teacher, texts = rand(50, 5, seed=1), rand(50, 5, seed=2), rand(3, 5, seed=3)
-    mean, total = [cgkd_of(student, teacher, texts, distance='l2', reduction=reduction) for reduction in ('mean', 'sum')]
+    mean, total = [cgkd_of(student, teacher, texts, distance='l2', reduction=reduction)
+                   for reduction in ('mean', 'sum')]
     torch.testing.assert_close(total, 50 * mean)
 
 

@@ -58,7 +58,8 @@ def test_training_on_faces_improves_it(tmp_path):
     tiny_clip.save_tiny_clip(training.model, path, notes={})
     teacher = load_teacher(path)
     img = torch.rand(3, 3, 16, 16) * 2 - 1
-    torch.testing.assert_close(teacher.encode_image(img), training.model.image_features(img).detach())           # already of half precision
+    # Already of half precision
+    torch.testing.assert_close(teacher.encode_image(img), training.model.image_features(img).detach())
     torch.testing.assert_close(teacher.encode_text(['a happy face']), teacher.encode_text(['A  happy, face!']))
 
 
@@ -68,15 +69,18 @@ def test_command_learns_classes_and_makes_a_teacher(data, tmp_path):
     out = str(tmp_path / 'out')
     args = [f'--data={data}', f'--out={out}', '--steps=30', *SMALL]
     code, text = run_cli(pretrain.main, *args)
-    assert code == 0 and 'zero-shot accuracy on unseen images, class: 1.000' in text and 'ETA' in text and f'--kd-teacher={out}' in text
+    assert (code == 0 and 'zero-shot accuracy on unseen images, class: 1.000' in text and 'ETA' in text
+            and f'--kd-teacher={out}' in text)
     assert sorted(os.listdir(out)) == ['pretraining.json', 'teacher.safetensors']
     record = json.loads((tmp_path / 'out' / 'pretraining.json').read_text())
-    assert record['zero_shot_accuracy'] == {'class': 1.0} and record['data']['trained_on'] == 36 and record['data']['name'] == 'data'
+    assert (record['zero_shot_accuracy'] == {'class': 1.0} and record['data']['trained_on'] == 36
+            and record['data']['name'] == 'data')
     teacher = load_teacher(out)
     assert teacher.dim == 16 and teacher.preprocess.size == 16
     assert 'is complete' in run_cli(pretrain.main, *args)[1]
     code, text = run_cli(pretrain.main, *args, '--steps=40')
-    assert code == 1 and 'pretraining.json: is of a training with steps = 30, now it is 40; choose another --out' in text
+    assert (code == 1
+            and 'pretraining.json: is of a training with steps = 30, now it is 40; choose another --out' in text)
 
 
 def test_stopped_and_continued_is_the_same_training(data, tmp_path, monkeypatch):
@@ -105,7 +109,8 @@ def test_stopped_and_continued_is_the_same_training(data, tmp_path, monkeypatch)
 
 
 def test_bf16_learns_as_well(data, tmp_path):
-    code, text = run_cli(pretrain.main, f'--data={data}', f'--out={tmp_path / "out"}', '--steps=30', '--precision=bf16', *SMALL)
+    code, text = run_cli(pretrain.main, f'--data={data}', f'--out={tmp_path / "out"}', '--steps=30',
+                         '--precision=bf16', *SMALL)
     assert code == 0 and 'class: 1.000' in text
 
 
@@ -119,7 +124,8 @@ def test_wrong_options(data, tmp_path, option, message):
     assert code == 1 and message in text
 
 
-@pytest.mark.parametrize('option', ['--exclude-subset=5', '--test-data=x', '--texts=x.json', '--mirror=False', '--shift=0'])
+@pytest.mark.parametrize('option', ['--exclude-subset=5', '--test-data=x', '--texts=x.json', '--mirror=False',
+                                    '--shift=0'])
 def test_demo_takes_no_options_of_data_sets(option, tmp_path):
     code, text = run_cli(pretrain.main, '--data=demo', f'--out={tmp_path}', option)
     assert code == 1 and f'{option}: has no effect with --data=demo' in text
@@ -170,7 +176,8 @@ def test_captions_from_a_file(data, tmp_path):
     images = CaptionedImages(data, 16, texts=str(path))
     assert images.vocabulary() == ['a', 'an', 'azure', 'crimson', 'red', 'square']
     assert images.candidates == ['a crimson square', 'an azure square']
-    code, text = run_cli(pretrain.main, f'--data={data}', f'--texts={path}', f'--out={tmp_path / "out"}', '--steps=30', *SMALL)
+    code, text = run_cli(pretrain.main, f'--data={data}', f'--texts={path}', f'--out={tmp_path / "out"}',
+                         '--steps=30', *SMALL)
     assert code == 0 and 'zero-shot accuracy on unseen images, caption: 1.000' in text
     del captions[names[0]]
     path.write_text(json.dumps(captions))
@@ -196,7 +203,8 @@ def test_a_test_set_of_its_own(data, tmp_path):
     images = CaptionedImages(data, 16, test_path=make_images(tmp_path / 'test', count=3))
     assert (len(images.images), len(images.test_images), images.facts['tested_on']['images']) == (40, 6, 6)
     os.rename(tmp_path / 'test' / 'red_things', tmp_path / 'test' / 'green_things')
-    with pytest.raises(UserError, match=r"--test-data=.*: its classes are \['blue_things', 'green_things'\], those of --data are"):
+    with pytest.raises(UserError, match=r"--test-data=.*: its classes are \['blue_things', 'green_things'\], those of "
+                                        r"--data are"):
         CaptionedImages(data, 16, test_path=str(tmp_path / 'test'))
 
 
@@ -208,9 +216,11 @@ def test_images_without_names(tmp_path):
 
 def test_damaged_and_foreign_teacher_files(tmp_path):
     path = tmp_path / 't.safetensors'
-    with pytest.raises(UserError, match=r't\.safetensors does not exist; make a teacher with python -m kd_plugin\.pretrain --out=DIR'):
+    with pytest.raises(UserError, match=r't\.safetensors does not exist; make a teacher with python -m '
+                                        r'kd_plugin\.pretrain --out=DIR'):
         load_teacher(str(path))
-    with pytest.raises(UserError, match=r'teacher\.safetensors does not exist; make a teacher .*; a folder of Hugging Face is hf:DIR'):
+    with pytest.raises(UserError, match=r'teacher\.safetensors does not exist; make a teacher .*; a folder of Hugging '
+                                        r'Face is hf:DIR'):
         load_teacher(str(tmp_path))
     path.write_bytes(b'nothing')
     with pytest.raises(UserError, match='is damaged'):

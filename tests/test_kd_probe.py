@@ -18,7 +18,8 @@ from training.snapshots import files as snapshots
 
 
 def test_ridge_is_that_of_the_strength_with_the_least_leave_one_out_error():
-    """Every strength and every row by brute force: solve the normal equations without the row, around the same means."""
+    """Every strength and every row by brute force: solve the normal equations without the row, around the same
+    means."""
     rng = np.random.default_rng(0)
     x, x_new = rng.normal(size=(14, 5)) @ np.diag([3, 1, 1, 0.1, 0.01]), rng.normal(size=(4, 5))
     y = x[:, :2] + rng.normal(size=(14, 2))
@@ -44,7 +45,8 @@ def test_linear_probe_of_separable_and_of_meaningless_features():
     told = linear_probe(noise + 4 * torch.eye(3)[labels] @ torch.randn(3, 200, generator=gen), labels)
     assert told.accuracy == 1 and told.std == 0 and told.chance == pytest.approx(1 / 3)
     guessed = linear_probe(noise, labels)
-    assert abs(guessed.accuracy - 1 / 3) < 0.13                                 # three standard deviations of 120 guesses
+    # Three standard deviations of 120 guesses
+    assert abs(guessed.accuracy - 1 / 3) < 0.13
     assert linear_probe(noise, labels) == guessed and linear_probe(noise, labels, seed=1) != guessed
     assert linear_probe(noise, np.zeros(120, dtype=int)) is None
     assert linear_probe(noise, np.r_[0, np.ones(119, dtype=int)]) is None
@@ -72,11 +74,13 @@ def test_picture():
     pixels = np.asarray(picture)
     is_high = (pixels == HIGH).all(2)
     rows, columns = np.where(is_high)
-    top, left = rows.min(), columns[rows == rows.min()].min() - 2 * CELL         # the first blue cell is in the third column
+    # The first blue cell is in the third column
+    top, left = rows.min(), columns[rows == rows.min()].min() - 2 * CELL
     cell = lambda row, column: pixels[top + CELL * row + CELL // 2, left + CELL * column + CELL // 2]
     for row, column, share in [(0, 0, 0), (0, 1, 0.5), (0, 2, 1), (1, 0, 1), (1, 1, 0.25), (1, 2, 0)]:
         np.testing.assert_allclose(cell(row, column), LOW + share * (HIGH - LOW), atol=1)
-    assert (pixels[top + CELL // 2, left - CELL // 2 - 8] == 10).all() and (pixels[top + 3 * CELL // 2, left - CELL // 2 - 8] == 200).all()
+    assert ((pixels[top + CELL // 2, left - CELL // 2 - 8] == 10).all()
+            and (pixels[top + 3 * CELL // 2, left - CELL // 2 - 8] == 200).all())
     draw_correlations(images, torch.ones(2, 1), ['a'])                          # all the same: no division by zero
 
 
@@ -85,28 +89,34 @@ def network(tmp_path):
     """A snapshot of an untrained 16x16 generator with two classes."""
     torch.manual_seed(0)
     common = dict(c_dim=2, img_resolution=16, img_channels=3)
-    g_kwargs = dict(common, z_dim=8, w_dim=8, mapping_kwargs=dict(num_layers=1), synthesis_kwargs=dict(channel_base=128, channel_max=8))
+    g_kwargs = dict(common, z_dim=8, w_dim=8, mapping_kwargs=dict(num_layers=1),
+                    synthesis_kwargs=dict(channel_base=128, channel_max=8))
     path = str(tmp_path / 'network.safetensors')
     kwargs = dict(G_ema=dict(g_kwargs, class_name='training.networks.Generator'))
-    tensors, info = snapshots.pack(dict(G_ema=Generator(**g_kwargs)), kwargs, dict(options={}, cur_nimg=0, class_names=None))
+    tensors, info = snapshots.pack(dict(G_ema=Generator(**g_kwargs)), kwargs,
+                                   dict(options={}, cur_nimg=0, class_names=None))
     checkpoint.save(path, 'network', tensors, info)
     return path
 
 
 def test_command(tiny_data, network, tmp_path):
-    """Red and blue pictures are told apart, and from what an untrained generator makes; the record says what was measured."""
+    """Red and blue pictures are told apart, and from what an untrained generator makes; the record says what was
+    measured."""
     out = tmp_path / 'out'
-    args = [f'--data={tiny_data}', '--teacher=demo', '--teacher=demo', f'--network={network}', f'--outdir={out}', '--device=cpu', '--batch=5']
+    args = [f'--data={tiny_data}', '--teacher=demo', '--teacher=demo', f'--network={network}', f'--outdir={out}',
+            '--device=cpu', '--batch=5']
     code, text = run_cli(probe.main, *args)
     assert code == 0, text
     lines = text.splitlines()
     assert lines[0].split()[:3] == ['teacher', 'width', 'input'] and lines[1].split()[:3] == ['demo', '128', '32']
-    assert '12 images of tiny; 2 texts (class names of the data set).' in text and 'By chance: classes 0.500, real/fake 0.500.' in text
+    assert ('12 images of tiny; 2 texts (class names of the data set).' in text
+            and 'By chance: classes 0.500, real/fake 0.500.' in text)
     record = json.loads((out / 'probe.json').read_text())
     first, second = record['teachers']
     assert first['classes']['accuracy'] == 1 and first['real_or_fake']['accuracy'] > 0.9 and first['images_per_sec'] > 0
     assert (record['images'], record['seed'], record['texts']) == (12, 0, ['a photo of a blue.', 'a photo of a red.'])
-    assert {k: v for k, v in first.items() if k not in ('images_per_sec', 'picture')} == {k: v for k, v in second.items() if k not in
+    assert {k: v for k, v in first.items() if k not in ('images_per_sec',
+                                                        'picture')} == {k: v for k, v in second.items() if k not in
                                                                                      ('images_per_sec', 'picture')}
     assert [t['picture'] for t in record['teachers']] == ['texts-0-demo.png', 'texts-1-demo.png']
     with PIL.Image.open(out / 'texts-0-demo.png') as picture:
@@ -119,13 +129,16 @@ def test_a_teacher_of_images_only_and_data_without_classes(tmp_path, monkeypatch
     class Mean(torch.nn.Module):
         def image_features(self, x):
             return x.mean([2, 3])
-    monkeypatch.setattr(probe, 'load_teacher', lambda name, device, option: Teacher(Mean(), Preprocess(8, (0,) * 3, (1,) * 3), 3, 'mean'))
+    monkeypatch.setattr(probe, 'load_teacher', lambda name, device,
+                        option: Teacher(Mean(), Preprocess(8, (0,) * 3, (1,) * 3), 3, 'mean'))
     for i in range(12):
         PIL.Image.new('RGB', (16, 16), (i, 0, 0)).save(tmp_path / f'{i:02d}.png')
-    code, text = run_cli(probe.main, f'--data={tmp_path}', '--teacher=mean', f'--outdir={tmp_path / "out"}', '--images=10')
+    code, text = run_cli(probe.main, f'--data={tmp_path}', '--teacher=mean', f'--outdir={tmp_path / "out"}',
+                         '--images=10')
     assert code == 0 and 'nothing to tell apart' in text and 'Saved probe.json and 0 pictures' in text
     teacher = json.loads((tmp_path / 'out' / 'probe.json').read_text())['teachers'][0]
-    assert [teacher[name] for name in ('classes', 'real_or_fake', 'zero_shot', 'text_likeness', 'picture')] == [None] * 5
+    assert [teacher[name] for name in ('classes', 'real_or_fake', 'zero_shot', 'text_likeness',
+                                       'picture')] == [None] * 5
 
 
 @pytest.mark.parametrize('option, message', [
@@ -142,5 +155,6 @@ def test_wrong_options(tiny_data, tmp_path, option, message):
 
 def test_a_network_of_another_size(network, tmp_path):
     PIL.Image.new('RGB', (32, 32)).save(tmp_path / 'a.png')
-    code, text = run_cli(probe.main, f'--data={tmp_path}', '--teacher=demo', f'--network={network}', f'--outdir={tmp_path / "out"}')
+    code, text = run_cli(probe.main, f'--data={tmp_path}', '--teacher=demo', f'--network={network}',
+                         f'--outdir={tmp_path / "out"}')
     assert code == 1 and 'makes images of 16x16 with 3 channels, --data has 32x32 with 3' in text

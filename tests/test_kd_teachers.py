@@ -31,7 +31,8 @@ def cache(tmp_path, monkeypatch):
 # -- what all teachers share
 
 def test_teacher_resizes_as_pillow_does():
-    """Bicubic with antialiasing, 64 -> 24 and 24 -> 64, against PIL on float images; a smooth picture, differences below 8-bit rounding."""
+    """Bicubic with antialiasing, 64 -> 24 and 24 -> 64, against PIL on float images; a smooth picture, differences
+    below 8-bit rounding."""
     import PIL.Image
 
     class Identity(torch.nn.Module):
@@ -39,7 +40,8 @@ def test_teacher_resizes_as_pillow_does():
             return x.flatten(1)
     rng = np.random.default_rng(0)
     for side, target in [(64, 24), (24, 64)]:
-        image = np.asarray(PIL.Image.fromarray(rng.random((6, 6), dtype=np.float32)).resize((side, side), PIL.Image.Resampling.BICUBIC)).clip(0, 1)
+        coarse = PIL.Image.fromarray(rng.random((6, 6), dtype=np.float32))
+        image = np.asarray(coarse.resize((side, side), PIL.Image.Resampling.BICUBIC)).clip(0, 1)
         want = np.asarray(PIL.Image.fromarray(image).resize((target, target), PIL.Image.Resampling.BICUBIC)).clip(0, 1)
         teacher = Teacher(Identity(), Preprocess(target, (0,) * 3, (1,) * 3), 1, 'x')
         got = teacher.encode_image(torch.from_numpy(image.copy())[None, None] * 2 - 1).reshape(3, target, target)[0]
@@ -57,7 +59,8 @@ def test_norm_of_the_features():
     torch.testing.assert_close(raw.encode_image(img), img.mean([2, 3]) / 2 + 0.5)
     torch.testing.assert_close(scaled.encode_image(img).norm(dim=1), torch.full([4], 10.0))
     torch.testing.assert_close(F.cosine_similarity(raw.encode_image(img), scaled.encode_image(img)), torch.ones(4))
-    assert raw.identity != scaled.identity                      # features of one must not be taken for those of the other
+    # Features of one must not be taken for those of the other
+    assert raw.identity != scaled.identity
     assert not raw.has_texts
     with pytest.raises(UserError, match='x knows images only, not texts; give a teacher that knows texts too'):
         raw.encode_text(['a cat'])
@@ -81,7 +84,8 @@ def test_features_are_computed_once(cache):
     want = torch.from_numpy(dataset[7][0]).float().mean([1, 2]) / 127.5 - 1
     torch.testing.assert_close(feats[7], want, rtol=1e-4, atol=1e-5)
     assert torch.equal(real_features(teacher, dataset), feats) and sum(calls) == 200
-    teacher.bf16 = True                                                                 # another precision, other features
+    # Another precision, other features
+    teacher.bf16 = True
     real_features(teacher, dataset)
     assert sum(calls) == 400
     real_features(teacher, dataset, raw_input=True)                                     # pixels prepared otherwise
@@ -100,19 +104,22 @@ def test_features_that_are_not_finite(cache):
         def image_features(self, x):
             return x.mean([2, 3]) * 1e5
     teacher = Teacher(Overflowing(), Preprocess(32, (0,) * 3, (1,) * 3), 3, 'large', dtype=torch.float16)
-    with pytest.raises(UserError, match=r'--kd-teacher: some of its features .* are infinite or NaN in float16; use --fp32=1'):
+    with pytest.raises(UserError, match=r'--kd-teacher: some of its features .* are infinite or NaN in float16; use '
+                                        r'--fp32=1'):
         real_features(teacher, dataset)
     teacher.dtype = torch.float32
     assert real_features(teacher, dataset).isfinite().all()
     path, = cache.glob('teacher_features/*large-float32*')
-    safetensors.torch.save_file({'features': torch.full([len(dataset), 3], torch.inf)}, path)           # of some other program's
+    # Of some other program's
+    safetensors.torch.save_file({'features': torch.full([len(dataset), 3], torch.inf)}, path)
     assert real_features(teacher, dataset).isfinite().all()
 
 
 def test_precision_of_a_training(monkeypatch):
     """--fp32: weights that were never rounded. Else, on a CPU, bfloat16."""
     asked = []
-    monkeypatch.setattr(teacher_module, 'load_teacher', lambda name, device, option: asked.append(device) or load_teacher(name))
+    monkeypatch.setattr(teacher_module, 'load_teacher', lambda name, device, option: asked.append(device)
+                        or load_teacher(name))
     exact, fast = [teacher_module.load_for_training('demo', 'cpu', fp32) for fp32 in (True, False)]
     assert (exact.precision, fast.precision) == ('float32', 'bfloat16')
     img = torch.rand(2, 3, 32, 32) * 2 - 1
@@ -121,13 +128,15 @@ def test_precision_of_a_training(monkeypatch):
     assert not torch.equal(fast.encode_image(img), exact.encode_image(img))
     monkeypatch.setattr(Teacher, 'to', lambda self, device: asked.append(f'to {device}') or self)
     teacher_module.load_for_training('demo', 'cuda', fp32=True)
-    assert (asked[2], asked[-1]) == ('cpu', 'to cuda')                                  # where the loader would round them
+    # Where the loader would round them
+    assert (asked[2], asked[-1]) == ('cpu', 'to cuda')
 
 
 # -- OpenAI
 @pytest.fixture
 def clip(monkeypatch):
-    """The real package; torchvision, which has no CPU build here and is only asked for PIL transforms, is a stand-in."""
+    """The real package; torchvision, which has no CPU build here and is only asked for PIL transforms, is a
+    stand-in."""
     transforms = types.ModuleType('torchvision.transforms')
     for name in ('Compose', 'Resize', 'CenterCrop', 'ToTensor', 'Normalize'):
         setattr(transforms, name, lambda *args, **kwargs: None)
@@ -142,17 +151,22 @@ def clip(monkeypatch):
 
 
 # name -> (input size, width of the features, patch of a ViT or None), as published; all else is small here
-CLIP_SIZES = {'RN50': (224, 1024, None), 'RN101': (224, 512, None), 'RN50x4': (288, 640, None), 'RN50x16': (384, 768, None),
-              'RN50x64': (448, 1024, None), 'ViT-B/32': (224, 512, 32), 'ViT-B/16': (224, 512, 16), 'ViT-L/14': (224, 768, 14),
+CLIP_SIZES = {'RN50': (224, 1024, None), 'RN101': (224, 512, None), 'RN50x4': (288, 640, None),
+              'RN50x16': (384, 768, None),
+              'RN50x64': (448, 1024, None), 'ViT-B/32': (224, 512, 32), 'ViT-B/16': (224, 512, 16),
+              'ViT-L/14': (224, 768, 14),
               'ViT-L/14@336px': (336, 768, 14)}
 
 
 def save_clip(path, size, dim, patch):
-    """A model in the layout of the published ones, weights in half precision. -> the model with the very same weights."""
+    """A model in the layout of the published ones, weights in half precision. -> the model with the very same
+    weights."""
     from clip.model import CLIP
     torch.manual_seed(0)
-    vision = dict(vision_layers=(1, 1, 1, 1), vision_width=8) if patch is None else dict(vision_layers=1, vision_width=64)
-    model = CLIP(embed_dim=dim, image_resolution=size, vision_patch_size=patch, context_length=77, vocab_size=49408, transformer_width=64,
+    vision = (dict(vision_layers=(1, 1, 1, 1), vision_width=8) if patch is None
+              else dict(vision_layers=1, vision_width=64))
+    model = CLIP(embed_dim=dim, image_resolution=size, vision_patch_size=patch, context_length=77, vocab_size=49408,
+                 transformer_width=64,
                  transformer_heads=1, transformer_layers=1, **vision).half()
     sizes = dict(input_resolution=torch.tensor(size), context_length=torch.tensor(77), vocab_size=torch.tensor(49408))
     torch.save({**model.state_dict(), **sizes}, path)
@@ -171,8 +185,8 @@ def test_clip_by_name(clip, name, tmp_path, cache, monkeypatch):
     model = save_clip(path, size, dim, patch)
     monkeypatch.setattr(clip.clip, '_download', lambda url, root: path)
     teacher = load_teacher(name)
-    assert (teacher.dim, teacher.preprocess, teacher.norm, teacher.identity) == (dim, Preprocess(size, teacher_clip.MEAN, teacher_clip.STD), None,
-                                                                                 f'clip:{name}')
+    preprocess = Preprocess(size, teacher_clip.MEAN, teacher_clip.STD)
+    assert (teacher.dim, teacher.preprocess, teacher.norm, teacher.identity) == (dim, preprocess, None, f'clip:{name}')
     img = torch.rand(2, 3, size, size) * 2 - 1
     with torch.no_grad():
         feats = teacher.encode_image(img)
@@ -197,7 +211,8 @@ def test_clip_names_offline_and_unknown(clip, cache, monkeypatch):
     def offline(url):
         raise urllib.error.URLError('no network')
     monkeypatch.setattr(urllib.request, 'urlopen', offline)
-    with pytest.raises(UserError, match=r'=ViT-B/32: the weights cannot be downloaded .*fetch https://.*/ViT-B-32\.pt elsewhere and put it into '):
+    with pytest.raises(UserError, match=r'=ViT-B/32: the weights cannot be downloaded .*fetch https://.*/ViT-B-32\.pt '
+                                        r'elsewhere and put it into '):
         load_teacher('ViT-B/32')
     with pytest.raises(UserError, match='=ViT-X: there is no teacher of this name; use demo, .* or one of RN50'):
         load_teacher('ViT-X')
@@ -296,9 +311,11 @@ def test_without_the_clip_package(monkeypatch):
 # -- Hugging Face
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
-TEXT = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=300, max_position_embeddings=40,
+TEXT = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=300,
+            max_position_embeddings=40,
             bos_token_id=0, eos_token_id=1, pad_token_id=1)
-VISION = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16)
+VISION = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32,
+              patch_size=16)
 TOKENS = [[0, 2, 3, 4, 2, 5, 1], [0, 2, 3, 4, 2, 6, 1]]     # of the two texts below, with the tokenizer below
 TEXTS = ['A photo of a cat', 'a photo of a dog']
 
@@ -317,16 +334,21 @@ def save_model(folder, model, processor='preprocessor_config.json'):
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token='?'))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(single='<start> $A <end>', special_tokens=[('<start>', 0), ('<end>', 1)])
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token='<start>', eos_token='<end>', pad_token='<end>', unk_token='?',
+    tokenizer.post_processor = processors.TemplateProcessing(single='<start> $A <end>',
+                                                             special_tokens=[('<start>', 0), ('<end>', 1)])
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token='<start>', eos_token='<end>',
+                                         pad_token='<end>', unk_token='?',
                                          model_max_length=16).save_pretrained(folder)
-    settings = dict(size=dict(shortest_edge=36), do_center_crop=True, crop_size=dict(height=32, width=32), image_mean=MEAN, image_std=STD)
-    (folder / processor).write_text(json.dumps(settings if processor.startswith('pre') else dict(image_processor=settings)))
+    settings = dict(size=dict(shortest_edge=36), do_center_crop=True, crop_size=dict(height=32, width=32),
+                    image_mean=MEAN, image_std=STD)
+    (folder / processor).write_text(json.dumps(settings if processor.startswith('pre')
+                                               else dict(image_processor=settings)))
     return f'hf:{folder}'
 
 
 def check_images(teacher, want, dim, norm):
-    """Features of images against `want(normalised images)`, direction and length, and that a gradient reaches the images."""
+    """Features of images against `want(normalised images)`, direction and length, and that a gradient reaches the
+    images."""
     assert (teacher.dim, teacher.preprocess, teacher.norm) == (dim, Preprocess(32, MEAN, STD), norm)
     img = (torch.rand(2, 3, 32, 32) * 2 - 1).requires_grad_()
     feats, expected = teacher.encode_image(img), want(normalised(img.detach(), MEAN, STD)).detach()
@@ -337,10 +359,12 @@ def check_images(teacher, want, dim, norm):
 
 @pytest.mark.filterwarnings('ignore')
 def test_hf_clip(transformers, tmp_path):
-    config = transformers.CLIPConfig(projection_dim=24, text_config=dict(TEXT, max_position_embeddings=16), vision_config=VISION)
+    config = transformers.CLIPConfig(projection_dim=24, text_config=dict(TEXT, max_position_embeddings=16),
+                                     vision_config=VISION)
     model = transformers.CLIPModel(config)
     teacher = load_teacher(save_model(tmp_path, model))
-    check_images(teacher, lambda x: model.visual_projection(model.vision_model(pixel_values=x).pooler_output), dim=24, norm=None)
+    check_images(teacher, lambda x: model.visual_projection(model.vision_model(pixel_values=x).pooler_output),
+                 dim=24, norm=None)
     tokens = torch.tensor([row + [1] * 9 for row in TOKENS])
     mask = torch.tensor([[1] * 7 + [0] * 9] * 2)
     want = model.text_projection(model.text_model(input_ids=tokens, attention_mask=mask).pooler_output)
@@ -350,7 +374,8 @@ def test_hf_clip(transformers, tmp_path):
 @pytest.mark.filterwarnings('ignore')
 def test_hf_siglip(transformers, tmp_path):
     """Texts are padded and not masked: the feature is taken at the last place, which is padding."""
-    model = transformers.SiglipModel(transformers.SiglipConfig(text_config=dict(TEXT, projection_size=32, max_position_embeddings=16),
+    model = transformers.SiglipModel(transformers.SiglipConfig(text_config=dict(TEXT, projection_size=32,
+                                                                                max_position_embeddings=16),
                                                                vision_config=VISION))
     torch.nn.init.normal_(model.text_model.embeddings.token_embedding.weight)
     teacher = load_teacher(save_model(tmp_path, model, processor='processor_config.json'))
@@ -362,7 +387,8 @@ def test_hf_siglip(transformers, tmp_path):
 
 @pytest.fixture
 def blip_config(transformers):
-    return transformers.BlipConfig(image_text_hidden_size=24, text_config=dict(TEXT, encoder_hidden_size=32, sep_token_id=1), vision_config=VISION)
+    return transformers.BlipConfig(image_text_hidden_size=24,
+                                   text_config=dict(TEXT, encoder_hidden_size=32, sep_token_id=1), vision_config=VISION)
 
 
 @pytest.mark.filterwarnings('ignore')
@@ -371,7 +397,8 @@ def test_hf_blip(transformers, blip_config, tmp_path):
     torch.manual_seed(0)
     model = transformers.BlipForImageTextRetrieval(blip_config)
     teacher = load_teacher(save_model(tmp_path, model))
-    check_images(teacher, lambda x: model.vision_proj(model.vision_model(pixel_values=x).last_hidden_state[:, 0]), dim=24, norm=COMMON_NORM)
+    check_images(teacher, lambda x: model.vision_proj(model.vision_model(pixel_values=x).last_hidden_state[:, 0]),
+                 dim=24, norm=COMMON_NORM)
     img = torch.rand(2, 3, 32, 32) * 2 - 1
     want = model(pixel_values=normalised(img, MEAN, STD), input_ids=torch.tensor(TOKENS), use_itm_head=False).itm_score
     texts = teacher.encode_text(['A photo (of) a cat!', TEXTS[1]])              # the marks are left out
@@ -383,14 +410,17 @@ def test_hf_blip(transformers, blip_config, tmp_path):
 def test_a_blip_without_projections_is_refused(transformers, blip_config, tmp_path):
     """Loaded all the same, it would teach with random weights."""
     name = save_model(tmp_path, transformers.BlipForConditionalGeneration(blip_config))
-    with pytest.raises(UserError, match='the file has no weights for .*use a model that was trained to compare .*blip-itm-base-coco'):
+    with pytest.raises(UserError, match='the file has no weights for .*use a model that was trained to compare '
+                                        '.*blip-itm-base-coco'):
         load_teacher(name)
 
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('kind', ['Dinov2', 'Dinov2WithRegisters'])
 def test_hf_dinov2(transformers, tmp_path, kind):
-    model = getattr(transformers, f'{kind}Model')(getattr(transformers, f'{kind}Config')(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+    model = getattr(transformers, f'{kind}Model')(getattr(transformers,
+                                                          f'{kind}Config')(hidden_size=32, num_hidden_layers=2,
+                                                                           num_attention_heads=2,
                                                                                          image_size=64, patch_size=8))
     teacher = load_teacher(save_model(tmp_path, model))
     check_images(teacher, lambda x: model(pixel_values=x).last_hidden_state[:, 0], dim=32, norm=COMMON_NORM)
@@ -400,14 +430,16 @@ def test_hf_dinov2(transformers, tmp_path, kind):
 
 @pytest.mark.filterwarnings('ignore')
 def test_an_image_teacher_distils_by_agkd_and_is_refused_for_cgkd(transformers, tmp_path):
-    config = transformers.Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=64, patch_size=8)
+    config = transformers.Dinov2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=64,
+                                       patch_size=8)
     name = save_model(tmp_path, transformers.Dinov2Model(config))
     settings = PRESETS['paper']
     check_distillation(16, ['agkd'], name, [], settings._asdict())
     G, D, kd, loss = setup(load_teacher(name), ('agkd',))
     assert reported_losses(lambda: step(loss, 'Dmain', G, D, kd)) == {'KD/agkd_fake', 'KD/agkd_real'}
     assert kd.head.weight.shape == (32, 16) and size(kd.head) > 0
-    with pytest.raises(UserError, match=r'--kd-teacher: hf:.*knows images only, not texts; leave cgkd out of --kd, or give a teacher'):
+    with pytest.raises(UserError, match=r'--kd-teacher: hf:.*knows images only, not texts; leave cgkd out of --kd, or '
+                                        r'give a teacher'):
         check_distillation(16, ['agkd', 'cgkd'], name, ['a cat'], settings._asdict())
 
 

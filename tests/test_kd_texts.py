@@ -20,7 +20,8 @@ def cache(tmp_path, monkeypatch):
 # -- texts
 
 @pytest.mark.parametrize('name, class_names, first, count', [
-    ('100-shot-obama', None, 'a photo of Barack Obama.', 32), ('100-shot-grumpy_cat', None, 'a photo of Grumpy Cat.', 26),
+    ('100-shot-obama', None, 'a photo of Barack Obama.', 32),
+    ('100-shot-grumpy_cat', None, 'a photo of Grumpy Cat.', 26),
     ('AnimalFace-cat', None, 'a photo of a cat.', 34), ('cifar10-32', None, 'a photo of a airplane.', 10),
     ('cifar100', None, 'a photo of a apple.', 100), ('imagenet64', None, 'a photo of a tench.', 1000),
     ('mine', ['red_rose', 'tulip'], 'a photo of a red rose.', 2), ('mine', ['one'], 'a photo of a person.', 67),
@@ -50,7 +51,8 @@ def test_texts_from_a_file(tmp_path):
     path.write_text('# nothing\n')
     with pytest.raises(UserError, match='texts.txt: the file has no text'):
         prompts.resolve_texts(str(path), 'x')
-    with pytest.raises(UserError, match='--kd-texts=nosuch: there is no such file and no such preset; presets: auto, obama'):
+    with pytest.raises(UserError, match='--kd-texts=nosuch: there is no such file and no such preset; presets: '
+                                        'auto, obama'):
         prompts.resolve_texts('nosuch', 'x')
 
 

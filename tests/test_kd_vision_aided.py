@@ -1,4 +1,5 @@
-"""Vision-aided training: levels of teachers of every kind, the losses written out, who receives gradients, warm-up, what is refused."""
+"""Vision-aided training: levels of teachers of every kind, the losses written out, who receives gradients, warm-up,
+what is refused."""
 
 import contextlib
 import math
@@ -27,7 +28,8 @@ HALF = (0.5, 0.5, 0.5)
 
 
 class TokenEncoder(torch.nn.Module):
-    """Six blocks on a class token and one token per 4x4 pixels, batch first or tokens first; a longer row of blocks is none of the images'."""
+    """Six blocks on a class token and one token per 4x4 pixels, batch first or tokens first; a longer row of blocks is
+    none of the images'."""
 
     def __init__(self, tokens_first, width=5, blocks=6):
         super().__init__()
@@ -90,14 +92,16 @@ def test_levels_of_the_demo_teacher_and_of_one_without_blocks():
 def test_levels_of_hugging_face_models(kind):
     """Small random ones: a third and two thirds of the vision tower."""
     transformers = pytest.importorskip('transformers')
-    vision = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=6, num_attention_heads=2, image_size=16, patch_size=4)
+    vision = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=6, num_attention_heads=2, image_size=16,
+                  patch_size=4)
     text = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=8, num_attention_heads=2, vocab_size=20)
     if kind == 'dinov2':
         model = transformers.Dinov2Model(transformers.Dinov2Config(**vision))
         features = lambda x: model(pixel_values=x).pooler_output
         rows = model.encoder.layer
     else:
-        config, cls = dict(clip=(transformers.CLIPConfig, transformers.CLIPModel), siglip=(transformers.SiglipConfig, transformers.SiglipModel))[kind]
+        config, cls = dict(clip=(transformers.CLIPConfig, transformers.CLIPModel),
+                           siglip=(transformers.SiglipConfig, transformers.SiglipModel))[kind]
         model = cls(config(vision_config=vision, text_config=text))
         features = lambda x: model.vision_model(pixel_values=x).pooler_output
         rows = model.vision_model.encoder.layers
@@ -222,7 +226,8 @@ def test_d_step_trains_every_head_and_nothing_else(teacher, recipe):
     torch.manual_seed(0)
     term.active = False
     want = run(n, loss, 'Dmain')
-    assert got.keys() == want.keys() and all(torch.allclose(got[name], want[name], atol=1e-6) for name in got)     # D's own loss is as before
+    # D's own loss is as before
+    assert got.keys() == want.keys() and all(torch.allclose(got[name], want[name], atol=1e-6) for name in got)
 
 
 def test_gradient_reaches_g_through_the_frozen_teacher(teacher):
@@ -236,7 +241,8 @@ def test_gradient_reaches_g_through_the_frozen_teacher(teacher):
         term.active = False
         want = run(n, loss, phase)
         moved = {name for name in want if (got[name] - want[name]).abs().max() > 1e-6}
-        assert ({'mapping.fc0.weight', 'synthesis.b4.conv1.weight', 'synthesis.b16.torgb.weight'} <= moved) if phase == 'Gmain' else not moved
+        assert ({'mapping.fc0.weight', 'synthesis.b4.conv1.weight', 'synthesis.b16.torgb.weight'}
+                <= moved) if phase == 'Gmain' else not moved
 
 
 @pytest.mark.parametrize('recipe', RECIPES)
@@ -339,7 +345,8 @@ def test_options(tiny_data):
     (['--vision-aided=clip,clip'], '--vision-aided=clip,clip: name different teachers'),
     (['--vision-aided=clip,ViT-B/32'], '--vision-aided=clip,ViT-B/32: name different teachers'),
     (['--vision-aided=,'], '--vision-aided=,: name different teachers'),
-    (['--vision-aided=demo', '--kimg=60'], '--vision-aided-warmup=100: the run ends after 60 kimg, before the warm-up does; .* such as 20'),
+    (['--vision-aided=demo', '--kimg=60'], '--vision-aided-warmup=100: the run ends after 60 kimg, before the warm-up '
+                                           'does; .* such as 20'),
     (['--vision-aided=demo', '--vision-aided-policy=x'], '--vision-aided-policy=x: x is no transform'),
     (['--vision-aided-warmup=3'], '--vision-aided-warmup=3.0: has no effect without --vision-aided')])
 def test_what_is_refused(args, message, tiny_data):
@@ -348,6 +355,7 @@ def test_what_is_refused(args, message, tiny_data):
 
 
 def test_a_teacher_that_cannot_be_had_is_found_out_before_the_start(tiny_data, tmp_path):
-    code, output = run_cli(train.main, f'--outdir={tmp_path / "runs"}', f'--data={tiny_data}', '--metrics=none', '--vision-aided=nothing.safetensors')
+    code, output = run_cli(train.main, f'--outdir={tmp_path / "runs"}', f'--data={tiny_data}', '--metrics=none',
+                           '--vision-aided=nothing.safetensors')
     assert code == 1 and 'Error: --vision-aided=nothing.safetensors: ' in output and '--kd-teacher' not in output
     assert not (tmp_path / 'runs').exists()

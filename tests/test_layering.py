@@ -1,5 +1,6 @@
-"""Imports point one way: dnnlib <- torch_utils <- training <- inference and kd_plugin <- command lines, with metrics beside training and
-reporting beside kd_plugin. Within training/ the rooms have ranks, too; and none grows too large to look around in."""
+"""Imports point one way: dnnlib <- torch_utils <- training <- inference and kd_plugin <- command lines, with metrics
+beside training and reporting beside kd_plugin. Within training/ the rooms have ranks, too; and none grows too large to
+look around in."""
 
 import ast
 import pathlib
@@ -18,7 +19,8 @@ MAY_IMPORT = {
     'reporting': {'dnnlib', 'training', 'reporting'},
     'kd_plugin': {'dnnlib', 'torch_utils', 'training', 'kd_plugin'},
 }
-TOP_LEVEL = {'train', 'generate', 'calc_metrics', 'dataset_tool', 'legacy', 'export', 'push_to_hub', 'style_mixing', 'projector', 'report'}
+TOP_LEVEL = {'train', 'generate', 'calc_metrics', 'dataset_tool', 'legacy', 'export', 'push_to_hub', 'style_mixing',
+             'projector', 'report'}
 # Rooms of training/: one imports only from those of a lower rank, and from itself.
 RANKS = [
     {'gan_losses', 'ema', 'phases', 'prior', 'orthogonal', 'networks', 'augment', 'dataset'},
@@ -32,8 +34,10 @@ RANKS = [
     {'launch'},
 ]
 INFERENCE_MAY_USE = {'networks', 'augment', 'dataset', 'snapshots', 'model_files', 'run'}
-OPTIONAL = {'requests', 'urllib3', 'onnx', 'onnxscript', 'onnxruntime', 'imageio_ffmpeg', 'transformers', 'clip', 'pillow_heif', 'huggingface_hub',
-            'torch', 'torch_utils', 'scipy'}        # the last three for the time that they take: dataset_tool.py starts without torch
+OPTIONAL = {'requests', 'urllib3', 'onnx', 'onnxscript', 'onnxruntime', 'imageio_ffmpeg', 'transformers', 'clip',
+            'pillow_heif', 'huggingface_hub',
+            # The last three for the time that they take: dataset_tool.py starts without torch
+            'torch', 'torch_utils', 'scipy'}
 MOST_LINES, LONGEST_FUNCTION, MOST_MODULES = 300, 45, 22
 OURS = sorted(path for package in MAY_IMPORT for path in (ROOT / package).rglob('*.py'))
 MODULES = {'.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path for path in OURS}
@@ -56,7 +60,8 @@ def imported_modules(module):
             yield from (alias.name for alias in node.names if alias.name in MODULES)
         elif isinstance(node, ast.ImportFrom):
             package = module.split('.') if path.name == '__init__.py' else module.split('.')[:-1]
-            base = '.'.join([*package[:len(package) - node.level + 1], *([node.module] if node.module else [])]) if node.level else node.module
+            base = '.'.join([*package[:len(package) - node.level + 1],
+                             *([node.module] if node.module else [])]) if node.level else node.module
             names = [f'{base}.{alias.name}' if f'{base}.{alias.name}' in MODULES else base for alias in node.names]
             yield from (name for name in names if name in MODULES)
 
@@ -69,13 +74,16 @@ def room(module):
 def test_rooms_of_training_import_from_lower_ranks():
     rank = {name: number for number, names in enumerate(RANKS) for name in names}
     assert {room(module) for module in MODULES if module.startswith('training.')} == set(rank)
-    wrong = [(module, other) for module in MODULES if module.startswith('training.') for other in imported_modules(module)
-             if other.startswith('training.') and room(other) != room(module) and rank[room(other)] >= rank[room(module)]]
+    wrong = [(module, other) for module in MODULES if module.startswith('training.')
+             for other in imported_modules(module)
+             if other.startswith('training.') and room(other) != room(module) and rank[room(other)]
+             >= rank[room(module)]]
     assert wrong == []
 
 
 def test_inference_uses_networks_and_runs_not_the_step():
-    wrong = [(module, other) for module in MODULES if module.startswith('inference') for other in imported_modules(module)
+    wrong = [(module, other) for module in MODULES if module.startswith('inference')
+             for other in imported_modules(module)
              if other.startswith('training.') and room(other) not in INFERENCE_MAY_USE]
     assert wrong == []
 
@@ -93,18 +101,22 @@ def test_what_is_imported_in_a_function_is_optional():
     wrong = [(str(path.relative_to(ROOT)), function.name, ast.unparse(node)) for path in OURS
              for function in ast.walk(ast.parse(path.read_text())) if isinstance(function, ast.FunctionDef)
              for node in ast.walk(function) if isinstance(node, (ast.Import, ast.ImportFrom))
-             if (node.module or '' if isinstance(node, ast.ImportFrom) else node.names[0].name).split('.')[0] not in OPTIONAL]
+             if (node.module or '' if isinstance(node, ast.ImportFrom)
+                 else node.names[0].name).split('.')[0] not in OPTIONAL]
     assert wrong == []
 
 
 def test_nothing_is_too_large_to_look_around_in():
-    texts = {str(path.relative_to(ROOT)): path.read_text() for path in [*OURS, *ROOT.glob('*.py'), *(ROOT / 'benchmarks').glob('*.py')]}
+    texts = {str(path.relative_to(ROOT)): path.read_text()
+             for path in [*OURS, *ROOT.glob('*.py'), *(ROOT / 'benchmarks').glob('*.py')]}
     assert [name for name, text in texts.items() if text.count('\n') > MOST_LINES] == []
-    functions = [(name, node.name, node.end_lineno - node.lineno + 1) for name, text in texts.items() for node in ast.walk(ast.parse(text))
+    functions = [(name, node.name, node.end_lineno - node.lineno + 1) for name, text in texts.items()
+                 for node in ast.walk(ast.parse(text))
                  if isinstance(node, ast.FunctionDef)]
     assert [function for function in functions if function[2] > LONGEST_FUNCTION] == []
     folders = {path.parent for path in OURS}
-    assert [str(folder) for folder in folders if len(list(folder.glob('*.py'))) > MOST_MODULES + 1] == []        # and an __init__
+    # And an __init__
+    assert [str(folder) for folder in folders if len(list(folder.glob('*.py'))) > MOST_MODULES + 1] == []
 
 
 @pytest.mark.parametrize('package', MAY_IMPORT)
@@ -112,7 +124,8 @@ def test_a_package_imports_only_what_lies_below_it(package):
     ours = set(MAY_IMPORT) | TOP_LEVEL
     files = list((ROOT / package).rglob('*.py'))
     assert files
-    wrong = [(str(path.relative_to(ROOT)), name) for path in files for name in imported_packages(path) if name in ours - MAY_IMPORT[package]]
+    wrong = [(str(path.relative_to(ROOT)), name) for path in files for name in imported_packages(path)
+             if name in ours - MAY_IMPORT[package]]
     assert wrong == []
 
 
@@ -124,7 +137,8 @@ def test_dnnlib_needs_no_torch():
 def test_pages_need_no_torch():
     """Nor does what they import of other packages: report.py starts at once."""
     modules = [f'reporting.{path.stem}' for path in (ROOT / 'reporting').glob('*.py') if path.stem != '__init__']
-    code = f'import sys, {", ".join(sorted(modules))}, report; print([name for name in ("torch", "numpy") if name in sys.modules])'
+    code = (f'import sys, {", ".join(sorted(modules))}, report; print([name for name in ("torch", "numpy") if name in '
+            'sys.modules])')
     result = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert modules and result.stdout.strip() == '[]'
 

@@ -1,4 +1,5 @@
-"""Pickles of StyleGAN2-ADA PyTorch, StyleGAN3's files of the same networks and forks: read to what our own snapshots hold."""
+"""Pickles of StyleGAN2-ADA PyTorch, StyleGAN3's files of the same networks and forks: read to what our own snapshots
+hold."""
 
 import copy
 import io
@@ -38,7 +39,8 @@ def networks_of(c_dim=0, synthesis=None, **D_kwargs):
 
 
 def pickled(modules, protocol=4, attributes=(), **extra):
-    return dumps({name: persistent_module(module, kwargs, attributes) for name, (module, kwargs) in modules.items()} | extra, protocol)
+    return dumps({name: persistent_module(module, kwargs, attributes) for name, (module, kwargs) in modules.items()}
+                 | extra, protocol)
 
 
 def read(data, **kwargs):
@@ -48,10 +50,13 @@ def read(data, **kwargs):
 @pytest.mark.parametrize('protocol', [2, 3, 4, 5])
 @pytest.mark.parametrize('c_dim', [0, 3])
 def test_every_tensor_and_argument_arrives(protocol, c_dim):
-    modules = networks_of(c_dim, synthesis=dict(num_fp16_res=1, conv_clamp=256), architecture='skip', num_fp16_res=1, conv_clamp=256,
+    modules = networks_of(c_dim, synthesis=dict(num_fp16_res=1, conv_clamp=256), architecture='skip', num_fp16_res=1,
+                          conv_clamp=256,
                           block_kwargs=dict(freeze_layers=2), epilogue_kwargs=dict(mbstd_group_size=2))
-    tensors, info = read(pickled(modules, protocol, augment_pipe=None, training_set_kwargs=easy_dict(class_name='os.system', path='cats.zip')))
-    want = {f'{name}.{key}': value for name, (module, _) in modules.items() for key, value in module.state_dict().items()}
+    tensors, info = read(pickled(modules, protocol, augment_pipe=None,
+                                 training_set_kwargs=easy_dict(class_name='os.system', path='cats.zip')))
+    want = {f'{name}.{key}': value for name, (module, _) in modules.items()
+            for key, value in module.state_dict().items()}
     assert set(tensors) == set(want)
     assert all(torch.equal(tensors[key], value) and tensors[key].dtype == torch.float32 for key, value in want.items())
     for name, (_, kwargs) in modules.items():
@@ -60,7 +65,8 @@ def test_every_tensor_and_argument_arrives(protocol, c_dim):
         if name != 'D':
             assert got['mapping_kwargs'].pop('w_avg_beta') == 0.995
         assert got == kwargs
-    assert info['training'] == dict(source='StyleGAN2-ADA PyTorch', options=dict(training_set_kwargs=dict(path='cats.zip')))
+    assert info['training'] == dict(source='StyleGAN2-ADA PyTorch',
+                                    options=dict(training_set_kwargs=dict(path='cats.zip')))
     assert json.loads(json.dumps(info)) == info
 
 
@@ -81,7 +87,8 @@ def test_weights_may_be_laid_out_channels_last_and_in_half_precision():
 
 
 def test_defaults_of_stylegan3_are_read_off_the_parts():
-    """There the clamp is 256, four resolutions are in half precision and the average of w has another decay, though no argument says so."""
+    """There the clamp is 256, four resolutions are in half precision and the average of w has another decay, though no
+    argument says so."""
     modules = networks_of(synthesis=dict(num_fp16_res=2, conv_clamp=256), num_fp16_res=2, conv_clamp=256)
     for module, kwargs in modules.values():
         for key in ('num_fp16_res', 'conv_clamp'):
@@ -141,7 +148,8 @@ def test_arguments_beside_and_inside_synthesis_kwargs_are_refused():
 
 def test_arguments_by_position_and_as_easy_dicts():
     module, kwargs = networks_of()['G_ema']
-    data = dumps(dict(G_ema=persistent_module(module, dict(synthesis_kwargs=easy_dict(**SYNTHESIS)), args=(8, 0, 8, 16, 3, easy_dict(num_layers=2)))))
+    data = dumps(dict(G_ema=persistent_module(module, dict(synthesis_kwargs=easy_dict(**SYNTHESIS)),
+                                              args=(8, 0, 8, 16, 3, easy_dict(num_layers=2)))))
     got = read(data)[1]['networks']['G_ema']
     assert {key: got[key] for key in ('z_dim', 'w_dim', 'img_resolution')} == dict(z_dim=8, w_dim=8, img_resolution=16)
     assert got['mapping_kwargs']['num_layers'] == 2 and got['synthesis_kwargs']['channel_base'] == 128
@@ -150,7 +158,8 @@ def test_arguments_by_position_and_as_easy_dicts():
 def test_an_argument_of_a_fork_that_is_off_is_dropped_with_a_warning():
     modules = networks_of()
     modules['G_ema'][1].update(use_attention=False)
-    with pytest.warns(RuntimeWarning, match=r"G_ema: the argument 'use_attention' \(False\) is unknown here and left out, as it is off"):
+    with pytest.warns(RuntimeWarning, match=r"G_ema: the argument 'use_attention' \(False\) is unknown here and left "
+                                            r"out, as it is off"):
         _, info = read(pickled(modules))
     assert 'use_attention' not in info['networks']['G_ema']
 
@@ -163,7 +172,8 @@ def replaced(which=('G_ema',), kwargs=None, attributes=(), **D_kwargs):
 
 
 def class_renamed(old, new):
-    return pickled({'G_ema': networks_of()['G_ema']}, protocol=2).replace(len(old).to_bytes(4, 'little') + old, len(new).to_bytes(4, 'little') + new)
+    return pickled({'G_ema': networks_of()['G_ema']}, protocol=2).replace(len(old).to_bytes(4, 'little') + old,
+                                                                          len(new).to_bytes(4, 'little') + new)
 
 
 def alias_free():
@@ -172,37 +182,53 @@ def alias_free():
     parts = dict(input=persistent('SynthesisInput', dict(size=np.array([36, 36]))),
                  L0_36_512=persistent('SynthesisLayer', layer))
     synthesis = persistent('SynthesisNetwork', dict(_modules=parts))
-    return dumps(dict(G_ema=persistent('Generator', dict(_modules=dict(synthesis=synthesis), _init_args=(), _init_kwargs={}))))
+    return dumps(dict(G_ema=persistent('Generator', dict(_modules=dict(synthesis=synthesis), _init_args=(),
+                                                         _init_kwargs={}))))
 
 
 REFUSED = {
-    'a fork argument that is on': (lambda: replaced(kwargs=dict(use_attention=True)), "G_ema has the argument 'use_attention' (True)"),
+    'a fork argument that is on': (lambda: replaced(kwargs=dict(use_attention=True)),
+                                   "G_ema has the argument 'use_attention' (True)"),
     'a resolution out of range': (lambda: replaced(kwargs=dict(img_resolution=2 ** 30)), 'img_resolution=1073741824'),
     'a width out of range': (lambda: replaced(kwargs=dict(w_dim=10 ** 12)), 'w_dim=1000000000000'),
-    'too many layers': (lambda: replaced(kwargs=dict(mapping_kwargs=dict(num_layers=10 ** 9))), 'G_ema.mapping_kwargs has the argument num_layers'),
+    'too many layers': (lambda: replaced(kwargs=dict(mapping_kwargs=dict(num_layers=10 ** 9))),
+                        'G_ema.mapping_kwargs has the argument num_layers'),
     'a dictionary for a number': (lambda: replaced(kwargs=dict(z_dim={})), 'z_dim=a dict'),
-    'an unknown activation': (lambda: replaced(kwargs=dict(synthesis_kwargs=dict(activation='exec'))), "activation='exec'"),
+    'an unknown activation': (lambda: replaced(kwargs=dict(synthesis_kwargs=dict(activation='exec'))),
+                              "activation='exec'"),
     'other widths': (lambda: replaced(kwargs=dict(w_dim=9)), 'its arguments ask for'),
-    'more layers than tensors': (lambda: replaced(kwargs=dict(mapping_kwargs=dict(num_layers=3))), "G_ema lacks the tensor 'mapping.fc2.weight'"),
-    'more tensors than layers': (lambda: replaced(kwargs=dict(mapping_kwargs=dict(num_layers=1))), "G_ema has the tensor 'mapping.fc1.weight'"),
-    'thousands of arguments': (lambda: replaced(kwargs={f'a{i}': None for i in range(5000)}), 'far more than a network takes'),
+    'more layers than tensors': (lambda: replaced(kwargs=dict(mapping_kwargs=dict(num_layers=3))),
+                                 "G_ema lacks the tensor 'mapping.fc2.weight'"),
+    'more tensors than layers': (lambda: replaced(kwargs=dict(mapping_kwargs=dict(num_layers=1))),
+                                 "G_ema has the tensor 'mapping.fc1.weight'"),
+    'thousands of arguments': (lambda: replaced(kwargs={f'a{i}': None for i in range(5000)}),
+                               'far more than a network takes'),
     'no images named': (lambda: replaced(kwargs=dict(img_channels=None)), 'img_channels=None'),
-    'parts of another network': (lambda: class_renamed(b'ToRGBLayer', b'SelfAttention'), "an object of the class 'SelfAttention'"),
-    'another network': (lambda: class_renamed(b'Generator', b'Transformer'), "G_ema is an object of the class 'Transformer', not a Generator"),
+    'parts of another network': (lambda: class_renamed(b'ToRGBLayer', b'SelfAttention'),
+                                 "an object of the class 'SelfAttention'"),
+    'another network': (lambda: class_renamed(b'Generator', b'Transformer'),
+                        "G_ema is an object of the class 'Transformer', not a Generator"),
     'the alias-free generator': (alias_free,
                                  'G_ema is the alias-free generator of StyleGAN3 (training.networks_stylegan3'),
-    'the discriminator as generator': (lambda: dumps(dict(G=persistent('Discriminator', {}))), "not a Generator of StyleGAN2"),
+    'the discriminator as generator': (lambda: dumps(dict(G=persistent('Discriminator', {}))),
+                                       "not a Generator of StyleGAN2"),
     'another version': (lambda: dumps(dict(G=persistent('Generator', {}, version=7))), 'another version than 6'),
     'no arguments': (lambda: dumps(dict(G=persistent('Generator', {}))), 'G does not say what it was made with'),
-    'too many arguments': (lambda: dumps(dict(G=persistent('Generator', dict(_init_args=tuple(range(99)), _init_kwargs={})))), 'G does not say'),
+    'too many arguments': (lambda: dumps(dict(G=persistent('Generator', dict(_init_args=tuple(range(99)),
+                                                                             _init_kwargs={})))), 'G does not say'),
     'a number for a network': (lambda: dumps(dict(G_ema=5)), 'G_ema is a int'),
     'a list': (lambda: dumps([1, 2]), 'it holds a list'),
     'nothing': (lambda: dumps(None), 'it holds a NoneType'),
-    'a dictionary of tensors': (lambda: dumps(dict(state_dict=dict(a=torch.zeros(2)))), 'it holds a dict, not the networks'),
-    'parameters in a list': (lambda: replaced(attributes=[('ToRGBLayer', '_parameters', [1])]), 'has _parameters that no network has'),
-    'a number for a tensor': (lambda: replaced(attributes=[('ToRGBLayer', '_buffers', dict(w=5))]), 'torgb.w is a int, not a tensor'),
-    'a number for a part': (lambda: replaced(attributes=[('ToRGBLayer', '_modules', dict(affine=5))]), 'torgb.affine is a int'),
-    'a broken record': (lambda: dumps(dict(D=persistent_module(*networks_of()['D']), kdgan_training='[' * 10 ** 5)), 'record of the training'),
+    'a dictionary of tensors': (lambda: dumps(dict(state_dict=dict(a=torch.zeros(2)))),
+                                'it holds a dict, not the networks'),
+    'parameters in a list': (lambda: replaced(attributes=[('ToRGBLayer', '_parameters', [1])]),
+                             'has _parameters that no network has'),
+    'a number for a tensor': (lambda: replaced(attributes=[('ToRGBLayer', '_buffers', dict(w=5))]),
+                              'torgb.w is a int, not a tensor'),
+    'a number for a part': (lambda: replaced(attributes=[('ToRGBLayer', '_modules', dict(affine=5))]),
+                            'torgb.affine is a int'),
+    'a broken record': (lambda: dumps(dict(D=persistent_module(*networks_of()['D']), kdgan_training='[' * 10 ** 5)),
+                        'record of the training'),
 }
 
 
@@ -245,7 +271,8 @@ def test_load_network_pkl_gives_modules_that_make_the_same_images(tmp_path):
     path.write_bytes(pickled(modules, training_set_kwargs=easy_dict(path='cats.zip')))
     with open(path, 'rb') as f:
         found = legacy.load_network_pkl(f)
-    assert set(found) == {'G', 'D', 'G_ema', 'training_set_kwargs', 'augment_pipe'} and found['training_set_kwargs'] == dict(path='cats.zip')
+    assert (set(found) == {'G', 'D', 'G_ema', 'training_set_kwargs', 'augment_pipe'}
+            and found['training_set_kwargs'] == dict(path='cats.zip'))
     z = torch.randn(2, 8)
     img = found['G_ema'](z, None, noise_mode='const')
     torch.testing.assert_close(img, modules['G_ema'][0].eval()(z, None, noise_mode='const'), rtol=0, atol=0)
@@ -261,7 +288,8 @@ def test_the_command_makes_a_snapshot(tmp_path):
     assert code == 0 and f'Saved {dest}' in output
     G = snapshots.load_networks(str(dest)).G_ema
     z = torch.randn(2, 8)
-    torch.testing.assert_close(G(z, None, noise_mode='const'), modules['G_ema'][0].eval()(z, None, noise_mode='const'), rtol=0, atol=0)
+    torch.testing.assert_close(G(z, None, noise_mode='const'), modules['G_ema'][0].eval()(z, None, noise_mode='const'),
+                               rtol=0, atol=0)
     tensors, info = checkpoint.load(str(dest), 'network')
     want, want_info = read(source.read_bytes())
     assert info == want_info and all(torch.equal(tensors[key], value) for key, value in want.items())
@@ -282,7 +310,8 @@ def test_the_content_decides_what_a_file_is(tmp_path, monkeypatch):
     """Not the end of what the user calls it, which may be an address with a signature, or a name."""
     pickle, snapshot = tmp_path / 'one', tmp_path / 'two'
     pickle.write_bytes(pickled(networks_of()))
-    for source, found, dest in [('https://host/x.safetensors?sign=x.pkl#sha256=1', pickle, 'a.safetensors'), ('ffhq256', pickle, 'b.SAFETENSORS'),
+    for source, found, dest in [('https://host/x.safetensors?sign=x.pkl#sha256=1', pickle, 'a.safetensors'),
+                                ('ffhq256', pickle, 'b.SAFETENSORS'),
                                 ('hf:user/repo', tmp_path / 'a.safetensors', 'c.pkl')]:
         monkeypatch.setattr(legacy.model_files, 'locate', lambda network, option, found=found: str(found))
         code, output = run_cli(legacy.main, f'--source={source}', f'--dest={tmp_path / dest}')

@@ -1,4 +1,5 @@
-"""Pickles of the TensorFlow releases: what the reader makes of them is compared with the formulas of TensorFlow's layers, written in numpy."""
+"""Pickles of the TensorFlow releases: what the reader makes of them is compared with the formulas of TensorFlow's
+layers, written in numpy."""
 
 import io
 import math
@@ -20,7 +21,8 @@ def read(*networks, **kwargs):
 
 def build(tensors, info, name):
     module = util.construct_class_by_name(**info['networks'][name]).eval()
-    module.load_state_dict({key.removeprefix(f'{name}.'): value for key, value in tensors.items() if key.startswith(f'{name}.')})
+    module.load_state_dict({key.removeprefix(f'{name}.'): value for key, value in tensors.items()
+                            if key.startswith(f'{name}.')})
     return module
 
 
@@ -33,7 +35,8 @@ def three():
 
 
 # ---------------------------------------------------------------------------
-# The layers as TensorFlow computes them: images [N, C, H, W], kernels [height, width, in, out] as stored, each loop a definition.
+# The layers as TensorFlow computes them: images [N, C, H, W], kernels [height, width, in, out] as stored, each loop a
+# definition.
 
 def he(w):
     return w / math.sqrt(np.prod(w.shape[:-1]))
@@ -47,12 +50,15 @@ def correlate(x, w, stride=1):
     """tf.nn.conv2d(padding='VALID')."""
     kh, kw = w.shape[:2]
     rows, columns = (x.shape[2] - kh) // stride + 1, (x.shape[3] - kw) // stride + 1
-    return sum(np.einsum('nchw,co->nohw', x[:, :, a:a + rows * stride:stride, b:b + columns * stride:stride][:, :, :rows, :columns], w[a, b])
+    return sum(np.einsum('nchw,co->nohw',
+                         x[:, :, a:a + rows * stride:stride, b:b + columns * stride:stride][:, :, :rows, :columns],
+                         w[a, b])
                for a in range(kh) for b in range(kw))
 
 
 def transposed(x, w):
-    """tf.nn.conv2d_transpose(strides=2, padding='VALID') with the kernel turned around beforehand, as the release does."""
+    """tf.nn.conv2d_transpose(strides=2, padding='VALID') with the kernel turned around beforehand, as the release
+    does."""
     n, _, h, width = x.shape
     kh, kw, _, out = w.shape
     y = np.zeros([n, out, 2 * (h - 1) + kh, 2 * (width - 1) + kw])
@@ -87,7 +93,8 @@ def modulated(x, v, prefix, w, up=False, demodulate=True):
         if demodulate:
             kernel = kernel / np.sqrt(np.square(kernel).sum((0, 1, 2)) + 1e-8)
         edge = kernel.shape[0] // 2
-        result.append(smooth(transposed(x[i:i + 1], kernel), 1, 1, gain=4) if up else correlate(pad(x[i:i + 1], edge, edge), kernel))
+        result.append(smooth(transposed(x[i:i + 1], kernel), 1, 1, gain=4) if up
+                      else correlate(pad(x[i:i + 1], edge, edge), kernel))
     return np.concatenate(result)
 
 
@@ -105,7 +112,8 @@ def generator_of_tensorflow(v, z, res):
     for r in [2 ** i for i in range(2, int(math.log2(res)) + 1)]:
         for name in ['Conv'] if r == 4 else ['Conv0_up', 'Conv1']:
             prefix = f'synthesis/{r}x{r}/{name}'
-            x = modulated(x, v, prefix, w, up=name == 'Conv0_up') + v[f'synthesis/noise{index}'] * v[f'{prefix}/noise_strength']
+            x = modulated(x, v, prefix, w,
+                          up=name == 'Conv0_up') + v[f'synthesis/noise{index}'] * v[f'{prefix}/noise_strength']
             x = lrelu(x + bias(v, prefix))
             index += 1
         prefix = f'synthesis/{r}x{r}/ToRGB'
@@ -119,7 +127,8 @@ def discriminator_of_tensorflow(v, img, res):
     for r in [2 ** i for i in range(int(math.log2(res)), 2, -1)]:
         skip = correlate(smooth(x, 1, 1), he(v[f'{r}x{r}/Skip/weight']), stride=2)
         x = lrelu(correlate(pad(x, 1, 1), he(v[f'{r}x{r}/Conv0/weight'])) + bias(v, f'{r}x{r}/Conv0'))
-        x = lrelu(correlate(smooth(x, 2, 2), he(v[f'{r}x{r}/Conv1_down/weight']), stride=2) + bias(v, f'{r}x{r}/Conv1_down'))
+        x = lrelu(correlate(smooth(x, 2, 2), he(v[f'{r}x{r}/Conv1_down/weight']), stride=2)
+                  + bias(v, f'{r}x{r}/Conv1_down'))
         x = (x + skip) / math.sqrt(2)
     groups = x.reshape(4, -1, *x.shape[1:])                         # [G, M, C, 4, 4]: sample g * M + m is in group m
     std = np.sqrt(groups.var(0) + 1e-8).mean((1, 2, 3))
@@ -156,7 +165,8 @@ def test_names_and_arguments(three):
     assert set(info['networks']) == {'G', 'D', 'G_ema'} and info['training'] == dict(source='TensorFlow')
     assert not torch.equal(tensors['G.mapping.fc0.weight'], tensors['G_ema.mapping.fc0.weight'])
     kwargs = info['networks']['G_ema']
-    assert kwargs['class_name'] == 'training.networks.Generator' and kwargs['img_resolution'] == 16 and kwargs['z_dim'] == 8
+    assert (kwargs['class_name'] == 'training.networks.Generator' and kwargs['img_resolution'] == 16
+            and kwargs['z_dim'] == 8)
     assert kwargs['synthesis_kwargs']['channel_base'] == 128 and kwargs['mapping_kwargs']['num_layers'] == 2
     only, info = read(*networks, names=['G_ema'])
     assert set(info['networks']) == {'G_ema'} and all(key.startswith('G_ema.') for key in only)
@@ -172,13 +182,18 @@ def change(three, which, change):
 
 @pytest.mark.parametrize('changed, message', [
     (lambda s: dict(variables=s['variables'][1:]), "D lacks the tensor 'b16.fromrgb.weight'"),
-    (lambda s: dict(variables=[*s['variables'], ('8x8/Attention/weight', np.zeros([1, 1], np.float32))]), "variable '8x8/Attention/weight'"),
-    (lambda s: dict(variables=[(k, v.T if k == '4x4/Dense0/weight' else v) for k, v in s['variables']]), "'b4.fc.weight' with shape"),
-    (lambda s: dict(variables=[(k, v[0] if k == '4x4/Conv/weight' else v) for k, v in s['variables']]), "'b4.conv.weight' with shape None"),
+    (lambda s: dict(variables=[*s['variables'], ('8x8/Attention/weight', np.zeros([1, 1], np.float32))]),
+     "variable '8x8/Attention/weight'"),
+    (lambda s: dict(variables=[(k, v.T if k == '4x4/Dense0/weight' else v) for k, v in s['variables']]),
+     "'b4.fc.weight' with shape"),
+    (lambda s: dict(variables=[(k, v[0] if k == '4x4/Conv/weight' else v) for k, v in s['variables']]),
+     "'b4.conv.weight' with shape None"),
     (lambda s: dict(variables=[('a', 'b')]), 'a variable that is not a name and an array'),
-    (lambda s: dict(static_kwargs=legacy_files.easy_dict(resolution=16, spectral_norm=True)), "the argument 'spectral_norm' (True)"),
+    (lambda s: dict(static_kwargs=legacy_files.easy_dict(resolution=16, spectral_norm=True)),
+     "the argument 'spectral_norm' (True)"),
     (lambda s: dict(static_kwargs=legacy_files.easy_dict(resolution=10 ** 9)), 'img_resolution=1000000000'),
-    (lambda s: dict(static_kwargs=legacy_files.easy_dict(**s['static_kwargs'].entries | dict(label_size=3))), 'whose labels enter otherwise'),
+    (lambda s: dict(static_kwargs=legacy_files.easy_dict(**s['static_kwargs'].entries | dict(label_size=3))),
+     'whose labels enter otherwise'),
     (lambda s: dict(static_kwargs=None), 'D has no static_kwargs'),
     (lambda s: dict(components=dict(mapping=5)), 'a part that is no network'),
     (lambda s: dict(components=dict(attention=5)), 'other parts than mapping and synthesis'),
@@ -199,4 +214,5 @@ def test_the_noise_maps_are_numbered_from_4x4_up(three):
     networks, variables = three
     tensors, _ = read(*networks)
     for key, index in {'b4.conv1': 0, 'b8.conv0': 1, 'b8.conv1': 2, 'b16.conv0': 3, 'b16.conv1': 4}.items():
-        assert np.array_equal(tensors[f'G.synthesis.{key}.noise_const'], variables['G'][f'synthesis/noise{index}'][0, 0])
+        assert np.array_equal(tensors[f'G.synthesis.{key}.noise_const'],
+                              variables['G'][f'synthesis/noise{index}'][0, 0])

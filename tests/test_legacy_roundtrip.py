@@ -9,7 +9,8 @@ import dnnlib
 from training.snapshots import pickle_pytorch as legacy_pytorch
 from training.snapshots import pickle_writer as legacy_writer
 
-DEFAULTS = dict(num_fp16_res=0, w_avg_beta=0.995)       # where other versions of the format have other ones, the reader spells ours out
+# Where other versions of the format have other ones, the reader spells ours out
+DEFAULTS = dict(num_fp16_res=0, w_avg_beta=0.995)
 
 
 def assert_same_arguments(got, want):

@@ -1,4 +1,5 @@
-"""Pickles for other tools: opened in a process that has only a stand-in of the reference implementation's public API, and compared."""
+"""Pickles for other tools: opened in a process that has only a stand-in of the reference implementation's public API,
+and compared."""
 
 import ast
 import copy
@@ -22,11 +23,14 @@ from training.snapshots import pickle_writer as legacy_writer
 
 STANDIN = pathlib.Path(__file__).parent / 'reference_standin'
 SMALL = dict(channel_base=128, channel_max=16)
-DATA = dict(class_name='training.dataset.ImageFolderDataset', path='cats.zip', use_labels=False, max_size=100, xflip=True, resolution=16)
+DATA = dict(class_name='training.dataset.ImageFolderDataset', path='cats.zip', use_labels=False, max_size=100,
+            xflip=True, resolution=16)
 CASES = dict(
     skip=(dict(), dict()),
-    orig=(dict(c_dim=3, architecture='orig'), dict(architecture='skip', cmap_dim=5, mapping_kwargs=dict(num_layers=2), mbstd_group_size=None)),
-    resnet=(dict(res=32, architecture='resnet', num_fp16_res=2, conv_clamp=256, fp16_channels_last=True, activation='swish'),
+    orig=(dict(c_dim=3, architecture='orig'), dict(architecture='skip', cmap_dim=5, mapping_kwargs=dict(num_layers=2),
+                                                   mbstd_group_size=None)),
+    resnet=(dict(res=32, architecture='resnet', num_fp16_res=2, conv_clamp=256, fp16_channels_last=True,
+                 activation='swish'),
             dict(architecture='orig', num_fp16_res=2, conv_clamp=256, freeze_layers=4)),
     grey=(dict(channels=1, c_dim=2, use_noise=True), dict(freeze_layers=2, mbstd_num_channels=0)),
     bfloat16=(dict(num_fp16_res=16, half_dtype='bfloat16', fp16_channels_last=True), None),
@@ -37,17 +41,20 @@ def kwargs_of(case):
     """-> constructor arguments of G, of D (None = there is none)."""
     g, d = copy.deepcopy(CASES[case])
     common = dict(c_dim=g.pop('c_dim', 0), img_resolution=g.pop('res', 16), img_channels=g.pop('channels', 3))
-    g = dict(class_name='training.networks.Generator', z_dim=8, w_dim=12, mapping_kwargs=dict(num_layers=2), synthesis_kwargs={**SMALL, **g},
+    g = dict(class_name='training.networks.Generator', z_dim=8, w_dim=12, mapping_kwargs=dict(num_layers=2),
+             synthesis_kwargs={**SMALL, **g},
              **common)
     if d is None:
         return g, None
     block = {key: d.pop(key) for key in ('freeze_layers', 'fp16_channels_last') if key in d}
     epilogue = {key: d.pop(key) for key in ('mbstd_group_size', 'mbstd_num_channels') if key in d}
-    return g, dict(class_name='training.networks.Discriminator', block_kwargs=block, epilogue_kwargs=epilogue, **SMALL, **common, **d)
+    return g, dict(class_name='training.networks.Discriminator', block_kwargs=block, epilogue_kwargs=epilogue, **SMALL,
+                   **common, **d)
 
 
 def build(kwargs, seed):
-    """A network in which every tensor takes part in the result: biases, noise strengths and the average of w are not zero."""
+    """A network in which every tensor takes part in the result: biases, noise strengths and the average of w are not
+    zero."""
     network = dnnlib.util.construct_class_by_name(**kwargs).eval().requires_grad_(False)
     rng = torch.Generator().manual_seed(seed)
     for name, value in network.state_dict().items():
@@ -69,14 +76,16 @@ def inputs_of(case):
     g, _ = kwargs_of(case)
     rng = np.random.RandomState(0)
     side, c_dim = g['img_resolution'], g['c_dim']
-    return dict(z=rng.randn(4, 8).astype('float32'), c=np.eye(max(c_dim, 1), dtype='float32')[np.arange(4) % max(c_dim, 1), :c_dim],
+    return dict(z=rng.randn(4, 8).astype('float32'),
+                c=np.eye(max(c_dim, 1), dtype='float32')[np.arange(4) % max(c_dim, 1), :c_dim],
                 img=rng.randn(4, g['img_channels'], side, side).astype('float32'))
 
 
 def run_tools(folder):
     """In a process that sees the stand-in and torch only."""
     env = {**os.environ, 'PYTHONPATH': str(STANDIN), 'OMP_NUM_THREADS': '1'}
-    done = subprocess.run([sys.executable, '-W', 'error', str(STANDIN / 'tools.py'), str(folder)], env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-W', 'error', str(STANDIN / 'tools.py'), str(folder)], env=env,
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -109,7 +118,8 @@ def expected(modules, z, c, img):
         yield f'{name}.mixed', G.synthesis(mixed, noise_mode='const', force_fp32=True)
         yield f'{name}.walked', G(z, c, noise_mode='const', force_fp32=True)
         w = G.mapping.w_avg[None, None].repeat(1, G.num_ws, 1).requires_grad_(True)
-        noise = {key: buf.requires_grad_(True) for key, buf in G.synthesis.named_buffers() if key.endswith('noise_const')}
+        noise = {key: buf.requires_grad_(True) for key, buf in G.synthesis.named_buffers()
+                 if key.endswith('noise_const')}
         loss = (G.synthesis(w, noise_mode='const', force_fp32=True) - img[:1]).square().mean()
         grads = torch.autograd.grad(loss, [w, *noise.values()])
         yield from zip([f'{name}.w_grad', *[f'{name}.{key}_grad' for key in noise]], grads, strict=True)
@@ -152,12 +162,14 @@ def test_the_source_that_travels_computes_the_same_bits(case):
             state = ours.state_dict()
             ours = dnnlib.util.construct_class_by_name(**args).eval()
             ours.load_state_dict(state)
-        theirs = getattr(module, class_name)(**{key: value for key, value in args.items() if key != 'class_name'}).eval()
+        theirs = getattr(module, class_name)(**{key: value for key, value in args.items()
+                                                if key != 'class_name'}).eval()
         theirs.load_state_dict(ours.state_dict())
         inputs = (img, c) if class_name == 'Discriminator' else (z, c)
         mode = {} if class_name == 'Discriminator' else dict(noise_mode='const')
         for force_fp32 in (True, False):
-            assert torch.equal(ours(*inputs, force_fp32=force_fp32, **mode), theirs(*inputs, force_fp32=force_fp32, **mode))
+            assert torch.equal(ours(*inputs, force_fp32=force_fp32, **mode),
+                               theirs(*inputs, force_fp32=force_fp32, **mode))
 
 
 def test_source_suits_old_environments():
@@ -170,8 +182,10 @@ def test_source_suits_old_environments():
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names |= {f'{node.module}.{alias.name}' for alias in node.names}
-    ops = {f'torch_utils.ops.{name}' for name in ('conv2d_resample', 'fma', 'upfirdn2d', 'bias_act.activation_funcs', 'bias_act.bias_act')}
-    assert 'def scaled_bias_act(' in legacy_writer.module_source()      # an operator that only this project has: composed there
+    ops = {f'torch_utils.ops.{name}' for name in ('conv2d_resample', 'fma', 'upfirdn2d', 'bias_act.activation_funcs',
+                                                  'bias_act.bias_act')}
+    # An operator that only this project has: composed there
+    assert 'def scaled_bias_act(' in legacy_writer.module_source()
     assert names == ops | {'math', 'torch', 'typing.NamedTuple', 'torch_utils.persistence'}
     classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef) and node.decorator_list}
     modules = {type(m).__name__ for name in 'GD' for m in snapshot_of('resnet')[0][name].modules()}
@@ -192,8 +206,10 @@ def test_globals_in_the_file_are_those_of_the_reference_implementation(opened):
 
     with open(opened / 'skip.pkl', 'rb') as f:
         Names(f).load()
-    assert names == {'torch_utils.persistence._reconstruct_persistent_obj', 'dnnlib.util.EasyDict', 'collections.OrderedDict',
-                     'torch._utils._rebuild_parameter', 'torch._utils._rebuild_tensor_v2', 'torch.storage._load_from_bytes'}
+    assert names == {'torch_utils.persistence._reconstruct_persistent_obj', 'dnnlib.util.EasyDict',
+                     'collections.OrderedDict',
+                     'torch._utils._rebuild_parameter', 'torch._utils._rebuild_tensor_v2',
+                     'torch.storage._load_from_bytes'}
 
 
 def test_same_input_same_bytes(opened, tmp_path):
@@ -203,14 +219,18 @@ def test_same_input_same_bytes(opened, tmp_path):
 
 
 def test_here_it_is_not_opened_with_pickle(opened):
-    with open(opened / 'skip.pkl', 'rb') as f, pytest.raises(pickle.UnpicklingError, match='which this project never does'):
+    with open(opened / 'skip.pkl', 'rb') as f, pytest.raises(pickle.UnpicklingError,
+                                                             match='which this project never does'):
         pickle.load(f)
 
 
 @pytest.mark.parametrize('change, message', [
-    (lambda t, info: t.pop('G.mapping.fc0.weight'), r'the tensor G.mapping.fc0.weight must be floating point of shape \[12, 8\], .* has nothing'),
-    (lambda t, info: t.update({'D.b4.out.bias': torch.zeros(2)}), r'D.b4.out.bias must be .* of shape \[1\], .* has torch.float32 of shape \[2\]'),
-    (lambda t, info: t.update({'G.synthesis.b4.bias': torch.zeros(2)}), 'no network has the tensor G.synthesis.b4.bias'),
+    (lambda t, info: t.pop('G.mapping.fc0.weight'), r'the tensor G.mapping.fc0.weight must be floating point of shape '
+                                                    r'\[12, 8\], .* has nothing'),
+    (lambda t, info: t.update({'D.b4.out.bias': torch.zeros(2)}), r'D.b4.out.bias must be .* of shape \[1\], .* has '
+                                                                  r'torch.float32 of shape \[2\]'),
+    (lambda t, info: t.update({'G.synthesis.b4.bias': torch.zeros(2)}),
+     'no network has the tensor G.synthesis.b4.bias'),
     (lambda t, info: info['networks']['D'].update(class_name='os.system'), "it asks for the class 'os.system'; only"),
 ])
 def test_a_snapshot_that_cannot_be_written(tmp_path, change, message):
@@ -240,4 +260,5 @@ def test_tensors_come_back(dtype):
 def test_arguments_are_remembered():
     layer = networks.FullyConnectedLayer(3, 4, activation='lrelu')
     assert (layer._init_args, layer._init_kwargs) == ((3, 4), dict(activation='lrelu'))
-    assert networks.SynthesisBlock(0, 4, 8, 4, 3, True)._init_args == (0, 4, 8, 4, 3, True)        # not those its base class was made with
+    # Not those its base class was made with
+    assert networks.SynthesisBlock(0, 4, 8, 4, 3, True)._init_args == (0, 4, 8, 4, 3, True)

@@ -23,10 +23,13 @@ METHODS = {
     'insgen': (['--insgen'], {'InsGen/fake', 'InsGen/real', 'InsGen/generator'}),
     'chain': (['--chain', '--chain-start=0'], {'CHAIN/fake', 'CHAIN/real'}),
     'fakeclr': (['--fakeclr'], {'FakeCLR/fake', 'FakeCLR/generator'}),
-    'vision-aided': (['--vision-aided=demo', '--vision-aided-warmup=0'], {'VisionAided/fake', 'VisionAided/real', 'VisionAided/generator'}),
-    'kd': (['--kd=agkd,cgkd', '--kd-teacher=demo'], {'KD/agkd_fake', 'KD/agkd_real', 'KD/cgkd_fake', 'KD/diversity_student'}),
+    'vision-aided': (['--vision-aided=demo', '--vision-aided-warmup=0'],
+                     {'VisionAided/fake', 'VisionAided/real', 'VisionAided/generator'}),
+    'kd': (['--kd=agkd,cgkd', '--kd-teacher=demo'], {'KD/agkd_fake', 'KD/agkd_real', 'KD/cgkd_fake',
+                                                     'KD/diversity_student'}),
 }
-PAIRS = [pair for pair in itertools.combinations(METHODS, 2) if pair not in (('ada', 'diffaug'), ('ada', 'fakeclr'), ('diffaug', 'fakeclr'))]
+PAIRS = [pair for pair in itertools.combinations(METHODS, 2)
+         if pair not in (('ada', 'diffaug'), ('ada', 'fakeclr'), ('diffaug', 'fakeclr'))]
 
 
 @pytest.mark.parametrize('pair', PAIRS, ids='+'.join)
@@ -55,10 +58,14 @@ def test_one_iteration_of_every_pair(pair, tiny_data, tmp_path):
 
 
 def test_all_together_continue_exactly(tiny_data, tmp_path):
-    """3 + 3 iterations equal 6, bit for bit: averages, p and its pending signs, queues, copies, heads; warm-ups end in the second half."""
-    options = [option for name in ('diffaug', 'lecam', 'apa', 'chain', 'insgen', 'fakeclr', 'kd') for option in METHODS[name][0]]
-    options += ['--batch=8', '--batch-gpu=4', '--cond=1', '--vision-aided=demo', '--vision-aided-warmup=0.03', '--lecam-start=0.03', '--apa-kimg=0.2']
-    run = lambda name, kimg: trained(make_config(tiny_data, *options, total_kimg=kimg, kimg_per_tick=0.024), tmp_path / name)[0]
+    """3 + 3 iterations equal 6, bit for bit: averages, p and its pending signs, queues, copies, heads; warm-ups end in
+    the second half."""
+    options = [option for name in ('diffaug', 'lecam', 'apa', 'chain', 'insgen', 'fakeclr', 'kd')
+               for option in METHODS[name][0]]
+    options += ['--batch=8', '--batch-gpu=4', '--cond=1', '--vision-aided=demo', '--vision-aided-warmup=0.03',
+                '--lecam-start=0.03', '--apa-kimg=0.2']
+    run = lambda name, kimg: trained(make_config(tiny_data, *options, total_kimg=kimg, kimg_per_tick=0.024),
+                                     tmp_path / name)[0]
     whole = run('whole', 0.048)
     run('parts', 0.024)
     parts = run('parts', 0.048)
@@ -67,20 +74,26 @@ def test_all_together_continue_exactly(tiny_data, tmp_path):
              'insgen.real.slow_head.0.weight', 'vision_aided.heads.0.0.first.weight', 'kd.head.weight']
     assert {f'loss.terms.{name}' for name in names} <= whole.keys() == parts.keys()
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
-    assert whole['loss.terms.insgen.fake.position'] == 6 * 8 - 32 and whole['loss.terms.apa._extra_state.pending'][0] == 2 * 8
+    assert (whole['loss.terms.insgen.fake.position'] == 6 * 8 - 32
+            and whole['loss.terms.apa._extra_state.pending'][0] == 2 * 8)
 
 
 def test_the_commands_of_the_documentation(tiny_data):
-    """Those of the paper's table 1 first: FitNets, then five methods without and with distillation; every method has its section."""
+    """Those of the paper's table 1 first: FitNets, then five methods without and with distillation; every method has
+    its section."""
     text = (pathlib.Path(__file__).parent.parent / 'docs' / 'methods.md').read_text()
     configs = []
     for line in re.findall(r'^    python train.py (.*?)(?: +#.*)?$', text, re.M):
-        configs.append(train.build_config(parse_options(*line.replace('obama.zip', tiny_data).split(), '--device=cpu'))[0])
-    rows = [({*c.terms} - {'kd'}, c.augment_kwargs['class_name'].rsplit('.')[-1], 'kd' in c.terms) for c in configs[:11]]
-    methods = [(set(), 'DiffAugment'), ({'lecam'}, 'DiffAugment'), ({'insgen'}, 'AugmentPipe'), ({'apa'}, 'AugmentPipe'), (set(), 'AugmentPipe')]
+        configs.append(train.build_config(parse_options(*line.replace('obama.zip', tiny_data).split(),
+                                                        '--device=cpu'))[0])
+    rows = [({*c.terms} - {'kd'}, c.augment_kwargs['class_name'].rsplit('.')[-1], 'kd' in c.terms)
+            for c in configs[:11]]
+    methods = [(set(), 'DiffAugment'), ({'lecam'}, 'DiffAugment'), ({'insgen'}, 'AugmentPipe'),
+               ({'apa'}, 'AugmentPipe'), (set(), 'AugmentPipe')]
     assert rows.pop(0) == (set(), 'DiffAugment', True) and configs[0].terms['kd']['methods'] == ['fitnets']
     assert rows == [(*method, kd) for method in methods for kd in (False, True)]
-    others = [method for method in train.METHODS if method.name != 'kd']            # docs/distillation.md has its options
+    # docs/distillation.md has its options
+    others = [method for method in train.METHODS if method.name != 'kd']
     assert {name for c in configs[11:] for name in c.terms} - {'kd'} == {method.name for method in others}
     for option in [param.opts[0] for param in train.main.params]:
         for method in [flag(method.name) for method in others]:

@@ -19,13 +19,16 @@ def write(folder, records, metric='m'):
 
 
 def test_last_and_best(tmp_path):
-    """Of the values by one protocol; a snapshot that was measured again counts with its latest value; NaN is never the best."""
+    """Of the values by one protocol; a snapshot that was measured again counts with its latest value; NaN is never the
+    best."""
     a, b = tmp_path / 'a', tmp_path / 'b'
-    write(a, [record(9.0, snapshot='s2', cur_nimg=2000), record(None, snapshot='s1', cur_nimg=1000), record(3.0, snapshot='s2', cur_nimg=2000),
+    write(a, [record(9.0, snapshot='s2', cur_nimg=2000), record(None, snapshot='s1', cur_nimg=1000),
+              record(3.0, snapshot='s2', cur_nimg=2000),
               record(2.0, snapshot='s0', cur_nimg=0, intervals=dict(value=[1.5, 0.05]))])
     path = write(b, [record(0.001, snapshot='x')])
     assert compare.describe([str(a), path]) == [
-        'm, lower is better', f'    {a}: last 3.0000 (s2); best of 3 snapshots, which flatters: 2.0000 [1.5000, 0.0500000] (s0)',
+        'm, lower is better', f'    {a}: last 3.0000 (s2); best of 3 snapshots, which flatters: 2.0000 [1.5000, '
+                              '0.0500000] (s0)',
         f'    {path}: last 0.0010000 (x)']
 
 
@@ -34,7 +37,8 @@ def test_other_protocols_are_told(tmp_path):
     b = write(tmp_path / 'b', [record(3.0, snapshot='s', images=160), record(5.0, snapshot='t')])
     warning = '    Warning: measured by another protocol than the first, with which it does not compare: '
     assert compare.describe([a, b]) == [
-        'm, lower is better', f'    {a}: last 2.0000 (s)', f'    {a}: last 1.0000 (s)', warning + 'generated.seed 0 and 1',
+        'm, lower is better', f'    {a}: last 2.0000 (s)', f'    {a}: last 1.0000 (s)',
+        warning + 'generated.seed 0 and 1',
         f'    {b}: last 3.0000 (s)', warning + 'reference.images 100 and 160', f'    {b}: last 5.0000 (t)']
 
 
@@ -51,7 +55,8 @@ def test_other_metrics_are_told(tmp_path):
 def test_what_is_no_record(tmp_path):
     odd = [dict(record(), value='1'), dict(record(), detector='x'), dict(record(), generated=[1]), {}]
     for path in (write(tmp_path / 'a', odd), str(tmp_path)):
-        with pytest.raises(UserError, match=f'{path}: no value of a metric is on record there; name metric-NAME.jsonl files'):
+        with pytest.raises(UserError, match=f'{path}: no value of a metric is on record there; name '
+                                            'metric-NAME.jsonl files'):
             compare.describe([path])
 
 

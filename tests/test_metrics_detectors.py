@@ -70,7 +70,8 @@ def offline(tmp_path, monkeypatch):
 @pytest.mark.parametrize('channels', [1, 3])
 def test_a_torchscript_file(script, channels):
     detector = load_inception('cpu', script)
-    assert (detector.name, detector.num_features, detector.identity) == ('toy-inception', 2048, f'sha256:{files.sha256_of_file(script)}')
+    assert (detector.name, detector.num_features, detector.identity) == ('toy-inception', 2048,
+                                                                         f'sha256:{files.sha256_of_file(script)}')
     img = np.random.RandomState(0).randint(0, 256, [5, channels, 7, 9], dtype=np.uint8)
     feats = detector(torch.from_numpy(img))
     assert feats.dtype == torch.float32 and feats.shape == (5, 2048)
@@ -81,9 +82,12 @@ def test_a_torchscript_file(script, channels):
 @pytest.mark.parametrize('make, message', [
     (lambda path: None, 'there is no such file; download https://nvlabs'),
     (lambda path: path.write_text('<html>404</html>'), 'is not a TorchScript file, or damaged; use a copy of'),
-    (lambda path: torch.save({'weights': torch.zeros(3)}, path), 'is not a TorchScript file, or damaged; use a copy of'),
-    (lambda path: save_script(path, ToyInception(1008)), 'features of two images have shape [2, 1008], expected [2, 2048]'),
-    (lambda path: save_script(path, LargeOnly()), 'it fails on 64x64 images (Error: builtins.ValueError: images are too small)'),
+    (lambda path: torch.save({'weights': torch.zeros(3)}, path),
+     'is not a TorchScript file, or damaged; use a copy of'),
+    (lambda path: save_script(path, ToyInception(1008)), 'features of two images have shape [2, 1008], expected '
+                                                         '[2, 2048]'),
+    (lambda path: save_script(path, LargeOnly()), 'it fails on 64x64 images (Error: builtins.ValueError: images are '
+                                                  'too small)'),
     (lambda path: save_script(path, torch.nn.Identity()), "it fails on 64x64 images (RuntimeError: "),
 ])
 def test_files_that_are_no_detector(tmp_path, make, message):
@@ -96,7 +100,8 @@ def test_files_that_are_no_detector(tmp_path, make, message):
 
 def test_the_official_file_offline(tmp_path, script):
     """The message says where to put it; put there, it is used; and it must stay the same from then on."""
-    with pytest.raises(UserError, match=f'{detectors.INCEPTION_URL} cannot be fetched.*--detector=FILE, or put it at (.*)') as err:
+    with pytest.raises(UserError, match=f'{detectors.INCEPTION_URL} cannot be fetched.*--detector=FILE, or put it at '
+                                        '(.*)') as err:
         load_inception('cpu')
     place = re.search('put it at (.*)', str(err.value))[1]
     files.write_text(place, '')
@@ -125,7 +130,8 @@ def test_a_teacher(tmp_path):
     torch.testing.assert_close(detector(img), want)
     torch.testing.assert_close(detector(img[:, :1]), detector(img[:, :1].repeat(1, 3, 1, 1)))
     assert (detector.name, detector.num_features) == (teacher.identity, 12)
-    assert detector.identity == f'{teacher.identity} float32' and detector.resize == 'bicubic with antialiasing to 32x32'
+    assert (detector.identity == f'{teacher.identity} float32'
+            and detector.resize == 'bicubic with antialiasing to 32x32')
 
 
 def test_an_unknown_teacher():
@@ -136,7 +142,8 @@ def test_an_unknown_teacher():
 def test_no_tf32_inside_and_as_it_was_outside():
     flags = lambda: (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
     inside = []
-    detector = detectors.Detector('toy', 'toy', 1, 'none', lambda img: (inside.append(flags()), img.mean([2, 3], dtype=torch.float64)[:, :1])[1])
+    detector = detectors.Detector('toy', 'toy', 1, 'none',
+                                  lambda img: (inside.append(flags()), img.mean([2, 3], dtype=torch.float64)[:, :1])[1])
     before = flags()
     try:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = True, True

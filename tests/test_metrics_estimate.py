@@ -23,7 +23,8 @@ def fid_of(real, gen):
 
 
 def sample(num, seed, size=3):
-    return np.random.RandomState(seed).randn(num, size).astype(np.float32) @ np.diag(np.arange(1, size + 1)).astype(np.float32) + 0.3
+    x = np.random.RandomState(seed).randn(num, size).astype(np.float32)
+    return x @ np.diag(np.arange(1, size + 1)).astype(np.float32) + 0.3
 
 
 def brightness(real, generated, weights):
@@ -32,10 +33,12 @@ def brightness(real, generated, weights):
 
 def test_resamples_are_drawn_with_replacement():
     weights = estimate.draw_weights(1000, 50, 3, 'cpu')
-    assert weights.shape == (51, 1000) and (weights[0] == 1).all() and (weights.sum(1) == 1000).all() and (weights >= 0).all()
+    assert (weights.shape == (51, 1000) and (weights[0] == 1).all() and (weights.sum(1) == 1000).all()
+            and (weights >= 0).all())
     assert (weights[1:] > 0).double().mean().item() == pytest.approx(1 - math.exp(-1), abs=0.01)
     assert weights[1:].var().item() == pytest.approx(1, abs=0.05)                   # Poisson, nearly
-    assert torch.equal(weights, estimate.draw_weights(1000, 50, 3, 'cpu')) and not torch.equal(weights, estimate.draw_weights(1000, 50, 4, 'cpu'))
+    assert (torch.equal(weights, estimate.draw_weights(1000, 50, 3, 'cpu'))
+            and not torch.equal(weights, estimate.draw_weights(1000, 50, 4, 'cpu')))
 
 
 def test_the_interval_of_a_mean():
@@ -44,19 +47,23 @@ def test_the_interval_of_a_mean():
     result = estimate.evaluate(brightness, None, stats_of(x), 2000, 0)
     low, high = result['intervals']['value']
     half = 1.96 * x.std() / 20
-    assert result['value'] == pytest.approx(x.mean(), abs=1e-6) and result['other'] == 7 and set(result['intervals']) == {'value'}
-    assert low == pytest.approx(x.mean() - half, abs=0.1 * half) and high == pytest.approx(x.mean() + half, abs=0.1 * half)
+    assert (result['value'] == pytest.approx(x.mean(), abs=1e-6) and result['other'] == 7
+            and set(result['intervals']) == {'value'})
+    assert (low == pytest.approx(x.mean() - half, abs=0.1 * half)
+            and high == pytest.approx(x.mean() + half, abs=0.1 * half))
     assert result['bootstrap'] == dict(resamples=2000, level=0.95, resampled='generated images', seed=0)
 
 
 def test_intervals_cover():
     """Of 200 samples, the interval has the true mean in about 190; 180 is 3.2 standard deviations less."""
-    results = [estimate.evaluate(brightness, None, stats_of(np.random.RandomState(seed).rand(100, 1)), 200, seed) for seed in range(200)]
+    results = [estimate.evaluate(brightness, None, stats_of(np.random.RandomState(seed).rand(100, 1)), 200, seed)
+               for seed in range(200)]
     assert 180 <= sum(r['intervals']['value'][0] <= 0.5 <= r['intervals']['value'][1] for r in results) <= 199
 
 
 def test_a_resampled_fid_is_the_fid_of_the_resample():
-    for num_real in (50, 3):                                                        # a covariance of full rank and one of rank 2
+    # A covariance of full rank and one of rank 2
+    for num_real in (50, 3):
         real, gen = sample(num_real, 0), sample(40, 1)
         weights = estimate.draw_weights(40, 4, 0, 'cpu')
         got = frechet_inception_distance.fid(stats_of(real), stats_of(gen), weights)['value']
@@ -78,10 +85,12 @@ def test_both_covariances_of_the_fid(num_real, num_gen):
 
 
 def test_the_interval_of_the_fid_is_of_the_value_at_this_number():
-    """Its width agrees with the spread over fresh samples, and it lies about the value, although resamples have a larger FID throughout."""
+    """Its width agrees with the spread over fresh samples, and it lies about the value, although resamples have a
+    larger FID throughout."""
     reals, num = sample(2000, 0), 100
     real, fresh = stats_of(reals), [fid_of(reals, sample(num, seed) + 0.5) for seed in range(1, 120)]
-    results = [estimate.evaluate(frechet_inception_distance.fid, real, stats_of(sample(num, seed) + 0.5), 80, 0) for seed in range(1, 21)]
+    results = [estimate.evaluate(frechet_inception_distance.fid, real, stats_of(sample(num, seed) + 0.5), 80, 0)
+               for seed in range(1, 21)]
     widths = [r['intervals']['value'][1] - r['intervals']['value'][0] for r in results]
     assert np.mean(widths) == pytest.approx(2 * 1.96 * np.std(fresh), rel=0.25)
     assert all(r['intervals']['value'][0] < r['value'] < r['intervals']['value'][1] for r in results)
@@ -89,8 +98,10 @@ def test_the_interval_of_the_fid_is_of_the_value_at_this_number():
 
 
 def test_resamples_of_few_images_are_all_worse():
-    """As many features as images: nearly every resample has a larger FID than the sample, which yet lies in its interval."""
-    real, gen, weights = stats_of(sample(2000, 0, size=20)), stats_of(sample(40, 1, size=20)), estimate.draw_weights(40, 100, 0, 'cpu')
+    """As many features as images: nearly every resample has a larger FID than the sample, which yet lies in its
+    interval."""
+    real, gen = stats_of(sample(2000, 0, size=20)), stats_of(sample(40, 1, size=20))
+    weights = estimate.draw_weights(40, 100, 0, 'cpu')
     values = frechet_inception_distance.fid(real, gen, weights)['value']
     result = estimate.evaluate(frechet_inception_distance.fid, real, gen, 100, 0)
     assert values[1:].quantile(0.025) > result['value'] == values[0]

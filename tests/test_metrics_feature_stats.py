@@ -1,4 +1,5 @@
-"""metrics/feature_stats.py and metrics/metric_utils.py: moments in batches and over processes, exact numbers of images, the cache."""
+"""metrics/feature_stats.py and metrics/metric_utils.py: moments in batches and over processes, exact numbers of images,
+the cache."""
 
 import io
 import os
@@ -15,12 +16,18 @@ from dnnlib import UserError
 from metrics import draws, metric_main
 from metrics.detectors import Detector
 from metrics.feature_stats import FeatureStats
-from metrics.metric_utils import MetricOptions, compute_feature_stats_for_dataset, compute_feature_stats_for_generator, generate_batch
+from metrics.metric_utils import (
+    MetricOptions,
+    compute_feature_stats_for_dataset,
+    compute_feature_stats_for_generator,
+    generate_batch,
+)
 from torch_utils import misc
 from training.networks import Generator
 
 # Python >= 3.12 warns on forking workers; torch warns where there are fewer cores than workers.
-pytestmark = pytest.mark.filterwarnings('ignore:This process .* is multi-threaded', 'ignore:This DataLoader will create')
+pytestmark = pytest.mark.filterwarnings('ignore:This process .* is multi-threaded',
+                                        'ignore:This DataLoader will create')
 
 BOTH = dict(capture_all=True, capture_mean_cov=True)
 
@@ -51,7 +58,8 @@ def test_moments_do_not_depend_on_the_batches(sizes):
 
 
 def test_a_large_mean_does_not_drown_the_covariance():
-    """Float32 features near 2^24: sums of squares, even in float64, would have the variance of about 10 to two digits."""
+    """Float32 features near 2^24: sums of squares, even in float64, would have the variance of about 10 to two
+    digits."""
     x = torch.randint(-5, 6, [1000, 4], generator=torch.Generator().manual_seed(0)) + 2.0 ** 24
     assert_moments(gather(x.to(torch.float32).split(64)), x.double().numpy(), rtol=1e-9)
 
@@ -81,7 +89,8 @@ def test_saved_and_loaded(tmp_path):
         loaded = FeatureStats.load(path)
         assert (loaded.num_items, loaded.num_features, loaded.capture_all, loaded.capture_mean_cov) == (
             5, 3, capture.get('capture_all', False), capture.get('capture_mean_cov', False))
-        for a, b in zip([*stats.get_mean_cov(), stats.get_all()], [*loaded.get_mean_cov(), loaded.get_all()], strict=True):
+        for a, b in zip([*stats.get_mean_cov(), stats.get_all()], [*loaded.get_mean_cov(), loaded.get_all()],
+                        strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0)
     assert FeatureStats.load(str(tmp_path / 'absent')) is None
     with open(path, 'r+b') as f:
@@ -122,7 +131,8 @@ class ToyNetwork:
 def toy_features(pictures):
     x = np.stack(pictures).astype(np.float64)
     x = np.repeat(x, 3 // x.shape[3], axis=3)
-    return np.concatenate([x[:, 0, :2].transpose(0, 2, 1).reshape(len(x), 6), x.mean(axis=(1, 2, 3))[:, None], np.ones([len(x), 1])], axis=1)
+    return np.concatenate([x[:, 0, :2].transpose(0, 2, 1).reshape(len(x), 6), x.mean(axis=(1, 2, 3))[:, None],
+                           np.ones([len(x), 1])], axis=1)
 
 
 class ToyGenerator(torch.nn.Module):
@@ -144,7 +154,8 @@ class ToyGenerator(torch.nn.Module):
 def options(data, G=None, network=None, **kwargs):
     network = network or ToyNetwork()
     detector = Detector('toy', 'toy-1', ToyNetwork.num_features, 'none', network)
-    return MetricOptions(G or ToyGenerator(), data, detector, torch.device('cpu'), **{'num_workers': 0, 'progress': False, 'batch_size': 4, **kwargs})
+    return MetricOptions(G or ToyGenerator(), data, detector, torch.device('cpu'),
+                         **{'num_workers': 0, 'progress': False, 'batch_size': 4, **kwargs})
 
 
 @pytest.fixture(autouse=True)
@@ -178,10 +189,13 @@ def test_the_cache(tmp_path, cache):
     data, network = make_data(tmp_path / 'x.zip'), ToyNetwork()
     first = compute_feature_stats_for_dataset(options(data, network=network), **BOTH)
     again = compute_feature_stats_for_dataset(options(data, network=network), **BOTH)
-    assert network.num_images == 11 and all(torch.equal(a, b) for a, b in zip(first.get_mean_cov(), again.get_mean_cov(), strict=True))
+    assert (network.num_images == 11
+            and all(torch.equal(a, b) for a, b in zip(first.get_mean_cov(), again.get_mean_cov(), strict=True)))
     entry, = cache.iterdir()
-    entry.write_bytes(entry.read_bytes()[:100])                     # as a full disk or a crash of other programs may leave it
-    assert torch.equal(compute_feature_stats_for_dataset(options(data, network=network), **BOTH).get_all(), first.get_all())
+    # As a full disk or a crash of other programs may leave it
+    entry.write_bytes(entry.read_bytes()[:100])
+    assert torch.equal(compute_feature_stats_for_dataset(options(data, network=network), **BOTH).get_all(),
+                       first.get_all())
     assert network.num_images == 22 and FeatureStats.load(str(entry)).num_items == 11
 
 
@@ -214,7 +228,8 @@ def test_exactly_so_many_are_generated(num):
     stats = compute_feature_stats_for_generator(opts, num, **BOTH)
     assert stats.num_items == len(stats.get_all()) == opts.detector.network.num_images == num
     made = max(num, 2)                                              # see `generate_batch`
-    assert len(opts.G.seen(0)) == made and len(torch.unique(opts.G.seen(0))) == made * 4 and {call[2] for call in opts.G.calls} == {'random'}
+    assert (len(opts.G.seen(0)) == made and len(torch.unique(opts.G.seen(0))) == made * 4
+            and {call[2] for call in opts.G.calls} == {'random'})
 
 
 def test_random_numbers_follow_from_the_seed_only():
@@ -236,17 +251,20 @@ def test_latents_and_noise_have_nothing_in_common():
 
 
 def test_images_with_their_noise_do_not_depend_on_the_batches():
-    """A StyleGAN2 whose noise is strong, in bfloat16, where a single image done in its own way would be off by percents."""
+    """A StyleGAN2 whose noise is strong, in bfloat16, where a single image done in its own way would be off by
+    percents."""
     torch.manual_seed(0)
     G = Generator(z_dim=4, c_dim=0, w_dim=4, img_resolution=16, img_channels=3, mapping_kwargs=dict(num_layers=1),
-                  synthesis_kwargs=dict(channel_base=64, channel_max=8, num_fp16_res=2, half_dtype='bfloat16')).eval().requires_grad_(False)
+                  synthesis_kwargs=dict(channel_base=64, channel_max=8, num_fp16_res=2,
+                                        half_dtype='bfloat16')).eval().requires_grad_(False)
     for name, param in G.named_parameters():
         if name.endswith('noise_strength'):
             param.fill_(1)
     opts, before = options({}, G), torch.get_rng_state()
     want = generate_batch(opts, range(21))
     noise_of = lambda i: want[i] - G(draws.latents(opts, range(i, i + 1)), None, noise_mode='none')[0]
-    assert noise_of(0).std() > 0.1 and abs(torch.corrcoef(torch.stack([noise_of(0).flatten(), noise_of(1).flatten()]))[0, 1]) < 0.2
+    assert (noise_of(0).std() > 0.1
+            and abs(torch.corrcoef(torch.stack([noise_of(0).flatten(), noise_of(1).flatten()]))[0, 1]) < 0.2)
     for size in (1, 3, 8, 20):
         parts = [generate_batch(opts, range(21)[start:start + size]) for start in range(0, 21, size)]
         torch.testing.assert_close(torch.cat(parts), want, rtol=1e-5, atol=1e-5)
@@ -294,15 +312,19 @@ def measure(data):
     gen = compute_feature_stats_for_generator(options(data), 10, **BOTH)
     metrics = ['clipfid10_full', 'clipkid10_full', 'clippr103_full', 'clipmemorization10']
     opts = options(data)
-    results = metric_main.calc_metrics(metrics, opts.G, data, 'cpu', detector=dict.fromkeys(metrics, opts.detector), batch_size=4, num_workers=0,
+    results = metric_main.calc_metrics(metrics, opts.G, data, 'cpu', detector=dict.fromkeys(metrics, opts.detector),
+                                       batch_size=4, num_workers=0,
                                        progress=False, bootstrap=5)
-    figures = [torch.tensor([result['value'], *result['intervals']['value']]) for result in results] + [torch.tensor(results[-1]['pairs'])]
-    return figures + [x for stats in (few, real, gen) for x in (torch.tensor(stats.num_items), *stats.get_mean_cov(), stats.get_all())]
+    figures = [torch.tensor([result['value'], *result['intervals']['value']])
+               for result in results] + [torch.tensor(results[-1]['pairs'])]
+    return figures + [x for stats in (few, real, gen) for x in (torch.tensor(stats.num_items), *stats.get_mean_cov(),
+                                                                stats.get_all())]
 
 
 def _process(rank, data, folder):
     torch.save(measure(data), f'{folder}/{rank}.pt')
-    cached = [compute_feature_stats_for_dataset(options(data), capture_mean_cov=True) for _ in range(2)]     # the second from the disk
+    # The second from the disk
+    cached = [compute_feature_stats_for_dataset(options(data), capture_mean_cov=True) for _ in range(2)]
     assert rank > 0 or torch.equal(cached[0].get_mean_cov()[1], cached[1].get_mean_cov()[1])
 
 

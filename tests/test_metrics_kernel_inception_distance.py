@@ -24,16 +24,19 @@ def brute_force(x, y):
 
 @pytest.mark.parametrize('num_real, num_gen', [(12, 12), (7, 12), (12, 7), (2, 2)])
 def test_agrees_with_brute_force(num_real, num_gen):
-    """With a subset of all images the draws do not matter; where one set is larger, so many subsets average to its brute force."""
+    """With a subset of all images the draws do not matter; where one set is larger, so many subsets average to its
+    brute force."""
     real, gen = features(num_real, 5, 1), features(num_gen, 5, 2, 0.5)
     subsets = 1 if num_real == num_gen else 4000
     got = kernel_distance(real, gen, ONE.expand(1, num_gen), num_subsets=subsets)
     tolerance = dict(rel=1e-12) if subsets == 1 else dict(abs=5 * got['standard_error'])
-    assert got['value'][0].item() == pytest.approx(brute_force(real.double().numpy(), gen.double().numpy()), **tolerance)
+    assert got['value'][0].item() == pytest.approx(brute_force(real.double().numpy(), gen.double().numpy()),
+                                                   **tolerance)
 
 
 def test_is_unbiased():
-    """Two samples of one distribution are at distance 0 on average, however small; the biased mean over all pairs, itself included, is not."""
+    """Two samples of one distribution are at distance 0 on average, however small; the biased mean over all pairs,
+    itself included, is not."""
     values, biased = [], []
     for seed in range(400):
         real, gen = features(5, 3, 2 * seed), features(5, 3, 2 * seed + 1)
@@ -45,10 +48,12 @@ def test_is_unbiased():
 
 
 def test_the_expectation_of_a_shift():
-    """Features of width 1 with k = (xy + 1)^3: E for x ~ N(0, 1) and y ~ N(s, 1) is the sum over powers p of C(3, p) (E x^p - E y^p)^2."""
+    """Features of width 1 with k = (xy + 1)^3: E for x ~ N(0, 1) and y ~ N(s, 1) is the sum over powers p of C(3, p) (E
+    x^p - E y^p)^2."""
     s, num = 0.5, 150
     want = 3 * s ** 2 + 3 * (s ** 2) ** 2 + (s ** 3 + 3 * s) ** 2
-    values = [kernel_distance(features(num, 1, 2 * i), features(num, 1, 2 * i + 1, s), ONE.expand(1, num), num_subsets=1)['value'].item()
+    values = [kernel_distance(features(num, 1, 2 * i), features(num, 1, 2 * i + 1, s), ONE.expand(1, num),
+                              num_subsets=1)['value'].item()
               for i in range(60)]
     assert np.mean(values) == pytest.approx(want, abs=4 * np.std(values) / 60 ** 0.5)
 
@@ -64,9 +69,11 @@ def test_subsets_and_their_standard_error():
 
 
 def test_the_spread_of_resamples_is_that_of_new_samples():
-    """The standard deviation over resamples of a set, and that over fresh sets of generated images; cubes have heavy tails: 60 of each."""
+    """The standard deviation over resamples of a set, and that over fresh sets of generated images; cubes have heavy
+    tails: 60 of each."""
     real, num, weights = features(100, 3, 0), 100, draw_weights(100, 60, 0, 'cpu')
-    results = [kernel_distance(real, features(num, 3, seed, 0.7), weights, num_subsets=1)['value'] for seed in range(1, 61)]
+    results = [kernel_distance(real, features(num, 3, seed, 0.7), weights, num_subsets=1)['value']
+               for seed in range(1, 61)]
     spread = torch.stack([values[1:].var() for values in results]).mean().sqrt()
     assert spread.item() == pytest.approx(torch.stack([values[0] for values in results]).std().item(), rel=0.25)
 

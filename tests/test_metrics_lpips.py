@@ -1,4 +1,5 @@
-"""metrics/lpips.py: the distance against its formula and against the LPIPS project's own package; files that are no such networks."""
+"""metrics/lpips.py: the distance against its formula and against the LPIPS project's own package; files that are no
+such networks."""
 
 import math
 import re
@@ -14,7 +15,8 @@ from metrics import lpips
 from metrics.detectors import load_teacher_detector
 from metrics.lpips import load_alexnet_lpips, load_vgg16_lpips
 
-LAYERS = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}   # position: channels out, in, kernel
+# position: channels out, in, kernel
+LAYERS = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
 
 
 def alexnet_state():
@@ -48,12 +50,14 @@ def formula(a, b):
     stages = []
     for img in (a, b):
         x = img.double() / 255 * 2 - 1
-        x = torch.stack([(x[:, i] - shift) / scale for i, (shift, scale) in enumerate([(-.030, .458), (-.088, .448), (-.188, .450)])], dim=1)
+        x = torch.stack([(x[:, i] - shift) / scale
+                         for i, (shift, scale) in enumerate([(-.030, .458), (-.088, .448), (-.188, .450)])], dim=1)
         activations = []
         for i, (_, _, size) in LAYERS.items():
             if i in (3, 6):
                 x = torch.nn.functional.max_pool2d(x, 3, stride=2)
-            x = torch.nn.functional.conv2d(x, weights[f'features.{i}.weight'].double(), weights[f'features.{i}.bias'].double(),
+            x = torch.nn.functional.conv2d(x, weights[f'features.{i}.weight'].double(),
+                                           weights[f'features.{i}.bias'].double(),
                                            stride=4 if i == 0 else 1, padding=size // 2 if i else 2).clamp(min=0)
             activations.append(x.numpy())
         stages.append(activations)
@@ -94,7 +98,8 @@ def distance(detector, a, b):
 
 
 # What lpips 0.1.4 (the project's own package), in float64, gives for these weights and images.
-@pytest.mark.parametrize('size, package', [((31, 45), [0.766876156, 0.005417127]), ((64, 64), [0.770665445, 0.004922400])])
+@pytest.mark.parametrize('size, package', [((31, 45), [0.766876156, 0.005417127]),
+                                           ((64, 64), [0.770665445, 0.004922400])])
 def test_the_distance(alexnet, size, package):
     """Float32 against float64: activations are good to 1e-6, squares of differences of small ones to 1e-5."""
     a, b = image_pairs(size)
@@ -133,13 +138,19 @@ def test_small_images(alexnet):
 @pytest.mark.parametrize('option, change, message', [
     ('--alexnet', lambda path, state: path.unlink(), 'there is no such file; download https://download.pytorch'),
     ('--alexnet', lambda path, state: path.write_text('<html>404</html>'), 'is no PyTorch checkpoint, or damaged'),
-    ('--alexnet', lambda path, state: path.write_bytes(path.read_bytes()[:-9999]), 'is no PyTorch checkpoint, or damaged'),
-    ('--alexnet', lambda path, state: torch.save([1, 2], path), 'features.0.weight is missing, expected shape [64, 3, 11, 11]'),
-    ('--alexnet', lambda path, state: torch.save({**state, 'features.6.bias': torch.zeros(9)}, path), 'features.6.bias has shape [9], expected'),
-    ('--alexnet', lambda path, state: torch.save(torch.nn.ReLU(), path), 'is no PyTorch checkpoint, or damaged (UnpicklingError)'),
-    ('--lpips-heads', lambda path, state: path.unlink(), 'there is no such file; download https://raw.githubusercontent'),
+    ('--alexnet', lambda path, state: path.write_bytes(path.read_bytes()[:-9999]),
+     'is no PyTorch checkpoint, or damaged'),
+    ('--alexnet', lambda path, state: torch.save([1, 2], path), 'features.0.weight is missing, expected shape [64, '
+                                                                '3, 11, 11]'),
+    ('--alexnet', lambda path, state: torch.save({**state, 'features.6.bias': torch.zeros(9)}, path),
+     'features.6.bias has shape [9], expected'),
+    ('--alexnet', lambda path, state: torch.save(torch.nn.ReLU(), path),
+     'is no PyTorch checkpoint, or damaged (UnpicklingError)'),
+    ('--lpips-heads', lambda path, state: path.unlink(),
+     'there is no such file; download https://raw.githubusercontent'),
     ('--lpips-heads', lambda path, state: torch.save({}, path), 'lin0.model.1.weight is missing'),
-    ('--lpips-heads', lambda path, state: torch.save({k: v - 0.5 for k, v in state.items()}, path), 'has negative weights'),
+    ('--lpips-heads', lambda path, state: torch.save({k: v - 0.5 for k, v in state.items()}, path),
+     'has negative weights'),
 ])
 def test_files_that_are_no_alexnet_lpips(tmp_path, option, change, message):
     paths = {'--alexnet': tmp_path / 'alexnet.pth', '--lpips-heads': tmp_path / 'heads.pth'}
@@ -169,9 +180,11 @@ def test_the_official_files_offline(offline, checkpoints):
 def test_the_official_alexnet_by_the_digits_in_its_name(offline, checkpoints, monkeypatch):
     alexnet, heads = checkpoints
     monkeypatch.setattr(files, 'download', lambda *args, **kwargs: alexnet)
-    with pytest.raises(UserError, match=f'{alexnet}: SHA-256 is .* expected 7be5be79...: .*delete it, and .* is fetched again'):
+    with pytest.raises(UserError, match=f'{alexnet}: SHA-256 is .* expected 7be5be79...: .*delete it, and .* is '
+                                        'fetched again'):
         load_alexnet_lpips('cpu', heads=heads)
-    monkeypatch.setattr(lpips, 'ALEXNET_URL', f'https://example.org/alexnet-owt-{files.sha256_of_file(alexnet)[:8]}.pth')
+    monkeypatch.setattr(lpips, 'ALEXNET_URL',
+                        f'https://example.org/alexnet-owt-{files.sha256_of_file(alexnet)[:8]}.pth')
     assert load_alexnet_lpips('cpu', heads=heads).name == 'LPIPS 0.1 with AlexNet'
 
 
@@ -191,14 +204,17 @@ def test_vgg16(tmp_path):
     path = save_script(tmp_path / 'vgg.pt', ToyVgg())
     detector = load_vgg16_lpips('cpu', path)
     img = torch.randint(0, 256, [2, 3, 8, 9], dtype=torch.uint8)
-    assert torch.equal(detector(img), img.float().flatten(1)) and torch.equal(detector(img[:, :1]), img[:, :1].float().repeat(1, 3, 1, 1).flatten(1))
-    assert (detector.name, detector.identity, detector.num_features) == ('LPIPS with VGG16', f'sha256:{files.sha256_of_file(path)}', None)
+    assert (torch.equal(detector(img), img.float().flatten(1))
+            and torch.equal(detector(img[:, :1]), img[:, :1].float().repeat(1, 3, 1, 1).flatten(1)))
+    assert (detector.name, detector.identity, detector.num_features) == ('LPIPS with VGG16',
+                                                                         f'sha256:{files.sha256_of_file(path)}', None)
 
 
 @pytest.mark.parametrize('kind', ['alexnet', 'vgg16'])
 def test_gradients_pass_to_images_and_stay_out_of_the_network(kind, alexnet, tmp_path):
     """What a projector needs: `network`, called without the detector's no_grad."""
-    network = alexnet.network if kind == 'alexnet' else load_vgg16_lpips('cpu', save_script(tmp_path / 'vgg.pt', ToyVgg())).network
+    network = (alexnet.network if kind == 'alexnet'
+               else load_vgg16_lpips('cpu', save_script(tmp_path / 'vgg.pt', ToyVgg())).network)
     img = (torch.rand([1, 3, 32, 32]) * 255).requires_grad_()
     features = network(img)
     grad, = torch.autograd.grad((features - features.detach() - 1).square().sum(), img)
@@ -216,7 +232,8 @@ def test_teachers_take_floats_and_pass_gradients_on(tmp_path):
 
 
 @pytest.mark.parametrize('module, message', [
-    (ToyInception(), 'it fails on 64x64 images'), (LargeOnly(), 'it fails on 64x64 images'), (torch.nn.Identity(), 'it fails on 64x64 images'),
+    (ToyInception(), 'it fails on 64x64 images'), (LargeOnly(), 'it fails on 64x64 images'),
+    (torch.nn.Identity(), 'it fails on 64x64 images'),
 ])
 def test_scripts_that_are_no_vgg16(tmp_path, module, message):
     path = save_script(tmp_path / 'x.pt', module)
@@ -228,5 +245,6 @@ def test_a_script_whose_features_have_another_shape(tmp_path):
     class Images(ToyVgg):
         def forward(self, img, resize_images: bool = True, return_features: bool = False, return_lpips: bool = False):
             return img
-    with pytest.raises(UserError, match=re.escape('shape [2, 3, 64, 64], expected [2, F]; use a copy of https://nvlabs')):
+    with pytest.raises(UserError, match=re.escape('shape [2, 3, 64, 64], expected [2, F]; use a copy of '
+                                                  'https://nvlabs')):
         load_vgg16_lpips('cpu', save_script(tmp_path / 'x.pt', Images()))

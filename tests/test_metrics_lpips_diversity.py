@@ -41,7 +41,8 @@ class Labels:
 
 
 def options(G, network=lambda img: img.to(torch.float32).mean(dim=[2, 3]), **kwargs):
-    opts = MetricOptions(G.eval(), {}, Detector('greys', 'greys', None, 'none', network), torch.device('cpu'), progress=False, **kwargs)
+    opts = MetricOptions(G.eval(), {}, Detector('greys', 'greys', None, 'none', network), torch.device('cpu'),
+                         progress=False, **kwargs)
     opts.labels = Labels()
     return opts
 
@@ -50,16 +51,19 @@ def options(G, network=lambda img: img.to(torch.float32).mean(dim=[2, 3]), **kwa
 def test_pairs_by_hand(batch_size):
     """Images 0 and 1, 2 and 3, ..., in 8 bits, whatever the batches."""
     opts = options(GreyGenerator(), batch_size=batch_size)
-    greys = [math.floor(min(max(float(draws.latents(opts, range(i, i + 1))[0, 0]) * np.float32(0.3) * 127.5 + 128, 0), 255)) for i in range(22)]
+    greys = [math.floor(min(max(float(draws.latents(opts, range(i, i + 1))[0, 0]) * np.float32(0.3) * 127.5 + 128, 0),
+                            255)) for i in range(22)]
     want = [3 * (a - b) ** 2 for a, b in zip(greys[0::2], greys[1::2], strict=True)]
     assert pair_distances(opts, 22).tolist() == want and len(set(want)) > 5
     result = compute_lpips_diversity(opts, 22)
-    assert result['value'] == pytest.approx(np.mean(want)) and result['standard_error'] == pytest.approx(np.std(want) / math.sqrt(11))
+    assert (result['value'] == pytest.approx(np.mean(want))
+            and result['standard_error'] == pytest.approx(np.std(want) / math.sqrt(11)))
     assert result['generated'] == dict(pairs=11, pairs_within='all images')
 
 
 def test_the_expected_value():
-    """Two independent normal greys of deviation s: E 3 (a - b)^2 = 6 s^2 of 8-bit levels, and 3 standard errors around it."""
+    """Two independent normal greys of deviation s: E 3 (a - b)^2 = 6 s^2 of 8-bit levels, and 3 standard errors around
+    it."""
     opts = options(GreyGenerator(contrast=0.1))
     result = compute_lpips_diversity(opts, 6000)
     assert abs(result['value'] - 6 * 12.75 ** 2) < 3 * result['standard_error'] < 0.1 * result['value']
@@ -76,7 +80,8 @@ def test_truncation():
 def test_an_image_is_the_same_for_all_metrics():
     """What the diversity compares are the images of the other metrics, by number."""
     opts, seen = options(GreyGenerator(), batch_size=4), []
-    opts.detector = opts.detector._replace(num_features=3, network=lambda img: seen.append(img) or img.float().mean(dim=[2, 3]))
+    opts.detector = opts.detector._replace(num_features=3, network=lambda img: seen.append(img)
+                                           or img.float().mean(dim=[2, 3]))
     pair_distances(opts, 8)
     compared = torch.cat(seen)
     metric_utils.compute_feature_stats_for_generator(opts, 8, capture_all=True)
@@ -89,7 +94,8 @@ def test_identical_images():
 
 
 def test_within_a_class_and_across():
-    """Labels alone move the second channel by 1 = 127 levels: never within a pair of one class, in 4 of 9 pairs across."""
+    """Labels alone move the second channel by 1 = 127 levels: never within a pair of one class, in 4 of 9 pairs
+    across."""
     opts = options(GreyGenerator(contrast=0.0, c_dim=2), batch_size=8)
     inside, across = [pair_distances(opts, 600, same_class) for same_class in (True, False)]
     assert inside.max() == 0

@@ -18,10 +18,12 @@ def ones(num):
 
 
 def test_copies_and_new_images():
-    """New images of the same distribution count as often as the quantiles say, copies always, images from elsewhere never."""
+    """New images of the same distribution count as often as the quantiles say, copies always, images from elsewhere
+    never."""
     real = cloud(400, 0)
     new = copies(real, cloud(4000, 1), ones(4000))
-    assert new['value'].item() == pytest.approx(0.05, abs=0.02) and new['below_median'].item() == pytest.approx(0.5, abs=0.06)
+    assert (new['value'].item() == pytest.approx(0.05, abs=0.02)
+            and new['below_median'].item() == pytest.approx(0.5, abs=0.06))
     copied = real[:50] + 1e-3 * cloud(50, 2)
     assert copies(real, copied, ones(50))['value'].item() == 1
     assert copies(real, cloud(50, 3) + 9, ones(50))['below_median'].item() == 0

@@ -1,4 +1,5 @@
-"""metrics/perceptual_path_length.py: lengths that are known exactly, slerp, what is left out, and what a path is made of."""
+"""metrics/perceptual_path_length.py: lengths that are known exactly, slerp, what is left out, and what a path is made
+of."""
 
 import math
 
@@ -32,7 +33,8 @@ class LinearGenerator(torch.nn.Module):
 
 
 def options(G, network=lambda img: img.flatten(1) / 127.5, labels=None, **kwargs):
-    opts = MetricOptions(G.eval(), {}, Detector('pixels', 'pixels', None, 'none', network), torch.device('cpu'), progress=False, **kwargs)
+    opts = MetricOptions(G.eval(), {}, Detector('pixels', 'pixels', None, 'none', network), torch.device('cpu'),
+                         progress=False, **kwargs)
     if labels is not None:
         opts.labels = labels
     return opts
@@ -68,26 +70,31 @@ def test_large_images_are_few_at_a_time():
 @pytest.mark.parametrize('sampling', ['end', 'full'])
 def test_paths_in_z_follow_the_great_circle(sampling):
     """An orthogonal generator moves at constant speed on a circle of radius sqrt(D): angle * sqrt(D)."""
-    opts = options(LinearGenerator(torch.linalg.qr(torch.randn([DIM, DIM], generator=torch.Generator().manual_seed(0)))[0]))
+    opts = options(LinearGenerator(torch.linalg.qr(torch.randn([DIM, DIM],
+                                                               generator=torch.Generator().manual_seed(0)))[0]))
     a, b = latents(opts, 70)
     angle = torch.nn.functional.cosine_similarity(a, b).acos()
-    torch.testing.assert_close(ppl.path_lengths(opts, 70, 'z', sampling, crop=False).double(), angle.square() * DIM, rtol=5e-3, atol=0)
+    torch.testing.assert_close(ppl.path_lengths(opts, 70, 'z', sampling, crop=False).double(), angle.square() * DIM,
+                               rtol=5e-3, atol=0)
 
 
 @pytest.mark.parametrize('sampling', ['end', 'full'])
 def test_a_network_that_is_not_linear(sampling):
-    """Features f = x^2 / 2 of pixels x = w(t): |df/dt|^2 = sum (w (w1 - w0))^2, which tells where on the way a step is."""
+    """Features f = x^2 / 2 of pixels x = w(t): |df/dt|^2 = sum (w (w1 - w0))^2, which tells where on the way a step
+    is."""
     opts = options(LinearGenerator(), lambda img: (img / 127.5 - 1).flatten(1).square() / 2)
     a, b = latents(opts, 50)
     t = ppl.places(opts, range(50))[:, None]
     assert t.min() < 0.1 and t.max() > 0.9
     at = a if sampling == 'end' else a + t * (b - a)
-    torch.testing.assert_close(ppl.path_lengths(opts, 50, 'w', sampling, crop=False).double(), (at * (b - a)).square().sum(dim=1), rtol=1e-2, atol=0)
+    torch.testing.assert_close(ppl.path_lengths(opts, 50, 'w', sampling, crop=False).double(),
+                               (at * (b - a)).square().sum(dim=1), rtol=1e-2, atol=0)
 
 
 def test_noise_is_the_same_at_both_ends():
     """Other noise would add about 2 D / EPSILON^2 = 1e10; it differs between paths."""
-    calm, noisy = [ppl.path_lengths(options(LinearGenerator(noise=noise)), 20, 'w', 'end', crop=False) for noise in (0, 1.0)]
+    calm, noisy = [ppl.path_lengths(options(LinearGenerator(noise=noise)), 20, 'w', 'end', crop=False)
+                   for noise in (0, 1.0)]
     torch.testing.assert_close(calm, noisy, rtol=2e-2, atol=0)
     images = ppl._ends(options(LinearGenerator(0 * torch.eye(DIM), noise=1.0)), range(3), 'w', 'end')
     assert torch.equal(images[0], images[1]) and not torch.equal(images[0][0], images[0][1])
@@ -98,7 +105,8 @@ def test_paths_do_not_depend_on_the_batches():
     whole = ppl.path_lengths(options(LinearGenerator()), 21, 'z', 'full', crop=False)
     state = torch.get_rng_state()
     for batch_size in (1, 4, 64):
-        torch.testing.assert_close(ppl.path_lengths(options(LinearGenerator(), batch_size=batch_size), 21, 'z', 'full', crop=False), whole)
+        torch.testing.assert_close(ppl.path_lengths(options(LinearGenerator(), batch_size=batch_size), 21, 'z', 'full',
+                                                    crop=False), whole)
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(ppl.path_lengths(options(LinearGenerator(), seed=1), 21, 'z', 'full', crop=False), whole)
 
@@ -139,7 +147,8 @@ def test_slerp():
         torch.testing.assert_close(at(t), shoemake)
         torch.testing.assert_close(at(t).norm(dim=1), torch.ones([9], dtype=torch.float64))
         torch.testing.assert_close(ppl.slerp(b, a, torch.full([9], 1 - t)) / math.sqrt(20), at(t), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(ppl.slerp(a, 3 * a, torch.full([9], 0.3)) / math.sqrt(20), unit(a))         # no angle at all
+    # No angle at all
+    torch.testing.assert_close(ppl.slerp(a, 3 * a, torch.full([9], 0.3)) / math.sqrt(20), unit(a))
 
 
 @pytest.mark.parametrize('num', [1, 2, 50, 99, 100, 101, 102, 250, 1000, 1001])
@@ -155,7 +164,8 @@ def test_equal_values_are_all_kept():
 
 
 def test_crop_and_size():
-    """The crop is of a face's middle; large images are averaged to 256 pixels by a factor that the crop does not change."""
+    """The crop is of a face's middle; large images are averaged to 256 pixels by a factor that the crop does not
+    change."""
     img = torch.randn([1, 1, 512, 512], dtype=torch.float64)
     small = img.reshape(1, 1, 256, 2, 256, 2).mean(dim=[3, 5])
     torch.testing.assert_close(ppl._prepare(img, crop=False), (small + 1) * 127.5)
@@ -169,13 +179,16 @@ def test_the_value_and_its_protocol():
     result = ppl.compute_ppl(opts, 250, **ppl.VARIANTS['ppl2_wend'])
     assert result['value'] == pytest.approx(float(lengths.mean()), rel=1e-12)
     assert result['standard_error'] == pytest.approx(float(lengths.std(correction=0)) / math.sqrt(246), rel=1e-12)
-    assert result['generated'] == dict(images=500, paths=250, space='w', sampling='end', crop='none', epsilon=1e-4, max_size=256, rounding='none')
-    assert math.isnan(ppl.compute_ppl(options(LinearGenerator(torch.eye(DIM) * math.nan)), 5, 'w', 'end', False)['value'])
+    assert result['generated'] == dict(images=500, paths=250, space='w', sampling='end', crop='none', epsilon=1e-4,
+                                       max_size=256, rounding='none')
+    assert math.isnan(ppl.compute_ppl(options(LinearGenerator(torch.eye(DIM) * math.nan)), 5, 'w', 'end',
+                                      False)['value'])
 
 
 @pytest.mark.parametrize('space', ['z', 'w'])
 def test_truncation(space):
-    """Towards an average of 0 with psi 1/2, all steps of a linear generator have half the length: a quarter of the square."""
+    """Towards an average of 0 with psi 1/2, all steps of a linear generator have half the length: a quarter of the
+    square."""
     G = LinearGenerator()
     plain = ppl.path_lengths(options(G), 20, space, 'full', crop=False)
     G.mapping = lambda z, c, truncation_psi: z[:, None] * truncation_psi

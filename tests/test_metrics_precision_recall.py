@@ -44,7 +44,8 @@ def test_a_set_and_itself_and_one_far_away():
 
 
 def test_collapsed_and_too_wide():
-    """A generator of one mode is precise and covers nothing; one far too wide covers, and most of what it makes is wrong."""
+    """A generator of one mode is precise and covers nothing; one far too wide covers, and most of what it makes is
+    wrong."""
     real = cloud(300, 0)
     precision, recall = scores(real, cloud(300, 1, scale=0.05))
     assert precision > 0.99 and recall < 0.02
@@ -82,13 +83,16 @@ def test_features_far_from_the_origin():
 
 
 def test_a_resample_is_what_its_images_give():
-    """With the radii of the whole set: drawn twice counts twice for the precision, not drawn covers nothing for the recall."""
+    """With the radii of the whole set: drawn twice counts twice for the precision, not drawn covers nothing for the
+    recall."""
     real, gen = cloud(25, 1), cloud(30, 2, shift=0.7)
     weights = draw_weights(30, 5, 0, 'cpu')
     precision, recall = precision_and_recall(real, gen, weights)
-    near = lambda x, s: (torch.cdist(x.double(), s.double()) <= torch.cdist(s.double(), s.double()).kthvalue(4, dim=1).values)
+    near = lambda x, s: (torch.cdist(x.double(), s.double())
+                         <= torch.cdist(s.double(), s.double()).kthvalue(4, dim=1).values)
     for r, row in enumerate(weights):
-        assert precision[r].item() == pytest.approx(near(gen, real).any(1).double().repeat_interleave(row.long()).mean().item())
+        assert precision[r].item() == pytest.approx(near(gen,
+                                                         real).any(1).double().repeat_interleave(row.long()).mean().item())
         assert recall[r].item() == pytest.approx(near(real, gen)[:, row > 0].any(1).double().mean().item())
 
 

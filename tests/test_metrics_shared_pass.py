@@ -1,4 +1,5 @@
-"""Several metrics at once: one pass for all, the same values as one by one, in batches of any size; what is recorded."""
+"""Several metrics at once: one pass for all, the same values as one by one, in batches of any size; what is
+recorded."""
 
 import json
 import re
@@ -45,7 +46,8 @@ def calc(data, metrics=METRICS, G=None, **kwargs):
 
 def figures(results):
     """What must not depend on how it was computed."""
-    keep = ('metric', 'value', 'better', 'intervals', 'precision', 'recall', 'standard_error', 'below_median', 'threshold', 'pairs')
+    keep = ('metric', 'value', 'better', 'intervals', 'precision', 'recall', 'standard_error', 'below_median',
+            'threshold', 'pairs')
     return [{key: result[key] for key in keep if key in result} for result in results]
 
 
@@ -68,10 +70,12 @@ def data(tmp_path):
 def test_one_pass_serves_all(data, monkeypatch):
     seen = []
     teacher = load_pixel_teacher('a', 'cpu')
-    detector = detectors.Detector('a', 'a', 6, 'none', lambda img: seen.append(len(img)) or teacher.encode_image(img / 127.5 - 1))
+    detector = detectors.Detector('a', 'a', 6, 'none', lambda img: seen.append(len(img))
+                                  or teacher.encode_image(img / 127.5 - 1))
     monkeypatch.setattr(detectors, 'load_teacher_detector', lambda *_: detector)
     opened, open_reference = [], metric_main.metric_utils.open_reference
-    monkeypatch.setattr(metric_main.metric_utils, 'open_reference', lambda *args: opened.append(args) or open_reference(*args))
+    monkeypatch.setattr(metric_main.metric_utils, 'open_reference', lambda *args: opened.append(args)
+                        or open_reference(*args))
     G = Noiseless()
     results = calc(data, G=G)
     assert len(opened) == 1                                         # and so hashed once
@@ -89,14 +93,16 @@ def test_the_size_of_a_batch_does_not_matter(data):
 def test_a_metric_of_the_cache_of_another(data, monkeypatch):
     """Moments come from the entry that has features as well."""
     calc(data)
-    monkeypatch.setattr(metric_main.metric_utils, '_dataset_batches', lambda *_: pytest.fail('the images are read again'))
+    monkeypatch.setattr(metric_main.metric_utils, '_dataset_batches',
+                        lambda *_: pytest.fail('the images are read again'))
     result, = calc(data, ['clipfid30_full'])
     assert result['value'] > 0
 
 
 def test_truncation_is_passed_on_and_recorded(data):
     result, = calc(data, ['clipfid30_full'], truncation_psi=0.5)
-    assert result['generated']['truncation_psi'] == 0.5 and result['value'] != calc(data, ['clipfid30_full'])[0]['value']
+    assert (result['generated']['truncation_psi'] == 0.5
+            and result['value'] != calc(data, ['clipfid30_full'])[0]['value'])
     assert ', truncation psi 0.5  (30 generated' in metric_main.describe(result)
 
 
@@ -108,11 +114,14 @@ def test_the_inception_score(tmp_path, data, monkeypatch):
     result, = calc(data, ['is40'], detector=script)
     opts = metric_main.MetricOptions(Noiseless(), data, None, torch.device('cpu'), batch_size=40)
     img = misc.to_uint8(metric_main.metric_utils.generate_batch(opts, range(40)))
-    scores = split_scores(torch.softmax(img.float()[:, [0, 1, 2, 0], 0, 0] / 20, dim=1), torch.ones([1, 40], dtype=torch.float64))[0]
+    scores = split_scores(torch.softmax(img.float()[:, [0, 1, 2, 0], 0, 0] / 20, dim=1),
+                          torch.ones([1, 40], dtype=torch.float64))[0]
     assert result['value'] == pytest.approx(scores.mean().item(), rel=1e-6) and result['value'] > 1.01
     assert result['std'] == pytest.approx(np.std(scores.numpy()), rel=1e-4)
-    assert result['better'] == 'higher' and result['reference'] is None and result['detector']['identity'].endswith(' classes')
-    assert re.fullmatch(r'is40 \d\.\d{4} \[.*\], std 0\.\d+  \(40 generated, toy, seed 0, \d+s\)', metric_main.describe(result))
+    assert (result['better'] == 'higher' and result['reference'] is None
+            and result['detector']['identity'].endswith(' classes'))
+    assert re.fullmatch(r'is40 \d\.\d{4} \[.*\], std 0\.\d+  \(40 generated, toy, seed 0, \d+s\)',
+                        metric_main.describe(result))
     with pytest.raises(UserError, match='is no Inception detector'):
         script_detectors.load_inception_classes('cpu', save_script(tmp_path / 'x.pt', torch.nn.Identity()))
 
@@ -127,7 +136,8 @@ def test_vgg16_of_precision_and_recall(tmp_path, data, monkeypatch):
     monkeypatch.setattr(script_detectors, 'VGG16_FEATURES', 4)
     path = save_script(tmp_path / 'vgg.pt', ToyVGG())
     detector = metric_main.load_detector('pr5k3_full', 'cpu', vgg16=path)
-    assert detector.num_features == 4 and registry.find_metric('pr5k3_full')[1] == 5000 and registry.find_metric('pr503_full')[1] == 50
+    assert (detector.num_features == 4 and registry.find_metric('pr5k3_full')[1] == 5000
+            and registry.find_metric('pr503_full')[1] == 50)
     with pytest.raises(UserError, match=f'--vgg16={path}x: there is no such file; download https://.*vgg16.pt'):
         metric_main.load_detector('pr5k3_full', 'cpu', vgg16=path + 'x')
 
@@ -140,14 +150,17 @@ def test_the_best_is_told_beside_the_last(tmp_path, data, capsys):
         metric_main.report_metric(dict(result, value=value), str(tmp_path), str(tmp_path / f'{name}.safetensors'))
     first, second, best, third, last = capsys.readouterr().out.splitlines()
     assert best.startswith('    best of 2 snapshots by the same protocol: this one; ')
-    assert last.startswith('    best of 3 snapshots by the same protocol: 0.7500 of b.safetensors; being chosen by this very measure')
+    assert last.startswith('    best of 3 snapshots by the same protocol: 0.7500 of b.safetensors; being chosen by '
+                           'this very measure')
     other = dict(result, value=0.9, reference=dict(result['reference'], images=99))
     metric_main.report_metric(other, str(tmp_path), str(tmp_path / 'd.safetensors'))
     assert capsys.readouterr().out.splitlines()[1:] == [
-        'Warning: 3 of 3 values of clippr303_full were measured by another protocol and are not compared with this one: reference.images 99 and 12']
+        'Warning: 3 of 3 values of clippr303_full were measured by another protocol and are not compared with this '
+        'one: reference.images 99 and 12']
     metric_main.report_metric(dict(result, value=0.9), str(tmp_path), str(tmp_path / 'd.safetensors'))
     metric_main.report_metric(dict(other, value=0.8), str(tmp_path), str(tmp_path / 'e.safetensors'))
-    assert capsys.readouterr().out.splitlines()[-1].startswith('    best of 2 snapshots by the same protocol: 0.9000 of d.safetensors')
+    assert capsys.readouterr().out.splitlines()[-1].startswith('    best of 2 snapshots by the same protocol: 0.9000 '
+                                                               'of d.safetensors')
 
 
 def test_a_full_disk_costs_no_value(data, monkeypatch, capsys):
@@ -155,14 +168,16 @@ def test_a_full_disk_costs_no_value(data, monkeypatch, capsys):
         raise UserError('x.safetensors: cannot be written: no space left')
     monkeypatch.setattr(metric_main.metric_utils.FeatureStats, 'save', full)
     assert calc(data, ['clipfid30_full'])[0]['value'] > 0
-    assert 'Warning: the statistics of the real images are not kept for the next time: x.safetensors: cannot' in capsys.readouterr().out
+    assert ('Warning: the statistics of the real images are not kept for the next time: x.safetensors: '
+            'cannot' in capsys.readouterr().out)
 
 
 def test_pruning_keeps_what_is_higher(tmp_path):
     """... and the best by each protocol."""
     for kimg in range(1, 6):
         (tmp_path / f'network-snapshot-{kimg:06d}.safetensors').touch()
-    records = [dict(metric='m', value=value, better='higher', generated=dict(seed=seed), snapshot=f'network-snapshot-{kimg:06d}.safetensors')
+    records = [dict(metric='m', value=value, better='higher', generated=dict(seed=seed),
+                    snapshot=f'network-snapshot-{kimg:06d}.safetensors')
                for kimg, value, seed in [(1, 5, 0), (2, 9, 0), (3, 7, 0), (4, 3, 1), (5, 2, 0)]]
     (tmp_path / 'metric-m.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in records))
     snapshot_keep.prune(str(tmp_path), dict(last=1, best=1), ['m'])
@@ -211,14 +226,16 @@ class Synthesis(torch.nn.Module):
 
 
 def test_metrics_of_the_generator_itself(tmp_path, data):
-    """They take no features of others, may be asked for beside those that do, and add to the protocol how they sampled."""
+    """They take no features of others, may be asked for beside those that do, and add to the protocol how they
+    sampled."""
     G = Noiseless()
     G.mapping, G.synthesis = (lambda z, c: z[:, None]), Synthesis()
     files = dict(vgg16=save_script(tmp_path / 'vgg.pt', Square()), teacher_kwargs=PIXELS)
     metrics = ['ppl2_wend20', 'clipfid10_full']
     loaded = metric_main.load_detectors(metrics, 'cpu', **files)
     ppl, fid = calc(data, metrics, G=G, detector=loaded)
-    assert ppl['value'] > 0 and ppl['reference'] is None and ppl['generated']['paths'] == 20 and ppl['generated']['crop'] == 'none'
+    assert (ppl['value'] > 0 and ppl['reference'] is None and ppl['generated']['paths'] == 20
+            and ppl['generated']['crop'] == 'none')
     assert ppl['detector']['input'].startswith('float') and fid['detector']['input'].startswith('uint8')
     assert 'intervals' not in ppl and fid['intervals'] and metric_main.describe(ppl).startswith('ppl2_wend20 ')
 
@@ -226,13 +243,17 @@ def test_metrics_of_the_generator_itself(tmp_path, data):
 def test_the_command_with_several(tmp_path, data):
     (tmp_path / 'run').mkdir()
     network = make_snapshot(tmp_path / 'run' / 'network-snapshot-000012.safetensors', data)
-    code, output = run(f'--network={network}', f'--metrics={",".join(METRICS)}', f'--teacher={save_teacher(tmp_path / "t.safetensors")}',
+    code, output = run(f'--network={network}', f'--metrics={",".join(METRICS)}',
+                       f'--teacher={save_teacher(tmp_path / "t.safetensors")}',
                        '--batch=8', '--bootstrap=3', f'--ref={data["path"]}', '--trunc=0.7')
     assert code == 0 and 'Warning' not in output and 'precision' in output and 'standard error' in output
     other = make_data(tmp_path / 'other.zip', num=9)
-    code, again = run(f'--network={network}', '--metrics=clipmemorization5', f'--teacher={tmp_path / "t.safetensors"}', f'--ref={other["path"]}')
-    warning = f'Warning: memorization is measured against --ref={other["path"]}, the network was trained on {data["path"]}'
+    code, again = run(f'--network={network}', '--metrics=clipmemorization5', f'--teacher={tmp_path / "t.safetensors"}',
+                      f'--ref={other["path"]}')
+    warning = (f'Warning: memorization is measured against --ref={other["path"]}, the network was trained on '
+               f'{data["path"]}')
     assert code == 0 and warning in again
     records = [json.loads((tmp_path / 'run' / f'metric-{metric}.jsonl').read_text()) for metric in METRICS]
     assert all(record['intervals']['value'] and record['bootstrap']['resamples'] == 3 for record in records)
-    assert records[3]['picture'] == 'pairs-clipmemorization20.png' and (tmp_path / 'run' / records[3]['picture']).is_file()
+    assert (records[3]['picture'] == 'pairs-clipmemorization20.png'
+            and (tmp_path / 'run' / records[3]['picture']).is_file())

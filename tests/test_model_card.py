@@ -28,19 +28,24 @@ KD = dict(methods=['agkd'], teacher='/somewhere/teacher.safetensors', settings=d
 
 
 def make_run(folder, data, c_dim=0, **changes):
-    """A run of 24 kimg with a snapshot, statistics and measurements; the options are what a card shows, each with a value of its own."""
+    """A run of 24 kimg with a snapshot, statistics and measurements; the options are what a card shows, each with a
+    value of its own."""
     folder.mkdir(parents=True)
-    options = dict(training_set_kwargs=data, batch_size=17, ema_kimg=2.5, G_kwargs=dict(synthesis_kwargs=KWARGS['synthesis_kwargs']),
+    options = dict(training_set_kwargs=data, batch_size=17, ema_kimg=2.5,
+                   G_kwargs=dict(synthesis_kwargs=KWARGS['synthesis_kwargs']),
                    G_opt_kwargs=dict(lr=0.0031), loss_kwargs=dict(r1_gamma=0.77), terms=dict(kd=KD), ada_target=0.61,
                    augment_kwargs=dict(class_name='training.augment.AugmentPipe', scale=1, hue=1),
                    init_from='/somewhere/start.safetensors', random_seed=99, num_gpus=2, device='cuda',
                    metrics=['fid7_full', 'fid9_full'])
     kwargs = dict(KWARGS, c_dim=c_dim)
     G = Generator(**{key: value for key, value in kwargs.items() if key != 'class_name'})
-    facts = ImageFolderDataset(**{key: value for key, value in data.items() if key != 'class_name'}).facts() if os.path.exists(data['path']) else None
+    facts = ImageFolderDataset(**{key: value for key, value in data.items()
+                                  if key != 'class_name'}).facts() if os.path.exists(data['path']) else None
     training = dict(options={**options, **changes}, cur_nimg=24000, class_names=None, dataset=facts)
-    snapshots.save_networks(str(folder / 'network-snapshot-000024.safetensors'), dict(G_ema=G), dict(G_ema=kwargs), training)
-    stats = [{'Progress/kimg': dict(mean=k), 'Progress/augment': dict(mean=k / 100), 'Timing/total_sec': dict(mean=k * 60)} for k in (12., 24., 36.)]
+    snapshots.save_networks(str(folder / 'network-snapshot-000024.safetensors'), dict(G_ema=G),
+                            dict(G_ema=kwargs), training)
+    stats = [{'Progress/kimg': dict(mean=k), 'Progress/augment': dict(mean=k / 100),
+              'Timing/total_sec': dict(mean=k * 60)} for k in (12., 24., 36.)]
     (folder / 'stats.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in stats))
     (folder / 'fakes000024.png').write_bytes(b'png')
     (folder / 'fakes000036.png').write_bytes(b'png')
@@ -50,9 +55,11 @@ def make_run(folder, data, c_dim=0, **changes):
 def measured(folder, value, kimg, seed=0, metric='fid7_full', snapshot=None):
     """Adds a record as metrics/metric_main.py writes it."""
     record = dict(metric=metric, value=value,
-                  detector=dict(name='toy', identity='sha256:12ab', num_features=4, resize='inside the detector', input=''),
+                  detector=dict(name='toy', identity='sha256:12ab', num_features=4,
+                                resize='inside the detector', input=''),
                   reference=dict(dataset='photos', content_hash='c0ffee' * 8, images=12, mirrored=False),
-                  generated=dict(images=7, truncation_psi=1, noise_mode='random', labels='none', seed=seed, batch_size=kimg),
+                  generated=dict(images=7, truncation_psi=1, noise_mode='random', labels='none', seed=seed,
+                                 batch_size=kimg),
                   device='cpu', torch='2.13.0', date='2026-01-02T03:04:05+00:00', seconds=1.0,
                   snapshot=snapshot or f'network-snapshot-{kimg:06d}.safetensors', cur_nimg=kimg * 1000)
     with open(folder / f'metric-{metric}.jsonl', 'a') as f:
@@ -73,25 +80,33 @@ def test_the_card_says_what_was_set_and_what_came_out(tmp_path, data):
     card = model_card.make_card(make_run(tmp_path / '00000-photos', data))
     dataset = ImageFolderDataset(**{key: value for key, value in data.items() if key != 'class_name'})
     expected = {
-        'name': 'photos', 'SHA-256 of the content as trained on': dataset.content_hash(), 'images': '12', 'resolution': '16',
-        'mirrored images added': 'yes', 'labels used': 'no', 'classes': 'class0, class1, class2', 'made by': 'not recorded', 'length': '24 kimg',
+        'name': 'photos', 'SHA-256 of the content as trained on': dataset.content_hash(), 'images': '12',
+        'resolution': '16',
+        'mirrored images added': 'yes', 'labels used': 'no', 'classes': 'class0, class1, class2',
+        'made by': 'not recorded', 'length': '24 kimg',
         'batch': '17', 'learning rate': '0.0031', 'R1 weight': '0.77', 'half-life of the weight average': '2.5 kimg',
-        'precision': 'float16 and float32', 'augmentation': 'ADA, target 0.61; probability at the end 0.240; scale, hue', 'distillation': 'agkd',
+        'precision': 'float16 and float32', 'augmentation': 'ADA, target 0.61; probability at the end 0.240; scale, '
+                                                            'hue', 'distillation': 'agkd',
         'teacher': 'teacher.safetensors', 'its settings and those of the methods': 'weight_agkd 0.44, texts auto',
         'started from': 'start.safetensors', 'seed': '99', 'processes': '2 on cuda', 'time': '24m 00s'}
     assert rows(card) == expected
-    assert '# 00000-photos' in card and '![samples](fakes000024.png)' in card and 'Licence of the weights: not stated.' in card
-    assert 'unconditional, 16x16 RGB, trained on 12 images with knowledge distillation from a vision-language teacher (agkd).' in card
+    assert ('# 00000-photos' in card and '![samples](fakes000024.png)' in card
+            and 'Licence of the weights: not stated.' in card)
+    assert ('unconditional, 16x16 RGB, trained on 12 images with knowledge distillation from a vision-language teacher '
+            '(agkd).' in card)
 
 
 def test_the_card_names_further_methods_and_other_augmentations(tmp_path, data):
     terms = dict(lecam=dict(class_name='training.methods.lecam.LeCam', weight=1e-6),
                  apa=dict(class_name='training.methods.apa.APA', kimg=500, target=0.5),
-                 vision_aided=dict(class_name='kd_plugin.x.VisionAided', teachers=['ViT-B/32', '/somewhere/own.safetensors']))
+                 vision_aided=dict(class_name='kd_plugin.x.VisionAided',
+                                   teachers=['ViT-B/32', '/somewhere/own.safetensors']))
     augment = dict(class_name='training.augment.diffaugment.DiffAugment', policy='color,cutout')
-    card = rows(model_card.make_card(make_run(tmp_path / '00000-photos', data, terms=terms, augment_kwargs=augment, ada_target=None)))
+    card = rows(model_card.make_card(make_run(tmp_path / '00000-photos', data, terms=terms, augment_kwargs=augment,
+                                              ada_target=None)))
     assert card['augmentation'] == 'DiffAugment: policy color,cutout'
-    assert card['further methods'] == 'LeCam: weight 1e-06; APA: kimg 500, target 0.5; VisionAided: teachers ViT-B/32, own.safetensors'
+    assert card['further methods'] == ('LeCam: weight 1e-06; APA: kimg 500, target 0.5; '
+                                       'VisionAided: teachers ViT-B/32, own.safetensors')
 
 
 def test_the_card_says_what_the_weights_of_distillation_came_to(tmp_path, data):
@@ -109,9 +124,11 @@ def test_what_is_not_there_is_not_invented(tmp_path, data):
     for name in ('stats.jsonl', 'fakes000024.png'):
         (tmp_path / 'run' / name).unlink()
     card = model_card.make_card(snapshot)
-    assert {rows(card)[key] for key in ('name', 'images', 'SHA-256 of the content as trained on', 'time')} == {'not recorded'}
+    assert {rows(card)[key] for key in ('name', 'images', 'SHA-256 of the content as trained on',
+                                        'time')} == {'not recorded'}
     assert 'probability at the end not recorded' in card and '![' not in card and 'model-index' not in card
-    assert '| fid7_full |  | not measured | not measured |' in card and '| fid9_full |  | not measured | not measured |' in card
+    assert ('| fid7_full |  | not measured | not measured |' in card
+            and '| fid9_full |  | not measured | not measured |' in card)
 
 
 def test_a_snapshot_that_says_nothing(tmp_path):
@@ -119,24 +136,28 @@ def test_a_snapshot_that_says_nothing(tmp_path):
     G = Generator(**{key: value for key, value in KWARGS.items() if key != 'class_name'})
     snapshots.save_networks(str(tmp_path / 'x.safetensors'), dict(G_ema=G), dict(G_ema=KWARGS), {})
     card = model_card.make_card(str(tmp_path / 'x.safetensors'), title='x')
-    assert set(rows(card).values()) == {'not recorded'} and 'Not measured.' in card and 'unconditional, 16x16 RGB.' in card
+    assert (set(rows(card).values()) == {'not recorded'} and 'Not measured.' in card
+            and 'unconditional, 16x16 RGB.' in card)
 
 
 def test_metrics_last_and_best_by_protocol(tmp_path, data):
     folder = tmp_path / 'run'
     snapshot = make_run(folder, data)
-    for value, kimg in [(30.0, 8), (20.5, 12), (None, 16), (25.25, 24), (1.0, 36)]:     # 36 kimg: later than the snapshot
+    # 36 kimg: later than the snapshot
+    for value, kimg in [(30.0, 8), (20.5, 12), (None, 16), (25.25, 24), (1.0, 36)]:
         measured(folder, value, kimg)
     measured(folder, 21.0, 24, seed=5)
     measured(folder, 2.0, 24, snapshot='../network-snapshot-000024.safetensors')        # of another folder
     measured(folder, None, 24, metric='clipfid7_full')
     card = model_card.make_card(snapshot)
-    assert '| metric, lower is better if nothing is said | protocol | this snapshot, 24 kimg | best snapshot of the run |' in card
+    assert ('| metric, lower is better if nothing is said | protocol | this snapshot, 24 kimg | best snapshot of the '
+            'run |' in card)
     assert re.findall(r'^\| (\S*fid.*) \|$', card, re.M) == [
         'clipfid7_full | 1 | NaN | NaN',
         'fid7_full | 2 | 25.25 | 20.5 at 12 kimg, of 4 measured', 'fid7_full | 3 | 21 | 21 at 24 kimg, of 1 measured',
         'fid9_full |  | not measured | not measured']
-    assert ('3. fid7_full: 7 generated images (seed 5, truncation psi 1, noise random, labels none) against 12 real ones of photos (as they are, '
+    assert ('3. fid7_full: 7 generated images (seed 5, truncation psi 1, noise random, labels none) against 12 real '
+            'ones of photos (as they are, '
             'SHA-256 c0ffeec0ffeec0ff...); features of sha256:12ab, resize inside the detector; covariances over n; '
             'torch 2.13.0 on cpu, 2026-01-02') in card
     assert 'no impartial judge' in card
@@ -144,9 +165,12 @@ def test_metrics_last_and_best_by_protocol(tmp_path, data):
     assert 'fid7_full | 2 | 24 | 20.5 at 12 kimg, of 4 measured' in model_card.make_card(snapshot)
 
 
-WRONG = [('value', 'low'), ('value', True), ('value', float('nan')), ('value', 10 ** 400), ('snapshot', None), ('snapshot', 5), ('cur_nimg', '24'),
-         ('cur_nimg', 10 ** 400), ('metric', ['fid7_full']), ('metric', 'fid9_full'), ('date', 20260102), ('torch', None), ('device', {}),
-         ('detector', 'toy'), ('reference', []), ('generated', None), ('reference.dataset', 'a\nb'), ('reference.content_hash', 12),
+WRONG = [('value', 'low'), ('value', True), ('value', float('nan')), ('value', 10 ** 400), ('snapshot', None),
+         ('snapshot', 5), ('cur_nimg', '24'),
+         ('cur_nimg', 10 ** 400), ('metric', ['fid7_full']), ('metric', 'fid9_full'), ('date', 20260102),
+         ('torch', None), ('device', {}),
+         ('detector', 'toy'), ('reference', []), ('generated', None), ('reference.dataset', 'a\nb'),
+         ('reference.content_hash', 12),
          ('reference.mirrored', 0), ('generated.seed', 0.5), ('detector.identity', None)]
 
 
@@ -182,7 +206,8 @@ def test_the_header_is_what_the_hub_reads(tmp_path, data):
     result, = card.data.eval_results
     assert (result.metric_type, result.metric_value, result.dataset_name) == ('fid7_full', 25.25, 'photos')
     assert (card.data.license, card.data.library_name, card.data.model_name) == ('other', 'kd-dlgan', 'a: "b"')
-    assert card.data.tags == ['gan', 'stylegan2-ada', 'kd-dlgan'] and '`ffhq256`, which NVIDIA publishes for non-commercial use only' in card.text
+    assert (card.data.tags == ['gan', 'stylegan2-ada', 'kd-dlgan']
+            and '`ffhq256`, which NVIDIA publishes for non-commercial use only' in card.text)
 
 
 @pytest.mark.parametrize('c_dim', [0, 3])
@@ -204,13 +229,16 @@ def test_names_from_a_data_set_cannot_break_the_table(tmp_path, data):
 
 
 def test_a_directory_without_snapshots(tmp_path):
-    with pytest.raises(UserError, match='there is no network-snapshot-....safetensors in it; name the directory of a run'):
+    with pytest.raises(UserError, match='there is no network-snapshot-....safetensors in it; name the directory '
+                                        'of a run'):
         model_card.write_model_card(str(tmp_path))
 
 
 def test_a_finished_run_writes_its_card(tiny_data, tmp_path):
-    config, _name = train.build_config(parse_options(f'--outdir={tmp_path}', f'--data={tiny_data}', '--cfg=demo', '--device=cpu', '--workers=0',
-                                                     '--batch=8', '--kimg=0.016', '--tick=0.008', '--snap=1', '--metrics=clipfid8_full', '--aug=ada',
+    config, _name = train.build_config(parse_options(f'--outdir={tmp_path}', f'--data={tiny_data}', '--cfg=demo',
+                                                     '--device=cpu', '--workers=0',
+                                                     '--batch=8', '--kimg=0.016', '--tick=0.008', '--snap=1',
+                                                     '--metrics=clipfid8_full', '--aug=ada',
                                                      '--metric-teacher=demo'))
     run_dir = tmp_path / '00000-tiny'
     launch(shrink(config), str(run_dir))
@@ -218,8 +246,10 @@ def test_a_finished_run_writes_its_card(tiny_data, tmp_path):
     record = [json.loads(line) for line in (run_dir / 'metric-clipfid8_full.jsonl').read_text().splitlines()]
     assert [r['cur_nimg'] for r in record] == [8, 16]
     best = min(record, key=lambda r: r['value'])
-    assert f'| clipfid8_full | 1 | {record[1]["value"]:.4g} | {best["value"]:.4g} at {best["cur_nimg"] / 1000:g} kimg, of 2 measured |' in card
-    assert rows(card)['name'] == 'tiny' and rows(card)['started from'] == 'random weights' and '![samples](fakes000000.016.png)' in card
+    assert (f'| clipfid8_full | 1 | {record[1]["value"]:.4g} | {best["value"]:.4g} at {best["cur_nimg"] / 1000:g} '
+            'kimg, of 2 measured |' in card)
+    assert (rows(card)['name'] == 'tiny' and rows(card)['started from'] == 'random weights'
+            and '![samples](fakes000000.016.png)' in card)
     assert metric_main.is_valid_metric('clipfid8_full') and str(tmp_path) not in card
 
 
@@ -254,9 +284,11 @@ def has_form(path, form):
 def test_every_option_that_is_read_has_a_form(tmp_path, data, monkeypatch):
     """What the card and the readers of the training set ask a snapshot for, its types were looked at before."""
     read = set()
-    as_they_are = lambda: [monkeypatch.setattr(model_card, name, lambda table: table) for name in ('without_folders', 'as_now')]
+    as_they_are = lambda: [monkeypatch.setattr(model_card, name, lambda table: table)
+                           for name in ('without_folders', 'as_now')]
     as_they_are()
-    for i, changes in enumerate([{}, dict(ada_target=None, augment_ramp_kimg=300, augment_p=0.5), dict(ada_target=None, augment_p=0.2),
+    for i, changes in enumerate([{}, dict(ada_target=None, augment_ramp_kimg=300, augment_p=0.5),
+                                 dict(ada_target=None, augment_p=0.2),
                                  dict(terms=dict(lecam=dict(class_name='training.methods.lecam.LeCam', weight=1))),
                                  dict(found_out=dict(fork_origin=dict(run='x', cur_nimg=8000, checksum='12ab')))]):
         path = make_run(tmp_path / f'{i:05d}-photos', data, **changes)
@@ -282,7 +314,8 @@ HISTORY = [dict(event='rollback', cur_nimg=9, to=8, lr_factor=0.5, phase='D')]
     (dict(augment_kwargs={}), 'augment_kwargs has no class_name'),
     (dict(terms=dict(lecam={})), 'lecam has no class_name'),
     (dict(terms=dict(lecam=3)), "lecam is '3', which it"), (dict(terms=[]), r"terms is '\[\]', which it"),
-    (dict(found_out=dict(fork_origin=dict(run='x'))), 'fork_origin has no cur_nimg'), (dict(history=[{}]), 'history has no event'),
+    (dict(found_out=dict(fork_origin=dict(run='x'))), 'fork_origin has no cur_nimg'),
+    (dict(history=[{}]), 'history has no event'),
     (dict(history=[dict(HISTORY[0], lr_factor='x')]), "lr_factor is 'x', which it"),
     (dict(history=[dict(event='rollback')]), 'history has no cur_nimg')])
 def test_records_that_lack_what_a_card_needs(change, problem, tmp_path, data):

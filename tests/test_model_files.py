@@ -100,7 +100,8 @@ def test_an_address_is_fetched_once_and_stays_what_it_was(server, snapshot, cach
 
 def test_a_redirect_is_followed(server, snapshot):
     path = model_files.locate(server.address + '/moved/net.safetensors')
-    assert server.asked == ['/moved/net.safetensors', '/good/net.safetensors'] and files.sha256_of_file(path) == server.sha256
+    assert (server.asked == ['/moved/net.safetensors', '/good/net.safetensors']
+            and files.sha256_of_file(path) == server.sha256)
 
 
 def test_a_digest_in_the_address(server, cache):
@@ -114,12 +115,15 @@ def test_a_digest_in_the_address(server, cache):
 
 
 @pytest.mark.parametrize('path, message', [
-    ('/good/x.safetensors#sha256=' + '0' * 64, '--network: http://.*: SHA-256 is [0-9a-f]{64}, expected 0{64}: it is another file, or was damaged'),
-    ('/cut/x.safetensors', r'/cut/x.safetensors cannot be fetched \(ChunkedEncodingError\); download it elsewhere .* --network=FILE, or put it at'),
+    ('/good/x.safetensors#sha256=' + '0' * 64, '--network: http://.*: SHA-256 is [0-9a-f]{64}, expected 0{64}: it is '
+                                               'another file, or was damaged'),
+    ('/cut/x.safetensors', r'/cut/x.safetensors cannot be fetched \(ChunkedEncodingError\); download it elsewhere .* '
+                           r'--network=FILE, or put it at'),
     ('/none/x.safetensors', r'/none/x.safetensors cannot be fetched \(404 Not Found\)')])
 def test_a_bad_download_is_one_line_and_leaves_nothing_behind(path, message, server, cache, tmp_path):
     for _ in range(2):
-        code, output = run_cli(generate.main, f'--network={server.address}{path}', f'--outdir={tmp_path / "out"}', '--device=cpu')
+        code, output = run_cli(generate.main, f'--network={server.address}{path}', f'--outdir={tmp_path / "out"}',
+                               '--device=cpu')
         assert code == 1 and re.search('^Error: .*' + message, output) and len(set(output.splitlines())) == 1, output
     assert len(server.asked) == 2 and os.listdir(cache) == [] and not (tmp_path / 'out').exists()
 
@@ -140,7 +144,8 @@ def test_published_names(server, snapshot, monkeypatch):
 
 
 @pytest.mark.parametrize('name, message', [
-    ('ffhq257', '--network=ffhq257: there is no such file; name .*https:// address, hf:user/repo, or one of demo, ffhq256, ffhq512'),
+    ('ffhq257', '--network=ffhq257: there is no such file; name .*https:// address, hf:user/repo, or one of demo, '
+                'ffhq256, ffhq512'),
     ('http://[x/net.pkl', r'http://\[x/net.pkl: is no address'),
     ('hf:cats', '--network=hf:cats: must be hf:user/repo, hf:user/repo/FILE or hf:user/repo@REVISION')])
 def test_names_that_name_nothing(name, message):
@@ -152,7 +157,8 @@ def test_a_file_without_an_averaged_generator(tmp_path):
     kwargs = dict(class_name='training.networks.Generator', z_dim=4, c_dim=0, w_dim=4, img_resolution=8, img_channels=1)
     G = networks.Generator(**{key: value for key, value in kwargs.items() if key != 'class_name'})
     snapshots.save_networks(str(tmp_path / 'x.safetensors'), dict(G=G), dict(G=kwargs), {})
-    code, output = run_cli(generate.main, f'--network={tmp_path / "x.safetensors"}', f'--outdir={tmp_path / "out"}', '--device=cpu')
+    code, output = run_cli(generate.main, f'--network={tmp_path / "x.safetensors"}', f'--outdir={tmp_path / "out"}',
+                           '--device=cpu')
     assert code == 1 and 'x.safetensors: there is no G_ema in it' in output
 
 
@@ -161,7 +167,8 @@ def test_metrics_of_an_address(server, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     teacher = save_teacher(tmp_path / 'teacher.safetensors')
     url = server.address + '/good/net.safetensors'
-    code, output = run_cli(calc_metrics.main, f'--network={url}?sign=secret', '--metrics=clipfid4_full', f'--teacher={teacher}',
+    code, output = run_cli(calc_metrics.main, f'--network={url}?sign=secret', '--metrics=clipfid4_full',
+                           f'--teacher={teacher}',
                            f'--ref={data["path"]}', '--device=cpu', '--workers=0')
     assert code == 0, output
     assert f'"snapshot": "{url}"' in (tmp_path / 'metric-clipfid4_full.jsonl').read_text()
@@ -170,7 +177,8 @@ def test_metrics_of_an_address(server, data, tmp_path, monkeypatch):
 # Transfer learning.
 
 def init_from(network, data, tmp_path, *args):
-    return [f'--outdir={tmp_path / "runs"}', f'--data={data["path"]}', '--cfg=demo', '--metrics=none', '--device=cpu', '--workers=0',
+    return [f'--outdir={tmp_path / "runs"}', f'--data={data["path"]}', '--cfg=demo', '--metrics=none', '--device=cpu',
+            '--workers=0',
             f'--init-from={network}', *args]
 
 
@@ -181,7 +189,8 @@ def test_the_same_command_finds_its_run_by_the_address_given(server, data, tmp_p
     assert code == 0 and re.search(f'G_ema: .* tensors from {re.escape(url)}', output), output
     config, name = train.build_config(parse_options(*args))
     assert config.init_from == url and server.asked == ['/good/net.safetensors']
-    assert find_run(str(tmp_path / 'runs'), config, name, False) == (str(tmp_path / 'runs' / f'00000-{name}'), 'complete')
+    assert find_run(str(tmp_path / 'runs'), config, name, False) == (str(tmp_path / 'runs' / f'00000-{name}'),
+                                                                     'complete')
     card = (tmp_path / 'runs' / f'00000-{name}' / 'model_card.md').read_text()
     assert f'| started from | {url.partition("#")[0]} |' in card
 
@@ -203,17 +212,23 @@ def test_without_a_network(data, tmp_path, monkeypatch):
     monkeypatch.setattr(requests, 'get', offline)
     code, output = run_cli(train.main, *init_from('lsundog256', data, tmp_path))
     assert code == 1
-    assert re.search(r'Error: --init-from=lsundog256: https://.*\.pkl cannot be fetched .*--init-from=FILE, or put it at', output), output
+    assert re.search(r'Error: --init-from=lsundog256: https://.*\.pkl cannot be fetched .*--init-from=FILE, or put it '
+                     r'at', output), output
 
 
 def test_freezed_needs_a_discriminator_to_keep(snapshot, data, tmp_path):
     code, output = run_cli(train.main, *init_from(snapshot, data, tmp_path, '--freezed=2'))
-    assert code == 1 and f'Error: --freezed=2: there is no D in --init-from={snapshot}; use a snapshot written with --snapshot-networks=all' in output
+    assert (code == 1
+            and f'Error: --freezed=2: there is no D in --init-from={snapshot}; use a snapshot written with '
+                '--snapshot-networks=all' in output)
     assert not (tmp_path / 'runs').exists()
 
 
 def test_a_folder_is_not_a_network(snapshot, tmp_path):
-    for name in ('network-snapshot-000040.safetensors', 'network-snapshot-000060.safetensors', 'training-state.safetensors'):
+    for name in ('network-snapshot-000040.safetensors', 'network-snapshot-000060.safetensors',
+                 'training-state.safetensors'):
         (tmp_path / name).touch()
     code, output = run_cli(legacy.main, f'--source={tmp_path}', '--dest=x.safetensors')
-    assert code == 1 and f'Error: --source={tmp_path}: is a folder; name a snapshot in it, such as network-snapshot-000060.safetensors' in output
+    assert (code == 1
+            and f'Error: --source={tmp_path}: is a folder; name a snapshot in it, such as '
+                'network-snapshot-000060.safetensors' in output)

@@ -26,7 +26,8 @@ def test_values_and_derivatives_equal_autograd_through_the_definition(act, clamp
         weight = dy.clone().requires_grad_(True)
         dx, db = torch.autograd.grad(y, [x, b], weight, create_graph=True)
         second = torch.autograd.grad((dx * ux).sum() + (db * ub).sum(), [x, b, weight], allow_unused=True)
-        results.append([y, dx, db, *[torch.zeros_like(t) if g is None else g for g, t in zip(second, [x, b, weight], strict=True)]])
+        results.append([y, dx, db, *[torch.zeros_like(t) if g is None else g
+                                     for g, t in zip(second, [x, b, weight], strict=True)]])
     for got, want in zip(*results, strict=True):
         torch.testing.assert_close(got, want)
 
@@ -44,10 +45,13 @@ def test_gradgradcheck_and_opcheck(act, clamp, gain):
 
 
 @pytest.mark.parametrize('value, act, alpha, expected', [
-    (-2.0, 'lrelu', None, -0.4 * 2 ** 0.5), (3.0, 'lrelu', 0.5, 3 * 2 ** 0.5), (-1.0, 'relu', None, 0), (2.0, 'linear', None, 2),
-    (0.0, 'sigmoid', None, 0.5), (0.0, 'softplus', None, 0.6931471805599453), (-1e9, 'elu', None, -1), (0.0, 'swish', None, 0)])
+    (-2.0, 'lrelu', None, -0.4 * 2 ** 0.5), (3.0, 'lrelu', 0.5, 3 * 2 ** 0.5), (-1.0, 'relu', None, 0),
+    (2.0, 'linear', None, 2),
+    (0.0, 'sigmoid', None, 0.5), (0.0, 'softplus', None, 0.6931471805599453), (-1e9, 'elu', None, -1),
+    (0.0, 'swish', None, 0)])
 def test_hand_computed_values(value, act, alpha, expected):
-    y = op.bias_act(torch.tensor([[value - 0.25]], dtype=torch.double), torch.tensor([0.25], dtype=torch.double), act=act, alpha=alpha)
+    y = op.bias_act(torch.tensor([[value - 0.25]], dtype=torch.double), torch.tensor([0.25], dtype=torch.double),
+                    act=act, alpha=alpha)
     assert y.item() == pytest.approx(expected)
 
 
@@ -59,7 +63,8 @@ def test_clamp_comes_after_gain_and_stops_the_gradient():
     assert x.grad.tolist() == [[4.0, 0.0]]
 
 
-@pytest.mark.parametrize('shape, dim', [((6, 7), 1), ((5,), 0), ((2, 3, 4), 2), ((2, 1, 3, 1), 1), ((2, 3, 4, 5), -1), ((0, 3, 2, 2), 1)])
+@pytest.mark.parametrize('shape, dim', [((6, 7), 1), ((5,), 0), ((2, 3, 4), 2), ((2, 1, 3, 1), 1), ((2, 3, 4, 5), -1),
+                                        ((0, 3, 2, 2), 1)])
 def test_shapes_and_bias_dimension(shape, dim):
     x, b = inputs(shape, dim)
     want = x + b.reshape([-1 if i == dim % len(shape) else 1 for i in range(len(shape))])
@@ -96,7 +101,8 @@ def test_gradient_of_a_bias_over_the_only_dimension():
 @pytest.mark.filterwarnings('ignore')              # torch's own, of its compiler
 @pytest.mark.parametrize('act', ACTS)
 def test_compiled_it_is_plain_torch_with_the_same_values_and_gradients(act):
-    """The compiler may join it with its neighbours; the operator itself would be a wall between them. upfirdn2d stays one."""
+    """The compiler may join it with its neighbours; the operator itself would be a wall between them. upfirdn2d stays
+    one."""
     seen = []
     torch.compiler.reset()              # one version of a function per activation would pass its limit
 
@@ -122,7 +128,8 @@ def test_compiled_it_has_no_slope_at_the_limit_either():
 
 @pytest.mark.parametrize('change, error, message', [
     (dict(act='gelu'), ValueError, "act is 'gelu', it must be one of linear"),
-    (dict(x=torch.zeros(2, 3, dtype=torch.int64)), TypeError, r'x is torch.int64 of shape \[2, 3\], it must be floating point'),
+    (dict(x=torch.zeros(2, 3, dtype=torch.int64)), TypeError, r'x is torch.int64 of shape \[2, 3\], it must be '
+                                                              r'floating point'),
     (dict(b=torch.zeros(4)), ValueError, r'b has shape \[4\], it must be \[3\], the size of x in dimension 1'),
     (dict(b=torch.zeros(3, dtype=torch.float64)), TypeError, 'b is torch.float64 on cpu, x is torch.float32'),
     (dict(b=torch.zeros(3), dim=2), ValueError, 'dim is 2, x of shape'),
@@ -136,7 +143,8 @@ def test_wrong_arguments_are_named(change, error, message):
         op.bias_act(**{'x': torch.zeros(2, 3), **change})
 
 
-@pytest.mark.parametrize('layouts', [(torch.contiguous_format, torch.channels_last), (torch.channels_last, torch.contiguous_format)])
+@pytest.mark.parametrize('layouts', [(torch.contiguous_format, torch.channels_last),
+                                     (torch.channels_last, torch.contiguous_format)])
 @pytest.mark.parametrize('act', ['lrelu', 'swish'])
 def test_derivatives_keep_the_layout_of_what_comes_in(act, layouts):
     """Gradient and result may lie differently in memory; a compiler relies on what the operator promises."""

@@ -4,7 +4,8 @@ import torch
 from torch_utils.ops import conv2d_gradfix, conv2d_resample, fma, grid_sample_gradfix, upfirdn2d
 
 F = torch.nn.functional
-CONVS = [dict(stride=1, padding=1), dict(stride=2, padding=0), dict(stride=(2, 1), padding=(1, 2), groups=2), dict(stride=3, padding=1, dilation=2)]
+CONVS = [dict(stride=1, padding=1), dict(stride=2, padding=0), dict(stride=(2, 1), padding=(1, 2), groups=2),
+         dict(stride=3, padding=1, dilation=2)]
 
 
 def second_derivatives(fn, *tensors):
@@ -22,8 +23,10 @@ def second_derivatives(fn, *tensors):
 def test_convolutions_equal_the_stock_ones_to_the_second_derivative(transpose, kwargs):
     groups = kwargs.get('groups', 1)
     x = torch.randn(2, 4, 9, 8, dtype=torch.double, requires_grad=True)
-    w = torch.randn(*((4, 6 // groups) if transpose else (6, 4 // groups)), 3, 3, dtype=torch.double, requires_grad=True)
-    ours, stock = (conv2d_gradfix.conv_transpose2d, F.conv_transpose2d) if transpose else (conv2d_gradfix.conv2d, F.conv2d)
+    w = torch.randn(*((4, 6 // groups) if transpose else (6, 4 // groups)), 3, 3, dtype=torch.double,
+                    requires_grad=True)
+    ours, stock = ((conv2d_gradfix.conv_transpose2d, F.conv_transpose2d) if transpose
+                   else (conv2d_gradfix.conv2d, F.conv2d))
     for got, want in zip(second_derivatives(lambda x, w: ours(x, w, **kwargs), x, w),
                          second_derivatives(lambda x, w: stock(x, w, **kwargs), x, w), strict=True):
         torch.testing.assert_close(got, want)
@@ -53,22 +56,26 @@ def naive_resample(x, w, f, up, down, padding, groups, flip_weight):
 
 
 @pytest.mark.parametrize('up, down, k, groups, flip_weight', [
-    (1, 1, 3, 1, True), (1, 1, 3, 2, False), (2, 1, 3, 1, False), (2, 1, 3, 2, True), (1, 2, 3, 1, True), (2, 1, 1, 1, True), (1, 2, 1, 1, True)])
+    (1, 1, 3, 1, True), (1, 1, 3, 2, False), (2, 1, 3, 1, False), (2, 1, 3, 2, True), (1, 2, 3, 1, True),
+    (2, 1, 1, 1, True), (1, 2, 1, 1, True)])
 def test_conv2d_resample_equals_the_naive_order(up, down, k, groups, flip_weight):
     """Filter and convolution commute; float64 leaves only rounding."""
     x = torch.randn(2, 4, 8, 6, dtype=torch.double, requires_grad=True)
     w = torch.randn(6, 4 // groups, k, k, dtype=torch.double, requires_grad=True)
-    got = conv2d_resample.conv2d_resample(x, w, FILTER if up > 1 or down > 1 else None, up=up, down=down, padding=k // 2, groups=groups,
+    got = conv2d_resample.conv2d_resample(x, w, FILTER if up > 1 or down > 1 else None, up=up, down=down,
+                                          padding=k // 2, groups=groups,
                                           flip_weight=flip_weight)
     assert list(got.shape) == [2, 6, 8 * up // down, 6 * up // down]
     want = naive_resample(x, w, FILTER, up, down, k // 2, groups, flip_weight)
     torch.testing.assert_close(got, want)
-    for g, v in zip(torch.autograd.grad(got.square().sum(), [x, w]), torch.autograd.grad(want.square().sum(), [x, w]), strict=True):
+    for g, v in zip(torch.autograd.grad(got.square().sum(), [x, w]), torch.autograd.grad(want.square().sum(), [x, w]),
+                    strict=True):
         torch.testing.assert_close(g, v)
 
 
 def test_fma_broadcasts_and_differentiates_twice():
-    a, b, c = [torch.randn(s, dtype=torch.double, requires_grad=True) for s in [(2, 3, 4, 4), (2, 3, 1, 1), (2, 1, 4, 4)]]
+    a, b, c = [torch.randn(s, dtype=torch.double, requires_grad=True)
+               for s in [(2, 3, 4, 4), (2, 3, 1, 1), (2, 1, 4, 4)]]
     torch.testing.assert_close(fma.fma(a, b, c), a * b + c)
     assert torch.autograd.gradgradcheck(fma.fma, (a, b, c))
 

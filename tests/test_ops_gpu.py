@@ -1,4 +1,5 @@
-"""The kernels on a GPU: everything that benchmarks/gpu_check.py checks; and that program and the benchmark where there is none."""
+"""The kernels on a GPU: everything that benchmarks/gpu_check.py checks; and that program and the benchmark where there
+is none."""
 
 import importlib.util
 import pathlib
@@ -47,7 +48,8 @@ def test_all_checks_on_the_gpu(gpu_check):
 @needs_gpu
 def test_impl_cuda_takes_what_the_kernel_takes():
     x = torch.randn(1, 1, 40, 40, device='cuda')
-    torch.testing.assert_close(bias_act.bias_act(x, act='lrelu', impl='cuda'), bias_act.bias_act(x, act='lrelu', impl='ref'))
+    torch.testing.assert_close(bias_act.bias_act(x, act='lrelu', impl='cuda'),
+                               bias_act.bias_act(x, act='lrelu', impl='ref'))
     long = torch.ones(33, device='cuda')
     torch.testing.assert_close(upfirdn2d.upfirdn2d(x, long), upfirdn2d.upfirdn2d(x, long, impl='ref'))
     with pytest.raises(ValueError, match=r"f has shape \[33\], impl='cuda' takes up to 32 taps"):
@@ -62,7 +64,8 @@ def test_without_a_gpu_the_check_says_so_in_one_line(gpu_check, capsys):
 
 
 def test_the_report_counts_cases_and_failures(gpu_check, capsys, monkeypatch):
-    cases = [_cases.BiasActCase('swish', (2, 3)), _cases.Upfirdn2dCase('3x5', (1, 1, 4, 4)), _cases.ScaledBiasActCase((2, 3, 2, 2))]
+    cases = [_cases.BiasActCase('swish', (2, 3)), _cases.Upfirdn2dCase('3x5', (1, 1, 4, 4)),
+             _cases.ScaledBiasActCase((2, 3, 2, 2))]
     for op, case in zip(custom_ops.OPERATORS, cases, strict=True):
         monkeypatch.setattr(_cases, f'{op}_cases', lambda case=case: [case])
     monkeypatch.setattr(gpu_check, 'check_gradients', lambda device: [[], ['gradgradcheck of x: wrong']])
@@ -71,7 +74,8 @@ def test_the_report_counts_cases_and_failures(gpu_check, capsys, monkeypatch):
     assert failures == ['gradgradcheck of x: wrong', 'opcheck: ZeroDivisionError: division by zero']
     assert skipped == ['more than 2^31 elements', 'another stream', 'CUDA graph']
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[1][:4] == ['bias_act', 'float32', '3', '0'] and ['first', 'and', 'second', 'derivatives', '2', '1'] in [line[:6] for line in lines]
+    assert (lines[1][:4] == ['bias_act', 'float32', '3', '0']
+            and ['first', 'and', 'second', 'derivatives', '2', '1'] in [line[:6] for line in lines])
 
 
 def test_numeric_derivatives_are_taken_where_they_exist(gpu_check):

@@ -1,4 +1,5 @@
-"""The CUDA kernels without a GPU: the same source as a CPU library, compared with the reference; and what nvcc says of it."""
+"""The CUDA kernels without a GPU: the same source as a CPU library, compared with the reference; and what nvcc says of
+it."""
 
 import os
 import pathlib
@@ -20,13 +21,15 @@ OPS = pathlib.Path(custom_ops.FOLDER)
 NAMES = [name for names in custom_ops.OPERATORS.values() for name in names]
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 MULTIPROCESSORS = [1, 30, 132]
-NVCC_FLAGS = ['-D__CUDA_NO_HALF_OPERATORS__', '-D__CUDA_NO_HALF_CONVERSIONS__', '-D__CUDA_NO_BFLOAT16_CONVERSIONS__', '-D__CUDA_NO_HALF2_OPERATORS__',
+NVCC_FLAGS = ['-D__CUDA_NO_HALF_OPERATORS__', '-D__CUDA_NO_HALF_CONVERSIONS__', '-D__CUDA_NO_BFLOAT16_CONVERSIONS__',
+              '-D__CUDA_NO_HALF2_OPERATORS__',
               '--expt-relaxed-constexpr']     # as torch passes them
 
 
 @pytest.fixture
 def kernels(host_library):
-    """Inside a test, the kernels are what torch.ops.kdgan calls on the CPU: a set of the names of those that were called."""
+    """Inside a test, the kernels are what torch.ops.kdgan calls on the CPU: a set of the names of those that were
+    called."""
     called = set()
     with torch.library._scoped_library('kdgan', 'IMPL') as library:
         for name in NAMES:
@@ -53,8 +56,10 @@ def test_every_case_equals_the_float64_reference(multiprocessors, op, dtype):
 @pytest.mark.soak
 @pytest.mark.skipif(sys.platform != 'linux', reason='needs the sanitizers of GCC or Clang on Linux')
 def test_no_sanitizer_reports_anything():
-    """All cases at all numbers of multiprocessors again, in a process in which reads and writes beyond memory end it."""
-    runtime = subprocess.run([native_build.find_compiler(), '-print-file-name=libasan.so'], capture_output=True, text=True).stdout.strip()
+    """All cases at all numbers of multiprocessors again, in a process in which reads and writes beyond memory end
+    it."""
+    runtime = subprocess.run([native_build.find_compiler(), '-print-file-name=libasan.so'], capture_output=True,
+                             text=True).stdout.strip()
     env = dict(os.environ, LD_PRELOAD=os.path.realpath(runtime), KDGAN_TEST_SANITIZE='1', OMP_NUM_THREADS='1',
                ASAN_OPTIONS='detect_leaks=0:verify_asan_link_order=0', UBSAN_OPTIONS='print_stacktrace=1')
     command = [sys.executable, '-m', 'pytest', __file__, '-k', 'test_every_case_equals', '-x', '-p', 'no:cacheprovider']
@@ -66,8 +71,10 @@ def test_no_sanitizer_reports_anything():
 @pytest.mark.parametrize('clamp', [None, 0.6])
 @pytest.mark.parametrize('act', list(bias_act.activation_funcs))
 def test_bias_act_to_the_second_derivative(kernels, act, clamp):
-    """Autograd through the definition is the judge; the formulas that lead from kernel to kernel are those of training."""
-    x, b = (torch.randn(s, dtype=torch.double, generator=torch.Generator().manual_seed(4)).requires_grad_(True) for s in [(3, 4, 5, 2), 4])
+    """Autograd through the definition is the judge; the formulas that lead from kernel to kernel are those of
+    training."""
+    x, b = (torch.randn(s, dtype=torch.double, generator=torch.Generator().manual_seed(4)).requires_grad_(True)
+            for s in [(3, 4, 5, 2), 4])
     results = []
     for impl in ('auto', 'ref'):
         y = bias_act.bias_act(x, b, act=act, clamp=clamp, gain=1.7, impl=impl)
@@ -78,14 +85,16 @@ def test_bias_act_to_the_second_derivative(kernels, act, clamp):
     assert torch.autograd.gradgradcheck(lambda x, b: bias_act.bias_act(x, b, act=act, clamp=clamp), (x, b))
 
 
-@pytest.mark.parametrize('name, args', [('4x4', dict(up=2, padding=2)), ('4', dict(down=2, padding=1)), ('4x4', dict(padding=[2, 1, 0, 3])),
+@pytest.mark.parametrize('name, args', [('4x4', dict(up=2, padding=2)), ('4', dict(down=2, padding=1)),
+                                        ('4x4', dict(padding=[2, 1, 0, 3])),
                                         ('12', dict(up=2, padding=[6, 5])), ('12', dict(down=2, padding=5)),
                                         ('3x5', dict(up=4, padding=[-3, 25, 20, -2]))])
 def test_upfirdn2d_derivatives(kernels, name, args):
     x = torch.randn(1, 2, 5, 4, dtype=torch.double, requires_grad=True)
     f = _cases.FILTERS[name]
     fn = lambda x, impl='auto': upfirdn2d.upfirdn2d(x, f, gain=-1.5, impl=impl, **args)
-    torch.testing.assert_close(torch.autograd.grad(fn(x).cos().sum(), x), torch.autograd.grad(fn(x, 'ref').cos().sum(), x))
+    torch.testing.assert_close(torch.autograd.grad(fn(x).cos().sum(), x),
+                               torch.autograd.grad(fn(x, 'ref').cos().sum(), x))
     assert torch.autograd.gradgradcheck(fn, x)
 
 
@@ -106,7 +115,8 @@ def up_conv_definition(x, w, f):
 
 
 def two_layers(tensors, layer, up_conv, conv, clamp):
-    """-> image, its gradients with respect to x and the scales, and those of the penalties on them (R1, path length) to all tensors."""
+    """-> image, its gradients with respect to x and the scales, and those of the penalties on them (R1, path length) to
+    all tensors."""
     x, scale_1, b_1, noise_1, weight_1, scale_2, b_2, noise_2, weight_2 = tensors
     x_1 = layer(up_conv(x, weight_1), scale_1, noise_1, b_1, clamp)
     image = layer(conv(x_1, weight_2), scale_2, noise_2, b_2, clamp)
@@ -121,17 +131,20 @@ def two_layers(tensors, layer, up_conv, conv, clamp):
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last], ids=str)
 def test_a_generator_with_its_regularisations_goes_from_kernel_to_kernel(kernels, monkeypatch, layout, dtype, clamp):
-    """The fused operator before and after convolutions, one of them with a filter, in first and second derivatives: as float64 in plain torch."""
+    """The fused operator before and after convolutions, one of them with a filter, in first and second derivatives: as
+    float64 in plain torch."""
     monkeypatch.setattr(scaled_bias_act, '_operator_serves', lambda x: True)
     shapes = [[2, 3, 6, 5], [2, 4], [4], [1, 1, 12, 10], [4, 3, 3, 3], [2, 8], [8], [2, 1, 12, 10], [8, 4, 3, 3]]
     exact = [_cases.random_tensor(shape, seed).requires_grad_(True) for seed, shape in enumerate(shapes)]
-    given = [t.detach().to(dtype, memory_format=layout if t.ndim == 4 else torch.preserve_format).requires_grad_(True) for t in exact]
+    given = [t.detach().to(dtype, memory_format=layout if t.ndim == 4 else torch.preserve_format).requires_grad_(True)
+             for t in exact]
     f = _cases.FILTERS['4x4']
     layer = lambda x, scale, noise, b, clamp: scaled_bias_act.scaled_bias_act(x, scale, noise, b, 'lrelu', 1.5, clamp)
     conv = lambda x, w: conv2d_resample.conv2d_resample(x, w, padding=1)
     got = two_layers(given, layer, lambda x, w: conv2d_resample.conv2d_resample(x, w, f, up=2, padding=1), conv, clamp)
     assert kernels == {'upfirdn2d', *custom_ops.OPERATORS['scaled_bias_act']}
-    want = two_layers(exact, layer_definition, lambda x, w: up_conv_definition(x, w, f.double()), lambda x, w: F.conv2d(x, w, padding=1), clamp)
+    want = two_layers(exact, layer_definition, lambda x, w: up_conv_definition(x, w, f.double()), lambda x,
+                      w: F.conv2d(x, w, padding=1), clamp)
     for got_one, want_one in zip(got, want, strict=True):
         error = (got_one.double() - want_one).norm() / want_one.norm()
         assert error <= (1e-6 if dtype == torch.float32 else 1e-13) * 20 and want_one.norm() > 0, error
@@ -146,7 +159,8 @@ def test_opcheck_and_strides(kernels, layout):
     torch.library.opcheck(torch.ops.kdgan.bias_act.default, (x, b, *args), test_utils=test)
     torch.library.opcheck(torch.ops.kdgan.bias_act_slope.default, (x, x.contiguous(), b, *args), test_utils=test)
     torch.library.opcheck(torch.ops.kdgan.bias_act_curve.default, (x, x.contiguous(), x, b, *args), test_utils=test)
-    torch.library.opcheck(torch.ops.kdgan.upfirdn2d.default, (x, _cases.FILTERS['4x4'], 2, 2, 1, 1, 2, 1, 2, 1, False, 1.0), test_utils=test)
+    torch.library.opcheck(torch.ops.kdgan.upfirdn2d.default, (x, _cases.FILTERS['4x4'], 2, 2, 1, 1, 2, 1, 2, 1, False,
+                                                              1.0), test_utils=test)
 
 
 def test_a_result_in_another_layout_is_a_failure():
@@ -171,16 +185,24 @@ def test_no_gradient_passes_a_limit_that_the_dtype_cannot_represent(kernels, act
 
 
 @pytest.mark.parametrize('call, message', [
-    (lambda ops, x: ops.bias_act(x, torch.zeros(4), 1, 'relu', 0.0, 1.0, -1.0), r'b is Float\[4\] on cpu, it must be Float\[3\]'),
+    (lambda ops, x: ops.bias_act(x, torch.zeros(4), 1, 'relu', 0.0, 1.0, -1.0),
+     r'b is Float\[4\] on cpu, it must be Float\[3\]'),
     (lambda ops, x: ops.bias_act(x, None, 1, 'gelu', 0.0, 1.0, -1.0), "act is 'gelu'"),
     (lambda ops, x: ops.bias_act_slope(x, x[:1], None, 1, 'relu', 0.0, 1.0, -1.0), r'saved is Float\[1, 3, 4, 4\]'),
-    (lambda ops, x: ops.upfirdn2d(x, torch.ones(33), 1, 1, 1, 1, 40, 0, 40, 0, False, 1.0), r'f has shape \[33\], the kernel takes'),
-    (lambda ops, x: ops.upfirdn2d(x, torch.ones(5), 1, 1, 1, 1, 0, 0, 0, 0, False, 1.0), 'the padded image is smaller than the filter'),
-    (lambda ops, x: ops.upfirdn2d(x, torch.ones(1), 0, 1, 1, 1, 0, 0, 0, 0, False, 1.0), 'upx is 0, downx is 1, they must be 1 to 1073741824'),
-    (lambda ops, x: ops.upfirdn2d(x, torch.ones(1), 1, 1, 1, 0, 0, 0, 0, 0, False, 1.0), 'upy is 1, downy is 0, they must be 1 to 1073741824'),
-    (lambda ops, x: ops.upfirdn2d(x, torch.ones(1), 1, 2 ** 62, 1, 1, 0, 0, 0, 0, False, 1.0), 'upy is 4611686018427387904, downy is 1, they must'),
-    (lambda ops, x: ops.upfirdn2d(x, torch.ones(1), 1, 1, 1, 1, 2 ** 31 + 5, -2 ** 31, 0, 0, False, 1.0), 'the padding in x is 2147483653 and -2147'),
-    (lambda ops, x: ops.upfirdn2d(x, torch.ones(1), 1, 2 ** 30, 1, 2 ** 30, 0, 0, 0, 0, False, 1.0), 'the image with its padding is too large in y')])
+    (lambda ops, x: ops.upfirdn2d(x, torch.ones(33), 1, 1, 1, 1, 40, 0, 40, 0, False, 1.0),
+     r'f has shape \[33\], the kernel takes'),
+    (lambda ops, x: ops.upfirdn2d(x, torch.ones(5), 1, 1, 1, 1, 0, 0, 0, 0, False, 1.0),
+     'the padded image is smaller than the filter'),
+    (lambda ops, x: ops.upfirdn2d(x, torch.ones(1), 0, 1, 1, 1, 0, 0, 0, 0, False, 1.0),
+     'upx is 0, downx is 1, they must be 1 to 1073741824'),
+    (lambda ops, x: ops.upfirdn2d(x, torch.ones(1), 1, 1, 1, 0, 0, 0, 0, 0, False, 1.0),
+     'upy is 1, downy is 0, they must be 1 to 1073741824'),
+    (lambda ops, x: ops.upfirdn2d(x, torch.ones(1), 1, 2 ** 62, 1, 1, 0, 0, 0, 0, False, 1.0),
+     'upy is 4611686018427387904, downy is 1, they must'),
+    (lambda ops, x: ops.upfirdn2d(x, torch.ones(1), 1, 1, 1, 1, 2 ** 31 + 5, -2 ** 31, 0, 0, False, 1.0),
+     'the padding in x is 2147483653 and -2147'),
+    (lambda ops, x: ops.upfirdn2d(x, torch.ones(1), 1, 2 ** 30, 1, 2 ** 30, 0, 0, 0, 0, False, 1.0),
+     'the image with its padding is too large in y')])
 def test_the_library_itself_refuses_what_would_read_beyond_a_tensor(host_library, call, message):
     with pytest.raises(RuntimeError, match=message):
         call(host_library.operators, torch.zeros(2, 3, 4, 4))
@@ -205,14 +227,17 @@ def test_a_change_of_any_included_file_makes_another_library(tmp_path, monkeypat
 
 
 @pytest.mark.skipif(native_build.find_nvcc() is None, reason='needs nvcc')
-@pytest.mark.parametrize('arch, std, form', [(80, 'c++17', '-ptx'), (90, 'c++20', '-c')])        # torch 2.6 and 2.13; half as long
+# Torch 2.6 and 2.13; half as long
+@pytest.mark.parametrize('arch, std, form', [(80, 'c++17', '-ptx'), (90, 'c++20', '-c')])
 @pytest.mark.parametrize('name', list(custom_ops.OPERATORS))
 def test_nvcc_compiles_without_a_warning(name, arch, std, form, tmp_path):
     nvcc, target = native_build.find_nvcc(), tmp_path / 'kernels.o'
     if int(native_build.nvcc_version(nvcc).split('.')[0]) < 12:
         pytest.skip('needs CUDA 12')
     arch_flag = f'-gencode=arch=compute_{arch},code={"compute" if form == "-ptx" else "sm"}_{arch}'
-    flags = ['-O1', f'-std={std}', arch_flag, *NVCC_FLAGS, '--Werror', 'all-warnings', '-Xcompiler', '-Wall,-Wextra,-Werror']
-    result = subprocess.run([nvcc, form, str(OPS / f'{name}.cu'), '-o', str(target), *flags], capture_output=True, text=True)
+    flags = ['-O1', f'-std={std}', arch_flag, *NVCC_FLAGS, '--Werror', 'all-warnings', '-Xcompiler',
+             '-Wall,-Wextra,-Werror']
+    result = subprocess.run([nvcc, form, str(OPS / f'{name}.cu'), '-o', str(target), *flags],
+                            capture_output=True, text=True)
     assert result.returncode == 0 and result.stderr == '', result.stdout + result.stderr
     assert target.stat().st_size > 100_000

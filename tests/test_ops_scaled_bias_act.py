@@ -9,10 +9,12 @@ needs_grad = lambda tensors: [t.detach().clone().requires_grad_(True) for t in t
 
 
 def inputs(noise='each', seed=0):
-    """x, scale, bias, noise; the operator is piecewise linear, and no element is close to a kink or to a limit of 0.6."""
+    """x, scale, bias, noise; the operator is piecewise linear, and no element is close to a kink or to a limit of
+    0.6."""
     rng = torch.Generator().manual_seed(seed)
     shapes = [(3, 4, 5, 2), (3, 4), (4,), NOISES[noise]]
-    return [None if s is None else torch.randn(s, dtype=torch.double, generator=rng).requires_grad_(True) for s in shapes]
+    return [None if s is None else torch.randn(s, dtype=torch.double, generator=rng).requires_grad_(True)
+            for s in shapes]
 
 
 def definition(x, scale, b, noise, clamp, alpha=0.2, gain=1.5):
@@ -41,7 +43,8 @@ def test_values_and_both_derivatives_equal_autograd_through_the_definition(noise
         first = torch.autograd.grad(y, tensors, weight, create_graph=True)
         total = sum((g * d).sum() for g, d in zip(first, directions, strict=True))
         second = torch.autograd.grad(total, [*tensors, weight], allow_unused=True)
-        results.append([y, *first, *(torch.zeros_like(t) if g is None else g for g, t in zip(second, [*tensors, weight], strict=True))])
+        results.append([y, *first, *(torch.zeros_like(t) if g is None else g
+                                     for g, t in zip(second, [*tensors, weight], strict=True))])
     for got, want in zip(*results, strict=True):
         torch.testing.assert_close(got, want)
 
@@ -56,7 +59,8 @@ def test_second_derivatives_of_one_gradient_alone(wanted):
         weight = torch.linspace(-1, 1, 120, dtype=torch.double).reshape(3, 4, 5, 2).requires_grad_(True)
         grad = torch.autograd.grad(fn(*tensors, None), tensors, weight, create_graph=True)[index]
         second = torch.autograd.grad(grad.sin().sum(), [*tensors, weight], allow_unused=True)
-        results.append([torch.zeros_like(t) if g is None else g for g, t in zip(second, [*tensors, weight], strict=True)])
+        results.append([torch.zeros_like(t) if g is None else g
+                        for g, t in zip(second, [*tensors, weight], strict=True)])
     for got, want in zip(*results, strict=True):
         torch.testing.assert_close(got, want)
 
@@ -73,7 +77,8 @@ def test_gradcheck_and_opcheck(clamp):
     dy, y = needs_grad([x, x])
     torch.library.opcheck(torch.ops.kdgan.scaled_bias_act_grad.default, (dy, y, x, scale, *args))
     with torch.no_grad():
-        torch.library.opcheck(torch.ops.kdgan.scaled_bias_act_grad2.default, (x, scale, noise, b, dy, y, x, scale, *args))
+        torch.library.opcheck(torch.ops.kdgan.scaled_bias_act_grad2.default,
+                              (x, scale, noise, b, dy, y, x, scale, *args))
 
 
 @pytest.mark.parametrize('act, gain, clamp', [
@@ -139,8 +144,10 @@ def test_compiles_without_a_break():
 @pytest.mark.parametrize('change, error, message', [
     (dict(x=torch.zeros(2, 3)), ValueError, r'x has shape \[2, 3\], it must be \[N, C, H, W\]'),
     (dict(x=torch.zeros(2, 3, 4, 4, dtype=torch.int64)), TypeError, 'x is torch.int64 of shape'),
-    (dict(scale=torch.zeros(3, 2)), ValueError, r'scale has shape \[3, 2\], with x of shape \[2, 3, 4, 4\] it must be \[2, 3\]'),
-    (dict(noise=torch.zeros(2, 4, 4)), ValueError, r'noise has shape .* it must be \[2, 1, 4, 4\] or \[1, 1, 4, 4\] or \[4, 4\]'),
+    (dict(scale=torch.zeros(3, 2)), ValueError, r'scale has shape \[3, 2\], with x of shape \[2, 3, 4, 4\] it must be '
+                                                r'\[2, 3\]'),
+    (dict(noise=torch.zeros(2, 4, 4)), ValueError, r'noise has shape .* it must be \[2, 1, 4, 4\] or \[1, 1, 4, 4\] or '
+                                                   r'\[4, 4\]'),
     (dict(b=torch.zeros(4)), ValueError, r'b has shape \[4\], with x of shape'),
     (dict(b=torch.zeros(3, device='meta')), TypeError, 'b is on meta, x on cpu'),
     (dict(act='gelu'), ValueError, "act is 'gelu', it must be one of linear"),

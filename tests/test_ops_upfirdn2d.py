@@ -5,10 +5,13 @@ import torch
 
 from torch_utils.ops import upfirdn2d as op
 
-FILTERS = {'taps4': op.setup_filter([1, 3, 3, 1]), 'taps12': op.setup_filter(np.arange(1, 13)), 'box2': op.setup_filter([1, 1]),
+FILTERS = {'taps4': op.setup_filter([1, 3, 3, 1]), 'taps12': op.setup_filter(np.arange(1, 13)),
+           'box2': op.setup_filter([1, 1]),
            'asymmetric3x5': op.setup_filter(np.arange(15).reshape(3, 5) + 1.0), 'none': None}
-CASES = [dict(up=2, padding=[12, 11, 13, 12]), dict(down=2, padding=12), dict(up=3, down=2, padding=[12, 14, 11, 13]), dict(padding=[14, 15, 13, -1]),
-         dict(up=[1, 2], down=[2, 1], padding=[12, 11], flip_filter=True, gain=-1.5), dict(up=4, padding=[-3, 25, 20, -2])]
+CASES = [dict(up=2, padding=[12, 11, 13, 12]), dict(down=2, padding=12), dict(up=3, down=2, padding=[12, 14, 11, 13]),
+         dict(padding=[14, 15, 13, -1]),
+         dict(up=[1, 2], down=[2, 1], padding=[12, 11], flip_filter=True, gain=-1.5),
+         dict(up=4, padding=[-3, 25, 20, -2])]
 
 
 def by_the_definition(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1):
@@ -95,15 +98,20 @@ def test_setup_filter():
 
 
 @pytest.mark.parametrize('call, error, message', [
-    (lambda x: op.upfirdn2d(x, FILTERS['taps4']), ValueError, 'the padded image is 3x3, smaller than the filter, which is 4x4'),
+    (lambda x: op.upfirdn2d(x, FILTERS['taps4']), ValueError, 'the padded image is 3x3, smaller than the filter, '
+                                                              'which is 4x4'),
     (lambda x: op.upfirdn2d(x.long(), None), TypeError, 'x is torch.int64 of shape'),
     (lambda x: op.upfirdn2d(x[0], None), ValueError, r'x has shape \[1, 3, 3\], it must be'),
     (lambda x: op.upfirdn2d(x[:, :, :0], None), ValueError, r'x has shape \[1, 1, 0, 3\], it must be'),
     (lambda x: op.upfirdn2d(x, None, padding=-2), ValueError, 'the padded image is -1x-1, smaller than the filter'),
-    (lambda x: op.upfirdn2d(x, None, padding=[0, 2 ** 30, 0, 0]), ValueError, 'the padded image is 1073741827x3, the largest extent is 1073741824'),
-    (lambda x: op.upfirdn2d(x, None, padding=[2 ** 31 + 5, -2 ** 31, 0, 0]), ValueError, 'the padded image is 2147483656x3, the largest extent is'),
-    (lambda x: op.upfirdn2d(x, None, up=2 ** 30), ValueError, 'the padded image is 3221225472x3221225472, the largest extent is'),
-    (lambda x: op.upfirdn2d(x, None, down=[1, 2 ** 32]), ValueError, r'down is \[1, 4294967296\], it must be at most 1073741824'),
+    (lambda x: op.upfirdn2d(x, None, padding=[0, 2 ** 30, 0, 0]), ValueError,
+     'the padded image is 1073741827x3, the largest extent is 1073741824'),
+    (lambda x: op.upfirdn2d(x, None, padding=[2 ** 31 + 5, -2 ** 31, 0, 0]), ValueError,
+     'the padded image is 2147483656x3, the largest extent is'),
+    (lambda x: op.upfirdn2d(x, None, up=2 ** 30), ValueError, 'the padded image is 3221225472x3221225472, the largest '
+                                                              'extent is'),
+    (lambda x: op.upfirdn2d(x, None, down=[1, 2 ** 32]), ValueError,
+     r'down is \[1, 4294967296\], it must be at most 1073741824'),
     (lambda x: op.upfirdn2d(x, None, impl='fast'), ValueError, "impl is 'fast', it must be one of auto, cuda, ref"),
     (lambda x: op.upfirdn2d(x, None, impl='cuda'), RuntimeError, "impl is 'cuda', x is on cpu"),
     (lambda x: op.upfirdn2d(x, FILTERS['box2'].double()), TypeError, 'f is torch.float64 on cpu, it must be float32'),

@@ -38,7 +38,8 @@ def installed(tmp_path_factory):
 
 
 def test_all_modules_and_data_are_in_it(installed):
-    ours = [path for name in PACKAGES for path in (ROOT / name).rglob('*') if path.is_file() and '__pycache__' not in path.parts]
+    ours = [path for name in PACKAGES for path in (ROOT / name).rglob('*') if path.is_file()
+            and '__pycache__' not in path.parts]
     wanted = {str(path.relative_to(ROOT)) for path in ours}
     wanted |= {path.name for path in ROOT.glob('*.py')}
     found = {str(path.relative_to(installed)) for path in installed.rglob('*') if path.is_file()}
@@ -59,12 +60,14 @@ def test_every_program_is_a_command(installed):
     for target in found.values():
         path = ROOT / (target.removesuffix(':main') + '.py')
         if path.exists():
-            assert 'main' in {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+            assert 'main' in {node.name for node in ast.parse(path.read_text()).body
+                              if isinstance(node, ast.FunctionDef)}
 
 
 def test_an_installed_command_runs(installed, tmp_path):
     """From the installed files alone: away from the repository."""
-    code = f'import sys, push_to_hub; assert push_to_hub.__file__.startswith({str(installed)!r}); sys.argv[1:] = ["--help"]; push_to_hub.main()'
+    code = (f'import sys, push_to_hub; assert push_to_hub.__file__.startswith({str(installed)!r}); sys.argv[1:] = '
+            '["--help"]; push_to_hub.main()')
     env = {**os.environ, 'PYTHONPATH': str(installed)}
     result = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert result.returncode == 0 and '--dry-run' in result.stdout, result.stderr

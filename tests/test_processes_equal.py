@@ -1,4 +1,5 @@
-"""N processes x batch b train as one process x batch N*b does: whole iterations in float64, gloo, the same draws and the same reals."""
+"""N processes x batch b train as one process x batch N*b does: whole iterations in float64, gloo, the same draws and
+the same reals."""
 
 import os
 import sys
@@ -30,7 +31,8 @@ def double_precision():
     """For the rest of this process."""
     torch.set_default_dtype(torch.float64)
     for name, module in list(sys.modules.items()):
-        ours = name.split('.')[0] in ('training', 'torch_utils', 'kd_plugin') and name != 'training.phases'      # found_inf is float32
+        # found_inf is float32
+        ours = name.split('.')[0] in ('training', 'torch_utils', 'kd_plugin') and name != 'training.phases'
         if ours and getattr(module, 'torch', None) is torch:
             module.torch = DoubleTorch()
     teacher.Teacher.__init__.__defaults__ = (torch.float64, None)
@@ -79,18 +81,21 @@ def train(rank, folder, config):
         statistics.update()
         states = training.state_dict()
     if rank == 0:
-        torch.save((states, {name: value['mean'] for name, value in statistics.as_dict().items()}), f'{folder}/{num_ranks}.pt')
+        torch.save((states, {name: value['mean'] for name, value in statistics.as_dict().items()}),
+                   f'{folder}/{num_ranks}.pt')
 
 
 KD = ['--kd=agkd,cgkd', '--kd-teacher=demo', '--kd-pd=off',       # diversity is a mean over pairs of a micro-batch
       '--kd-share=0.2', '--kd-adapt=0.6', '--kd-target-norm=channel']
 
 
-@pytest.mark.parametrize('worlds, options', [([1, 2, 4], ['--aug=ada', '--mirror=1', '--cond=1', *KD]), ([1, 2], ['--aug=noaug', '--cfg=low-shot'])])
+@pytest.mark.parametrize('worlds, options', [([1, 2, 4], ['--aug=ada', '--mirror=1', '--cond=1', *KD]),
+                                             ([1, 2], ['--aug=noaug', '--cfg=low-shot'])])
 def test_a_batch_on_several_processes(worlds, options, tiny_data, tmp_path):
     """Networks, running averages, optimisers, ADA and statistics, up to the order of summation.
 
-    Groups of the minibatch standard deviation are strided within a process; with rows r, r + N, ... they are those of one process, too.
+    Groups of the minibatch standard deviation are strided within a process; with rows r, r + N, ... they are those of
+    one process, too.
     """
     results = []
     for num_ranks in worlds:

@@ -1,4 +1,5 @@
-"""Of several processes one is killed or fails: all end, one message says why, and torchrun's restart ends where no failure would have."""
+"""Of several processes one is killed or fails: all end, one message says why, and torchrun's restart ends where no
+failure would have."""
 
 import os
 import pathlib
@@ -22,7 +23,8 @@ TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--np
 
 
 def options(outdir, data, *args):
-    return [f'--outdir={outdir}', f'--data={data}', '--cfg=demo', '--batch=8', '--device=cpu', '--tick=0.008', '--metrics=none', '--workers=0',
+    return [f'--outdir={outdir}', f'--data={data}', '--cfg=demo', '--batch=8', '--device=cpu', '--tick=0.008',
+            '--metrics=none', '--workers=0',
             '--aug=ada', '--snap=1', '--kimg=0.032', *args]
 
 
@@ -30,7 +32,8 @@ def failing(launcher, fail, outdir, data, *args):
     """fail: see failing_train.py; it leaves its file beside `outdir`. -> Popen."""
     args = [*args, '--gpus=2'] if launcher is SPAWN else args
     env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=f'{ROOT}', FAIL=f'{fail} {outdir}.failed')
-    return subprocess.Popen([*launcher, str(ROOT / 'tests' / 'failing_train.py'), *options(outdir, data, *args)], cwd=ROOT, env=env, text=True,
+    return subprocess.Popen([*launcher, str(ROOT / 'tests' / 'failing_train.py'), *options(outdir, data, *args)],
+                            cwd=ROOT, env=env, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -59,18 +62,21 @@ def same_as_never_failed(run_dir, data, tmp_path):
 def test_a_killed_process_ends_all(tiny_data, tmp_path):
     process = failing(SPAWN, 'kill 1 16', tmp_path / 'runs', tiny_data)
     _out, err = process.communicate(timeout=1500)
-    assert process.returncode == 1 and 'Error: process 1 of 2 was killed by SIGKILL; the same command continues' in err and 'Traceback' not in err
+    assert (process.returncode == 1 and 'Error: process 1 of 2 was killed by SIGKILL; the same command continues' in err
+            and 'Traceback' not in err)
     run_dir, = (tmp_path / 'runs').iterdir()
     assert state(run_dir)[1] == 16
 
 
 def test_torchrun_restarts_and_the_result_is_the_same(tiny_data, tmp_path):
-    """One of two processes is killed; all start again from the last state, in the same run directory, though --new-run is given."""
+    """One of two processes is killed; all start again from the last state, in the same run directory, though --new-run
+    is given."""
     process = failing([*TORCHRUN, '--max-restarts=1'], 'kill 1 24', tmp_path / 'runs', tiny_data, '--new-run=1')
     out, err = process.communicate(timeout=1500)
     assert process.returncode == 0, err
     run_dir, = (tmp_path / 'runs').iterdir()
-    assert 'Continuing' in out and (tmp_path / 'runs.failed').exists() and same_as_never_failed(run_dir, tiny_data, tmp_path)
+    assert ('Continuing' in out and (tmp_path / 'runs.failed').exists()
+            and same_as_never_failed(run_dir, tiny_data, tmp_path))
 
 
 @pytest.mark.soak

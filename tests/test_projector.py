@@ -41,7 +41,8 @@ def photos(tmp_path_factory):
 def run(network, target, out, *args):
     defaults = [] if any(arg.startswith('--perceptual') for arg in args) else ['--perceptual=demo']
     steps = [] if any(arg.startswith('--num-steps') for arg in args) else ['--num-steps=4']
-    return run_cli(projector.main, f'--network={network}', f'--target={target}', f'--outdir={out}', '--device=cpu', *defaults, *steps, *args)
+    return run_cli(projector.main, f'--network={network}', f'--target={target}', f'--outdir={out}', '--device=cpu',
+                   *defaults, *steps, *args)
 
 
 def pixels(path):
@@ -52,15 +53,19 @@ def test_results_of_one_target(network, photos, tmp_path):
     code, output = run(network, photos / 'wide.jpg', tmp_path / 'out')
     assert code == 0
     out = tmp_path / 'out'
-    assert sorted(p.name for p in out.iterdir()) == ['proj.png', 'projected_w.npz', 'projection.json', 'side-by-side.png', 'target.png']
+    assert sorted(p.name for p in out.iterdir()) == ['proj.png', 'projected_w.npz', 'projection.json',
+                                                     'side-by-side.png', 'target.png']
     square = PIL.Image.open(photos / 'wide.jpg').crop((10, 0, 30, 20)).resize((16, 16), PIL.Image.Resampling.LANCZOS)
     assert (pixels(out / 'target.png') == np.asarray(square)).all()
     record = json.loads((out / 'projection.json').read_text())
-    assert (record['space'], record['num_steps'], record['seed'], record['pixel_weight'], record['class_number']) == ('w', 4, 0, 1, None)
+    assert (record['space'], record['num_steps'], record['seed'], record['pixel_weight'],
+            record['class_number']) == ('w', 4, 0, 1, None)
     assert record['perceptual'].startswith('demo_teacher.safetensors:') and record['target'].endswith('wide.jpg')
-    assert re.search(f'wide.jpg: distance {record["with_noise_maps"]["distance"]:.4f} with .* {record["projection"]["distance"]:.4f} without '
+    assert re.search(f'wide.jpg: distance {record["with_noise_maps"]["distance"]:.4f} with .* '
+                     f'{record["projection"]["distance"]:.4f} without '
                      f'.* {record["mean"]["distance"]:.4f} at the mean', output)
-    img = load_generator(network, 'cpu').synthesis(torch.from_numpy(np.load(out / 'projected_w.npz')['w']), noise_mode='const')
+    img = load_generator(network, 'cpu').synthesis(torch.from_numpy(np.load(out / 'projected_w.npz')['w']),
+                                                   noise_mode='const')
     target = pixels(out / 'target.png').transpose(2, 0, 1) / 127.5 - 1
     assert record['projection']['pixel_error'] == pytest.approx(np.square(img[0].numpy() - target).mean(), rel=1e-4)
 
@@ -69,7 +74,8 @@ def test_generate_makes_the_picture_again(network, photos, tmp_path):
     assert run(network, photos / 'wide.jpg', tmp_path / 'a', '--space=w+')[0] == 0
     ws = np.load(tmp_path / 'a' / 'projected_w.npz')['w']
     assert ws.shape == (1, 6, 4) and ws.dtype == np.float32
-    assert run_cli(generate.main, f'--network={network}', f'--projected-w={tmp_path / "a" / "projected_w.npz"}', f'--outdir={tmp_path}')[0] == 0
+    assert run_cli(generate.main, f'--network={network}', f'--projected-w={tmp_path / "a" / "projected_w.npz"}',
+                   f'--outdir={tmp_path}')[0] == 0
     assert np.abs(pixels(tmp_path / 'proj00.png') - pixels(tmp_path / 'a' / 'proj.png')).max() <= 1
 
 
@@ -100,14 +106,18 @@ def test_the_same_command_continues(network, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(projector.cpu_threads, 'settle', lambda _device, recorded: threads.append(recorded))
     assert run(network, photos, tmp_path / 'whole', *args)[0] == 0
     calls = []
-    monkeypatch.setattr(Projection, '__init__', lambda self, *a, init=Projection.__init__: (calls.append(1), init(self, *a))[1])
+    monkeypatch.setattr(Projection, '__init__', lambda self, *a,
+                        init=Projection.__init__: (calls.append(1), init(self, *a))[1])
     with monkeypatch.context() as patch:
-        patch.setattr(projector, 'write_all', lambda *a, write=projector.write_all: (interrupt_at(patch, 3), write(*a))[1])
+        patch.setattr(projector, 'write_all', lambda *a,
+                      write=projector.write_all: (interrupt_at(patch, 3), write(*a))[1])
         code, output = run(network, photos, tmp_path / 'out', *args)
     assert code == 130 and 'Stopped after step 4 of 6' in output and 'The same command continues' in output
     assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['high', projection_files.STATE_FILE]
     code, output = run(network, photos, tmp_path / 'out', *args, '--seed=1')
-    assert code == 1 and re.search(r'Error: .*belongs to an unfinished projection with other settings \(seed 0, now 1\)', output)
+    assert (code == 1
+            and re.search(r'Error: .*belongs to an unfinished projection with other settings \(seed 0, now '
+                          r'1\)', output))
     calls.clear()
     assert run(network, photos, tmp_path / 'out', *args)[0] == 0
     assert len(calls) == 1                              # the first part is not done again
@@ -141,7 +151,9 @@ def test_classes(photos, tmp_path):
     path = tmp_path / 'net.safetensors'
     G = save(path)
     code, output = run(path, photos / 'wide.jpg', tmp_path / 'out')
-    assert code == 1 and 'Error: --class: this network has classes; say which the picture belongs to, from 0 to 2 or one of cat, dog, fox' in output
+    assert (code == 1
+            and 'Error: --class: this network has classes; say which the picture belongs to, from 0 to 2 or one of '
+                'cat, dog, fox' in output)
     assert run(path, photos / 'wide.jpg', tmp_path / 'out', '--class=dog', '--num-steps=1')[0] == 0
     assert json.loads((tmp_path / 'out' / 'projection.json').read_text())['class_number'] == 1
     z, c = torch.randn([20000, 4], generator=torch.Generator().manual_seed(5)), torch.eye(3)
@@ -162,12 +174,14 @@ def test_torchscript(network, photos, tmp_path):
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*torch.jit', category=DeprecationWarning)
         torch.jit.script(ToyVgg()).save(str(tmp_path / 'toy.pt'))
-    code, output = run(network, photos / 'wide.jpg', tmp_path / 'out', f'--perceptual={tmp_path / "toy.pt"}', '--num-steps=30')
+    code, output = run(network, photos / 'wide.jpg', tmp_path / 'out', f'--perceptual={tmp_path / "toy.pt"}',
+                       '--num-steps=30')
     assert code == 0, output
     record = json.loads((tmp_path / 'out' / 'projection.json').read_text())
     assert record['pixel_weight'] == 0 and 'sha256:' in record['perceptual']
     assert record['projection']['distance'] < record['mean']['distance']
-    img = load_generator(network, 'cpu').synthesis(torch.from_numpy(np.load(tmp_path / 'out' / 'projected_w.npz')['w']), noise_mode='const')
+    img = load_generator(network, 'cpu').synthesis(torch.from_numpy(np.load(tmp_path / 'out' / 'projected_w.npz')['w']),
+                                                   noise_mode='const')
     target = torch.from_numpy(pixels(tmp_path / 'out' / 'target.png').transpose(2, 0, 1) / 255)
     blocks = [x.reshape(3, 4, 4, 4, 4).mean((2, 4)) for x in ((img[0] + 1) / 2, target)]
     assert record['projection']['distance'] == pytest.approx((blocks[0] - blocks[1]).square().sum().item(), rel=1e-4)
@@ -209,18 +223,21 @@ def test_large_pictures_are_shrunk_for_vgg16():
 def test_video(network, photos, tmp_path, monkeypatch):
     frames = []
     monkeypatch.setattr(projector.video_files, 'check_mp4', lambda remedy: None)
-    monkeypatch.setattr(projector.video_files, 'write_mp4', lambda pictures, path, fps: frames.extend([path, *map(np.asarray, pictures)]))
+    monkeypatch.setattr(projector.video_files, 'write_mp4', lambda pictures, path,
+                        fps: frames.extend([path, *map(np.asarray, pictures)]))
     assert run(network, photos / 'wide.jpg', tmp_path, '--save-video')[0] == 0
     path, *frames = frames
     assert path == str(tmp_path / 'proj.mp4') and [frame.shape for frame in frames] == [(16, 32, 3)] * 5
     assert all((frame[:, :16] == pixels(tmp_path / 'target.png')).all() for frame in frames)
-    assert (frames[-1][:, 16:] == pixels(tmp_path / 'proj.png')).all() and (frames[0] == frames[1]).all() and (frames[1] != frames[4]).any()
+    assert ((frames[-1][:, 16:] == pixels(tmp_path / 'proj.png')).all() and (frames[0] == frames[1]).all()
+            and (frames[1] != frames[4]).any())
 
 
 def test_video_without_its_package(network, photos, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'imageio_ffmpeg', None)
     code, output = run(network, photos / 'wide.jpg', tmp_path / 'out', '--save-video=1')
-    assert code == 1 and re.search('Error: .*imageio-ffmpeg.* leave --save-video out', output) and not (tmp_path / 'out').exists()
+    assert (code == 1 and re.search('Error: .*imageio-ffmpeg.* leave --save-video out', output)
+            and not (tmp_path / 'out').exists())
 
 
 def test_wrong_options(network, photos, tmp_path, monkeypatch):
@@ -243,12 +260,15 @@ def test_wrong_options(network, photos, tmp_path, monkeypatch):
             (wide, ['--class=1'], 'Error: --class=1: this generator is unconditional'),
             (wide, ['--perceptual=nothing.pt'], 'Error: --perceptual=nothing.pt: there is no such file'),
             (wide, ['--perceptual=nothing.pt'], '; or use --perceptual=lite0, which comes with pip'),
-            (wide, ['--perceptual=nothing.safetensors'], 'Error: --perceptual=nothing.safetensors: nothing.safetensors does not exist')]:
+            (wide, ['--perceptual=nothing.safetensors'], 'Error: --perceptual=nothing.safetensors: nothing.safetensors '
+                                                         'does not exist')]:
         code, output = run(network, target, tmp_path / 'out', *args)
         assert code == 1 and message in output and not (tmp_path / 'out').exists(), output
-    for args, message in [(['--space=z'], "'z' is not one of 'w', 'w+'"), (['--num-steps=0'], '0 is not in the range x>=1'),
+    for args, message in [(['--space=z'], "'z' is not one of 'w', 'w+'"),
+                          (['--num-steps=0'], '0 is not in the range x>=1'),
                           (['--pixel-weight=-1'], '-1.0 is not in the range x>=0'),
-                          (['--pixel-weight=nan'], 'nan is not a finite number'), (['--pixel-weight=inf'], 'inf is not a finite number')]:
+                          (['--pixel-weight=nan'], 'nan is not a finite number'),
+                          (['--pixel-weight=inf'], 'inf is not a finite number')]:
         code, output = run(network, wide, tmp_path / 'out', *args)
         assert code == 2 and message in output
     code, output = run(tmp_path / 'no.safetensors', wide, tmp_path / 'out')
@@ -260,5 +280,7 @@ def test_wrong_options(network, photos, tmp_path, monkeypatch):
 def test_a_grey_network_sees_grey_targets(photos, tmp_path):
     save(tmp_path / 'net.safetensors', c_dim=0, img_channels=1)
     assert run(tmp_path / 'net.safetensors', photos / 'wide.jpg', tmp_path / 'out')[0] == 0
-    grey = PIL.Image.open(photos / 'wide.jpg').convert('L').crop((10, 0, 30, 20)).resize((16, 16), PIL.Image.Resampling.LANCZOS)
-    assert (pixels(tmp_path / 'out' / 'target.png') == np.asarray(grey)).all() and pixels(tmp_path / 'out' / 'proj.png').shape == (16, 16)
+    grey = PIL.Image.open(photos / 'wide.jpg').convert('L').crop((10, 0, 30,
+                                                                  20)).resize((16, 16), PIL.Image.Resampling.LANCZOS)
+    assert ((pixels(tmp_path / 'out' / 'target.png') == np.asarray(grey)).all()
+            and pixels(tmp_path / 'out' / 'proj.png').shape == (16, 16))

@@ -60,17 +60,22 @@ def refused(data, *parts):
 
 @pytest.mark.parametrize('protocol', [2, 3, 4, 5])
 def test_plain_values_come_back(protocol):
-    value = dict(a=[1, -1, 255, 65536, 2 ** 40, -2 ** 70, 1.5, True, None], b=(), c=(1,), d=(1, 2), e=(1, 2, 3), f=(1, 2, 3, 4), g=set(), h={1, 'x'},
-                 i='ünïcødé', j='x' * 300, k=b'', l=b'abc', m=b'x' * 300, n={}, o={1: 2, None: 3}, p=[[]], q=collections.OrderedDict(z=1))
+    value = dict(a=[1, -1, 255, 65536, 2 ** 40, -2 ** 70, 1.5, True, None], b=(), c=(1,), d=(1, 2), e=(1, 2, 3),
+                 f=(1, 2, 3, 4), g=set(), h={1, 'x'},
+                 i='ünïcødé', j='x' * 300, k=b'', l=b'abc', m=b'x' * 300, n={}, o={1: 2, None: 3}, p=[[]],
+                 q=collections.OrderedDict(z=1))
     value['again'] = value['a']
     got = load(pickle.dumps(value, protocol))
-    assert got == dict(value, q=dict(z=1)) and [type(v) for v in got.values()] == [dict if k == 'q' else type(v) for k, v in value.items()]
+    assert (got == dict(value, q=dict(z=1))
+            and [type(v) for v in got.values()] == [dict if k == 'q' else type(v) for k, v in value.items()])
 
 
 @pytest.mark.parametrize('protocol', [2, 3, 4, 5])
 def test_tensors_come_back(protocol):
-    tensors = [torch.randn(3, 4, 5), torch.randn([]), torch.zeros(0, 3), torch.arange(5), torch.ones(2, dtype=torch.bool), torch.randn(4).half(),
-               torch.randn(4).bfloat16(), torch.randn(4).double(), torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+    tensors = [torch.randn(3, 4, 5), torch.randn([]), torch.zeros(0, 3), torch.arange(5),
+               torch.ones(2, dtype=torch.bool), torch.randn(4).half(),
+               torch.randn(4).bfloat16(), torch.randn(4).double(),
+               torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
                torch.randn(5, 3).t(), torch.randn(10)[3:7], torch.nn.Parameter(torch.randn(3))]
     for got, want in zip(load(pickle.dumps(tensors, protocol)), tensors, strict=True):
         assert got.dtype == want.dtype and got.is_contiguous() and torch.equal(got, want)
@@ -86,11 +91,13 @@ def test_arrays_and_numpy_numbers_come_back(protocol):
 
 
 def test_small_things_of_modules_come_back():
-    value = [easy_dict(a=1), Name('torch.float16'), Name('torch.channels_last'), torch.Size([1, 2]), torch.device('cpu'),
+    value = [easy_dict(a=1), Name('torch.float16'), Name('torch.channels_last'), torch.Size([1, 2]),
+             torch.device('cpu'),
              persistent('Generator', dict(a=1)), New('dnnlib.tflib.network.Network', state=dict(name='Gs'))]
     got = load(dumps(value))
     assert got[0] == dict(a=1) and got[3:5] == [(1, 2), 'cpu']
-    assert [(v.class_name, v.state) for v in got[5:]] == [('Generator', dict(a=1)), ('dnnlib.tflib.network.Network', dict(name='Gs'))]
+    assert [(v.class_name, v.state) for v in got[5:]] == [('Generator', dict(a=1)),
+                                                          ('dnnlib.tflib.network.Network', dict(name='Gs'))]
 
 
 def test_a_pickle_may_stand_inside_a_file():
@@ -151,9 +158,11 @@ def test_a_global_outside_the_list_is_named_and_nothing_runs(name, protocol, bai
     known = obj.name if hasattr(obj, 'name') else obj
     want = f'{known.module}.{known.attribute}'
     refused(dumps(obj, protocol), 'it names the global', want, 'outside any object')
-    refused(dumps(dict(G_ema=persistent('Generator', dict(_modules=dict(a=persistent('SynthesisBlock', dict(x=obj)))))), protocol),
+    refused(dumps(dict(G_ema=persistent('Generator', dict(_modules=dict(a=persistent('SynthesisBlock', dict(x=obj)))))),
+                  protocol),
             want, "in an object of the class 'SynthesisBlock'")
-    refused(dumps((New('dnnlib.tflib.network.Network', state=dict(x=obj)),), protocol), want, "of the class 'dnnlib.tflib.network.Network'")
+    refused(dumps((New('dnnlib.tflib.network.Network', state=dict(x=obj)),), protocol), want,
+            "of the class 'dnnlib.tflib.network.Network'")
 
 
 def test_the_canary_sings(tmp_path, monkeypatch):
@@ -183,7 +192,8 @@ class Built:
 
 
 def array(shape, number_type, data):
-    return Built(Call(f'{NP_CORE}._reconstruct', Name('numpy.ndarray'), (0,), b'b'), (1, shape, number_type, False, data))
+    return Built(Call(f'{NP_CORE}._reconstruct', Name('numpy.ndarray'), (0,), b'b'),
+                 (1, shape, number_type, False, data))
 
 
 F4 = dtype('f4', (3, '<', None, None, None, -1, -1, 0))
@@ -199,7 +209,8 @@ ARGUMENTS = {
     'a stride outside': (tensor_args(STORAGE, 0, (2, 2), (4, 1), False, {}), 'strides [4, 1]'),
     'a stride of 0': (tensor_args(STORAGE, 0, (2 ** 30, 4), (0, 1), False, {}), 'strides [0, 1]'),
     'overlapping numbers': (tensor_args(STORAGE, 0, (2, 2), (1, 1), False, {}), 'strides [1, 1]'),
-    'sizes that overflow': (tensor_args(STORAGE, 0, (2 ** 33, 2 ** 33), (1, 1), False, {}), 'in a storage of 4 numbers'),
+    'sizes that overflow': (tensor_args(STORAGE, 0, (2 ** 33, 2 ** 33), (1, 1), False, {}),
+                            'in a storage of 4 numbers'),
     'an offset too large': (tensor_args(STORAGE, 2 ** 63, (1,), (1,), False, {}), 'not described by'),
     'fewer strides': (tensor_args(STORAGE, 0, (2, 2), (1,), False, {}), 'not described by'),
     'sizes in a list': (tensor_args(STORAGE, 0, [2], [1], False, {}), 'not described by'),
@@ -212,10 +223,14 @@ ARGUMENTS = {
     'a storage of text': (Call('torch.storage._load_from_bytes', 'abc'), 'damaged'),
     'a storage cut off': (Call('torch.storage._load_from_bytes', LEGACY[:-1]), 'a torch.FloatStorage of 4 numbers'),
     'a storage with more': (Call('torch.storage._load_from_bytes', LEGACY + b'x'), 'a torch.FloatStorage of 4 numbers'),
-    'another magic number': (Call('torch.storage._load_from_bytes', LEGACY.replace(b'\x6c\xfc\x9c', b'\x6d\xfc\x9c')), 'not as torch.save writes'),
-    'another storage class': (Call('torch.storage._load_from_bytes', LEGACY.replace(b'FloatStorage', b'load')), "names the global 'torch.load'"),
-    'a count that lies': (Call('torch.storage._load_from_bytes', LEGACY.replace(b'K\x04N', b'K\x05N')), 'a torch.FloatStorage of 5 numbers'),
-    'two storages': (Call('torch.storage._load_from_bytes', LEGACY.replace(b'Q.', b'Qq\x09(h\x00h\x01h\x02h\x03K\x04NtQ.')), 'damaged'),
+    'another magic number': (Call('torch.storage._load_from_bytes', LEGACY.replace(b'\x6c\xfc\x9c', b'\x6d\xfc\x9c')),
+                             'not as torch.save writes'),
+    'another storage class': (Call('torch.storage._load_from_bytes', LEGACY.replace(b'FloatStorage', b'load')),
+                              "names the global 'torch.load'"),
+    'a count that lies': (Call('torch.storage._load_from_bytes', LEGACY.replace(b'K\x04N', b'K\x05N')),
+                          'a torch.FloatStorage of 5 numbers'),
+    'two storages': (Call('torch.storage._load_from_bytes',
+                          LEGACY.replace(b'Q.', b'Qq\x09(h\x00h\x01h\x02h\x03K\x04NtQ.')), 'damaged'),
     'an array of objects': (array((1,), dtype('O8'), [Call('os.system', 'true')]), "the type 'O8'"),
     'a list for the bytes': (array((1,), F4, [1]), 'not described by sizes'),
     'a record array': (dtype([('a', 'f4')]), "the type 'list'"),
@@ -224,7 +239,8 @@ ARGUMENTS = {
     'an array of huge shape': (array((2 ** 39, 2 ** 39), F4, b'1234'), 'that has 4 bytes'),
     'an array of negative shape': (array((-1,), F4, b'1234'), 'not described by sizes'),
     'an array without content': (Call(f'{NP_CORE}._reconstruct', Name('numpy.ndarray'), (0,), b'b'), 'without content'),
-    'an array of another class': (Call(f'{NP_CORE}._reconstruct', Name('collections.OrderedDict'), (0,), b'b'), 'damaged'),
+    'an array of another class': (Call(f'{NP_CORE}._reconstruct', Name('collections.OrderedDict'), (0,),
+                                       b'b'), 'damaged'),
     'a number of objects': (Call(f'{NP_CORE}.scalar', dtype('O8'), b''), "the type 'O8'"),
     'a number without bytes': (Call(f'{NP_CORE}.scalar', F4, b'12'), 'a numpy number'),
     'another codec': (Call('_codecs.encode', 'abc', 'zlib'), 'damaged'),
@@ -236,8 +252,10 @@ ARGUMENTS = {
     'a call of a dtype': (Call('torch.float32', 1), "it calls 'torch.float32'"),
     'a new tensor': (New('torch._utils._rebuild_tensor_v2'), "it calls 'torch._utils._rebuild_tensor_v2'"),
     'attributes of a function': (New('torch.Size', state={}), "it calls 'torch.Size'"),
-    'a persistent function': (Call('torch_utils.persistence._reconstruct_persistent_obj', dict(type='function')), 'a persistent object without'),
-    'a persistent number': (Call('torch_utils.persistence._reconstruct_persistent_obj', 5), 'a persistent object without'),
+    'a persistent function': (Call('torch_utils.persistence._reconstruct_persistent_obj', dict(type='function')),
+                              'a persistent object without'),
+    'a persistent number': (Call('torch_utils.persistence._reconstruct_persistent_obj', 5),
+                            'a persistent object without'),
 }
 
 
@@ -249,7 +267,8 @@ def test_allowed_globals_refuse_hostile_arguments(name, bait):
 
 TEXT = lambda text: b'X' + struct.pack('<I', len(text)) + text
 OPCODES = {
-    'state of a class': (b'\x80\x02ccollections\nOrderedDict\n}' + TEXT(b'pop') + b'K\x01sb.', 'sets the state of a Global'),
+    'state of a class': (b'\x80\x02ccollections\nOrderedDict\n}' + TEXT(b'pop') + b'K\x01sb.',
+                         'sets the state of a Global'),
     'slots of a class': (b'\x80\x02ctorch\nSize\nN}' + TEXT(b'call') + b'K\x01s\x86b.', 'sets the state of a Global'),
     'state of a dictionary': (b'\x80\x02}}' + TEXT(b'a') + b'K\x01sb.', 'sets the state of a dict'),
     'state twice': (b'\x80\x02cdnnlib.tflib.network\nNetwork\n)\x81}b}b.', 'damaged'),
@@ -304,8 +323,8 @@ def test_reading_leaves_the_table_of_globals_as_it_is():
 
 
 # ---------------------------------------------------------------------------
-# Bombs: each a file that a reader without limits would take minutes or gigabytes for. They are a tenth of what they could
-# be, as are the limit and the stack, so that reading all of them takes a second.
+# Bombs: each a file that a reader without limits would take minutes or gigabytes for. They are a tenth of what they
+# could be, as are the limit and the stack, so that reading all of them takes a second.
 
 BOMB_OPCODES, STACK_BYTES = pickle_machine.MAX_OPCODES // 10, 1 << 20
 
@@ -340,11 +359,14 @@ def bombs():
         'numbers that collide': b'\x80\x02}(' + collide + b'u.',
         'long texts': b'\x80\x04' + (b'X' + struct.pack('<I', 4 << 20) + b'x' * (4 << 20) + b'0') * 30 + b'.',
         'wide texts, within the limit': b'\x80\x04' + (TEXT(wide.encode()) * 30_000) + b'.',
-        'a set of the same list, often': b'\x80\x02cbuiltins\nset\nq\x000](' + b'N' * 10_000 + b'eq\x010' + b'h\x00h\x01\x85R0' * 5000 + b'N.',
-        'the same text as bytes, often': b'\x80\x02c_codecs\nencode\nq\x000' + text + b'q\x01X\x06\x00\x00\x00latin1q\x020'
+        'a set of the same list, often': b'\x80\x02cbuiltins\nset\nq\x000](' + b'N' * 10_000 + b'eq\x010'
+        + b'h\x00h\x01\x85R0' * 5000 + b'N.',
+        'the same text as bytes, often': b'\x80\x02c_codecs\nencode\nq\x000' + text
+        + b'q\x01X\x06\x00\x00\x00latin1q\x020'
                                          + b'h\x00h\x01h\x02\x86R0' * 5000 + b'N.',
         'long keys that are equal': b'\x80\x02}' + text + b'q\x00Ns' + text + b'q\x010' + b'h\x01Ns' * 10_000 + b'.',
-        'a number type with a long name': b'\x80\x02cnumpy\ndtype\nq\x000' + text + b'q\x010' + b'h\x00h\x01\x85R0' * 5000 + b'N.',
+        'a number type with a long name': b'\x80\x02cnumpy\ndtype\nq\x000' + text + b'q\x010'
+        + b'h\x00h\x01\x85R0' * 5000 + b'N.',
         'many byte strings, within the limit': frames(b'', b'C\xff' + b'x' * 255, 30_000),
         'one storage, often': dumps([STORAGE] * 2)[:-2] + b'',
         'storages, within the limit': dumps([storage_call(torch.zeros(1)) for _ in range(290)]),
@@ -358,21 +380,23 @@ def bombs():
 def test_bombs_take_neither_time_nor_memory(tmp_path):
     """In a process of its own: what is read and put into containers, and, above those before, megabytes at the peak.
 
-    Where the work cannot be counted, as in comparing long keys, a bomb that is not refused shows as one that is read, or
-    as a hang.
+    Where the work cannot be counted, as in comparing long keys, a bomb that is not refused shows as one that is read,
+    or as a hang.
     """
     names = set()
     for name, data in bombs().items():
         names.add(name)
         (tmp_path / name).write_bytes(data)
-    result = subprocess.run([sys.executable, __file__, 'bombs', str(tmp_path)], capture_output=True, text=True, timeout=3600, check=False)
+    result = subprocess.run([sys.executable, __file__, 'bombs', str(tmp_path)], capture_output=True, text=True,
+                            timeout=3600, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
     rows = json.loads(result.stdout)
     assert set(rows) == names
     for name, (work, megabytes, message) in rows.items():
         assert work < 4 * BOMB_OPCODES and megabytes < 256, (name, work, megabytes)
         assert message is None or ('\n' not in message and len(message) < 1000), (name, message)
-    assert {name for name, row in rows.items() if row[-1] is None} == {name for name in rows if 'within the limit' in name}
+    assert {name for name, row in rows.items() if row[-1] is None} == {name for name in rows
+                                                                       if 'within the limit' in name}
 
 
 class CountedMachine(pickle_machine.Machine):
@@ -447,7 +471,8 @@ def test_flipped_bytes_give_other_numbers_or_a_line(valid):
         data = bytearray(valid)
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         if (tensors := read_or_refuse(bytes(data))) is not None:
-            assert {key: value.shape for key, value in tensors.items()} == {key: value.shape for key, value in want.items()}
+            assert {key: value.shape for key, value in tensors.items()} == {key: value.shape
+                                                                            for key, value in want.items()}
             got_through += 1
     assert 0 < got_through < 400
 
@@ -469,15 +494,20 @@ def test_a_file_that_cannot_be_read(which, tmp_path):
 # ---------------------------------------------------------------------------
 # Fuzzing. What was found is kept as an example.
 
-FUZZ = settings(derandomize=True, deadline=None, database=None, max_examples=300, suppress_health_check=list(HealthCheck))
+FUZZ = settings(derandomize=True, deadline=None, database=None, max_examples=300,
+                suppress_health_check=list(HealthCheck))
 SNIPPETS = list(pickle_machine.STEPS) + [
-    b'\x80\x04', b'K\x01', b'J\xff\xff\xff\xff', b'C\x03abc', b'X\x01\x00\x00\x00a', b'\x8c\x05class', b'q\x00', b'h\x00', b'\x94', b'M\xff\xff',
-    *[f'c{name.rpartition(".")[0]}\n{name.rpartition(".")[2]}\n'.encode() for name in safe_pickle.GLOBALS], b'cos\nsystem\n',
-    b'\x8a\x08' + b'\xff' * 7 + b'\x7f', LEGACY, b'B' + struct.pack('<I', len(LEGACY)) + LEGACY, b'(K\x00K\x02\x85K\x01\x85t', b')R', b'\x85R', b'}b']
+    b'\x80\x04', b'K\x01', b'J\xff\xff\xff\xff', b'C\x03abc', b'X\x01\x00\x00\x00a', b'\x8c\x05class', b'q\x00',
+    b'h\x00', b'\x94', b'M\xff\xff',
+    *[f'c{name.rpartition(".")[0]}\n{name.rpartition(".")[2]}\n'.encode() for name in safe_pickle.GLOBALS],
+    b'cos\nsystem\n',
+    b'\x8a\x08' + b'\xff' * 7 + b'\x7f', LEGACY, b'B' + struct.pack('<I', len(LEGACY)) + LEGACY,
+    b'(K\x00K\x02\x85K\x01\x85t', b')R', b'\x85R', b'}b']
 
 
 @FUZZ
-@given(st.lists(st.tuples(st.integers(0, 10 ** 6), st.sampled_from(['flip', 'cut', 'insert', 'double', 'splice']), st.binary(max_size=8)),
+@given(st.lists(st.tuples(st.integers(0, 10 ** 6), st.sampled_from(['flip', 'cut', 'insert', 'double', 'splice']),
+                          st.binary(max_size=8)),
                 min_size=1, max_size=6))
 @pytest.mark.filterwarnings('ignore:.*is unknown here and left out')
 def test_fuzz_changed_files(valid, changes):

@@ -45,7 +45,8 @@ def test_every_program_sets_it_before_torch_is_loaded(program):
 
 @pytest.mark.parametrize('program', sorted(WITHOUT_TORCH))
 def test_what_computes_nothing_does_not_wait_for_torch(program):
-    result = subprocess.run([sys.executable, '-c', AT_TORCH.format(program=program)], cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run([sys.executable, '-c', AT_TORCH.format(program=program)], cwd=ROOT,
+                            capture_output=True, text=True)
     assert result.returncode == 0 and result.stdout.startswith('Usage:')
 
 

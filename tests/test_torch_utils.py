@@ -62,7 +62,8 @@ def test_running_moments_are_a_copy():
 def test_checkpoint_round_trip(tmp_path):
     path = str(tmp_path / 'state.safetensors')
     x = torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
-    state = {'opt': {'state': {0: {'step': torch.tensor(3.), 'm': x}}, 'groups': [{'lr': 0.1, 'betas': (0, 0.99), 'params': [0, 1]}]}, 'none': None}
+    state = {'opt': {'state': {0: {'step': torch.tensor(3.), 'm': x}},
+                     'groups': [{'lr': 0.1, 'betas': (0, 0.99), 'params': [0, 1]}]}, 'none': None}
     tensors, nest = checkpoint.flatten('all', state)
     checkpoint.save(path, 'training-state', tensors, dict(nest=nest, n=7))
     loaded, info = checkpoint.load(path, 'training-state')
@@ -128,8 +129,10 @@ def test_copy_matching_takes_what_fits():
     assert torch.equal(target[0].weight, source.weight)
 
 
-@pytest.mark.parametrize('text, has', [('flags\t\t: fpu avx512f avx512_bf16 vaes\n', True), ('flags : amx_bf16\n', True),
-                                       ('flags : avx512f\n', False), ('Features : fp asimd bf16\n', False), (None, False)])
+@pytest.mark.parametrize('text, has', [('flags\t\t: fpu avx512f avx512_bf16 vaes\n', True),
+                                       ('flags : amx_bf16\n', True),
+                                       ('flags : avx512f\n', False), ('Features : fp asimd bf16\n', False),
+                                       (None, False)])
 def test_bfloat16_is_what_the_processor_says(tmp_path, text, has):
     if text is not None:
         (tmp_path / 'cpuinfo').write_text(f'processor : 0\n{text}bugs :\n')
@@ -147,13 +150,15 @@ def test_a_single_process_needs_no_group():
 
 
 def _two_processes(rank, out):
-    tensors = [torch.tensor([1., 2.]) * (rank + 1), torch.arange(4.).reshape(2, 2).t() + rank, torch.full([], 2. * rank)]
+    tensors = [torch.tensor([1., 2.]) * (rank + 1), torch.arange(4.).reshape(2, 2).t() + rank,
+               torch.full([], 2. * rank)]
     for bucket_bytes in (1, 20, 1000):                      # three buckets, two, one
         averaged = [tensor.clone() for tensor in tensors]
         distributed.average(averaged, bucket_bytes)
         assert [t.tolist() for t in averaged] == [[1.5, 3], [[0.5, 2.5], [1.5, 3.5]], 1]
     x = torch.tensor(1. + rank, requires_grad=True)
-    ((rank + 1) * distributed.mean(x ** 2)).backward()      # losses m and 2 m: 1.5 on average, times the slope of this process's square
+    # Losses m and 2 m: 1.5 on average, times the slope of this process's square
+    ((rank + 1) * distributed.mean(x ** 2)).backward()
     assert x.grad == 1.5 * 2 * x
     training_stats.report('a', [float(rank)])
     collector = training_stats.Collector()
@@ -164,7 +169,8 @@ def _two_processes(rank, out):
     distributed.broadcast_from_main(module)
     with distributed.main_process_first(), open(out + '.order', 'a') as f:
         f.write(str(rank))
-    result = dict(num=collector.num('a'), mean=collector.mean('a'), weight=module.weight.tolist(), agreed=distributed.agree(lambda: rank),
+    result = dict(num=collector.num('a'), mean=collector.mean('a'), weight=module.weight.tolist(),
+                  agreed=distributed.agree(lambda: rank),
                   any=distributed.any_process(rank == 1))
     with open(f'{out}.{rank}', 'w') as f:
         json.dump(result, f)

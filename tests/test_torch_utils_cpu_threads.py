@@ -87,7 +87,8 @@ def test_a_probe_chooses(tmp_path):
 # -- what is continued keeps to the number that it was begun with
 
 def configuration(**others):
-    return EasyDict(dict(device='cpu', num_gpus=1, batch_gpu=4, metrics=[], training_set_kwargs=dict(path='x')) | others)
+    return EasyDict(dict(device='cpu', num_gpus=1, batch_gpu=4, metrics=[],
+                         training_set_kwargs=dict(path='x')) | others)
 
 
 def prepared(run_dir, **others):
@@ -100,7 +101,8 @@ def test_a_run_that_is_continued_keeps_its_number(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(free_cores, 'measure', lambda: 1)
     assert prepared(tmp_path) == dict(cpu_threads=3) and capsys.readouterr().out == ''
     saved = read_options(tmp_path)
-    assert saved['found_out'] == dict(cpu_threads=3) and run_changes.differences(saved, configuration(run_dir=str(tmp_path))) == []
+    assert (saved['found_out'] == dict(cpu_threads=3)
+            and run_changes.differences(saved, configuration(run_dir=str(tmp_path))) == [])
 
 
 def test_a_run_records_what_the_user_has_set(tmp_path, monkeypatch):

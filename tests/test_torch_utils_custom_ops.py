@@ -1,4 +1,5 @@
-"""What happens on the first CUDA tensor, on a machine whose tools are incomplete. A tensor that says it is on a GPU stands in for one."""
+"""What happens on the first CUDA tensor, on a machine whose tools are incomplete. A tensor that says it is on a GPU
+stands in for one."""
 
 import os
 import platform
@@ -30,7 +31,8 @@ def gpu(monkeypatch, tmp_path):
     monkeypatch.setattr('torch.cuda.device_count', lambda: 1)
     monkeypatch.setattr('torch.cuda.current_device', lambda: 0)
     monkeypatch.setattr('torch.cuda.get_device_capability', lambda i: (9, 0))
-    monkeypatch.setattr('torch.cuda.get_arch_list', lambda: ['sm_75', 'sm_80', 'sm_86', 'sm_90', 'sm_100', 'sm_120', 'compute_120'])
+    monkeypatch.setattr('torch.cuda.get_arch_list', lambda: ['sm_75', 'sm_80', 'sm_86', 'sm_90', 'sm_100', 'sm_120',
+                                                             'compute_120'])
     monkeypatch.setenv('KDGAN_CACHE_DIR', str(tmp_path / 'cache'))
     for name in ('TORCH_CUDA_ARCH_LIST', 'CUDA_HOME', 'CUDA_PATH', 'CXX', 'CC', 'LOCAL_RANK'):
         monkeypatch.delenv(name, raising=False)
@@ -87,7 +89,8 @@ def assert_runs_with_one_warning(*words):
     ('c++', 'the C++ compiler c++ is missing', 'apt install g++')])
 def test_a_missing_tool_costs_one_warning(tools, tool, problem, remedy):
     (tools / tool).unlink()
-    assert_runs_with_one_warning(f'bias_act, upfirdn2d and scaled_bias_act run without their CUDA kernels on {platform.node()},', problem, remedy)
+    assert_runs_with_one_warning(f'bias_act, upfirdn2d and scaled_bias_act run without their CUDA kernels on '
+                                 f'{platform.node()},', problem, remedy)
     with pytest.raises(RuntimeError, match=f'there is no kernel: {problem.replace("+", ".")}'):
         custom_ops.require('bias_act', torch.device('cuda'))
 
@@ -97,13 +100,15 @@ def test_nvcc_missing_where_CUDA_HOME_says(tools, monkeypatch, tmp_path):
     assert_runs_with_one_warning(f'nvcc is missing from {tmp_path}/old-cuda, which CUDA_HOME names')
 
 
-@pytest.mark.skipif(native_build.find_compiler() is None or native_build.find_ninja() is None, reason='needs a C++ compiler and ninja')
+@pytest.mark.skipif(native_build.find_compiler() is None or native_build.find_ninja() is None,
+                    reason='needs a C++ compiler and ninja')
 def test_a_compiler_error_costs_one_warning_with_its_last_lines(tools, monkeypatch, tmp_path):
     source = tmp_path / 'ops' / 'broken.cpp'
     source.parent.mkdir()
     source.write_text('int broken() { return seven; }\n')
     monkeypatch.setattr(custom_ops, 'FOLDER', str(source.parent))
-    monkeypatch.setattr(custom_ops, 'architectures', lambda: '')         # torch without CUDA prepares no build with CUDA
+    # Torch without CUDA prepares no build with CUDA
+    monkeypatch.setattr(custom_ops, 'architectures', lambda: '')
     message = assert_runs_with_one_warning('compiling kdgan_ops failed', 'broken.cpp:1:', 'seven', 'torch_utils.doctor')
     assert len(message.splitlines()) < 20
 
@@ -126,7 +131,8 @@ def test_the_first_process_of_each_machine_warns_of_a_build(gpu, monkeypatch):
     monkeypatch.setattr('torch_utils.distributed.get_rank', lambda: 9)
     with monkeypatch.context() as second:
         second.setenv('LOCAL_RANK', '1')
-        bias_act.bias_act(torch.zeros(1, 1).as_subclass(SaysItIsOnGpu), act='relu')     # a warning would be an error here
+        # A warning would be an error here
+        bias_act.bias_act(torch.zeros(1, 1).as_subclass(SaysItIsOnGpu), act='relu')
     monkeypatch.setattr(custom_ops, '_problems', {})
     assert_runs_with_one_warning('is not built for CUDA')
 
@@ -158,7 +164,8 @@ def damaged(gpu, monkeypatch, tmp_path):
 @pytest.mark.skipif(native_build.find_compiler() is None, reason='needs a C++ compiler')
 def test_a_library_that_does_not_load_is_built_anew(damaged, tmp_path):
     path, products = damaged
-    subprocess.run([native_build.find_compiler(), '-shared', '-o', tmp_path / 'whole.so', '-x', 'c++', os.devnull], check=True)
+    subprocess.run([native_build.find_compiler(), '-shared', '-o', tmp_path / 'whole.so', '-x', 'c++',
+                    os.devnull], check=True)
     products.append((tmp_path / 'whole.so').read_bytes())
     assert custom_ops.load_library() == str(path) and products == []
     torch.ops.loaded_libraries.discard(str(path))
@@ -194,14 +201,16 @@ def test_one_gpu_of_each_architecture_is_checked_the_current_one_among_them(gpu,
     assert all(device.type == 'cuda' for device in custom_ops._different_gpus())
 
 
-@pytest.mark.parametrize('capability, counts', [((6, 1), False), ((7, 5), True), ((8, 9), True), ((10, 3), True), ((11, 0), False), ((12, 1), True),
+@pytest.mark.parametrize('capability, counts', [((6, 1), False), ((7, 5), True), ((8, 9), True), ((10, 3), True),
+                                                ((11, 0), False), ((12, 1), True),
                                                 ((13, 0), True)])
 def test_a_second_gpu_that_torch_has_no_code_for_does_not_count(gpu, monkeypatch, capability, counts):
     monkeypatch.setattr('torch.cuda.device_count', lambda: 2)
     monkeypatch.setattr('torch.cuda.get_device_capability', lambda i: [(9, 0), capability][i])
     assert len(custom_ops._different_gpus()) == 1 + counts
     assert custom_ops.architectures() == (';'.join(sorted(['9.0', '{}.{}'.format(*capability)])) if counts else '9.0')
-    monkeypatch.setattr('torch.cuda.current_device', lambda: 1)                                     # then the error is its own
+    # Then the error is its own
+    monkeypatch.setattr('torch.cuda.current_device', lambda: 1)
     assert '{}.{}'.format(*capability) in custom_ops.architectures()
 
 
@@ -222,8 +231,10 @@ def test_a_library_with_other_results_is_not_used(gpu, monkeypatch):
     x, f = torch.randn(1, 1, 4, 4), upfirdn2d.setup_filter([1, 3, 3, 1])
     with torch.library._scoped_library('kdgan', 'IMPL') as wrong:
         wrong.impl('upfirdn2d', lambda *args: custom_ops.references['upfirdn2d'](*args) * 1.01, 'CPU')
-        torch.library._impls.discard('kdgan/upfirdn2d/CPU')     # as a kernel in C++: one in Python, torch 2.6 does not let another replace
-        with pytest.warns(RuntimeWarning, match='upfirdn2d runs without its CUDA kernel on rank 3: .*wrong results.*the error is .*on cpu'):
+        # As a kernel in C++: one in Python, torch 2.6 does not let another replace
+        torch.library._impls.discard('kdgan/upfirdn2d/CPU')
+        with pytest.warns(RuntimeWarning, match='upfirdn2d runs without its CUDA kernel on rank 3: .*wrong '
+                                                'results.*the error is .*on cpu'):
             assert 'wrong results' in custom_ops.problem_of('upfirdn2d')
         try:
             torch.testing.assert_close(upfirdn2d.upsample2d(x, f), upfirdn2d.upsample2d(x, f, impl='ref'))

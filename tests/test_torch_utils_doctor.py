@@ -16,7 +16,8 @@ def test_a_machine_without_a_gpu_is_healthy(capsys, monkeypatch):
     monkeypatch.setattr(doctor, 'driver_version', lambda: None)
     assert doctor.main([]) == 0
     out = capsys.readouterr().out
-    for word in ('python ', f'torch       {torch.__version__}', 'driver ', 'nvcc ', 'NVRTC ', 'ninja ', 'compiler ', 'device      cpu',
+    for word in ('python ', f'torch       {torch.__version__}', 'driver ', 'nvcc ', 'NVRTC ', 'ninja ', 'compiler ',
+                 'device      cpu',
                  'bias_act    plain torch: ', 'upfirdn2d   plain torch: ', 'scaled_bias_act plain torch: ',
                  'check       cpu: right to the second derivative',
                  'Everything is in order.'):
@@ -40,13 +41,15 @@ def test_a_gpu_that_torch_does_not_see_is_a_problem_with_a_fix(monkeypatch):
     monkeypatch.setattr('torch.version.cuda', '13.0')
     (problem, fix), = doctor.machine_problems('580.1', has_cuda=False)
     assert 'sees no GPU (driver 580.1)' in problem and 'newer driver' in fix
-    assert list(doctor.machine_problems(None, has_cuda=False)) == list(doctor.machine_problems('580.1', has_cuda=True)) == []
+    assert list(doctor.machine_problems(None,
+                                        has_cuda=False)) == list(doctor.machine_problems('580.1', has_cuda=True)) == []
 
 
 def test_a_failed_build_is_a_problem_with_its_fix(monkeypatch, capsys):
     text = 'nvcc is missing. To mend it: install the CUDA toolkit 13.0'
     monkeypatch.setattr(custom_ops, '_problems', {'bias_act': text, 'upfirdn2d': None, 'scaled_bias_act': None})
-    monkeypatch.setattr(custom_ops, '_backends', dict.fromkeys(['upfirdn2d', 'scaled_bias_act'], 'kernel compiled by NVRTC 13.0 (nvcc is missing)'))
+    monkeypatch.setattr(custom_ops, '_backends', dict.fromkeys(['upfirdn2d', 'scaled_bias_act'],
+                                                               'kernel compiled by NVRTC 13.0 (nvcc is missing)'))
     found = doctor.backends(has_cuda=True)
     assert found['bias_act'] == ('plain torch: the CUDA kernel is not in use', text)
     assert found['upfirdn2d'] == ('kernel compiled by NVRTC 13.0 (nvcc is missing) on cuda, plain torch on cpu', None)
@@ -60,10 +63,13 @@ KERNELS = 'bias_act, upfirdn2d, scaled_bias_act'
 
 
 @pytest.mark.parametrize('error, text', [
-    (native_build.BuildError('ninja is missing', 'pip install ninja'), f'Problem: {KERNELS}: ninja is missing.\nFix:     pip install ninja\n'),
-    (native_build.BuildError('it failed', 'look', 'x.cu:1: error: y'), f'Problem: {KERNELS}: it failed\nx.cu:1: error: y\nFix:     look\n'),
+    (native_build.BuildError('ninja is missing', 'pip install ninja'),
+     f'Problem: {KERNELS}: ninja is missing.\nFix:     pip install ninja\n'),
+    (native_build.BuildError('it failed', 'look', 'x.cu:1: error: y'),
+     f'Problem: {KERNELS}: it failed\nx.cu:1: error: y\nFix:     look\n'),
     (UserError('/full: no space'), f'Problem: {KERNELS}: /full: no space\nFix:     KDGAN_CACHE_DIR'),
-    (PermissionError('/other: not yours'), f'Problem: {KERNELS}: PermissionError: /other: not yours\nFix:     KDGAN_CACHE_DIR')])
+    (PermissionError('/other: not yours'), f'Problem: {KERNELS}: PermissionError: /other: not yours\nFix:     '
+                                           'KDGAN_CACHE_DIR')])
 @pytest.mark.parametrize('args, limit', [([], native_build.TIME_LIMIT_SEC), (['--build'], doctor.PATIENT_SEC)])
 def test_whatever_building_raises_is_one_problem_with_a_fix(error, text, args, limit, monkeypatch, capsys):
     limits = []
@@ -90,7 +96,8 @@ def test_a_wrong_operator_fails_the_check(monkeypatch, capsys):
         wrong.impl('bias_act_slope', lambda dy, *args: custom_ops.references['bias_act_slope'](dy, *args) * 1.01, 'CPU')
         assert doctor.main([]) == 1
     out = capsys.readouterr().out
-    assert 'wrong to the second derivative' in out and 'Problem: bias_act_slope of BiasActCase' in out and 'Fix: ' in out
+    assert ('wrong to the second derivative' in out and 'Problem: bias_act_slope of BiasActCase' in out
+            and 'Fix: ' in out)
 
 
 def test_runs_as_a_module():

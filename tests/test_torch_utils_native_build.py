@@ -1,4 +1,5 @@
-"""Builds that fail, hang, or happen twice at once. The library here is tiny: what matters is what surrounds the compiler."""
+"""Builds that fail, hang, or happen twice at once. The library here is tiny: what matters is what surrounds the
+compiler."""
 
 import json
 import os
@@ -20,7 +21,8 @@ from torch_utils.native import nvrtc
 from torch_utils.native.build import Recipe, build
 from torch_utils.native.cache import BuildError
 
-pytestmark = pytest.mark.skipif(native_build.find_compiler() is None or native_build.find_ninja() is None, reason='needs a C++ compiler and ninja')
+pytestmark = pytest.mark.skipif(native_build.find_compiler() is None or native_build.find_ninja() is None,
+                                reason='needs a C++ compiler and ninja')
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -56,7 +58,8 @@ def test_key_follows_sources_headers_flags_architecture_and_machine(tmp_path, mo
     header = tmp_path / 'tiny.h'
     header.write_text('1')
     base = tiny_recipe(tmp_path)._replace(headers=[str(header)])
-    keys = {base.key(), base._replace(cflags=['-O0']).key(), base._replace(arch='8.0').key(), base._replace(arch='9.0').key()}
+    keys = {base.key(), base._replace(cflags=['-O0']).key(), base._replace(arch='8.0').key(),
+            base._replace(arch='9.0').key()}
     header.write_text('2')
     keys.add(base.key())
     tiny_recipe(tmp_path, 'int kdgan_tiny() { return 8; }')
@@ -70,13 +73,15 @@ def test_key_follows_sources_headers_flags_architecture_and_machine(tmp_path, mo
 
 def test_processes_that_start_at_once_build_once(cache, tmp_path, monkeypatch):
     fake_compiler(tmp_path, monkeypatch, 'exec c++ "$@"')
-    code = ('import sys, json; from torch_utils import native_build as n; r = n.Recipe(*json.loads(sys.argv[1])); print(n.build(r))')
+    code = ('import sys, json; from torch_utils import native_build as n; r = n.Recipe(*json.loads(sys.argv[1])); '
+            'print(n.build(r))')
     command = [sys.executable, '-c', code, json.dumps(tiny_recipe(tmp_path))]
     processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     paths = {p.communicate()[0].strip() for p in processes}
     assert [p.returncode for p in processes] == [0, 0] and len(paths) == 1
     asked = (tmp_path / 'runs').read_text()
-    assert {build(tiny_recipe(tmp_path))} == paths and (tmp_path / 'runs').read_text() == asked       # the cache answers
+    # The cache answers
+    assert {build(tiny_recipe(tmp_path))} == paths and (tmp_path / 'runs').read_text() == asked
     assert compilations(tmp_path) == 1
     assert leftovers(cache) == []
 
@@ -113,7 +118,8 @@ def test_a_compiler_error_is_shown_and_processes_that_waited_do_not_repeat_it(ca
     fake_compiler(tmp_path, monkeypatch, 'exec c++ "$@"')
     recipe, errors = tiny_recipe(tmp_path, 'int kdgan_tiny() { return seven; }'), []
     both, locked = threading.Barrier(2), build_cache._locked
-    monkeypatch.setattr(build_cache, '_locked', lambda *args: (both.wait(), locked(*args))[1])       # neither comes after the failure
+    # Neither comes after the failure
+    monkeypatch.setattr(build_cache, '_locked', lambda *args: (both.wait(), locked(*args))[1])
 
     def attempt():
         with pytest.raises(BuildError) as caught:
@@ -160,7 +166,8 @@ def test_the_lock_of_a_killed_process_is_no_lock(cache, tmp_path):
     recipe = tiny_recipe(tmp_path)
     cache.mkdir(parents=True)
     lock = cache / f'tiny-{recipe.key()}.lock'
-    code = f'import fcntl, time; f = open({str(lock)!r}, "w"); fcntl.flock(f, fcntl.LOCK_EX); print("held", flush=True); time.sleep(1000)'
+    code = (f'import fcntl, time; f = open({str(lock)!r}, "w"); fcntl.flock(f, fcntl.LOCK_EX); print("held", '
+            'flush=True); time.sleep(1000)')
     holder = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == 'held\n'
     with pytest.raises(BuildError, match='another process has held'), build_cache._locked(lock, patience_sec=0.3):
@@ -190,7 +197,8 @@ def toolkit(tmp_path, monkeypatch):
 def test_a_cuda_toolkit_of_another_generation_is_refused(toolkit):
     tmp_path, install = toolkit
     install('11.8')
-    with pytest.raises(BuildError, match='nvcc is of CUDA 11.8, torch of CUDA 13.0.*To mend it: install the CUDA toolkit 13.0'):
+    with pytest.raises(BuildError, match='nvcc is of CUDA 11.8, torch of CUDA 13.0.*To mend it: install the CUDA '
+                                         'toolkit 13.0'):
         native_build.build_environment(tiny_recipe(tmp_path, arch='8.0'), str(tmp_path))
 
 
@@ -210,7 +218,8 @@ def test_nvcc_gets_the_compiler_that_the_user_names(toolkit, monkeypatch):
 def test_headers_are_found_where_conda_puts_them(toolkit, monkeypatch):
     folder, install = toolkit
     install('13.0')
-    recipe, header = tiny_recipe(folder, arch='8.0'), folder / 'targets' / 'x86_64-linux' / 'include' / 'cuda_runtime_api.h'
+    recipe, header = tiny_recipe(folder,
+                                 arch='8.0'), folder / 'targets' / 'x86_64-linux' / 'include' / 'cuda_runtime_api.h'
     assert 'CUDA_INC_PATH' not in native_build.build_environment(recipe, str(folder))
     header.parent.mkdir(parents=True)
     header.write_text('')
@@ -235,7 +244,8 @@ def test_nvcc_and_the_runtime_of_pip_packages_are_found(tmp_path, monkeypatch):
     (home / 'bin' / 'nvcc').chmod(0o755)
     monkeypatch.setattr('torch.version.cuda', '13.0')
     monkeypatch.setattr(nvrtc, 'package_folders', lambda name: [str(site / name)])
-    monkeypatch.setattr(shutil, 'which', lambda name, which=shutil.which, **kwargs: None if name == 'nvcc' else which(name, **kwargs))
+    monkeypatch.setattr(shutil, 'which', lambda name, which=shutil.which, **kwargs: None if name == 'nvcc'
+                        else which(name, **kwargs))
     for name in ('CUDA_HOME', 'CUDA_PATH', 'LIBRARY_PATH', 'CXX'):
         monkeypatch.delenv(name, raising=False)
     assert native_build.find_nvcc() == str(home / 'bin' / 'nvcc')
@@ -269,6 +279,7 @@ def test_an_environment_whose_path_has_a_space_links(cache, tmp_path, monkeypatc
 @pytest.mark.parametrize('log, remedy', [
     ("nvcc fatal   : Unsupported gpu architecture 'compute_130'", 'CUDA_VISIBLE_DEVICES'),
     ('ValueError: Unknown CUDA arch (13.0) or GPU not supported', 'TORCH_CUDA_ARCH_LIST'),
-    ('#error -- unsupported GNU version! gcc versions later than 14 are not supported!', 'with CC'), ('anything else', 'torch_utils.doctor')])
+    ('#error -- unsupported GNU version! gcc versions later than 14 are not supported!', 'with CC'),
+    ('anything else', 'torch_utils.doctor')])
 def test_the_remedy_fits_the_log(log, remedy):
     assert remedy in native_build._remedy_of(log)

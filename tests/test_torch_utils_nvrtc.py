@@ -1,4 +1,5 @@
-"""Kernels without a compiler: the launches of NVRTC's kernels against those of the C++, a driver that is not there, a real compilation."""
+"""Kernels without a compiler: the launches of NVRTC's kernels against those of the C++, a driver that is not there, a
+real compilation."""
 
 import ctypes
 import random
@@ -55,7 +56,8 @@ def body_in(text):
 def test_the_structs_lie_in_memory_as_in_cpp(host_library):
     mirrored = []
     for launches in LAUNCHES.values():
-        mirrored += [ctypes.sizeof(launches.Params), *(getattr(launches.Params, name).offset for name, _ in launches.Params._fields_)]
+        mirrored += [ctypes.sizeof(launches.Params), *(getattr(launches.Params, name).offset
+                                                       for name, _ in launches.Params._fields_)]
     assert host_library.layout() == mirrored and len(mirrored) > 80
 
 
@@ -67,7 +69,8 @@ def random_upfirdn2d(rng):
     separable = rng.random() < 0.4
     taps_y = taps_x if separable else taps_y
     dtype, layout = rng.choice(list(_launch.CPP_TYPE)), rng.choice(_cases.LAYOUTS)
-    x = _cases.random_tensor([rng.randint(1, 3), rng.choice([1, 3, 8, 16, 24]), rng.randint(1, 40), rng.choice([1, 5, 16, 32, 37])], 0, layout)
+    x = _cases.random_tensor([rng.randint(1, 3), rng.choice([1, 3, 8, 16, 24]), rng.randint(1, 40),
+                              rng.choice([1, 5, 16, 32, 37])], 0, layout)
     f = torch.ones([taps_x] if separable else [taps_y, taps_x]) / 7
     pads = [taps_x + rng.randint(-1, 3), rng.randint(0, 5), taps_y + rng.randint(-1, 3), rng.randint(0, 5)]
     if rng.random() < 0.3:
@@ -92,12 +95,16 @@ def random_bias_act(rng):
 
 def random_scaled_bias_act(rng):
     """(operator, arguments), one in ten of them wrong in a way that both must refuse."""
-    name, dtype, layout = rng.choice(custom_ops.OPERATORS['scaled_bias_act']), rng.choice(list(_launch.CPP_TYPE)), rng.choice(_cases.LAYOUTS)
-    n, c, h, w = shape = [rng.randint(0, 3), rng.choice([1, 3, 8, 40, 300]), rng.randint(1, 30), rng.choice([1, 5, 16, 37])]
+    name, dtype = rng.choice(custom_ops.OPERATORS['scaled_bias_act']), rng.choice(list(_launch.CPP_TYPE))
+    layout = rng.choice(_cases.LAYOUTS)
+    n, c, h, w = shape = [rng.randint(0, 3), rng.choice([1, 3, 8, 40, 300]), rng.randint(1, 30),
+                          rng.choice([1, 5, 16, 37])]
     real = real_dtype(dtype)
-    small = lambda *sizes: torch.ones(sizes, dtype=real).mul(0.5) if rng.random() < 0.95 else torch.ones([*sizes, 2], dtype=real)
+    fits = lambda: rng.random() < 0.95
+    small = lambda *sizes: torch.ones(sizes, dtype=real).mul(0.5) if fits() else torch.ones([*sizes, 2], dtype=real)
     maybe = lambda t: t if rng.random() < 0.7 else None
-    large = lambda: _cases.laid_out(_cases.random_tensor(shape, rng.randint(0, 9), rng.choice([layout, 'contiguous'])), layout, dtype, 'cpu')
+    large = lambda: _cases.laid_out(_cases.random_tensor(shape, rng.randint(0, 9), rng.choice([layout, 'contiguous'])),
+                                    layout, dtype, 'cpu')
     x, scale, args = large(), small(n, c), (0.2, rng.choice([1.5, 1.5, 1.5, 0.5, 0.0]), rng.choice([-1.0, 0.5]))
     noise = maybe(small(rng.choice([1, n]), 1, h, w))
     if name == 'scaled_bias_act':
@@ -108,12 +115,15 @@ def random_scaled_bias_act(rng):
 
 def forms(result):
     """[(shape, dtype, strides)] of the result of an operator, a tensor or several."""
-    return [(t.shape, t.dtype, _cases.strides_that_matter(t)) for t in ([result] if torch.is_tensor(result) else result)]
+    return [(t.shape, t.dtype, _cases.strides_that_matter(t))
+            for t in ([result] if torch.is_tensor(result) else result)]
 
 
 def assert_same_launch(host_library, multiprocessors, name, args):
-    """Both make the same kernel, shared memory and parameters of a call, the pointers to what each of them allocates aside; or neither any."""
-    recorder, kernel = Recorder(multiprocessors), next(kernel for kernel, names in custom_ops.OPERATORS.items() if name in names)
+    """Both make the same kernel, shared memory and parameters of a call, the pointers to what each of them allocates
+    aside; or neither any."""
+    recorder, kernel = Recorder(multiprocessors), next(kernel for kernel, names in custom_ops.OPERATORS.items()
+                                                       if name in names)
     messages = []
     for run in (operators(recorder)[name], host_library.operator(name)):
         try:
@@ -152,7 +162,8 @@ def test_random_calls_make_the_launches_of_the_library(host_library, multiproces
 
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float16], ids=str)
 def test_the_launches_of_scaled_bias_act_give_its_results(host_library, dtype):
-    """What the kernel leaves as sums of tiles is added up in Python here: every case with the kernels of the host build."""
+    """What the kernel leaves as sums of tiles is added up in Python here: every case with the kernels of the host
+    build."""
     class Host(Recorder):
         def launch(self, device, launch):
             host_library.launch_scaled_bias_act(launch)
@@ -171,15 +182,20 @@ def test_the_launches_of_scaled_bias_act_give_its_results(host_library, dtype):
 def test_large_images_get_the_tiles_that_fit_into_shared_memory(shape, f, args, multiprocessors):
     """What the sizes must obey, whichever way they were found."""
     upx, upy, downx, downy, left, right, top, bottom = args
-    plan = _launch_upfirdn2d.plan(torch.float16, False, shape[:2], _launch_upfirdn2d.Axis('x', shape[3], upx, downx, left, right, f[-1]),
-                                  _launch_upfirdn2d.Axis('y', shape[2], upy, downy, top, bottom, f[0]), len(f) == 1, False, True, multiprocessors)
+    plan = _launch_upfirdn2d.plan(torch.float16, False, shape[:2],
+                                  _launch_upfirdn2d.Axis('x', shape[3], upx, downx, left, right, f[-1]),
+                                  _launch_upfirdn2d.Axis('y', shape[2], upy, downy, top, bottom, f[0]), len(f) == 1,
+                                  False, True, multiprocessors)
     p = plan.params
-    assert p.tiles_x * p.tile_w >= p.out_w and p.tiles_y * p.tile_h >= p.out_h + p.shift_y and p.tiles_k * p.tile_k >= shape[0] * shape[1]
-    assert p.blocks == p.tiles_x * p.tiles_y * p.tiles_k and plan.shared_bytes == 4 * (p.weights + p.box_size + p.middle_size) <= 48 << 10
+    assert (p.tiles_x * p.tile_w >= p.out_w and p.tiles_y * p.tile_h >= p.out_h + p.shift_y
+            and p.tiles_k * p.tile_k >= shape[0] * shape[1])
+    assert (p.blocks == p.tiles_x * p.tiles_y * p.tiles_k
+            and plan.shared_bytes == 4 * (p.weights + p.box_size + p.middle_size) <= 48 << 10)
 
 
 class FakeCuda:
-    """The functions of the driver as C calls them; `calls` has (name, arguments), launches with a copy of their parameters."""
+    """The functions of the driver as C calls them; `calls` has (name, arguments), launches with a copy of their
+    parameters."""
 
     def __init__(self, fail=()):
         self.calls, self.fail = [], dict(fail)
@@ -197,7 +213,8 @@ class FakeCuda:
             args[0][0] = 0x7f0000000000 + len(self.calls)           # more than 32 bits, as on a real machine
         if name == 'cuOccupancyMaxActiveBlocksPerMultiprocessor':
             args[0][0] = 5
-        copied = ctypes.string_at(args[9][0], ctypes.sizeof(_launch_upfirdn2d.Params)) if name == 'cuLaunchKernel' else None
+        copied = (ctypes.string_at(args[9][0], ctypes.sizeof(_launch_upfirdn2d.Params)) if name == 'cuLaunchKernel'
+                  else None)
         self.calls.append((name, args, copied))
         return 0
 
@@ -219,7 +236,8 @@ def one_gpu(monkeypatch):
 def archive():
     """As if compiled: every kernel's name in its file is its own, backwards."""
     made = object.__new__(nvrtc_kernels.Archive)
-    made.names = {name: {kernel: kernel[::-1] for kernel in kernels} for name, (_, kernels) in nvrtc_kernels.programs().items()}
+    made.names = {name: {kernel: kernel[::-1] for kernel in kernels}
+                  for name, (_, kernels) in nvrtc_kernels.programs().items()}
     made.images = {name: name.encode() for name in made.names}
     return made
 
@@ -238,7 +256,8 @@ def test_the_driver_is_called_with_the_launch(one_gpu):
     assert load[1] == b'upfirdn2d-float16'
     assert function[2].decode()[::-1] == 'kdgan::kernel<kdgan::Upfirdn2d<kdgan::half_t, 2, 1, 4, false>>'
     assert args[0] > 2 ** 32 and len(cuda.named('cuCtxSetCurrent')) == 2
-    assert {call[1][0] for call in cuda.named('cuCtxSetCurrent')} == {0x7f0000000000 + 2}      # cuInit, cuDeviceGet came before
+    # cuInit, cuDeviceGet came before
+    assert {call[1][0] for call in cuda.named('cuCtxSetCurrent')} == {0x7f0000000000 + 2}
     assert launcher.resident_blocks(device, _launch_bias_act.body_of(torch.float32, 'lrelu', 'slope')) == 5 * 30
 
 
@@ -252,7 +271,8 @@ def test_errors_of_the_driver_have_its_words(one_gpu):
         launcher.launch(torch.device('cuda', 0), launch)
 
 
-@pytest.mark.parametrize('capability, target', [((8, 6), 'sm_86'), ((8, 9), 'sm_86'), ((9, 0), 'sm_90'), ((10, 0), 'compute_90'), ((7, 5), None)])
+@pytest.mark.parametrize('capability, target', [((8, 6), 'sm_86'), ((8, 9), 'sm_86'), ((9, 0), 'sm_90'),
+                                                ((10, 0), 'compute_90'), ((7, 5), None)])
 def test_the_target_is_what_the_gpu_runs(capability, target):
     if target is None:
         with pytest.raises(nvrtc.NvrtcError, match='no code for GPUs of architecture 7.5, the oldest it knows is 8.0'):
@@ -280,7 +300,8 @@ def test_a_damaged_archive_is_compiled_anew(monkeypatch, tmp_path):
 def test_nvrtc_compiles_in_a_process_of_its_own(major, monkeypatch, capfd):
     """Some kernels of every kind for one architecture; `make soak` compiles all for all."""
     monkeypatch.setattr('torch.version.cuda', f'{major}.0')
-    some = {name: (source, kernels[-1:]) for name, (source, kernels) in nvrtc_kernels.programs().items() if 'float64' not in name}
+    some = {name: (source, kernels[-1:]) for name, (source, kernels) in nvrtc_kernels.programs().items()
+            if 'float64' not in name}
     monkeypatch.setattr(nvrtc_kernels, 'programs', lambda: some)
     for _ in range(2):
         path = nvrtc_kernels.build((7, 5))
@@ -333,12 +354,14 @@ def test_the_search_goes_from_nvcc_to_nvrtc_to_torch(monkeypatch):
     problems, backends, notes = search(lambda limit: ('nvcc', None), lambda limit: fail('not asked for'))
     assert set(backends.values()) == {'kernel compiled by nvcc'} and notes == []
     problems, backends, notes = search(lambda limit: fail('nvcc is missing'), lambda limit: fail('NVRTC is missing'))
-    assert problems['upfirdn2d'] == ('nvcc is missing. To mend it: do this\nOr without a compiler: NVRTC is missing. To mend it: do this')
+    assert problems['upfirdn2d'] == ('nvcc is missing. To mend it: do this\nOr without a compiler: NVRTC is missing. '
+                                     'To mend it: do this')
     assert backends['bias_act'] == 'plain torch (nvcc is missing)' and len(notes) == 1
     wrong = iter(['wrong. To mend it: x', None, None, None])                # bias_act of the library
     problems, backends, notes = search(lambda limit: ('nvcc', None), works, lambda *args: next(wrong))
     assert set(problems.values()) == {None} and backends['upfirdn2d'] == 'kernel compiled by nvcc'
-    assert backends['bias_act'] == 'kernel compiled by NVRTC 13.0 (wrong)' and 'bias_act runs with the kernel of NVRTC' in notes[0]
+    assert (backends['bias_act'] == 'kernel compiled by NVRTC 13.0 (wrong)'
+            and 'bias_act runs with the kernel of NVRTC' in notes[0])
 
 
 def test_a_launch_that_fails_ends_in_the_reference_with_one_warning(monkeypatch):
@@ -351,7 +374,8 @@ def test_a_launch_that_fails_ends_in_the_reference_with_one_warning(monkeypatch)
         raise DriverError('cuLaunchKernel: out of resources (CUDA error 701)')
     run, x = custom_ops._guarded('bias_act', 'bias_act', fail), torch.randn(2, 3)
     args = (x, None, 1, 'relu', 0.0, 1.0, -1.0)
-    with pytest.warns(RuntimeWarning, match='bias_act runs without its CUDA kernel from here on: a launch failed: cuLaunchKernel: out of') as caught:
+    with pytest.warns(RuntimeWarning, match='bias_act runs without its CUDA kernel from here on: a launch failed: '
+                                            'cuLaunchKernel: out of') as caught:
         results = [run(*args), run(*args)]
     assert len(caught) == 1 and installed == ['bias_act'] and 'a launch failed' in custom_ops._problems['bias_act']
     for y in results:

@@ -29,11 +29,14 @@ def config_of(data, *args):
 
 def test_auto_at_16_pixels(tiny_data):
     config, name = config_of(tiny_data)
-    assert (config.batch_size, config.batch_gpu, config.total_kimg, config.ema_kimg, config.ema_rampup) == (32, 32, 25000, 10, 0.05)
-    assert config.loss_kwargs == dict(class_name='training.loss.StyleGAN2Loss', r1_gamma=pytest.approx(0.0002 * 16 ** 2 / 32))
+    assert (config.batch_size, config.batch_gpu, config.total_kimg, config.ema_kimg,
+            config.ema_rampup) == (32, 32, 25000, 10, 0.05)
+    assert config.loss_kwargs == dict(class_name='training.loss.StyleGAN2Loss',
+                                      r1_gamma=pytest.approx(0.0002 * 16 ** 2 / 32))
     assert config.G_opt_kwargs == dict(class_name='torch.optim.Adam', lr=0.0025, betas=[0, 0.99], eps=1e-8)
     assert config.metrics == ['fid50k_full'] and config.ada_target == 0.6
-    assert set(config.augment_kwargs) == {'class_name', 'xflip', 'rotate90', 'xint', 'scale', 'rotate', 'aniso', 'xfrac', 'brightness', 'contrast',
+    assert set(config.augment_kwargs) == {'class_name', 'xflip', 'rotate90', 'xint', 'scale', 'rotate', 'aniso',
+                                          'xfrac', 'brightness', 'contrast',
                                           'lumaflip', 'hue', 'saturation'}
     assert name == 'tiny-auto1'
 
@@ -52,22 +55,27 @@ def test_precision_on_a_cpu(tiny_data, monkeypatch, fast):
     """bfloat16 where the processor has it, and where it is asked for."""
     monkeypatch.setattr(misc, 'cpu_has_bfloat16', lambda: fast)
     kd = '--kd=agkd', '--kd-teacher=demo'
-    half, full = config_of(tiny_data, *kd, *([] if fast else ['--fp32=0']))[0], config_of(tiny_data, *kd, *(['--fp32=1'] if fast else []))[0]
+    half, full = config_of(tiny_data, *kd,
+                           *([] if fast else ['--fp32=0']))[0], config_of(tiny_data, *kd,
+                                                                          *(['--fp32=1'] if fast else []))[0]
     assert [config.terms['kd']['teacher_fp32'] for config in (half, full)] == [False, True]
-    assert half.G_kwargs['synthesis_kwargs']['half_dtype'] == 'bfloat16' and half.D_kwargs['block_kwargs']['half_dtype'] == 'bfloat16'
+    assert (half.G_kwargs['synthesis_kwargs']['half_dtype'] == 'bfloat16'
+            and half.D_kwargs['block_kwargs']['half_dtype'] == 'bfloat16')
     assert half.D_kwargs['conv_clamp'] is None and half.D_kwargs['num_fp16_res'] >= 8
     assert full.D_kwargs['num_fp16_res'] == full.G_kwargs['synthesis_kwargs']['num_fp16_res'] == 0
     assert half.channels_last and not config_of(tiny_data, '--nhwc=0')[0].channels_last
 
 
 def test_kd_options_reach_the_configuration(tiny_data):
-    config, name = config_of(tiny_data, '--kd=cgkd', '--kd-head=released', '--kd-weight-cgkd=3', '--kd-texts=dog', '--kd-teacher=demo',
+    config, name = config_of(tiny_data, '--kd=cgkd', '--kd-head=released', '--kd-weight-cgkd=3', '--kd-texts=dog',
+                             '--kd-teacher=demo',
                              '--kd-pd=generator')
     kd = config.terms['kd']
     assert kd['class_name'] == 'kd_plugin.loss.Distillation'
     assert name == 'tiny-auto1-kd-cgkd-teacher-demo-texts-dog-weight-cgkd3-head-released-pd-generator'
     assert (kd['methods'], kd['teacher'], len(kd['texts'])) == (['cgkd'], 'demo', 43)
-    assert [kd['settings'][name] for name in ('head', 'weight_cgkd', 'pd', 'weight_agkd')] == ['released', 3, 'generator', 0.44]
+    assert [kd['settings'][name] for name in ('head', 'weight_cgkd', 'pd',
+                                              'weight_agkd')] == ['released', 3, 'generator', 0.44]
     assert config_of(tiny_data, '--kd=agkd,cgkd')[0].terms['kd']['teacher'] == 'ViT-B/32'
     assert config_of(tiny_data, '--kd=agkd')[0].terms['kd']['texts'] == ['a photo of a blue.', 'a photo of a red.']
     assert config_of('demo', '--kd=agkd')[0].terms['kd']['teacher'] == 'demo'
@@ -91,11 +99,14 @@ def test_the_width_of_the_features_is_asked_of_the_discriminator(tiny_data):
 
 
 @pytest.mark.parametrize('args, name', [
-    (['--cond=1'], 'tiny-cond-auto1'), (['--mirror=1', '--subset=4'], 'tiny-subset4-mirror-auto1'), (['--cfg=cifar'], 'tiny-cifar'),
-    (['--gamma=5', '--kimg=100', '--batch=8'], 'tiny-auto1-gamma5-kimg100-batch8'), (['--aug=fixed', '--p=0.3'], 'tiny-auto1-fixed-p0.3'),
+    (['--cond=1'], 'tiny-cond-auto1'), (['--mirror=1', '--subset=4'], 'tiny-subset4-mirror-auto1'),
+    (['--cfg=cifar'], 'tiny-cifar'),
+    (['--gamma=5', '--kimg=100', '--batch=8'], 'tiny-auto1-gamma5-kimg100-batch8'),
+    (['--aug=fixed', '--p=0.3'], 'tiny-auto1-fixed-p0.3'),
     (['--target=0.7', '--augpipe=bgcfnc'], 'tiny-auto1-target0.7-bgcfnc'),
     (['--init-from=x', '--freezed=3'], 'tiny-auto1-init-x-freezed3'),
-    (['--kd=agkd,cgkd', '--kd-preset=released'], 'tiny-auto1-kd-agkd-cgkd-released'), (['--val-fraction=0.25'], 'tiny-val0.25-auto1')])
+    (['--kd=agkd,cgkd', '--kd-preset=released'], 'tiny-auto1-kd-agkd-cgkd-released'),
+    (['--val-fraction=0.25'], 'tiny-val0.25-auto1')])
 def test_the_name_of_a_run_says_what_was_chosen(args, name, tiny_data):
     assert config_of(tiny_data, *args)[1] == name
 
@@ -104,7 +115,8 @@ def test_the_name_of_a_run_says_what_was_chosen(args, name, tiny_data):
     (['--aug=fixed'], '--aug=fixed: needs a probability; add --p='),
     (['--p=0.2'], '--p=0.2: has no effect with --aug=ada; it goes with --aug=fixed'),
     (['--aug=noaug', '--target=0.5'], '--target=0.5: has no effect with --aug=noaug; it goes with --aug=ada'),
-    (['--aug=noaug', '--augpipe=bg'], '--augpipe=bg: has no effect with --aug=noaug; it goes with --aug=ada or --aug=fixed'),
+    (['--aug=noaug', '--augpipe=bg'], '--augpipe=bg: has no effect with --aug=noaug; it goes with --aug=ada or '
+                                      '--aug=fixed'),
     (['--gpus=3'], '--gpus=3: must be a power of two; use --gpus=2'),
     (['--gpus=2', '--batch=3'], '--batch=3: cannot be split evenly over 2 processes; use --batch=4'),
     (['--batch=8', '--batch-gpu=3'], '--batch-gpu=3: does not divide the 8 images per process; use a divisor of it'),
@@ -118,7 +130,8 @@ def test_the_name_of_a_run_says_what_was_chosen(args, name, tiny_data):
     (['--metrics=none', '--early-stop=metric=fid5k_full,patience=2'], '--early-stop=.* fid5k_full is not measured'),
     (['--metrics=none', '--detector=x.pt'], '--detector=x.pt: has no effect with --metrics=none'),
     (['--kd=cgkd', '--kd-texts=nosuch'], '--kd-texts=nosuch: there is no such file and no such preset'),
-    (['--freezed=3'], '--freezed=3: without --init-from it would keep random layers; add --init-from=FILE, or leave it out'),
+    (['--freezed=3'], '--freezed=3: without --init-from it would keep random layers; add --init-from=FILE, or '
+                      'leave it out'),
     (['--cuda-graphs=1'], '--cuda-graphs=1: there are none without a CUDA device; leave it out'),
     (['--device=cuda'], '--device=cuda: torch finds no CUDA device; use --device=cpu')])
 def test_what_does_not_go_together_is_refused(args, message, tiny_data, monkeypatch):
@@ -219,9 +232,11 @@ def picture(path, size=(16, 16)):
 BAD_DATA = {
     'missing': (lambda folder: None, r'Error: .*data: '),
     'empty': (lambda folder: folder.mkdir(), r'Error: .*data: no images'),
-    'mixed sizes': (lambda folder: [picture(folder / 'a.png'), picture(folder / 'b.png'), picture(folder / 'c.png', (32, 32))],
+    'mixed sizes': (lambda folder: [picture(folder / 'a.png'), picture(folder / 'b.png'),
+                                    picture(folder / 'c.png', (32, 32))],
                     r'Error: .*data: c\.png is 32x32.*dataset_tool\.py'),
-    'odd size': (lambda folder: picture(folder / 'a.png', (24, 24)), r'Error: --data=.*data: images are 24x24; .*--width=16'),
+    'odd size': (lambda folder: picture(folder / 'a.png', (24, 24)),
+                 r'Error: --data=.*data: images are 24x24; .*--width=16'),
     'no labels': (lambda folder: picture(folder / 'a.png'), r'Error: .*label'),
     'damaged': (lambda folder: (picture(folder / 'a.png'), (folder / 'b.png').write_bytes(b'no png')),
                 r'Error: .*b\.png is not an image, or damaged at its beginning'),
@@ -240,11 +255,14 @@ def test_bad_data_is_one_line_and_leaves_no_run_behind(case, tmp_path):
 
 @pytest.mark.parametrize('args, message', [
     (['--kd=agkd', '--kd-teacher=nothing.safetensors'], 'Error: --kd-teacher=nothing.safetensors: .* does not exist'),
-    (['--kd=agkd', '--kd-teacher=demo', '--kd-head=none'], 'Error: --kd-head=none: .* width 512, the teacher.s 128; use --kd-head=linear'),
+    (['--kd=agkd', '--kd-teacher=demo', '--kd-head=none'], 'Error: --kd-head=none: .* width 512, the teacher.s 128; '
+                                                           'use --kd-head=linear'),
     (['--init-from=nothing.safetensors'], 'Error: --init-from=nothing.safetensors: there is no such file'),
-    (['--init-from=.'], 'Error: --init-from=.: is a folder; name a snapshot in it, such as network-snapshot-000060.safetensors'),
+    (['--init-from=.'], 'Error: --init-from=.: is a folder; name a snapshot in it, such as '
+                        'network-snapshot-000060.safetensors'),
     (['--metrics=fid5k_full', '--detector=nothing.pt'], 'Error: --detector=nothing.pt'),
-    (['--metrics=clipfid5k_full', '--metric-teacher=nothing.safetensors'], 'Error: --metric-teacher=nothing.safetensors: .* does not exist'),
+    (['--metrics=clipfid5k_full', '--metric-teacher=nothing.safetensors'],
+     'Error: --metric-teacher=nothing.safetensors: .* does not exist'),
     (['--metrics=featfid5k_full', '--metric-teacher=clip'],
      'Error: --metric-teacher=clip: there is no teacher of this'),
     (['--kd=agkd', '--kd-teacher=VIT-B/32'],
@@ -285,20 +303,24 @@ def test_no_detector_and_no_network(tiny_data, tmp_path, monkeypatch):
         raise requests.ConnectionError
     monkeypatch.setattr(requests, 'get', offline)
     code, output = run_cli(train.main, f'--outdir={tmp_path / "runs"}', f'--data={tiny_data}')
-    assert code == 1 and re.search(r'Error: .*inception-2015-12-05\.pt cannot be fetched .*--detector=FILE', output), output
+    assert code == 1 and re.search(r'Error: .*inception-2015-12-05\.pt cannot be fetched .*--detector=FILE',
+                                   output), output
     assert not (tmp_path / 'runs').exists()
 
 
 def test_no_clip_package(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'clip', None)
-    code, output = run_cli(train.main, f'--outdir={tmp_path / "runs"}', f'--data={tiny_data}', '--metrics=none', '--kd=agkd')
+    code, output = run_cli(train.main, f'--outdir={tmp_path / "runs"}', f'--data={tiny_data}', '--metrics=none',
+                           '--kd=agkd')
     assert code == 1 and 'Error: --kd-teacher=ViT-B/32: the package clip cannot be imported' in output
     assert not (tmp_path / 'runs').exists()
 
 
 @pytest.mark.parametrize('args, message', [
-    (['--cfg=demo'], 'Error: --metrics=featfid1k_full (the default of --cfg=demo): needs the teacher ViT-B/32: the package clip cannot'),
-    (['--metrics=none,clipfid9_full,clipkid9_full'], 'Error: --metrics=clipfid9_full,clipkid9_full: needs the teacher ViT-B/32: the package clip')])
+    (['--cfg=demo'], 'Error: --metrics=featfid1k_full (the default of --cfg=demo): needs the teacher ViT-B/32: the '
+                     'package clip cannot'),
+    (['--metrics=none,clipfid9_full,clipkid9_full'], 'Error: --metrics=clipfid9_full,clipkid9_full: needs the teacher '
+                                                     'ViT-B/32: the package clip')])
 def test_a_metric_that_needs_the_clip_package(args, message, tiny_data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'clip', None)
     code, output = run_cli(train.main, f'--outdir={tmp_path / "runs"}', f'--data={tiny_data}', *args)
@@ -340,7 +362,8 @@ def test_one_or_two_images_are_few(count, warning, tiny_data, tmp_path):
 
 def test_the_same_command_finds_its_run(tmp_path):
     config = dict(a=1, total_kimg=2, kimg_per_tick=1, metrics=['fid5k_full'])
-    find = lambda changes=(), new_run=False: find_run(str(tmp_path), EasyDict({**config, **dict(changes)}), 'name', new_run)
+    find = lambda changes=(), new_run=False: find_run(str(tmp_path), EasyDict({**config, **dict(changes)}),
+                                                      'name', new_run)
     assert find() == (str(tmp_path / '00000-name'), 'new')
     run = tmp_path / '00003-name'
     run.mkdir()
@@ -364,7 +387,8 @@ def test_the_same_command_finds_its_run(tmp_path):
 def test_an_interrupted_start_leaves_a_damaged_options_file_alone(tmp_path):
     (tmp_path / '00000-x').mkdir()
     (tmp_path / '00000-x' / OPTIONS_FILE).write_text('{"a": ')
-    assert find_run(str(tmp_path), EasyDict(total_kimg=1), 'x', False) == (os.path.join(str(tmp_path), '00001-x'), 'new')
+    assert find_run(str(tmp_path), EasyDict(total_kimg=1), 'x', False) == (os.path.join(str(tmp_path), '00001-x'),
+                                                                           'new')
 
 
 def test_a_seed_that_numpy_cannot_take():
@@ -373,10 +397,12 @@ def test_a_seed_that_numpy_cannot_take():
 
 
 def test_tf32_is_as_torch_has_it(tiny_data, monkeypatch):
-    """Convolutions on a GPU use it unless it is turned off, matrix products only where it is asked for; a CPU has none."""
+    """Convolutions on a GPU use it unless it is turned off, matrix products only where it is asked for; a CPU has
+    none."""
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     found = {}
     for args in ([], ['--allow-tf32=0'], ['--allow-tf32=1'], ['--device=cpu']):
         config = train.build_config(parse_options('--outdir=x', f'--data={tiny_data}', *args))[0]
         found[''.join(args)] = (config.conv_tf32, config.allow_tf32)
-    assert found == {'': (True, False), '--allow-tf32=0': (False, False), '--allow-tf32=1': (True, True), '--device=cpu': (False, False)}
+    assert found == {'': (True, False), '--allow-tf32=0': (False, False), '--allow-tf32=1': (True, True),
+                     '--device=cpu': (False, False)}

@@ -1,4 +1,5 @@
-"""APA: its p against the rule, the share and origin of the replaced images, in both D phases, with labels and micro-batches."""
+"""APA: its p against the rule, the share and origin of the replaced images, in both D phases, with labels and
+micro-batches."""
 
 import copy
 
@@ -18,12 +19,14 @@ from training.methods.apa import AdaptivePseudoAugmentation
 
 def record(n, value, c, round_idx=0, gen=None):
     img = torch.full([n, 3, 2, 2], float(value))
-    return Step(img, torch.full([n, 2], float(c)), torch.arange(n), torch.zeros(n, 8), torch.full([n, 2], 10.0 + c), round_idx,
+    return Step(img, torch.full([n, 2], float(c)), torch.arange(n), torch.zeros(n, 8),
+                torch.full([n, 2], 10.0 + c), round_idx,
                 gen_img=None if gen is None else torch.full([n, 3, 2, 2], float(gen)))
 
 
 def test_share_origin_and_labels_of_the_replaced_images():
-    """p = 0.3 of 20000: within four standard deviations; each image is whole, from its own micro-batch, with the fake's label."""
+    """p = 0.3 of 20000: within four standard deviations; each image is whole, from its own micro-batch, with the fake's
+    label."""
     term = AdaptivePseudoAugmentation(batch_size=4)
     term.p.fill_(0.3)
     for round_idx in (0, 1):
@@ -39,7 +42,8 @@ def test_share_origin_and_labels_of_the_replaced_images():
 
 
 def test_p_follows_the_rule_and_stays_within_bounds():
-    """Every 4 iterations by 4 batches in 500 kimg, up while more than 80 % of the reals count as real, never below 0 or above 1."""
+    """Every 4 iterations by 4 batches in 500 kimg, up while more than 80 % of the reals count as real, never below 0 or
+    above 1."""
     term = AdaptivePseudoAugmentation(batch_size=50)
     term.bind(None)
     signs = lambda mean: training_stats.report('Loss/signs/real', torch.tensor([mean] * 4))
@@ -87,7 +91,8 @@ class Watch(Term):
 
 @pytest.mark.parametrize('phase', ['Dmain', 'Dreg', 'Dboth'])
 def test_both_d_phases_see_the_images_of_the_g_phase(phase):
-    """At p = 1 R1 and the main loss equal those of a plain loss on the generated images; at p = 0 those on the real ones."""
+    """At p = 1 R1 and the main loss equal those of a plain loss on the generated images; at p = 0 those on the real
+    ones."""
     n = nets()
     watch, term = Watch(), AdaptivePseudoAugmentation(batch_size=N)
     loss = make_loss(n, terms=dict(apa=term, watch=watch), pl_weight=0)
@@ -131,6 +136,7 @@ def test_teacher_features_are_those_of_the_image_fed():
 def test_options(tiny_data):
     build = lambda *args: train.build_config(parse_options('--outdir=x', f'--data={tiny_data}', '--device=cpu', *args))
     config, name = build('--apa', '--apa-target=0.5', '--batch=8', '--batch-gpu=4')
-    assert config.terms == dict(apa=dict(class_name='training.methods.apa.AdaptivePseudoAugmentation', batch_size=8, target=0.5))
+    assert config.terms == dict(apa=dict(class_name='training.methods.apa.AdaptivePseudoAugmentation', batch_size=8,
+                                         target=0.5))
     assert build('--apa', '--init-from=x')[0].terms['apa']['kimg'] == build('--init-from=x')[0].ada_kimg == 100
     assert name == 'tiny-auto1-batch8-apa-target0.5'

@@ -1,7 +1,9 @@
-"""ADA: every transform against scipy or a formula written out here, the probabilities, the derivatives, and that the host reads nothing.
+"""ADA: every transform against scipy or a formula written out here, the probabilities, the derivatives, and that the
+host reads nothing.
 
-Smooth images are sums of cosines that are symmetric about the first and the last pixel centre. Extending one by reflection gives the same
-cosines everywhere, and a symmetric filter multiplies each by a number, so what a transform must give is known in closed form, borders included.
+Smooth images are sums of cosines that are symmetric about the first and the last pixel centre. Extending one by
+reflection gives the same cosines everywhere, and a symmetric filter multiplies each by a number, so what a transform
+must give is known in closed form, borders included.
 """
 
 import math
@@ -57,8 +59,10 @@ def linear(preset='bgcfnc', seed=3):
 def scipy_warp(images, matrix, shift=(0, 0)):
     """Result at offset o from the centre = image at matrix @ o - shift, (x, y); fifth-order splines.
 
-    The wavelet is not symmetric. Its centre of mass lies `delay` beside the pixel, and the mirrored filter on the way back undoes that only
-    where the image is not turned: the pipeline shows the image displaced by (matrix - 1) delay, a twentieth of a pixel for a quarter turn.
+    The wavelet is not symmetric. Its centre of mass lies `delay` beside the pixel, and the mirrored filter on the way
+    back undoes that only
+    where the image is not turned: the pipeline shows the image displaced by (matrix - 1) delay, a twentieth of a pixel
+                                   for a quarter turn.
     """
     delay = (np.dot(np.arange(12), SYM6) / np.sum(SYM6) - 5) / 2
     matrix = np.asarray(matrix, dtype=np.float64)
@@ -67,12 +71,14 @@ def scipy_warp(images, matrix, shift=(0, 0)):
     result = []
     for image in images.double().numpy().reshape(-1, *images.shape[2:]):
         centre = (np.array(image.shape) - 1) / 2
-        result.append(scipy.ndimage.affine_transform(image, matrix_yx, centre - shift_yx - matrix_yx @ centre, order=5, mode='mirror'))
+        result.append(scipy.ndimage.affine_transform(image, matrix_yx, centre - shift_yx - matrix_yx @ centre, order=5,
+                                                     mode='mirror'))
     return torch.tensor(np.reshape(result, images.shape), dtype=torch.float32)
 
 
 def assert_warped(pipe, images, q, matrix, shift=(0, 0)):
-    """Sampling bilinearly on half a pixel errs by at most 1/32 (f_xx + f_yy); three half periods on 64 pixels give (3 pi / 63)^2 each."""
+    """Sampling bilinearly on half a pixel errs by at most 1/32 (f_xx + f_yy); three half periods on 64 pixels give (3
+    pi / 63)^2 each."""
     torch.testing.assert_close(pipe(images, q), scipy_warp(images, matrix, shift), rtol=0, atol=2e-3)
 
 
@@ -103,7 +109,8 @@ def test_fractional_shift_is_relative_to_each_side(q):
     assert_warped(AugmentPipe(xfrac=1, xfrac_std=0.2), smooth_images(64, 80), q, np.eye(2), shift)
 
 
-@pytest.mark.parametrize(('q', 'matrix'), [(0.1, [[1, 0], [0, 1]]), (0.3, [[0, -1], [1, 0]]), (0.6, [[-1, 0], [0, -1]]), (0.8, [[0, 1], [-1, 0]])])
+@pytest.mark.parametrize(('q', 'matrix'), [(0.1, [[1, 0], [0, 1]]), (0.3, [[0, -1], [1, 0]]), (0.6, [[-1, 0], [0, -1]]),
+                                           (0.8, [[0, 1], [-1, 0]])])
 def test_quarter_turns(q, matrix):
     assert_warped(AugmentPipe(rotate90=1), smooth_images(64, 64), q, matrix)
     assert_warped(AugmentPipe(rotate90=1), smooth_images(64, 72), q, matrix)
@@ -125,14 +132,16 @@ def test_a_whole_shift_and_no_change_are_exact():
     shift_x, shift_y = round(0.6 * 0.25 * 40), round(0.6 * 0.25 * 32)
     padded = np.pad(images.numpy(), [(0, 0), (0, 0), (shift_y, 0), (shift_x, 0)], mode='reflect')
     want = torch.tensor(padded[:, :, :32, :40])
-    torch.testing.assert_close(AugmentPipe(xint=1, xint_max=0.25)(images, 0.8), want, rtol=0, atol=1e-4)     # coordinates round to 1e-6 pixels
+    # Coordinates round to 1e-6 pixels
+    torch.testing.assert_close(AugmentPipe(xint=1, xint_max=0.25)(images, 0.8), want, rtol=0, atol=1e-4)
     torch.testing.assert_close(AugmentPipe(xflip=1)(images, 0.2), images, rtol=0, atol=1e-4)
 
 
 def test_xflip():
     images = smooth_images(64, 64)
     assert_warped(AugmentPipe(xflip=1), images, 0.7, [[-1, 0], [0, 1]])
-    torch.testing.assert_close(AugmentPipe(xflip=1)(images, 0.7), images.flip(3), rtol=0, atol=0.02)          # a tenth of a pixel: scipy_warp
+    # A tenth of a pixel: scipy_warp
+    torch.testing.assert_close(AugmentPipe(xflip=1)(images, 0.7), images.flip(3), rtol=0, atol=0.02)
 
 
 def test_zeros_beyond_the_reflected_image():
@@ -145,7 +154,8 @@ def test_zeros_beyond_the_reflected_image():
 @pytest.mark.parametrize(('height', 'width'), [(1, 1), (2, 3), (16, 16), (24, 40), (70, 33)])
 @pytest.mark.parametrize('strength', [0.1, 1.0])
 def test_room_for_the_largest_margin_gives_the_same(height, width, strength):
-    """Reading the margin on the host and masking on the device: values and gradients, for margins that are cut off and that are not."""
+    """Reading the margin on the host and masking on the device: values and gradients, for margins that are cut off and
+    that are not."""
     torch.manual_seed(height + width)
     images, dy = noise_images(3, 2, height, width), noise_images(3, 2, height, width, seed=1)
     to_source = torch.eye(3).repeat(3, 1, 1)
@@ -156,19 +166,23 @@ def test_room_for_the_largest_margin_gives_the_same(height, width, strength):
         x = images.clone().requires_grad_()
         y = warp(x, to_source, AugmentPipe().Hz_geom, read_margins=read_margins)
         results.append((y, *torch.autograd.grad(y, x, dy)))
-    torch.testing.assert_close(results[0], results[1], rtol=0, atol=2e-4)           # coordinates in a grid of other size round differently
+    # Coordinates in a grid of other size round differently
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=2e-4)
 
 
-@pytest.mark.parametrize(('size', 'reach', 'bounds'), [(9, (4, 2), (4, 2)), (9, (3, 0), (8, 8)), (5, (4, 4), (4, 4)), (80, (7, 79), (79, 79))])
+@pytest.mark.parametrize(('size', 'reach', 'bounds'), [(9, (4, 2), (4, 2)), (9, (3, 0), (8, 8)), (5, (4, 4), (4, 4)),
+                                                       (80, (7, 79), (79, 79))])
 def test_upsampling_by_the_definition(size, reach, bounds):
     """Reflect as far as `reach`, put a zero after every pixel, convolve; zeros in the room that is left."""
     line = np.random.RandomState(0).randn(size)
     taps = np.array(SYM6) / np.sum(SYM6)
     stuffed = np.zeros(2 * (size + sum(reach)))
     stuffed[::2] = np.pad(line, reach, mode='reflect')
-    want = np.pad(np.convolve(stuffed, 2 * taps)[5:5 + len(stuffed)], [2 * (b - r) for b, r in zip(bounds, reach, strict=True)])
+    want = np.pad(np.convolve(stuffed, 2 * taps)[5:5 + len(stuffed)],
+                  [2 * (b - r) for b, r in zip(bounds, reach, strict=True)])
     for given in (reach, tuple(torch.tensor(float(r)) for r in reach)):
-        got = upsampling(torch.tensor(taps, dtype=torch.float32), size, given, bounds)(torch.tensor(line, dtype=torch.float32)[None])
+        got = upsampling(torch.tensor(taps, dtype=torch.float32), size, given,
+                         bounds)(torch.tensor(line, dtype=torch.float32)[None])
         np.testing.assert_allclose(got[0].numpy(), want, atol=2e-6)
 
 
@@ -197,7 +211,8 @@ def test_margins_against_corners():
 # Colour.
 
 def color_reference(pixels, q, brightness=0, contrast=0, lumaflip=0, hue=0, saturation=0):
-    """[..., 3] float64, one transform after the other; the arguments are the widths of their distributions, lumaflip 0 or 1."""
+    """[..., 3] float64, one transform after the other; the arguments are the widths of their distributions, lumaflip 0
+    or 1."""
     pixels = pixels + std_value(q, brightness)
     pixels = pixels * 2 ** std_value(q, contrast)
     if lumaflip and q >= 0.5:
@@ -215,7 +230,8 @@ COLOR_CASES = [dict(brightness=0.4), dict(contrast=0.9), dict(lumaflip=1), dict(
 @pytest.mark.parametrize('case', COLOR_CASES, ids=['-'.join(case) for case in COLOR_CASES])
 def test_color(case, q):
     options = dict.fromkeys(case, 1)
-    options |= {name + ('_max' if name == 'hue' else '_std'): width for name, width in case.items() if name != 'lumaflip'}
+    options |= {name + ('_max' if name == 'hue' else '_std'): width for name, width in case.items()
+                if name != 'lumaflip'}
     images = noise_images(2, 3, 5, 7)
     want = color_reference(images.double().permute(0, 2, 3, 1).numpy(), q, **case)
     got = AugmentPipe(**options)(images, q).permute(0, 2, 3, 1)
@@ -253,7 +269,8 @@ def test_octave_filters():
 
 
 def test_the_wavelet_is_sym6():
-    """Orthonormal to its even shifts, and its high-pass partner annihilates polynomials of degree 5: only Daubechies' family of length 12."""
+    """Orthonormal to its even shifts, and its high-pass partner annihilates polynomials of degree 5: only Daubechies'
+    family of length 12."""
     shifts = [np.dot(SYM6[2 * m:], SYM6[:12 - 2 * m]) for m in range(6)]
     np.testing.assert_allclose(shifts, [1, 0, 0, 0, 0, 0], atol=1e-9)
     k = (np.arange(12) - 5.5) / 5.5
@@ -350,7 +367,8 @@ def test_p_zero_is_near_identity():
     torch.testing.assert_close(pipe(images), images, rtol=0, atol=1e-4)
 
 
-CHANGED_WHEN_ACTIVE = dict(          # a flip may be none, a shift may round to zero; everything else changes the image for certain
+# A flip may be none, a shift may round to zero; everything else changes the image for certain
+CHANGED_WHEN_ACTIVE = dict(
     xflip=1 / 2, rotate90=3 / 4, xint=1 - 1 / 36, scale=1, rotate=1, aniso=1, xfrac=1,
     brightness=1, contrast=1, lumaflip=1 / 2, hue=1, saturation=1, noise=1, cutout=1)
 
@@ -364,7 +382,8 @@ def test_probability(name):
     pipe = AugmentPipe(**{name: 0.6}, xint_max=0.5)
     pipe.p.fill_(0.5)
     changed = ((pipe(images) - images).abs().amax([1, 2, 3]) > 1e-3).float().mean().item()
-    assert changed == pytest.approx(0.3 * CHANGED_WHEN_ACTIVE[name], abs=0.055)      # 4 sigma, and values too small to show
+    # 4 sigma, and values too small to show
+    assert changed == pytest.approx(0.3 * CHANGED_WHEN_ACTIVE[name], abs=0.055)
 
 
 def test_probability_of_each_band():
@@ -392,7 +411,8 @@ def test_same_seed_same_result():
 
 def test_channels_last_images():
     run, images = linear(), noise_images(2, 3, 24, 30)
-    torch.testing.assert_close(run(images.contiguous(memory_format=torch.channels_last)), run(images), rtol=0, atol=1e-4)
+    torch.testing.assert_close(run(images.contiguous(memory_format=torch.channels_last)), run(images),
+                               rtol=0, atol=1e-4)
 
 
 def test_state_dict():
@@ -405,7 +425,8 @@ def test_state_dict():
 # Derivatives.
 
 def test_derivatives_of_first_and_second_order():
-    """The pipeline is affine, A x + b: its gradient is the adjoint of A, wherever it is taken, and the derivative of that is A again."""
+    """The pipeline is affine, A x + b: its gradient is the adjoint of A, wherever it is taken, and the derivative of
+    that is A again."""
     run = linear()
     x, v, dy = (noise_images(2, 3, 24, 24, seed=seed) for seed in range(3))
     a_v = run(x + v) - run(x)
@@ -437,7 +458,8 @@ def test_gradient_penalty_through_the_pipeline():
 # No synchronisation, and errors.
 
 class OnlyMeta(TorchDispatchMode):
-    """Fails where an operator takes or makes a tensor off the meta device: data would have to travel between host and device."""
+    """Fails where an operator takes or makes a tensor off the meta device: data would have to travel between host and
+    device."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -448,7 +470,8 @@ class OnlyMeta(TorchDispatchMode):
 
 @pytest.mark.parametrize('kwargs', [{}, {'debug_percentile': 0.7}])
 def test_no_host_synchronisation(kwargs):
-    """Meta tensors have no values: reading one on the host raises, and so does a constant that is copied to the device."""
+    """Meta tensors have no values: reading one on the host raises, and so does a constant that is copied to the
+    device."""
     pipe = AugmentPipe(**augpipe_specs['bgcfnc']).to('meta')
     images = torch.empty(4, 3, 32, 40, device='meta', requires_grad=True)
     dy = torch.empty(4, 3, 32, 40, device='meta', requires_grad=True)

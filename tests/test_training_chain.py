@@ -25,12 +25,14 @@ def test_normalisation_by_hand():
     torch.testing.assert_close(term.normalize(x), want)
     term.p.fill_(0.5)
     for sample, plain, normal in zip(term.normalize(x), x, want, strict=True):
-        for got, a, b in zip(sample, plain, normal, strict=True):       # a channel of a sample is left, or normalised as a whole
+        # A channel of a sample is left, or normalised as a whole
+        for got, a, b in zip(sample, plain, normal, strict=True):
             assert torch.equal(got, a) or torch.allclose(got, b)
 
 
 def test_the_least_psi_gives_no_gradient():
-    """d/dx of sum(a y), y = x m / psi, m held: a m / psi - x (sum a x) m / (n psi^3) per channel, n the numbers of a channel."""
+    """d/dx of sum(a y), y = x m / psi, m held: a m / psi - x (sum a x) m / (n psi^3) per channel, n the numbers of a
+    channel."""
     torch.manual_seed(0)
     term, a, x = Chain(), torch.randn(2, 3, 2, 2), torch.randn(2, 3, 2, 2, requires_grad=True)
     term.p.fill_(1)
@@ -41,7 +43,8 @@ def test_the_least_psi_gives_no_gradient():
 
 
 def test_zero_mean_loss_and_places_by_hand():
-    """One layer at a time: what follows each convolution of D's blocks before bias and activation, for fakes and for reals."""
+    """One layer at a time: what follows each convolution of D's blocks before bias and activation, for fakes and for
+    reals."""
     n, term = nets(), Chain(weight=2.0, base=0.25)
     term.p.fill_(0.5)
     seen = []
@@ -50,7 +53,8 @@ def test_zero_mean_loss_and_places_by_hand():
     term.normalize = lambda x: (seen.append((x.detach(), torch.is_grad_enabled())), original(x))[1]
     loss.start_step(0)
     reported = {}
-    loss._terms = lambda hook, step: sum(reported.setdefault(name, value) for name, value in getattr(term, hook)(step).items())
+    loss._terms = lambda hook, step: sum(reported.setdefault(name, value)
+                                         for name, value in getattr(term, hook)(step).items())
     run(n, loss, 'Dmain')
     layers = 2 * 3                                                      # two blocks of conv0, conv1, skip
     assert [with_grad for _, with_grad in seen] == [True] * (2 * layers)

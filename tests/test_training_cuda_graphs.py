@@ -1,4 +1,5 @@
-"""CUDA graphs: a recorded phase gives what the usual one gives, or is not used. On a CPU by a stand-in (cuda_standin.py), and on a GPU."""
+"""CUDA graphs: a recorded phase gives what the usual one gives, or is not used. On a CPU by a stand-in
+(cuda_standin.py), and on a GPU."""
 
 import functools
 
@@ -25,7 +26,8 @@ def steps_of(config, run_dir, count):
     training.speed_up(print)
     for _ in range(count):
         training.step()
-    tensors = [*training.G.parameters(), *training.D.parameters(), *training.G_ema.parameters(), *training.loss.tensors()]
+    tensors = [*training.G.parameters(), *training.D.parameters(), *training.G_ema.parameters(),
+               *training.loss.tensors()]
     stats = {name: moments[torch.device('cpu')].clone() for name, moments in training_stats._moments.items()}
     return training, [t.detach().clone() for t in tensors], stats
 
@@ -39,11 +41,13 @@ EVERY_PHASE = dict(G_reg_interval=1, D_reg_interval=1)
 
 @pytest.mark.parametrize('args, changes', [
     (['--cfg=auto', '--aug=fixed', '--p=0.5', '--batch=4'], EVERY_PHASE),
-    (['--cfg=low-shot', '--aug=diffaug', '--batch=4', '--lecam=0.3', *KD, '--kd-p=1', '--kd-share=0.2', '--kd-adapt=0.6'], {}),
+    (['--cfg=low-shot', '--aug=diffaug', '--batch=4', '--lecam=0.3', *KD, '--kd-p=1', '--kd-share=0.2',
+      '--kd-adapt=0.6'], {}),
     (['--cfg=auto', '--aug=noaug', '--chain', '--batch-gpu=4'], EVERY_PHASE)])
 def test_training_with_graphs_is_the_usual_training(args, changes, tiny_data, tmp_path, capsys, monkeypatch, request):
     """Bit for bit, all phases recorded, their regularisations as well; and the statistics count every step once."""
-    monkeypatch.setattr(augment, 'warp', functools.partial(augment_resample.warp, read_margins=False))        # as on a GPU
+    # As on a GPU
+    monkeypatch.setattr(augment, 'warp', functools.partial(augment_resample.warp, read_margins=False))
     config = make_config(tiny_data, '--batch=8', '--fp32=1', *args, **changes)
     _, usual, usual_stats = steps_of(config, tmp_path / 'usual', EVERYTHING + 1)
     standin = request.getfixturevalue('cuda')
@@ -51,7 +55,8 @@ def test_training_with_graphs_is_the_usual_training(args, changes, tiny_data, tm
     training, tensors, stats = steps_of(config, tmp_path / 'graphs', EVERYTHING + 1)
     phases = recorded(training)
     assert set(phases) == {phase.name for phase in training.phases} and '--cuda-graphs' not in capsys.readouterr().out
-    assert all(TRIALS in phase.proven.values() for phase in phases.values()) and standin.replays == (TRIALS + 2) * len(phases)
+    assert (all(TRIALS in phase.proven.values() for phase in phases.values())
+            and standin.replays == (TRIALS + 2) * len(phases))
     for got, want in zip(tensors, usual, strict=True):
         assert torch.equal(got, want)
     assert stats.keys() == usual_stats.keys() and all(torch.equal(stats[name], usual_stats[name]) for name in stats)
@@ -114,14 +119,18 @@ def wrong_buffer(toy):
 def test_a_graph_that_gives_something_else_is_not_used(spoil, at, cuda, monkeypatch):  # noqa: F811
     toy = Toy()
     grads = []
-    monkeypatch.setattr(RecordedPhase, '_replay', lambda self, *args, run=RecordedPhase._replay: (run(self, *args), grads.append(1),
-                                                                                                 len(grads) == at and spoil(toy)))
+    monkeypatch.setattr(RecordedPhase, '_replay', lambda self, *args,
+                        run=RecordedPhase._replay: (run(self, *args), grads.append(1),
+                                                                                                 len(grads) == at
+                                                    and spoil(toy)))
     toy.run()
     line, = toy.told
-    assert line.startswith('--cuda-graphs: Gmain differs by ') and line.endswith('of which 0.001 would be rounding; it runs as usual.')
+    assert (line.startswith('--cuda-graphs: Gmain differs by ')
+            and line.endswith('of which 0.001 would be rounding; it runs as usual.'))
     assert cuda.replays == at and toy.phase.proven.get('a', 0) == at - 1
     grads.clear()
-    with pytest.raises(UserError, match='--cuda-graphs=1: Gmain differs by .*; use --cuda-graphs=auto, with which the same command'):
+    with pytest.raises(UserError, match='--cuda-graphs=1: Gmain differs by .*; use --cuda-graphs=auto, with which the '
+                                        'same command'):
         toy = Toy(insist=True)
         toy.run()
 
@@ -149,7 +158,8 @@ def test_a_phase_that_waits_is_found_before_it_is_recorded(cuda):  # noqa: F811
     toy = Toy()
     toy.inside = lambda: toy.weight.sum().item()
     toy.run()
-    assert toy.told == ['--cuda-graphs: Gmain cannot be recorded (aten._local_scalar_dense.default waits for the device); it runs as usual.']
+    assert toy.told == ['--cuda-graphs: Gmain cannot be recorded (aten._local_scalar_dense.default waits for the '
+                        'device); it runs as usual.']
     assert cuda.get_sync_debug_mode() == 0 and toy.recorder.graphs == {} and not toy.recorder.off
     with pytest.raises(UserError, match='--cuda-graphs=1: Gmain cannot be recorded .*waits for the device'):
         toy = Toy(insist=True)
@@ -177,14 +187,16 @@ NOT_ENDED = RuntimeError('operation failed due to a previous error during captur
 
 
 def test_after_a_recording_that_does_not_end_everything_runs_as_usual(cuda):  # noqa: F811
-    """What the user reads is why, not that it could not be ended. torch's books are put in order: stream, memory, random numbers."""
+    """What the user reads is why, not that it could not be ended. torch's books are put in order: stream, memory,
+    random numbers."""
     other = Toy(name='Dmain').run()
     toy = Toy()
     toy.recorder = toy.phase.recorder = other.recorder
     toy.recorder.tell = toy.told.append
     toy.recorder.state = lambda: [toy.mean, other.mean]
     fails_while_recording(cuda, toy, RuntimeError('operation not permitted when stream is capturing'), NOT_ENDED).run()
-    assert toy.told == ['--cuda-graphs: Gmain cannot be recorded (operation not permitted when stream is capturing); all phases run as usual.']
+    assert toy.told == ['--cuda-graphs: Gmain cannot be recorded (operation not permitted when stream is capturing); '
+                        'all phases run as usual.']
     assert cuda.stream == 'main' and cuda.ended_pools == ['pool'] and torch.cuda.default_generators[0].state is not None
     assert toy.recorder.off and toy.recorder.graphs == {} and cuda.emptied == 1
     replays = cuda.replays
@@ -196,7 +208,8 @@ def test_where_torch_cannot_go_on_the_run_ends_with_the_reason(cuda):  # noqa: F
     cuda.recovers = False
     with pytest.raises(UserError) as caught:
         fails_while_recording(cuda, Toy(), RuntimeError('not permitted'), NOT_ENDED).run()
-    assert str(caught.value) == ('--cuda-graphs: Gmain cannot be recorded (not permitted), after which torch cannot go on; give the same command '
+    assert str(caught.value) == ('--cuda-graphs: Gmain cannot be recorded (not permitted), after which torch cannot go '
+                                 'on; give the same command '
                                  'with --cuda-graphs=0, which continues the run if it has a state')
     assert cuda.stream == 'main'
 
@@ -205,7 +218,8 @@ def test_who_insists_gets_an_error_with_the_remedy(cuda):  # noqa: F811
     for at_end in (None, NOT_ENDED):
         with pytest.raises(UserError) as caught:
             fails_while_recording(cuda, Toy(insist=True), RuntimeError('not permitted'), at_end).run()
-        assert str(caught.value) == ('--cuda-graphs=1: Gmain cannot be recorded (not permitted); use --cuda-graphs=auto, with which the same '
+        assert str(caught.value) == ('--cuda-graphs=1: Gmain cannot be recorded (not permitted); use '
+                                     '--cuda-graphs=auto, with which the same '
                                      'command continues the run')
         assert cuda.stream == 'main'
 
@@ -214,7 +228,8 @@ def test_out_of_memory_while_recording(cuda):  # noqa: F811
     """It frees what the graphs hold; who insists gets the advice on memory, which needs the error itself."""
     error = torch.OutOfMemoryError('CUDA out of memory.')
     toy = fails_while_recording(cuda, Toy(), error).run()
-    assert toy.told == ['--cuda-graphs: Gmain cannot be recorded (CUDA out of memory.); all phases run as usual.'] and toy.recorder.off
+    assert (toy.told == ['--cuda-graphs: Gmain cannot be recorded (CUDA out of memory.); all phases run as usual.']
+            and toy.recorder.off)
     with pytest.raises(torch.OutOfMemoryError):
         fails_while_recording(cuda, Toy(insist=True), error).run()
 
@@ -222,7 +237,8 @@ def test_out_of_memory_while_recording(cuda):  # noqa: F811
 def test_nothing_is_recorded_where_it_does_not_fit_beside_the_usual_step(cuda):  # noqa: F811
     cuda.free = 2 ** 30
     toy = Toy().run()
-    assert toy.told == ['--cuda-graphs: Gmain would need up to 2.0 GiB more, and 1.0 GiB are free; all phases run as usual.']
+    assert toy.told == ['--cuda-graphs: Gmain would need up to 2.0 GiB more, and 1.0 GiB are free; all phases run '
+                        'as usual.']
     assert cuda.replays == 0 and Toy(insist=True).run().phase.proven == {'a': TRIALS}
 
 
@@ -230,21 +246,27 @@ def test_the_difference_of_two_results():
     grads, buffers = [torch.tensor([3.0, 4.0]), None, torch.tensor([0.001])], [torch.tensor([10.0, 0.0])]
     assert difference((grads, buffers), (grads, buffers)) == 0
     assert difference(([torch.tensor([3.0, 4.5]), None, grads[2]], buffers), (grads, buffers)) == pytest.approx(0.1)
-    assert difference(([grads[0], None, torch.tensor([0.002])], buffers), (grads, buffers)) == pytest.approx(0.001 / 0.5, rel=1e-3)    # a tenth of 5
+    # A tenth of 5
+    assert difference(([grads[0], None, torch.tensor([0.002])], buffers),
+                      (grads, buffers)) == pytest.approx(0.001 / 0.5, rel=1e-3)
     assert difference((grads, [torch.tensor([10.0, 1.0])]), (grads, buffers)) == pytest.approx(0.1)
-    assert difference((grads, [torch.tensor(0.01)]), (grads, [torch.tensor(0.0)])) == pytest.approx(0.1)        # a tenth, of one number
+    # A tenth, of one number
+    assert difference((grads, [torch.tensor(0.01)]), (grads, [torch.tensor(0.0)])) == pytest.approx(0.1)
     assert difference(([*grads[:2], None], buffers), (grads, buffers)) == float('inf')
     assert difference(([torch.tensor([float('nan'), 4]), *grads[1:]], buffers), (grads, buffers)) == float('inf')
     assert difference((grads, buffers), ([torch.tensor([float('inf'), 4]), *grads[1:]], buffers)) is None
 
 
 def test_what_a_graph_is_kept_under(tiny_data, tmp_path):
-    """The draw of AGKD makes two graphs of the phase that it acts in; the weights, which grow in a tensor, none; regularisations have no part."""
+    """The draw of AGKD makes two graphs of the phase that it acts in; the weights, which grow in a tensor, none;
+    regularisations have no part."""
     loss = make_run(make_config(tiny_data, '--batch=4', *KD, '--kd-warmup=1', '--kd-p=0.5'), tmp_path).training.loss
-    keys = [(loss.start_step(nimg), loss.recording_key('Dmain'), loss.recording_key('Gmain'))[1:] for nimg in (500, *range(1000, 2000, 4))]
+    keys = [(loss.start_step(nimg), loss.recording_key('Dmain'), loss.recording_key('Gmain'))[1:]
+            for nimg in (500, *range(1000, 2000, 4))]
     assert {D[0][0] for D, _ in keys} == {False, True} and len({D for D, _ in keys}) == 2
     assert {G for _, G in keys} == {((),)} and loss.recording_key('Greg') == loss.recording_key('Dreg') == ()
-    loss = make_run(make_config(tiny_data, '--batch=4', *KD, '--kd-warmup=1', '--kd-pd=generator'), tmp_path).training.loss
+    loss = make_run(make_config(tiny_data, '--batch=4', *KD, '--kd-warmup=1', '--kd-pd=generator'),
+                    tmp_path).training.loss
     assert [(loss.start_step(nimg), loss.recording_key('Gmain'))[1] for nimg in (500, 1000)] == [((None,),)] * 2
     loss = make_run(make_config(tiny_data, '--batch=4', '--lecam=0.3', '--lecam-start=1'), tmp_path).training.loss
     assert [(loss.start_step(nimg), loss.recording_key('Dmain'))[1] for nimg in (996, 1000)] == [(False,), (True,)]
@@ -256,9 +278,11 @@ def test_what_a_graph_is_kept_under(tiny_data, tmp_path):
     (['--cfg=stylegan2'], 2, ['Gmain', 'Dmain', 'Dreg'], ['Greg; the processes exchange numbers in the midst of it.']),
     (['--cfg=low-shot'], 2, ['Gboth', 'Dboth'], []),
     (['--cfg=stylegan2', '--apa', *KD], 1, ['Greg'], ['Gmain, Dmain, Dreg; apa decide in Python.']),
-    (['--cfg=stylegan2', '--apa', '--insgen'], 1, ['Greg'], ['Gmain, Dmain; apa, insgen decide in Python.', 'Dreg; apa decide in Python.']),
+    (['--cfg=stylegan2', '--apa', '--insgen'], 1, ['Greg'], ['Gmain, Dmain; apa, insgen decide in Python.',
+                                                             'Dreg; apa decide in Python.']),
 ])
-def test_which_phases_are_recorded(args, world, names, told, tiny_data, tmp_path, capsys, monkeypatch, cuda):  # noqa: F811
+def test_which_phases_are_recorded(args, world, names, told, tiny_data, tmp_path, capsys, monkeypatch,
+                                   cuda):  # noqa: F811
     training = make_run(make_config(tiny_data, '--batch=4', *args, cuda_graphs='auto'), tmp_path).training
     capsys.readouterr()
     monkeypatch.setattr('torch_utils.distributed.get_world_size', lambda: world)
@@ -267,24 +291,29 @@ def test_which_phases_are_recorded(args, world, names, told, tiny_data, tmp_path
     assert capsys.readouterr().out.splitlines() == [f'--cuda-graphs: not recorded: {line}' for line in told]
     training.config.cuda_graphs = True
     if told:
-        with pytest.raises(UserError, match='--cuda-graphs=1: G.* cannot be recorded: .*; use --cuda-graphs=auto, which records the others'):
+        with pytest.raises(UserError, match='--cuda-graphs=1: G.* cannot be recorded: .*; use --cuda-graphs=auto, '
+                                            'which records the others'):
             training.speed_up(print)
 
 
 def test_what_counts_as_out_of_memory():
-    told = [torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'), RuntimeError('CUDA error: out of memory'),
+    told = [torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'),
+            RuntimeError('CUDA error: out of memory'),
             RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)'),
             RuntimeError("Cuda failure 2 'out of memory'")]
     assert all(misc.out_of_memory(err) for err in told)
-    assert not any(misc.out_of_memory(err) for err in (RuntimeError('Connection closed by peer'), ValueError('out of memory')))
+    assert not any(misc.out_of_memory(err) for err in (RuntimeError('Connection closed by peer'),
+                                                       ValueError('out of memory')))
 
 
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize('args, tolerance', [(['--fp32=1'], 1e-3), (['--fp32=1', *KD, '--kd-p=1'], 1e-3), ([], 1e-2)])
 def test_recorded_phases_give_the_same_gradients_on_a_gpu(tiny_data, tmp_path, capsys, args, tolerance):
-    """Up to the order of atomic additions, which half precision rounds in; training on would multiply the difference. Other draws give others."""
-    config = make_config(tiny_data, '--device=cuda', '--cfg=stylegan2', '--batch=4', '--cuda-graphs=1', '--aug=fixed', '--p=0.5', *args,
+    """Up to the order of atomic additions, which half precision rounds in; training on would multiply the difference.
+    Other draws give others."""
+    config = make_config(tiny_data, '--device=cuda', '--cfg=stylegan2', '--batch=4', '--cuda-graphs=1', '--aug=fixed',
+                         '--p=0.5', *args,
                          G_reg_interval=1, D_reg_interval=1)
     training = make_run(config, tmp_path, 'cuda').training
     capsys.readouterr()
@@ -302,7 +331,8 @@ def test_recorded_phases_give_the_same_gradients_on_a_gpu(tiny_data, tmp_path, c
                 phases[name].begin()
                 torch.manual_seed(seed)
                 way(*batch, z, c)
-                grads[seed, way] = torch.cat([param.grad.flatten() for param in phases[name].params if param.grad is not None])
+                grads[seed, way] = torch.cat([param.grad.flatten() for param in phases[name].params
+                                              if param.grad is not None])
             usual, replayed = grads[seed, phase.function], grads[seed, phase]
             assert (usual - replayed).norm() <= tolerance * usual.norm() and usual.norm() > 0
         assert (grads[1, phase] - grads[2, phase]).norm() > 10 * tolerance * grads[1, phase].norm()

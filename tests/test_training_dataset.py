@@ -51,7 +51,8 @@ def write(path, files, comment=None):
 
 def make_files(labels=CLASSES, **extra):
     files = {name: encode(noise(8, 8, 3, seed=i)) for i, name in enumerate(NAMES)}
-    files['dataset.json'] = json.dumps({'labels': None if labels is None else list(zip(NAMES, labels, strict=True)), **extra}).encode()
+    files['dataset.json'] = json.dumps({'labels': None if labels is None else list(zip(NAMES, labels, strict=True)),
+                                        **extra}).encode()
     return files
 
 
@@ -64,7 +65,8 @@ def path(tmp_path, request):
 
 def test_images_and_shapes(path):
     ds = ImageFolderDataset(path, resolution=8)
-    assert (ds.name, ds.image_shape, ds.num_channels, ds.resolution, len(ds), ds.num_images) == ('data', [3, 8, 8], 3, 8, 7, 7)
+    assert (ds.name, ds.image_shape, ds.num_channels, ds.resolution, len(ds),
+            ds.num_images) == ('data', [3, 8, 8], 3, 8, 7, 7)
     assert (ds.label_shape, ds.label_dim, ds.has_labels, ds.has_onehot_labels) == ([0], 0, False, False)
     for i in range(7):
         image, label = ds[i]
@@ -96,7 +98,8 @@ def test_labels_null_means_none(tmp_path):
 def test_class_names_and_absent_classes(tmp_path):
     path = write(tmp_path / 'x.zip', make_files(class_names=['a', 'b', 'c', 'd', 'e']))
     assert ImageFolderDataset(path).class_names == ['a', 'b', 'c', 'd', 'e']
-    assert ImageFolderDataset(path, use_labels=True).label_dim == 5             # so that it agrees with the rest of its data set
+    # So that it agrees with the rest of its data set
+    assert ImageFolderDataset(path, use_labels=True).label_dim == 5
 
 
 def test_class_folders(tmp_path):
@@ -119,7 +122,8 @@ def test_mirrored_images_come_after_the_others(path):
         assert ds.get_details(7 + i) == {'raw_idx': i, 'xflip': True, 'raw_label': CLASSES[i]}
 
 
-@pytest.mark.parametrize('max_size, seed, want', [(3, 0, [1, 2, 6]), (5, 1, [0, 1, 2, 4, 6]), (7, 3, range(7)), (99, 3, range(7))])
+@pytest.mark.parametrize('max_size, seed, want', [(3, 0, [1, 2, 6]), (5, 1, [0, 1, 2, 4, 6]), (7, 3, range(7)),
+                                                  (99, 3, range(7))])
 def test_subsets(path, max_size, seed, want):
     """Numbers recorded from the format's other implementations: the same --subset and --seed draw the same images."""
     ds = ImageFolderDataset(path, max_size=max_size, random_seed=seed, use_labels=True)
@@ -132,7 +136,8 @@ def test_subsets(path, max_size, seed, want):
     (PIL.Image.fromarray(noise(8, 8) > 127), (noise(8, 8) > 127)[None] * 255),
     ((noise(8, 8).astype(np.uint16) * 257), noise(8, 8)[None]),
     (np.dstack([noise(8, 8, 3), np.full([8, 8], 255, np.uint8)]), noise(8, 8, 3).transpose(2, 0, 1)),
-    (PIL.Image.fromarray(np.full([8, 8, 3], [9, 8, 7], np.uint8)).quantize(2), np.full([8, 8, 3], [9, 8, 7]).transpose(2, 0, 1)),
+    (PIL.Image.fromarray(np.full([8, 8, 3], [9, 8, 7], np.uint8)).quantize(2),
+     np.full([8, 8, 3], [9, 8, 7]).transpose(2, 0, 1)),
 ], ids=['grey', 'bilevel', '16 bit', 'rgba', 'palette'])
 def test_pictures_not_made_by_the_tool(tmp_path, picture, want):
     ds = ImageFolderDataset(write(tmp_path / 'x.zip', {'a.png': encode(picture)}))
@@ -170,7 +175,8 @@ def test_a_thread_that_opens_the_archive_keeps_nobody_out(tmp_path, monkeypatch)
     assert opened[2].fp is None and opened[0].fp is not None
 
 
-@pytest.mark.filterwarnings('ignore:This process .* is multi-threaded', 'ignore:This DataLoader will create')  # Python >= 3.12; few cores
+# Python >= 3.12; few cores
+@pytest.mark.filterwarnings('ignore:This process .* is multi-threaded', 'ignore:This DataLoader will create')
 @pytest.mark.parametrize('ending', ['.zip', ''])
 def test_workers_read_what_this_process_reads(tmp_path, ending):
     """Many large reads: workers that shared one file position would soon disturb each other."""
@@ -224,7 +230,8 @@ def error(path, read=None, **kwargs):
 
 def test_nothing_there(tmp_path):
     assert re.search('nothing.zip: no such file or folder; check the spelling', error(tmp_path / 'nothing.zip'))
-    assert re.search('empty.zip: no images in it; name a folder or .zip made by', error(write(tmp_path / 'empty.zip', {'a.txt': b'-'})))
+    assert re.search('empty.zip: no images in it; name a folder or .zip made by',
+                     error(write(tmp_path / 'empty.zip', {'a.txt': b'-'})))
     (tmp_path / 'text.zip').write_bytes(b'hello')
     assert re.search('text.zip: not a readable zip archive .*; copy or download it again', error(tmp_path / 'text.zip'))
 
@@ -233,16 +240,19 @@ def test_mixed_and_non_square_sizes(tmp_path):
     files = {name: encode(noise(16, 16, 3)) for name in 'abc'}
     files = {f'{name}.png': data for name, data in files.items()}
     mixed = write(tmp_path / 'mixed.zip', {**files, 'b.png': encode(noise(16, 20, 3))})
-    assert re.search('mixed.zip: b.png is 20x16 RGB, others are 16x16 RGB; rebuild with dataset_tool.py --width=16 --height=16', error(mixed))
+    assert re.search('mixed.zip: b.png is 20x16 RGB, others are 16x16 RGB; rebuild with dataset_tool.py --width=16 '
+                     '--height=16', error(mixed))
     grey = write(tmp_path / 'grey.zip', {**files, 'c.png': encode(noise(16, 16))})
     assert re.search('grey.zip: c.png is 16x16 grey, others are 16x16 RGB; .* --color=rgb', error(grey))
     wide = write(tmp_path / 'wide.zip', {'a.png': encode(noise(8, 16, 3))})
-    message = 'wide.zip: a.png is 16x8 RGB, training needs square images; rebuild .* --width=8 --height=8 --transform=center-crop'
+    message = ('wide.zip: a.png is 16x8 RGB, training needs square images; rebuild .* --width=8 --height=8 '
+               '--transform=center-crop')
     assert re.search(message, error(wide))
     photos = write(tmp_path / 'photos.zip', {'a.png': encode(noise(300, 400, 3))})
     assert 'rebuild with dataset_tool.py --width=256 --height=256 --transform=center-crop' in error(photos)
     assert 'dataset_tool.py --width=64 --height=64 --transform=center-crop' in error(photos, remedy_side=64)
-    assert re.search('x.zip: images are 8x8, not of resolution 16; .* --width=16', error(write(tmp_path / 'x.zip', make_files()), resolution=16))
+    assert re.search('x.zip: images are 8x8, not of resolution 16; .* --width=16',
+                     error(write(tmp_path / 'x.zip', make_files()), resolution=16))
 
 
 def test_a_wrong_record_is_found_out_on_reading(tmp_path):
@@ -278,12 +288,14 @@ def test_missing_labels(tmp_path):
     files = make_files()
     files['dataset.json'] = json.dumps({'labels': [[NAMES[0], 1]]}).encode()
     message = error(write(tmp_path / 'some.zip', files), use_labels=True)
-    assert re.search(r'some.zip: 6 of 7 images have no label \(00000/img00000001.png, .*7 in all|6 in all.*; dataset.json\)', message)
+    assert re.search(r'some.zip: 6 of 7 images have no label \(00000/img00000001.png, .*7 in all|6 in all.*; '
+                     r'dataset.json\)', message)
     assert '--cond' in message
     assert len(ImageFolderDataset(str(tmp_path / 'some.zip'))) == 7              # nobody asked for labels
     del files['dataset.json']
     message = error(write(tmp_path / 'none.zip', files), use_labels=True)
-    assert re.search(r'none.zip: 7 of 7 images have no label \(.*there is no dataset.json, nor a folder per class\)', message)
+    assert re.search(r'none.zip: 7 of 7 images have no label \(.*there is no dataset.json, nor a folder per '
+                     r'class\)', message)
 
 
 @pytest.mark.parametrize('content', [b'nonsense', b'{}', b'{"labels": [["00000/img00000000.png", 1.5]]}'])
@@ -308,20 +320,26 @@ def test_a_member_that_unfolds_without_end(tmp_path):
                 f.write(bytes(1 << 20))
         archive.comment = json.dumps({'tool': 'dataset_tool 1', 'images': 2}).encode()
     data = ImageFolderDataset(str(path))
-    with pytest.raises(DatasetError, match=r'bomb.zip: b.png is damaged \(BadZipFile: it would unfold into 83886080 bytes, 67108864 are the limit'):
+    with pytest.raises(DatasetError, match=r'bomb.zip: b.png is damaged \(BadZipFile: it would unfold into 83886080 '
+                                           r'bytes, 67108864 are the limit'):
         data[1]
 
 
-@pytest.mark.parametrize('ending, head', [('.webp', b'RIFF\xff\xff\xff\x1fWEBPVP8X'), ('.png', b'\x89PNG\r\n\x1a\n\x13\0\0\0zTXt'),
+@pytest.mark.parametrize('ending, head', [('.webp', b'RIFF\xff\xff\xff\x1fWEBPVP8X'),
+                                          ('.png', b'\x89PNG\r\n\x1a\n\x13\0\0\0zTXt'),
                                           ('.gif', b'GIF89a'),
-                                          ('.avif', b'\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf'), ('.ppm', b'P6\n#'), ('.jpg', b'\xff\xd8\xff')])
+                                          ('.avif', b'\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf'), ('.ppm', b'P6\n#'),
+                                          ('.jpg', b'\xff\xd8\xff')])
 @pytest.mark.parametrize('size, message', [(5 << 20, 'it would unfold into'), (3 << 20, '')])
 def test_headers_that_unfold_without_end(tmp_path, monkeypatch, ending, head, size, message):
-    """What is unfolded is bounded, and how often a decoder asks: some read byte by byte. Limits are a sixteenth here."""
-    for module, name in ((dataset, 'LARGEST_FILE'), (image_headers, 'HEADER_BYTES'), (image_headers, 'LONG_HEADER_BYTES')):
+    """What is unfolded is bounded, and how often a decoder asks: some read byte by byte. Limits are a sixteenth
+    here."""
+    for module, name in ((dataset, 'LARGEST_FILE'), (image_headers, 'HEADER_BYTES'),
+                         (image_headers, 'LONG_HEADER_BYTES')):
         monkeypatch.setattr(module, name, getattr(module, name) >> 4)
     path = tmp_path / 'bomb.zip'
-    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as archive, archive.open(f'a{ending}', 'w') as f:
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED,
+                         compresslevel=1) as archive, archive.open(f'a{ending}', 'w') as f:
         f.write(head)
         for _ in range(size >> 20):
             f.write(bytes(1 << 20))
@@ -337,7 +355,8 @@ def test_headers_that_unfold_without_end(tmp_path, monkeypatch, ending, head, si
             return super().read(n)
     monkeypatch.setattr(zipfile.ZipExtFile, 'read', read_counted)
     monkeypatch.setattr(image_convert, 'io', SimpleNamespace(BytesIO=CountedBytes))
-    assert re.search(rf'bomb.zip: a{ending} is (damaged \(.*|not an image, or damaged at its beginning){message}', error(path))
+    assert re.search(rf'bomb.zip: a{ending} is (damaged \(.*|not an image, or damaged at its beginning){message}',
+                     error(path))
     limit = image_headers.HEADER_BYTES if ending in ('.gif', '.ppm') else image_headers.LONG_HEADER_BYTES
     assert sum(map(len, unfolded)) <= (0 if message else limit) and len(asked) <= limit + 2 * image_headers.HEADER_BYTES
 
@@ -374,7 +393,8 @@ def test_a_size_that_is_a_lie(tmp_path):
 
 
 @pytest.mark.parametrize('kind, options', [
-    ('jpeg', dict(icc_profile=bytes(3 << 20))), ('jpeg', dict(exif=b'Exif\0\0' + bytes(60_000), comment=bytes(60_000), icc_profile=bytes(2 << 20))),
+    ('jpeg', dict(icc_profile=bytes(3 << 20))), ('jpeg', dict(exif=b'Exif\0\0' + bytes(60_000), comment=bytes(60_000),
+                                                              icc_profile=bytes(2 << 20))),
     ('webp', dict(lossless=True)), ('tiff', {}), ('bmp', {}), ('gif', {}), ('ppm', {}), ('png', {})])
 def test_the_size_of_a_large_file_is_found(tmp_path, kind, options):
     """What stands before or behind the size, and decoders that want the whole file."""
@@ -389,22 +409,27 @@ def test_the_size_of_a_large_file_is_found(tmp_path, kind, options):
 def test_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / 'pipe')
     for path in (tmp_path / 'pipe', '/dev/zero'):
-        assert re.fullmatch(f'{path}: is neither a folder nor a file; name a folder of images or a .zip archive', error(path))
+        assert re.fullmatch(f'{path}: is neither a folder nor a file; name a folder of images or a .zip archive',
+                            error(path))
     (tmp_path / 'folder').mkdir()
     os.mkfifo(tmp_path / 'folder' / 'a.png')
     assert 'folder: a.png is damaged (OSError: it is no regular file)' in error(tmp_path / 'folder')
     with open(tmp_path / 'folder' / 'b.png', 'wb') as f:
         f.truncate(1 << 40)                             # takes no room on the disk
     os.remove(tmp_path / 'folder' / 'a.png')
-    assert 'b.png is damaged (OSError: it has 1099511627776 bytes, 67108864 are the limit)' in error(tmp_path / 'folder')
+    assert ('b.png is damaged (OSError: it has 1099511627776 bytes, 67108864 are the '
+            'limit)' in error(tmp_path / 'folder'))
 
 
-@pytest.mark.parametrize('label', ['16384', '1' + '0' * 400, '[1' + '0' * 400 + ']', '[NaN]', '[Infinity]', '[-1e39]', 'true', '[true]',
+@pytest.mark.parametrize('label', ['16384', '1' + '0' * 400, '[1' + '0' * 400 + ']', '[NaN]', '[Infinity]', '[-1e39]',
+                                   'true', '[true]',
                                    str([0] * 16385), '-1', '1' + '0' * 5000])
 def test_labels_out_of_range(tmp_path, label):
     text = f'{{"labels": [["a.png", {label}]]}}'
-    message = error(write(tmp_path / 'x.zip', {'a.png': encode(noise(8, 8, 3)), 'dataset.json': text.encode()}), use_labels=True)
-    assert re.search('x.zip: dataset.json is not of the form .*; correct it or remove it', message) and len(message) < 500
+    message = error(write(tmp_path / 'x.zip', {'a.png': encode(noise(8, 8, 3)), 'dataset.json': text.encode()}),
+                    use_labels=True)
+    assert (re.search('x.zip: dataset.json is not of the form .*; correct it or remove it', message)
+            and len(message) < 500)
 
 
 def test_labels_at_the_limits(tmp_path):
@@ -416,7 +441,8 @@ def test_labels_at_the_limits(tmp_path):
 
 @pytest.mark.parametrize('text', ['[' * 5000, '{"labels": [' + '["a", 1],' * 5000 + '["a", 1]]}'])
 def test_labels_that_are_deep_or_long(tmp_path, text):
-    path = write(tmp_path / 'data.zip', {'a.png': encode(noise(8, 8, 3)), 'dataset.json': text.encode() + b' ' * (2 << 20)})
+    path = write(tmp_path / 'data.zip', {'a.png': encode(noise(8, 8, 3)),
+                                         'dataset.json': text.encode() + b' ' * (2 << 20)})
     with pytest.raises(DatasetError, match='data.zip: dataset.json is not of the form.*would unfold into'):
         ImageFolderDataset(path, use_labels=True)
     path = write(tmp_path / 'deep.zip', {'a.png': encode(noise(8, 8, 3)), 'dataset.json': b'[' * 100_000})
@@ -430,13 +456,15 @@ def test_a_picture_that_claims_to_be_huge_is_not_decoded(tmp_path):
     png[16:24] = (60000).to_bytes(4, 'big') * 2
     png[29:33] = zlib.crc32(png[12:29]).to_bytes(4, 'big')
     record = json.dumps({'tool': 'dataset_tool 1', 'images': 2}).encode()
-    data = ImageFolderDataset(write(tmp_path / 'data.zip', {'a.png': encode(noise(8, 8, 3)), 'b.png': bytes(png)}, record))
+    data = ImageFolderDataset(write(tmp_path / 'data.zip', {'a.png': encode(noise(8, 8, 3)),
+                                                            'b.png': bytes(png)}, record))
     with pytest.raises(DatasetError, match='b.png is 60000x60000 RGB, others are 8x8 RGB'):
         data[1]
 
 
 def test_names_that_climb_out(tmp_path):
-    """Nothing is ever unpacked: such members are hidden files or plain names, and nothing beside the archive is read or written."""
+    """Nothing is ever unpacked: such members are hidden files or plain names, and nothing beside the archive is read or
+    written."""
     (tmp_path / 'inner').mkdir()
     (tmp_path / 'secret.png').write_bytes(encode(noise(8, 8, 3, seed=1)))
     names = ['../secret.png', 'a/../../secret.png', f'{tmp_path}/secret.png']

@@ -46,7 +46,8 @@ def test_cutout_is_a_square_anywhere_clipped_at_the_border():
     first_row = hole.any(dim=2).float().argmax(1)
     assert set(first_row[height == 8].tolist()) == set(range(9))
     coverage = hole.float().mean(0)
-    assert coverage[8, 8] == pytest.approx((8 / 17) ** 2, abs=0.03)             # 8 of the 17 centres per axis cover an inner pixel
+    # 8 of the 17 centres per axis cover an inner pixel
+    assert coverage[8, 8] == pytest.approx((8 / 17) ** 2, abs=0.03)
 
 
 def test_cutout_of_an_odd_side():
@@ -64,7 +65,8 @@ def test_color_is_brightness_saturation_contrast():
     mean = lambda t: t.mean([1, 2, 3])
     grey, grey_y = x.mean(1), y.mean(1)
     brightness = mean(y) - mean(x)
-    contrast = (grey_y - mean(y)[:, None, None]).flatten(1).norm(dim=1) / (grey - mean(x)[:, None, None]).flatten(1).norm(dim=1)
+    contrast = (grey_y - mean(y)[:, None,
+                                 None]).flatten(1).norm(dim=1) / (grey - mean(x)[:, None, None]).flatten(1).norm(dim=1)
     both = (y - grey_y[:, None]).flatten(1).norm(dim=1) / (x - grey[:, None]).flatten(1).norm(dim=1)
     saturation = both / contrast
     for values, low, high in ((brightness, -0.5, 0.5), (saturation, 0, 2), (contrast, 0.5, 1.5)):
@@ -110,13 +112,15 @@ def config_of(data, *args):
 
 def test_options(tiny_data):
     config, name = config_of(tiny_data, '--aug=diffaug', '--diffaug-policy=translation,cutout')
-    assert config.augment_kwargs == dict(class_name='training.augment.diffaugment.DiffAugment', policy='translation,cutout')
+    assert config.augment_kwargs == dict(class_name='training.augment.diffaugment.DiffAugment',
+                                         policy='translation,cutout')
     assert config.ada_target is None and name == 'tiny-auto1-diffaug-translation-cutout'
     assert config_of(tiny_data, '--aug=diffaug')[0].augment_kwargs['policy'] == 'color,translation,cutout'
 
 
 @pytest.mark.parametrize('args, message', [
-    (['--aug=diffaug', '--diffaug-policy=colour'], '--diffaug-policy=colour: colour is no transform; use some of color,translation,cutout'),
+    (['--aug=diffaug', '--diffaug-policy=colour'], '--diffaug-policy=colour: colour is no transform; use some of '
+                                                   'color,translation,cutout'),
     (['--aug=diffaug', '--diffaug-policy='], '--diffaug-policy=: nothing is no transform; use some of'),
     (['--diffaug-policy=color'], '--diffaug-policy=color: has no effect with --aug=ada; it goes with --aug=diffaug'),
     (['--aug=diffaug', '--target=0.5'], '--target=0.5: has no effect with --aug=diffaug; it goes with --aug=ada')])

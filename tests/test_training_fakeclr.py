@@ -28,7 +28,8 @@ def test_fakes_alone_and_a_queue_shorter_than_the_batch():
             p.data.zero_()
     queue = term.fake.queue.clone()
     reported = {}
-    loss._terms = lambda hook, step: sum(reported.setdefault(name, value).mean() for name, value in getattr(term, hook)(step).items())
+    loss._terms = lambda hook, step: sum(reported.setdefault(name, value).mean()
+                                         for name, value in getattr(term, hook)(step).items())
     loss.start_step(0)
     run(n, loss, 'Dmain')
     run(n, loss, 'Gmain')
@@ -47,7 +48,8 @@ def test_fakes_alone_and_a_queue_shorter_than_the_batch():
 def test_options(tiny_data):
     config = lambda *args: train.build_config(parse_options('--outdir=x', f'--data={tiny_data}', '--batch=8', *args))[0]
     images = config().training_set_kwargs['max_size']
-    assert config('--fakeclr').terms['fakeclr'] == dict(class_name='training.methods.fakeclr.FakeCLR', queue=max(images // 20, 1))
+    assert config('--fakeclr').terms['fakeclr'] == dict(class_name='training.methods.fakeclr.FakeCLR',
+                                                        queue=max(images // 20, 1))
     assert config('--fakeclr', '--mirror=1', '--fakeclr-weight=2').terms['fakeclr'] == \
         dict(class_name='training.methods.fakeclr.FakeCLR', queue=max(images // 10, 1), weight=2)
     with pytest.raises(UserError, match='--fakeclr: without augmentation'):

@@ -1,4 +1,5 @@
-"""What happens to a run when something breaks: kills, damaged files, a full disk, steps that are not finite, too little memory, dead workers."""
+"""What happens to a run when something breaks: kills, damaged files, a full disk, steps that are not finite, too little
+memory, dead workers."""
 
 import os
 import pathlib
@@ -165,11 +166,13 @@ def test_a_damaged_state_is_noticed_and_the_one_before_it_is_used(damage, tmp_pa
         checkpoint.load(str(newest), state_files.KIND)
     path = state_files.find(folder, told.append)
     assert os.path.basename(path) == PREVIOUS_STATE_FILE and len(told) == 1
-    assert re.fullmatch(r'Warning: .*training-state.safetensors: the file is damaged .*\. Going back to the state before it, at 0.001 kimg\.',
+    assert re.fullmatch(r'Warning: .*training-state.safetensors: the file is damaged .*\. Going back to the state '
+                        r'before it, at 0.001 kimg\.',
                         told[0])
     assert sorted(os.listdir(folder)) == [PREVIOUS_STATE_FILE, STATE_FILE + '.damaged']
     state_files.write(folder, dict(x=torch.zeros(4)), dict(info, cur_nimg=3))
-    assert checkpoint.load(path, state_files.KIND)[1]['cur_nimg'] == 1              # still there, should the new one fail
+    # Still there, should the new one fail
+    assert checkpoint.load(path, state_files.KIND)[1]['cur_nimg'] == 1
 
 
 def test_two_damaged_states_are_an_error(tmp_path):
@@ -184,7 +187,8 @@ def test_two_damaged_states_are_an_error(tmp_path):
 def test_every_bit_counts_and_files_without_a_checksum_load(tmp_path):
     import safetensors.torch
     path = tmp_path / 'x.safetensors'
-    tensors = dict(a=torch.randn(2, 3), b=torch.tensor(1, dtype=torch.bfloat16), c=torch.zeros(0), d=torch.tensor([True]))
+    tensors = dict(a=torch.randn(2, 3), b=torch.tensor(1, dtype=torch.bfloat16), c=torch.zeros(0),
+                   d=torch.tensor([True]))
     checkpoint.save(str(path), 'network', tensors, dict(text='abc'))
     whole = path.read_bytes()
     good = {name: value.clone() for name, value in checkpoint.load(str(path), 'network')[0].items()}
@@ -194,7 +198,8 @@ def test_every_bit_counts_and_files_without_a_checksum_load(tmp_path):
             got, info = checkpoint.load(str(path), 'network')
         except UserError:
             continue
-        assert info == dict(text='abc') and all(torch.equal(got[name], value) for name, value in good.items())     # where it says nothing
+        # Where it says nothing
+        assert info == dict(text='abc') and all(torch.equal(got[name], value) for name, value in good.items())
     metadata = dict(format='kdgan-network', version='1', info='{}')
     safetensors.torch.save_file(tensors, str(path), metadata=metadata)
     assert torch.equal(checkpoint.load(str(path), 'network')[0]['a'], tensors['a'])
@@ -233,7 +238,8 @@ def test_a_full_disk_ends_the_run_with_one_line_and_the_last_state(tiny_data, tm
     process.join()
     text = output.read_text()
     assert process.exitcode == 1 and 'Traceback' not in text
-    assert len(re.findall('Error: .*', text)) == 1 and f'{STATE_FILE}: cannot be written: the file is larger than the system allows' in text
+    assert (len(re.findall('Error: .*', text)) == 1
+            and f'{STATE_FILE}: cannot be written: the file is larger than the system allows' in text)
     assert (run_dir / STATE_FILE).read_bytes() == before and no_rest(run_dir)
 
 
@@ -243,7 +249,8 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_printing(tmp_path, capsy
     with util.Logger('/dev/full'):
         print('one')
         print('two')
-    assert re.fullmatch(r'one\n*Warning: /dev/full cannot be written \(No space left on device\); what follows is printed only.\n\n*two\n',
+    assert re.fullmatch(r'one\n*Warning: /dev/full cannot be written \(No space left on device\); what follows is '
+                        r'printed only.\n\n*two\n',
                         capsys.readouterr().out)
 
 
@@ -266,8 +273,10 @@ def test_steps_left_out_are_told_with_their_images_and_seeds(tiny_data, tmp_path
     job = poison(make_run(short_run(tiny_data), tmp_path), 16, 32)
     assert job.run()
     lines = read_lines(str(tmp_path / BAD_STEPS_FILE))
-    assert [(line['phase'], line['cur_nimg'], line['batch_idx'], line['in_a_row']) for line in lines] == [('Dmain', 16, 2, 1), ('Dmain', 24, 3, 2)]
-    assert lines[0]['images'] == job.training.reals.batch(16).idx.tolist() and lines[0]['seeds'] == [misc.step_seed(0, 0, 16)]
+    assert [(line['phase'], line['cur_nimg'], line['batch_idx'], line['in_a_row'])
+            for line in lines] == [('Dmain', 16, 2, 1), ('Dmain', 24, 3, 2)]
+    assert (lines[0]['images'] == job.training.reals.batch(16).idx.tolist()
+            and lines[0]['seeds'] == [misc.step_seed(0, 0, 16)])
     assert all(p.isfinite().all() for p in job.training.D.parameters()) and job.state.history == []
 
 
@@ -287,7 +296,8 @@ def test_too_many_bad_steps_go_back_to_the_last_good_state(tiny_data, tmp_path, 
     event = dict(event='rollback', cur_nimg=56, to=32, phase='Dmain', lr_factor=0.5)
     assert job.state.history == [event]
     assert 'Back to 0.032 kimg, with 0.5 times the learning rate.' in capsys.readouterr().out
-    assert [(line['cur_nimg'], line['rollbacks']) for line in read_lines(str(whole / BAD_STEPS_FILE))] == [(40, 0), (48, 0)]
+    assert [(line['cur_nimg'], line['rollbacks'])
+            for line in read_lines(str(whole / BAD_STEPS_FILE))] == [(40, 0), (48, 0)]
     assert [round(line['Progress/tick']['mean']) for line in read_lines(str(whole / STATS_FILE))] == list(range(10))
     lrs = {phase.opt.param_groups[0]['lr'] for phase in job.training.phases}
     half = presets.PRESETS['demo'].lr / 2
@@ -297,7 +307,8 @@ def test_too_many_bad_steps_go_back_to_the_last_good_state(tiny_data, tmp_path, 
 
     job = rolled_back(tiny_data, parts)
     iterate = job._iteration
-    job._iteration = lambda: iterate() if not (job.state.history and job.cur_nimg == 40) else (_ for _ in ()).throw(UserError('end'))
+    job._iteration = lambda: iterate() if not (job.state.history
+                                               and job.cur_nimg == 40) else (_ for _ in ()).throw(UserError('end'))
     with pytest.raises(UserError, match='^end$'):
         job.run()
     assert rolled_back(tiny_data, parts).run()
@@ -313,8 +324,10 @@ def test_a_state_saved_among_bad_steps_is_not_gone_back_to(tiny_data, tmp_path):
 
 def test_a_state_among_bad_steps_does_not_replace_the_one_before_it(tmp_path):
     write = lambda nimg, in_a_row: state_files.write(str(tmp_path), {}, dict(
-        cur_nimg=nimg, state=dict(bad_steps=checkpoint.flatten('', dict(in_a_row=dict(Dmain=in_a_row), exceeded=None))[1])))
-    kept = lambda: [checkpoint.load_info(path, state_files.KIND)['cur_nimg'] for path in run_files.state_paths(tmp_path)]
+        cur_nimg=nimg,
+        state=dict(bad_steps=checkpoint.flatten('', dict(in_a_row=dict(Dmain=in_a_row), exceeded=None))[1])))
+    kept = lambda: [checkpoint.load_info(path, state_files.KIND)['cur_nimg']
+                    for path in run_files.state_paths(tmp_path)]
     found = []
     for nimg, in_a_row in enumerate([0, 0, 1, 2, 3, 0, 0]):
         write(nimg, in_a_row)
@@ -323,7 +336,8 @@ def test_a_state_among_bad_steps_does_not_replace_the_one_before_it(tmp_path):
 
 
 @pytest.mark.parametrize('args, begin, message', [
-    (['--on-bad-steps=stop'], 24, r'the last 2 steps of Dmain up to 0.04 kimg were left out: .*--on-bad-steps=rollback'),
+    (['--on-bad-steps=stop'], 24, r'the last 2 steps of Dmain up to 0.04 kimg were left out: '
+                                  r'.*--on-bad-steps=rollback'),
     ([], 24, r'the last 2 steps of Dmain up to 0.04 kimg were left out.*, after 3 rollbacks; the last state is kept'),
     ([], 0, r'there is no good state to go back to; bad-steps.jsonl lists them')])
 def test_bad_steps_that_end_the_run(args, begin, message, tiny_data, tmp_path):
@@ -360,7 +374,8 @@ def train_command(outdir, data, *args, monkeypatch):
     build = train.build_config
     with monkeypatch.context() as patch:
         patch.setattr(train, 'build_config', lambda opts: (lambda config, name: (shrink(config), name))(*build(opts)))
-        return run_cli(train.main, f'--outdir={outdir}', f'--data={data}', '--device=cpu', '--metrics=none', '--workers=0', '--cfg=demo',
+        return run_cli(train.main, f'--outdir={outdir}', f'--data={data}', '--device=cpu', '--metrics=none',
+                       '--workers=0', '--cfg=demo',
                        '--batch=16', '--tick=0.016', '--kimg=0.032', *args)
 
 
@@ -377,7 +392,8 @@ def test_out_of_memory_says_which_batch_to_try(tiny_data, tmp_path, monkeypatch,
     assert code == 1 and 'not even 4 images at a time fit into memory' in output
 
 
-@pytest.mark.parametrize('epilogue, smaller', [(dict(mbstd_num_channels=0), 6), (dict(mbstd_group_size=6), 6), (dict(mbstd_group_size=4), None),
+@pytest.mark.parametrize('epilogue, smaller', [(dict(mbstd_num_channels=0), 6), (dict(mbstd_group_size=6), 6),
+                                               (dict(mbstd_group_size=4), None),
                                                ({}, None), (dict(mbstd_group_size=None), None)])
 def test_advice_for_any_discriminator(epilogue, smaller):
     """Without minibatch statistics, in groups of 4, as by default, and None = one group of the whole batch."""
@@ -391,10 +407,12 @@ def test_advice_for_any_discriminator(epilogue, smaller):
 def test_the_largest_batch_that_fits_is_found_once(tiny_data, tmp_path, monkeypatch, small_memory):
     """The run is that of the same --batch-gpu, and continues with it where more would fit by then."""
     small_memory(8, phases='D')
-    code, output = train_command(tmp_path / 'auto', tiny_data, '--batch-gpu=auto', '--kimg=0.016', monkeypatch=monkeypatch)
+    code, output = train_command(tmp_path / 'auto', tiny_data, '--batch-gpu=auto', '--kimg=0.016',
+                                 monkeypatch=monkeypatch)
     assert code == 0 and output.count('--batch-gpu=auto: 8 images at a time.') == 1
     run_dir = tmp_path / 'auto' / '00000-tiny-demo-kimg0.016-batch16'
-    assert read_json(run_dir / OPTIONS_FILE)['batch_gpu'] == 16 and read_json(run_dir / found_out.FILE)['batch_gpu'] == 8
+    assert (read_json(run_dir / OPTIONS_FILE)['batch_gpu'] == 16
+            and read_json(run_dir / found_out.FILE)['batch_gpu'] == 8)
     small_memory(100)
     code, output = train_command(tmp_path / 'auto', tiny_data, '--batch-gpu=auto', monkeypatch=monkeypatch)
     assert code == 0 and 'Continuing' in output and read_json(run_dir / found_out.FILE)['batch_gpu'] == 8
@@ -416,7 +434,8 @@ def test_the_trials_leave_no_memory(tiny_data, tmp_path, small_memory):
     assert [trial() for trial in trials] == [None] * 3
 
 
-@pytest.mark.parametrize('err', [torch.OutOfMemoryError('CUDA out of memory.'), RuntimeError('CUDNN_STATUS_ALLOC_FAILED')])
+@pytest.mark.parametrize('err', [torch.OutOfMemoryError('CUDA out of memory.'),
+                                 RuntimeError('CUDNN_STATUS_ALLOC_FAILED')])
 def test_what_joins_in_later_takes_part_in_the_trials(err, tiny_data, tmp_path, capsys, monkeypatch):
     """They are the last steps of the run. Nothing that they say is heard: every process takes itself for the first."""
     term, seen = LeCam.d_fake, []
@@ -445,7 +464,8 @@ def test_the_compiler_takes_part_in_the_trials(tiny_data, tmp_path, monkeypatch)
 def test_a_trial_that_fails_for_another_reason_fails(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr(Training, 'step', lambda self: (_ for _ in ()).throw(RuntimeError('a bug')))
     with pytest.raises(RuntimeError, match='a bug'):
-        batch_probe.largest(make_config(tiny_data, '--cfg=demo', '--batch=16'), lambda c: Training(c, torch.device('cpu')))
+        batch_probe.largest(make_config(tiny_data, '--cfg=demo', '--batch=16'),
+                            lambda c: Training(c, torch.device('cpu')))
 
 
 def test_networks_that_do_not_fit_whatever_the_batch(tiny_data, tmp_path, monkeypatch):
@@ -453,7 +473,9 @@ def test_networks_that_do_not_fit_whatever_the_batch(tiny_data, tmp_path, monkey
         raise torch.OutOfMemoryError('CUDA out of memory.')
     monkeypatch.setattr(training_module, 'build_networks', build)
     code, output = train_command(tmp_path, tiny_data, '--batch-gpu=auto', monkeypatch=monkeypatch)
-    assert code == 1 and 'out of memory before the first step (CUDA out of memory.), where no --batch-gpu helps; use a smaller --cfg' in output
+    assert (code == 1
+            and 'out of memory before the first step (CUDA out of memory.), where no --batch-gpu helps; use a smaller '
+                '--cfg' in output)
 
 
 def test_memory_is_not_blamed_on_another_process():
@@ -464,7 +486,8 @@ def test_memory_is_not_blamed_on_another_process():
 
 
 def test_batches_to_try():
-    assert list(batch_probe.sizes(32, 4)) == [32, 16, 8, 4] and list(batch_probe.sizes(12, 4)) == [12] and list(batch_probe.sizes(3, 1)) == [3]
+    assert (list(batch_probe.sizes(32, 4)) == [32, 16, 8, 4] and list(batch_probe.sizes(12, 4)) == [12]
+            and list(batch_probe.sizes(3, 1)) == [3])
 
 
 # -- images
@@ -481,7 +504,8 @@ class Deadly(ImageFolderDataset):
 @pytest.fixture
 def soon(monkeypatch):
     """A dead worker is noticed at once."""
-    monkeypatch.setattr(torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data, '__defaults__', (0.2,))
+    monkeypatch.setattr(torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data,
+                        '__defaults__', (0.2,))
 
 
 @pytest.mark.filterwarnings('ignore:This process .* is multi-threaded', 'ignore:This DataLoader will create')
@@ -489,7 +513,8 @@ def soon(monkeypatch):
 def test_a_worker_that_dies_names_the_file(tiny_data):
     reals = RealImages(Deadly(tiny_data), 2, 'cpu', num_workers=2, memory_limit_gb=0)
     name = reals.dataset.files.names[4]
-    with pytest.raises(UserError, match=f'{tiny_data}: a worker process died while reading {name} .*check that image') as err:
+    with pytest.raises(UserError, match=f'{tiny_data}: a worker process died while reading {name} .*check that '
+                                        'image') as err:
         for cur_nimg in range(0, 12, 2):
             reals.batch(cur_nimg)
     assert '\n' not in str(err.value)

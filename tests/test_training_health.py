@@ -41,7 +41,8 @@ def reported(name):
 
 
 def config_of(data, *args, **changes):
-    config, _name = train.build_config(parse_options('--outdir=x', f'--data={data}', '--device=cpu', '--metrics=none', '--workers=0', '--batch=8',
+    config, _name = train.build_config(parse_options('--outdir=x', f'--data={data}', '--device=cpu', '--metrics=none',
+                                                     '--workers=0', '--batch=8',
                                                      *args))
     shrink(config).update(changes)
     return config
@@ -69,7 +70,8 @@ def test_what_is_held_out_is_trained_on_by_nobody(tiny_data):
         held_out = served(tiny_data, val_fraction=0.25, random_seed=seed, part='validation')
         subset = served(tiny_data, val_fraction=0.25, random_seed=seed, max_size=5)
         assert len(set(subset)) == 5 and not set(subset) & set(held_out)
-    assert len({tuple(served(tiny_data, val_fraction=0.25, random_seed=seed, part='validation')) for seed in range(20)}) > 10
+    assert len({tuple(served(tiny_data, val_fraction=0.25, random_seed=seed, part='validation'))
+                for seed in range(20)}) > 10
     assert served(tiny_data, random_seed=3) == list(range(12))
     order = np.arange(12)
     np.random.RandomState(3).shuffle(order)                                 # as it has always been
@@ -132,17 +134,21 @@ def test_the_heuristic_of_the_paper():
 def validation_training(data, rank=0, num_ranks=1):
     """D is the mean of the pixels, fakes are black (-1), images are augmented by adding 0.5."""
     config = EasyDict(batch_gpu=4, batch_size=4 * num_ranks, random_seed=0, data_loader_kwargs=dict(num_workers=0),
-                      training_set_kwargs=dict(class_name='training.dataset.ImageFolderDataset', path=data, val_fraction=0.5, xflip=True))
-    G = SimpleNamespace(z_dim=2, mapping=lambda z, c, skip_w_avg_update: z, synthesis=lambda ws: -torch.ones(len(ws), 3, 16, 16))
+                      training_set_kwargs=dict(class_name='training.dataset.ImageFolderDataset', path=data,
+                                               val_fraction=0.5, xflip=True))
+    G = SimpleNamespace(z_dim=2, mapping=lambda z, c, skip_w_avg_update: z,
+                        synthesis=lambda ws: -torch.ones(len(ws), 3, 16, 16))
     loss = SimpleNamespace(augment=lambda img: img + 0.5 * torch.rand([]).ceil())
-    reals = SimpleNamespace(in_memory=True, batch=lambda nimg: SimpleNamespace(img=torch.full([4, 3, 16, 16], 0.25), c=torch.zeros(4, 0)))
+    reals = SimpleNamespace(in_memory=True, batch=lambda nimg: SimpleNamespace(img=torch.full([4, 3, 16, 16], 0.25),
+                                                                               c=torch.zeros(4, 0)))
     return SimpleNamespace(config=config, device=torch.device('cpu'), rank=rank, num_ranks=num_ranks, cur_nimg=40, G=G,
                            D=lambda img, c: img.mean(dim=[1, 2, 3])[:, None], loss=loss, reals=reals)
 
 
 @pytest.mark.parametrize('num_ranks', [1, 2, 4])
 def test_every_held_out_image_counts_once(num_ranks, tiny_data):
-    """Six images in batches of four, whatever the number of processes; the random numbers of the training go on as before."""
+    """Six images in batches of four, whatever the number of processes; the random numbers of the training go on as
+    before."""
     held_out = ImageFolderDataset(tiny_data, val_fraction=0.5, part='validation')
     expected = np.mean([held_out[i][0].astype(np.float64) / 127.5 - 1 for i in range(6)]) + 0.5
     before = torch.get_rng_state()
@@ -174,7 +180,8 @@ def test_the_stream_of_the_training_is_left_alone(tiny_data, tmp_path):
         collector.update()
         found.append(collector.as_dict())
         reals = job.training.reals
-        assert (reals._stream, reals._stream_nimg) == stream and (stream[0] is None) == reals.in_memory == (limit is None)
+        assert ((reals._stream, reals._stream_nimg) == stream
+                and (stream[0] is None) == reals.in_memory == (limit is None))
     assert found[0] == found[1] and found[0]['Health/scores/training']['num'] == 3
 
 
@@ -189,7 +196,8 @@ def share_of(fakes, xflip=False, features=None, reals=REALS):
     dataset = type('Data', (), dict(num_images=len(reals), xflip=xflip, __getitem__=lambda self, i: item(i)))()
     term = SimpleNamespace(image_features=features)
     made = lambda z, c, noise_mode: fakes[z[:, 0].to(torch.int64)]
-    training = SimpleNamespace(config=EasyDict(random_seed=0, batch_gpu=7), dataset=dataset, rank=0, num_ranks=1, device=torch.device('cpu'),
+    training = SimpleNamespace(config=EasyDict(random_seed=0, batch_gpu=7), dataset=dataset, rank=0, num_ranks=1,
+                               device=torch.device('cpu'),
                                loss=SimpleNamespace(terms=dict(a=SimpleNamespace(image_features=None), b=term)),
                                prior=Prior(1, torch.zeros(40, 0), 'cpu'), G_ema=made)
     observer = NearCopies(len(fakes))
@@ -222,7 +230,8 @@ def test_near_is_what_5_percent_of_the_training_images_are():
     unit = lambda x: features(x) / features(x).norm(dim=1, keepdim=True)
     rounded = ((REALS + 1) * 127.5).round() / 127.5 - 1
     real, gen = unit(rounded), unit(new)
-    nearest = lambda a, b, skip: np.array([min(float((x - y).norm()) for j, y in enumerate(b) if not (skip and i == j)) for i, x in enumerate(a)])
+    nearest = lambda a, b, skip: np.array([min(float((x - y).norm()) for j, y in enumerate(b) if not (skip and i == j))
+                                           for i, x in enumerate(a)])
     between = nearest(real, real, True)
     limit = np.quantile(between[between > 1e-6], 0.05)
     expected = (nearest(gen, real, False) < limit).mean(), (nearest(gen, gen, True) < limit).mean()
@@ -237,11 +246,14 @@ def test_training_images_that_are_all_the_same():
 
 def test_observers_change_nothing_in_the_training(tiny_data, tmp_path, capsys):
     """Bit for bit the same state; and what they report is in stats.jsonl and in the line of the tick."""
-    options = ['--val-fraction=0.25', '--aug=ada', '--kd=agkd,cgkd', '--kd-teacher=demo', '--kimg=0.016', '--tick=0.008', '--snap=1']
+    options = ['--val-fraction=0.25', '--aug=ada', '--kd=agkd,cgkd', '--kd-teacher=demo', '--kimg=0.016',
+               '--tick=0.008', '--snap=1']
     watched, tensors = trained(config_of(tiny_data, *options, '--health=10'), tmp_path / 'watched')
-    assert 'r_t ' in (line := capsys.readouterr().out) and all(f'{title} ' in line for title in ('r_v', 'agree', 'copies', 'repeats'))
+    assert ('r_t ' in (line := capsys.readouterr().out)
+            and all(f'{title} ' in line for title in ('r_v', 'agree', 'copies', 'repeats')))
     _, others = trained(config_of(tiny_data, *options, observers={}), tmp_path / 'alone')
-    assert tensors.keys() == others.keys() and [name for name in tensors if not torch.equal(tensors[name], others[name])] == []
+    assert (tensors.keys() == others.keys()
+            and [name for name in tensors if not torch.equal(tensors[name], others[name])] == [])
     stats = [json.loads(line) for line in (tmp_path / 'watched' / 'stats.jsonl').read_text().splitlines()]
     assert {'Health/scores/validation', 'Health/overfitting', 'Health/copies', 'Health/repeats', 'KD/agreement_real',
             'KD/agreement_fake'} <= set(stats[0])
@@ -251,14 +263,17 @@ def test_observers_change_nothing_in_the_training(tiny_data, tmp_path, capsys):
 
 
 def test_ada_begins_without_augmentation(tiny_data, tmp_path):
-    assert Run(config_of(tiny_data, '--aug=ada'), str(tmp_path), torch.device('cpu')).training.augment_pipe.p.item() == 0
-    assert Run(config_of(tiny_data, '--aug=fixed', '--p=0.25'), str(tmp_path), torch.device('cpu')).training.augment_pipe.p.item() == 0.25
+    assert Run(config_of(tiny_data, '--aug=ada'), str(tmp_path),
+               torch.device('cpu')).training.augment_pipe.p.item() == 0
+    assert Run(config_of(tiny_data, '--aug=fixed', '--p=0.25'), str(tmp_path),
+               torch.device('cpu')).training.augment_pipe.p.item() == 0.25
 
 
 # -- early stopping
 
 @pytest.mark.parametrize('values, min_delta, waited', [
-    ([], 0, 0), ([5], 0, 0), ([5, 4, 3], 0, 0), ([5, 4, 4], 0, 1), ([5, 6, None, 7], 0, 3), ([None, None], 0, 2), ([None, 5], 0, 0),
+    ([], 0, 0), ([5], 0, 0), ([5, 4, 3], 0, 0), ([5, 4, 4], 0, 1), ([5, 6, None, 7], 0, 3), ([None, None], 0, 2),
+    ([None, 5], 0, 0),
     ([5, 4.9, 4.8, 4.7], 0.25, 0), ([5, 4.9, 4.8], 0.25, 2), ([5, 6, 4, 7, 8], 0, 2)])
 def test_evaluations_without_improvement(values, min_delta, waited):
     assert early_stop.evaluations_since_best([dict(value=value) for value in values], min_delta) == waited
@@ -268,20 +283,25 @@ def test_evaluations_without_improvement(values, min_delta, waited):
 
 def test_the_history_of_a_run(tmp_path):
     """Later values, other protocols, and earlier values of the same snapshot do not count."""
-    record = lambda nimg, value, seed=0: json.dumps(dict(metric='m', value=value, cur_nimg=nimg, snapshot=f's{nimg}', generated=dict(seed=seed)))
-    lines = [record(1000, 9), record(1000, 5), record(2000, 1, seed=7), record(2000, 6), record(4000, 0), record(3000, 7),
+    record = lambda nimg, value, seed=0: json.dumps(dict(metric='m', value=value, cur_nimg=nimg, snapshot=f's{nimg}',
+                                                         generated=dict(seed=seed)))
+    lines = [record(1000, 9), record(1000, 5), record(2000, 1, seed=7), record(2000, 6), record(4000, 0),
+             record(3000, 7),
              record(1000, 3, seed=7), 'cut']
     (tmp_path / 'metric-m.jsonl').write_text('\n'.join(lines))
     assert [r['value'] for r in early_stop.history(str(tmp_path), 'm', 3000)] == [5, 6, 7]
     assert early_stop.history(str(tmp_path), 'm', 3500) == [] and early_stop.history(str(tmp_path), 'n', 3000) == []
-    assert early_stop.EarlyStop('m', 2).verdict(str(tmp_path), 3000) == 'm has not got better in 2 evaluations; the best is 5.0000 of s1000'
+    why = 'm has not got better in 2 evaluations; the best is 5.0000 of s1000'
+    assert early_stop.EarlyStop('m', 2).verdict(str(tmp_path), 3000) == why
     assert early_stop.EarlyStop('m', 3).verdict(str(tmp_path), 3000) is None
 
 
 @pytest.mark.parametrize('rule, message', [
-    ('fid5k_full', 'must be like metric=fid5k_full,patience=5'), ('metric=a,patience=2,x=1', 'must be like'), ('patience=3', 'must be like'),
+    ('fid5k_full', 'must be like metric=fid5k_full,patience=5'), ('metric=a,patience=2,x=1', 'must be like'),
+    ('patience=3', 'must be like'),
     ('metric=kid5k_full,patience=3', 'kid5k_full is not measured in this run .--metrics=fid5k_full.; add it there'),
-    ('metric=fid5k_full,patience=0', 'patience must be at least 1'), ('metric=fid5k_full,patience=many', 'patience=many is no whole number'),
+    ('metric=fid5k_full,patience=0', 'patience must be at least 1'),
+    ('metric=fid5k_full,patience=many', 'patience=many is no whole number'),
     ('metric=fid5k_full,patience=2,min-delta=nan', 'min-delta=nan is no number'),
     ('metric=fid5k_full,patience=2,min-delta=-1', 'min-delta=-1 is no')])
 def test_rules_that_are_refused(rule, message):
@@ -311,18 +331,21 @@ def measured(metrics, run_dir, snapshot, cur_nimg, **_others):
     """Stands in for the metrics: the value grows, so the first snapshot is the best."""
     for metric in metrics:
         with open(os.path.join(run_dir, f'metric-{metric}.jsonl'), 'a') as f:
-            f.write(json.dumps(dict(metric=metric, value=cur_nimg, cur_nimg=cur_nimg, snapshot=os.path.basename(snapshot))) + '\n')
+            f.write(json.dumps(dict(metric=metric, value=cur_nimg, cur_nimg=cur_nimg,
+                                    snapshot=os.path.basename(snapshot))) + '\n')
 
 
 def stopping_config(data, patience=2, kimg=0.08):
-    config = config_of(data, f'--kimg={kimg}', '--tick=0.008', '--snap=1', '--health=0', '--metrics=clipfid8_full', '--snapshot-keep=last=1',
+    config = config_of(data, f'--kimg={kimg}', '--tick=0.008', '--snap=1', '--health=0', '--metrics=clipfid8_full',
+                       '--snapshot-keep=last=1',
                        f'--early-stop=metric=clipfid8_full,patience={patience}')
     config.metric_kwargs = dict(func_name='test_training_health.measured')
     return config
 
 
 def kimg_of(run_dir):
-    return [json.loads(line)['Progress/kimg']['mean'] for line in pathlib.Path(run_dir, 'stats.jsonl').read_text().splitlines()]
+    return [json.loads(line)['Progress/kimg']['mean']
+            for line in pathlib.Path(run_dir, 'stats.jsonl').read_text().splitlines()]
 
 
 def test_a_run_ends_by_a_verdict(tiny_data, tmp_path, capsys):
@@ -330,13 +353,17 @@ def test_a_run_ends_by_a_verdict(tiny_data, tmp_path, capsys):
     find = lambda **kwargs: find_run(str(tmp_path), stopping_config(tiny_data, **kwargs), 'run', new_run=False)
     run_dir, _ = find()
     launch(stopping_config(tiny_data), run_dir)
-    assert 'Ended at 0.024 kimg by early_stop: clipfid8_full has not got better in 2 evaluations; the best is 8.0000' in capsys.readouterr().out
-    assert kimg_of(run_dir) == pytest.approx([0.008, 0.016, 0.024]) and os.path.isfile(os.path.join(run_dir, 'model_card.md'))
-    assert sorted(p.name for p in pathlib.Path(run_dir).glob('network*')) == [f'network-snapshot-000000.{n}.safetensors' for n in ('008', '024')]
+    assert ('Ended at 0.024 kimg by early_stop: clipfid8_full has not got better in 2 evaluations; the best is '
+            '8.0000' in capsys.readouterr().out)
+    assert (kimg_of(run_dir) == pytest.approx([0.008, 0.016, 0.024])
+            and os.path.isfile(os.path.join(run_dir, 'model_card.md')))
+    assert sorted(p.name for p in pathlib.Path(run_dir).glob('network*')) == [f'network-snapshot-000000.{n}.safetensors'
+                                                                              for n in ('008', '024')]
     assert find() == (run_dir, 'complete')
     assert find(patience=3) == (run_dir, 'continue') and find(kimg=0.16) == (run_dir, 'continue')
     os.remove(os.path.join(run_dir, 'model_card.md'))
-    assert find() == (run_dir, 'continue')                                  # a crash before the card: nothing is trained any more
+    # A crash before the card: nothing is trained any more
+    assert find() == (run_dir, 'continue')
     launch(stopping_config(tiny_data), run_dir)
     assert len(kimg_of(run_dir)) == 3 and find() == (run_dir, 'complete')
     launch(stopping_config(tiny_data, patience=4), run_dir)
@@ -356,7 +383,8 @@ def test_a_crash_before_the_verdict_is_made_up_for(tiny_data, tmp_path, monkeypa
 def test_an_observer_may_end_a_run_between_snapshots(tiny_data, tmp_path, monkeypatch):
     config = stopping_config(tiny_data)
     config.network_snapshot_ticks = 5
-    monkeypatch.setattr(early_stop.EarlyStop, 'verdict', lambda self, run_dir, cur_nimg: 'enough' if cur_nimg == 16 else None)
+    monkeypatch.setattr(early_stop.EarlyStop, 'verdict', lambda self, run_dir,
+                        cur_nimg: 'enough' if cur_nimg == 16 else None)
     job, _ = trained(config, tmp_path)
     assert job.cur_nimg == 16 and (tmp_path / 'network-snapshot-000000.016.safetensors').is_file()
     assert json.loads((tmp_path / 'metric-clipfid8_full.jsonl').read_text())['cur_nimg'] == 16

@@ -1,4 +1,5 @@
-"""training/dataset/decode.py: the same pixels with pyspng and without; and which packages a program cannot do without."""
+"""training/dataset/decode.py: the same pixels with pyspng and without; and which packages a program cannot do
+without."""
 
 import ast
 import importlib.util

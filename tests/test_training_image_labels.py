@@ -1,4 +1,5 @@
-"""training/dataset/labels.py: which label an image gets, and that nothing of a dataset.json is passed over in silence."""
+"""training/dataset/labels.py: which label an image gets, and that nothing of a dataset.json is passed over in
+silence."""
 
 import json
 import re
@@ -31,7 +32,8 @@ def labels_of(path):
 # One spelling of names.
 
 @pytest.mark.parametrize('spelling', [
-    'a/é.png', './a/é.png', 'a\\é.png', 'a//é.png', '/a/é.png', './a/./' + unicodedata.normalize('NFD', 'é') + '.png'])
+    'a/é.png', './a/é.png', 'a\\é.png', 'a//é.png', '/a/é.png',
+    './a/./' + unicodedata.normalize('NFD', 'é') + '.png'])
 def test_names_are_spelled_alike_in_json_folders_and_zips(tmp_path, spelling):
     """By whichever program the JSON and the archive were written."""
     source = folder(tmp_path / 'in', ['a/é.png', 'b.png'], labels_json([[spelling, 1], ['b.png', 0]]))

@@ -45,7 +45,8 @@ def setup(**settings):
     n = nets()
     term = InsGen(queue=12, **settings)
     torch.manual_seed(1)
-    loss = make_loss(n, terms=dict(insgen=term), augment_pipe=lambda img: img * (1 + 0.2 * torch.rand([len(img), 1, 1, 1])))
+    loss = make_loss(n, terms=dict(insgen=term),
+                     augment_pipe=lambda img: img * (1 + 0.2 * torch.rand([len(img), 1, 1, 1])))
     return n, term, loss
 
 
@@ -65,7 +66,8 @@ def test_heads_and_trunk_learn_in_the_d_step_and_only_there():
     torch.manual_seed(3)
     without = run(n, loss, 'Dmain')                             # the same draws
     changed = {name for name in with_term if (with_term[name] - without[name]).abs().max() > 1e-7}
-    assert {'b16.conv0.weight', 'b8.conv1.weight'} <= changed and not changed & heads_only      # the trunk, not what follows it
+    # The trunk, not what follows it
+    assert {'b16.conv0.weight', 'b8.conv1.weight'} <= changed and not changed & heads_only
 
 
 def test_generator_part_reaches_g_alone():
@@ -78,7 +80,8 @@ def test_generator_part_reaches_g_alone():
     term.weight_generator = 0
     torch.manual_seed(3)
     without = run(n, loss, 'Gmain')
-    assert all((with_term[name] - without[name]).abs().max() > 1e-7 for name in ('synthesis.b16.conv1.weight', 'mapping.fc0.weight'))
+    assert all((with_term[name] - without[name]).abs().max() > 1e-7
+               for name in ('synthesis.b16.conv1.weight', 'mapping.fc0.weight'))
     assert all(torch.equal(value, before[name]) for name, value in term.state_dict().items())       # queue untouched
 
 
@@ -98,7 +101,8 @@ def test_losses_keys_and_queues_of_a_step_by_hand(noise):
     queues = {kind: getattr(term, kind).queue.clone() for kind in ('real', 'fake')}
     seen = {}
     original = term._loss
-    term._loss = lambda contrast, step, key: seen.setdefault('real' if contrast is term.real else 'fake', original(contrast, step, key))
+    term._loss = lambda contrast, step, key: seen.setdefault('real' if contrast is term.real else 'fake',
+                                                             original(contrast, step, key))
     loss.start_step(0)
     run(n, loss, 'Dmain')
     b = batch()
@@ -143,7 +147,8 @@ def test_micro_batches_fill_the_queue_like_one_batch():
         run(n, loss, 'Dmain', round_idx=i)
     before = term.real.queue.clone()
     loss.finish_step(0)
-    assert term.real.position == 2 * N and (term.real.queue != before).any(dim=1).tolist() == [True] * 2 * N + [False] * (12 - 2 * N)
+    assert (term.real.position == 2 * N
+            and (term.real.queue != before).any(dim=1).tolist() == [True] * 2 * N + [False] * (12 - 2 * N))
 
 
 def build(data, *args):
@@ -160,8 +165,10 @@ def test_options(tiny_data):
 @pytest.mark.parametrize('args, message', [
     (['--insgen', '--aug=noaug'], '--insgen: without augmentation both views of an image are the same'),
     (['--insgen', '--aug=fixed', '--p=0'], '--insgen: without augmentation both views of an image are the same'),
-    (['--insgen', '--batch=16', '--insgen-queue=8'], '--insgen-queue=8: is shorter than the batch of 16; use --insgen-queue=64'),
-    (['--insgen', *[f'--insgen-weight-{kind}=0' for kind in ('real', 'fake', 'generator')]], '--insgen: with all three weights 0 nothing'),
+    (['--insgen', '--batch=16', '--insgen-queue=8'], '--insgen-queue=8: is shorter than the batch of 16; use '
+                                                     '--insgen-queue=64'),
+    (['--insgen', *[f'--insgen-weight-{kind}=0' for kind in ('real', 'fake', 'generator')]],
+     '--insgen: with all three weights 0 nothing'),
     (['--insgen-queue=8'], '--insgen-queue=8: has no effect without --insgen')])
 def test_what_is_refused(args, message, tiny_data):
     with pytest.raises(UserError, match=message):

@@ -55,14 +55,16 @@ def test_spline_of_a_loop_has_the_closed_form():
     t = torch.arange(8, dtype=F64) / 8
     first = 1.5 * (1 - t) - 0.5 * (1 - t) ** 3
     quarter2 = -(1.5 * t - 0.5 * t ** 3)
-    torch.testing.assert_close(path_of([1., 0, -1, 0], interpolation='spline'), torch.cat([first, quarter2, -first, -quarter2]))
+    torch.testing.assert_close(path_of([1., 0, -1, 0], interpolation='spline'),
+                               torch.cat([first, quarter2, -first, -quarter2]))
 
 
 def test_spline_of_two_keyframes():
     t = torch.arange(8, dtype=F64) / 8
     ease = 3 * t ** 2 - 2 * t ** 3                 # the tangents vanish by symmetry: a Hermite cubic
     torch.testing.assert_close(path_of([2., 5], interpolation='spline'), torch.cat([2 + 3 * ease, 5 - 3 * ease]))
-    torch.testing.assert_close(path_of([2., 5], interpolation='spline', loop=False), 2 + 3 * torch.arange(9, dtype=F64) / 8)
+    torch.testing.assert_close(path_of([2., 5], interpolation='spline', loop=False),
+                               2 + 3 * torch.arange(9, dtype=F64) / 8)
 
 
 def test_spline_is_smooth_across_the_seam():
@@ -86,14 +88,16 @@ def test_walks_pass_through_their_keyframes(interpolation, loop, count):
     assert walk.num_frames == (count * 6 if loop else (count - 1) * 6 + 1)
     path = walk.at(range(walk.num_frames))
     torch.testing.assert_close(path[::6], keys)
-    torch.testing.assert_close(walk.at([walk.num_frames - 1]), path[-1:])               # frames do not depend on each other
+    # Frames do not depend on each other
+    torch.testing.assert_close(walk.at([walk.num_frames - 1]), path[-1:])
     if loop:
         torch.testing.assert_close(walk.at([walk.num_frames]), keys[:1])
 
 
 def test_spherical_walk_keeps_the_distance_from_the_center():
     center = torch.tensor([3.0, -1, 2], dtype=F64)
-    keys = center + torch.nn.functional.normalize(torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=F64), dim=1) * 2
+    keys = center + torch.nn.functional.normalize(torch.randn(4, 3, generator=torch.Generator().manual_seed(0),
+                                                              dtype=F64), dim=1) * 2
     walk = Walk(keys, 'spherical', steps=10, center=center)
     torch.testing.assert_close((walk.at(range(40)) - center).norm(dim=1), torch.full([40], 2.0, dtype=F64))
 
@@ -131,7 +135,8 @@ def test_frames_in_z(G):
         z = torch.lerp(latents[2 * walk], latents[2 * walk + 1], 2 / 3)
         img = G(z[None].float(), torch.tensor([label]), truncation_psi=0.5 + 0.5 * 2 / 3, noise_mode='const')[0]
         want = (img.permute(1, 2, 0).numpy() * 127.5 + 128).clip(0, 255).astype(int)
-        assert np.abs(pictures[2][:, walk * 16:walk * 16 + 16] - want).max() <= 1       # rounded after another order of sums
+        # Rounded after another order of sums
+        assert np.abs(pictures[2][:, walk * 16:walk * 16 + 16] - want).max() <= 1
 
 
 def test_frames_in_w(G):
@@ -146,7 +151,8 @@ def test_frames_in_w(G):
 def test_frames_do_not_depend_on_the_batch(G):
     """Nor does their random noise, which is fresh in each frame."""
     for mode in ('const', 'random'):
-        runs = [np.stack(list(map(np.asarray, frames_of(G, batch=batch, noise_mode=mode, seed=3)[1]))).astype(int) for batch in (2, 5, 100)]
+        runs = [np.stack(list(map(np.asarray, frames_of(G, batch=batch, noise_mode=mode, seed=3)[1]))).astype(int)
+                for batch in (2, 5, 100)]
         assert all(np.abs(run - runs[0]).max() <= 1 for run in runs)
     other = np.stack(list(map(np.asarray, frames_of(G, noise_mode='random', seed=4)[1])))
     assert np.abs(other - runs[0]).max() > 10

@@ -56,7 +56,8 @@ def test_averages_are_those_of_all_processes(monkeypatch):
 def test_start_and_overflow():
     term = LeCam(weight=1.0, start=0.5)
     assert play(term, [[1.0]], [[0.0]], cur_nimg=499) == {}
-    assert [x.item() for x in term.anchors()] == pytest.approx([1.0, 0.0])              # they move before the start, too
+    # They move before the start, too
+    assert [x.item() for x in term.anchors()] == pytest.approx([1.0, 0.0])
     assert set(play(term, [[1.0]], [[0.0]], cur_nimg=500)) == {'LeCam/fake', 'LeCam/real'}
     before = term.average.clone()
     play(term, [[float('inf')]], [[0.0]], cur_nimg=500)
@@ -93,12 +94,15 @@ def test_gradient_in_the_d_step_is_that_of_the_formula():
 def test_options(tiny_data):
     build = lambda *args: train.build_config(parse_options('--outdir=x', f'--data={tiny_data}', '--device=cpu', *args))
     config, name = build('--lecam=1e-6', '--lecam-decay=0.9', '--lecam-start=2')
-    assert config.terms == dict(lecam=dict(class_name='training.methods.lecam.LeCam', weight=1e-6, decay=0.9, start=2.0))
+    assert config.terms == dict(lecam=dict(class_name='training.methods.lecam.LeCam', weight=1e-6,
+                                           decay=0.9, start=2.0))
     assert name == 'tiny-auto1-lecam1e-06-decay0.9-start2'
     assert build()[0].terms == {}
-    with pytest.raises(UserError, match='--lecam-decay=0.9: has no effect without --lecam; add that, or leave this out'):
+    with pytest.raises(UserError, match='--lecam-decay=0.9: has no effect without --lecam; add that, or leave '
+                                        'this out'):
         build('--lecam-decay=0.9')
-    with pytest.raises(UserError, match='--lecam-start=30: the run ends after 30 kimg, before it takes part; use a smaller one, such as 10'):
+    with pytest.raises(UserError, match='--lecam-start=30: the run ends after 30 kimg, before it takes part; use a '
+                                        'smaller one, such as 10'):
         build('--lecam=1e-6', '--lecam-start=30', '--kimg=30')
 
 

@@ -29,7 +29,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def make_config(data, *args, **changes):
-    config, _name = train.build_config(parse_options('--outdir=x', f'--data={data}', '--device=cpu', '--metrics=none', '--workers=0', *args))
+    config, _name = train.build_config(parse_options('--outdir=x', f'--data={data}', '--device=cpu', '--metrics=none',
+                                                     '--workers=0', *args))
     shrink(config).update(changes)
     return config
 
@@ -53,7 +54,8 @@ KD = ['--kd=agkd,cgkd', '--kd-teacher=demo']
 
 @pytest.mark.parametrize('fp32', [0, 1])
 def test_precision_reaches_every_teacher(fp32, tiny_data, tmp_path):
-    config = make_config(tiny_data, '--batch=8', f'--fp32={fp32}', '--vision-aided=demo', '--vision-aided-warmup=0', *KD)
+    config = make_config(tiny_data, '--batch=8', f'--fp32={fp32}', '--vision-aided=demo',
+                         '--vision-aided-warmup=0', *KD)
     terms = make_run(config, tmp_path).training.loss.terms
     teachers = [terms['kd'].teacher, *[levels.teacher for levels in terms['vision_aided'].teachers]]
     assert [teacher.precision for teacher in teachers] == [['bfloat16', 'float32'][fp32]] * 2
@@ -110,9 +112,11 @@ def test_where_the_augmentation_probability_begins(options, p, tiny_data, tmp_pa
 def test_a_probability_that_grows_linearly(tiny_data, tmp_path):
     """From 0 to 0.5 over 32 images, in a run that is stopped after 24 and continued."""
     options = ['--batch=8', '--aug=linear', '--p=0.5', '--p-kimg=0.032']
-    p = lambda kimg: trained(make_config(tiny_data, *options, total_kimg=kimg, kimg_per_tick=0.024), tmp_path)[0]['augment_pipe.p']
+    p = lambda kimg: trained(make_config(tiny_data, *options, total_kimg=kimg, kimg_per_tick=0.024),
+                             tmp_path)[0]['augment_pipe.p']
     assert [round(p(kimg).item(), 6) for kimg in (0.024, 0.048)] == [0.375, 0.5]
-    with pytest.raises(UserError, match='--aug=linear: needs a probability and when it is reached; add --p=0.6 --p-kimg=300'):
+    with pytest.raises(UserError, match='--aug=linear: needs a probability and when it is reached; add --p=0.6 '
+                                        '--p-kimg=300'):
         make_config(tiny_data, '--aug=linear', '--p=0.5')
 
 
@@ -120,7 +124,8 @@ def test_a_probability_that_grows_linearly(tiny_data, tmp_path):
 def test_a_probability_that_stays_0_is_no_augmentation(tiny_data, method):
     """--aug=linear with the last probability 0 is what --aug=fixed with 0 is; methods that need one notice."""
     linear, fixed = ['--aug=linear', '--p=0', '--p-kimg=3'], ['--aug=fixed', '--p=0']
-    trained = lambda options: {key: value for key, value in make_config(tiny_data, *options).items() if key != 'options_given'}
+    trained = lambda options: {key: value for key, value in make_config(tiny_data, *options).items()
+                               if key != 'options_given'}
     assert trained(linear) == trained(fixed)
     assert make_config(tiny_data, *linear).augment_kwargs is None
     with pytest.raises(UserError, match=f'{method}: without augmentation'):
@@ -187,26 +192,32 @@ def test_the_seed_reaches_everything_that_draws(tiny_data, tmp_path, monkeypatch
 
 
 def test_what_a_run_leaves_behind(tiny_data, tmp_path):
-    config = make_config(tiny_data, '--cond=1', '--mirror=1', '--batch=8', '--kimg=0.032', '--tick=0.016', '--snap=1', '--aug=ada',
+    config = make_config(tiny_data, '--cond=1', '--mirror=1', '--batch=8', '--kimg=0.032', '--tick=0.016', '--snap=1',
+                         '--aug=ada',
                          '--snapshot-networks=all', *KD, metrics=['clipfid20_full'])
     assert make_run(config, tmp_path).run()
     names = sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith('events'))
     assert names == ['fakes000000.016.png', 'fakes000000.032.png', 'fakes_init.png', 'machine.jsonl',
                      'metric-clipfid20_full.jsonl',
-                     'network-snapshot-000000.016.safetensors', 'network-snapshot-000000.032.safetensors', 'reals.png', 'report.html',
+                     'network-snapshot-000000.016.safetensors', 'network-snapshot-000000.032.safetensors', 'reals.png',
+                     'report.html',
                      'stats.jsonl', PREVIOUS_STATE_FILE, STATE_FILE]
     stats = [json.loads(line) for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]
     assert len(stats) == 2 and stats[-1]['Progress/kimg']['mean'] == pytest.approx(0.032)
-    wanted = {'Loss/G/loss', 'Loss/D/loss', 'Loss/KD/agkd_fake', 'Loss/KD/agkd_real', 'Loss/KD/cgkd_fake', 'Loss/KD/diversity_student',
+    wanted = {'Loss/G/loss', 'Loss/D/loss', 'Loss/KD/agkd_fake', 'Loss/KD/agkd_real', 'Loss/KD/cgkd_fake',
+              'Loss/KD/diversity_student',
               'KD/diversity_teacher', 'KD/agreement_real', 'KD/agreement_fake',
-              'Loss/r1_penalty', 'Loss/pl_penalty', 'Loss/signs/real', 'Progress/augment', 'Timing/Gmain', 'Timing/Dmain',
+              'Loss/r1_penalty', 'Loss/pl_penalty', 'Loss/signs/real', 'Progress/augment', 'Timing/Gmain',
+              'Timing/Dmain',
               'Timing/sec_per_kimg', 'Progress/skipped_steps/Dmain', 'Resources/cpu_mem_gb'}
     assert wanted <= set(stats[0])
     snapshot = snapshots.load_networks(str(tmp_path / 'network-snapshot-000000.032.safetensors'))
     training = snapshot.info['training']
     assert set(snapshot.networks) == {'G', 'D', 'G_ema'} and training['class_names'] == ['blue', 'red']
-    assert training['metrics'] == [json.loads(line) for line in (tmp_path / 'metric-clipfid20_full.jsonl').read_text().splitlines()[1:]]
-    assert training['dataset']['name'] == 'tiny' and training['dataset']['mirrored'] and len(training['dataset']['content_hash']) == 64
+    assert training['metrics'] == [json.loads(line)
+                                   for line in (tmp_path / 'metric-clipfid20_full.jsonl').read_text().splitlines()[1:]]
+    assert (training['dataset']['name'] == 'tiny' and training['dataset']['mirrored']
+            and len(training['dataset']['content_hash']) == 64)
     assert snapshot.info['project_version'] == dnnlib.__version__
     assert snapshot.G_ema(torch.randn(2, 8), torch.eye(2)).shape == (2, 3, 16, 16)
     with PIL.Image.open(tmp_path / 'reals.png') as reals:
@@ -260,8 +271,10 @@ def test_init_from_takes_what_fits(tiny_data, tmp_path, capsys):
     config = make_config(tiny_data, '--batch=8', f'--init-from={path}')
     assert config.ada_kimg == 100 and config.ema_rampup is None
     second = make_run(config, tmp_path / 'b').training
-    assert torch.equal(second.G.state_dict()['synthesis.b8.conv0.weight'], first.G.state_dict()['synthesis.b8.conv0.weight'])
-    assert torch.equal(second.G_ema.state_dict()['synthesis.b8.conv0.weight'], first.G_ema.state_dict()['synthesis.b8.conv0.weight'])
+    assert torch.equal(second.G.state_dict()['synthesis.b8.conv0.weight'],
+                       first.G.state_dict()['synthesis.b8.conv0.weight'])
+    assert torch.equal(second.G_ema.state_dict()['synthesis.b8.conv0.weight'],
+                       first.G_ema.state_dict()['synthesis.b8.conv0.weight'])
     assert torch.equal(second.D.state_dict()['b4.fc.weight'], first.D.state_dict()['b4.fc.weight'])
     output = capsys.readouterr().out
     assert f'of {len(first.G.state_dict())} tensors from {path}\n' in output and 'not used' not in output
@@ -275,11 +288,13 @@ def test_init_from_takes_what_fits(tiny_data, tmp_path, capsys):
     make_run(config, tmp_path / 'd')
     lines = [line for line in capsys.readouterr().out.splitlines() if 'not used' in line]
     assert [line.partition(':')[0] for line in lines] == ['G', 'G_ema']
-    assert all(line.endswith('; not used: mapping.fc1.bias, mapping.fc1.weight; use the --cfg it was trained with') for line in lines)
+    assert all(line.endswith('; not used: mapping.fc1.bias, mapping.fc1.weight; use the --cfg it was trained with')
+               for line in lines)
 
 
 def test_a_small_snapshot_and_the_state_of_the_same_run_as_a_start(tiny_data, tmp_path, capsys):
-    config = make_config(tiny_data, '--batch=8', '--tick=0.008', '--snap=1', '--snapshot-keep=last=1,every=1', total_kimg=0.024)
+    config = make_config(tiny_data, '--batch=8', '--tick=0.008', '--snap=1', '--snapshot-keep=last=1,every=1',
+                         total_kimg=0.024)
     run = make_run(config, tmp_path / 'a')
     run.run()
     first = run.training
@@ -287,15 +302,19 @@ def test_a_small_snapshot_and_the_state_of_the_same_run_as_a_start(tiny_data, tm
     weight = lambda net: net.state_dict()['b4.fc.weight']
     source = f'--init-from={tmp_path}/a/network-snapshot-000000.024.safetensors'
     second = make_run(make_config(tiny_data, '--batch=8', source), tmp_path / 'b').training
-    assert 'D: starts afresh; training-state.safetensors has it' in capsys.readouterr().out and not torch.equal(weight(second.D), weight(first.D))
+    assert ('D: starts afresh; training-state.safetensors has it' in capsys.readouterr().out
+            and not torch.equal(weight(second.D), weight(first.D)))
     name = 'synthesis.b8.conv0.weight'
     assert torch.equal(second.G.state_dict()[name], first.G_ema.state_dict()[name])
-    third = make_run(make_config(tiny_data, '--batch=8', f'--init-from={tmp_path}/a/{STATE_FILE}'), tmp_path / 'c').training
-    assert torch.equal(weight(third.D), weight(first.D)) and torch.equal(third.G.state_dict()[name], first.G.state_dict()[name])
+    third = make_run(make_config(tiny_data, '--batch=8', f'--init-from={tmp_path}/a/{STATE_FILE}'),
+                     tmp_path / 'c').training
+    assert (torch.equal(weight(third.D), weight(first.D))
+            and torch.equal(third.G.state_dict()[name], first.G.state_dict()[name]))
 
 
 def test_a_snapshot_that_somebody_moves_away_does_not_stop_the_training(tiny_data, tmp_path):
-    job = make_run(make_config(tiny_data, '--batch=8', '--snapshot-keep=last=1', total_kimg=0.008, metrics=['clipfid8_full']), tmp_path)
+    job = make_run(make_config(tiny_data, '--batch=8', '--snapshot-keep=last=1', total_kimg=0.008,
+                               metrics=['clipfid8_full']), tmp_path)
     report = job.store.metrics_measured
     job.store.metrics_measured = lambda nimg: (os.remove(job.store.snapshot_path(nimg)), report(nimg))
     teacher = dict(func_name='kd_plugin.teacher.load_teacher', name='demo')
@@ -318,14 +337,16 @@ def test_a_full_disk_at_snapshot_time_is_one_line_and_leaves_nothing(tiny_data, 
             f.write(b'half')
         raise OSError(28, 'No space left on device')
     monkeypatch.setattr(safetensors.torch, 'save_file', fail)
-    with pytest.raises(UserError, match='network-snapshot-000000.safetensors: cannot be written: the disk is full; free some space and run'):
+    with pytest.raises(UserError, match='network-snapshot-000000.safetensors: cannot be written: the disk is full; '
+                                        'free some space and run'):
         job.run()
     assert not [p.name for p in tmp_path.iterdir() if 'tmp' in p.name or 'safetensors' in p.name]
 
 
 def test_a_run_that_crashed_after_its_last_step_is_not_complete(tiny_data, tmp_path):
     """What is missing, snapshot or metric, is made up for by the same command; ticks are not told twice."""
-    args = [f'--outdir={tmp_path}', f'--data={tiny_data}', '--device=cpu', '--batch=8', '--kimg=0.016', '--tick=0.008', '--metrics=clipfid20_full',
+    args = [f'--outdir={tmp_path}', f'--data={tiny_data}', '--device=cpu', '--batch=8', '--kimg=0.016', '--tick=0.008',
+            '--metrics=clipfid20_full',
             '--metric-teacher=demo', '--workers=0']
     config = shrink(train.build_config(parse_options(*args))[0])
     run_dir, status = find_run(str(tmp_path), config, 'run', new_run=False)
@@ -340,30 +361,36 @@ def test_a_run_that_crashed_after_its_last_step_is_not_complete(tiny_data, tmp_p
     snapshot.unlink()
     assert find_run(str(tmp_path), config, 'run', new_run=False) == (run_dir, 'continue')
     launch(config, run_dir)
-    assert snapshot.is_file() and len(pathlib.Path(run_dir, 'metric-clipfid20_full.jsonl').read_text().splitlines()) == 1
+    assert (snapshot.is_file()
+            and len(pathlib.Path(run_dir, 'metric-clipfid20_full.jsonl').read_text().splitlines()) == 1)
     assert find_run(str(tmp_path), config, 'run', new_run=False) == (run_dir, 'complete')
-    kimg = [json.loads(line)['Progress/kimg']['mean'] for line in pathlib.Path(run_dir, 'stats.jsonl').read_text().splitlines()]
+    kimg = [json.loads(line)['Progress/kimg']['mean']
+            for line in pathlib.Path(run_dir, 'stats.jsonl').read_text().splitlines()]
     assert kimg == pytest.approx([0.008, 0.016])
 
 
 def test_a_run_that_never_began_leaves_nothing(tiny_data, tmp_path):
     """The filters of bgcf are larger than the images, which shows in the first step only."""
-    code, output = run_cli(train.main, f'--outdir={tmp_path}', f'--data={tiny_data}', '--cfg=demo', '--batch=8', '--aug=fixed', '--p=1',
+    code, output = run_cli(train.main, f'--outdir={tmp_path}', f'--data={tiny_data}', '--cfg=demo', '--batch=8',
+                           '--aug=fixed', '--p=1',
                            '--augpipe=bgcf', '--metrics=none', '--device=cpu', '--workers=0')
     assert code == 1 and 'Error: ' in output and list(tmp_path.iterdir()) == []
 
 
 def two_processes(outdir, data, *args):
     """train.py on small networks."""
-    command = [sys.executable, 'tests/failing_train.py', f'--outdir={outdir}', f'--data={data}', '--cfg=demo', '--gpus=2', '--batch=8',
+    command = [sys.executable, 'tests/failing_train.py', f'--outdir={outdir}', f'--data={data}', '--cfg=demo',
+               '--gpus=2', '--batch=8',
                '--device=cpu', '--tick=0.008', '--metrics=none', '--workers=0', *args]
     env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env, timeout=1000)
 
 
 def test_two_processes_train_together(tiny_data, tmp_path):
-    """--gpus=2 on the CPU, with every method: it runs, both halves of a batch are used, and the networks stay finite."""
-    result = two_processes(tmp_path, tiny_data, '--kimg=0.016', '--aug=ada', '--lecam=0.1', '--apa', '--insgen', '--vision-aided=demo',
+    """--gpus=2 on the CPU, with every method: it runs, both halves of a batch are used, and the networks stay
+    finite."""
+    result = two_processes(tmp_path, tiny_data, '--kimg=0.016', '--aug=ada', '--lecam=0.1', '--apa', '--insgen',
+                           '--vision-aided=demo',
                            '--vision-aided-warmup=0', '--val-fraction=0.25', '--health=5', *KD)
     assert result.returncode == 0, result.stdout + result.stderr
     run_dir, = tmp_path.iterdir()

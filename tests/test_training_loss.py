@@ -70,7 +70,8 @@ def test_r1_goes_through_the_augmentation_to_the_clean_image():
 
 
 def test_path_length_of_a_linear_synthesis():
-    """img = sum over layers of ws @ A: the Jacobian is A for each layer, so the length is |noise @ A^T| / sqrt(pixels) whatever ws is."""
+    """img = sum over layers of ws @ A: the Jacobian is A for each layer, so the length is |noise @ A^T| / sqrt(pixels)
+    whatever ws is."""
     class Linear(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -102,7 +103,8 @@ def test_generator_loss_and_who_receives_gradients():
     assert all(g.isfinite().all() for g in grads.values()) and grads
     assert all(p.grad is None for p in n.D.parameters())
     logit = collector.mean('Loss/scores/fake')
-    assert collector.mean('Loss/G/loss') == pytest.approx(math.log1p(math.exp(-logit)), rel=0.05)      # Jensen: equal up to the spread
+    # Jensen: equal up to the spread
+    assert collector.mean('Loss/G/loss') == pytest.approx(math.log1p(math.exp(-logit)), rel=0.05)
     run(n, make_loss(n), 'Dmain')
     assert all(p.grad is None or name in grads for name, p in n.G.named_parameters())
 
@@ -231,7 +233,8 @@ class Recorder(Term):
         return {}
 
 
-@pytest.mark.parametrize('phase, calls', [('Gmain', ['g_main']), ('Greg', []), ('Dmain', ['prepare', 'd_fake', 'd_real']), ('Dreg', []),
+@pytest.mark.parametrize('phase, calls', [('Gmain', ['g_main']), ('Greg', []),
+                                          ('Dmain', ['prepare', 'd_fake', 'd_real']), ('Dreg', []),
                                           ('Dboth', ['prepare', 'd_fake', 'd_real'])])
 def test_terms_act_in_main_phases_only(phase, calls):
     n = nets()
@@ -246,11 +249,13 @@ def test_terms_act_in_main_phases_only(phase, calls):
 def test_what_a_term_returns_is_added_and_reported():
     n = nets()
     collector = training_stats.Collector('Loss/recorder.*')
-    with_term, without = [run(n, make_loss(n, terms=terms), 'Dmain', gain=2) for terms in (dict(recorder=Recorder()), None)]
+    with_term, without = [run(n, make_loss(n, terms=terms), 'Dmain', gain=2)
+                          for terms in (dict(recorder=Recorder()), None)]
     collector.update()
     assert collector.num('Loss/recorder_fake') == collector.num('Loss/recorder_real') == N
     assert not torch.allclose(with_term['b4.fc.weight'], without['b4.fc.weight'])
-    torch.testing.assert_close(with_term['b4.out.weight'], without['b4.out.weight'])        # the readout does not see the term
+    # The readout does not see the term
+    torch.testing.assert_close(with_term['b4.out.weight'], without['b4.out.weight'])
 
 
 def test_state_holds_pl_mean_and_terms():

@@ -38,8 +38,10 @@ def test_neighbors_of_images_in_a_data_set(mirror, batch, tiny_data):
     dataset = ImageFolderDataset(tiny_data, xflip=mirror)
     real = [dataset[i][0] for i in range(12)]
     rng = np.random.default_rng(2)
-    fakes = np.stack([np.clip(real[i].astype(int)[:, :, ::-1 if i % 2 else 1] + rng.integers(-9, 9, size=real[i].shape), 0, 255) for i in (3, 8)])
-    found = neighbors.find_neighbors(torch.from_numpy(fakes.astype(np.uint8)), dataset, neighbors.pixel_features, neighbors.pixel_distance, 4, batch,
+    fakes = np.stack([np.clip(real[i].astype(int)[:, :, ::-1 if i % 2 else 1] + rng.integers(-9, 9, size=real[i].shape),
+                              0, 255) for i in (3, 8)])
+    found = neighbors.find_neighbors(torch.from_numpy(fakes.astype(np.uint8)), dataset, neighbors.pixel_features,
+                                     neighbors.pixel_distance, 4, batch,
                                      'cpu')
     for q, fake in enumerate(fakes):
         rmse = lambda img, fake=fake: np.sqrt(np.square(fake - img.astype(float)).mean())
@@ -53,7 +55,9 @@ def test_neighbors_of_images_in_a_data_set(mirror, batch, tiny_data):
         np.testing.assert_allclose(found.distances[q], [d for d, _ in best[:4]], rtol=1e-5)
     assert found.items[:, 0].tolist() == [15 if mirror else found.items[0, 0], 8]
     names = neighbors.as_records([1, 2], None, dataset, found)
-    assert names[1]['seed'] == 2 and names[1]['nearest'][0] == dict(image='red/05.png', mirrored=False, distance=found.distances[1, 0].item())
+    assert (names[1]['seed'] == 2
+            and names[1]['nearest'][0] == dict(image='red/05.png', mirrored=False,
+                                               distance=found.distances[1, 0].item()))
     assert names[0]['nearest'][0]['mirrored'] == mirror
 
 
@@ -61,7 +65,8 @@ def test_fewer_images_than_asked_for(tiny_data):
     dataset = ImageFolderDataset(tiny_data)
     imgs = torch.from_numpy(np.stack([dataset[i][0] for i in (0, 5)]))
     found = neighbors.find_neighbors(imgs, dataset, neighbors.pixel_features, neighbors.pixel_distance, 50, 16, 'cpu')
-    assert found.items.shape == (2, 12) and found.items[:, 0].tolist() == [0, 5] and found.distances[:, 0].tolist() == [0, 0]
+    assert (found.items.shape == (2, 12) and found.items[:, 0].tolist() == [0, 5]
+            and found.distances[:, 0].tolist() == [0, 0])
     sheet = neighbors.sheet(imgs, ['a', 'b'], dataset, found)
     assert sheet.size[0] == 13 * 96
     assert (np.asarray(sheet)[:96:6, :96:6] == imgs[0].permute(1, 2, 0).numpy()).all()

@@ -14,7 +14,8 @@ SMALL = dict(channel_base=128, channel_max=16)
 
 def generator(res=16, c_dim=0, **synthesis):
     torch.manual_seed(0)
-    return networks.Generator(8, c_dim, 8, res, 3, mapping_kwargs=dict(num_layers=2), synthesis_kwargs={**SMALL, **synthesis})
+    return networks.Generator(8, c_dim, 8, res, 3, mapping_kwargs=dict(num_layers=2),
+                              synthesis_kwargs={**SMALL, **synthesis})
 
 
 def discriminator(res=16, c_dim=0, **kwargs):
@@ -29,13 +30,15 @@ def test_scaling_activations_equals_scaling_weights(up, demodulate):
     x, s = torch.randn(3, 5, 6, 6, dtype=torch.double), torch.randn(3, 5, dtype=torch.double)
     w, noise = torch.randn(4, 5, 3, 3, dtype=torch.double), torch.randn(3, 1, 6 * up, 6 * up, dtype=torch.double)
     f = networks.Conv2dLayer(1, 1, 3).resample_filter
-    a, b = [networks.modulated_conv2d(x, w, s, noise=noise, up=up, padding=1, resample_filter=f if up > 1 else None, demodulate=demodulate,
+    a, b = [networks.modulated_conv2d(x, w, s, noise=noise, up=up, padding=1, resample_filter=f if up > 1 else None,
+                                      demodulate=demodulate,
                                       flip_weight=up == 1, fused_modconv=fused) for fused in (True, False)]
     torch.testing.assert_close(a, b)
 
 
 def test_demodulated_weights_have_unit_norm():
-    """An input that is 1 at one pixel of one channel reads off that channel's weights: their squares, over all inputs, sum to 1."""
+    """An input that is 1 at one pixel of one channel reads off that channel's weights: their squares, over all inputs,
+    sum to 1."""
     w, s = torch.randn(4, 5, 3, 3, dtype=torch.double), torch.randn(1, 5, dtype=torch.double)
     total = 0
     for channel in range(5):
@@ -49,8 +52,10 @@ def test_minibatch_std_of_known_groups():
     """Groups are strided: with 4 samples in groups of 2, samples 0 and 2 share one, 1 and 3 the other."""
     x = torch.tensor([0., 5, 2, 5]).reshape(4, 1, 1, 1)
     y = networks.MinibatchStdLayer(group_size=2)(x)
-    assert y[:, 1].flatten().tolist() == pytest.approx([1, 1e-4, 1, 1e-4])              # population std of (0, 2) and of (5, 5) + eps
-    with pytest.raises(ValueError, match='5 samples cannot be split into groups of 2; use a batch per device that is a multiple of 2'):
+    # Population std of (0, 2) and of (5, 5) + eps
+    assert y[:, 1].flatten().tolist() == pytest.approx([1, 1e-4, 1, 1e-4])
+    with pytest.raises(ValueError, match='5 samples cannot be split into groups of 2; use a batch per device that is a '
+                                         'multiple of 2'):
         networks.MinibatchStdLayer(group_size=2)(torch.zeros(5, 1, 1, 1))
 
 
@@ -114,7 +119,8 @@ def test_logit_is_the_linear_readout_of_the_epilogue_feature():
 
 
 def test_a_conditional_logit_written_out():
-    """The label's embedding, normalised, through the mapping; its dot product with the image's readout / sqrt(width)."""
+    """The label's embedding, normalised, through the mapping; its dot product with the image's readout /
+    sqrt(width)."""
     D, c = discriminator(c_dim=3, mapping_kwargs=dict(num_layers=2)), torch.eye(3)[[0, 1, 2, 0]]
     with torch.no_grad():
         for p in D.parameters():
@@ -162,13 +168,15 @@ def test_channels_last_weights_give_the_same_image():
     assert H.synthesis.b8.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     assert H.synthesis.b8.conv0.weight.transpose(0, 1).is_contiguous(memory_format=torch.channels_last)
     H(z, None).sum().backward()
-    assert H.synthesis.b8.conv0.weight.grad.stride() == H.synthesis.b8.conv0.weight.stride()        # what a fused optimiser step relies on
+    # What a fused optimiser step relies on
+    assert H.synthesis.b8.conv0.weight.grad.stride() == H.synthesis.b8.conv0.weight.stride()
     G.load_state_dict(H.state_dict())
     assert G.synthesis.b8.conv0.weight.is_contiguous()
 
 
 def test_equalised_learning_rate():
-    """Weights start at unit variance whatever the size; their scale is applied at run time: outputs of unit inputs have unit variance."""
+    """Weights start at unit variance whatever the size; their scale is applied at run time: outputs of unit inputs have
+    unit variance."""
     torch.manual_seed(0)
     layer = networks.FullyConnectedLayer(1024, 1024, lr_multiplier=0.01)
     assert layer.weight.std().item() == pytest.approx(100, rel=0.01)
@@ -179,10 +187,13 @@ def test_equalised_learning_rate():
 
 
 def test_off_the_cpu_only_half_precision_is_in_channels_last():
-    """On the meta device, which like a GPU is not the CPU: blocks of 16 and 8 are in half precision, the ends are not."""
+    """On the meta device, which like a GPU is not the CPU: blocks of 16 and 8 are in half precision, the ends are
+    not."""
     with torch.device('meta'):
-        G = networks.Generator(8, 0, 8, 16, 3, synthesis_kwargs=dict(channel_base=256, num_fp16_res=2, fp16_channels_last=True))
-        D = networks.Discriminator(0, 16, 3, channel_base=256, num_fp16_res=2, block_kwargs=dict(fp16_channels_last=True))
+        G = networks.Generator(8, 0, 8, 16, 3, synthesis_kwargs=dict(channel_base=256, num_fp16_res=2,
+                                                                     fp16_channels_last=True))
+        D = networks.Discriminator(0, 16, 3, channel_base=256, num_fp16_res=2,
+                                   block_kwargs=dict(fp16_channels_last=True))
     for network, ends in ((G, ('synthesis.b4.',)), (D, ('b4.',))):
         use_channels_last(network)
         for name, weight in network.named_parameters():
@@ -190,7 +201,8 @@ def test_off_the_cpu_only_half_precision_is_in_channels_last():
                 assert weight.is_contiguous() == name.startswith(ends), name
     x = torch.zeros(2, 8, 16, 16, device='meta')
     last = dict(memory_format=torch.channels_last)
-    assert D.b16.cast(x, force_fp32=False).is_contiguous(**last) and not D.b16.cast(x, force_fp32=True).is_contiguous(**last)
+    assert (D.b16.cast(x, force_fp32=False).is_contiguous(**last)
+            and not D.b16.cast(x, force_fp32=True).is_contiguous(**last))
     assert D.b16.cast(torch.zeros(2, 8, 16, 16), force_fp32=True).is_contiguous(**last)
 
 
@@ -239,7 +251,8 @@ def test_large_styles_and_weights_in_float16(fused, style, weight):
 def test_small_gradients_of_weights_survive_float16(monkeypatch):
     """The factor of the equalised learning rate comes in float32: in float16 it would make zeros of them."""
     layer, seen = networks_layers.Conv2dLayer(64, 4, kernel_size=3), []
-    monkeypatch.setattr(networks_layers.conv2d_resample, 'conv2d_resample', lambda x, w, **kwargs: seen.append(w) or x[:, :4])
+    monkeypatch.setattr(networks_layers.conv2d_resample, 'conv2d_resample', lambda x, w, **kwargs: seen.append(w)
+                        or x[:, :4])
     layer(torch.zeros(1, 64, 4, 4, dtype=torch.float16))
     grad, = torch.autograd.grad(seen[0], layer.weight, torch.full_like(seen[0], 2 ** -23))
     assert seen[0].dtype == torch.float16 and torch.equal(grad, torch.full_like(grad, 2 ** -23 * layer.weight_gain))

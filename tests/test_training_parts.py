@@ -40,7 +40,8 @@ def test_p_moves_one_step_per_interval_towards_the_target():
         training_stats.report('Loss/signs/real', [-1.0])
         ada.update(i)
     assert p.item() == pytest.approx(0)
-    ada.update(11)                                                                           # nothing reported: nothing moves
+    # Nothing reported: nothing moves
+    ada.update(11)
     assert p.item() == pytest.approx(0)
 
 
@@ -137,7 +138,8 @@ def phases_of(G_interval=4, D_interval=16, D_steps=1):
 
 def test_lazy_regularisation_rescales_the_optimiser():
     phases, *_ = phases_of()
-    assert [(p.name, p.interval, p.gain) for p in phases] == [('Gmain', 1, 1), ('Greg', 4, 4), ('Dmain', 1, 1), ('Dreg', 16, 16)]
+    assert [(p.name, p.interval, p.gain) for p in phases] == [('Gmain', 1, 1), ('Greg', 4, 4), ('Dmain', 1, 1),
+                                                              ('Dreg', 16, 16)]
     assert phases[0].opt is phases[1].opt and phases[0].opt is not phases[2].opt
     group = phases[2].opt.param_groups[0]
     assert group['lr'] == pytest.approx(0.1 * 16 / 17) and list(group['betas']) == [0, pytest.approx(0.99 ** (16 / 17))]
@@ -150,9 +152,11 @@ def test_without_lazy_regularisation_there_are_two_phases():
 
 
 def test_several_steps_of_d_for_one_of_g():
-    """G regularises in each fourth of its own steps, and stands for those alone; its optimiser is adjusted for those."""
+    """G regularises in each fourth of its own steps, and stands for those alone; its optimiser is adjusted for
+    those."""
     phases, G, *_ = phases_of(D_steps=5)
-    assert [(p.name, p.interval, p.gain) for p in phases] == [('Gmain', 5, 1), ('Greg', 20, 4), ('Dmain', 1, 1), ('Dreg', 16, 16)]
+    assert [(p.name, p.interval, p.gain) for p in phases] == [('Gmain', 5, 1), ('Greg', 20, 4), ('Dmain', 1, 1),
+                                                              ('Dreg', 16, 16)]
     assert phases[0].opt.param_groups[0]['lr'] == pytest.approx(0.1 * 4 / 5)
     assert all(len(p.averages) == 1 and p.averages[0] is G.mean for p in phases)
     assert [(p.name, p.interval, p.gain) for p in phases_of(None, None, 5)[0]] == [('Gboth', 5, 1), ('Dboth', 1, 1)]
@@ -219,12 +223,14 @@ def test_snapshot_gives_back_the_same_generator(tmp_path):
 def test_a_snapshot_cannot_name_any_class(tmp_path):
     """A file from somebody else must not choose what is called."""
     path = tmp_path / 'net.safetensors'
-    checkpoint.save(str(path), 'network', {}, dict(networks=dict(G_ema=dict(class_name='os.system', command='true')), training={}))
+    checkpoint.save(str(path), 'network', {}, dict(networks=dict(G_ema=dict(class_name='os.system', command='true')),
+                                                   training={}))
     with pytest.raises(UserError, match="it asks for the class 'os.system'; only training.networks.Generator and"):
         snapshots.load_networks(str(path))
 
 
-@pytest.mark.parametrize('half_dtype, device, num', [('float16', 'cpu', 0), ('bfloat16', 'cpu', 2), ('float16', 'cuda', 2), ('bfloat16', 'mps', 0)])
+@pytest.mark.parametrize('half_dtype, device, num', [('float16', 'cpu', 0), ('bfloat16', 'cpu', 2),
+                                                     ('float16', 'cuda', 2), ('bfloat16', 'mps', 0)])
 def test_precision_suits_the_device(half_dtype, device, num, monkeypatch):
     monkeypatch.setattr(misc, 'cpu_has_bfloat16', lambda: True)
     kwargs = dict(G_KWARGS, synthesis_kwargs=dict(num_fp16_res=2, half_dtype=half_dtype))
@@ -250,7 +256,8 @@ def test_grid_layout():
     assert grid[::2, ::2, 0].tolist() == [[0, 1, 2], [3, 4, 0]]
 
 
-@pytest.mark.parametrize('size, limit, expected', [(256, 1024, (30, 16)), (1024, 1024, (7, 4)), (32, 1024, (32, 32)), (32, 60, (10, 6)),
+@pytest.mark.parametrize('size, limit, expected', [(256, 1024, (30, 16)), (1024, 1024, (7, 4)), (32, 1024, (32, 32)),
+                                                   (32, 60, (10, 6)),
                                                    (64, 4, (2, 2))])
 def test_grid_size(size, limit, expected):
     columns, rows = sample_grid.grid_size(size, size, limit)

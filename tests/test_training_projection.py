@@ -33,18 +33,21 @@ def neighbour_products(noise):
         if size <= 8:
             return total
         size //= 2
-        noise = np.array([[noise[2 * y:2 * y + 2, 2 * x:2 * x + 2].sum() / 2 for x in range(size)] for y in range(size)])
+        noise = np.array([[noise[2 * y:2 * y + 2, 2 * x:2 * x + 2].sum() / 2 for x in range(size)]
+                          for y in range(size)])
 
 
 def test_noise_regularization_pixel_by_pixel():
     rng = np.random.default_rng(0)
     maps = [rng.normal(size=[2, 1, size, size]) for size in (4, 8, 16, 32)]
     want = [sum(neighbour_products(noise[i, 0]) for noise in maps) for i in range(2)]
-    torch.testing.assert_close(noise_regularization([torch.from_numpy(noise) for noise in maps]), torch.tensor(want, dtype=torch.float64))
+    torch.testing.assert_close(noise_regularization([torch.from_numpy(noise) for noise in maps]),
+                               torch.tensor(want, dtype=torch.float64))
 
 
 def test_noise_regularization_of_patterns():
-    """A constant 1 has neighbour products 1 at 16x16 and, doubled to 2, 4 at 8x8; a chessboard has -1 and cancels out at 8x8."""
+    """A constant 1 has neighbour products 1 at 16x16 and, doubled to 2, 4 at 8x8; a chessboard has -1 and cancels out
+    at 8x8."""
     constant = torch.ones([1, 1, 16, 16])
     chessboard = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 2.0 - 1
     assert noise_regularization([constant]).item() == 2 * (1 + 16)
@@ -52,15 +55,19 @@ def test_noise_regularization_of_patterns():
 
 
 def test_noise_regularization_of_noise():
-    """Products of independent neighbours have mean 0 and variance 1, so each mean of R * R has the square 1 / R^2, at every scale. The values
+    """Products of independent neighbours have mean 0 and variance 1, so each mean of R * R has the square 1 / R^2, at
+    every scale. The values
     have a deviation of about 0.04: the tolerance is five standard errors of 4000 maps."""
     noise = torch.randn([4000, 1, 16, 16], generator=torch.Generator().manual_seed(0))
-    assert noise_regularization([noise]).mean().item() == pytest.approx(2 / 16 ** 2 + 2 / 8 ** 2, abs=5 * 0.04 / 4000 ** 0.5)
+    assert noise_regularization([noise]).mean().item() == pytest.approx(2 / 16 ** 2 + 2 / 8 ** 2,
+                                                                        abs=5 * 0.04 / 4000 ** 0.5)
 
 
 def test_statistics_of_w():
-    """w = 3 + 2 z in four dimensions: mean 3, root mean square distance 2 * sqrt(4). Tolerances: five standard errors of 10000 samples."""
-    fake = types.SimpleNamespace(z_dim=4, parameters=lambda: iter([torch.zeros(1)]), mapping=lambda z, c: (3 + 2 * z)[:, None].repeat(1, 5, 1))
+    """w = 3 + 2 z in four dimensions: mean 3, root mean square distance 2 * sqrt(4). Tolerances: five standard errors
+    of 10000 samples."""
+    fake = types.SimpleNamespace(z_dim=4, parameters=lambda: iter([torch.zeros(1)]), mapping=lambda z,
+                                 c: (3 + 2 * z)[:, None].repeat(1, 5, 1))
     mean, deviation = w_statistics(fake, None, seed=0)
     assert mean.shape == (4,) and (mean - 3).abs().max() < 5 * 2 / 100
     assert deviation == pytest.approx(4, abs=5 * 4 / math.sqrt(2 * 4 * 10000))
@@ -87,7 +94,8 @@ def quadratic():
 
 def generated(G, n):
     """Images of G as uint8; their latents are in reach."""
-    img = G.synthesis(G.mapping(torch.randn([n, 8], generator=torch.Generator().manual_seed(2)), None), noise_mode='const')
+    img = G.synthesis(G.mapping(torch.randn([n, 8], generator=torch.Generator().manual_seed(2)), None),
+                      noise_mode='const')
     return ((img + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -129,7 +137,8 @@ def test_w_is_one_latent_and_w_plus_one_per_layer(G):
 
 def test_the_pixel_term_brings_pixels_closer(G):
     blind = lambda img: img.mean(dim=[1, 2, 3])[:, None]            # sees the brightness alone
-    errors = [run(Projection(G, generated(G, 1), blind, num_steps=30, pixel_weight=weight), 30).results()['projection'][2] for weight in (0, 10)]
+    errors = [run(Projection(G, generated(G, 1), blind, num_steps=30, pixel_weight=weight),
+                  30).results()['projection'][2] for weight in (0, 10)]
     assert errors[1] < 0.5 * errors[0]
 
 
@@ -137,25 +146,30 @@ def test_a_target_does_not_depend_on_the_others(G):
     targets = generated(G, 3)
     together = run(Projection(G, targets, quadratic(), num_steps=10), 10)
     pair = run(Projection(G, targets[1:], quadratic(), num_steps=10), 10)
-    torch.testing.assert_close(pair.w, together.w[1:], rtol=0, atol=1e-3)           # rounding, through ten steps of Adam
+    # rounding, through ten steps of Adam
+    torch.testing.assert_close(pair.w, together.w[1:], rtol=0, atol=1e-3)
     assert (together.w[0] - together.w[1]).abs().max() > 0.05
 
 
 def test_noise_maps_stay_normalized_and_change(G):
     projection = Projection(G, generated(G, 2), quadratic(), num_steps=20)
     before = {name: noise.detach().clone() for name, noise in projection.noise.items()}
-    assert {noise.shape for noise in before.values()} == {(2, 1, size, size) for size in (4, 8, 16)} and len(before) == 5
+    assert ({noise.shape for noise in before.values()} == {(2, 1, size, size) for size in (4, 8, 16)}
+            and len(before) == 5)
     run(projection, 3)
     for name, noise in projection.noise.items():
-        assert noise.mean(dim=[1, 2, 3]).abs().max() < 1e-5 and (noise.var(dim=[1, 2, 3], correction=0) - 1).abs().max() < 1e-4
+        assert (noise.mean(dim=[1, 2, 3]).abs().max() < 1e-5
+                and (noise.var(dim=[1, 2, 3], correction=0) - 1).abs().max() < 1e-4)
         assert (noise != before[name]).any()
 
 
 def test_w_is_disturbed_less_and_less(G, monkeypatch):
-    """By fresh noise of the stated deviation, until three quarters. 0.2 is five standard errors of the deviation of 6 * 8 * 7 numbers."""
+    """By fresh noise of the stated deviation, until three quarters. 0.2 is five standard errors of the deviation of 6 *
+    8 * 7 numbers."""
     projection = Projection(G, generated(G, 1), quadratic(), space='w+', num_steps=40)
     seen = []
-    monkeypatch.setattr(projection, 'synthesize', lambda w, noise: (seen.append(w.detach() - projection.w.detach()), G.synthesis(w))[1])
+    monkeypatch.setattr(projection, 'synthesize', lambda w, noise: (seen.append(w.detach() - projection.w.detach()),
+                                                                    G.synthesis(w))[1])
     for _ in range(40):
         projection.advance()
     scales = [projection.w_std * w_noise_scale(step / 40) for step in range(28)]
@@ -166,7 +180,8 @@ def test_w_is_disturbed_less_and_less(G, monkeypatch):
 
 
 def test_the_regularization_is_in_the_loss(G):
-    """Of noise that starts as a ramp, the search removes most of what neighbours have in common, where the image does not depend on it."""
+    """Of noise that starts as a ramp, the search removes most of what neighbours have in common, where the image does
+    not depend on it."""
     projection = Projection(G, generated(G, 1), lambda img: img.flatten(1)[:, :1] * 0, num_steps=60)
     ramp = torch.linspace(-1.7, 1.7, 16).expand(1, 1, 16, 16)
     name = 'b16.conv1.noise_const'
@@ -195,8 +210,10 @@ def test_resume_is_exact(G, tmp_path, space):
     again.load_state_dict(state)
     assert first == 4 and again.step == 7
     run(again, 5)
-    assert torch.equal(again.w, whole.w) and all(torch.equal(again.noise[name], noise) for name, noise in whole.noise.items())
-    assert len(again.history) == 12 and all(torch.equal(a, b) for a, b in zip(again.history, whole.history, strict=True))
+    assert (torch.equal(again.w, whole.w)
+            and all(torch.equal(again.noise[name], noise) for name, noise in whole.noise.items()))
+    assert (len(again.history) == 12
+            and all(torch.equal(a, b) for a, b in zip(again.history, whole.history, strict=True)))
 
 
 def test_the_history_is_bounded(G):

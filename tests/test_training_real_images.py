@@ -1,4 +1,5 @@
-"""training/dataset/real_images.py: the order of the images, the same batches from memory and from workers, and errors."""
+"""training/dataset/real_images.py: the order of the images, the same batches from memory and from workers, and
+errors."""
 
 import contextlib
 import io
@@ -14,7 +15,8 @@ from training.dataset import DatasetError, ImageFolderDataset, real_images
 from training.dataset.real_images import ImageOrder, Labels, RealImages
 
 # Python >= 3.12 warns on forking workers; torch warns where there are fewer cores than workers.
-pytestmark = pytest.mark.filterwarnings('ignore:This process .* is multi-threaded', 'ignore:This DataLoader will create')
+pytestmark = pytest.mark.filterwarnings('ignore:This process .* is multi-threaded',
+                                        'ignore:This DataLoader will create')
 
 
 def picture(i):
@@ -76,7 +78,8 @@ def test_a_batch_holds_what_its_indices_say(dataset, memory_limit_gb):
         assert idx.tolist() == order.items(step * 6, 6).tolist()
         for x, label, i in zip(img.numpy(), c, idx.tolist(), strict=True):
             pixels = picture(i % 10).transpose(2, 0, 1).astype(np.float64) / 127.5 - 1
-            np.testing.assert_allclose(x, pixels[:, :, ::-1] if i >= 10 else pixels, atol=1e-6)    # float32 of numbers up to 1
+            # float32 of numbers up to 1
+            np.testing.assert_allclose(x, pixels[:, :, ::-1] if i >= 10 else pixels, atol=1e-6)
             assert label.tolist() == [[1, 0], [0, 1]][i % 10 >= 5]
         assert img.min() >= -1 and img.max() <= 1
 
@@ -85,7 +88,8 @@ def test_from_memory_and_from_workers_alike(dataset):
     kept = RealImages(dataset, 3, 'cpu', seed=5)
     streamed = RealImages(dataset, 3, 'cpu', seed=5, num_workers=2, memory_limit_gb=0)
     assert kept.in_memory and not streamed.in_memory
-    for cur_nimg in [0, 3, 6, 9, 30, 33, 3, 6, 6, 19]:                          # on, ahead, back, the same again, across a pass
+    # on, ahead, back, the same again, across a pass
+    for cur_nimg in [0, 3, 6, 9, 30, 33, 3, 6, 6, 19]:
         assert same(kept.batch(cur_nimg), streamed.batch(cur_nimg)), cur_nimg
     streamed.close()
     assert same(kept.batch(22), streamed.batch(22))                             # starts again
@@ -94,7 +98,8 @@ def test_from_memory_and_from_workers_alike(dataset):
 @pytest.mark.parametrize('memory_limit_gb', [None, 0])
 def test_ranks_share_the_images_of_a_step(dataset, memory_limit_gb):
     whole = RealImages(dataset, 6, 'cpu', seed=1)
-    ranks = [RealImages(dataset, 2, 'cpu', rank=rank, num_ranks=3, seed=1, num_workers=0, memory_limit_gb=memory_limit_gb) for rank in range(3)]
+    ranks = [RealImages(dataset, 2, 'cpu', rank=rank, num_ranks=3, seed=1, num_workers=0,
+                        memory_limit_gb=memory_limit_gb) for rank in range(3)]
     for step in range(6):
         parts = [reals.batch(step * 6) for reals in ranks]
         assert same(whole.batch(step * 6), [torch.cat(part) for part in zip(*parts, strict=True)])
@@ -127,7 +132,8 @@ def test_labels_are_those_of_the_data_set(dataset):
     """Kept as class numbers, one-hot when asked for; vectors as they are."""
     labels = RealImages(dataset, 3, 'cpu', num_workers=0, memory_limit_gb=0).labels
     want = np.stack([dataset.get_label(i) for i in range(dataset.num_images)])
-    assert len(labels) == dataset.num_images and labels.raw.numel() == dataset.num_images and labels.raw.dtype == torch.int64
+    assert (len(labels) == dataset.num_images and labels.raw.numel() == dataset.num_images
+            and labels.raw.dtype == torch.int64)
     got = labels[torch.tensor([3, 9, 0])]
     assert got.dtype == torch.float32 and np.array_equal(got, want[[3, 9, 0]])
     dataset.has_onehot_labels, dataset._labels = False, np.arange(20, dtype=np.float32).reshape(10, 2)
@@ -186,7 +192,8 @@ def test_on_a_gpu(dataset, memory_limit_gb):
 def test_a_large_set_says_how_many_images_it_reads(dataset, capsys, monkeypatch):
     bars = []
     monkeypatch.setattr(real_images.tqdm, 'tqdm', lambda **kwargs: bars.append(Bar(kwargs)) or bars[-1])
-    for large, rank, told, disable in [(1000, 0, '', True), (10, 1, '', True), (10, 0, 'Reading 10 images into memory.\n', None)]:
+    for large, rank, told, disable in [(1000, 0, '', True), (10, 1, '', True),
+                                       (10, 0, 'Reading 10 images into memory.\n', None)]:
         monkeypatch.setattr(real_images, 'LARGE', large)
         monkeypatch.setattr(real_images, 'CHUNK', 4)
         RealImages(dataset, 2, 'cpu', rank=rank, num_ranks=2)

@@ -1,4 +1,5 @@
-"""A run that is cut off and continued is the run that never was: every preset, every kind of distillation, one process and two."""
+"""A run that is cut off and continued is the run that never was: every preset, every kind of distillation, one process
+and two."""
 
 import contextlib
 import json
@@ -29,7 +30,8 @@ from training.run.records import forget_after
 
 METHODS = [[], *([f'--kd={methods}', '--kd-teacher=demo', f'--kd-preset={preset}']
                  for preset in ('paper', 'released') for methods in ('agkd', 'cgkd', 'agkd,cgkd'))]
-PAIRS = [(cfg, METHODS[i % len(METHODS)]) for i, cfg in enumerate(presets.PRESETS)]             # each preset and each method at least once
+# Each preset and each method at least once
+PAIRS = [(cfg, METHODS[i % len(METHODS)]) for i, cfg in enumerate(presets.PRESETS)]
 OTHER_PAIRS = [(cfg, kd) for cfg in presets.PRESETS for kd in METHODS if (cfg, kd) not in PAIRS]
 
 
@@ -40,7 +42,8 @@ def name_of(value):
 def case(data, cfg, kd, gpus=1):
     """Six iterations in ticks of two; regularisation in some of them, as it is lazy."""
     classes = ['--cond=1'] if '--kd-preset=released' in kd else []
-    config = make_config(data, f'--cfg={cfg}', f'--gpus={gpus}', '--batch=8', '--aug=ada', *classes, *kd, total_kimg=0.048,
+    config = make_config(data, f'--cfg={cfg}', f'--gpus={gpus}', '--batch=8', '--aug=ada', *classes, *kd,
+                         total_kimg=0.048,
                          kimg_per_tick=0.016)
     if config.G_reg_interval is not None:
         config.update(G_reg_interval=2, D_reg_interval=4)
@@ -68,18 +71,21 @@ def test_a_run_in_parts_is_the_whole_run_with_everything(cfg, kd, tiny_data, tmp
 
 @pytest.mark.parametrize('pairs', [PAIRS[3:4], pytest.param(PAIRS, marks=pytest.mark.soak)], ids=['one', 'all'])
 def test_two_processes_in_parts_are_the_whole_run(pairs, tiny_data, tmp_path):
-    cases = [(case(tiny_data, cfg, kd, gpus=2), str(tmp_path / f'{cfg}-whole'), str(tmp_path / f'{cfg}-parts')) for cfg, kd in pairs]
+    cases = [(case(tiny_data, cfg, kd, gpus=2), str(tmp_path / f'{cfg}-whole'), str(tmp_path / f'{cfg}-parts'))
+             for cfg, kd in pairs]
     port = free_port()
     processes = [start(run_pair, cases, port, rank) for rank in range(2)]
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    assert {cfg: differences(whole, parts) for (cfg, _), (_, whole, parts) in zip(pairs, cases, strict=True)} == {cfg: [] for cfg, _ in pairs}
+    assert {cfg: differences(whole, parts)
+            for (cfg, _), (_, whole, parts) in zip(pairs, cases, strict=True)} == {cfg: [] for cfg, _ in pairs}
 
 
 def test_no_line_is_doubled_or_lost(tiny_data, tmp_path):
     """Ticks that the state does not know are told once more, in its place."""
-    config = make_config(tiny_data, '--batch=8', '--cfg=demo', total_kimg=0.048, kimg_per_tick=0.008, network_snapshot_ticks=2)
+    config = make_config(tiny_data, '--batch=8', '--cfg=demo', total_kimg=0.048, kimg_per_tick=0.008,
+                         network_snapshot_ticks=2)
     run_dir = tmp_path / 'run'
     job = make_run(config, run_dir)
     iterate = job._iteration
@@ -98,8 +104,10 @@ def test_no_line_is_doubled_or_lost(tiny_data, tmp_path):
 def test_what_a_state_does_not_know_is_forgotten(tmp_path):
     lines = lambda *records: ''.join(json.dumps(record) + '\n' for record in records)
     (tmp_path / STATS_FILE).write_text(lines(*({'Progress/kimg': {'mean': kimg}} for kimg in (1, 2, 3))) + '{"cut o')
-    (tmp_path / 'metric-fid5k_full.jsonl').write_text(lines(dict(cur_nimg=2000), dict(cur_nimg=None), dict(cur_nimg=2001)))
-    steps = [dict(rollbacks=0, cur_nimg=2900), dict(rollbacks=1, cur_nimg=1900), dict(rollbacks=1, cur_nimg=2000), dict(rollbacks=2, cur_nimg=10)]
+    (tmp_path / 'metric-fid5k_full.jsonl').write_text(lines(dict(cur_nimg=2000), dict(cur_nimg=None),
+                                                            dict(cur_nimg=2001)))
+    steps = [dict(rollbacks=0, cur_nimg=2900), dict(rollbacks=1, cur_nimg=1900), dict(rollbacks=1, cur_nimg=2000),
+             dict(rollbacks=2, cur_nimg=10)]
     (tmp_path / BAD_STEPS_FILE).write_text(lines(*steps))
     forget_after(str(tmp_path), 2000, 2, rollbacks=1)
     read = lambda name: [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
@@ -119,21 +127,26 @@ def test_a_line_that_was_cut_off_takes_no_other_with_it(tmp_path):
 # -- other options
 
 def command(data, outdir, *args):
-    return [f'--outdir={outdir}', f'--data={data}', '--device=cpu', '--metrics=none', '--workers=0', '--cfg=demo', '--batch=8', '--tick=0.008',
+    return [f'--outdir={outdir}', f'--data={data}', '--device=cpu', '--metrics=none', '--workers=0', '--cfg=demo',
+            '--batch=8', '--tick=0.008',
             '--kimg=0.016', *args]
 
 
 @pytest.fixture
 def half_a_run(tiny_data, tmp_path, monkeypatch):
-    """-> function of further options that runs train.py with tiny networks; one run has been stopped after 8 of 16 images."""
+    """-> function of further options that runs train.py with tiny networks; one run has been stopped after 8 of 16
+    images."""
     build = train.build_config
-    monkeypatch.setattr(misc, 'cpu_has_bfloat16', lambda: True)                 # so that --fp32=1 is another option everywhere
+    # So that --fp32=1 is another option everywhere
+    monkeypatch.setattr(misc, 'cpu_has_bfloat16', lambda: True)
     monkeypatch.setattr(train, 'build_config', lambda opts: (lambda config, name: (shrink(config), name))(*build(opts)))
     call = lambda *args, data=tiny_data: run_cli(train.main, *command(data, tmp_path / 'runs', *args))
     code, output = call('--kimg=0.008', '--snap=1')
     assert code == 0, output
-    os.remove(tmp_path / 'runs' / '00000-tiny-demo-kimg0.008-batch8' / 'model_card.md')         # so that it is not complete
-    os.rename(tmp_path / 'runs' / '00000-tiny-demo-kimg0.008-batch8', tmp_path / 'runs' / '00000-tiny-demo-kimg0.016-batch8')
+    # So that it is not complete
+    os.remove(tmp_path / 'runs' / '00000-tiny-demo-kimg0.008-batch8' / 'model_card.md')
+    os.rename(tmp_path / 'runs' / '00000-tiny-demo-kimg0.008-batch8',
+              tmp_path / 'runs' / '00000-tiny-demo-kimg0.016-batch8')
     options = tmp_path / 'runs' / '00000-tiny-demo-kimg0.016-batch8' / OPTIONS_FILE
     options.write_text(json.dumps(dict(read_json(options), total_kimg=0.016)))
     return call
@@ -147,7 +160,8 @@ def test_other_options_are_refused_with_the_list_of_differences(half_a_run, tmp_
     assert f'use --new-run=1 for another run, or --fork-from={run_dir} to start one' in output
     assert half_a_run('--nhwc=0', '--new-run=1')[0] == 0
     assert (tmp_path / 'runs' / '00001-tiny-demo-kimg0.016-batch8').is_dir()
-    code, output = half_a_run('--snap=2', '--max-bad-steps=7', '--snapshot-networks=all')         # changes nothing that is trained
+    # Changes nothing that is trained
+    code, output = half_a_run('--snap=2', '--max-bad-steps=7', '--snapshot-networks=all')
     assert code == 0 and f'Continuing {run_dir} at 0.0 kimg' in output
 
 
@@ -193,37 +207,45 @@ def test_a_configuration_of_an_earlier_version():
                           kd=dict(class_name='kd_plugin.loss.Distillation', teacher='x', seed=3)),
                observers=dict(validation=dict(class_name='training.observers.validation.Validation')),
                found_out=dict(batch_gpu=2, fork_origin=dict(run='00000-x')))
-    assert run_changes.as_now(before) == now and run_changes.as_now(now) == now and list(now['terms']) == ['lecam', 'kd']
+    assert (run_changes.as_now(before) == now and run_changes.as_now(now) == now
+            and list(now['terms']) == ['lecam', 'kd'])
     for class_name in run_changes.RENAMED.values():
         assert isinstance(dnnlib.util.get_obj_by_name(class_name), type)
 
 
 def test_names_of_options_in_differences():
-    saved = dict(random_seed=0, num_gpus=1, loss_kwargs=dict(r1_gamma=1), terms=dict(kd=dict(seed=0, settings=dict(p=0.7, teacher_input='clip'))),
+    saved = dict(random_seed=0, num_gpus=1, loss_kwargs=dict(r1_gamma=1),
+                 terms=dict(kd=dict(seed=0, settings=dict(p=0.7, teacher_input='clip'))),
                  metrics=['a'], G_kwargs=dict(z_dim=8), batch_gpu=4)
-    now = dict(random_seed=1, num_gpus=2, loss_kwargs=dict(r1_gamma=2), terms=dict(kd=dict(seed=1, settings=dict(p=1, teacher_input='raw'))),
+    now = dict(random_seed=1, num_gpus=2, loss_kwargs=dict(r1_gamma=2),
+               terms=dict(kd=dict(seed=1, settings=dict(p=1, teacher_input='raw'))),
                metrics=[], G_kwargs=dict(z_dim=9), batch_gpu=2)
     assert run_changes.differences(saved, now) == [
-        '--seed=0, now 1', '--gpus=1, now 2', '--gamma=1, now 2', '--kd-p=0.7, now 1', '--kd-input=clip, now raw', 'G_kwargs.z_dim=8, now 9',
+        '--seed=0, now 1', '--gpus=1, now 2', '--gamma=1, now 2', '--kd-p=0.7, now 1', '--kd-input=clip, now raw',
+        'G_kwargs.z_dim=8, now 9',
         '--batch-gpu=4, now 2']
     growing = lambda p, kimg: dict(augment_p=p, augment_ramp_kimg=kimg)
     assert run_changes.differences(growing(0.5, 3), growing(0.2, 4)) == ['--p=0.5, now 0.2', '--p-kimg=3, now 4']
-    assert run_changes.differences({}, dict(compile=False)) == [] and run_changes.differences(dict(w=0), {}) == ['w=0, now None']
+    assert (run_changes.differences({}, dict(compile=False)) == []
+            and run_changes.differences(dict(w=0), {}) == ['w=0, now None'])
     precision = lambda blocks, fp32: dict(fp32=fp32, D_kwargs=dict(num_fp16_res=blocks))
     assert run_changes.differences(precision(4, False), precision(0, True)) == ['--fp32=0, now 1']
     assert run_changes.differences(precision(4, False), precision(3, False)) == ['D_kwargs.num_fp16_res=4, now 3']
-    of_teacher = lambda fp32: dict(fp32=True, terms=dict(kd=dict(teacher_fp32=fp32)))              # as with --cfg=low-shot
+    # As with --cfg=low-shot
+    of_teacher = lambda fp32: dict(fp32=True, terms=dict(kd=dict(teacher_fp32=fp32)))
     assert run_changes.differences(of_teacher(False), of_teacher(True)) == ['--fp32=0, now 1']
     both = lambda fp32: dict(fp32=fp32, terms=dict(kd=dict(teacher_fp32=fp32)))
     assert run_changes.differences(both(False), both(True)) == ['--fp32=0, now 1']
     auto = dict(batch_gpu_auto=True)
     probed = dict(auto, batch_gpu=8, found_out=dict(batch_gpu=4))
-    assert run_changes.differences(probed, dict(auto, batch_gpu=8)) == run_changes.differences(probed, dict(batch_gpu=4)) == []
+    assert run_changes.differences(probed,
+                                   dict(auto, batch_gpu=8)) == run_changes.differences(probed, dict(batch_gpu=4)) == []
     with_number = dict(batch_gpu=4, found_out=dict(batch_gpu=4))                # it was continued so
     assert run_changes.differences(with_number, dict(auto, batch_gpu=8)) == []
     assert run_changes.differences(probed, dict(batch_gpu=8)) == ['--batch-gpu=auto, now 8']
     assert run_changes.differences(dict(batch_gpu=8), dict(auto, batch_gpu=8)) == ['--batch-gpu=8, now auto']
-    assert run_changes.same_name('00003-x-auto2-ada', 'x-auto1-ada') and not run_changes.same_name('00003-x-auto1-ada', 'x-auto1')
+    assert (run_changes.same_name('00003-x-auto2-ada', 'x-auto1-ada')
+            and not run_changes.same_name('00003-x-auto1-ada', 'x-auto1'))
 
 
 # -- forks
@@ -243,11 +265,13 @@ def test_a_fork_starts_from_a_state_with_other_options_and_resumes_exactly(tiny_
     origin = job.config.found_out['fork_origin']
     assert job.cur_nimg == 24 and job.state.history == [dict(event='fork', **origin)]
     assert origin == read_json(tmp_path / 'look' / found_out.FILE)['fork_origin']
-    assert origin == dict(run='00000-source', cur_nimg=24, checksum=checkpoint.load_checksum(str(source / STATE_FILE), 'training-state'))
+    assert origin == dict(run='00000-source', cur_nimg=24,
+                          checksum=checkpoint.load_checksum(str(source / STATE_FILE), 'training-state'))
     for network in ('G', 'D', 'G_ema'):
         state = getattr(job.training, network).state_dict()
         assert all(torch.equal(value, tensors[f'{network}.{name}']) for name, value in state.items())
-    for phase, lr in zip(job.training.phases[::2], (0.001 * 4 / 5, 0.0025 * 16 / 17), strict=True):        # Gmain, Dmain
+    # Gmain, Dmain
+    for phase, lr in zip(job.training.phases[::2], (0.001 * 4 / 5, 0.0025 * 16 / 17), strict=True):
         assert phase.opt.param_groups[0]['lr'] == pytest.approx(lr)
         assert torch.equal(phase.opt.state[phase.params[0]]['exp_avg'], tensors[f'{phase.name[0]}_opt.state.0.exp_avg'])
     assert job.training.augment_pipe.p == tensors['augment_pipe.p'] == torch.tensor(0.37)
@@ -265,13 +289,17 @@ def test_a_fork_starts_from_a_state_with_other_options_and_resumes_exactly(tiny_
 LINEAR = ['--aug=linear', '--p=0.5', '--p-kimg=0.032']
 
 
-@pytest.mark.parametrize('before, after, p, end', [(LINEAR, ['--aug=ada'], 0.25, 0.25), (['--aug=ada'], LINEAR, 0.3, 0.5 * 24 / 32)])
+@pytest.mark.parametrize('before, after, p, end', [(LINEAR, ['--aug=ada'], 0.25, 0.25),
+                                                   (['--aug=ada'], LINEAR, 0.3, 0.5 * 24 / 32)])
 def test_a_fork_with_another_rule_for_the_augmentation(before, after, p, end, tiny_data, tmp_path):
-    """p goes on from where it was, by the new rule alone: ADA would move it in the fourth iteration, which is not reached."""
-    source = make_run(make_config(tiny_data, '--batch=8', *before, total_kimg=0.016, kimg_per_tick=0.016), tmp_path / '00000-source')
+    """p goes on from where it was, by the new rule alone: ADA would move it in the fourth iteration, which is not
+    reached."""
+    source = make_run(make_config(tiny_data, '--batch=8', *before, total_kimg=0.016, kimg_per_tick=0.016),
+                      tmp_path / '00000-source')
     source.training.augment_pipe.p.fill_(0.3)
     source.run()
-    config = make_config(tiny_data, '--batch=8', *after, f'--fork-from={tmp_path / "00000-source"}', total_kimg=0.024, kimg_per_tick=0.008)
+    config = make_config(tiny_data, '--batch=8', *after, f'--fork-from={tmp_path / "00000-source"}', total_kimg=0.024,
+                         kimg_per_tick=0.008)
     job = make_run(config, tmp_path / 'fork')
     assert job.cur_nimg == 16 and job.training.augment_pipe.p.item() == pytest.approx(p)
     job.run()
@@ -286,7 +314,9 @@ def test_the_command_of_a_fork_continues_it(half_a_run, tmp_path):
     origin = read_json(fork / found_out.FILE)['fork_origin']
     assert origin['cur_nimg'] == 8
     code, output = half_a_run('--gamma=6', f'--fork-from={source}', '--kimg=0.008')
-    assert code == 1 and output.startswith('Error: --kimg=0.008: the run starts at 0.008 kimg (--fork-from); give a larger --kimg, it counts from')
+    assert (code == 1
+            and output.startswith('Error: --kimg=0.008: the run starts at 0.008 kimg (--fork-from); give a larger '
+                                  '--kimg, it counts from'))
     assert half_a_run()[0] == 0                                                 # the source goes on to its end
     code, output = half_a_run('--gamma=7', f'--fork-from={source}')
     assert code == 0 and f'{fork} is complete' in output and read_json(fork / found_out.FILE)['fork_origin'] == origin
@@ -315,7 +345,8 @@ def test_a_fork_takes_what_is_no_tensor(tiny_data, tmp_path):
     """The signs that wait in APA are a table; they go over where the new run has APA too, and so do observers."""
     args = ['--batch=8', '--aug=ada']
     observers = dict(ticks=dict(class_name='test_training_resume.Ticks'))
-    run(make_config(tiny_data, *args, '--apa', '--lecam=0.3', total_kimg=0.024, kimg_per_tick=0.024, observers=observers),
+    run(make_config(tiny_data, *args, '--apa', '--lecam=0.3', total_kimg=0.024, kimg_per_tick=0.024,
+                    observers=observers),
         tmp_path / 'source')
     source = f'--fork-from={tmp_path / "source"}'
     fork = lambda name, *more: make_run(
@@ -331,11 +362,13 @@ def test_a_fork_takes_what_is_no_tensor(tiny_data, tmp_path):
 @pytest.mark.parametrize('args, message', [
     (['--fork-from=nowhere'], '--fork-from=nowhere: there is no such run or state file'),
     (['--fork-from={empty}'], '--fork-from=.*: there is no training state in it'),
-    (['--fork-from={source}/stats.jsonl'], '--fork-from=.*stats.jsonl: .*damaged or of another format.*; name another run, or a state file$'),
+    (['--fork-from={source}/stats.jsonl'], '--fork-from=.*stats.jsonl: .*damaged or of another format.*; name another '
+                                           'run, or a state file$'),
     (['--fork-from={source}/network-snapshot-000000.008.safetensors'],
      "--fork-from=.*; name another run, or a state file; to start from a snapshot's weights use --init-from$"),
     (['--fork-from={source}', '--init-from=x'], '--fork-from=.*leave one of them out'),
-    (['--fork-from={source}', '--cond=1'], '--fork-from=.*: its G has other layers than this one; use the same --cfg, resolution and labels')])
+    (['--fork-from={source}', '--cond=1'], '--fork-from=.*: its G has other layers than this one; use the same --cfg, '
+                                           'resolution and labels')])
 def test_forks_that_cannot_be(args, message, tiny_data, tmp_path):
     (tmp_path / 'empty').mkdir()
     run(make_config(tiny_data, '--batch=8', total_kimg=0.008, kimg_per_tick=0.008), tmp_path / 'source')
@@ -360,7 +393,8 @@ def test_a_data_set_has_many_paths(tiny_data, tmp_path, monkeypatch):
     os.symlink(photos, tmp_path / 'link')
     for data in ('photos', './photos', f'{photos}/', tmp_path / 'link', tmp_path / 'runs' / '..' / 'photos'):
         assert find(data) == (str(runs / '00000-x'), 'continue'), data
-        assert run_changes.differences(json.loads(json.dumps(config)), config_of(str(data))) == []       # the images unread
+        # The images unread
+        assert run_changes.differences(json.loads(json.dumps(config)), config_of(str(data))) == []
     moved = shutil.move(photos, tmp_path / 'elsewhere')
     assert find(moved) == (str(runs / '00000-x'), 'continue')
     picture = next(pathlib.Path(moved).rglob('*.png'))
@@ -381,7 +415,8 @@ def test_the_last_run_of_the_name_counts(tmp_path):
     checkpoint.save(str(path / STATE_FILE), 'training-state', {}, dict(cur_nimg=1000))
     with pytest.raises(UserError, match='--seed=0, now 1'):
         find()
-    assert find_run(str(tmp_path), other, 'y', False)[1] == 'new' and find_run(str(tmp_path), other, 'x', True)[1] == 'new'
+    assert (find_run(str(tmp_path), other, 'y', False)[1] == 'new'
+            and find_run(str(tmp_path), other, 'x', True)[1] == 'new')
     checkpoint.save(str(path / STATE_FILE), 'training-state', {}, dict(cur_nimg=2000))
     (path / 'network-snapshot-000002.safetensors').touch()
     (path / 'model_card.md').touch()

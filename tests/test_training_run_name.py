@@ -43,7 +43,8 @@ NAMED = {
     'vision_aided_policy': '--vision-aided=demo --vision-aided-policy=color',
     'vision_aided_recipe': '--vision-aided=demo --vision-aided-recipe=package',
     'vision_aided_real_label': '--vision-aided=demo --vision-aided-real-label=0.8',
-    'chain': '--chain', **{f'chain_{name}': f'--chain --chain-{name}=0.3' for name in ('weight', 'base', 'target', 'step', 'start')},
+    'chain': '--chain', **{f'chain_{name}': f'--chain --chain-{name}=0.3'
+                           for name in ('weight', 'base', 'target', 'step', 'start')},
     'fakeclr': '--fakeclr', 'fakeclr_queue': '--fakeclr --fakeclr-queue=99',
     'fakeclr_weight': '--fakeclr --fakeclr-weight=2',
     'fakeclr_weight_generator': '--fakeclr --fakeclr-weight-generator=2',
@@ -66,7 +67,8 @@ NAMED = {
 WATCHES = {
     'snap': '--snap=3', 'snapshot_networks': '--snapshot-networks=all', 'snapshot_keep': '--snapshot-keep=last=2',
     'tick': '--tick=2',
-    'metrics': '--metrics=none', 'metric_data': '--metric-data=DATA', 'detector': '--detector=x', 'metric_teacher': '--metric-teacher=demo',
+    'metrics': '--metrics=none', 'metric_data': '--metric-data=DATA', 'detector': '--detector=x',
+    'metric_teacher': '--metric-teacher=demo',
     'health': '--health=0',
     'early_stop': '--early-stop=metric=fid50k_full,patience=5', 'max_bad_steps': '--max-bad-steps=7',
     'on_bad_steps': '--on-bad-steps=stop',
@@ -77,7 +79,8 @@ ELSEWHERE = {'data', 'cfg', 'outdir', 'new_run', 'dry_run', 'gpus', 'device', 'c
 
 
 def built(data, args=''):
-    return train.build_config(parse_options('--outdir=x', f'--data={data}', '--device=cpu', *args.replace('DATA', data).split()))
+    return train.build_config(parse_options('--outdir=x', f'--data={data}', '--device=cpu',
+                                            *args.replace('DATA', data).split()))
 
 
 def test_every_option_is_in_the_name_or_named_as_one_that_is_not():
@@ -191,7 +194,8 @@ def test_an_augmentation_brings_its_own_options(monkeypatch):
         add_augmentation(config, opts)
         return config, run_name('data', command.params, opts, 1)
     config, name = parse('--aug=toy', '--toy-strength=2')
-    assert config == dict(augment_kwargs=dict(class_name='toy.Toy', strength=2.0), augment_p=None, augment_ramp_kimg=None,
+    assert config == dict(augment_kwargs=dict(class_name='toy.Toy', strength=2.0), augment_p=None,
+                          augment_ramp_kimg=None,
                           ada_target=None, ada_interval=4, ada_kimg=500)
     assert name == 'data-demo-toy-toy-strength2' and parse('--aug=toy')[1] == 'data-demo-toy'
     with pytest.raises(UserError, match='--toy-strength=2.0: has no effect with --aug=ada; it goes with --aug=toy'):

@@ -75,7 +75,8 @@ def test_loading_needs_little_more_memory_than_the_file(tmp_path):
     kwargs = dict(KWARGS, z_dim=512, w_dim=512, img_resolution=256, synthesis_kwargs=dict(channel_base=8192))
     G = networks.Generator(**{key: value for key, value in kwargs.items() if key != 'class_name'})
     snapshots.save_networks(path, dict(G_ema=G), dict(G_ema=kwargs), {})
-    out = subprocess.run([sys.executable, '-c', MEASURED, path], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run([sys.executable, '-c', MEASURED, path], cwd=ROOT, capture_output=True, text=True,
+                         check=True).stdout
     assert int(out) * 1024 < 1.2 * os.path.getsize(path)
 
 
@@ -152,22 +153,27 @@ def set_kwargs(**changes):
 @pytest.mark.parametrize('change, message', [
     (set_kwargs(class_name='os.system', command='true'), "asks for the class 'os.system'"),
     (set_kwargs(class_name=['training.networks.Generator']), 'asks for the class'),
-    (set_kwargs(img_resolution=1 << 40), 'G_ema has the argument img_resolution=1099511627776, which no such network can have'),
+    (set_kwargs(img_resolution=1 << 40), 'G_ema has the argument img_resolution=1099511627776, which no such network '
+                                         'can have'),
     (set_kwargs(img_resolution=4096), 'G_ema cannot be built with its arguments'),
     (set_kwargs(img_resolution=32), r"G_ema lacks the tensor 'synthesis\.b32"),
     (set_kwargs(img_resolution='a'), "G_ema has the argument img_resolution='a'"),
     (set_kwargs(mapping_kwargs=dict(num_layers=1 << 19)), 'G_ema.mapping_kwargs has the argument num_layers=524288'),
     (set_kwargs(mapping_kwargs=dict(num_layers=1e308)), r'G_ema.mapping_kwargs has the argument num_layers=1e\+308'),
-    (set_kwargs(synthesis_kwargs=dict(resample_filter=[1] * 1000)), 'G_ema.synthesis_kwargs has the argument resample_filter=a list'),
-    (set_kwargs(synthesis_kwargs=dict(channel_max=[[[]]])), 'G_ema.synthesis_kwargs has the argument channel_max=a list'),
+    (set_kwargs(synthesis_kwargs=dict(resample_filter=[1] * 1000)),
+     'G_ema.synthesis_kwargs has the argument resample_filter=a list'),
+    (set_kwargs(synthesis_kwargs=dict(channel_max=[[[]]])), 'G_ema.synthesis_kwargs has the argument '
+                                                            'channel_max=a list'),
     (set_kwargs(surprise=1), r"G_ema has the argument 'surprise' \(1\), which this project does not know"),
     (set_kwargs(w_dim=9), r'G_ema has the tensor .* with shape .*8.* ask for .*9'),
     (set_kwargs(c_dim=0), r"G_ema has the tensor '?mapping"),
     (lambda info: info.update(networks=['G_ema']), r'networks is "\[\'G_ema\'\]", which it cannot be'),
     (lambda info: info.update(networks=dict(G_ema=3)), "G_ema is '3', which it cannot be"),
-    (lambda info: info.update(networks=dict(info['networks'], H=info['networks']['G_ema'])), 'it does not describe its networks'),
+    (lambda info: info.update(networks=dict(info['networks'], H=info['networks']['G_ema'])),
+     'it does not describe its networks'),
     (lambda info: info.update(training=[]), r"training is '\[\]', which it cannot be"),
-    (lambda info: info.update(training=dict(options=dict(training_set_kwargs='x'))), "training_set_kwargs is 'x', which it cannot be"),
+    (lambda info: info.update(training=dict(options=dict(training_set_kwargs='x'))),
+     "training_set_kwargs is 'x', which it cannot be"),
     (lambda info: info.update(training=dict(class_names=[1])), "class_names is '1', which it cannot be"),
     (lambda info: info.clear(), 'it does not describe its networks'),
 ])
@@ -184,8 +190,10 @@ def test_numbers_that_no_float_can_hold(snapshot):
         snapshots.load_networks(snapshot)
 
 
-@pytest.mark.parametrize('change', [set_kwargs(mapping_kwargs=dict(num_layers=10 ** 7)), set_kwargs(surprise=1), lambda info: info.clear(),
-                                    lambda info: info.update(training=[]), lambda info: info['networks'].update(G_ema=[])])
+@pytest.mark.parametrize('change', [set_kwargs(mapping_kwargs=dict(num_layers=10 ** 7)), set_kwargs(surprise=1),
+                                    lambda info: info.clear(),
+                                    lambda info: info.update(training=[]),
+                                    lambda info: info['networks'].update(G_ema=[])])
 def test_nothing_is_converted_that_could_not_be_loaded(snapshot, change, tmp_path):
     with_info(snapshot, change)
     with pytest.raises(UserError, match='x.pkl: cannot be written: '), modules_counted(limit=100):
@@ -289,8 +297,10 @@ print(count() - before)
 
 @pytest.mark.skipif(not os.path.isdir('/proc/self/task'), reason='counts threads as Linux does')
 def test_writing_starts_one_thread(tmp_path):
-    """Had the writer's thread OpenMP threads of its own, every later operator of the training would wait for its own asleep."""
-    result = subprocess.run([sys.executable, '-c', THREADS, str(tmp_path / 'a.safetensors')], cwd=ROOT, capture_output=True, text=True, check=True)
+    """Had the writer's thread OpenMP threads of its own, every later operator of the training would wait for its own
+    asleep."""
+    result = subprocess.run([sys.executable, '-c', THREADS, str(tmp_path / 'a.safetensors')], cwd=ROOT,
+                            capture_output=True, text=True, check=True)
     assert result.stdout == '1\n'
 
 
@@ -304,7 +314,8 @@ def test_the_queue_is_short(tmp_path):
             submitted.append(i)
     thread = threading.Thread(target=submit_many, daemon=True)
     thread.start()
-    wait_until(lambda: len(submitted) > LONGEST_QUEUE and len(writer.pending) == LONGEST_QUEUE)       # now it waits for the first
+    # Now it waits for the first
+    wait_until(lambda: len(submitted) > LONGEST_QUEUE and len(writer.pending) == LONGEST_QUEUE)
     assert len(submitted) == LONGEST_QUEUE + 1
     gate.set()
     thread.join()
@@ -343,14 +354,17 @@ def test_the_training_may_go_on_while_a_copy_is_written(tmp_path):
 
 # -- which are kept
 
-@pytest.mark.parametrize('text, keep', [(None, None), ('all', None), ('last=2', dict(last=2)), ('best=1', dict(last=1, best=1)),
+@pytest.mark.parametrize('text, keep', [(None, None), ('all', None), ('last=2', dict(last=2)),
+                                        ('best=1', dict(last=1, best=1)),
                                         ('last=2, best=1,every=1000', dict(last=2, best=1, every=1000))])
 def test_rules(text, keep):
     assert snapshot_keep.parse(text, ['fid5k_full']) == keep
 
 
-@pytest.mark.parametrize('text, message', [('first=1', "'first=1' is none of last=COUNT, best=COUNT, every=KIMG"), ('last', "'last' is none"),
-                                           ('last=0', "'last=0' is none"), ('last=1,last=2', "'last=2' is none"), ('', "'' is none"),
+@pytest.mark.parametrize('text, message', [('first=1', "'first=1' is none of last=COUNT, best=COUNT, every=KIMG"),
+                                           ('last', "'last' is none"),
+                                           ('last=0', "'last=0' is none"), ('last=1,last=2', "'last=2' is none"),
+                                           ('', "'' is none"),
                                            ('last=²', "'last=²' is none")])
 def test_rules_that_make_no_sense(text, message):
     with pytest.raises(UserError, match=f'--snapshot-keep={text}: {message}'):
@@ -382,8 +396,10 @@ def test_pruning_deletes_snapshots_and_nothing_else(tmp_path):
     for kimg in (1, 2, 3):
         (tmp_path / f'network-snapshot-{kimg:06d}.safetensors').touch()
     (tmp_path / 'network-snapshot-mine.safetensors').touch()
-    records = [dict(metric='m', value=value, snapshot=f'network-snapshot-{kimg:06d}.safetensors') for kimg, value in [(1, 5), (2, None), (3, 7)]]
+    records = [dict(metric='m', value=value, snapshot=f'network-snapshot-{kimg:06d}.safetensors')
+               for kimg, value in [(1, 5), (2, None), (3, 7)]]
     (tmp_path / 'metric-m.jsonl').write_text(''.join(json.dumps(record) + '\n' for record in records))
     snapshot_keep.prune(str(tmp_path), dict(last=1, best=1), ['m'])
-    assert sorted(run_files.find_snapshots(tmp_path)) == ['network-snapshot-000001.safetensors', 'network-snapshot-000003.safetensors']
+    assert sorted(run_files.find_snapshots(tmp_path)) == ['network-snapshot-000001.safetensors',
+                                                          'network-snapshot-000003.safetensors']
     assert (tmp_path / 'network-snapshot-mine.safetensors').exists() and (tmp_path / 'metric-m.jsonl').exists()

@@ -46,22 +46,26 @@ def test_no_host_synchronisation_on_a_gpu(tiny_data, tmp_path, args):
 
 def compare(states, others, tolerance):
     for name, value in states.items():
-        torch.testing.assert_close(others[name], value, rtol=tolerance, atol=tolerance, msg=lambda text, name=name: f'{name}: {text}')
+        torch.testing.assert_close(others[name], value, rtol=tolerance, atol=tolerance, msg=lambda text,
+                                   name=name: f'{name}: {text}')
 
 
 @pytest.mark.filterwarnings('ignore')              # torch's own, of its compiler
 @pytest.mark.parametrize('backend', ['aot_eager', pytest.param('inductor', marks=pytest.mark.soak)])
 def test_compiled_phases_train_alike(tiny_data, tmp_path, capsys, monkeypatch, backend):
-    """The code generator itself takes minutes; what comes before it, the tracing of both directions, is where a network can fail to suit it."""
+    """The code generator itself takes minutes; what comes before it, the tracing of both directions, is where a network
+    can fail to suit it."""
     monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend=backend))
-    config = make_config(tiny_data, '--cfg=stylegan2', '--batch=4', '--kimg=0.008', '--fp32=1', '--aug=noaug', grid_images=4)
+    config = make_config(tiny_data, '--cfg=stylegan2', '--batch=4', '--kimg=0.008', '--fp32=1', '--aug=noaug',
+                         grid_images=4)
     plain, _ = trained(config, tmp_path / 'plain')
     config.compile = True
     compiled, _ = trained(config, tmp_path / 'compiled')
     assert 'fails here' not in capsys.readouterr().out
     weights = [name for name in plain if name.startswith(('G.', 'D.'))]
     compare({name: plain[name] for name in weights}, compiled, tolerance=1e-3)
-    assert any(not torch.equal(plain[name], compiled[name]) for name in weights)         # another order of additions: it was at work
+    # Another order of additions: it was at work
+    assert any(not torch.equal(plain[name], compiled[name]) for name in weights)
 
 
 class Network(torch.nn.Module):
@@ -77,7 +81,8 @@ class Network(torch.nn.Module):
 
 @pytest.mark.filterwarnings('ignore')              # torch's own, of its compiler
 def test_compiling_again_and_again_compiles(monkeypatch):
-    """As --batch-gpu=auto does. Above its limit of versions of a function the compiler would leave it as it is, without an error."""
+    """As --batch-gpu=auto does. Above its limit of versions of a function the compiler would leave it as it is, without
+    an error."""
     compiled, told = [], []
 
     def backend(graph, inputs):
@@ -86,7 +91,8 @@ def test_compiling_again_and_again_compiles(monkeypatch):
     monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend=backend))
     counts = []
     for batch_size in range(2, 12):
-        compile_main_phases(SimpleNamespace(device=torch.device('cpu'), terms=[], G_synthesis=Network(), D=Network()), batch_size, told.append)
+        compile_main_phases(SimpleNamespace(device=torch.device('cpu'), terms=[], G_synthesis=Network(), D=Network()),
+                            batch_size, told.append)
         counts.append(len(compiled))
     assert told == [] and counts == [counts[0] * (i + 1) for i in range(10)] and counts[0] >= 3
 

@@ -21,7 +21,8 @@ def pictures(size, mode='RGB'):
 def read_video(path):
     """-> uint8 [frames, H, W, 3], frames per second."""
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', ResourceWarning)                        # of the reader, which leaves its pipes open
+        # Of the reader, which leaves its pipes open
+        warnings.simplefilter('ignore', ResourceWarning)
         frames, fps = iio.imread(path, plugin='FFMPEG'), iio.immeta(path, plugin='FFMPEG')['fps']
         gc.collect()
     return frames, fps
@@ -77,7 +78,8 @@ def test_a_folder_that_is_not_there(tmp_path):
 def test_what_an_mp4_needs(monkeypatch):
     video_files.check_mp4('do without')
     monkeypatch.setitem(sys.modules, 'imageio_ffmpeg', None)
-    with pytest.raises(UserError, match='mp4: the package imageio-ffmpeg cannot be imported .*; pip install imageio-ffmpeg, or do without'):
+    with pytest.raises(UserError, match='mp4: the package imageio-ffmpeg cannot be imported .*; pip install '
+                                        'imageio-ffmpeg, or do without'):
         video_files.check_mp4('do without')
 
 
@@ -87,5 +89,6 @@ def test_a_machine_without_ffmpeg(monkeypatch):
     def nothing():
         raise RuntimeError('No ffmpeg exe could be found.')
     monkeypatch.setattr(imageio_ffmpeg, 'get_ffmpeg_exe', nothing)
-    with pytest.raises(UserError, match='mp4: imageio-ffmpeg has no ffmpeg for this machine; install ffmpeg, or do without'):
+    with pytest.raises(UserError, match='mp4: imageio-ffmpeg has no ffmpeg for this machine; install ffmpeg, or '
+                                        'do without'):
         video_files.check_mp4('do without')

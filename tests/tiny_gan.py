@@ -25,7 +25,8 @@ def make_loss(n, **kwargs):
 def batch(seed=1):
     rng = torch.Generator().manual_seed(seed)
     c = torch.zeros(N, 0)
-    return dict(real_img=torch.rand(N, 3, RES, RES, generator=rng) * 2 - 1, real_c=c, gen_z=torch.randn(N, 8, generator=rng), gen_c=c)
+    return dict(real_img=torch.rand(N, 3, RES, RES, generator=rng) * 2 - 1, real_c=c,
+                gen_z=torch.randn(N, 8, generator=rng), gen_c=c)
 
 
 def gradients(module):

@@ -1,4 +1,5 @@
-"""Work that training need not wait for, such as writing checkpoints, done in one thread in the order in which it was handed over."""
+"""Work that training need not wait for, such as writing checkpoints, done in one thread in the order in which it was
+handed over."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,8 +9,8 @@ LONGEST_QUEUE = 3               # functions that wait: each may hold a copy of a
 class BackgroundWriter:
     """Runs functions one after the other in a thread.
 
-    What a function raises is raised again by the next `submit`, `check` or `wait`; those handed over after it are then left out, because
-    they may build on it.
+    What a function raises is raised again by the next `submit`, `check` or `wait`; those handed over after it are then
+    left out, because they may build on it.
     """
 
     def __init__(self):
@@ -18,7 +19,8 @@ class BackgroundWriter:
         self.failed = False
 
     def submit(self, function, *args):
-        """Has `function(*args)` called soon; waits where too much is waiting already. Its arguments must not change meanwhile."""
+        """Has `function(*args)` called soon; waits where too much is waiting already. Its arguments must not change
+        meanwhile."""
         self.check()
         while len(self.pending) > LONGEST_QUEUE:
             self.pending.pop(0).result()
@@ -35,7 +37,8 @@ class BackgroundWriter:
             self.pending.pop(0).result()
 
     def close(self, cancel=False):
-        """Ends the thread when everything is done; with `cancel`, when the function that runs is done. Raises nothing."""
+        """Ends the thread when everything is done; with `cancel`, when the function that runs is done. Raises
+        nothing."""
         self.executor.shutdown(cancel_futures=cancel)
 
     def _run(self, function, args):

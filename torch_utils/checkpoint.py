@@ -1,4 +1,5 @@
-"""Checkpoints as data: tensors in safetensors, everything else as JSON in the same file. Loading runs nothing from the file."""
+"""Checkpoints as data: tensors in safetensors, everything else as JSON in the same file. Loading runs nothing from the
+file."""
 
 import json
 import os
@@ -57,14 +58,17 @@ def _unshared(tensors):
 def copies(tensors):
     """{name: tensor} -> copies on the CPU, which training may not change any more.
 
-    Contiguous, as `save` needs them: a thread that reorders them there gets OpenMP threads of its own, and once there are more threads
-    than cores, those of the training wait asleep at every operator, to the end of the run (1.7 times as slow on two cores).
+    Contiguous, as `save` needs them: a thread that reorders them there gets OpenMP threads of its own, and once there
+    are more threads than cores, those of the training wait asleep at every operator, to the end of the run (1.7 times
+    as slow on two cores).
     """
-    return {name: value.detach().to('cpu', copy=True, memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    return {name: value.detach().to('cpu', copy=True, memory_format=torch.contiguous_format)
+            for name, value in tensors.items()}
 
 
 def checksum(tensors, info):
-    """CRC-32 in hex of the JSON text `info` and of every tensor's name, type, shape and bytes: damage shows, forgery does not."""
+    """CRC-32 in hex of the JSON text `info` and of every tensor's name, type, shape and bytes: damage shows, forgery
+    does not."""
     crc = zlib.crc32(info.encode())
     for name, value in sorted(tensors.items()):
         crc = zlib.crc32(f'{name} {value.dtype} {list(value.shape)}'.encode(), crc)
@@ -73,12 +77,14 @@ def checksum(tensors, info):
 
 
 def load(path, kind, device='cpu'):
-    """-> ({name: tensor}, info). Raises UserError if it is missing, damaged (the checksum is verified), or of another kind."""
+    """-> ({name: tensor}, info). Raises UserError if it is missing, damaged (the checksum is verified), or of another
+    kind."""
     info = load_info(path, kind)
     remedy = REMEDIES.get(kind if isinstance(kind, str) else kind[0])
     tensors = load_tensors(path, remedy=remedy)
     metadata = _load_metadata(path, remedy)
-    if metadata.get('checksum') not in (None, checksum(tensors, metadata['info'])):         # None: written before there were checksums
+    # None: written before there were checksums
+    if metadata.get('checksum') not in (None, checksum(tensors, metadata['info'])):
         raise damaged(path, 'its checksum is wrong', remedy)
     return {name: value.to(device) for name, value in tensors.items()}, info
 
@@ -90,12 +96,15 @@ def load_checksum(path, kind):
 
 
 def load_tensors(path, device='cpu', prefixes=None, remedy=None):
-    """Only the tensors, not verified: {name: tensor} of all, or of those called PREFIX.anything. On a CPU they are read when first used."""
+    """Only the tensors, not verified: {name: tensor} of all, or of those called PREFIX.anything. On a CPU they are read
+    when first used."""
     try:
         with safetensors.safe_open(path, framework='pt', device=str(device)) as f:
-            names = [name for name in f.keys() if prefixes is None or name.partition('.')[0] in prefixes]           # noqa: SIM118 (no dict)
+            names = [name for name in f.keys()                      # noqa: SIM118 (no dict)
+                     if prefixes is None or name.partition('.')[0] in prefixes]
             return {name: f.get_tensor(name) for name in names}
-    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as err:          # KeyError: a dtype that torch has not
+    except (safetensors.SafetensorError, OSError, ValueError,
+            KeyError) as err:          # KeyError: a dtype that torch has not
         raise damaged(path, err, remedy) from err
 
 
@@ -105,9 +114,11 @@ def load_info(path, kind):
     remedy = REMEDIES.get(kinds[0])
     metadata = _load_metadata(path, remedy)
     if metadata.get('format') not in [f'kdgan-{k}' for k in kinds]:
-        raise UserError(f'{path}: this is no {kinds[0]} of this project (format {_short(repr(metadata.get("format")))}); use another file')
+        raise UserError(f'{path}: this is no {kinds[0]} of this project (format '
+                        f'{_short(repr(metadata.get("format")))}); use another file')
     if metadata.get('version') != VERSION:
-        raise UserError(f'{path}: written by another version of the project (format {_short(repr(metadata.get("version")))}, '
+        raise UserError(f'{path}: written by another version of the project (format '
+                        f'{_short(repr(metadata.get("version")))}, '
                         f'this one reads {VERSION!r})')
     try:
         info = json.loads(metadata['info'])
@@ -150,12 +161,14 @@ def _short(text):
 
 
 def flatten(prefix, state):
-    """Nested dicts and lists with tensors and plain values -> ({'prefix.a.0': tensor}, the same nest with tensors replaced by their name)."""
+    """Nested dicts and lists with tensors and plain values -> ({'prefix.a.0': tensor}, the same nest with tensors
+    replaced by their name)."""
     if isinstance(state, torch.Tensor):
         return {prefix: state}, {'$tensor': prefix}
     if isinstance(state, dict):
         children = {key: flatten(f'{prefix}.{key}', value) for key, value in state.items()}
-        nest = {'$dict': [[key, child[1]] for key, child in children.items()]}      # keys may be numbers, which JSON has not
+        # Keys may be numbers, which JSON has not
+        nest = {'$dict': [[key, child[1]] for key, child in children.items()]}
         return {k: v for child in children.values() for k, v in child[0].items()}, nest
     if isinstance(state, (list, tuple)):
         children = [flatten(f'{prefix}.{i}', value) for i, value in enumerate(state)]
@@ -175,7 +188,8 @@ def unflatten(nest, tensors):
 
 
 def copy_matching(source, target):
-    """Copies what has the same name and shape from one state dict into the module `target`. -> (copied, left as they were)."""
+    """Copies what has the same name and shape from one state dict into the module `target`. -> (copied, left as they
+    were)."""
     state = target.state_dict()
     matching = {name: value for name, value in source.items() if name in state and state[name].shape == value.shape}
     target.load_state_dict(matching, strict=False)

@@ -1,4 +1,5 @@
-"""How many threads torch computes with on a CPU: one for each core that other programs leave, unless the user has set it.
+"""How many threads torch computes with on a CPU: one for each core that other programs leave, unless the user has set
+it.
 
 With more of them, each operator waits for the one whose core is taken: a training becomes five times as slow.
 """

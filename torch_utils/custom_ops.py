@@ -1,8 +1,10 @@
-"""The CUDA kernels of torch_utils/ops: built and loaded when the first CUDA tensor comes, compared once with the reference, then used.
+"""The CUDA kernels of torch_utils/ops: built and loaded when the first CUDA tensor comes, compared once with the
+reference, then used.
 
-There are two ways to them: a library made by nvcc (native_build.py), or else NVRTC, which comes with torch (nvrtc_kernels.py). Where
-neither serves, the operators go on in plain torch: one warning says why and what to do. On a machine without a GPU nothing here runs,
-and no compiler is needed.
+There are two ways to them: a library made by nvcc (native_build.py), or else NVRTC, which comes with torch
+                            (nvrtc_kernels.py). Where
+neither serves, the operators go on in plain torch: one warning says why and what to do. On a machine without a GPU
+nothing here runs, and no compiler is needed.
 """
 
 import glob
@@ -30,7 +32,8 @@ OPERATORS = {                           # kernel -> the operators it computes
     'scaled_bias_act': ['scaled_bias_act', 'scaled_bias_act_grad', 'scaled_bias_act_grad2'],
 }
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'ops')
-references = {}                         # operator -> the function in plain torch that it falls back to (ops/_library.py)
+# Operator -> the function in plain torch that it falls back to (ops/_library.py)
+references = {}
 CHECK = 'torch_utils.ops._cases.quick_failures'         # by name: the operators import this file
 _problems = {}                          # kernel -> None if it is in use, else why it is not; empty until the first look
 _backends = {}                          # kernel -> what runs on CUDA devices and why, in a few words
@@ -46,7 +49,8 @@ def problem_of(kernel, time_limit_sec=native_build.TIME_LIMIT_SEC):
             if not _problems:
                 problems, backends, notes = _load(time_limit_sec)
                 _backends.update(backends)
-                _problems.update(problems)          # before the warnings, which may be errors: no call should build again
+                # Before the warnings, which may be errors: no call should build again
+                _problems.update(problems)
                 for note in notes:
                     warnings.warn(note, RuntimeWarning, stacklevel=2)
     return _problems[kernel]
@@ -62,7 +66,8 @@ def require(kernel, device):
 
 
 def backend_of(kernel, device):
-    """What runs a kernel's operators on a device and why, e.g. 'kernel compiled by NVRTC 13.0 (nvcc is missing)'. May build, as `problem_of`."""
+    """What runs a kernel's operators on a device and why, e.g. 'kernel compiled by NVRTC 13.0 (nvcc is missing)'. May
+    build, as `problem_of`."""
     if device.type != 'cuda':
         return f'plain torch (on {device.type})'
     problem_of(kernel)
@@ -85,7 +90,8 @@ def _gpus():
 
 
 def _torch_has_code_for(capability):
-    """Of its own generation, made for this GPU or one before it ('sm_86'), or older code that the driver translates ('compute_80')."""
+    """Of its own generation, made for this GPU or one before it ('sm_86'), or older code that the driver translates
+    ('compute_80')."""
     codes = re.findall(r'(sm|compute)_(\d+)(\d)', ' '.join(torch.cuda.get_arch_list()))
     return any((int(major), int(minor)) <= capability and (kind == 'compute' or int(major) == capability[0])
                for kind, major, minor in codes)
@@ -98,20 +104,25 @@ def recipe(arch):
 
 
 def load_library(time_limit_sec=native_build.TIME_LIMIT_SEC):
-    """Path of the library, built if need be and now known to torch. Raises BuildError, or UserError or OSError of the cache."""
+    """Path of the library, built if need be and now known to torch. Raises BuildError, or UserError or OSError of the
+    cache."""
     if torch.version.cuda is None:
-        raise native_build.BuildError(f'torch {torch.__version__} is not built for CUDA', 'install torch for CUDA: https://pytorch.org')
+        raise native_build.BuildError(f'torch {torch.__version__} is not built for CUDA',
+                                      'install torch for CUDA: https://pytorch.org')
     wanted, started = recipe(architectures()), time.time()
     for _ in range(2):
         path = native_build.build(wanted, time_limit_sec)
         try:
             torch.ops.load_library(path)
             return path
-        except OSError as err:                      # a file that is damaged, or was made where other libraries are installed
+        except OSError as err:
+            # a file that is damaged, or was made where other libraries are installed
             problem = err.__cause__ or err          # newer torch tells the reason there only
             build_cache.discard(path, before=started)
-    raise native_build.BuildError(f'the library, built anew, does not load: {problem}', 'install what it lacks, with its folder in LD_LIBRARY_PATH '
-                                  'if need be; where it lacks a version of GLIBCXX or GLIBC, name an older compiler with CXX')
+    raise native_build.BuildError(f'the library, built anew, does not load: {problem}',
+                                  'install what it lacks, with its folder in LD_LIBRARY_PATH '
+                                  'if need be; where it lacks a version of GLIBCXX or GLIBC, name an older '
+                                  'compiler with CXX')
 
 
 def _load(time_limit_sec):
@@ -170,7 +181,8 @@ class Search:
         reasons = [*self.unbuilt, *filter(None, [self.wrong.get(kernel)])]
         self.backends[kernel] = f'kernel compiled by {backend}' + (f' ({_gist(reasons[0])})' if reasons else '')
         if kernel in self.wrong:
-            self.notes.append(f'{kernel} runs with the kernel of {backend} on rank {distributed.get_rank()}: {self.wrong.pop(kernel)}')
+            self.notes.append(f'{kernel} runs with the kernel of {backend} on rank {distributed.get_rank()}: '
+                              f'{self.wrong.pop(kernel)}')
         if functions is not None:
             _install(kernel, {name: _guarded(kernel, name, functions[name]) for name in OPERATORS[kernel]}, devices[0])
 
@@ -181,14 +193,16 @@ class Search:
         for kernel in left:
             problems[kernel] = self.wrong.get(kernel) or unbuilt
             self.backends[kernel] = f'plain torch ({_gist(problems[kernel])})'
-        # Of a failed build the first process tells: the others share its tools. Of wrong results any: the GPU may be its own.
+        # Of a failed build the first process tells: the others share its tools. Of wrong results any: the GPU may be
+        # its own.
         self.notes += [f'{kernel} runs without its CUDA kernel on rank {distributed.get_rank()}: {self.wrong[kernel]}'
                        for kernel in left if kernel in self.wrong]
         unserved = [kernel for kernel in left if kernel not in self.wrong]
         if unserved and distributed.is_first_of_machine():
             run, their, kernels = ('run', 'their', 'kernels') if len(unserved) > 1 else ('runs', 'its', 'kernel')
             listed = ' and '.join(part for part in (', '.join(unserved[:-1]), unserved[-1]) if part)
-            self.notes.append(f'{listed} {run} without {their} CUDA {kernels} on {platform.node()}, which is slower but '
+            self.notes.append(f'{listed} {run} without {their} CUDA {kernels} on {platform.node()}, which is '
+                              'slower but '
                               f'gives the same results: {unbuilt}')
         return problems, self.backends, self.notes
 
@@ -199,18 +213,22 @@ def _gist(problem):
 
 
 def _different_gpus():
-    """One GPU of each architecture, since each has code of its own: the current one, and the last of every other kind."""
+    """One GPU of each architecture, since each has code of its own: the current one, and the last of every other
+    kind."""
     return [torch.device('cuda', i) for i in {torch.cuda.get_device_capability(i): i for i in _gpus()}.values()]
 
 
 def _check(kernel, devices):
-    """None if the loaded kernel gives what the reference gives, else what it does instead; then torch goes back to the reference."""
+    """None if the loaded kernel gives what the reference gives, else what it does instead; then torch goes back to the
+    reference."""
     failures = [f'{line} (on {device})' for device in devices for line in _failures(kernel, device)]
     if not failures:
         return None
     _use_reference(kernel, devices[0])
-    return (f'the kernel gives wrong results on this machine: {failures[0]}. To mend it: check that TORCH_CUDA_ARCH_LIST, if it is set, names '
-            'this GPU, or hide the GPU with CUDA_VISIBLE_DEVICES; delete the folder native-ops in the cache (~/.cache/kdgan) to build anew, and '
+    return (f'the kernel gives wrong results on this machine: {failures[0]}. To mend it: check that '
+            'TORCH_CUDA_ARCH_LIST, if it is set, names '
+            'this GPU, or hide the GPU with CUDA_VISIBLE_DEVICES; delete the folder native-ops in the cache '
+            '(~/.cache/kdgan) to build anew, and '
             'run python -m torch_utils.doctor')
 
 
@@ -223,11 +241,13 @@ def _failures(kernel, device):
 
 def _missing(kernel, device):
     has = torch._C._dispatch_has_kernel_for_dispatch_key
-    return [f'the library has no kernel for {name}' for name in OPERATORS[kernel] if not has(f'kdgan::{name}', device.type.upper())]
+    return [f'the library has no kernel for {name}' for name in OPERATORS[kernel]
+            if not has(f'kdgan::{name}', device.type.upper())]
 
 
 def _install(kernel, functions, device):
-    """Has torch call these functions, {operator: function}, on such devices, in the place of a kernel that it may know already."""
+    """Has torch call these functions, {operator: function}, on such devices, in the place of a kernel that it may know
+    already."""
     new = [name for name in OPERATORS[kernel] if name not in _installed]
     _installed.update({name: functions[name] for name in OPERATORS[kernel]})
     registration = torch.library.Library('kdgan', 'IMPL')
@@ -249,9 +269,11 @@ def _guarded(kernel, name, function):
             return function(*args)
         except DriverError as err:
             if _problems[kernel] is None:
-                problem = f'a launch failed: {err}. To mend it: start the program again, after python -m torch_utils.doctor'
+                problem = (f'a launch failed: {err}. To mend it: start the program again, after python -m '
+                           'torch_utils.doctor')
                 _problems[kernel], _backends[kernel] = problem, f'plain torch ({_gist(problem)})'
                 _use_reference(kernel, args[0].device)
-                warnings.warn(f'{kernel} runs without its CUDA kernel from here on: {problem}', RuntimeWarning, stacklevel=2)
+                warnings.warn(f'{kernel} runs without its CUDA kernel from here on: {problem}', RuntimeWarning,
+                              stacklevel=2)
             return references[name](*args)
     return run

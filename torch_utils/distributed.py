@@ -1,4 +1,5 @@
-"""Several processes: who am I, wait for each other, average gradients. Without a process group everything acts as a single process.
+"""Several processes: who am I, wait for each other, average gradients. Without a process group everything acts as a
+single process.
 
 Tensors on the CPU go through gloo, those on a GPU through NCCL: what the hosts agree on never waits for a device.
 """
@@ -18,7 +19,8 @@ from dnnlib import UserError
 from . import misc
 
 TIMEOUT = datetime.timedelta(minutes=30)        # for a process that hangs; one that ends is noticed at once
-BUCKET_BYTES = dict(cpu=4 * 2 ** 20, cuda=32 * 2 ** 20)         # of gradients that are reduced at a time: what a cache holds; what hides latency
+# Of gradients that are reduced at a time: what a cache holds; what hides latency
+BUCKET_BYTES = dict(cpu=4 * 2 ** 20, cuda=32 * 2 ** 20)
 
 _store = None                                   # small facts that all processes can see; None = there is no group
 
@@ -28,19 +30,23 @@ class PeerFailure(Exception):
 
 
 def init(device_type):
-    """Joins the process group that torchrun (or `training.launch.launch`) has set up in the environment, if any. Returns this process's device."""
+    """Joins the process group that torchrun (or `training.launch.launch`) has set up in the environment, if any.
+    Returns this process's device."""
     global _store
     local_rank = int(os.environ.get('LOCAL_RANK', 0))
     if device_type == 'cuda':
         if local_rank >= torch.cuda.device_count():
-            raise UserError(f'{local_rank + 1} or more processes on this machine, which has {torch.cuda.device_count()} GPUs: start one per GPU')
+            raise UserError(f'{local_rank + 1} or more processes on this machine, which has '
+                            f'{torch.cuda.device_count()} GPUs: start one per GPU')
         torch.cuda.set_device(local_rank)
     if 'RANK' in os.environ and not dist.is_initialized():
         with _together():
             _store, rank, world_size = next(dist.rendezvous('env://', timeout=TIMEOUT))
-            if os.environ.get('LOCAL_WORLD_SIZE') == str(world_size):       # torchrun's store still has the addresses of those that failed
+            # torchrun's store still has the addresses of those that failed
+            if os.environ.get('LOCAL_WORLD_SIZE') == str(world_size):
                 _store = dist.PrefixStore(f'attempt{os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', _store)
-            dist.init_process_group('cpu:gloo,cuda:nccl' if device_type == 'cuda' else 'gloo', store=_store, rank=rank, world_size=world_size,
+            dist.init_process_group('cpu:gloo,cuda:nccl' if device_type == 'cuda' else 'gloo', store=_store, rank=rank,
+                                    world_size=world_size,
                                     timeout=TIMEOUT)
     return torch.device(device_type, local_rank) if device_type == 'cuda' else torch.device(device_type)
 
@@ -71,7 +77,8 @@ _is_alone = False
 
 @contextlib.contextmanager
 def alone():
-    """Within it, this process acts as a single one: for what may fail on some processes only, while others would wait for them."""
+    """Within it, this process acts as a single one: for what may fail on some processes only, while others would wait
+    for them."""
     global _is_alone
     _is_alone = True
     try:
@@ -116,7 +123,8 @@ def _together():
 def one_message():
     """Around the work of a process: of all that fail, the first tells why, on stderr, and each ends with exit code 1.
 
-    A `UserError` is a line, anything else has its traceback. A process alone is left to Python and to `dnnlib.util.user_errors`.
+    A `UserError` is a line, anything else has its traceback. A process alone is left to Python and to
+    `dnnlib.util.user_errors`.
     """
     try:
         yield
@@ -131,7 +139,8 @@ def one_message():
         sys.stdout.flush()
         sys.stderr.flush()
         atexit._run_exitfuncs()
-        os._exit(1)                             # leaving the group could wait for processes that are no more; so could its threads
+        # Leaving the group could wait for processes that are no more; so could its threads
+        os._exit(1)
 
 
 def _first_to_fail():
@@ -151,7 +160,8 @@ def barrier():
 
 @contextlib.contextmanager
 def main_process_first():
-    """The first process of each machine runs the block, then the others do: for files that one computes or downloads and all read."""
+    """The first process of each machine runs the block, then the others do: for files that one computes or downloads
+    and all read."""
     first = is_first_of_machine()
     if not first:
         barrier()
@@ -215,7 +225,8 @@ class _Mean(torch.autograd.Function):
 
 
 def mean(tensor):
-    """The mean of `tensor` over processes, differentiable: their losses may depend on each other. All must call it, and go back through it."""
+    """The mean of `tensor` over processes, differentiable: their losses may depend on each other. All must call it, and
+    go back through it."""
     return _Mean.apply(tensor) if is_active() else tensor
 
 
@@ -223,8 +234,8 @@ def mean(tensor):
 def average(tensors, bucket_bytes=None):
     """Replaces `tensors` by their means over processes. All processes must hold the same ones, in the same order.
 
-    They are copied into buckets of `bucket_bytes` (default: by the device), each reduced as one while the next is being copied: no more than
-    two are alive.
+    They are copied into buckets of `bucket_bytes` (default: by the device), each reduced as one while the next is being
+    copied: no more than two are alive.
     """
     if get_world_size() == 1 or not tensors:
         return

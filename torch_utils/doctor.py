@@ -1,7 +1,8 @@
 """Says what this machine can do and what hinders it: python -m torch_utils.doctor [--build]
 
-Prints versions, devices, which backend each operator uses and why, and the results of a short numeric check. Ends with exit code 0
-if all is well (a machine without a GPU is), with 1 if something is broken; every problem comes with its fix.
+Prints versions, devices, which backend each operator uses and why, and the results of a short numeric check. Ends with
+exit code 0 if all is well (a machine without a GPU is), with 1 if something is broken; every problem comes with its
+fix.
 """
 
 import argparse
@@ -28,7 +29,8 @@ def driver_version():
     if shutil.which('nvidia-smi') is None:
         return None
     try:
-        result = subprocess.run(['nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader'], capture_output=True, text=True, timeout=20)
+        result = subprocess.run(['nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader'],
+                                capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.split('\n')[0].strip() or None if result.returncode == 0 else None
@@ -57,29 +59,35 @@ def nvrtc_version():
 
 def devices():
     """Lines about the processors."""
-    lines = [f'cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}']
+    lines = [f'cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads, '
+             f'{torch.backends.cpu.get_cpu_capability()}']
     for i in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(i)
-        lines.append(f'cuda:{i}, {properties.name}, architecture {properties.major}.{properties.minor}, {properties.total_memory / 2 ** 30:.0f} GiB')
+        lines.append(f'cuda:{i}, {properties.name}, architecture {properties.major}.{properties.minor}, '
+                     f'{properties.total_memory / 2 ** 30:.0f} GiB')
     return lines
 
 
 def backends(has_cuda, time_limit_sec=native_build.TIME_LIMIT_SEC):
-    """{operator: (backend and reason, problem or None)}; with a GPU this builds the kernels if need be, within the limit."""
+    """{operator: (backend and reason, problem or None)}; with a GPU this builds the kernels if need be, within the
+    limit."""
     if not has_cuda:
         reason = 'torch is built for the CPU' if torch.version.cuda is None else 'torch sees no GPU'
         return dict.fromkeys(custom_ops.OPERATORS, (f'plain torch: {reason}', None))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')             # what they say is printed below
         problems = {kernel: custom_ops.problem_of(kernel, time_limit_sec) for kernel in custom_ops.OPERATORS}
-    return {kernel: (f'{custom_ops.backend_of(kernel, torch.device("cuda"))} on cuda, plain torch on cpu' if problem is None
-                     else 'plain torch: the CUDA kernel is not in use', problem) for kernel, problem in problems.items()}
+    return {kernel: (f'{custom_ops.backend_of(kernel, torch.device("cuda"))} on cuda, plain torch on '
+                     'cpu' if problem is None
+                     else 'plain torch: the CUDA kernel is not in use', problem)
+            for kernel, problem in problems.items()}
 
 
 def numeric_check(kernel, device):
     """Lines about results that differ from the float64 reference, up to the second derivative."""
     cases = _cases.quick(kernel)
-    lines = [text for dtype in (torch.float32, torch.float64) for case in cases for text in _cases.failures(case, dtype, device)]
+    lines = [text for dtype in (torch.float32, torch.float64) for case in cases
+             for text in _cases.failures(case, dtype, device)]
     x = _cases.random_tensor((1, 2, 6, 5), 5).to(device).requires_grad_(True)
     second = []
     for impl in ('auto', 'ref'):
@@ -87,12 +95,14 @@ def numeric_check(kernel, device):
         dx, = torch.autograd.grad(y.square().sum(), x, create_graph=True)
         second.append(torch.autograd.grad(dx.square().sum(), x)[0])
     if not torch.allclose(*second, rtol=1e-6, atol=1e-6):        # the filter's weights are float32
-        lines.append(f'{kernel}: the second derivative on {device} differs by {(second[0] - second[1]).abs().max().item():.2g}')
+        lines.append(f'{kernel}: the second derivative on {device} differs by '
+                     f'{(second[0] - second[1]).abs().max().item():.2g}')
     return lines
 
 
 def _example(kernel, x, impl):
-    """A function of x [N, C, H, W] that goes through the operators of a kernel, on every device, or through their definition."""
+    """A function of x [N, C, H, W] that goes through the operators of a kernel, on every device, or through their
+    definition."""
     if kernel == 'bias_act':
         return bias_act.bias_act(x, act='swish', impl=impl)
     if kernel == 'upfirdn2d':
@@ -117,13 +127,15 @@ def kernel_problems(problem_of_kernel):
     for problem in dict.fromkeys(problem_of_kernel.values()):
         kernels = ', '.join(kernel for kernel, other in problem_of_kernel.items() if other == problem)
         text, _, fix = problem.partition('To mend it: ')
-        yield (f'{kernels}: {text.strip()}', fix or 'KDGAN_CACHE_DIR names another folder for the kernels; deleting the folder native-ops in it '
+        yield (f'{kernels}: {text.strip()}', fix or 'KDGAN_CACHE_DIR names another folder for the kernels; deleting '
+                                                    'the folder native-ops in it '
                                                      'is safe')
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(prog='python -m torch_utils.doctor', description=__doc__.split('\n')[0])
-    parser.add_argument('--build', action='store_true', help=f'let the compilation of the CUDA kernels take up to {PATIENT_SEC // 60} minutes')
+    parser.add_argument('--build', action='store_true', help=f'let the compilation of the CUDA kernels take up to '
+                                                             f'{PATIENT_SEC // 60} minutes')
     options = parser.parse_args(argv)
     table = dict(versions())
     for what, text in table.items():
@@ -139,9 +151,12 @@ def main(argv=None):
     for device in [torch.device(name) for name in ['cpu', *(['cuda'] if has_cuda else [])]]:
         started = time.perf_counter()
         lines = [line for kernel in custom_ops.OPERATORS for line in numeric_check(kernel, device)]
-        print(f'{"check":<12}{device}: {"wrong" if lines else "right"} to the second derivative, {time.perf_counter() - started:.1f} s')
-        fix = 'the folder native-ops in the cache (~/.cache/kdgan) may be deleted to build anew; else report these lines'
-        problems += [(line, fix if device.type == 'cuda' else 'reinstall torch; if it stays, report these lines') for line in lines]
+        print(f'{"check":<12}{device}: {"wrong" if lines else "right"} to the second derivative, '
+              f'{time.perf_counter() - started:.1f} s')
+        fix = ('the folder native-ops in the cache (~/.cache/kdgan) may be deleted to build anew; else report '
+               'these lines')
+        problems += [(line, fix if device.type == 'cuda' else 'reinstall torch; if it stays, report these lines')
+                     for line in lines]
     for problem, fix in problems:
         print(f'\nProblem: {problem}\nFix:     {fix}')
     print(f'\n{len(problems)} problems found' if problems else '\nEverything is in order.')

@@ -22,7 +22,8 @@ def to_grid(img_uint8, columns):
 
 
 def to_labelled_grid(img_uint8, columns, labels, min_tile=64):
-    """As `to_grid`, with a line of text under each image; small images are enlarged, pixel by pixel, to at least `min_tile`."""
+    """As `to_grid`, with a line of text under each image; small images are enlarged, pixel by pixel, to at least
+    `min_tile`."""
     n, _c, h, w = img_uint8.shape
     zoom = -(-min_tile // w)
     text_height = max(h * zoom // 10, 9)
@@ -31,7 +32,8 @@ def to_labelled_grid(img_uint8, columns, labels, min_tile=64):
     font = PIL.ImageFont.load_default(size=text_height)
     for i, label in enumerate(labels):
         tile = PIL.Image.new('RGB', (tile_w, tile_h), 'white')              # of its own: it cuts off what is too long
-        tile.paste(to_grid(img_uint8[i:i + 1], 1).convert('RGB').resize((w * zoom, h * zoom), PIL.Image.Resampling.NEAREST))
+        tile.paste(to_grid(img_uint8[i:i + 1], 1).convert('RGB').resize((w * zoom, h * zoom),
+                                                                        PIL.Image.Resampling.NEAREST))
         PIL.ImageDraw.Draw(tile).text((2, h * zoom + 1), label, fill='black', font=font)
         sheet.paste(tile, (i % columns * tile_w, i // columns * tile_h))
     return sheet

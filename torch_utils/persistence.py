@@ -1,4 +1,5 @@
-"""Objects as pickles of the reference implementation hold them: the source text of a class, its name, and the object's state.
+"""Objects as pickles of the reference implementation hold them: the source text of a class, its name, and the object's
+state.
 
 Reading such an object there runs the text. Nothing here does: this project reads the files as data (legacy.py).
 """
@@ -22,7 +23,8 @@ STORAGES = {torch.float32: torch.FloatStorage, torch.float16: torch.HalfStorage,
 def persistent_class(cls):
     """Class decorator: objects remember the arguments they were made with; `init_args` and `init_kwargs` give copies.
 
-    The reference implementation's decorator of this name also makes them fit for pickling; text that uses it works with both.
+    The reference implementation's decorator of this name also makes them fit for pickling; text that uses it works with
+    both.
     """
     init = cls.__init__
 
@@ -45,7 +47,8 @@ def _easy(value):
 
 
 class PickledObject:
-    """Pickles as an object of the class `class_name`, which running `module_src` defines, with `state` as its __dict__."""
+    """Pickles as an object of the class `class_name`, which running `module_src` defines, with `state` as its
+    __dict__."""
 
     def __init__(self, module_src, class_name, state):
         self.meta = dict(type='class', version=VERSION, module_src=module_src, class_name=class_name, state=state)
@@ -56,7 +59,8 @@ class PickledObject:
 
 def _reconstruct_persistent_obj(meta):
     """The name that the files call. Here it only refuses: `pickle.load` must not run what a file brings along."""
-    raise pickle.UnpicklingError(f'the pickle holds an object of the class {meta["class_name"]!r} together with source text to run, '
+    raise pickle.UnpicklingError(f'the pickle holds an object of the class {meta["class_name"]!r} together with source '
+                                 'text to run, '
                                  'which this project never does; convert the file with legacy.py')
 
 
@@ -81,7 +85,8 @@ class PickledTensor:
 
     def __reduce__(self):
         x = self.tensor.detach().cpu().contiguous()
-        return torch._utils._rebuild_tensor_v2, (_PickledStorage(x), 0, tuple(x.shape), x.stride(), False, OrderedDict())
+        return torch._utils._rebuild_tensor_v2, (_PickledStorage(x), 0, tuple(x.shape), x.stride(), False,
+                                                 OrderedDict())
 
 
 class _PickledStorage:
@@ -93,7 +98,8 @@ class _PickledStorage:
     def __reduce__(self):
         f = io.BytesIO()
         sizes = dict(short=2, int=4, long=4)
-        for part in (TORCH_MAGIC, TORCH_PROTOCOL, dict(protocol_version=TORCH_PROTOCOL, little_endian=True, type_sizes=sizes)):
+        for part in (TORCH_MAGIC, TORCH_PROTOCOL, dict(protocol_version=TORCH_PROTOCOL, little_endian=True,
+                                                       type_sizes=sizes)):
             pickle.dump(part, f, protocol=2)
         _StoragePickler(f, protocol=2).dump(self.tensor)
         pickle.dump(['0'], f, protocol=2)
@@ -104,7 +110,9 @@ class _PickledStorage:
 
 
 class _StoragePickler(pickle.Pickler):
-    """A storage stands in the pickle as: what it is, type, key, device, number of elements, the part of another that it is."""
+    """A storage stands in the pickle as: what it is, type, key, device, number of elements, the part of another that it
+    is."""
 
     def persistent_id(self, obj):
-        return ('storage', STORAGES[obj.dtype], '0', 'cpu', obj.numel(), None) if isinstance(obj, torch.Tensor) else None
+        return (('storage', STORAGES[obj.dtype], '0', 'cpu', obj.numel(), None) if isinstance(obj, torch.Tensor)
+                else None)

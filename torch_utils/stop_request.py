@@ -1,12 +1,15 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 (what SLURM can send some time before its limit): a wish to stop, which the loop fulfils between two iterations."""
+"""Ctrl-C, SIGTERM and SIGUSR1 (what SLURM can send some time before its limit): a wish to stop, which the loop fulfils
+between two iterations."""
 
 import contextlib
 import signal
 
 from . import distributed
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, 'SIGUSR1') else []))     # Windows has no SIGUSR1
-ASK_EVERY = 4                   # iterations between two questions to the other processes, each of which waits for them, not for the device
+# Windows has no SIGUSR1
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, 'SIGUSR1') else []))
+# Iterations between two questions to the other processes, each of which waits for them, not for the device
+ASK_EVERY = 4
 
 
 class StopRequest:
@@ -37,8 +40,10 @@ class StopRequest:
                 raise KeyboardInterrupt
             return
         self.requested = True
-        with contextlib.suppress(RuntimeError):         # Python's, where the signal has come in the middle of a print; then nothing is told
-            self.tell(f'{signal.Signals(signum).name}: stopping after this iteration; the state will be saved. (Press Ctrl-C again to stop at once.)')
+        # Python's, where the signal has come in the middle of a print; then nothing is told
+        with contextlib.suppress(RuntimeError):
+            self.tell(f'{signal.Signals(signum).name}: stopping after this iteration; the state will be saved. (Press '
+                      'Ctrl-C again to stop at once.)')
 
     def agreed(self, batch_idx):
         """Whether any process has been asked to stop; the same on all of them."""

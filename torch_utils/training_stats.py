@@ -1,7 +1,7 @@
 """Statistics of named numbers during training, accumulated on their own device and read once in a while.
 
-`report()` costs a few small tensor operations and never waits for the device. A `Collector` gives count, mean and standard
-deviation of what was reported since its last update, over all processes.
+`report()` costs a few small tensor operations and never waits for the device. A `Collector` gives count, mean and
+standard deviation of what was reported since its last update, over all processes.
 """
 
 import re
@@ -10,14 +10,15 @@ import torch
 
 from . import distributed
 
-_moments: dict[str, dict[torch.device, torch.Tensor]] = {}      # name -> device -> [count, sum, sum of squares] since the start
+# Name -> device -> [count, sum, sum of squares] since the start
+_moments: dict[str, dict[torch.device, torch.Tensor]] = {}
 
 
 def report(name, value):
     """Adds the finite elements of `value` (number, list or tensor) to the statistic `name`; returns `value`.
 
-    One that is infinite or NaN would spoil the sums for ever, and with them whatever follows the statistic. In a distributed run every
-    process must report the same names.
+    One that is infinite or NaN would spoil the sums for ever, and with them whatever follows the statistic. In a
+    distributed run every process must report the same names.
     """
     elems = value.detach() if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64)
     elems = elems.flatten().to(torch.float32 if elems.device.type == 'mps' else torch.float64)      # MPS has no float64
@@ -33,7 +34,8 @@ def report(name, value):
 
 
 def running_moments(name, device):
-    """[count, sum, sum of squares] of `name` on this process since the start, on `device` (zeros if nothing was reported there).
+    """[count, sum, sum of squares] of `name` on this process since the start, on `device` (zeros if nothing was
+    reported there).
 
     For rules that follow a statistic without waiting for the device. The result is a copy.
     """
@@ -50,7 +52,8 @@ class Collector:
     """Reads the statistics whose name matches `regex` wholly.
 
     Args:
-        keep_previous: where nothing was reported between two updates, keep the numbers from before; False = forget them.
+        keep_previous: where nothing was reported between two updates, keep the numbers from before; False = forget
+                       them.
     """
 
     def __init__(self, regex='.*', keep_previous=True):
@@ -80,7 +83,8 @@ class Collector:
     def state_dict(self):
         """{name: [count, sum, sum of squares]} since the last update, over all processes, which must all call it."""
         names = self.names()
-        since = {name: now - self._seen.get(name, torch.zeros_like(now)) for name, now in zip(names, _sum_over_processes(names), strict=True)}
+        since = {name: now - self._seen.get(name, torch.zeros_like(now))
+                 for name, now in zip(names, _sum_over_processes(names), strict=True)}
         return {name: moments.tolist() for name, moments in since.items() if moments[0] != 0}
 
     def load_state_dict(self, state):

@@ -32,7 +32,8 @@ STARTED = (run_files.STATE_FILE, run_files.STATS_FILE)         # the first files
 def launch(config, run_dir):
     """Trains in `run_dir`, in as many processes as the configuration says."""
     if config.device == 'cuda' and 'RANK' not in os.environ and config.num_gpus > torch.cuda.device_count():
-        raise UserError(f'--gpus={config.num_gpus}: this machine has {torch.cuda.device_count()}; use torchrun to train on several machines')
+        raise UserError(f'--gpus={config.num_gpus}: this machine has {torch.cuda.device_count()}; use torchrun to '
+                        'train on several machines')
     made = not os.path.exists(run_dir)
     config.update(distributed.agree(lambda: _prepare(config, run_dir)))
     _check_shared(run_dir)
@@ -67,18 +68,22 @@ def _check_shared(run_dir, patience_sec=10):
     deadline = time.monotonic() + patience_sec
     while not os.path.isfile(os.path.join(run_dir, OPTIONS_FILE)):
         if time.monotonic() > deadline:
-            raise UserError(f'{run_dir}: made by the first process, not to be seen on {socket.gethostname()}; --outdir must be on a file system '
+            raise UserError(f'{run_dir}: made by the first process, not to be seen on {socket.gethostname()}; --outdir '
+                            'must be on a file system '
                             'that all machines share, under the same path')
         time.sleep(0.1)
 
 
 def _spawn(config, run_dir):
     """One process per GPU; a signal to this one goes to all, and their exit code is this one's."""
-    store = torch.distributed.TCPStore('localhost', 0, is_master=True, wait_for_workers=False)     # outlives any of them
-    context = torch.multiprocessing.spawn(_worker, args=(config, run_dir, store.port), nprocs=config.num_gpus, join=False)
+    # Outlives any of them
+    store = torch.distributed.TCPStore('localhost', 0, is_master=True, wait_for_workers=False)
+    context = torch.multiprocessing.spawn(_worker, args=(config, run_dir, store.port),
+                                          nprocs=config.num_gpus, join=False)
     pass_on = lambda signum, _frame: [os.kill(pid, signum) for pid in context.pids()]
     previous = {sig: signal.signal(sig, pass_on) for sig in SIGNALS if sig != signal.SIGINT}
-    previous[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)         # a terminal sends Ctrl-C to all processes itself
+    # A terminal sends Ctrl-C to all processes itself
+    previous[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         sys.exit(_join(context.processes))
     finally:
@@ -87,7 +92,8 @@ def _spawn(config, run_dir):
 
 
 def _join(processes):
-    """Waits for all; where one fails, the others have `GRACE_SEC` to end. -> exit code, or a message of what nobody else can tell."""
+    """Waits for all; where one fails, the others have `GRACE_SEC` to end. -> exit code, or a message of what nobody
+    else can tell."""
     waiting = {process.sentinel: process for process in processes}
     while waiting:
         for sentinel in multiprocessing.connection.wait(waiting):
@@ -97,7 +103,8 @@ def _join(processes):
                 continue
             _end(waiting.values())
             if process.exitcode < 0:
-                return (f'Error: process {processes.index(process)} of {len(processes)} was killed by {signal.Signals(-process.exitcode).name}; '
+                return (f'Error: process {processes.index(process)} of {len(processes)} was killed by '
+                        f'{signal.Signals(-process.exitcode).name}; '
                         'the same command continues from the last state')
             return process.exitcode             # it has said why
     return 0
@@ -114,8 +121,10 @@ def _end(processes):
 
 
 def _worker(local_rank, config, run_dir, port):
-    os.environ.update(RANK=str(local_rank), LOCAL_RANK=str(local_rank), WORLD_SIZE=str(config['num_gpus']), MASTER_ADDR='localhost',
-                      MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE='True')       # as torchrun does: the store is another process's
+    os.environ.update(RANK=str(local_rank), LOCAL_RANK=str(local_rank), WORLD_SIZE=str(config['num_gpus']),
+                      MASTER_ADDR='localhost',
+                      # As torchrun does: the store is another process's
+                      MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE='True')
     with user_errors(), distributed.one_message():
         _train(config, run_dir)
 
@@ -123,12 +132,14 @@ def _worker(local_rank, config, run_dir, port):
 def _train(config, run_dir):
     if config['device'] == 'cpu' and not cpu_threads.is_users():
         torch.set_num_threads(config['found_out']['cpu_threads'])
-    log = dnnlib.util.Logger(os.path.join(run_dir, run_files.LOG_FILE)) if distributed.launched_rank() == 0 else contextlib.nullcontext()
+    log = (dnnlib.util.Logger(os.path.join(run_dir, run_files.LOG_FILE)) if distributed.launched_rank() == 0
+           else contextlib.nullcontext())
     with log:
         complete = training_loop(config, run_dir, config['device'])
         if complete and distributed.get_rank() == 0:
             write_model_card(run_dir)
         if not complete:
             distributed.print0(f'Stopped; the state is in {run_dir}. The same command continues.')
-    distributed.barrier()                       # one that has ended must not look like one that failed while the first still writes
+    # One that has ended must not look like one that failed while the first still writes
+    distributed.barrier()
     distributed.leave()

@@ -29,13 +29,15 @@ class StyleGAN2Loss:
         gan_loss:          name in `gan_losses.GAN_LOSSES`: 'logistic' (non-saturating) or 'hinge'.
     """
 
-    def __init__(self, device, G_mapping, G_synthesis, D, augment_pipe=None, style_mixing_prob=0.9, r1_gamma=10, pl_batch_shrink=2,
+    def __init__(self, device, G_mapping, G_synthesis, D, augment_pipe=None, style_mixing_prob=0.9, r1_gamma=10,
+                 pl_batch_shrink=2,
                  pl_decay=0.01, pl_weight=2, terms=None, gan_loss='logistic'):
         if gan_loss not in GAN_LOSSES:
             raise ValueError(f'gan_loss is {gan_loss!r}, it must be one of {", ".join(GAN_LOSSES)}')
         self.device = torch.device(device)
         self.G_mapping = G_mapping
-        self.G_synthesis = self.main_synthesis = G_synthesis        # main_...: what Gmain and Dmain call; compiled, if it is asked for
+        # main_...: what Gmain and Dmain call; compiled, if it is asked for
+        self.G_synthesis = self.main_synthesis = G_synthesis
         self.D = self.main_D = D
         self.gan_loss = GAN_LOSSES[gan_loss]
         self.augment_pipe = augment_pipe
@@ -55,7 +57,8 @@ class StyleGAN2Loss:
 
     def load_state_dict(self, state):
         self.pl_mean.copy_(state['pl_mean'])
-        self.terms.load_state_dict({name.removeprefix('terms.'): value for name, value in state.items() if name.startswith('terms.')})
+        self.terms.load_state_dict({name.removeprefix('terms.'): value for name, value in state.items()
+                                    if name.startswith('terms.')})
 
     def start_step(self, cur_nimg):
         """Before the micro-batches of an optimiser step."""
@@ -76,19 +79,22 @@ class StyleGAN2Loss:
         return phase[0] == 'G' and self.regularises(phase)
 
     def tensors(self):
-        """What a phase may change beside gradients: the buffers of the networks and the terms, the mean length of paths."""
+        """What a phase may change beside gradients: the buffers of the networks and the terms, the mean length of
+        paths."""
         modules = (self.G_mapping, self.G_synthesis, self.D, self.terms)
         return [self.pl_mean, *(buffer for module in modules for buffer in module.buffers())]
 
     def acting_terms(self, phase):
-        """{name: term} of those with a part in a phase: in a regularisation alone, those that may put other images in the place of the reals."""
+        """{name: term} of those with a part in a phase: in a regularisation alone, those that may put other images in
+        the place of the reals."""
         if not phase.endswith('reg'):
             return dict(self.terms.items())
         replace = lambda term: phase[0] == 'D' and type(term).replace_reals is not Term.replace_reals
         return {name: term for name, term in self.terms.items() if replace(term)}
 
     def recording_key(self, phase):
-        """What the terms have decided for this phase other than in tensors (`Term.recording_key`); None = not to be recorded."""
+        """What the terms have decided for this phase other than in tensors (`Term.recording_key`); None = not to be
+        recorded."""
         keys = tuple(term.recording_key(phase) for term in self.acting_terms(phase).values())
         return None if None in keys else keys
 
@@ -125,7 +131,8 @@ class StyleGAN2Loss:
     # -- the two networks
 
     def run_G(self, z, c, synthesis=None):
-        """-> gen_img, ws. synthesis: in place of the network itself, a compiled one, which cannot be differentiated twice."""
+        """-> gen_img, ws. synthesis: in place of the network itself, a compiled one, which cannot be differentiated
+        twice."""
         ws = self.G_mapping(z, c)
         if self.style_mixing_prob > 0:
             num_ws = ws.shape[1]
@@ -140,7 +147,8 @@ class StyleGAN2Loss:
         return img if self.augment_pipe is None else self.augment_pipe(img)
 
     def run_D(self, step, img, c, D=None):
-        """Puts the logits (and the features, if a term may want them) of augmented images into the record; -> logits. D: as in `run_G`."""
+        """Puts the logits (and the features, if a term may want them) of augmented images into the record; -> logits.
+        D: as in `run_G`."""
         D = self.D if D is None else D
         if len(self.terms) > 0:
             step.logits, step.features = D(img, c, return_features=True)
@@ -165,8 +173,10 @@ class StyleGAN2Loss:
         with no_weight_gradients():
             grads, = torch.autograd.grad((gen_img * noise).sum(), ws, create_graph=True)
         lengths = grads.square().sum(2).mean(1).sqrt()
-        pl_mean = self.pl_mean.lerp(distributed.mean(lengths.mean()), self.pl_decay)    # not detached: the mean, too, is moved towards the lengths
-        self.pl_mean.copy_(torch.where(pl_mean.isfinite(), pl_mean, self.pl_mean).detach())      # a step left out must not spoil it for ever
+        # Not detached: the mean, too, is moved towards the lengths
+        pl_mean = self.pl_mean.lerp(distributed.mean(lengths.mean()), self.pl_decay)
+        # A step left out must not spoil it for ever
+        self.pl_mean.copy_(torch.where(pl_mean.isfinite(), pl_mean, self.pl_mean).detach())
         penalty = training_stats.report('Loss/pl_penalty', (lengths - pl_mean).square())
         loss = training_stats.report('Loss/G/reg', penalty * self.pl_weight)
         loss.mean().mul(gain).backward()
@@ -216,6 +226,7 @@ class StyleGAN2Loss:
 
 
 def report_logits(kind, logits):
-    """`Loss/scores/...` = D's confidence, `Loss/signs/...` = the fraction it takes for real minus the rest (what ADA follows)."""
+    """`Loss/scores/...` = D's confidence, `Loss/signs/...` = the fraction it takes for real minus the rest (what ADA
+    follows)."""
     training_stats.report(f'Loss/scores/{kind}', logits)
     training_stats.report(f'Loss/signs/{kind}', logits.sign())

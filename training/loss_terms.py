@@ -17,7 +17,8 @@ class Step:
     """
     real_img: torch.Tensor                      # [N, C, H, W] in [-1, 1], before augmentation
     real_c: torch.Tensor                        # [N, c_dim]
-    real_idx: torch.Tensor | None               # [N] int64: number of the image in the data set, its mirror image counted apart
+    # [N] int64: number of the image in the data set, its mirror image counted apart
+    real_idx: torch.Tensor | None
     gen_z: torch.Tensor                         # [N, z_dim]
     gen_c: torch.Tensor
     round_idx: int = 0                          # number of the micro-batch in its step
@@ -35,33 +36,38 @@ class Step:
 class Term(torch.nn.Module):
     """Base class of a method that adds to the D step or the G step; all hooks are optional.
 
-    Parameters that require gradients are trained by D's optimiser; all parameters and buffers are part of the training state. A hook
-    that returns {name: value} gives losses: each value is one per sample [N] or a scalar, its weight included; it is reported as
-    `Loss/{name}` and added to the loss.
+    Parameters that require gradients are trained by D's optimiser; all parameters and buffers are part of the training
+    state. A hook that returns {name: value} gives losses: each value is one per sample [N] or a scalar, its weight
+    included; it is reported as `Loss/{name}` and added to the loss.
     """
 
     notes: list = ()                # lines that a run prints at its start
-    image_features = None           # or a method, images [N, C, H, W] in [-1, 1] -> [N, F]: what images can be compared by
+    # Or a method, images [N, C, H, W] in [-1, 1] -> [N, F]: what images can be compared by
+    image_features = None
 
     @classmethod
     def build(cls, device, D, **kwargs) -> 'Term':
-        """The term for a training of `D` on `device`. kwargs: as the configuration has them; by default the constructor's."""
+        """The term for a training of `D` on `device`. kwargs: as the configuration has them; by default the
+        constructor's."""
         return cls(**kwargs)
 
     def bind(self, loss) -> None:
-        """Once, before the training: the `StyleGAN2Loss` that the term takes part in, for its networks and its augmentation."""
+        """Once, before the training: the `StyleGAN2Loss` that the term takes part in, for its networks and its
+        augmentation."""
 
     def start_step(self, cur_nimg: int) -> None:
-        """Before the first micro-batch of an optimiser step; `cur_nimg` images have been seen. Draws that must agree on all processes."""
+        """Before the first micro-batch of an optimiser step; `cur_nimg` images have been seen. Draws that must agree on
+        all processes."""
 
     def recording_key(self, phase: str) -> Hashable | None:
-        """For CUDA graphs: all that the hooks of a phase ('Gmain', 'Dreg', ...) depend on but for tensors, whose values may change and
-        whose place may not; what a hook changes must be a buffer. None, as here, keeps the phase from being recorded: now, or, before the
-        first step, ever."""
+        """For CUDA graphs: all that the hooks of a phase ('Gmain', 'Dreg', ...) depend on but for tensors, whose values
+        may change and whose place may not; what a hook changes must be a buffer. None, as here, keeps the phase from
+        being recorded: now, or, before the first step, ever."""
         return None
 
     def replace_reals(self, step: Step) -> None:
-        """At the begin of a D step, also of a regularisation alone: may put other images into the record, with `pseudo` and labels."""
+        """At the begin of a D step, also of a regularisation alone: may put other images into the record, with `pseudo`
+        and labels."""
 
     def prepare(self, step: Step) -> None:
         """Before the fake pass of a D step, when all images are known."""
@@ -79,4 +85,5 @@ class Term(torch.nn.Module):
         return {}
 
     def finish_step(self, batch_idx: int) -> None:
-        """After all phases of iteration number `batch_idx` (from 0); what depends on other processes is exchanged here."""
+        """After all phases of iteration number `batch_idx` (from 0); what depends on other processes is exchanged
+        here."""

@@ -1,4 +1,5 @@
-"""Networks by file, address, published name or repository: `G = load_generator('https://host/network-snapshot-000300.safetensors')`."""
+"""Networks by file, address, published name or repository: `G =
+load_generator('https://host/network-snapshot-000300.safetensors')`."""
 
 import copy
 import inspect
@@ -13,8 +14,9 @@ from .snapshots import files as snapshots
 from .snapshots import hub
 from .snapshots.arguments import described, laid_out, match
 
-# Networks that StyleGAN2-ADA publishes as starting points for transfer learning, by the names that its --resume takes. They are pickles,
-# of which only tensors and settings are read. Their licence, NVIDIA's, allows non-commercial use only.
+# Networks that StyleGAN2-ADA publishes as starting points for transfer learning, by the names that its --resume takes.
+# They are pickles, of which only tensors and settings are read. Their licence, NVIDIA's, allows non-commercial use
+# only.
 SOURCE_NETS = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/transfer-learning-source-nets/'
 PUBLISHED = {
     'ffhq256': SOURCE_NETS + 'ffhq-res256-mirror-paper256-noaug.pkl',
@@ -42,8 +44,8 @@ def locate(network, option='--network', sha256=None):
     """What a user calls a network -> path of its file, downloaded to a cache where needed.
 
     Args:
-        network: a file; an http(s) address, which may end in #sha256=HEX; a name in `PUBLISHED` or `SHIPPED` (./NAME is a
-                 file of that name); hf:user/repo[/file][@revision] on the Hugging Face Hub.
+        network: a file; an http(s) address, which may end in #sha256=HEX; a name in `PUBLISHED` or `SHIPPED` (./NAME is
+                 a file of that name); hf:user/repo[/file][@revision] on the Hugging Face Hub.
         option:  where the user gave it, for messages.
         sha256:  expected digest in hex, of an address; None = that in the address, else that of the first download.
     Raises:      UserError if it cannot be had.
@@ -52,22 +54,27 @@ def locate(network, option='--network', sha256=None):
     if hub.is_hub_name(address):
         return hub.download(address, option)
     if is_url(address):
-        return files.download(address, sha256, what=option if network == address else f'{option}={network}', option=option)
+        return files.download(address, sha256, what=option if network == address else f'{option}={network}',
+                              option=option)
     if os.path.isdir(address):
-        found = [name for name in os.listdir(address) if name.startswith('network-snapshot-') and name.endswith('.safetensors')]
+        found = [name for name in os.listdir(address) if name.startswith('network-snapshot-')
+                 and name.endswith('.safetensors')]
         newest = max(found, default='network-snapshot-000060.safetensors')
         raise UserError(f'{option}={network}: is a folder; name a snapshot in it, such as {newest}')
     if not os.path.isfile(address):
-        raise UserError(f'{option}={network}: there is no such file; name a network-snapshot-....safetensors, an https:// address, '
+        raise UserError(f'{option}={network}: there is no such file; name a network-snapshot-....safetensors, an '
+                        'https:// address, '
                         f'hf:user/repo, or one of {", ".join([*SHIPPED, *PUBLISHED])}')
     return address
 
 
 def load_snapshot(network, device='auto', option='--network'):
-    """-> `snapshots.Snapshot` with G_ema alone; arguments as below. Raises UserError if the network cannot be had or has no G_ema."""
+    """-> `snapshots.Snapshot` with G_ema alone; arguments as below. Raises UserError if the network cannot be had or
+    has no G_ema."""
     snapshot = snapshots.load_networks(locate(network, option), torch_device(device), names=['G_ema'])
     if 'G_ema' not in snapshot.networks:
-        raise UserError(f'{option}={network}: there is no G_ema in it; name a network-snapshot-....safetensors of train.py')
+        raise UserError(f'{option}={network}: there is no G_ema in it; name a network-snapshot-....safetensors '
+                        'of train.py')
     return snapshot
 
 
@@ -101,7 +108,8 @@ def _edited(training):
 
 
 def load_generator(path_or_url, device='auto'):
-    """The averaged generator of a snapshot, in eval mode and without gradients: `G(z [N, z_dim], c [N, c_dim])` -> [N, C, H, W] in [-1, 1].
+    """The averaged generator of a snapshot, in eval mode and without gradients: `G(z [N, z_dim], c [N, c_dim])` -> [N,
+    C, H, W] in [-1, 1].
 
     Args:
         path_or_url: as `network` of `locate`.

@@ -1,4 +1,5 @@
-"""The networks of a run: built from the configuration, with the weights of another run if it says so, the same on all processes."""
+"""The networks of a run: built from the configuration, with the weights of another run if it says so, the same on all
+processes."""
 
 import contextlib
 import copy
@@ -18,14 +19,16 @@ from .snapshots.arguments import check_readable
 
 
 def build_networks(config, dataset, device):
-    """-> ({'G', 'D', 'G_ema': module on `device`, frozen}, {name: constructor arguments}, lines that say what --init-from gave).
+    """-> ({'G', 'D', 'G_ema': module on `device`, frozen}, {name: constructor arguments}, lines that say what
+    --init-from gave).
 
     Raises UserError if --init-from does not fit, or snapshots of the networks could not be read.
     """
     torch.manual_seed(config.random_seed)
     network_kwargs = _network_kwargs(config, dataset)
     check_readable(network_kwargs)
-    networks = {name: dnnlib.util.construct_class_by_name(**network_kwargs[name]).train().requires_grad_(False) for name in ('G', 'D')}
+    networks = {name: dnnlib.util.construct_class_by_name(**network_kwargs[name]).train().requires_grad_(False)
+                for name in ('G', 'D')}
     networks['G_ema'] = copy.deepcopy(networks['G']).eval()
     notes = _init_from(config.init_from, networks) if config.init_from else []
     for module in networks.values():
@@ -37,9 +40,11 @@ def build_networks(config, dataset, device):
 
 
 def use_channels_last(network):
-    """Lays out the convolution weights of a network for channels_last activations, in place: on a GPU those of blocks in half precision.
+    """Lays out the convolution weights of a network for channels_last activations, in place: on a GPU those of blocks
+    in half precision.
 
-    Those of upsampling layers also exchange input and output channels in memory, as the transposed convolution reads them.
+    Those of upsampling layers also exchange input and output channels in memory, as the transposed convolution reads
+    them.
     """
     on_cpu = all(weight.device.type == 'cpu' for weight in network.parameters())
     roots = [network] if on_cpu else [part for part in network.modules() if isinstance(part, Block) and part.use_fp16]
@@ -88,12 +93,15 @@ def _init_from(path, networks):
     for name, module in networks.items():
         found = source.networks.get(name, source.networks.get('G_ema') if name == 'G' else None)
         if found is None:
-            notes.append(f'{name}: starts afresh; training-state.safetensors has it, and a snapshot written with --snapshot-networks=all')
+            notes.append(f'{name}: starts afresh; training-state.safetensors has it, and a snapshot written with '
+                         '--snapshot-networks=all')
             continue
         copied, left = checkpoint.copy_matching(found.state_dict(), module)
         if not copied:
-            raise UserError(f'--init-from={path}: no weight of its {name} fits this one; use the same --cfg and resolution')
-        notes.append(f'{name}: {len(copied)} of {len(copied) + len(left)} tensors from {path}' + (f'; new: {some(left, 4)}' if left else '')
+            raise UserError(f'--init-from={path}: no weight of its {name} fits this one; use the same --cfg and '
+                            'resolution')
+        notes.append(f'{name}: {len(copied)} of {len(copied) + len(left)} tensors from {path}'
+                     + (f'; new: {some(left, 4)}' if left else '')
                      + _not_used(found, module, copied))
     return notes
 
@@ -101,5 +109,6 @@ def _init_from(path, networks):
 def _not_used(source, module, copied):
     """What is lost of a network for images and classes of the same kind, or ''."""
     lost = sorted(set(source.state_dict()) - set(copied))
-    same_kind = (source.img_resolution, source.img_channels, source.c_dim) == (module.img_resolution, module.img_channels, module.c_dim)
+    same_kind = (source.img_resolution, source.img_channels, source.c_dim) == (module.img_resolution,
+                                                                               module.img_channels, module.c_dim)
     return f'; not used: {some(lost, 4)}; use the --cfg it was trained with' if lost and same_kind else ''

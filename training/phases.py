@@ -10,7 +10,8 @@ from torch_utils import distributed, training_stats
 
 
 class PhaseTimer:
-    """Seconds spent between `start()` and `stop()`, summed since the last `take()`, without waiting for the device in between."""
+    """Seconds spent between `start()` and `stop()`, summed since the last `take()`, without waiting for the device in
+    between."""
 
     def __init__(self, device):
         self.device = device
@@ -69,7 +70,8 @@ class Phase:
             bad = (~norms.isfinite().all()).to(torch.float32)
             training_stats.report(f'Progress/skipped_steps/{self.name}', bad)
             self.skipped = bad
-            self.opt.found_inf = bad            # a fused optimiser leaves everything as it is where this is 1, without waiting
+            # A fused optimiser leaves everything as it is where this is 1, without waiting
+            self.opt.found_inf = bad
             self.opt.step()
         self.timer.stop()
 
@@ -88,7 +90,8 @@ def make_phases(G, D, extra_D_params, G_opt_kwargs, D_opt_kwargs, G_reg_interval
     the first included. What counts images (the length of a run, ADA, schedules) counts the reals that D sees; the
     average of G's weights moves where G has taken a step, by the images since the last one.
 
-    With lazy regularisation (interval k; StyleGAN2, appendix B) main and regularisation alternate on one optimiser, whose learning
+    With lazy regularisation (interval k; StyleGAN2, appendix B) main and regularisation alternate on one optimiser,
+    whose learning
     rate and betas are adjusted for the extra steps: lr * c, beta ** c with c = k / (k + 1).
 
     Args:
@@ -103,7 +106,8 @@ def make_phases(G, D, extra_D_params, G_opt_kwargs, D_opt_kwargs, G_reg_interval
     for name, module, extra, opt_kwargs, interval, spacing in networks:
         params = [*module.parameters(), *extra]
         c = 1 if interval is None else interval / (interval + 1)
-        opt_kwargs = dict(opt_kwargs, lr=opt_kwargs['lr'] * c, betas=[float(beta) ** c for beta in opt_kwargs['betas']], fused=True)
+        opt_kwargs = dict(opt_kwargs, lr=opt_kwargs['lr'] * c, betas=[float(beta) ** c for beta in opt_kwargs['betas']],
+                          fused=True)
         opt = dnnlib.util.construct_class_by_name(params, **opt_kwargs)
         for part, steps in [('both', 1)] if interval is None else [('main', 1), ('reg', interval)]:
             phases.append(Phase(name + part, module, params, opt, steps * spacing, steps, PhaseTimer(device), averages))

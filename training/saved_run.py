@@ -40,7 +40,8 @@ class SavedRun:
         if self.progress is not None:
             self.state.elapsed_sec = self.progress.elapsed_sec
             self.progress.close()
-        self.progress = Progress(self.run_dir if self.is_first else None, self.config.total_kimg, self.cur_nimg, self.state.cur_tick,
+        self.progress = Progress(self.run_dir if self.is_first else None, self.config.total_kimg, self.cur_nimg,
+                                 self.state.cur_tick,
                                  self.state.elapsed_sec, self.state.num_rollbacks, self.state.pending_stats)
 
     def _parts(self):
@@ -55,10 +56,12 @@ class SavedRun:
         self.state.pending_stats = self.progress.collector.state_dict()
         self.state.elapsed_sec = self.progress.elapsed_sec
         if self.is_first:
-            self.store.save_state(states, dict(cur_nimg=self.cur_nimg, batch_idx=self.training.batch_idx, **self.state.saved()))
+            self.store.save_state(states, dict(cur_nimg=self.cur_nimg, batch_idx=self.training.batch_idx,
+                                               **self.state.saved()))
 
     def resume(self):
-        """Continues from the run's state, if there is one, else from the state that the run is a fork of. -> whether there is any."""
+        """Continues from the run's state, if there is one, else from the state that the run is a fork of. -> whether
+        there is any."""
         if self._restore():
             distributed.print0(f'Continuing {self.run_dir} at {self.cur_nimg / 1000:.1f} kimg.')
         elif self.config.fork_from:
@@ -77,7 +80,8 @@ class SavedRun:
             if name in states:
                 part.load_state_dict(states[name])
             elif name != 'bad_steps' and not name.startswith('observer_'):      # those may have joined since
-                raise UserError(f'{self.run_dir}: its state has no {name}; use --new-run=1, or --fork-from={self.run_dir}')
+                raise UserError(f'{self.run_dir}: its state has no {name}; use --new-run=1, or '
+                                f'--fork-from={self.run_dir}')
         self._go_on_at(progress)
         self.continues = True
         return True
@@ -86,7 +90,8 @@ class SavedRun:
         progress, self.config.found_out['fork_origin'] = fork.take_over(self.training, self._parts(), self.config)
         if self.is_first:
             found_out.write(self.run_dir, self.config.found_out)
-        distributed.print0(f'Starting from the state of {self.config.fork_from} at {progress["cur_nimg"] / 1000:g} kimg.')
+        distributed.print0(f'Starting from the state of {self.config.fork_from} at '
+                           f'{progress["cur_nimg"] / 1000:g} kimg.')
         self._go_on_at(progress)
 
     def _go_on_at(self, progress):
@@ -108,13 +113,17 @@ class SavedRun:
         return self.bad_steps.exceeded is not None
 
     def _roll_back(self):
-        """After too many bad steps in a row: back to the last good state with a lower learning rate. Raises UserError to end the run."""
+        """After too many bad steps in a row: back to the last good state with a lower learning rate. Raises UserError
+        to end the run."""
         bad, came_to = self.bad_steps, self.cur_nimg
         what, phase = bad.check_rollback(self.run_dir, came_to, self.state.num_rollbacks), bad.exceeded
         if not self._restore(bad_steps.is_good):
-            raise UserError(f'{self.run_dir}: {what}, and there is no good state to go back to; {bad_steps.advice(self.run_dir)}')
-        self.state.history.append(dict(event='rollback', cur_nimg=came_to, phase=phase, lr_factor=bad.lr_factor, to=self.cur_nimg))
+            raise UserError(f'{self.run_dir}: {what}, and there is no good state to go back to; '
+                            f'{bad_steps.advice(self.run_dir)}')
+        self.state.history.append(dict(event='rollback', cur_nimg=came_to, phase=phase, lr_factor=bad.lr_factor,
+                                       to=self.cur_nimg))
         self.training.scale_learning_rates(bad.lr_factor)
         self._start_progress()
-        self.progress.message(f'Warning: {what}. Back to {self.cur_nimg / 1000:g} kimg, with {bad.lr_factor:g} times the learning rate.')
+        self.progress.message(f'Warning: {what}. Back to {self.cur_nimg / 1000:g} kimg, with {bad.lr_factor:g} times '
+                              'the learning rate.')
         self.save_state()

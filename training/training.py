@@ -38,7 +38,8 @@ class Training:
         config: what training_options.json holds (see train.py).
         device: torch device.
     Attributes:
-        cur_nimg, batch_idx: images seen and iterations done. Random numbers and the order of images follow from them and the seed.
+        cur_nimg, batch_idx: images seen and iterations done. Random numbers and the order of images follow from them
+                             and the seed.
         notes: lines that say what was found while setting up.
     """
 
@@ -65,7 +66,8 @@ class Training:
         c = self.config
         self.dataset = dnnlib.util.construct_class_by_name(**c.training_set_kwargs)
         self.batch_rank = c.batch_size // self.num_ranks
-        self.reals = RealImages(self.dataset, self.batch_rank, self.device, rank=self.rank, num_ranks=self.num_ranks, seed=c.random_seed,
+        self.reals = RealImages(self.dataset, self.batch_rank, self.device, rank=self.rank, num_ranks=self.num_ranks,
+                                seed=c.random_seed,
                                 **c.data_loader_kwargs)
 
     def _build_loss(self):
@@ -113,7 +115,8 @@ class Training:
     # -- the step
 
     def step(self):
-        """One iteration: all phases that are due. -> those phases, in order; `Phase.skipped` says which were left out."""
+        """One iteration: all phases that are due. -> those phases, in order; `Phase.skipped` says which were left
+        out."""
         c = self.config
         torch.manual_seed(misc.step_seed(c.random_seed, self.rank, self.cur_nimg))
         reals = self.reals.batch(self.cur_nimg)
@@ -136,10 +139,12 @@ class Training:
         return due
 
     def _accumulate(self, phase, *tensors):
-        """Accumulates gradients over micro-batches; the result is the batch mean for any batch_gpu. tensors: those of a `Batch`."""
+        """Accumulates gradients over micro-batches; the result is the batch mean for any batch_gpu. tensors: those of a
+        `Batch`."""
         parts = Batch(*tensors).split(self.config.batch_gpu)
         for i, part in enumerate(parts):
-            self.loss.accumulate_gradients(phase=phase.name, gain=phase.gain / len(parts), round_idx=i, **part._asdict())
+            self.loss.accumulate_gradients(phase=phase.name, gain=phase.gain / len(parts), round_idx=i,
+                                           **part._asdict())
 
     # -- state
 

@@ -16,7 +16,8 @@ from .training import Training
 
 
 class Run(SavedRun):
-    """A run from its start to its end: iterations, ticks with their records, snapshots and metrics, and observers that may end it."""
+    """A run from its start to its end: iterations, ticks with their records, snapshots and metrics, and observers that
+    may end it."""
 
     def __init__(self, config, run_dir, device):
         super().__init__(config, run_dir, device)
@@ -34,7 +35,8 @@ class Run(SavedRun):
     # -- the run from its start to its end
 
     def run(self):
-        """Trains until total_kimg, until an observer ends the run, or until a signal, upon which the state is saved. -> whether it is complete."""
+        """Trains until total_kimg, until an observer ends the run, or until a signal, upon which the state is saved. ->
+        whether it is complete."""
         machine.tell(self.run_dir if self.is_first else None, self.training.device, self.cur_nimg, distributed.print0)
         if not self.is_over:
             self.training.speed_up(distributed.print0)
@@ -138,7 +140,8 @@ class Run(SavedRun):
 
     def save_fakes(self):
         if self.is_first:
-            self.grid.save_fakes(self.training.G_ema, f'fakes{run_files.kimg_label(self.cur_nimg, self.config.kimg_per_tick)}.png')
+            self.grid.save_fakes(self.training.G_ema,
+                                 f'fakes{run_files.kimg_label(self.cur_nimg, self.config.kimg_per_tick)}.png')
 
     def save_snapshot(self):
         if self.is_first:
@@ -146,15 +149,18 @@ class Run(SavedRun):
             self.store.save_snapshot(self.cur_nimg, networks, self.state.history)
 
     def evaluate(self):
-        """Metrics of the averaged generator that are not on record yet, by the function that the configuration names."""
+        """Metrics of the averaged generator that are not on record yet, by the function that the configuration
+        names."""
         c = self.config
         snapshot = self.store.snapshot_path(self.cur_nimg)
         if metrics := distributed.agree(lambda: run_files.unmeasured(self.run_dir, snapshot, c.metrics)):
             self.store.wait()               # a value on record belongs to a snapshot on the disk
             self.progress.bar.clear()
-            dnnlib.util.call_func_by_name(metrics=metrics, G=self.training.G_ema, device=self.training.device, seed=c.random_seed,
+            dnnlib.util.call_func_by_name(metrics=metrics, G=self.training.G_ema, device=self.training.device,
+                                          seed=c.random_seed,
                                           dataset_kwargs=c.get('metric_set_kwargs', c.training_set_kwargs),
-                                          progress=False, run_dir=self.run_dir, snapshot=snapshot, cur_nimg=self.cur_nimg,
+                                          progress=False, run_dir=self.run_dir, snapshot=snapshot,
+                                          cur_nimg=self.cur_nimg,
                                           **c.metric_kwargs)
         if self.is_first:
             self.store.metrics_measured(self.cur_nimg)
@@ -162,9 +168,11 @@ class Run(SavedRun):
     # -- observers that end the run
 
     def _ask_observers(self, saved=True):
-        """Lets an observer end the run, which then is saved and measured as at its full length. All processes decide as the first one."""
+        """Lets an observer end the run, which then is saved and measured as at its full length. All processes decide as
+        the first one."""
         verdicts = {name: observer.verdict(self.run_dir, self.cur_nimg) for name, observer in self.observers.items()}
-        by, why = distributed.agree(lambda: next(((name, why) for name, why in verdicts.items() if why is not None), (None, None)))
+        by, why = distributed.agree(lambda: next(((name, why) for name, why in verdicts.items() if why is not None),
+                                                 (None, None)))
         if by is None:
             return
         if not saved:

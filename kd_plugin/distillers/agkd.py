@@ -27,7 +27,8 @@ DISTANCES = dict(l1=l1, l2=euclidean, cosine=cosine)            # --kd-distance
 
 
 class AGKD(Distiller):
-    """Pulls the student's embedding of an image to the teacher's, and with probability p also to that of the other kind.
+    """Pulls the student's embedding of an image to the teacher's, and with probability p also to that of the other
+    kind.
 
     The paper's terms are |I(x) - Df(x)| + |I(G(z)) - Df(G(z))| (distillation) and |I(x) - Df(G(z))| + |I(G(z)) - Df(x)|
     (aggregation, kept if q <= p for q ~ U(0, 1)). A pass over fakes or over reals holds one of each pair. The distance
@@ -43,7 +44,8 @@ class AGKD(Distiller):
         self.aggregate = True
 
     def start_step(self, cur_nimg):
-        """Draws q for an optimiser step: a function of (seed, images seen), hence equal on all processes and after a resume."""
+        """Draws q for an optimiser step: a function of (seed, images seen), hence equal on all processes and after a
+        resume."""
         digest = hashlib.sha256(f'agkd/{self.seed}/{cur_nimg}'.encode()).digest()
         q = int.from_bytes(digest[:8], 'little') / 2 ** 64
         self.aggregate = q <= self.settings.p

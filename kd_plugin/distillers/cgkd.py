@@ -16,9 +16,10 @@ def image_text_correlation(feats, text_feats, center=False):
     Args:
         feats:      [N, M] image features of the student or the teacher.
         text_feats: [K, M] text features, fixed during training.
-        center:     subtract the mean over the K texts from each row, before its length is made 1. Not in the paper: rows of CLIP's
-                    are nearly parallel, as every image is a little similar to every text.
-    Returns:        [N, K] float32; rows have L2 norm 1 (the paper writes norm(.) without an axis; rows as in the released code).
+        center:     subtract the mean over the K texts from each row, before its length is made 1. Not in the paper:
+                    rows of CLIP's are nearly parallel, as every image is a little similar to every text.
+    Returns:        [N, K] float32; rows have L2 norm 1 (the paper writes norm(.) without an axis; rows as in the
+                    released code).
     """
     corr = feats.to(torch.float32) @ text_feats.to(torch.float32).t()
     return F.normalize(corr - corr.mean(1, keepdim=True) if center else corr, dim=1)
@@ -43,7 +44,8 @@ DISTANCES = dict(l1=l1, l2=squared, cosine=cosine)              # --kd-distance
 
 
 class CGKD(Distiller):
-    """Pulls the student's image-text correlations to the teacher's: L = |C_T - C_S|, and reads the pairwise diversity L_PD (`diversity.py`).
+    """Pulls the student's image-text correlations to the teacher's: L = |C_T - C_S|, and reads the pairwise diversity
+    L_PD (`diversity.py`).
 
     L is averaged over the batch, or summed, which grows with the batch as in the released code.
     """

@@ -17,9 +17,11 @@ class Pass(NamedTuple):
 
 
 class Distiller(torch.nn.Module):
-    """Base class: a subclass names itself, says which settings concern it, and gives `loss`, or `d_losses` where there are several.
+    """Base class: a subclass names itself, says which settings concern it, and gives `loss`, or `d_losses` where there
+    are several.
 
-    Its parameters are trained with D; parameters and buffers are part of the training state. Its weight is the setting `weight_{name}`.
+    Its parameters are trained with D; parameters and buffers are part of the training state. Its weight is the setting
+    `weight_{name}`.
 
     Args:
         settings:   `presets.Preset`.
@@ -30,7 +32,8 @@ class Distiller(torch.nn.Module):
     name = ''                   # in --kd and in the names of the losses
     fields = ()                 # settings, other than the weight, that have no effect without this method
     min_texts = 0               # so many texts at least; fewer leave it without a gradient
-    couples = False             # whether it compares the images of a micro-batch: of a single one it would learn nothing
+    # Whether it compares the images of a micro-batch: of a single one it would learn nothing
+    couples = False
     in_g_step = False           # whether there are `g_losses`
 
     def __init__(self, settings, text_feats=None, seed=0):
@@ -55,5 +58,6 @@ class Distiller(torch.nn.Module):
         return {f'{self.name}_{rows.kind}': (self.loss(rows), getattr(self.settings, f'weight_{self.name}'))}
 
     def g_losses(self, gen: torch.Tensor, real: torch.Tensor) -> dict[str, tuple[torch.Tensor, float]]:
-        """The same of the G step, from the teacher's embeddings [N, M] of fakes, which carry gradient to G, and of reals."""
+        """The same of the G step, from the teacher's embeddings [N, M] of fakes, which carry gradient to G, and of
+        reals."""
         return {}

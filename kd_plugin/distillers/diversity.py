@@ -1,4 +1,5 @@
-"""Pairwise diversity, L_PD of KD-DLGAN (CVPR 2023, section 3.3), which has no gradient as it is printed, and the readings that have one.
+"""Pairwise diversity, L_PD of KD-DLGAN (CVPR 2023, section 3.3), which has no gradient as it is printed, and the
+readings that have one.
 
 Pairs are those of a process's own micro-batch: nothing is gathered.
 """
@@ -15,7 +16,8 @@ def mean_pairwise_cosine(corr, eps=1e-8):
 
     Args:
         corr: [N, K], N >= 2.
-    Returns:  scalar in [-1 / (N - 1), 1]; small = diverse. Source: L_PD of KD-DLGAN with its index range read as 1..N, as a mean.
+    Returns:  scalar in [-1 / (N - 1), 1]; small = diverse. Source: L_PD of KD-DLGAN with its index range read as 1..N,
+              as a mean.
     """
     n = len(corr)
     rows = F.normalize(corr, dim=1, eps=eps)
@@ -25,7 +27,8 @@ def mean_pairwise_cosine(corr, eps=1e-8):
 def hinged_pairwise_cosine(gen_corr, real_corr):
     """mean over i != j of relu(cos(gen_i, gen_j) - c), where c is the mean cosine between different reals.
 
-    Fakes are pushed apart until they are as diverse as the data. `real_corr` is taken as constant. Both [N, K], N >= 2 -> scalar.
+    Fakes are pushed apart until they are as diverse as the data. `real_corr` is taken as constant. Both [N, K], N >= 2
+    -> scalar.
     """
     limit = mean_pairwise_cosine(real_corr).detach()
     rows = F.normalize(gen_corr, dim=1)
@@ -75,21 +78,24 @@ class StudentRows(Reading):
 
 
 class ThroughGenerator(Reading):
-    """R2b: the teacher's rows of fakes, no more alike than those of reals, in the G step through the frozen teacher. Trains G."""
+    """R2b: the teacher's rows of fakes, no more alike than those of reals, in the G step through the frozen teacher.
+    Trains G."""
 
     fields = ('weight_pd',)
     in_g_step = True
 
     def g_losses(self, gen, real):
-        return {'diversity_generator': (hinged_pairwise_cosine(self.correlation(gen), self.correlation(real)), self.settings.weight_pd)}
+        return {'diversity_generator': (hinged_pairwise_cosine(self.correlation(gen), self.correlation(real)),
+                                        self.settings.weight_pd)}
 
 
 class TeacherAdapter(Reading):
-    """R3: diversify, then distil. A residual adapter I' = I + W2 s(W1 I), W2 = 0 at first, behind the teacher; CGKD distils C(I').
+    """R3: diversify, then distil. A residual adapter I' = I + W2 s(W1 I), W2 = 0 at first, behind the teacher; CGKD
+    distils C(I').
 
     The adapter has an objective of its own in the D step, weight_pd * mean cosine of the rows C(I') of fakes
-    + weight_anchor * mean |I' - I|^2 / |I|^2, and the distillation sends no gradient into it. The anchor, without which the adapter would
-    part images at will, is relative to |I|, so that one weight suits all teachers. s = leaky ReLU.
+    + weight_anchor * mean |I' - I|^2 / |I|^2, and the distillation sends no gradient into it. The anchor, without which
+    the adapter would part images at will, is relative to |I|, so that one weight suits all teachers. s = leaky ReLU.
     """
 
     fields = ('weight_pd', 'weight_anchor')

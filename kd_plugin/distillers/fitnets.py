@@ -9,7 +9,8 @@ def mean_square(student, teacher):
 
 
 class FitNets(Distiller):
-    """Pulls the student's embedding of an image to the teacher's: mean over N and M of (f_s - f_t)^2, on fakes and on reals."""
+    """Pulls the student's embedding of an image to the teacher's: mean over N and M of (f_s - f_t)^2, on fakes and on
+    reals."""
 
     name = 'fitnets'
 

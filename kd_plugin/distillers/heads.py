@@ -9,8 +9,8 @@ from training.networks.stylegan2_layers import FullyConnectedLayer
 class LinearHead(FullyConnectedLayer):
     """[N, in_features] -> [N, dim], one linear layer of its own beside the adversarial logit.
 
-    With the equalised learning rate of all layers of D: a plain one would learn sqrt(in_features) times faster than D's last layer, and the
-    growing head would drown the adversarial gradient.
+    With the equalised learning rate of all layers of D: a plain one would learn sqrt(in_features) times faster than D's
+    last layer, and the growing head would drown the adversarial gradient.
     """
 
 
@@ -25,7 +25,8 @@ class ReleasedHead(torch.nn.Module):
         layers = [torch.nn.Linear(in_features, hidden), torch.nn.Linear(hidden, dim)]
         for layer in layers:
             torch.nn.init.normal_(layer.weight, std=0.02)
-        self.layers = torch.nn.Sequential(*[torch.nn.utils.parametrizations.spectral_norm(layer, eps=1e-8) for layer in layers])
+        self.layers = torch.nn.Sequential(*[torch.nn.utils.parametrizations.spectral_norm(layer, eps=1e-8)
+                                            for layer in layers])
 
     def forward(self, x):
         return self.layers(x)

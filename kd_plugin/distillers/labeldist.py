@@ -11,7 +11,8 @@ LOGIT_SCALE = 100           # of CLIP: its logits are 100 cos(image, text)
 def soft_label_loss(student, teacher, text_feats, temperature):
     """t^2 KL(p_t || p_s) with p = softmax(100 cos(embedding, texts) / t). [N, M], [N, M], [K, M] -> [N] float32."""
     texts = F.normalize(text_feats.to(torch.float32), dim=1)
-    log_p = lambda feats: F.log_softmax(F.normalize(feats.to(torch.float32), dim=1) @ texts.t() * (LOGIT_SCALE / temperature), dim=1)
+    log_p = lambda feats: F.log_softmax(F.normalize(feats.to(torch.float32), dim=1)
+                                        @ texts.t() * (LOGIT_SCALE / temperature), dim=1)
     return F.kl_div(log_p(student), log_p(teacher), reduction='none', log_target=True).sum(1) * temperature ** 2
 
 

@@ -7,4 +7,5 @@ from .labeldist import LabelDistillation
 from .pkt import ProbabilisticTransfer
 from .spkd import SimilarityPreserving
 
-DISTILLERS = {method.name: method for method in (AGKD, CGKD, FitNets, LabelDistillation, ProbabilisticTransfer, SimilarityPreserving)}
+DISTILLERS = {method.name: method for method in (AGKD, CGKD, FitNets, LabelDistillation, ProbabilisticTransfer,
+                                                 SimilarityPreserving)}

@@ -27,7 +27,8 @@ class DemoFaces:
 
     def vocabulary(self):
         rng = np.random.default_rng(0)
-        return sorted({word for _ in range(2000) for word in words(demo_data.caption(demo_data.random_attributes(rng)))})
+        return sorted({word for _ in range(2000)
+                       for word in words(demo_data.caption(demo_data.random_attributes(rng)))})
 
     def batch(self, seed, count):
         """-> img [count, 3, size, size] in [-1, 1], captions. seed: tuple of int."""
@@ -41,7 +42,8 @@ class DemoFaces:
 
     @torch.no_grad()
     def accuracy(self, teacher, count=1000):
-        """{attribute: zero-shot accuracy} on unseen images: which caption fits best if only this attribute is exchanged?"""
+        """{attribute: zero-shot accuracy} on unseen images: which caption fits best if only this attribute is
+        exchanged?"""
         rng = np.random.default_rng([EVAL_STREAM, 0])
         attributes = [demo_data.random_attributes(rng) for _ in range(count)]
         images = F.normalize(teacher.encode_image(self._draw(attributes, rng).to(teacher.mean.device)), dim=1)
@@ -50,7 +52,8 @@ class DemoFaces:
             texts = [demo_data.caption({**a, name: value}) for a in attributes for value in values]
             feats = F.normalize(teacher.encode_text(texts), dim=1).reshape(count, len(values), -1)
             choice = (feats @ images[:, :, None]).squeeze(2).argmax(1)
-            result[name] = float(np.mean([values[i] == a[name] for i, a in zip(choice.tolist(), attributes, strict=True)]))
+            result[name] = float(np.mean([values[i] == a[name]
+                                          for i, a in zip(choice.tolist(), attributes, strict=True)]))
         return result
 
 
@@ -62,7 +65,8 @@ class CaptionedImages:
         size:           of the images given out.
         texts:          'classes' = the class names in `CLASS_TEMPLATES`, FILE.txt = in its lines, each with a {}, or
                         FILE.json = {"image name": "caption" or ["caption", ...]}.
-        test_path:      data set with the same classes to test on; None = a tenth of `path`, which training does not see.
+        test_path:      data set with the same classes to test on; None = a tenth of `path`, which training does not
+                        see.
         exclude_subset: leave out the images that `train.py --subset=N --seed=SEED` trains on; 0 = none.
         seed:           SEED of that.
         mirror:         give out half of the images mirrored.
@@ -77,11 +81,13 @@ class CaptionedImages:
             order = np.random.default_rng(0).permutation(used)
             num_test = 0 if test_path else max(len(order) // 10, 1)
             if len(order) < num_test + 2:
-                raise UserError(f'--data={path}: {len(order)} images are left to learn from; give more of them, or exclude fewer')
+                raise UserError(f'--data={path}: {len(order)} images are left to learn from; give more of them, or '
+                                'exclude fewer')
             self.test_items, self.train_items = order[:num_test], order[num_test:]
             self._captions, self._candidates = _read_texts(texts, dataset)
             self.images, self.captions = self._load(dataset, self.train_items)
-            self.facts = dict(dataset.facts(), texts=texts, trained_on=len(self.train_items), excluded=len(dataset) - len(order))
+            self.facts = dict(dataset.facts(), texts=texts, trained_on=len(self.train_items),
+                              excluded=len(dataset) - len(order))
             if not test_path:
                 self.test_images, self.test_captions = self._load(dataset, self.test_items)
         if test_path:
@@ -108,30 +114,36 @@ class CaptionedImages:
     def accuracy(self, teacher, batch_size=250):
         """{'class' or 'caption': share of the test images whose own text, of all candidates, fits best}."""
         device = teacher.mean.device
-        feats = torch.cat([teacher.encode_image(part.to(device).float() / 127.5 - 1) for part in self.test_images.split(batch_size)])
-        texts = torch.cat([teacher.encode_text(self.candidates[i:i + batch_size]) for i in range(0, len(self.candidates), batch_size)])
+        feats = torch.cat([teacher.encode_image(part.to(device).float() / 127.5 - 1)
+                           for part in self.test_images.split(batch_size)])
+        texts = torch.cat([teacher.encode_text(self.candidates[i:i + batch_size])
+                           for i in range(0, len(self.candidates), batch_size)])
         choice = (F.normalize(feats, dim=1) @ F.normalize(texts, dim=1).t()).argmax(1)
-        right = [self.candidates[c] == captions[0] for c, captions in zip(choice.tolist(), self.test_captions, strict=True)]
+        right = [self.candidates[c] == captions[0] for c, captions in zip(choice.tolist(), self.test_captions,
+                                                                          strict=True)]
         return {'class' if self._candidates else 'caption': float(np.mean(right))}
 
     def _load(self, dataset, items):
         """-> (uint8 [N, 3, size, size], for each image its possible captions)."""
         images = torch.empty([len(items), 3, self.size, self.size], dtype=torch.uint8)
-        for row, item in enumerate(tqdm.tqdm(items, desc=f'Reading {dataset.name}', unit='image', leave=False, disable=None)):
+        for row, item in enumerate(tqdm.tqdm(items, desc=f'Reading {dataset.name}', unit='image', leave=False,
+                                             disable=None)):
             images[row] = _resize(torch.from_numpy(dataset[item][0]), self.size)
         return images, [self._captions(dataset, item) for item in items]
 
     def _load_test(self, path, class_names):
         with contextlib.closing(_open(path, classes=self._candidates is not None)) as dataset:
             if self._candidates is not None and dataset.class_names != class_names:
-                raise UserError(f'--test-data={path}: its classes are {dataset.class_names}, those of --data are {class_names}; '
+                raise UserError(f'--test-data={path}: its classes are {dataset.class_names}, those of --data are '
+                                f'{class_names}; '
                                 'use a set with the same')
             self.test_images, self.test_captions = self._load(dataset, np.arange(len(dataset)))
             self.facts['tested_on'] = dict(name=dataset.name, content_hash=dataset.content_hash(), images=len(dataset))
 
 
 def subset_items(path, count, seed):
-    """int64 [min(count, images)]: the images of a data set that `train.py --subset=COUNT --seed=SEED` trains on; none for 0."""
+    """int64 [min(count, images)]: the images of a data set that `train.py --subset=COUNT --seed=SEED` trains on; none
+    for 0."""
     if count == 0:
         return np.empty(0, dtype=np.int64)
     with contextlib.closing(ImageFolderDataset(path, max_size=count, random_seed=seed)) as dataset:
@@ -145,13 +157,15 @@ def _open(path, classes):
         dataset.close()
         dataset = ImageFolderDataset(path, use_labels=True)
     if classes and not (dataset.has_onehot_labels and dataset.label_dim == len(dataset.class_names)):
-        raise UserError(f'--data={path}: the images have no class names; rebuild it with dataset_tool.py from folders named by class, '
+        raise UserError(f'--data={path}: the images have no class names; rebuild it with dataset_tool.py from folders '
+                        'named by class, '
                         'or give captions with --texts=FILE.json')
     return dataset
 
 
 def _read_texts(spec, dataset):
-    """-> (function (data set, item) -> possible captions, the first of which it is tested with; one candidate per class or None)."""
+    """-> (function (data set, item) -> possible captions, the first of which it is tested with; one candidate per class
+    or None)."""
     if spec.endswith('.json'):
         by_name = _read_captions(spec)
         return lambda dataset, item: _captions_of(spec, by_name, dataset.files.names[item]), None
@@ -166,16 +180,19 @@ def _read_captions(path):
         with open(path, encoding='utf-8') as f:
             table = json.load(f)
         table = {name: [value] if isinstance(value, str) else value for name, value in table.items()}
-        if not all(isinstance(value, list) and value and all(isinstance(v, str) and words(v) for v in value) for value in table.values()):
+        if not all(isinstance(value, list) and value and all(isinstance(v, str) and words(v) for v in value)
+                   for value in table.values()):
             raise ValueError('a caption is no text')
     except (OSError, ValueError, AttributeError) as err:
-        raise UserError(f'--texts={path}: cannot be used ({err}); it must be JSON of the form {{"image.png": "caption", ...}}') from err
+        raise UserError(f'--texts={path}: cannot be used ({err}); it must be JSON of the form {{"image.png": '
+                        f'"caption", ...}}') from err
     return table
 
 
 def _captions_of(path, by_name, name):
     if name not in by_name:
-        raise UserError(f'--texts={path}: there is no caption for the image {name}; every image of the data set needs one')
+        raise UserError(f'--texts={path}: there is no caption for the image {name}; every image of the data set '
+                        'needs one')
     return by_name[name]
 
 
@@ -184,10 +201,12 @@ def _read_templates(path):
         with open(path, encoding='utf-8') as f:
             lines = [line.strip() for line in f if line.strip() and not line.startswith('#')]
     except (OSError, UnicodeDecodeError) as err:
-        raise UserError(f'--texts={path}: cannot be read ({err}); use classes, FILE.json with captions, or FILE.txt with templates') from err
+        raise UserError(f'--texts={path}: cannot be read ({err}); use classes, FILE.json with captions, or FILE.txt '
+                        'with templates') from err
     wrong = [line for line in lines if line.count('{}') != 1 or line.count('{') != 1 or line.count('}') != 1]
     if wrong or not lines:
-        raise UserError(f'--texts={path}: {wrong[0] if wrong else "the file"} is no template; write one per line, with {{}} for the class name')
+        raise UserError(f'--texts={path}: {wrong[0] if wrong else "the file"} is no template; write one per line, with '
+                        f'{{}} for the class name')
     return lines
 
 
@@ -196,7 +215,8 @@ def _resize(img, size):
     img = img.expand(3, -1, -1)
     if img.shape[1] == size:
         return img
-    return F.interpolate(img[None].float(), size=[size] * 2, mode='bicubic', antialias=True)[0].round().clamp(0, 255).to(torch.uint8)
+    return F.interpolate(img[None].float(), size=[size] * 2, mode='bicubic',
+                         antialias=True)[0].round().clamp(0, 255).to(torch.uint8)
 
 
 def _crop(img, top, left, size):

@@ -17,7 +17,8 @@ class Separation(NamedTuple):
 
 
 def linear_probe(feats, labels, seed=0):
-    """How well a linear classifier on the features tells the labels: `FOLDS`-fold cross-validation, each fold with its share of every class.
+    """How well a linear classifier on the features tells the labels: `FOLDS`-fold cross-validation, each fold with its
+    share of every class.
 
     Args:
         feats:  [N, M] tensor.
@@ -42,13 +43,15 @@ def linear_probe(feats, labels, seed=0):
 
 
 def ridge_scores(x, y, x_new):
-    """Ridge regression with an intercept; its strength is the one with the least squared error when each row is left out in turn.
+    """Ridge regression with an intercept; its strength is the one with the least squared error when each row is left
+    out in turn.
 
     Args:
         x, y:  [N, M], [N, K].
         x_new: [N', M].
     Returns:   [N', K], predictions for `x_new`.
-    Source:    leave-one-out residuals in closed form (PRESS; Golub, Heath and Wahba, Technometrics 1979), the means taken as known.
+    Source:    leave-one-out residuals in closed form (PRESS; Golub, Heath and Wahba, Technometrics 1979), the means
+               taken as known.
     """
     x_mean, y_mean = x.mean(0), y.mean(0)
     u, s, vt = np.linalg.svd(x - x_mean, full_matrices=False)

@@ -47,7 +47,8 @@ def check_name(name):
 def load_clip_teacher(name, device):
     """`Teacher` for a CLIP name ('ViT-B/32') or a checkpoint file; half precision on a GPU.
 
-    Downloads go to the cache, checked by the SHA-256 that is part of their address. Raises UserError if it cannot be had.
+    Downloads go to the cache, checked by the SHA-256 that is part of their address. Raises UserError if it cannot be
+    had.
     """
     is_file = os.path.isfile(name)
     clip = _import_clip()
@@ -108,5 +109,6 @@ def _import_clip():
             import clip
     except ImportError as err:
         raise UserError(f'the package clip cannot be imported ({err}); install it with: '
-                        "pip install clip-anytorch 'setuptools<81' torchvision, or use the teacher hf:openai/clip-vit-base-patch32") from err
+                        "pip install clip-anytorch 'setuptools<81' torchvision, or use the teacher "
+                        "hf:openai/clip-vit-base-patch32") from err
     return clip

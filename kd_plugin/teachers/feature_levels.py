@@ -1,4 +1,5 @@
-"""What a frozen teacher knows of an image half-way: maps from within its image encoder, besides the embedding at its end."""
+"""What a frozen teacher knows of an image half-way: maps from within its image encoder, besides the embedding at its
+end."""
 
 import contextlib
 import math
@@ -9,10 +10,11 @@ from .. import gradient_scale
 
 
 class FeatureLevels:
-    """Features of a teacher at a third and at two thirds of its depth and at the end, e.g. of blocks 4, 8 and 12 of a ViT-B.
+    """Features of a teacher at a third and at two thirds of its depth and at the end, e.g. of blocks 4, 8 and 12 of a
+    ViT-B.
 
-    Depth counts the blocks of the longest row of blocks of one class within the image encoder, found by running it once. A teacher without
-    a row of at least three gives its embedding only.
+    Depth counts the blocks of the longest row of blocks of one class within the image encoder, found by running it
+    once. A teacher without a row of at least three gives its embedding only.
 
     Args:
         encode: method of the teacher by which it sees images, [N, 1 or 3, H, H] in [-1, 1] -> [N, dim];
@@ -27,7 +29,8 @@ class FeatureLevels:
         blocks = self._blocks()
         self.blocks = [blocks[len(blocks) * part // 3 - 1] for part in (1, 2)] if blocks else []
         outputs, embedding = self._run(self.blocks, self._one_image())
-        self.batch_dim = 0 if all(x.shape[0] == 1 for x in outputs) else 1       # OpenAI's transformers put the tokens first
+        # OpenAI's transformers put the tokens first
+        self.batch_dim = 0 if all(x.shape[0] == 1 for x in outputs) else 1
         maps = [as_map(x, self.batch_dim) for x in outputs]
         self.channels, self.sides = [*[x.shape[1] for x in maps], embedding.shape[1]], [x.shape[3] for x in maps]
 
@@ -47,8 +50,10 @@ class FeatureLevels:
         return [first(seen.get(module)) for module in modules], embedding
 
     def _blocks(self):
-        containers = [m for m in self.teacher.encoder.modules() if isinstance(m, (torch.nn.ModuleList, torch.nn.Sequential))]
-        rows = sorted((list(m) for m in containers if len(m) >= 3 and len({type(block) for block in m}) == 1), key=len, reverse=True)
+        containers = [m for m in self.teacher.encoder.modules()
+                      if isinstance(m, (torch.nn.ModuleList, torch.nn.Sequential))]
+        rows = sorted((list(m) for m in containers if len(m) >= 3 and len({type(block) for block in m}) == 1), key=len,
+                      reverse=True)
         for row in rows:
             outputs, _embedding = self._run(row, self._one_image())
             if all(isinstance(x, torch.Tensor) and x.ndim in (3, 4) for x in outputs):
@@ -62,7 +67,8 @@ class FeatureLevels:
 
 
 def as_map(x, batch_dim):
-    """Output of a block -> [N, C, h, w] float32. Tokens, [N, L, C] or [L, N, C], are laid out as a square; those before it are left out."""
+    """Output of a block -> [N, C, h, w] float32. Tokens, [N, L, C] or [L, N, C], are laid out as a square; those before
+    it are left out."""
     if x.ndim == 3:
         x = x.movedim(batch_dim, 0)
         side = math.isqrt(x.shape[1])

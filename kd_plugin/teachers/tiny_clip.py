@@ -42,24 +42,28 @@ class TinyClip(torch.nn.Module):
     Args:
         vocabulary: the words that texts may use; others count as unknown.
         size:       input images are [N, 3, size, size].
-        width:      channels of the first stage, a multiple of 8; each of the three stages doubles them and halves the map.
+        width:      channels of the first stage, a multiple of 8; each of the three stages doubles them and halves the
+                    map.
         dim:        output width.
         max_words:  longer texts are cut.
     """
 
     def __init__(self, vocabulary, size=32, width=32, dim=128, text_width=128, max_words=24):
         super().__init__()
-        self.config = dict(vocabulary=list(vocabulary), size=size, width=width, dim=dim, text_width=text_width, max_words=max_words)
+        self.config = dict(vocabulary=list(vocabulary), size=size, width=width, dim=dim, text_width=text_width,
+                           max_words=max_words)
         self.token_of = {word: i for i, word in enumerate(vocabulary, start=UNKNOWN + 1)}
         self.max_words = max_words
         widths = [width, 2 * width, 4 * width, 8 * width]
         self.stem = torch.nn.Conv2d(3, width, 3, padding=1)
-        self.stages = torch.nn.Sequential(*[ResidualBlock(a, b, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True)])
+        self.stages = torch.nn.Sequential(*[ResidualBlock(a, b, stride=2)
+                                            for a, b in zip(widths[:-1], widths[1:], strict=True)])
         self.norm = torch.nn.GroupNorm(8, widths[-1])
         self.image_projection = torch.nn.Linear(widths[-1] * (size // 16) ** 2, dim, bias=False)
         self.words = torch.nn.Embedding(len(vocabulary) + UNKNOWN + 1, text_width, padding_idx=PAD)
         self.positions = torch.nn.Parameter(torch.randn(max_words, text_width) * 0.02)
-        layer = torch.nn.TransformerEncoderLayer(text_width, nhead=4, dim_feedforward=2 * text_width, dropout=0, batch_first=True, norm_first=True)
+        layer = torch.nn.TransformerEncoderLayer(text_width, nhead=4, dim_feedforward=2 * text_width, dropout=0,
+                                                 batch_first=True, norm_first=True)
         self.text_layers = torch.nn.TransformerEncoder(layer, num_layers=2, enable_nested_tensor=False)
         self.text_projection = torch.nn.Linear(text_width, dim, bias=False)
         self.log_scale = torch.nn.Parameter(torch.tensor(math.log(10.0)))
@@ -88,7 +92,8 @@ def words(text):
 
 
 def save_tiny_clip(model, path, notes):
-    """Writes weights (in half precision) and configuration; `notes`: {name: text} on how it was trained and what it can do."""
+    """Writes weights (in half precision) and configuration; `notes`: {name: text} on how it was trained and what it can
+    do."""
     tensors = {name: value.to(torch.float16).contiguous() for name, value in model.state_dict().items()}
     metadata = dict(format=FORMAT, config=json.dumps(model.config), notes=json.dumps(notes))
     with files.atomic_path(path) as temp:
@@ -100,7 +105,8 @@ def find_file(path):
     if os.path.isdir(path):
         path = os.path.join(path, TEACHER_FILE)
     if not os.path.isfile(path):
-        raise UserError(f'{path} does not exist; make a teacher with python -m kd_plugin.pretrain --out=DIR; a folder of Hugging Face is hf:DIR')
+        raise UserError(f'{path} does not exist; make a teacher with python -m kd_plugin.pretrain --out=DIR; a folder '
+                        'of Hugging Face is hf:DIR')
     return path
 
 

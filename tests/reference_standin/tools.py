@@ -1,6 +1,8 @@
-"""Does with each pickle of a folder what programs built on the reference implementation do; writes NAME.npz with what they got.
+"""Does with each pickle of a folder what programs built on the reference implementation do; writes NAME.npz with what
+they got.
 
-    python tools.py FOLDER: NAME.pkl and NAME.in.npz (z, c, img) -> NAME.npz, and NAME.pkl written anew by the objects themselves to FOLDER/again
+    python tools.py FOLDER: NAME.pkl and NAME.in.npz (z, c, img) -> NAME.npz, and NAME.pkl written anew by the objects
+                            themselves to FOLDER/again
 """
 
 import copy
@@ -92,7 +94,8 @@ def use(data, z, c, img):
         if len(list(G.buffers())) == 0:
             continue
         assert not G.training and not any(p.requires_grad for p in G.parameters())
-        assert (G.z_dim, G.c_dim, G.img_resolution, G.img_channels) == (z.shape[1], c.shape[1], img.shape[2], img.shape[1])
+        assert (G.z_dim, G.c_dim, G.img_resolution, G.img_channels) == (z.shape[1], c.shape[1], img.shape[2],
+                                                                        img.shape[1])
         assert G.num_ws == G.mapping.num_ws and G.w_dim == G.mapping.w_avg.numel()
         for part in (generate(G, z, c), project(G, img), rebuild(G, z, c), walk(copy.deepcopy(G), z, c)):
             for key, value in part:

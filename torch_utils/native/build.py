@@ -1,4 +1,5 @@
-"""Compiles C++ and CUDA sources into a library that torch loads, with nvcc, a host compiler and ninja; build_cache.py keeps the result."""
+"""Compiles C++ and CUDA sources into a library that torch loads, with nvcc, a host compiler and ninja; build_cache.py
+keeps the result."""
 
 import contextlib
 import glob
@@ -48,10 +49,12 @@ class Recipe(NamedTuple):
 
 
 def build(recipe, time_limit_sec=TIME_LIMIT_SEC):
-    """Path of the library, compiled unless the cache has it. Raises BuildError, and UserError where the cache cannot be written."""
+    """Path of the library, compiled unless the cache has it. Raises BuildError, and UserError where the cache cannot be
+    written."""
     if build_cache.fcntl is None:
         raise BuildError('nvcc builds the CUDA kernels on Linux only', 'use WSL, the Linux within Windows')
-    return build_cache.cached(f'{recipe.name}-{recipe.key()}.so', lambda path: _build_to(path, recipe, time_limit_sec), time_limit_sec,
+    return build_cache.cached(f'{recipe.name}-{recipe.key()}.so', lambda path: _build_to(path, recipe, time_limit_sec),
+                              time_limit_sec,
                               ANNOUNCEMENT if recipe.arch else None)
 
 
@@ -88,29 +91,35 @@ def _link_without_space(path, links, name):
 
 def _last_lines(log):
     lines = [line for line in log.splitlines() if line.strip()]
-    first = next((i for i, line in enumerate(lines) if re.search(r'\berror\b', line)), None)     # what follows it is mostly noise
+    # What follows it is mostly noise
+    first = next((i for i, line in enumerate(lines) if re.search(r'\berror\b', line)), None)
     return '\n'.join(lines[-LOG_LINES:] if first is None else lines[max(first - 2, 0):first - 2 + LOG_LINES])
 
 
 def _remedy_of(log):
     if re.search(r'Unknown CUDA arch|[Uu]nsupported gpu architecture', log):
-        return ("set TORCH_CUDA_ARCH_LIST to the newest architecture that this CUDA toolkit and torch know, with '+PTX', "
+        return ("set TORCH_CUDA_ARCH_LIST to the newest architecture that this CUDA toolkit and torch know, "
+                "with '+PTX', "
                 "e.g. '9.0+PTX', or hide a GPU that is too old for them with CUDA_VISIBLE_DEVICES")
     if re.search(r'unsupported GNU version', log):
-        return 'install a C++ compiler that this CUDA toolkit supports and name it with CXX (and with CC, where that is set: nvcc goes by it)'
-    return 'python -m torch_utils.doctor checks the tools; matching versions of torch, CUDA toolkit and compiler usually help'
+        return ('install a C++ compiler that this CUDA toolkit supports and name it with CXX (and with CC, where that '
+                'is set: nvcc goes by it)')
+    return ('python -m torch_utils.doctor checks the tools; matching versions of torch, CUDA toolkit and compiler '
+            'usually help')
 
 
 # ---------------------------------------------------------------------------
 # Tools.
 
 def find_nvcc():
-    """Path of nvcc, or None: that of CUDA_HOME, else from PATH, from the pip packages for torch's generation of CUDA, where torch looks last."""
+    """Path of nvcc, or None: that of CUDA_HOME, else from PATH, from the pip packages for torch's generation of CUDA,
+    where torch looks last."""
     home = os.environ.get('CUDA_HOME') or os.environ.get('CUDA_PATH')
     if home:
         candidates = [os.path.join(home, 'bin', 'nvcc')]
     else:
-        candidates = [shutil.which('nvcc'), *(os.path.join(folder, 'bin', 'nvcc') for folder in [*_pip_toolkits(), DEFAULT_CUDA_HOME])]
+        candidates = [shutil.which('nvcc'), *(os.path.join(folder, 'bin', 'nvcc')
+                                              for folder in [*_pip_toolkits(), DEFAULT_CUDA_HOME])]
     return next((path for path in candidates if path is not None and os.access(path, os.X_OK)), None)
 
 
@@ -149,7 +158,8 @@ def nvcc_version(nvcc):
 
 
 def build_environment(recipe, links):
-    """The environment in which torch finds all tools; links: a folder for links. Raises BuildError if one is missing or does not fit."""
+    """The environment in which torch finds all tools; links: a folder for links. Raises BuildError if one is missing or
+    does not fit."""
     env = build_cache.environment()
     ninja = find_ninja()
     if ninja is None:
@@ -161,7 +171,8 @@ def build_environment(recipe, links):
     if recipe.arch:
         env.update(CUDA_HOME=_cuda_home(), TORCH_CUDA_ARCH_LIST=recipe.arch, CUDA_VISIBLE_DEVICES='')
         if os.environ.get('CXX') and not os.environ.get('CC'):
-            env['CC'] = find_compiler()           # torch gives nvcc the compiler that CC names, and CXX to the other files only
+            # Torch gives nvcc the compiler that CC names, and CXX to the other files only
+            env['CC'] = find_compiler()
         env.update(_header_folder(env['CUDA_HOME']))
         env.update(_linked_runtime(env['CUDA_HOME'], links))
         env['CUDA_HOME'] = _link_without_space(env['CUDA_HOME'], links, 'cuda')
@@ -178,7 +189,8 @@ def _header_folder(home):
 
 
 def _linked_runtime(home, links):
-    """{'LIBRARY_PATH': folders}, where libcudart.so is found: the pip package has only libcudart.so.13, which no linker looks for."""
+    """{'LIBRARY_PATH': folders}, where libcudart.so is found: the pip package has only libcudart.so.13, which no linker
+    looks for."""
     versioned = sorted(glob.glob(os.path.join(glob.escape(home), 'lib', 'libcudart.so.*')))
     if not versioned or glob.glob(os.path.join(glob.escape(home), 'lib*', 'libcudart.so')):
         return {}
@@ -191,7 +203,8 @@ def _cuda_home():
     if nvcc is None:
         home = os.environ.get('CUDA_HOME') or os.environ.get('CUDA_PATH')
         raise BuildError(f'nvcc is missing{f" from {home}, which CUDA_HOME names" if home else ""}',
-                         f'install the CUDA toolkit {wanted} (conda install -c nvidia cuda-toolkit={wanted}) and set CUDA_HOME to its folder'
+                         f'install the CUDA toolkit {wanted} (conda install -c nvidia cuda-toolkit={wanted}) and set '
+                         'CUDA_HOME to its folder'
                          + ("; or pip install 'kd-dlgan[cuda13]'" if wanted.startswith('13.') and not home else ''))
     version = nvcc_version(nvcc)
     if torch.version.cuda and version and version.split('.')[0] != wanted.split('.')[0]:
@@ -203,7 +216,8 @@ def _cuda_home():
 def toolkit_of(nvcc):
     """The folder of the toolkit. nvcc itself tells: what is on PATH may be a script that calls it."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        dry_run = subprocess.run([nvcc, '--dryrun', '-x', 'cu', '-c', os.devnull], capture_output=True, text=True, timeout=20)
+        dry_run = subprocess.run([nvcc, '--dryrun', '-x', 'cu', '-c', os.devnull], capture_output=True,
+                                 text=True, timeout=20)
         match = re.search(r'^#\$ TOP=(.+)$', dry_run.stderr, re.MULTILINE)
         if match:
             return os.path.realpath(match.group(1).strip())
@@ -215,7 +229,8 @@ def _compile(recipe, folder, links):
     from torch.utils import cpp_extension
     cpp_extension.TORCH_LIB_PATH = _link_without_space(cpp_extension.TORCH_LIB_PATH, links, 'torch-lib')
     cpp_extension.load(recipe.name, recipe.sources, extra_cflags=recipe.cflags, extra_cuda_cflags=recipe.cuda_cflags,
-                       extra_ldflags=recipe.ldflags, build_directory=folder, with_cuda=bool(recipe.arch), is_python_module=False, verbose=True)
+                       extra_ldflags=recipe.ldflags, build_directory=folder, with_cuda=bool(recipe.arch),
+                       is_python_module=False, verbose=True)
 
 
 if __name__ == '__main__':

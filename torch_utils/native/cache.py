@@ -1,7 +1,10 @@
-"""Files that take a while to make, kept in the cache: made once per machine, whatever goes wrong never a hang or half a file.
+"""Files that take a while to make, kept in the cache: made once per machine, whatever goes wrong never a hang or half a
+file.
 
-What makes one runs in a process group of its own, in a private folder, and its result is moved into place whole. Processes that start
-at once wait for the first: its lock is the operating system's and ends with the process that holds it, so none can go stale.
+What makes one runs in a process group of its own, in a private folder, and its result is moved into place whole.
+Processes that start
+at once wait for the first: its lock is the operating system's and ends with the process that holds it, so none can go
+                            stale.
 """
 
 import contextlib
@@ -26,7 +29,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 
 
 class BuildError(RuntimeError):
-    """Why there is no result. `problem` is one line, `remedy` what to do, `log` the last lines that a compiler wrote."""
+    """Why there is no result. `problem` is one line, `remedy` what to do, `log` the last lines that a compiler
+    wrote."""
 
     def __init__(self, problem, remedy, log=''):
         self.problem, self.remedy, self.log = problem, remedy, log
@@ -34,9 +38,11 @@ class BuildError(RuntimeError):
 
 
 def cached(name, make, time_limit_sec, announcement=None):
-    """Path of the file `name` in the cache; `make(path)` writes it unless it is there, after the announcement is printed.
+    """Path of the file `name` in the cache; `make(path)` writes it unless it is there, after the announcement is
+    printed.
 
-    Raises what `make` raises: of a BuildError, processes that waited for it learn too. UserError where the cache cannot be written.
+    Raises what `make` raises: of a BuildError, processes that waited for it learn too. UserError where the cache cannot
+    be written.
     """
     path = os.path.join(files.cache_dir('native-ops'), name)
     stem = os.path.splitext(path)[0]
@@ -58,8 +64,10 @@ def cached(name, make, time_limit_sec, announcement=None):
 
 
 def discard(path, before):
-    """Removes a file that cannot be used, if it was made before this time: a younger one is what a new attempt would give."""
-    with contextlib.suppress(OSError):          # another process was faster; or the next attempt to load it says what is wrong
+    """Removes a file that cannot be used, if it was made before this time: a younger one is what a new attempt would
+    give."""
+    # Another process was faster; or the next attempt to load it says what is wrong
+    with contextlib.suppress(OSError):
         if os.path.getmtime(path) < before:
             os.remove(path)
 
@@ -88,7 +96,8 @@ def _locked(path, patience_sec):
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise BuildError(f'another process has held {path} for {patience_sec:g} seconds', 'end that process') from None
+                    raise BuildError(f'another process has held {path} for {patience_sec:g} seconds',
+                                     'end that process') from None
                 time.sleep(0.1)
             except OSError:
                 break
@@ -103,16 +112,19 @@ def _raise_if_failed_since(started, path):
 
 
 def run(command, env, folder, time_limit_sec):
-    """Runs a command in a folder, where no module of the user is in its way, for at most the time limit. Returns what it printed."""
+    """Runs a command in a folder, where no module of the user is in its way, for at most the time limit. Returns what
+    it printed."""
     log_path = os.path.join(folder, 'log.txt')
     with open(log_path, 'w') as log:
-        process = subprocess.Popen(command, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+        process = subprocess.Popen(command, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=log,
+                                   stderr=subprocess.STDOUT,
                                    start_new_session=True)
     try:
         process.wait(time_limit_sec)
     except subprocess.TimeoutExpired:
         raise BuildError(f'compiling took longer than {time_limit_sec:g} seconds',
-                         'run python -m torch_utils.doctor --build, which waits longer, while the machine is less busy') from None
+                         'run python -m torch_utils.doctor --build, which waits longer, while the machine is less '
+                         'busy') from None
     finally:                            # at the time limit, and on Ctrl-C too
         if process.poll() is None:
             _kill_group(process)

@@ -1,6 +1,7 @@
 """The few functions of the CUDA driver that it takes to load compiled kernels and to launch them, through ctypes.
 
-The driver's library comes with the GPU's driver, so nothing has to be installed. No function here allocates memory of the GPU or waits
+The driver's library comes with the GPU's driver, so nothing has to be installed. No function here allocates memory of
+the GPU or waits
 for it: launches may be recorded into a CUDA graph.
 """
 
@@ -40,7 +41,8 @@ class Driver:
         self._call('cuInit', 0)
 
     def use(self, index):
-        """Makes the context that torch has on GPU `index` the current one: a thread that has not called CUDA yet has none."""
+        """Makes the context that torch has on GPU `index` the current one: a thread that has not called CUDA yet has
+        none."""
         if index not in self.contexts:
             device, context = c_int(), c_void_p()
             self._call('cuDeviceGet', ctypes.byref(device), index)

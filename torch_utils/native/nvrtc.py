@@ -1,6 +1,8 @@
-"""Compiles CUDA kernels with NVRTC, the compiler as a library that comes with torch for CUDA: no nvcc, no host compiler, no ninja.
+"""Compiles CUDA kernels with NVRTC, the compiler as a library that comes with torch for CUDA: no nvcc, no host
+compiler, no ninja.
 
-It runs in a process of its own (`main`), which needs no torch, so that neither a crash nor a compilation without end is the caller's.
+It runs in a process of its own (`main`), which needs no torch, so that neither a crash nor a compilation without end is
+the caller's.
 """
 
 import concurrent.futures
@@ -31,7 +33,8 @@ class NvrtcError(RuntimeError):
 
 
 def find_library(major):
-    """Path of NVRTC of a generation of CUDA (e.g. 13): from the pip packages, from torch's own folder, or from a toolkit; or None."""
+    """Path of NVRTC of a generation of CUDA (e.g. 13): from the pip packages, from torch's own folder, or from a
+    toolkit; or None."""
     name = f'nvrtc64_{major}*_0.dll' if sys.platform == 'win32' else f'libnvrtc*.so.{major}*'
     for folder in _folders(major):
         found = sorted(path for path in glob.glob(os.path.join(glob.escape(folder), name))
@@ -130,8 +133,9 @@ def _strings(texts):
 
 
 def target_of(capability, architectures):
-    """'sm_86' for a GPU of capability (8, 6): its own architecture, or the last before it of the same generation, whose code it runs;
-    'compute_120' for a GPU newer than the compiler, whose driver translates. Raises NvrtcError for one that is too old."""
+    """'sm_86' for a GPU of capability (8, 6): its own architecture, or the last before it of the same generation, whose
+    code it runs; 'compute_120' for a GPU newer than the compiler, whose driver translates. Raises NvrtcError for one
+    that is too old."""
     number = capability[0] * 10 + capability[1]
     older = [arch for arch in architectures if arch <= number]
     if not older:

@@ -1,4 +1,5 @@
-"""The CUDA kernels that NVRTC compiles: one archive per architecture in the cache, and their launching through the driver."""
+"""The CUDA kernels that NVRTC compiles: one archive per architecture in the cache, and their launching through the
+driver."""
 
 import functools
 import glob
@@ -54,9 +55,11 @@ def headers():
 
 
 def library():
-    """Path of NVRTC of torch's generation of CUDA: code of another one may be too new for the driver. Raises BuildError."""
+    """Path of NVRTC of torch's generation of CUDA: code of another one may be too new for the driver. Raises
+    BuildError."""
     if torch.version.cuda is None:
-        raise BuildError(f'torch {torch.__version__} is not built for CUDA', 'install torch for CUDA: https://pytorch.org')
+        raise BuildError(f'torch {torch.__version__} is not built for CUDA',
+                         'install torch for CUDA: https://pytorch.org')
     major = torch.version.cuda.split('.')[0]
     path = nvrtc.find_library(major)
     if path is None:
@@ -79,9 +82,11 @@ def _version_of(path):
 
 
 def build(capability, time_limit_sec=TIME_LIMIT_SEC):
-    """Path of the archive for GPUs of a capability, compiled unless the cache has it. Raises BuildError, or UserError of the cache."""
+    """Path of the archive for GPUs of a capability, compiled unless the cache has it. Raises BuildError, or UserError
+    of the cache."""
     path, texts = library(), headers()
-    key = hashlib.sha256(repr([_version_of(path), capability, nvrtc.HEADERS, nvrtc.OPTIONS, texts, programs()]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr([_version_of(path), capability, nvrtc.HEADERS, nvrtc.OPTIONS, texts,
+                               programs()]).encode()).hexdigest()[:16]
     job = dict(library=path, capability=capability, headers=texts, programs=programs())
     name = 'kdgan_nvrtc-{}{}-{}.zip'.format(*capability, key)
     return build_cache.cached(name, lambda to: _build_to(to, job, time_limit_sec), time_limit_sec, ANNOUNCEMENT)
@@ -97,13 +102,15 @@ def _build_to(path, job, time_limit_sec):
             lines = [line for line in log.splitlines() if line.strip()]
             first = next((i for i, line in enumerate(lines) if re.search(r'\berror\b', line)), 0)
             raise BuildError('compiling with NVRTC failed', 'install the newest driver and torch for this GPU; '
-                             'python -m torch_utils.doctor tells the versions', '\n'.join(lines[first:first + LOG_LINES]))
+                             'python -m torch_utils.doctor tells the versions',
+                             '\n'.join(lines[first:first + LOG_LINES]))
         with files.atomic_path(path) as temp:
             os.replace(built, temp)
 
 
 class Archive:
-    """Compiled programs in memory: `images` {program: bytes}, `names` {program: {kernel: name}}. Raises BuildError of a damaged file."""
+    """Compiled programs in memory: `images` {program: bytes}, `names` {program: {kernel: name}}. Raises BuildError of a
+    damaged file."""
 
     def __init__(self, path):
         try:
@@ -157,7 +164,8 @@ class Launcher:
             program = next(name for name, names in archive.names.items() if kernel_of(body) in names)
             if (device, program) not in self.modules:
                 self.modules[device, program] = self.driver.load(archive.images[program])
-            self.functions[device, body] = self.driver.function(self.modules[device, program], archive.names[program][kernel_of(body)])
+            self.functions[device, body] = self.driver.function(self.modules[device, program],
+                                                                archive.names[program][kernel_of(body)])
         return self.functions[device, body]
 
 
@@ -168,7 +176,8 @@ def operators(capabilities, time_limit_sec=TIME_LIMIT_SEC):
     """
     driver = Driver()
     launcher = Launcher({capability: _archive(capability, time_limit_sec) for capability in capabilities}, driver)
-    return {name: function for _, launches in KERNELS.values() for name, function in launches.operators(launcher).items()}
+    return {name: function for _, launches in KERNELS.values()
+            for name, function in launches.operators(launcher).items()}
 
 
 def _archive(capability, time_limit_sec):

@@ -1,4 +1,5 @@
-"""What the launches of all operators share where NVRTC has compiled the kernels: kernel.h, dtype.h and device.h in Python."""
+"""What the launches of all operators share where NVRTC has compiled the kernels: kernel.h, dtype.h and device.h in
+Python."""
 
 import ctypes
 from typing import NamedTuple
@@ -7,7 +8,8 @@ import torch
 
 THREADS = 256                           # of a block
 MOST_BLOCKS = 2 ** 31 - 1               # of a grid
-CPP_TYPE = {torch.float16: 'kdgan::half_t', torch.bfloat16: 'kdgan::bfloat16_t', torch.float32: 'float', torch.float64: 'double'}
+CPP_TYPE = {torch.float16: 'kdgan::half_t', torch.bfloat16: 'kdgan::bfloat16_t', torch.float32: 'float',
+            torch.float64: 'double'}
 
 
 class Launch(NamedTuple):

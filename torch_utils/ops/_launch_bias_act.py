@@ -1,4 +1,5 @@
-"""bias_act.h, bias_act.cu and bias_act.cpp in Python, for kernels that NVRTC has compiled: which kernel runs, with what.
+"""bias_act.h, bias_act.cu and bias_act.cpp in Python, for kernels that NVRTC has compiled: which kernel runs, with
+what.
 
 The tests compare every launch with the one that the C++ makes.
 """
@@ -38,7 +39,8 @@ def bodies(dtype):
 
 
 def plan(dtype, act, derivative, params, bias_aligned, resident_blocks):
-    """The launch for `params`, of which all but what launch_bias_act fills in is set. resident_blocks: function of a body."""
+    """The launch for `params`, of which all but what launch_bias_act fills in is set. resident_blocks: function of a
+    body."""
     size, body, p = pack_size(dtype), body_of(dtype, act, derivative), params
     p.over_gain = 0 if p.gain == 0 else 1 / p.gain
     p.packed = is_aligned(p.x or 0, p.saved or 0, p.ddx or 0, p.out or 0)

@@ -1,5 +1,5 @@
-"""scaled_bias_act.h, scaled_bias_act.cu and scaled_bias_act.cpp in Python, for kernels that NVRTC has compiled: which kernel runs, on what
-tiles.
+"""scaled_bias_act.h, scaled_bias_act.cu and scaled_bias_act.cpp in Python, for kernels that NVRTC has compiled: which
+kernel runs, on what tiles.
 
 The tests compare every launch with the one that the C++ makes.
 """
@@ -8,7 +8,18 @@ import ctypes
 
 import torch
 
-from ._launch import CPP_TYPE, THREADS, Launch, described, has_dtype, is_aligned, is_channels_last, kind_of, pack_size, real_bytes
+from ._launch import (
+    CPP_TYPE,
+    THREADS,
+    Launch,
+    described,
+    has_dtype,
+    is_aligned,
+    is_channels_last,
+    kind_of,
+    pack_size,
+    real_bytes,
+)
 
 ROWS_EACH = 4                           # rows of a thread (scaled_bias_act_tile.h)
 MOST_LANES = 32
@@ -17,7 +28,8 @@ SUMS = {'forward': (0, 0), 'grad': (2, 1), 'grad2': (1, 0)}     # pass -> what i
 
 class Params(ctypes.Structure):
     """ScaledBiasActParams."""
-    _fields_ = [*((name, ctypes.c_void_p) for name in ('x', 'y', 'dy', 'ddx', 'out', 'out_x', 'scale', 'ddscale', 'bias', 'noise', 'row_sums',
+    _fields_ = [*((name, ctypes.c_void_p) for name in ('x', 'y', 'dy', 'ddx', 'out', 'out_x', 'scale', 'ddscale',
+                                                       'bias', 'noise', 'row_sums',
                                                        'column_sums')),
                 *((name, ctypes.c_int64) for name in ('samples', 'rows', 'columns', 'noise_step')),
                 *((name, ctypes.c_double) for name in ('alpha', 'gain', 'clamp')),
@@ -46,7 +58,8 @@ def tile(p, dtype):
 
 def plan(p, dtype, channels_last, kind):
     """The launch for `p`, in which the tiles and all pointers are set."""
-    p.packed = p.columns % pack_size(dtype) == 0 and is_aligned(*(getattr(p, name) or 0 for name in ('x', 'y', 'dy', 'ddx', 'out', 'out_x')))
+    p.packed = (p.columns % pack_size(dtype) == 0
+                and is_aligned(*(getattr(p, name) or 0 for name in ('x', 'y', 'dy', 'ddx', 'out', 'out_x'))))
     row_sums, column_sums = reversed(SUMS[kind]) if channels_last else SUMS[kind]
     tile_rows = THREADS // p.lanes * ROWS_EACH
     numbers = row_sums * p.lanes * (tile_rows + 1) + column_sums * pack_size(dtype) * THREADS
@@ -78,11 +91,13 @@ def operators(launcher):
         d_dy, d_x = work.out('out'), work.out('out_x')
         (d_scale,), _ = work.run(launcher, 'grad2')
         return d_dy, d_x, d_scale
-    return dict(scaled_bias_act=scaled_bias_act, scaled_bias_act_grad=scaled_bias_act_grad, scaled_bias_act_grad2=scaled_bias_act_grad2)
+    return dict(scaled_bias_act=scaled_bias_act, scaled_bias_act_grad=scaled_bias_act_grad,
+                scaled_bias_act_grad2=scaled_bias_act_grad2)
 
 
 class _Work:
-    """The operators on one x: its layout, checked arguments, and the tensors that must live until the kernel is in the stream."""
+    """The operators on one x: its layout, checked arguments, and the tensors that must live until the kernel is in the
+    stream."""
 
     def __init__(self, given, scale, alpha, gain, clamp):
         has_dtype('scaled_bias_act', given)
@@ -129,7 +144,8 @@ class _Work:
         return made
 
     def run(self, launcher, kind):
-        """Launches the kernel. -> what it summed over pixels [sums, N, C] and over channels [N, 1, H, W]; None where there is nothing to sum."""
+        """Launches the kernel. -> what it summed over pixels [sums, N, C] and over channels [N, 1, H, W]; None where
+        there is nothing to sum."""
         x, p, (over_pixels, over_channels) = self.x, self.p, SUMS[kind]
         n, channels, h, w = x.shape
         if x.numel() == 0:

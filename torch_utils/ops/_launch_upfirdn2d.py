@@ -1,4 +1,5 @@
-"""upfirdn2d.h, upfirdn2d.cu and upfirdn2d.cpp in Python, for kernels that NVRTC has compiled: which kernel runs, on what tiles.
+"""upfirdn2d.h, upfirdn2d.cu and upfirdn2d.cpp in Python, for kernels that NVRTC has compiled: which kernel runs, on
+what tiles.
 
 The tests compare every launch with the one that the C++ makes.
 """
@@ -9,14 +10,25 @@ from typing import NamedTuple
 
 import torch
 
-from ._launch import CPP_TYPE, MOST_BLOCKS, Launch, has_dtype, is_aligned, is_channels_last, kind_of, pack_size, real_bytes
+from ._launch import (
+    CPP_TYPE,
+    MOST_BLOCKS,
+    Launch,
+    has_dtype,
+    is_aligned,
+    is_channels_last,
+    kind_of,
+    pack_size,
+    real_bytes,
+)
 
 KERNEL_TAPS = 32                        # per direction (upfirdn2d.h)
 MAX_EXTENT = 2 ** 30                    # of the padded image: positions are 32-bit numbers (upfirdn2d.h)
 SHARED_WANTED, SHARED_LIMIT = 24 << 10, 48 << 10                # as in upfirdn2d.cu, with the reasons there
 OUTPUTS = 2048
 BLOCKS_PER_MULTIPROCESSOR = 2
-ROWS = 4                                                        # of a kernel for a fixed number of taps; the general one: 1
+# Of a kernel for a fixed number of taps; the general one: 1
+ROWS = 4
 TAPS = 4
 FACTORS = ((2, 1), (1, 2), (1, 1))                              # up, down
 
@@ -31,8 +43,10 @@ class Strides(ctypes.Structure):
 
 class Params(ctypes.Structure):
     """Upfirdn2dParams; `in` is a word of Python: read it with getattr."""
-    _fields_ = [*((name, ctypes.c_void_p) for name in ('x', 'f', 'y')), *((name, ctypes.c_int64) for name in ('images', 'depth')),
-                *((name, ctypes.c_int) for name in ('in_w', 'in_h', 'out_w', 'out_h')), ('in', Strides), ('out', Strides),
+    _fields_ = [*((name, ctypes.c_void_p) for name in ('x', 'f', 'y')),
+                *((name, ctypes.c_int64) for name in ('images', 'depth')),
+                *((name, ctypes.c_int) for name in ('in_w', 'in_h', 'out_w', 'out_h')), ('in', Strides),
+                ('out', Strides),
                 *((name, ctypes.c_bool) for name in ('channels_last', 'separable', 'flip')),
                 *((name, ctypes.c_int) for name in ('taps_x', 'taps_y', 'upx', 'upy', 'downx', 'downy', 'left', 'top')),
                 ('gain', ctypes.c_double), ('packed', ctypes.c_bool),
@@ -55,12 +69,14 @@ class Axis(NamedTuple):
     def check(self):
         within = lambda value, lowest: lowest <= value <= MAX_EXTENT
         if not (within(self.up, 1) and within(self.down, 1)):
-            raise RuntimeError(f'upfirdn2d: up{self.name} is {self.up}, down{self.name} is {self.down}, they must be 1 to {MAX_EXTENT}')
+            raise RuntimeError(f'upfirdn2d: up{self.name} is {self.up}, down{self.name} is {self.down}, they must be 1 '
+                               f'to {MAX_EXTENT}')
         if not (within(self.before, -MAX_EXTENT) and within(self.after, -MAX_EXTENT)):
             raise RuntimeError(f'upfirdn2d: the padding in {self.name} is {self.before} and {self.after}, '
                                f'the largest extent is {MAX_EXTENT}')
         if self.size * self.up + max(self.before, 0) + max(self.after, 0) > MAX_EXTENT:
-            raise RuntimeError(f'upfirdn2d: the image with its padding is too large in {self.name}: the largest extent is {MAX_EXTENT}')
+            raise RuntimeError(f'upfirdn2d: the image with its padding is too large in {self.name}: the largest extent '
+                               f'is {MAX_EXTENT}')
         if self.size * self.up + self.before + self.after < self.taps:
             raise RuntimeError('upfirdn2d: the padded image is smaller than the filter')
 
@@ -86,9 +102,12 @@ def plan(dtype, channels_last, batch, axis_x, axis_y, separable, flip, aligned, 
     """
     n, c = batch
     out_h, out_w = axis_y.out(), axis_x.out()
-    p = Params(images=n if channels_last else 1, depth=c if channels_last else n * c, in_w=axis_x.size, in_h=axis_y.size, out_w=out_w,
-               out_h=out_h, out=_strides_of(channels_last, c, out_h, out_w), channels_last=channels_last, separable=separable, flip=flip,
-               taps_x=axis_x.taps, taps_y=axis_y.taps, upx=axis_x.up, upy=axis_y.up, downx=axis_x.down, downy=axis_y.down,
+    p = Params(images=n if channels_last else 1, depth=c if channels_last else n * c, in_w=axis_x.size,
+               in_h=axis_y.size, out_w=out_w,
+               out_h=out_h, out=_strides_of(channels_last, c, out_h, out_w), channels_last=channels_last,
+               separable=separable, flip=flip,
+               taps_x=axis_x.taps, taps_y=axis_y.taps, upx=axis_x.up, upy=axis_y.up, downx=axis_x.down,
+               downy=axis_y.down,
                left=axis_x.before, top=axis_y.before)
     setattr(p, 'in', _strides_of(channels_last, c, axis_y.size, axis_x.size))
     factors = (axis_x.up, axis_x.down)
@@ -192,7 +211,8 @@ def _check_filter(x, f):
     if f.dtype != torch.float32 or f.device != x.device:
         raise RuntimeError(f'upfirdn2d: f is {kind_of(f)} on {f.device}, it must be float32 on {x.device}')
     if f.ndim not in (1, 2) or f.numel() == 0 or max(f.shape) > KERNEL_TAPS:
-        raise RuntimeError(f'upfirdn2d: f has shape {list(f.shape)}, the kernel takes [taps] or [height, width] with 1 to '
+        raise RuntimeError(f'upfirdn2d: f has shape {list(f.shape)}, the kernel takes [taps] or [height, width] '
+                           'with 1 to '
                            f'{KERNEL_TAPS} taps')
 
 
@@ -216,7 +236,8 @@ def _run(launcher, given_x, given_f, upx, upy, downx, downy, left, right, top, b
         launch = plan(x.dtype, channels_last, (n, c), axis_x, axis_y, f.ndim == 1, flip, is_aligned(x.data_ptr()),
                       launcher.multiprocessors(x.device))
     except RuntimeError as err:
-        raise RuntimeError(f'upfirdn2d: {err} (x has shape {list(x.shape)}, f {list(f.shape)}, y {list(y.shape)})') from None
+        raise RuntimeError(f'upfirdn2d: {err} (x has shape {list(x.shape)}, f {list(f.shape)}, y '
+                           f'{list(y.shape)})') from None
     p = Params.from_buffer_copy(launch.params)
     p.x, p.f, p.y, p.gain = x.data_ptr(), f.data_ptr(), y.data_ptr(), gain
     launcher.launch(x.device, launch._replace(params=p))

@@ -14,8 +14,9 @@ TAGS = (getattr(torch.Tag, 'needs_exact_strides', torch.Tag.needs_fixed_stride_o
 def define(schema: str, reference, fake, kernel: str):
     """Declares an operator that runs `reference` wherever it has no kernel.
 
-    Its first call with a CUDA tensor looks for the kernels (custom_ops.py). If there are any, torch calls them from then on, and
-    `reference` no more. What an operator registers for autograd stays a Python function that runs on every call.
+    Its first call with a CUDA tensor looks for the kernels (custom_ops.py). If there are any, torch calls them from
+    then on, and `reference` no more. What an operator registers for autograd stays a Python function that runs on every
+    call.
 
     Args:
         schema:    as for `torch.library.Library.define`, e.g. 'scale(Tensor x, float gain) -> Tensor'.
@@ -44,7 +45,8 @@ def check_input(op: str, x: torch.Tensor, impl: str):
     if impl not in IMPLS:
         raise ValueError(f'{op}: impl is {impl!r}, it must be one of {", ".join(IMPLS)}')
     if x.dtype not in DTYPES:
-        raise TypeError(f'{op}: x is {x.dtype} of shape {list(x.shape)}, it must be floating point: float16, bfloat16, float32 or float64')
+        raise TypeError(f'{op}: x is {x.dtype} of shape {list(x.shape)}, it must be floating point: float16, bfloat16, '
+                        'float32 or float64')
     if impl == 'cuda' and not torch.compiler.is_compiling():
         custom_ops.require(op, x.device)
 

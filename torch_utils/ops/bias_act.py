@@ -19,10 +19,12 @@ class Activation(NamedTuple):
     """
     value: Callable                 # (u, alpha) -> act(u); may overwrite u unless s = 'u'
     slope: Callable                 # (d, s, alpha) -> d * act'(u)
-    curve: Callable | None          # (d, s, alpha) -> d * the derivative of act'(u) with respect to s; None = zero almost everywhere
+    # (d, s, alpha) -> d * the derivative of act'(u) with respect to s; None = zero almost everywhere
+    curve: Callable | None
     s: str = 'v'
     def_alpha: float = 0.0          # default of the argument `alpha`
-    def_gain: float = 1.0           # default of the argument `gain`: keeps the second moment of a normal input at about 1
+    # Default of the argument `gain`: keeps the second moment of a normal input at about 1
+    def_gain: float = 1.0
 
 
 def _swish_slope(d, u, _alpha):
@@ -38,13 +40,16 @@ def _swish_curve(d, u, _alpha):
 activation_funcs = {
     'linear': Activation(lambda u, a: u, lambda d, v, a: d.clone(), None),
     'relu': Activation(lambda u, a: u.relu_(), lambda d, v, a: d * (v > 0), None, def_gain=math.sqrt(2)),
-    'lrelu': Activation(lambda u, a: F.leaky_relu_(u, a), lambda d, v, a: torch.ops.aten.leaky_relu_backward(d, v, a, True), None,
+    'lrelu': Activation(lambda u, a: F.leaky_relu_(u, a), lambda d, v,
+                        a: torch.ops.aten.leaky_relu_backward(d, v, a, True), None,
                         def_alpha=0.2, def_gain=math.sqrt(2)),
     'tanh': Activation(lambda u, a: u.tanh_(), lambda d, v, a: d * (1 - v * v), lambda d, v, a: d * v * -2),
     'sigmoid': Activation(lambda u, a: u.sigmoid_(), lambda d, v, a: d * v * (1 - v), lambda d, v, a: d * (1 - 2 * v)),
     'elu': Activation(lambda u, a: F.elu_(u), lambda d, v, a: d * (v.clamp(max=0) + 1), lambda d, v, a: d * (v < 0)),
-    'selu': Activation(lambda u, a: torch.selu_(u), lambda d, v, a: d * torch.where(v < 0, v + SELU_BOTTOM, SELU_SCALE), lambda d, v, a: d * (v < 0)),
-    'softplus': Activation(lambda u, a: F.softplus(u), lambda d, v, a: d * -torch.expm1(-v), lambda d, v, a: d * torch.exp(-v)),
+    'selu': Activation(lambda u, a: torch.selu_(u), lambda d, v, a: d * torch.where(v < 0, v + SELU_BOTTOM, SELU_SCALE),
+                       lambda d, v, a: d * (v < 0)),
+    'softplus': Activation(lambda u, a: F.softplus(u), lambda d, v, a: d * -torch.expm1(-v), lambda d, v,
+                           a: d * torch.exp(-v)),
     'swish': Activation(lambda u, a: u * torch.sigmoid(u), _swish_slope, _swish_curve, s='u', def_gain=math.sqrt(2)),
 }
 
@@ -52,8 +57,8 @@ activation_funcs = {
 def bias_act(x, b=None, dim=1, act='linear', alpha=None, gain=None, clamp=None, impl='auto'):
     """Adds a bias, applies an activation function, multiplies by `gain` and clamps, in this order.
 
-    Differentiable twice with respect to `x` and `b`. Where the result is clamped all derivatives are zero. Within torch.compile it
-    is plain torch, which the compiler joins with what stands before and after it.
+    Differentiable twice with respect to `x` and `b`. Where the result is clamped all derivatives are zero. Within
+    torch.compile it is plain torch, which the compiler joins with what stands before and after it.
 
     Args:
         x:     floating point, any shape.
@@ -63,10 +68,11 @@ def bias_act(x, b=None, dim=1, act='linear', alpha=None, gain=None, clamp=None, 
         alpha: slope of 'lrelu' below zero, >= 0; None = 0.2.
         gain:  factor after the activation; None = sqrt(2) for relu, lrelu and swish, 1 for the others.
         clamp: results are limited to [-clamp, clamp]; None = no limit.
-        impl:  'auto' = the fastest there is; 'cuda' = the CUDA kernel or an error (within torch.compile as 'auto'); 'ref' = plain
-               differentiable torch, which the tests compare with.
+        impl:  'auto' = the fastest there is; 'cuda' = the CUDA kernel or an error (within torch.compile as 'auto');
+               'ref' = plain differentiable torch, which the tests compare with.
     Returns:   shape, dtype and memory format of `x`.
-    Raises:    TypeError or ValueError naming the argument, its value and what is allowed; RuntimeError for 'cuda' without a kernel.
+    Raises:    TypeError or ValueError naming the argument, its value and what is allowed; RuntimeError for 'cuda'
+               without a kernel.
     """
     check_input('bias_act', x, impl)
     spec = _check(x, b, dim, act)
@@ -92,7 +98,8 @@ def _check(x, b, dim, act):
         if b.dtype != x.dtype or b.device != x.device:
             raise TypeError(f'bias_act: b is {b.dtype} on {b.device}, x is {x.dtype} on {x.device}; they must be alike')
         if b.shape != x.shape[dim:dim + 1 or None]:
-            raise ValueError(f'bias_act: b has shape {list(b.shape)}, it must be [{x.shape[dim]}], the size of x in dimension {dim}')
+            raise ValueError(f'bias_act: b has shape {list(b.shape)}, it must be [{x.shape[dim]}], the size of x in '
+                             f'dimension {dim}')
     return activation_funcs[act]
 
 
@@ -158,13 +165,15 @@ def _curve(ddx, dy, saved, b, dim, act, alpha, gain, clamp):
 
 
 def _laid_out_as(like, value):
-    """`value` with the strides of `like`, as the operators promise: pointwise functions of two layouts may choose the other one."""
+    """`value` with the strides of `like`, as the operators promise: pointwise functions of two layouts may choose the
+    other one."""
     return value if value.stride() == like.stride() else torch.empty_like(like).copy_(value)
 
 
 # The operators. `saved` is the output y, or the input x where the derivatives need u (then with b).
 _ARGS = 'int dim, str act, float alpha, float gain, float clamp'
-_bias_act = define(f'bias_act(Tensor x, Tensor? b, {_ARGS}) -> Tensor', _forward, lambda x, *args: torch.empty_like(x), 'bias_act')
+_bias_act = define(f'bias_act(Tensor x, Tensor? b, {_ARGS}) -> Tensor', _forward, lambda x,
+                   *args: torch.empty_like(x), 'bias_act')
 _bias_act_slope = define(f'bias_act_slope(Tensor dy, Tensor saved, Tensor? b, {_ARGS}) -> Tensor', _slope,
                          lambda dy, *args: torch.empty_like(dy), 'bias_act')
 _bias_act_curve = define(f'bias_act_curve(Tensor ddx, Tensor dy, Tensor saved, Tensor? b, {_ARGS}) -> Tensor', _curve,
@@ -183,7 +192,8 @@ def _setup(ctx, inputs, output):
 
 
 def _with_layout(dy, saved):
-    """A gradient that was expanded from fewer numbers, as that of a sum, has no layout of its own: it takes the result's."""
+    """A gradient that was expanded from fewer numbers, as that of a sum, has no layout of its own: it takes the
+    result's."""
     expanded = any(stride == 0 and size > 1 for size, stride in zip(dy.shape, dy.stride(), strict=True))
     return dy.contiguous(memory_format=memory_format_of(saved)) if expanded else dy
 
@@ -215,4 +225,5 @@ def _curve_backward(ctx, _grad):
 
 torch.library.register_autograd('kdgan::bias_act', _backward, setup_context=_setup)
 torch.library.register_autograd('kdgan::bias_act_slope', _slope_backward, setup_context=_slope_setup)
-torch.library.register_autograd('kdgan::bias_act_curve', _curve_backward, setup_context=lambda ctx, inputs, output: None)
+torch.library.register_autograd('kdgan::bias_act_curve', _curve_backward, setup_context=lambda ctx, inputs,
+                                output: None)

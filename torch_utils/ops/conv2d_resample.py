@@ -5,7 +5,8 @@ from .upfirdn2d import filter_size, parse_padding, upfirdn2d
 
 
 def conv2d_resample(x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight=True, flip_filter=False):
-    """Upsamples by `up`, filters, convolves with `w` and downsamples by `down`. Differentiable twice with respect to `x` and `w`.
+    """Upsamples by `up`, filters, convolves with `w` and downsamples by `down`. Differentiable twice with respect to
+    `x` and `w`.
 
     Args:
         x:           [N, C, H, W].
@@ -21,12 +22,15 @@ def conv2d_resample(x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight
     fw, fh = filter_size(f)
     left, right, top, bottom = parse_padding(padding)
     if up > 1:                                              # centre the filter on the result, as upsample2d does
-        left, right, top, bottom = left + (fw + up - 1) // 2, right + (fw - up) // 2, top + (fh + up - 1) // 2, bottom + (fh - up) // 2
+        left, right = left + (fw + up - 1) // 2, right + (fw - up) // 2
+        top, bottom = top + (fh + up - 1) // 2, bottom + (fh - up) // 2
     if down > 1:                                            # likewise downsample2d
-        left, right, top, bottom = left + (fw - down + 1) // 2, right + (fw - down) // 2, top + (fh - down + 1) // 2, bottom + (fh - down) // 2
+        left, right = left + (fw - down + 1) // 2, right + (fw - down) // 2
+        top, bottom = top + (fh - down + 1) // 2, bottom + (fh - down) // 2
     pad = [left, right, top, bottom]
 
-    if kh == kw == 1 and down > 1 and up == 1:              # a 1x1 convolution commutes with resampling: run it at the low resolution
+    # A 1x1 convolution commutes with resampling: run it at the low resolution
+    if kh == kw == 1 and down > 1 and up == 1:
         return _conv(upfirdn2d(x, f, down=down, padding=pad, flip_filter=flip_filter), w, groups, flip_weight)
     if kh == kw == 1 and up > 1 and down == 1:
         return upfirdn2d(_conv(x, w, groups, flip_weight), f, up=up, padding=pad, gain=up ** 2, flip_filter=flip_filter)
@@ -41,12 +45,14 @@ def conv2d_resample(x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight
 
 
 def _up_conv(x, w, f, up, down, pad, groups, flip_weight, flip_filter):
-    """A transposed convolution does the zero insertion and the kernel at once; the filter follows, since both commute."""
+    """A transposed convolution does the zero insertion and the kernel at once; the filter follows, since both
+    commute."""
     kh, kw = w.shape[2:]
     left, right, top, bottom = pad[0] - (kw - 1), pad[1] - (kw - up), pad[2] - (kh - 1), pad[3] - (kh - up)
     crop_x, crop_y = max(min(-left, -right), 0), max(min(-top, -bottom), 0)
     x = _conv_transpose(x, w, groups, flip_weight, stride=up, padding=(crop_y, crop_x))
-    x = upfirdn2d(x, f, padding=[left + crop_x, right + crop_x, top + crop_y, bottom + crop_y], gain=up ** 2, flip_filter=flip_filter)
+    x = upfirdn2d(x, f, padding=[left + crop_x, right + crop_x, top + crop_y, bottom + crop_y], gain=up ** 2,
+                  flip_filter=flip_filter)
     return x if down == 1 else upfirdn2d(x, f, down=down, flip_filter=flip_filter)
 
 
@@ -57,9 +63,11 @@ def _conv(x, w, groups, flip_weight, stride=1, padding=0):
 
 
 def _conv_transpose(x, w, groups, flip_weight, stride, padding):
-    """The transpose of a correlation convolves: it wants the weight turned around for a correlation, and [C, O / groups, kh, kw]."""
+    """The transpose of a correlation convolves: it wants the weight turned around for a correlation, and [C, O /
+    groups, kh, kw]."""
     if flip_weight:
         w = w.flip([2, 3])
     o, c, kh, kw = w.shape
-    w = w.reshape(groups, o // groups, c, kh, kw).transpose(1, 2).reshape(groups * c, o // groups, kh, kw) if groups > 1 else w.transpose(0, 1)
+    w = w.reshape(groups, o // groups, c, kh, kw).transpose(1, 2).reshape(groups * c, o // groups, kh,
+                                                                          kw) if groups > 1 else w.transpose(0, 1)
     return conv2d_gradfix.conv_transpose2d(x, w, stride=stride, padding=padding, groups=groups)

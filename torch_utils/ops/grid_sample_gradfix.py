@@ -1,6 +1,7 @@
 """Bilinear `grid_sample` that can be differentiated twice with respect to the image, on every device and torch version.
 
-Sampling is linear in the image, so the derivative of the backward with respect to its incoming gradient is the sampling itself.
+Sampling is linear in the image, so the derivative of the backward with respect to its incoming gradient is the sampling
+itself.
 """
 
 import torch
@@ -9,7 +10,8 @@ _BILINEAR, _ZEROS = 0, 0                # torch's codes for mode and padding_mod
 
 
 def grid_sample(input, grid):
-    """Samples `input` [N, C, H, W] at `grid` [N, H', W', 2] (x, y in [-1, 1], pixel edges at the ends; zeros outside) -> [N, C, H', W'].
+    """Samples `input` [N, C, H, W] at `grid` [N, H', W', 2] (x, y in [-1, 1], pixel edges at the ends; zeros outside)
+    -> [N, C, H', W'].
 
     Differentiable any number of times with respect to `input`, once with respect to `grid`.
     """

@@ -14,19 +14,22 @@ F = torch.nn.functional
 
 
 def scaled_bias_act(x, scale, noise, b, act='linear', gain=None, clamp=None, impl='auto'):
-    """Scales channels, adds noise and bias, applies an activation function, multiplies by `gain` and clamps, in this order.
+    """Scales channels, adds noise and bias, applies an activation function, multiplies by `gain` and clamps, in this
+    order.
 
-    Differentiable twice with respect to `x`, `scale`, `noise` and `b`. Where the result is clamped all derivatives are zero.
+    Differentiable twice with respect to `x`, `scale`, `noise` and `b`. Where the result is clamped all derivatives are
+    zero.
 
     Args:
         x:     [N, C, H, W] floating point.
         scale: [N, C] factors of the channels; None = none.
         noise: [N or 1, 1, H, W] or [H, W], the same for all channels; None = none.
         b:     [C] bias. It, scale and noise may be of any floating-point dtype.
-        act, gain, clamp, impl: as in `bias_act`. The operator serves 'lrelu' with a scale and a gain above 0, and not on a CPU, where
-               several passes are no slower; the rest is composed.
+        act, gain, clamp, impl: as in `bias_act`. The operator serves 'lrelu' with a scale and a gain above 0, and not
+               on a CPU, where several passes are no slower; the rest is composed.
     Returns:   shape and dtype of `x`.
-    Raises:    TypeError or ValueError naming the argument, its value and what is allowed; RuntimeError for 'cuda' without a kernel.
+    Raises:    TypeError or ValueError naming the argument, its value and what is allowed; RuntimeError for 'cuda'
+               without a kernel.
     """
     check_input('scaled_bias_act', x, impl)
     _check(x, scale, noise, b, clamp)
@@ -37,7 +40,8 @@ def scaled_bias_act(x, scale, noise, b, act='linear', gain=None, clamp=None, imp
 
 
 def _operator_serves(x):
-    """Not on a CPU, and on a GPU where it has a kernel: in plain torch, `composed` is faster, whose bias_act may have one."""
+    """Not on a CPU, and on a GPU where it has a kernel: in plain torch, `composed` is faster, whose bias_act may have
+    one."""
     return x.device.type != 'cpu' and (not x.is_cuda or custom_ops.problem_of('scaled_bias_act') is None)
 
 
@@ -53,10 +57,12 @@ def composed(x, scale, noise, b, **act_kwargs):
 
 
 def by_operator(x, scale, noise, b, alpha, gain, clamp):
-    """The operator, with the small tensors in the form it takes: noise with four dimensions, all in the dtype that it computes in."""
+    """The operator, with the small tensors in the form it takes: noise with four dimensions, all in the dtype that it
+    computes in."""
     real = real_dtype(x.dtype)
     noise = None if noise is None else noise.to(real).expand(noise.shape[0] if noise.ndim == 4 else 1, 1, -1, -1)
-    return _scaled_bias_act(x, scale.to(real), noise, b.to(real), alpha, float(gain), -1.0 if clamp is None else float(clamp))
+    return _scaled_bias_act(x, scale.to(real), noise, b.to(real), alpha, float(gain),
+                            -1.0 if clamp is None else float(clamp))
 
 
 def real_dtype(dtype):
@@ -70,14 +76,17 @@ def _check(x, scale, noise, b, clamp):
     if x.ndim != 4:
         raise ValueError(f'scaled_bias_act: x has shape {list(x.shape)}, it must be [N, C, H, W]')
     n, c, h, w = x.shape
-    for name, tensor, shapes in (('scale', scale, [[n, c]]), ('noise', noise, [[n, 1, h, w], [1, 1, h, w], [h, w]]), ('b', b, [[c]])):
+    for name, tensor, shapes in (('scale', scale, [[n, c]]), ('noise', noise, [[n, 1, h, w], [1, 1, h, w], [h, w]]),
+                                 ('b', b, [[c]])):
         if tensor is None and name != 'b':
             continue
         if list(tensor.shape) not in shapes:
-            raise ValueError(f'scaled_bias_act: {name} has shape {list(tensor.shape)}, with x of shape {list(x.shape)} it must be '
+            raise ValueError(f'scaled_bias_act: {name} has shape {list(tensor.shape)}, with x of shape {list(x.shape)} '
+                             'it must be '
                              f'{" or ".join(map(str, shapes))}')
         if tensor.device != x.device:
-            raise TypeError(f'scaled_bias_act: {name} is on {tensor.device}, x on {x.device}; they must be on the same device')
+            raise TypeError(f'scaled_bias_act: {name} is on {tensor.device}, x on {x.device}; they must be on the '
+                            'same device')
 
 
 # ---------------------------------------------------------------------------
@@ -105,13 +114,15 @@ def _slope(d, y, alpha, gain, clamp):
     d = torch.ops.aten.leaky_relu_backward(d, y, alpha, True) * gain
     if clamp < 0:
         return d
-    limit = torch.tensor(clamp, dtype=y.dtype).item()       # a y at the limit was rounded to its dtype: so is the limit here
+    # A y at the limit was rounded to its dtype: so is the limit here
+    limit = torch.tensor(clamp, dtype=y.dtype).item()
     return torch.ops.aten.hardtanh_backward(d, y, -limit, limit)
 
 
 def _grad(dy, y, x, scale, *args):
     du, real = _slope(dy, y, *args), real_dtype(x.dtype)
-    return (_laid_out_as(x, du * _per_channel(scale, x)), (du * x).sum([2, 3], dtype=real), du.sum(1, keepdim=True, dtype=real).contiguous(),
+    return (_laid_out_as(x, du * _per_channel(scale, x)), (du * x).sum([2, 3], dtype=real),
+            du.sum(1, keepdim=True, dtype=real).contiguous(),
             du.sum([0, 2, 3], dtype=real))
 
 
@@ -124,7 +135,8 @@ def _grad2(ddx, ddscale, ddnoise, ddb, dy, y, x, scale, *args):
     if ddb is not None:
         ddu.add_(_per_channel(ddb, x))
     d_x = torch.zeros_like(x) if ddscale is None else du * _per_channel(ddscale, x)
-    return _laid_out_as(x, _slope(ddu, y, *args)), _laid_out_as(x, d_x), (ddx * du).sum([2, 3], dtype=real_dtype(x.dtype))
+    return _laid_out_as(x, _slope(ddu, y, *args)), _laid_out_as(x,
+                                                                d_x), (ddx * du).sum([2, 3], dtype=real_dtype(x.dtype))
 
 
 def _like(x):
@@ -141,12 +153,16 @@ def _grad2_fake(ddx, ddscale, ddnoise, ddb, dy, y, x, scale, *args):
 
 
 _ARGS = 'float alpha, float gain, float clamp'
-_scaled_bias_act = define(f'scaled_bias_act(Tensor x, Tensor scale, Tensor? noise, Tensor b, {_ARGS}) -> Tensor', _forward,
+_scaled_bias_act = define(f'scaled_bias_act(Tensor x, Tensor scale, Tensor? noise, Tensor b, {_ARGS}) -> '
+                          'Tensor', _forward,
                           lambda x, *args: _like(x), 'scaled_bias_act')
-_scaled_bias_act_grad = define(f'scaled_bias_act_grad(Tensor dy, Tensor y, Tensor x, Tensor scale, {_ARGS}) -> (Tensor, Tensor, Tensor, Tensor)',
+_scaled_bias_act_grad = define(f'scaled_bias_act_grad(Tensor dy, Tensor y, Tensor x, Tensor scale, {_ARGS}) -> '
+                               '(Tensor, Tensor, Tensor, Tensor)',
                                _grad, _grad_fake, 'scaled_bias_act')
-_scaled_bias_act_grad2 = define('scaled_bias_act_grad2(Tensor ddx, Tensor? ddscale, Tensor? ddnoise, Tensor? ddb, Tensor dy, Tensor y, Tensor x, '
-                                f'Tensor scale, {_ARGS}) -> (Tensor, Tensor, Tensor)', _grad2, _grad2_fake, 'scaled_bias_act')
+_scaled_bias_act_grad2 = define('scaled_bias_act_grad2(Tensor ddx, Tensor? ddscale, Tensor? ddnoise, Tensor? ddb, '
+                                'Tensor dy, Tensor y, Tensor x, '
+                                f'Tensor scale, {_ARGS}) -> (Tensor, Tensor, Tensor)', _grad2, _grad2_fake,
+                                'scaled_bias_act')
 
 
 # ---------------------------------------------------------------------------
@@ -171,7 +187,8 @@ def _grad_setup(ctx, inputs, output):
 
 
 def _grad_backward(ctx, ddx, ddscale, ddnoise, ddb):
-    """Linear in dy, x and scale; y, of which the sign counts and whether it is clamped, is piecewise constant in them."""
+    """Linear in dy, x and scale; y, of which the sign counts and whether it is clamped, is piecewise constant in
+    them."""
     dy, y, x, scale = ctx.saved_tensors
     ddx = torch.zeros_like(x) if ddx is None else ddx
     d_dy, d_x, d_scale = _scaled_bias_act_grad2(ddx, ddscale, ddnoise, ddb, dy, y, x, scale, *ctx.args)
@@ -184,4 +201,5 @@ def _grad2_backward(ctx, *_grads):
 
 torch.library.register_autograd('kdgan::scaled_bias_act', _backward, setup_context=_setup)
 torch.library.register_autograd('kdgan::scaled_bias_act_grad', _grad_backward, setup_context=_grad_setup)
-torch.library.register_autograd('kdgan::scaled_bias_act_grad2', _grad2_backward, setup_context=lambda ctx, inputs, output: None)
+torch.library.register_autograd('kdgan::scaled_bias_act_grad2', _grad2_backward, setup_context=lambda ctx, inputs,
+                                output: None)

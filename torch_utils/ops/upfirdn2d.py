@@ -27,7 +27,8 @@ def setup_filter(f, device=None, normalize=True, flip_filter=False, gain=1, sepa
     """
     f = torch.as_tensor(1 if f is None else f, dtype=torch.float32, device=device)
     if f.ndim > 2 or f.numel() == 0:
-        raise ValueError(f'setup_filter: f has shape {list(f.shape)}, it must be a number, [taps] or [height, width], not empty')
+        raise ValueError(f'setup_filter: f has shape {list(f.shape)}, it must be a number, [taps] or [height, width], '
+                         'not empty')
     if f.ndim == 0:
         f = f[None]
     if separable is None:
@@ -50,14 +51,16 @@ def upfirdn2d(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1, impl='au
         x:           [N, C, H, W] floating point.
         f:           float32 filter from `setup_filter` on the same device; None = identity.
         up, down:    integer factor, or [x, y].
-        padding:     number of pixels of the upsampled image: one number, [x, y] or [left, right, top, bottom]; negative crops.
+        padding:     number of pixels of the upsampled image: one number, [x, y] or [left, right, top, bottom]; negative
+                     crops.
         flip_filter: False = convolution, True = correlation.
         gain:        factor on the result.
-        impl:        'auto' = the fastest there is; 'cuda' = the CUDA kernel (up to 32 taps) or an error (within torch.compile as 'auto');
-                     'ref' = plain differentiable torch, which the tests compare with.
+        impl:        'auto' = the fastest there is; 'cuda' = the CUDA kernel (up to 32 taps) or an error (within
+                     torch.compile as 'auto'); 'ref' = plain differentiable torch, which the tests compare with.
     Returns:         [N, C, H', W'] in the dtype and memory format of `x`, with
                      H' = (H * up + top + bottom - height) // down + 1.
-    Raises:          TypeError or ValueError naming the argument, its value and what is allowed; RuntimeError for 'cuda' without a kernel.
+    Raises:          TypeError or ValueError naming the argument, its value and what is allowed; RuntimeError for 'cuda'
+                     without a kernel.
     """
     check_input('upfirdn2d', x, impl)
     upx, upy = parse_pair('up', up, minimum=1)
@@ -68,7 +71,8 @@ def upfirdn2d(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1, impl='au
     _check(x, f, upx, upy, downx, downy, left, right, top, bottom)
     without_kernel = x.is_cuda and max(f.shape) > KERNEL_TAPS
     if impl == 'cuda' and without_kernel:
-        raise ValueError(f"upfirdn2d: f has shape {list(f.shape)}, impl='cuda' takes up to {KERNEL_TAPS} taps per direction; use impl='auto'")
+        raise ValueError(f"upfirdn2d: f has shape {list(f.shape)}, impl='cuda' takes up to {KERNEL_TAPS} taps per "
+                         "direction; use impl='auto'")
     run = _reference if impl == 'ref' or without_kernel else _upfirdn2d
     return run(x, f, upx, upy, downx, downy, left, right, top, bottom, bool(flip_filter), float(gain))
 
@@ -95,7 +99,8 @@ def downsample2d(x, f, down=2, padding=0, flip_filter=False, gain=1, impl='auto'
     downx, downy = parse_pair('down', down, minimum=1)
     fw, fh = filter_size(f)
     left, right, top, bottom = parse_padding(padding)
-    padding = [left + (fw - downx + 1) // 2, right + (fw - downx) // 2, top + (fh - downy + 1) // 2, bottom + (fh - downy) // 2]
+    padding = [left + (fw - downx + 1) // 2, right + (fw - downx) // 2, top + (fh - downy + 1) // 2,
+               bottom + (fh - downy) // 2]
     return upfirdn2d(x, f, down=[downx, downy], padding=padding, flip_filter=flip_filter, gain=gain, impl=impl)
 
 
@@ -127,14 +132,18 @@ def _check(x, f, upx, upy, downx, downy, left, right, top, bottom):
     if x.ndim != 4 or x.shape[2] == 0 or x.shape[3] == 0:
         raise ValueError(f'upfirdn2d: x has shape {list(x.shape)}, it must be [N, C, H, W] with at least one pixel')
     if f.ndim not in (1, 2) or f.numel() == 0 or max(f.shape) > MAX_TAPS:
-        raise ValueError(f'upfirdn2d: f has shape {list(f.shape)}, it must be [taps] or [height, width] with 1 to {MAX_TAPS} taps')
+        raise ValueError(f'upfirdn2d: f has shape {list(f.shape)}, it must be [taps] or [height, width] with 1 to '
+                         f'{MAX_TAPS} taps')
     if f.dtype != torch.float32 or f.device != x.device:
-        raise TypeError(f'upfirdn2d: f is {f.dtype} on {f.device}, it must be float32 on {x.device}, as setup_filter makes it')
+        raise TypeError(f'upfirdn2d: f is {f.dtype} on {f.device}, it must be float32 on {x.device}, as '
+                        'setup_filter makes it')
     fw, fh = filter_size(f)
     width, height = x.shape[3] * upx + left + right, x.shape[2] * upy + top + bottom
     if width < fw or height < fh:
-        raise ValueError(f'upfirdn2d: the padded image is {width}x{height}, smaller than the filter, which is {fw}x{fh}')
-    width, height = (size + sum(max(p, 0) for p in padding) for size, padding in        # a crop at one end makes no room at the other
+        raise ValueError(f'upfirdn2d: the padded image is {width}x{height}, smaller than the filter, which is '
+                         f'{fw}x{fh}')
+    # A crop at one end makes no room at the other
+    width, height = (size + sum(max(p, 0) for p in padding) for size, padding in
                      [(x.shape[3] * upx, (left, right)), (x.shape[2] * upy, (top, bottom))])
     if max(width, height) > MAX_EXTENT:
         raise ValueError(f'upfirdn2d: the padded image is {width}x{height}, the largest extent is {MAX_EXTENT}')
@@ -158,8 +167,9 @@ def _reference(x, f, upx, upy, downx, downy, left, right, top, bottom, flip, gai
 
 
 def _pad(x, left, right, top, bottom):
-    """Zeros around, or a crop where a number is negative. Unlike with `F.pad` alone a crop may reach beyond the image into the zeros
-    of the other side, as it does in the derivative of an enlargement whose result is cropped to inserted zeros."""
+    """Zeros around, or a crop where a number is negative. Unlike with `F.pad` alone a crop may reach beyond the image
+    into the zeros of the other side, as it does in the derivative of an enlargement whose result is cropped to inserted
+    zeros."""
     padding = [left, right, top, bottom]
     if min(padding) >= 0 or max(padding) <= 0:
         return F.pad(x, padding)
@@ -167,7 +177,8 @@ def _pad(x, left, right, top, bottom):
 
 
 def _forward(x, f, upx, upy, downx, downy, left, right, top, bottom, flip, gain):
-    """One depthwise convolution (two for a separable filter), measured to be the fastest way on a CPU: benchmarks/ops_cpu.py."""
+    """One depthwise convolution (two for a separable filter), measured to be the fastest way on a CPU:
+    benchmarks/ops_cpu.py."""
     layout = memory_format_of(x)
     if upx > 1 or upy > 1:
         n, c, h, w = x.shape
@@ -196,11 +207,13 @@ def _depthwise(f, channels, dtype):
 
 def _fake(x, f, upx, upy, downx, downy, left, right, top, bottom, flip, gain):
     fw, fh = filter_size(f)
-    size = [*x.shape[:2], (x.shape[2] * upy + top + bottom - fh) // downy + 1, (x.shape[3] * upx + left + right - fw) // downx + 1]
+    size = [*x.shape[:2], (x.shape[2] * upy + top + bottom - fh) // downy + 1,
+            (x.shape[3] * upx + left + right - fw) // downx + 1]
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=memory_format_of(x))
 
 
-_upfirdn2d = define('upfirdn2d(Tensor x, Tensor f, int upx, int upy, int downx, int downy, int left, int right, int top, int bottom, '
+_upfirdn2d = define('upfirdn2d(Tensor x, Tensor f, int upx, int upy, int downx, int downy, int left, int right, int '
+                    'top, int bottom, '
                     'bool flip, float gain) -> Tensor', _forward, _fake, 'upfirdn2d')
 
 
@@ -216,7 +229,8 @@ def _backward(ctx, dy):
     upx, upy, downx, downy, left, _right, top, _bottom, flip, gain = ctx.args
     fw, fh = filter_size(f)
     (in_h, in_w), (out_h, out_w) = ctx.in_size, ctx.out_size
-    padding = [fw - 1 - left, (in_w - 1) * upx + 1 + left - out_w * downx, fh - 1 - top, (in_h - 1) * upy + 1 + top - out_h * downy]
+    padding = [fw - 1 - left, (in_w - 1) * upx + 1 + left - out_w * downx, fh - 1 - top,
+               (in_h - 1) * upy + 1 + top - out_h * downy]
     return _upfirdn2d(dy, f, downx, downy, upx, upy, *padding, not flip, gain), *[None] * 11
 
 

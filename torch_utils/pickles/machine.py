@@ -1,6 +1,6 @@
 """The stack machine of the pickle format, for data only: nothing that a pickle names is imported or called.
 
-What a global stands for, and what calling it gives, is decided by the table the machine is given (torch_utils/pickles/reader.py).
+What a global stands for, and what calling it gives, is decided by the table that the machine is given (reader.py).
 """
 
 import io
@@ -10,8 +10,8 @@ from typing import Any, Callable, NamedTuple
 
 from dnnlib import UnusableFile
 
-MAX_OPCODES = 400_000           # of a file. A pickle with three 1024x1024 networks has 85,000; as many take less than a second
-MAX_STRING = 4 << 20            # bytes of one string; the longest of real files are the source texts they carry, about 50 KB
+MAX_OPCODES = 400_000           # of a file; three 1024x1024 networks have 85,000; as many take less than a second
+MAX_STRING = 4 << 20            # bytes of one string; the longest of real files are source texts, about 50 KB
 MAX_STRINGS = 64 << 20          # bytes of all strings
 MAX_NAME = 256                  # bytes of a module's or class's name
 
@@ -42,7 +42,7 @@ class Global(NamedTuple):
     """A name that a pickle may mention. It is never looked up."""
     name: str                                   # 'module.attribute'
     call: Callable[..., Any] | None = None      # what the file's call of it gives: a function of ours
-    new: Callable[..., Any] | None = None       # the same where the file makes an object without calling the constructor
+    new: Callable[..., Any] | None = None       # the same where an object is made without calling the constructor
 
 
 class Budget:
@@ -62,7 +62,8 @@ class Budget:
         """Charges a string of `size` bytes."""
         self.strings -= size
         if size > MAX_STRING or self.strings < 0:
-            raise UnusableFile(f'it has too much text, at last {size:,} bytes; a string may have {MAX_STRING:,}, all together {MAX_STRINGS:,}')
+            raise UnusableFile(f'it has too much text, at last {size:,} bytes; a string may have {MAX_STRING:,}, all '
+                               f'together {MAX_STRINGS:,}')
 
 
 class Machine:
@@ -93,10 +94,12 @@ class Machine:
             while (code := self.take(1)) != pickle.STOP:
                 self.budget.work(1)
                 if code not in STEPS:
-                    raise UnusableFile(f'it has the instruction {code!r}, which no pickle of networks uses, at byte {self.file.tell() - 1}')
+                    raise UnusableFile(f'it has the instruction {code!r}, which no pickle of networks uses, at byte '
+                                       f'{self.file.tell() - 1}')
                 STEPS[code](self)
             return self.stack.pop()
-        except (LookupError, ValueError, TypeError, OverflowError) as err:      # an empty stack, no such memo, bad UTF-8, a wrong type
+        except (LookupError, ValueError, TypeError, OverflowError) as err:
+            # an empty stack, no such memo, bad UTF-8, a wrong type
             raise UnusableFile(f'it is damaged, or no pickle, at byte {self.file.tell()}') from err
 
     def take(self, size):
@@ -143,14 +146,16 @@ class Machine:
         text = self.file.readline(min(MAX_NAME, self.left))
         self.left -= len(text)
         if not text.endswith(b'\n'):
-            raise UnusableFile('it ends too early' if self.left == 0 else f'it has a name of more than {MAX_NAME} bytes')
+            raise UnusableFile('it ends too early' if self.left == 0
+                               else f'it has a name of more than {MAX_NAME} bytes')
         return str(text[:-1], 'utf-8')
 
     def mention(self, module, attribute):
         """GLOBAL and STACK_GLOBAL."""
         name = f'{_text(module)}.{_text(attribute)}'
         if name not in self.globals:
-            raise UnusableFile(f'it names the global {name[:MAX_NAME]!r}{self._context()}; only what networks are made of is read, '
+            raise UnusableFile(f'it names the global {name[:MAX_NAME]!r}{self._context()}; only what networks are made '
+                               'of is read, '
                               'and nothing from a file is run')
         self.push(self.globals[name])
 
@@ -160,7 +165,8 @@ class Machine:
             for i in range(len(stack) - 1, -1, -1):
                 if hasattr(stack[i], 'class_name'):
                     return f' in an object of the class {stack[i].class_name[:MAX_NAME]!r}'
-                if isinstance(stack[i], str) and stack[i] == 'class_name' and i + 1 < len(stack) and isinstance(stack[i + 1], str):
+                if (isinstance(stack[i], str) and stack[i] == 'class_name' and i + 1 < len(stack)
+                    and isinstance(stack[i + 1], str)):
                     return f' in an object of the class {stack[i + 1][:MAX_NAME]!r}'
         return ' outside any object'
 
@@ -182,10 +188,12 @@ class Machine:
 
     def build(self):
         state, target = self.pop(), self.stack[-1]
-        if type(target) is dict and type(state) is dict and not state:          # an EasyDict, whose entries are not its state
+        # An EasyDict, whose entries are not its state
+        if type(target) is dict and type(state) is dict and not state:
             return
         if not hasattr(type(target), 'set_state'):
-            raise UnusableFile(f'it sets the state of a {type(target).__name__}{self._context()}, which no pickle of networks does')
+            raise UnusableFile(f'it sets the state of a {type(target).__name__}{self._context()}, which no pickle of '
+                               'networks does')
         target.set_state(state)
 
     def persistent_id(self):
@@ -233,15 +241,16 @@ def _checked(value, kind):
 
 
 def _key(value):
-    """Keys are short strings and 32-bit numbers: hashing a deep tuple overflows the C stack, large numbers can be made to collide, and
-    long strings take long to compare."""
-    if (type(value) is str and len(value) <= MAX_NAME) or (type(value) is int and abs(value) < 2 ** 32) or type(value) in (bool, type(None)):
+    """Keys are short strings and 32-bit numbers: hashing a deep tuple overflows the C stack, large numbers can be made
+    to collide, and long strings take long to compare."""
+    if ((type(value) is str and len(value) <= MAX_NAME) or (type(value) is int and abs(value) < 2 ** 32)
+        or type(value) in (bool, type(None))):
         return value
     raise TypeError
 
 
-# Protocols 2 to 5 as pickle.dump writes them, that of Python 2 too. Not here: protocols 0 and 1, extension codes, INST, OBJ, NEWOBJ_EX, external
-# buffers.
+# Protocols 2 to 5 as pickle.dump writes them, that of Python 2 too. Not here: protocols 0 and 1, extension codes, INST,
+# OBJ, NEWOBJ_EX, external buffers.
 STEPS = {
     pickle.PROTO: lambda m: m.take(1),
     pickle.FRAME: lambda m: m.take(8),                      # only a hint for faster reading: its claim is not used
@@ -256,8 +265,8 @@ STEPS = {
     pickle.SHORT_BINUNICODE: lambda m: m.string('<B'),
     pickle.BINUNICODE: lambda m: m.string('<I'),
     pickle.BINUNICODE8: lambda m: m.string('<Q'),
-    pickle.SHORT_BINSTRING: lambda m: m.string('<B', 'latin-1'),        # of Python 2, which has one kind of strings: names are short,
-    pickle.BINSTRING: lambda m: m.span('<I'),                           # numbers of arrays are not
+    pickle.SHORT_BINSTRING: lambda m: m.string('<B', 'latin-1'),        # Python 2 has one kind of strings:
+    pickle.BINSTRING: lambda m: m.span('<I'),                           # names are short, numbers of arrays are not
     pickle.SHORT_BINBYTES: lambda m: m.span('<B'),
     pickle.BINBYTES: lambda m: m.span('<I'),
     pickle.BINBYTES8: lambda m: m.span('<Q'),

@@ -1,6 +1,8 @@
-"""Pickles of networks as data: containers, numbers and strings as they are; tensors, arrays and objects as descriptions of themselves.
+"""Pickles of networks as data: containers, numbers and strings as they are; tensors, arrays and objects as descriptions
+of themselves.
 
-The table at the end names every global that a file may mention, and what stands in its place. None is imported or called.
+The table at the end names every global that a file may mention, and what stands in its place. None is imported or
+called.
 """
 
 import contextlib
@@ -20,9 +22,9 @@ PERSISTENT_VERSION = 6                      # of the format in which StyleGAN2-A
 STORAGE_HEADER = (0x1950a86a20f9469cfc6c, 1001)     # torch.save before version 1.6: magic number, version
 MAX_STORAGE_HEADER = 4096                   # bytes; real ones have about 400
 STORAGE_COST = 50                           # instructions that cost as much as to start on a storage
-ENTRIES = dict(FloatStorage=torch.float32, HalfStorage=torch.float16, DoubleStorage=torch.float64, BFloat16Storage=torch.bfloat16,
-               LongStorage=torch.int64, IntStorage=torch.int32, ShortStorage=torch.int16, CharStorage=torch.int8, ByteStorage=torch.uint8,
-               BoolStorage=torch.bool)
+ENTRIES = dict(FloatStorage=torch.float32, HalfStorage=torch.float16, DoubleStorage=torch.float64,
+               BFloat16Storage=torch.bfloat16, LongStorage=torch.int64, IntStorage=torch.int32,
+               ShortStorage=torch.int16, CharStorage=torch.int8, ByteStorage=torch.uint8, BoolStorage=torch.bool)
 ARRAY_DTYPES = ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'b1')
 
 
@@ -84,7 +86,8 @@ class Tensor(NamedTuple):
         storage = self.storage
         data = torch.empty(math.prod(self.shape), dtype=storage.dtype)
         if data.numel() > 0:
-            storage.span.readinto(memoryview(data.view(torch.uint8).numpy()), storage.start + self.offset * data.element_size())
+            storage.span.readinto(memoryview(data.view(torch.uint8).numpy()),
+                                  storage.start + self.offset * data.element_size())
         return data.as_strided(self.shape, self.stride).contiguous()
 
 
@@ -97,7 +100,8 @@ class DType:
         self.order = '='
 
     def set_state(self, state):
-        if type(state) is not tuple or len(state) < 2 or type(state[1]) is not str or state[1] not in ('<', '>', '=', '|'):
+        if (type(state) is not tuple or len(state) < 2 or type(state[1]) is not str
+            or state[1] not in ('<', '>', '=', '|')):
             raise TypeError
         self.order = state[1]
 
@@ -115,7 +119,8 @@ class Array:
 
     def set_state(self, state):
         _version, shape, dtype, fortran, span = state
-        if self.shape is not None or not _are_sizes(shape) or not isinstance(dtype, DType) or not isinstance(span, Span):
+        if (self.shape is not None or not _are_sizes(shape) or not isinstance(dtype, DType)
+            or not isinstance(span, Span)):
             raise UnusableFile('it has a numpy array that is not described by sizes, a number type and bytes')
         if math.prod(shape) * dtype.dtype.itemsize != span.size:
             raise UnusableFile(f'it has a numpy array of shape {list(shape)} that has {span.size:,} bytes')
@@ -188,7 +193,8 @@ def _storage(machine, span):
 
 def _dtype(_machine, code, *_align_and_copy):
     if type(code) is not str or len(code) > 3 or code.lstrip('<>=|') not in ARRAY_DTYPES:
-        raise UnusableFile(f'it has a numpy array of the type {str(code)[:20] if type(code) is str else type(code).__name__!r}; '
+        raise UnusableFile(f'it has a numpy array of the type '
+                           f'{str(code)[:20] if type(code) is str else type(code).__name__!r}; '
                           'only numbers are read')
     return DType(code.lstrip('<>=|'))
 
@@ -226,11 +232,13 @@ def _set(machine, items=None):
 
 
 def _persistent_object(_machine, meta):
-    """StyleGAN2-ADA's and StyleGAN3's objects: a dictionary that also holds the source text of the class, which is not looked at."""
-    if type(meta) is not dict or meta.get('type') != 'class' or type(meta.get('class_name')) is not str or type(meta.get('state')) is not dict:
+    """Objects of StyleGAN2-ADA and StyleGAN3: a dictionary that also holds the source text of the class, not used."""
+    if (type(meta) is not dict or meta.get('type') != 'class' or type(meta.get('class_name')) is not str
+        or type(meta.get('state')) is not dict):
         raise UnusableFile('it has a persistent object without class name or state')
     if meta.get('version') != PERSISTENT_VERSION:
-        raise UnusableFile(f'it has an object of the class {meta["class_name"][:256]!r} in another version than {PERSISTENT_VERSION} of the format')
+        raise UnusableFile(f'it has an object of the class {meta["class_name"][:256]!r} in another version than '
+                           f'{PERSISTENT_VERSION} of the format')
     return Instance(meta['class_name'], meta['state'])
 
 
@@ -272,7 +280,8 @@ GLOBALS = {
     **_named('torch.storage._load_from_bytes', call=_storage),
     **_named('torch.Size', call=_size),
     **_named('torch.device', call=_device),
-    **_named(*[f'torch.{str(dtype).removeprefix("torch.")}' for dtype in ENTRIES.values()], 'torch.contiguous_format', 'torch.channels_last'),
+    **_named(*[f'torch.{str(dtype).removeprefix("torch.")}' for dtype in ENTRIES.values()], 'torch.contiguous_format',
+             'torch.channels_last'),
     **_named('numpy.ndarray'),
     **_named('numpy.dtype', call=_dtype),
     **_named(*[f'{core}._reconstruct' for core in NUMPY_CORES], call=_array),

@@ -8,7 +8,8 @@ WARN_ABOVE = 0.8            # there augmentations are known to leak into the gen
 
 
 class AdaptiveProbability:
-    """Moves the augmentation probability p so that D takes a fraction of the reals for real, without waiting for the device.
+    """Moves the augmentation probability p so that D takes a fraction of the reals for real, without waiting for the
+    device.
 
     Every `interval` iterations r = mean sign(D(reals)) since the last time, and p moves by one step in the direction of
     r - target, within [0, 1].
@@ -41,15 +42,18 @@ class AdaptiveProbability:
         self.p.add_(direction.to(self.p.dtype) * self.step_size).clamp_(0, 1)
 
     def warning(self):
-        """A sentence the first time that p is above WARN_ABOVE, else None. Reads p from the device: ask once per tick."""
+        """A sentence the first time that p is above WARN_ABOVE, else None. Reads p from the device: ask once per
+        tick."""
         if self._warned or self.p.item() <= WARN_ABOVE:
             return None
         self._warned = True
-        return (f'Warning: the augmentation probability is above {WARN_ABOVE}; augmentations may show in the generated images. '
+        return (f'Warning: the augmentation probability is above {WARN_ABOVE}; augmentations may show in the '
+                'generated images. '
                 'D still overfits: more data, --kd, or a weaker --augpipe may help.')
 
     def state_dict(self):
-        """The signs, of all processes, that wait for the next update; p itself belongs to the pipeline. All processes must call it."""
+        """The signs, of all processes, that wait for the next update; p itself belongs to the pipeline. All processes
+        must call it."""
         return {'pending': distributed.all_reduce_sum(self._pending())}
 
     def load_state_dict(self, state):
@@ -63,7 +67,8 @@ class AdaptiveProbability:
 
 
 class LinearProbability:
-    """Raises p from 0 to `final` over the first `kimg` thousand images, the schedule of InsGen's and FakeCLR's runs on few images.
+    """Raises p from 0 to `final` over the first `kimg` thousand images, the schedule of InsGen's and FakeCLR's runs on
+    few images.
 
     Args:
         p:          scalar tensor, changed in place: the `p` of the augmentation pipeline.

@@ -1,4 +1,5 @@
-"""DiffAugment: a few simple, differentiable transforms of every image the discriminator sees (Zhao et al., NeurIPS 2020)."""
+"""DiffAugment: a few simple, differentiable transforms of every image the discriminator sees (Zhao et al., NeurIPS
+2020)."""
 
 import torch
 
@@ -11,8 +12,8 @@ F = torch.nn.functional
 class DiffAugment(torch.nn.Module):
     """Transforms a batch of images at random, every image on its own and anew in every call.
 
-    For given random numbers the result is an affine function of the images, differentiable any number of times; the host reads no
-    random number. Nothing is clamped; where nothing is left of the image it is 0, the grey in the middle.
+    For given random numbers the result is an affine function of the images, differentiable any number of times; the
+    host reads no random number. Nothing is clamped; where nothing is left of the image it is 0, the grey in the middle.
 
     Args:
         policy: names from POLICIES, separated by commas, applied in this order.
@@ -34,12 +35,14 @@ def parse_policy(policy, option='--diffaug-policy'):
     names = split_names(policy)
     unknown = [name for name in names if name not in POLICIES]
     if unknown or not names:
-        raise UserError(f'{option}={policy}: {", ".join(unknown) or "nothing"} is no transform; use some of {",".join(POLICIES)}')
+        raise UserError(f'{option}={policy}: {", ".join(unknown) or "nothing"} is no transform; use some of '
+                        f'{",".join(POLICIES)}')
     return names
 
 
 def color(x):
-    """Brightness + U(-0.5, 0.5); distance to the pixel's grey times U(0, 2); distance to the image's mean times U(0.5, 1.5)."""
+    """Brightness + U(-0.5, 0.5); distance to the pixel's grey times U(0, 2); distance to the image's mean times U(0.5,
+    1.5)."""
     x = x + _uniform(x) - 0.5
     x = _stretch(x, x.mean(dim=1, keepdim=True), _uniform(x) * 2)
     return _stretch(x, x.mean(dim=[1, 2, 3], keepdim=True), _uniform(x) + 0.5)
@@ -59,7 +62,8 @@ def cutout(x, ratio=0.5):
     cut = []
     for size in x.shape[2:]:
         side = round(size * ratio)
-        first = _integers(x, 0, size - side % 2) - side // 2                    # centre of an even side: between two pixels
+        # Centre of an even side: between two pixels
+        first = _integers(x, 0, size - side % 2) - side // 2
         position = torch.arange(size, device=x.device)
         cut.append((position >= first) & (position < first + side))
     return x.masked_fill((cut[0][:, :, None] & cut[1][:, None, :])[:, None], 0)

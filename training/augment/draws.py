@@ -10,7 +10,8 @@ class Draws:
     """Values for a batch of images; a transform takes effect with some probability, otherwise its value is 0.
 
     With a `percentile` nothing is random: every transform takes effect, with the value at that percentile.
-    Numbers come from `torch.rand` and `torch.randn`, batch first, on the device of the images; the host reads none of them.
+    Numbers come from `torch.rand` and `torch.randn`, batch first, on the device of the images; the host reads none of
+    them.
 
     Args:
         images:     [N, ...]; gives the batch size and the device.
@@ -27,7 +28,8 @@ class Draws:
 
     def uniform(self, *shape: int) -> torch.Tensor:
         """[N, *shape] in [0, 1)."""
-        return self._full(self.percentile, shape) if self.fixed else torch.rand([self.batch_size, *shape], device=self.device)
+        return (self._full(self.percentile, shape) if self.fixed
+                else torch.rand([self.batch_size, *shape], device=self.device))
 
     def symmetric(self, *shape: int) -> torch.Tensor:
         """[N, *shape] in [-1, 1)."""
@@ -39,15 +41,18 @@ class Draws:
 
     def normal(self, *shape: int) -> torch.Tensor:
         """[N, *shape], standard normal."""
-        return self._full(_erfinv(2 * self.percentile - 1), shape) if self.fixed else torch.randn([self.batch_size, *shape], device=self.device)
+        return (self._full(_erfinv(2 * self.percentile - 1), shape) if self.fixed
+                else torch.randn([self.batch_size, *shape], device=self.device))
 
     def half_normal(self, *shape: int) -> torch.Tensor:
         """[N, *shape], absolute value of a standard normal number."""
-        return self._full(_erfinv(self.percentile), shape) if self.fixed else torch.randn([self.batch_size, *shape], device=self.device).abs()
+        return (self._full(_erfinv(self.percentile), shape) if self.fixed
+                else torch.randn([self.batch_size, *shape], device=self.device).abs())
 
     def gate(self, value: torch.Tensor, prob: torch.Tensor, *shape: int) -> torch.Tensor:
         """`value` with probability `prob`, else 0: one decision per image, or [N, *shape] of them."""
-        return value if self.fixed else torch.where(torch.rand([self.batch_size, *shape], device=self.device) < prob, value, 0)
+        return (value if self.fixed
+                else torch.where(torch.rand([self.batch_size, *shape], device=self.device) < prob, value, 0))
 
     def _full(self, value: float, shape) -> torch.Tensor:
         return torch.full([self.batch_size, *shape], value, device=self.device)

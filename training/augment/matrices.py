@@ -42,7 +42,8 @@ def circulant(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor
 
 
 def luma_flip(flip: torch.Tensor) -> torch.Tensor:
-    """Mirrors at the plane through black that is orthogonal to the grey axis v where `flip` [N] is 1: I - 2 v v^T -> [N, 4, 4]."""
+    """Mirrors at the plane through black that is orthogonal to the grey axis v where `flip` [N] is 1: I - 2 v v^T ->
+    [N, 4, 4]."""
     off = flip * (-2 / 3)
     return circulant(1 + off, off, off)
 

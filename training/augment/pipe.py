@@ -1,4 +1,5 @@
-"""Adaptive discriminator augmentation: random transforms of all images the discriminator sees, each with probability `p`.
+"""Adaptive discriminator augmentation: random transforms of all images the discriminator sees, each with probability
+`p`.
 
 Source: Karras et al., "Training Generative Adversarial Networks with Limited Data", NeurIPS 2020, appendix B.
 """
@@ -35,15 +36,16 @@ augpipe_specs = {           # preset -> keywords of AugmentPipe; the paper's cho
     'bgcfnc': _blit | _geom | _color | _filter | _noise | _cutout,
 }
 
-BAND_POWER = (10 / 13, 1 / 13, 1 / 13, 1 / 13)      # share of the octave bands in the power of a typical photograph, lowest first
+# Share of the octave bands in the power of a typical photograph, lowest first
+BAND_POWER = (10 / 13, 1 / 13, 1 / 13, 1 / 13)
 
 
 class AugmentPipe(torch.nn.Module):
     """Transforms a batch of images at random, every image on its own.
 
-    A keyword named like a transform is a multiplier: the transform takes effect with probability `p` times this; 0 leaves it out.
-    The buffer `p`, a float32 scalar, is 1 at first and set from outside; only the device reads it.
-    For given random numbers the result is an affine function of the images, differentiable any number of times.
+    A keyword named like a transform is a multiplier: the transform takes effect with probability `p` times this; 0
+    leaves it out. The buffer `p`, a float32 scalar, is 1 at first and set from outside; only the device reads it. For
+    given random numbers the result is an affine function of the images, differentiable any number of times.
     """
 
     def __init__(
@@ -76,12 +78,15 @@ class AugmentPipe(torch.nn.Module):
         self.xflip, self.rotate90, self.xint, self.xint_max = xflip, rotate90, xint, xint_max
         self.scale, self.rotate, self.aniso, self.xfrac = scale, rotate, aniso, xfrac
         self.scale_std, self.rotate_max, self.aniso_std, self.xfrac_std = scale_std, rotate_max, aniso_std, xfrac_std
-        self.brightness, self.contrast, self.lumaflip, self.hue, self.saturation = brightness, contrast, lumaflip, hue, saturation
-        self.brightness_std, self.contrast_std, self.hue_max, self.saturation_std = brightness_std, contrast_std, hue_max, saturation_std
+        self.brightness, self.contrast, self.lumaflip = brightness, contrast, lumaflip
+        self.hue, self.saturation = hue, saturation
+        self.brightness_std, self.contrast_std = brightness_std, contrast_std
+        self.hue_max, self.saturation_std = hue_max, saturation_std
         self.imgfilter, self.imgfilter_std = imgfilter, imgfilter_std
         self.noise, self.cutout, self.noise_std, self.cutout_size = noise, cutout, noise_std, cutout_size
         if len(imgfilter_bands) != len(BAND_POWER):
-            raise ValueError(f'AugmentPipe: imgfilter_bands is {imgfilter_bands!r}, it must have {len(BAND_POWER)} numbers, lowest band first')
+            raise ValueError(f'AugmentPipe: imgfilter_bands is {imgfilter_bands!r}, it must have {len(BAND_POWER)} '
+                             'numbers, lowest band first')
         self.register_buffer('p', torch.ones([]))
         self.register_buffer('Hz_geom', upfirdn2d.setup_filter(SYM6))
         self.register_buffer('Hz_fbank', torch.as_tensor(octave_filters(), dtype=torch.float32))
@@ -93,10 +98,11 @@ class AugmentPipe(torch.nn.Module):
 
         Args:
             images:           [N, C, H, W] float32 in [-1, 1]; colour transformations need C = 1 or 3.
-            debug_percentile: above 0 and below 1: every transform takes effect, its parameters have their value at this percentile.
+            debug_percentile: above 0 and below 1: every transform takes effect, its parameters have their value at this
+                              percentile.
         Returns:              [N, C, H, W] float32, not clamped.
-        Raises:               ValueError for a wrong shape, dtype, number of channels or percentile; UserError if the images are too
-                              small for `imgfilter`.
+        Raises:               ValueError for a wrong shape, dtype, number of channels or percentile; UserError if the
+                              images are too small for `imgfilter`.
         """
         self._check(images, debug_percentile)
         draw = Draws(images, debug_percentile)
@@ -106,19 +112,22 @@ class AugmentPipe(torch.nn.Module):
 
     def _check(self, images, debug_percentile):
         if images.ndim != 4 or images.dtype != torch.float32:
-            raise ValueError(f'AugmentPipe: images are {images.dtype} of shape {list(images.shape)}, they must be float32 [N, C, H, W]')
+            raise ValueError(f'AugmentPipe: images are {images.dtype} of shape {list(images.shape)}, they must be '
+                             'float32 [N, C, H, W]')
         if debug_percentile is not None and not 0 < debug_percentile < 1:
             raise ValueError(f'AugmentPipe: debug_percentile is {debug_percentile}, it must lie between 0 and 1')
         smallest = self.Hz_fbank.shape[1] // 2 + 1                              # lines continue by reflection, once
         if self.imgfilter > 0 and min(images.shape[2:]) < smallest:
-            raise UserError(f'the images are {images.shape[3]}x{images.shape[2]}, but the filter of --augpipe=filter, bgcf, bgcfn and bgcfnc '
+            raise UserError(f'the images are {images.shape[3]}x{images.shape[2]}, but the filter of --augpipe=filter, '
+                            'bgcf, bgcfn and bgcfnc '
                             f'needs at least {smallest}x{smallest}; use --augpipe=bgc or larger images')
 
     # -----------------------------------------------------------------------
     # Pixel blitting and general geometric transformations.
 
     def _geometry(self, images, draw):
-        """All geometric transformations at once. The way back from the result is the product of the inverses, that of the first one leftmost."""
+        """All geometric transformations at once. The way back from the result is the product of the inverses, that of
+        the first one leftmost."""
         height, width = images.shape[2:]
         inverses = [*self._undo_blitting(draw, width, height), *self._undo_geometric(draw, width, height)]
         return warp(images, functools.reduce(torch.matmul, inverses), self.Hz_geom) if inverses else images
@@ -137,7 +146,8 @@ class AugmentPipe(torch.nn.Module):
     def _undo_geometric(self, draw, width, height):
         """Scaling, rotation, stretching along the axes, rotation, shift: yields the inverse of each, [N, 3, 3].
 
-        Two rotations, so that the stretching has any direction; the probability that at least one takes effect is that of one transform.
+        Two rotations, so that the stretching has any direction; the probability that at least one takes effect is that
+        of one transform.
         """
         p_rotate = 1 - (1 - self.p * self.rotate).clamp(0, 1).sqrt()
         if self.scale > 0:
@@ -151,7 +161,8 @@ class AugmentPipe(torch.nn.Module):
         if self.rotate > 0 and not draw.fixed:
             yield rotation(draw.gate(draw.symmetric() * (math.pi * self.rotate_max), p_rotate))
         if self.xfrac > 0:
-            yield translation(-_in_pixels(draw.gate(draw.normal(2) * self.xfrac_std, self.p * self.xfrac, 1), width, height))
+            yield translation(-_in_pixels(draw.gate(draw.normal(2) * self.xfrac_std, self.p * self.xfrac, 1),
+                                          width, height))
 
     # -----------------------------------------------------------------------
     # Colour transformations.
@@ -189,14 +200,16 @@ class AugmentPipe(torch.nn.Module):
     # Image-space filtering and corruptions.
 
     def _filter(self, images, draw):
-        """Amplifies octave bands, one after the other; each time all bands are rescaled to keep the power of a typical photograph."""
+        """Amplifies octave bands, one after the other; each time all bands are rescaled to keep the power of a typical
+        photograph."""
         if self.imgfilter <= 0:
             return images
         num_bands = len(self.band_power)
         change = draw.normal(num_bands) * self.imgfilter_std * (self.imgfilter_bands > 0)
         change = draw.gate(change, self.p * self.imgfilter * self.imgfilter_bands, num_bands)
         gain = torch.exp2(change)
-        power = 1 + self.band_power * (gain.square() - 1)                       # after changing one band; before, it is 1
+        # After changing one band; before, it is 1
+        power = 1 + self.band_power * (gain.square() - 1)
         taps = (gain * power.prod(dim=1, keepdim=True).rsqrt()) @ self.Hz_fbank
         height, width = images.shape[2:]
         return map_lines(images, filtering(taps[:, None], width), filtering(taps[:, None], height))

@@ -1,8 +1,9 @@
 """Linear filtering and geometric warping of images that continue beyond their borders by reflection.
 
-All filters here are separable and are applied as one matrix per direction. Reflection, zero insertion, filter and cropping become a
-single product; derivatives of any order are products too; and how far the reflection reaches can stay a tensor on the device.
-On a CPU this is two to three times faster than padding and convolving, measured at 32 to 256 pixels.
+All filters here are separable and are applied as one matrix per direction. Reflection, zero insertion, filter and
+cropping become a single product; derivatives of any order are products too; and how far the reflection reaches can stay
+a tensor on the device. On a CPU this is two to three times faster than padding and convolving, measured at 32 to 256
+pixels.
 
 Positions are in pixels of the image: 0 is the centre of the first one.
 Source: Karras et al., "Training Generative Adversarial Networks with Limited Data", NeurIPS 2020, appendix B.
@@ -23,7 +24,8 @@ class LineMap(NamedTuple):
 
     Attributes:
         matrix: [rows, size], or [N, 1, rows, size] for one per image.
-        blocks: (first row, end row, first column, end column) of parts that cover all rows in order; the rest of the matrix is zero.
+        blocks: (first row, end row, first column, end column) of parts that cover all rows in order; the rest of the
+                matrix is zero.
     """
     matrix: torch.Tensor
     blocks: tuple
@@ -33,7 +35,8 @@ class LineMap(NamedTuple):
 
 
 class _BandProduct(torch.autograd.Function):
-    """x [..., size] -> [..., rows] by a `LineMap`, or [..., rows] -> [..., size] by its transpose. Linear in x: its derivative is the other one.
+    """x [..., size] -> [..., rows] by a `LineMap`, or [..., rows] -> [..., size] by its transpose. Linear in x: its
+    derivative is the other one.
 
     As one operation on purpose: autograd's own derivative of a slice is a zero tensor as large as x, for each block.
     """
@@ -84,29 +87,33 @@ def upsampling(taps, size, reach, bounds) -> LineMap:
 
     Args:
         taps:   [even number] low-pass filter with sum 1.
-        reach:  how many pixels at either end continue the line by reflection, at most size - 1: integers or scalar tensors; zeros follow.
+        reach:  how many pixels at either end continue the line by reflection, at most size - 1: integers or scalar
+                tensors; zeros follow.
         bounds: integers not below `reach`, how many pixels at either end there is room for.
     """
     (before, after), (room_before, room_after) = reach, bounds
     rows = 2 * (room_before + size + room_after)
     centre = len(taps) // 2 - 1
-    matrix, blocks = _reflected_filter(2 * taps, size, rows, stretch=2, origin=centre - 2 * room_before, before=before, after=after)
+    matrix, blocks = _reflected_filter(2 * taps, size, rows, stretch=2, origin=centre - 2 * room_before, before=before,
+                                       after=after)
     position = torch.arange(rows, device=taps.device) - 2 * room_before
     inside = (position >= -2 * before) & (position < 2 * (size + after))
     return LineMap(matrix * inside[:, None], blocks)
 
 
 def downsampling(taps, rows) -> LineMap:
-    """Filters with the mirror image of `taps` [taps] and keeps every other pixel: 2 * rows - 2 + taps pixels -> `rows`."""
+    """Filters with the mirror image of `taps` [taps] and keeps every other pixel: 2 * rows - 2 + taps pixels ->
+    `rows`."""
     size = 2 * rows - 2 + len(taps)
     row, pixel = torch.arange(rows, device=taps.device)[:, None], torch.arange(size, device=taps.device)
     ends = [(first, min(first + BAND_ROWS, rows)) for first in range(0, rows, BAND_ROWS)]
-    return LineMap(_tap_at(taps, pixel - 2 * row), tuple((first, end, 2 * first, 2 * end - 2 + len(taps)) for first, end in ends))
+    return LineMap(_tap_at(taps, pixel - 2 * row), tuple((first, end, 2 * first, 2 * end - 2 + len(taps))
+                                                         for first, end in ends))
 
 
 def _reflected_filter(taps, size, rows, stretch, origin, before, after) -> LineMap:
-    """Row r has the weight taps[r + origin - stretch * i] for position i; pixels appear at their own position and at their mirror images,
-    which are `before` and `after` positions beyond the ends at most."""
+    """Row r has the weight taps[r + origin - stretch * i] for position i; pixels appear at their own position and at
+    their mirror images, which are `before` and `after` positions beyond the ends at most."""
     row, pixel = torch.arange(rows, device=taps.device)[:, None] + origin, torch.arange(size, device=taps.device)
     from_end = size - 1 - pixel
     matrix = _tap_at(taps, row - stretch * pixel)
@@ -137,16 +144,20 @@ def _reflected_blocks(size, rows, stretch, origin, num_taps):
 # Geometric warping.
 
 def warp(images, to_source, taps, read_margins=None):
-    """Moves pixels by an affine map per image, without aliasing: doubles the resolution, samples bilinearly, halves the resolution.
+    """Moves pixels by an affine map per image, without aliasing: doubles the resolution, samples bilinearly, halves the
+    resolution.
 
-    Images continue by reflection as far as `warp_margins` says and are zero beyond. Linear in the images, differentiable any number of times.
+    Images continue by reflection as far as `warp_margins` says and are zero beyond. Linear in the images,
+    differentiable any number of times.
 
     Args:
         images:       [N, C, H, W].
-        to_source:    [N, 3, 3], maps offsets (x, y, 1) from the centre of the result to those from the centre of `images`, in pixels.
+        to_source:    [N, 3, 3], maps offsets (x, y, 1) from the centre of the result to those from the centre of
+                      `images`, in pixels.
         taps:         [even number] wavelet low-pass filter with sum 1.
-        read_margins: True = the host reads the margins and makes room for no more; False = it makes room for the largest ones, nine times
-                      the image, and the device zeroes what lies beyond. The result is the same. None = True on a CPU, where reading is free.
+        read_margins: True = the host reads the margins and makes room for no more; False = it makes room for the
+                      largest ones, nine times the image, and the device zeroes what lies beyond. The result is the
+                      same. None = True on a CPU, where reading is free.
     Returns:          [N, C, H, W].
     """
     height, width = images.shape[2:]
@@ -157,14 +168,16 @@ def warp(images, to_source, taps, read_margins=None):
         reach = bounds = [int(margin) for margin in margins.tolist()]
     else:
         reach, bounds = margins.unbind(), [width - 1, width - 1, height - 1, height - 1]
-    enlarged = map_lines(images, upsampling(taps, width, reach[:2], bounds[:2]), upsampling(taps, height, reach[2:], bounds[2:]))
+    enlarged = map_lines(images, upsampling(taps, width, reach[:2], bounds[:2]),
+                         upsampling(taps, height, reach[2:], bounds[2:]))
     grid = _sampling_grid(to_source, width, height, bounds, len(taps))
     samples = grid_sample_gradfix.grid_sample(enlarged, grid)
     return map_lines(samples, downsampling(taps, width), downsampling(taps, height))
 
 
 def warp_margins(to_source, width, height, extra):
-    """By how much the corner pixels of the results reach beyond the images, the largest of the batch, plus `extra` pixels.
+    """By how much the corner pixels of the results reach beyond the images, the largest of the batch, plus `extra`
+    pixels.
 
     -> [4] float: left, right, top, bottom; whole numbers from 0 to size - 1.
     """
@@ -178,7 +191,8 @@ def warp_margins(to_source, width, height, extra):
 
 
 def _sampling_grid(to_source, width, height, bounds, num_taps):
-    """Where `warp` reads the enlarged image, as `grid_sample` wants it, for the positions that halving the resolution needs.
+    """Where `warp` reads the enlarged image, as `grid_sample` wants it, for the positions that halving the resolution
+    needs.
 
     -> [N, 2 * height - 2 + taps, 2 * width - 2 + taps, 2].
     """
@@ -187,7 +201,8 @@ def _sampling_grid(to_source, width, height, bounds, num_taps):
     for axis, size in enumerate((width, height)):
         before, after = bounds[2 * axis:2 * axis + 2]
         enlarged, half = 2 * (before + size + after), (size - 1) / 2
-        theta[:, axis] *= 4 / enlarged                                      # 2 results a pixel; the grid runs from -1 to 1
+        # 2 results a pixel; the grid runs from -1 to 1
+        theta[:, axis] *= 4 / enlarged
         theta[:, axis, 2] += (4 * (before + half) + 1) / enlarged - 1       # from the centre to the left edge
         offsets.append((torch.arange(2 * size - 2 + num_taps, device=theta.device) - (num_taps // 2 - 1)) / 2 - half)
     along_x = offsets[0][:, None] * theta[:, None, None, :, 0]

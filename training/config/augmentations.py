@@ -1,4 +1,5 @@
-"""The augmentations of train.py (--aug): rows of a table, each with the options that go with it and the configuration that it makes."""
+"""The augmentations of train.py (--aug): rows of a table, each with the options that go with it and the configuration
+that it makes."""
 
 from typing import Callable, NamedTuple
 
@@ -40,7 +41,8 @@ def _fixed(opts):
 
 def _linear(opts):
     if opts.p is None or opts.p_kimg is None:
-        raise UserError('--aug=linear: needs a probability and when it is reached; add --p=0.6 --p-kimg=300 or the like')
+        raise UserError('--aug=linear: needs a probability and when it is reached; add --p=0.6 --p-kimg=300 '
+                        'or the like')
     return dict(_fixed(opts), augment_ramp_kimg=as_number(opts.p_kimg)) if opts.p > 0 else {}
 
 
@@ -65,7 +67,8 @@ AUGMENTATIONS = {
 }
 DEFAULT = 'ada'
 # What the configuration holds where the augmentation does not say otherwise; the last two are of ADA's rule.
-ENTRIES = dict(augment_kwargs=None, augment_p=None, augment_ramp_kimg=None, ada_target=None, ada_interval=4, ada_kimg=500)
+ENTRIES = dict(augment_kwargs=None, augment_p=None, augment_ramp_kimg=None, ada_target=None, ada_interval=4,
+               ada_kimg=500)
 
 
 def augmentation_options(command):

@@ -35,10 +35,12 @@ def number_of_processes(gpus):
 
 def check_dataset(opts, dataset):
     if opts.cond and not dataset.has_labels:
-        raise UserError(f'--cond=1: {opts.data} has no labels; sort the images into one folder per class and run dataset_tool.py, '
+        raise UserError(f'--cond=1: {opts.data} has no labels; sort the images into one folder per class and run '
+                        'dataset_tool.py, '
                         'or leave --cond out')
     if opts.subset is not None and opts.subset > dataset.num_images:
-        raise UserError(f'--subset={opts.subset}: {opts.data} has {dataset.num_images} images; use --subset={dataset.num_images} or leave it out')
+        raise UserError(f'--subset={opts.subset}: {opts.data} has {dataset.num_images} images; use '
+                        f'--subset={dataset.num_images} or leave it out')
     side = dataset.resolution
     if side < SMALLEST_SIDE or side & (side - 1) != 0:
         usable = max(1 << side.bit_length() - 1, SMALLEST_SIDE)
@@ -60,14 +62,18 @@ def add_schedule(config, opts, preset):
                         f'use --batch={(batch // config.num_gpus + 1) * config.num_gpus}')
     per_process = batch // config.num_gpus
     probe = opts.batch_gpu == 'auto'
-    usual = per_process if probe or opts.batch or preset.ref_gpus is None else min(batch // preset.ref_gpus, per_process)
+    usual = (per_process if probe or opts.batch or preset.ref_gpus is None
+             else min(batch // preset.ref_gpus, per_process))
     batch_gpu = usual if probe else opts.batch_gpu or usual
     if per_process % batch_gpu != 0:
-        raise UserError(f'--batch-gpu={batch_gpu}: does not divide the {per_process} images per process; use a divisor of it')
+        raise UserError(f'--batch-gpu={batch_gpu}: does not divide the {per_process} images per process; use a '
+                        'divisor of it')
     snap = opts.snap or preset.snapshot_ticks
     config.update(batch_size=batch, batch_gpu=batch_gpu, total_kimg=as_number(opts.kimg or preset.kimg),
-                  kimg_per_tick=as_number(opts.tick or preset.kimg_per_tick), image_snapshot_ticks=snap, network_snapshot_ticks=snap,
-                  ema_kimg=preset.ema_kimg, ema_rampup=None if opts.init_from else preset.ema_rampup, ema_start_kimg=preset.ema_start_kimg,
+                  kimg_per_tick=as_number(opts.tick or preset.kimg_per_tick), image_snapshot_ticks=snap,
+                  network_snapshot_ticks=snap,
+                  ema_kimg=preset.ema_kimg, ema_rampup=None if opts.init_from else preset.ema_rampup,
+                  ema_start_kimg=preset.ema_start_kimg,
                   grid_images=GRID_IMAGES[config.device == 'cuda'],
                   batch_gpu_auto=probe)                 # until it is probed, batch_gpu is the most that it can be
     lazy = preset.lazy_regularization
@@ -111,14 +117,16 @@ def add_networks(config, opts, preset):
     if opts.freezed:
         require(row.abilities, 'freezing', f'--freezed={opts.freezed}', 'leave it out')
         if not (opts.init_from or opts.fork_from):
-            raise UserError(f'--freezed={opts.freezed}: without --init-from it would keep random layers; add --init-from=FILE, or leave it out')
+            raise UserError(f'--freezed={opts.freezed}: without --init-from it would keep random layers; add '
+                            '--init-from=FILE, or leave it out')
     G_kwargs, D_kwargs = row.configure(preset, opts, DeviceFacts(on_cpu, half, channels_last))
     config.G_kwargs, config.D_kwargs = dict(class_name=row.G, **G_kwargs), dict(class_name=row.D, **D_kwargs)
     check_readable(dict(G=config.G_kwargs, D=config.D_kwargs))
     adam = dict(class_name='torch.optim.Adam', lr=preset.lr, betas=[0, 0.99], eps=1e-8)
     config.G_opt_kwargs, config.D_opt_kwargs = {**adam, **preset.G_opt}, {**adam, **preset.D_opt}
     off = {name: 0 for name, ability in ABILITY_OF.items() if ability not in row.abilities}
-    config.loss_kwargs = dict(class_name='training.loss.StyleGAN2Loss', r1_gamma=preset.gamma if opts.gamma is None else opts.gamma,
+    config.loss_kwargs = dict(class_name='training.loss.StyleGAN2Loss', r1_gamma=preset.gamma if opts.gamma is None
+                              else opts.gamma,
                               **{**off, **preset.loss_kwargs})
     if opts.cuda_graphs is True and config.device != 'cuda':
         raise UserError('--cuda-graphs=1: there are none without a CUDA device; leave it out')
@@ -135,7 +143,8 @@ def add_observers(config, opts):
     if opts.val_fraction is not None:
         config.observers['validation'] = dict(class_name='training.observers.validation.Validation')
     if opts.health > 0:
-        config.observers['near_copies'] = dict(class_name='training.observers.near_copies.NearCopies', num_fakes=opts.health)
+        config.observers['near_copies'] = dict(class_name='training.observers.near_copies.NearCopies',
+                                               num_fakes=opts.health)
     if opts.early_stop is not None:
         config.observers['early_stop'] = dict(
             class_name='training.observers.early_stop.EarlyStop', **early_stop.parse(opts.early_stop, config.metrics))

@@ -1,6 +1,7 @@
 """Images and labels: what may be trained on, and how it is read.
 
-Scripts import the data set itself from here. It is looked up when it is asked for: what dataset_tool.py needs of this package works without torch.
+Scripts import the data set itself from here. It is looked up when it is asked for: what dataset_tool.py needs of this
+package works without torch.
 """
 
 import importlib

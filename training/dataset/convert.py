@@ -11,7 +11,8 @@ import PIL.ImageOps
 
 from .color import profile_of, to_srgb
 
-RESIZE_FILTERS = {'box': PIL.Image.Resampling.BOX, 'bilinear': PIL.Image.Resampling.BILINEAR, 'lanczos': PIL.Image.Resampling.LANCZOS}
+RESIZE_FILTERS = {'box': PIL.Image.Resampling.BOX, 'bilinear': PIL.Image.Resampling.BILINEAR,
+                  'lanczos': PIL.Image.Resampling.LANCZOS}
 TRANSFORMS = ('center-crop', 'center-crop-wide')
 WHITE = 65535                       # of 16 bits
 HEIC_BRANDS = (b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1')
@@ -35,7 +36,8 @@ def has_heif() -> bool:
 
 @functools.cache
 def _formats() -> list[str]:
-    """Pillow's names of the formats that are read. It has more, and goes by the content: EPS, for one, would be given to Ghostscript."""
+    """Pillow's names of the formats that are read. It has more, and goes by the content: EPS, for one, would be given
+    to Ghostscript."""
     PIL.Image.init()
     wanted = ['AVIF', 'BMP', 'GIF', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM', 'TGA', 'TIFF', 'WEBP']
     wanted += ['HEIF'] if has_heif() else []
@@ -136,8 +138,9 @@ class Resizer:
 
     Args:
         transform:     None: squeeze or stretch to width x height. 'center-crop': the largest centred square, resized.
-                       'center-crop-wide': the round(width * h / w) centre rows of a w x h picture, resized to width x height
-                       and set in the middle of a black width x width square; pictures that this would enlarge are dropped.
+                       'center-crop-wide': the round(width * h / w) centre rows of a w x h picture, resized to width x
+                       height and set in the middle of a black width x width square; pictures that this would enlarge
+                       are dropped.
         width, height: pixels; None = the picture's own (only without a transform).
         resize_filter: 'box', 'bilinear' or 'lanczos', as Pillow has them.
     """

@@ -1,7 +1,7 @@
 """The demo set: procedurally drawn, captioned cartoon faces, so that everything runs without a download.
 
-A face is a set of attributes; drawing adds a little random geometry. The same family of pictures serves twice: a hundred
-fixed ones are the few-shot training set (`--data=demo`), an endless stream of others trains the demo teacher.
+A face is a set of attributes; drawing adds a little random geometry. The same family of pictures serves twice: a
+hundred fixed ones are the few-shot training set (`--data=demo`), an endless stream of others trains the demo teacher.
 """
 
 import io
@@ -14,8 +14,10 @@ import PIL.ImageDraw
 
 from dnnlib import files
 
-COLOURS = dict(red=(214, 62, 54), orange=(238, 144, 48), yellow=(240, 212, 70), green=(84, 168, 82), blue=(66, 116, 202),
-               purple=(140, 86, 180), pink=(240, 150, 186), brown=(140, 96, 66), white=(236, 234, 228), grey=(128, 132, 138))
+COLOURS = dict(red=(214, 62, 54), orange=(238, 144, 48), yellow=(240, 212, 70), green=(84, 168, 82),
+               blue=(66, 116, 202),
+               purple=(140, 86, 180), pink=(240, 150, 186), brown=(140, 96, 66), white=(236, 234, 228),
+               grey=(128, 132, 138))
 MOODS = ('happy', 'sad', 'surprised', 'calm')
 HEADWEAR = ('a hat', 'spiky hair', 'long hair', 'no hair')
 EYES = ('open', 'closed', 'one-eyed')
@@ -31,7 +33,8 @@ OVERSAMPLING = 8            # drawn this much larger, then shrunk: smooth edges
 def random_attributes(rng):
     """{attribute: value}; skin and background differ. rng: numpy Generator."""
     skin, background = rng.choice(list(COLOURS), size=2, replace=False)
-    return dict(skin=str(skin), background=str(background), mood=str(rng.choice(MOODS)), headwear=str(rng.choice(HEADWEAR, p=[.3, .3, .25, .15])),
+    return dict(skin=str(skin), background=str(background), mood=str(rng.choice(MOODS)),
+                headwear=str(rng.choice(HEADWEAR, p=[.3, .3, .25, .15])),
                 eyes=str(rng.choice(EYES, p=[.6, .3, .1])))
 
 

@@ -48,9 +48,11 @@ class ImageFiles:
     def __init__(self, path: str, largest: int = LARGEST_IMAGE):
         self.path, self.largest = path, largest
         self.is_zip = not os.path.isdir(path)
-        self._handles = {}                                          # by process, one each: a shared one would share its file position
+        # By process, one each: a shared one would share its file position
+        self._handles = {}
         if not os.path.exists(path):
-            raise DatasetError(f'{path}: no such file or folder; check the spelling, a relative path counts from {os.getcwd()}')
+            raise DatasetError(f'{path}: no such file or folder; check the spelling, a relative path counts from '
+                               f'{os.getcwd()}')
         if self.is_zip and not os.path.isfile(path):
             raise DatasetError(f'{path}: is neither a folder nor a file; name a folder of images or a .zip archive')
         listing = list_zip(self._zip(), path) if self.is_zip else list_folder(path)
@@ -66,8 +68,8 @@ class ImageFiles:
         self.record = self._load_record()
 
     def _zip(self) -> zipfile.ZipFile:
-        """This process's own handle. There is no lock that another thread may hold while this process is forked: of two that threads open
-        at once one is kept. Nor does a child close its parent's, which may be locked within."""
+        """This process's own handle. There is no lock that another thread may hold while this process is forked: of two
+        that threads open at once one is kept. Nor does a child close its parent's, which may be locked within."""
         try:
             return self._handles.get(os.getpid()) or self._handles.setdefault(os.getpid(), zipfile.ZipFile(self.path))
         except (OSError, zipfile.BadZipFile) as err:
@@ -92,7 +94,8 @@ class ImageFiles:
         return {}
 
     def size(self, name: str) -> int:
-        """Bytes of one member, unfolded; reading it gives no more. Raises OSError or zipfile.BadZipFile for what is not to be opened."""
+        """Bytes of one member, unfolded; reading it gives no more. Raises OSError or zipfile.BadZipFile for what is not
+        to be opened."""
         stored = self._stored.get(name, name)
         if not self.is_zip:
             status = os.stat(os.path.join(self.path, stored))
@@ -105,10 +108,12 @@ class ImageFiles:
         return info.file_size
 
     def open(self, name: str, limit: int | None = None):
-        """Binary file of one member of at most `limit` bytes, by default `largest`. Raises what the file system or zipfile raise."""
+        """Binary file of one member of at most `limit` bytes, by default `largest`. Raises what the file system or
+        zipfile raise."""
         size, limit = self.size(name), self.largest if limit is None else limit
         if size > limit:
-            raise zipfile.BadZipFile(f'it would unfold into {size} bytes, {limit} are the limit') if self.is_zip else OSError(
+            raise zipfile.BadZipFile(f'it would unfold into {size} bytes, {limit} are the '
+                                     'limit') if self.is_zip else OSError(
                 f'it has {size} bytes, {limit} are the limit')
         stored = self._stored.get(name, name)
         return self._zip().open(stored) if self.is_zip else open(os.path.join(self.path, stored), 'rb')
@@ -116,7 +121,8 @@ class ImageFiles:
     def read(self, name: str, limit: int | None = None) -> bytes:
         """The same, all bytes of it, checked against its checksum in a zip."""
         with self.open(name, limit) as f:
-            return f.read(self.size(name) + 1)              # zipfile bounds what it unfolds by what it is asked for, and one more is the end
+            # Zipfile bounds what it unfolds by what it is asked for, and one more is the end
+            return f.read(self.size(name) + 1)
 
     def close(self) -> None:
         """Closes this process's handle; reading opens it again."""

@@ -32,8 +32,9 @@ class ImageFolderDataset(torch.utils.data.Dataset):
     Args:
         path:        folder or .zip archive.
         resolution:  side that the images must have; None = any.
-        use_labels:  serve labels: class numbers become one-hot, vectors stay as they are. They come from `dataset.json`, or
-                     without one from class folders. Where it says {"labels": null}, `has_labels` is False.
+        use_labels:  serve labels: class numbers become one-hot, vectors stay as they are. They come from
+                     `dataset.json`, or without one from class folders. Where it says {"labels": null}, `has_labels` is
+                     False.
         max_size:    serve only so many images, drawn by `random_seed`; None = all.
         xflip:       serve each image a second time, mirrored; doubles the length.
         random_seed: of the draws for `max_size` and `val_fraction`.
@@ -64,7 +65,8 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         self.image_shape, notes = image_headers.common_shape(self.files, remedy_side)
         self.notes = self.files.notes + notes
         if resolution not in (None, self.resolution):
-            raise DatasetError(f'{path}: images are {self.resolution}x{self.resolution}, not of resolution {resolution}; '
+            raise DatasetError(f'{path}: images are {self.resolution}x{self.resolution}, not of resolution '
+                               f'{resolution}; '
                                f'rebuild it with dataset_tool.py --width={resolution} --height={resolution}')
         self._labels, self.class_names = self._load_labels(use_labels)
         self.has_onehot_labels = self._labels.dtype == np.int64
@@ -110,19 +112,23 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         return onehot
 
     def raw_labels(self) -> np.ndarray:
-        """Of the images served, mirrored ones not repeated: int64 [N] class numbers, or float32 [N, label_dim] vectors."""
+        """Of the images served, mirrored ones not repeated: int64 [N] class numbers, or float32 [N, label_dim]
+        vectors."""
         return self._labels[self._raw_idx]
 
     def get_details(self, idx: int) -> EasyDict:
-        """Where item `idx` comes from: raw_idx (its place among all images), xflip, raw_label (class number or vector)."""
+        """Where item `idx` comes from: raw_idx (its place among all images), xflip, raw_label (class number or
+        vector)."""
         raw_idx, xflip = self._locate(idx)
         return EasyDict(raw_idx=raw_idx, xflip=xflip, raw_label=self._labels[raw_idx].copy())
 
     def content_hash(self) -> str:
-        """Hex SHA-256 of what is served: names, image files, labels and whether mirrored; for caches of anything computed from it."""
+        """Hex SHA-256 of what is served: names, image files, labels and whether mirrored; for caches of anything
+        computed from it."""
         if self._content_hash is None:
             names = [self.files.names[i] for i in self._raw_idx]
-            digest = hashlib.sha256(json.dumps([names, self.raw_labels().tolist(), self.label_dim, self.xflip]).encode())
+            digest = hashlib.sha256(json.dumps([names, self.raw_labels().tolist(), self.label_dim,
+                                                self.xflip]).encode())
             for name in names:
                 digest.update(hashlib.sha256(self._read(name)).digest())
             self._content_hash = digest.hexdigest()
@@ -130,8 +136,10 @@ class ImageFolderDataset(torch.utils.data.Dataset):
 
     def facts(self) -> dict:
         """What to note beside anything that was made from these images: JSON-able, without a path of this machine."""
-        return dict(name=self.name, content_hash=self.content_hash(), images=self.num_images, resolution=self.resolution,
-                    channels=self.num_channels, mirrored=self.xflip, labels=self.has_labels, class_names=self.class_names,
+        return dict(name=self.name, content_hash=self.content_hash(), images=self.num_images,
+                    resolution=self.resolution,
+                    channels=self.num_channels, mirrored=self.xflip, labels=self.has_labels,
+                    class_names=self.class_names,
                     record=self.files.record, **(dict(held_out=self.num_held_out) if self.num_held_out else {}))
 
     def close(self) -> None:
@@ -158,7 +166,8 @@ class ImageFolderDataset(torch.utils.data.Dataset):
             image = file.pixels() if fits else None         # no memory is spent on a picture of another size
         except UnusableImage as err:
             raise image_headers.unusable(self.path, name, err) from err
-        except Exception as err:                    # decoders raise anything from SyntaxError to struct.error for a damaged file
+        except Exception as err:
+            # decoders raise anything from SyntaxError to struct.error for a damaged file
             raise image_headers.damaged(self.path, name, err) from err
         if image is None:
             raise image_headers.mixed(self.path, name, file.shape, self.image_shape)
@@ -173,8 +182,10 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         missing = [name for name in names if name not in found.by_name]
         if missing:
             where = found.strays or found.file or 'there is no dataset.json, nor a folder per class'
-            raise DatasetError(f'{self.path}: {len(missing)} of {len(names)} images have no label ({some(missing, 3)}; {where}); label all of '
-                               'them, or sort the originals into one folder per class and run dataset_tool.py, or leave out --cond')
+            raise DatasetError(f'{self.path}: {len(missing)} of {len(names)} images have no label ({some(missing, 3)}; '
+                               f'{where}); label all of '
+                               'them, or sort the originals into one folder per class and run dataset_tool.py, or '
+                               'leave out --cond')
         labels = np.array([found.by_name[name] for name in names])
         self.notes += found.notes + (empty_classes(labels, found.class_names) if labels.ndim == 1 else [])
         return labels.astype(np.int64 if labels.ndim == 1 else np.float32), found.class_names
@@ -188,7 +199,8 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         total = len(self.files.names)
         count = round(val_fraction * total) if 0 <= val_fraction < 1 else total
         if val_fraction != 0 and not 0 < count < total:
-            raise DatasetError(f'{self.path}: {val_fraction:g} of its {total} images cannot be held out for validation; that must be at least one, '
+            raise DatasetError(f'{self.path}: {val_fraction:g} of its {total} images cannot be held out for '
+                               'validation; that must be at least one, '
                                f'and one must be left: use {1 / total:.2g} or more')
         digest = hashlib.sha256(f'{random_seed}/validation'.encode()).digest()
         return np.sort(np.random.RandomState(np.frombuffer(digest, '<u4')).permutation(total)[:count])
@@ -205,4 +217,5 @@ class ImageFolderDataset(torch.utils.data.Dataset):
 
 def held_out_kwargs(training_set_kwargs: dict) -> dict:
     """Those of a run's arguments for `ImageFolderDataset` that say which images it did not train on."""
-    return {key: training_set_kwargs[key] for key in ('val_fraction', 'random_seed') if training_set_kwargs.get('val_fraction')}
+    return {key: training_set_kwargs[key] for key in ('val_fraction', 'random_seed')
+            if training_set_kwargs.get('val_fraction')}

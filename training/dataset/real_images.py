@@ -19,11 +19,13 @@ class RealBatch(NamedTuple):
     """Real images as the networks take them, on the device."""
     img: torch.Tensor                               # float32 [B, C, H, W] in [-1, 1]
     c: torch.Tensor                                 # float32 [B, c_dim]
-    idx: torch.Tensor                               # int64 [B], item of the data set; a mirrored image is an item of its own
+    # int64 [B], item of the data set; a mirrored image is an item of its own
+    idx: torch.Tensor
 
 
 class Labels:
-    """The labels of all images of a data set, on the device: float32 [N, label_dim], of which the classes become one-hot when they are asked for.
+    """The labels of all images of a data set, on the device: float32 [N, label_dim], of which the classes become
+    one-hot when they are asked for.
 
     One-hot, those of a million images of a thousand classes would take 4 GB.
     """
@@ -42,7 +44,8 @@ class Labels:
 
 
 class ImageOrder:
-    """Which item is the k-th image of a run: item `permutation(seed, k // n)[k % n]`, one permutation of all n items per pass."""
+    """Which item is the k-th image of a run: item `permutation(seed, k // n)[k % n]`, one permutation of all n items
+    per pass."""
 
     def __init__(self, num_items: int, seed: int = 0):
         self.num_items, self.seed = num_items, seed
@@ -52,7 +55,8 @@ class ImageOrder:
         """int64 [n], the order of pass number `epoch`; the last one asked for is kept."""
         if epoch != self._epoch:
             digest = hashlib.sha256(f'{self.seed}/{epoch}'.encode()).digest()
-            self._epoch, self._permutation = epoch, np.random.RandomState(np.frombuffer(digest, '<u4')).permutation(self.num_items)
+            random = np.random.RandomState(np.frombuffer(digest, '<u4'))
+            self._epoch, self._permutation = epoch, random.permutation(self.num_items)
         return self._permutation
 
     def items(self, start: int, count: int) -> np.ndarray:
@@ -66,10 +70,13 @@ class ImageOrder:
 
 
 class RealImages:
-    """Batches of real images for one rank; `batch(cur_nimg)` gives images cur_nimg + rank * batch_size and the following.
+    """Batches of real images for one rank; `batch(cur_nimg)` gives images cur_nimg + rank * batch_size and the
+    following.
 
-    A data set that fits is decoded once and kept as uint8 on the device; a larger one is streamed by worker processes. The
-    batches are the same. Nothing needs to be saved to resume: asking for another position than the next one just goes there.
+    A data set that fits is decoded once and kept as uint8 on the device; a larger one is streamed by worker processes.
+    The
+    batches are the same. Nothing needs to be saved to resume: asking for another position than the next one just goes
+    there.
 
     Args:
         dataset:         an `ImageFolderDataset`.
@@ -78,15 +85,16 @@ class RealImages:
         rank, num_ranks: which part of the images of a step is this rank's, and of how many.
         seed:            of the order; the same on all ranks.
         num_workers:     processes that stream; 0 = this one.
-        memory_limit_gb: keep the decoded images if they take no more; None = a quarter of the free GPU memory, or 2 GB of
-                         the host's; 0 = always stream.
+        memory_limit_gb: keep the decoded images if they take no more; None = a quarter of the free GPU memory, or 2 GB
+                         of the host's; 0 = always stream.
     Attributes:
         in_memory: whether the images are kept.
         labels:    `Labels` of all images, kept in any case.
     Raises: UserError, here or from `batch`, if an image cannot be read.
     """
 
-    def __init__(self, dataset, batch_size: int, device, rank: int = 0, num_ranks: int = 1, seed: int = 0, num_workers: int = 2,
+    def __init__(self, dataset, batch_size: int, device, rank: int = 0, num_ranks: int = 1, seed: int = 0,
+                 num_workers: int = 2,
                  memory_limit_gb: float | None = None):
         self.dataset, self.batch_size, self.device = dataset, batch_size, torch.device(device)
         self.offset, self.stride = rank * batch_size, num_ranks * batch_size
@@ -112,22 +120,28 @@ class RealImages:
         return RealBatch(_to_float(self._move(img)), self._move(c), self._move(idx))
 
     def _next(self, cur_nimg: int, again: bool = True):
-        """The next item of the stream. Where a worker died, the workers are started once more: a signal to all processes may have hit them."""
+        """The next item of the stream. Where a worker died, the workers are started once more: a signal to all
+        processes may have hit them."""
         if cur_nimg != self._stream_nimg:
             self._items.reading.fill_(-1)
             self._stream = iter(self._loader(cur_nimg))
             misc.errors_in_their_place()
         try:
             return next(self._stream)
-        except (RuntimeError, OSError, EOFError) as err:        # DataLoader says that one died, or what it sent cannot be had
+        except (RuntimeError, OSError,
+                EOFError) as err:        # DataLoader says that one died, or what it sent cannot be had
             if 'Caught ' in str(err):                           # an error in one that lives
                 raise
-            self.close()                            # waits for the others: what is still being read then was being read by the dead one
+            # Waits for the others: what is still being read then was being read by the dead one
+            self.close()
             if again:
                 return self._next(cur_nimg, again=False)
-            reading = [self.dataset.files.names[self.dataset.get_details(idx).raw_idx] for idx in self._items.reading.tolist() if idx >= 0]
-            raise UserError(f'{self.dataset.path}: a worker process died{" while reading " + ", ".join(reading) if reading else ""} '
-                            f'({" ".join(str(err).split())}); check that image, or try --workers=0, which needs less memory') from err
+            reading = [self.dataset.files.names[self.dataset.get_details(idx).raw_idx]
+                       for idx in self._items.reading.tolist() if idx >= 0]
+            raise UserError(f'{self.dataset.path}: a worker process '
+                            f'died{" while reading " + ", ".join(reading) if reading else ""} '
+                            f'({" ".join(str(err).split())}); check that image, or try --workers=0, which needs less '
+                            'memory') from err
 
     def close(self) -> None:
         """Ends the worker processes; `batch` starts them again."""
@@ -151,8 +165,10 @@ class RealImages:
     def _loader(self, cur_nimg: int) -> torch.utils.data.DataLoader:
         return torch.utils.data.DataLoader(
             self._items, batch_sampler=_Steps(self.order, cur_nimg + self.offset, self.batch_size, self.stride),
-            num_workers=self.num_workers, collate_fn=_collate, pin_memory=self.device.type == 'cuda', worker_init_fn=misc.loader_signals,
-            generator=torch.Generator(),            # or else each start of the workers would draw from torch's global generator
+            num_workers=self.num_workers, collate_fn=_collate, pin_memory=self.device.type == 'cuda',
+            worker_init_fn=misc.loader_signals,
+            # Or else each start of the workers would draw from torch's global generator
+            generator=torch.Generator(),
         )
 
 
@@ -215,7 +231,8 @@ def _load_all(dataset, device: torch.device, show: bool) -> torch.Tensor:
     show = show and dataset.num_images >= LARGE
     if show:
         print(f'Reading {dataset.num_images} images into memory.', flush=True)          # a log has no bar
-    with tqdm.tqdm(total=dataset.num_images, desc='Images', unit='img', leave=False, disable=None if show else True) as bar:
+    with tqdm.tqdm(total=dataset.num_images, desc='Images', unit='img', leave=False,
+                   disable=None if show else True) as bar:
         for start in range(0, dataset.num_images, CHUNK):
             imgs = [dataset[i][0] for i in range(start, min(start + CHUNK, dataset.num_images))]
             images[start:start + CHUNK] = torch.from_numpy(np.stack(imgs))

@@ -1,4 +1,5 @@
-"""Adaptive pseudo augmentation (APA; Jiang et al., "Deceive D: Adaptive Pseudo Augmentation for GAN Training with Limited Data", NeurIPS 2021)."""
+"""Adaptive pseudo augmentation (APA; Jiang et al., "Deceive D: Adaptive Pseudo Augmentation for GAN Training with
+Limited Data", NeurIPS 2021)."""
 
 import click
 import torch
@@ -13,10 +14,11 @@ from .method import Method
 
 
 class AdaptivePseudoAugmentation(Term):
-    """Shows D a generated image in the place of each real one with probability `p`, as a real image with the label it was generated for.
+    """Shows D a generated image in the place of each real one with probability `p`, as a real image with the label it
+    was generated for.
 
-    The generated images are those of the G phase of the same iteration, micro-batch by micro-batch; D sees them in its main step and in
-    its regularisation. `p` follows the rule of ADA, from 0 on, within [0, 1].
+    The generated images are those of the G phase of the same iteration, micro-batch by micro-batch; D sees them in its
+    main step and in its regularisation. `p` follows the rule of ADA, from 0 on, within [0, 1].
 
     Args:
         target:     mean sign of D's logits for what counts as real that `p` is to hold.
@@ -61,7 +63,8 @@ class AdaptivePseudoAugmentation(Term):
 def _configure(opts, config, _dataset):
     """The length of ADA's rule, so that with equal targets both probabilities are one."""
     if config.D_steps != 1:
-        raise UserError(f'--apa: shows D the fakes of the G step of the same iteration, and --cfg={opts.cfg} has one in '
+        raise UserError(f'--apa: shows D the fakes of the G step of the same iteration, and --cfg={opts.cfg} '
+                        'has one in '
                         f'{config.D_steps} iterations; leave it out')
     return dict(batch_size=config.batch_size, **(dict(kimg=100) if opts.init_from else {}))
 

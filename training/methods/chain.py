@@ -15,19 +15,23 @@ FEW_IMAGES = 1000           # up to here the zero-mean loss acts from the start
 
 
 class Chain(Term):
-    """Lipschitz-continuity-constrained normalisation in D's blocks ("CHAIN: Enhancing Generalization in Data-Efficient GANs via
-    lipsCHitz continuity constrAIned Normalization", CVPR 2024), in the form that takes its statistics from the batch.
+    """Lipschitz-continuity-constrained normalisation in D's blocks ("CHAIN: Enhancing Generalization in Data-Efficient
+    GANs via lipsCHitz continuity constrAIned Normalization", CVPR 2024), in the form that takes its statistics from the
+    batch.
 
-    After every convolution of D's blocks, before bias and activation, with the statistics of a channel over the batch and space:
+    After every convolution of D's blocks, before bias and activation, with the statistics of a channel over the batch
+    and space:
 
-        psi = sqrt(mean x^2 + 1e-5),    y = x / psi * min over channels of psi (without gradient),    x <- (1 - M) x + M y
+        psi = sqrt(mean x^2 + 1e-5),    y = x / psi * min over channels of psi (without gradient),    x <- (1 - M) x + M
+        y
 
-    M is 1 with probability p for each sample and channel. In the D step weight * (p + base) * sum over layers and channels of (mean x)^2 is
-    added. p moves by `step` per iteration from `start` on, up where r > target and down where r < target, within [0, 1]; r is the
-    average of sign D(reals) with decay 0.9.
+    M is 1 with probability p for each sample and channel. In the D step weight * (p + base) * sum over layers and
+    channels of (mean x)^2 is added. p moves by `step` per iteration from `start` on, up where r > target and down where
+    r < target, within [0, 1]; r is the average of sign D(reals) with decay 0.9.
 
-    Reals and fakes pass through D separately, so each has its own statistics; so has each micro-batch and each process. The published code
-    is for another network, where the normalisation follows a convolution without activation; hence the place before the activation here.
+    Reals and fakes pass through D separately, so each has its own statistics; so has each micro-batch and each process.
+    The published code is for another network, where the normalisation follows a convolution without activation; hence
+    the place before the activation here.
 
     Args:
         weight: of the zero-mean loss.
@@ -46,7 +50,8 @@ class Chain(Term):
         self.register_buffer('p', torch.zeros([]))
         self.register_buffer('r', torch.zeros([]))
         self.register_buffer('signs', torch.zeros([2]), persistent=False)           # of this step: sum, number
-        self.means = []                                                             # [C] of each layer, of the pass at hand
+        # [C] of each layer, of the pass at hand
+        self.means = []
 
     def bind(self, loss):
         for layer in loss.D.block_convolutions():
@@ -108,8 +113,11 @@ def _configure(opts, config, _dataset):
 METHOD = Method('chain', 'training.methods.chain.Chain', [
     click.option('--chain', help="Normalise D's features as far as it overfits (CHAIN)", is_flag=True),
     click.option('--chain-weight', help='Weight of its zero-mean loss  [default: 20]', type=FiniteRange(min=0)),
-    click.option('--chain-base', help=f'Share of that loss at p = 0  [default: 0.1 up to {FEW_IMAGES} images, else 0]', type=FiniteRange(min=0)),
-    click.option('--chain-target', help='Mean sign of D for reals above which p grows  [default: 0.5]', type=FiniteRange(-1, 1)),
+    click.option('--chain-base', help=f'Share of that loss at p = 0  [default: 0.1 up to {FEW_IMAGES} images, else 0]',
+                 type=FiniteRange(min=0)),
+    click.option('--chain-target', help='Mean sign of D for reals above which p grows  [default: 0.5]',
+                 type=FiniteRange(-1, 1)),
     click.option('--chain-step', help='By which p moves in an iteration  [default: 0.001]', type=FiniteRange(0, 1)),
-    click.option('--chain-start', help='Thousands of images before p moves  [default: 5000 iterations]', type=FiniteRange(min=0), metavar='KIMG'),
+    click.option('--chain-start', help='Thousands of images before p moves  [default: 5000 iterations]',
+                 type=FiniteRange(min=0), metavar='KIMG'),
 ], configure=_configure)

@@ -1,4 +1,5 @@
-"""InsGen: D tells every image from all others (Yang et al., "Data-Efficient Instance Generation from Instance Discrimination", NeurIPS 2021)."""
+"""InsGen: D tells every image from all others (Yang et al., "Data-Efficient Instance Generation from Instance
+Discrimination", NeurIPS 2021)."""
 
 import copy
 
@@ -18,14 +19,16 @@ WEIGHT = FiniteRange(min=0)
 
 
 class Contrast(torch.nn.Module):
-    """One instance discrimination: a head on D's trunk, its momentum copy, and a queue of keys, unit vectors [size, dim].
+    """One instance discrimination: a head on D's trunk, its momentum copy, and a queue of keys, unit vectors [size,
+    dim].
 
     The queue begins with random directions.
     """
 
     def __init__(self, features, size, hidden=512, dim=128):
         super().__init__()
-        self.head = torch.nn.Sequential(FullyConnectedLayer(features, hidden, activation='relu'), FullyConnectedLayer(hidden, dim))
+        self.head = torch.nn.Sequential(FullyConnectedLayer(features, hidden, activation='relu'),
+                                        FullyConnectedLayer(hidden, dim))
         self.slow_head = copy.deepcopy(self.head).requires_grad_(False)
         self.register_buffer('queue', F.normalize(torch.randn([size, dim]), dim=1))
         self.register_buffer('position', torch.zeros([], dtype=torch.int64))        # of the oldest key
@@ -44,7 +47,8 @@ class Contrast(torch.nn.Module):
         return logits.logsumexp(dim=1) - logits[:, 0]
 
     def enqueue(self, keys):
-        """Puts the keys [M, dim], at most the last `size` of them, into the place of the oldest ones, except those that are not finite."""
+        """Puts the keys [M, dim], at most the last `size` of them, into the place of the oldest ones, except those that
+        are not finite."""
         keys = keys[-len(self.queue):]
         at = (self.position + torch.arange(len(keys), device=keys.device)) % len(self.queue)
         self.queue[at] = torch.where(keys.isfinite().all(dim=1, keepdim=True), keys, self.queue[at])
@@ -58,8 +62,8 @@ class InsGen(Term):
     - fakes:     query D(A(G(z))), key slow_D(A'(G(z + noise))); the queue takes the keys of A(G(z));
     - generator: query D(A(G(z))), key slow_D(A'(G(z))), with gradient to G alone.
 
-    The heads are trained by D's optimiser. Copies of D and of the heads follow with `momentum` once per iteration, and then the keys of
-    the whole batch, of all processes, enter the queues.
+    The heads are trained by D's optimiser. Copies of D and of the heads follow with `momentum` once per iteration, and
+    then the keys of the whole batch, of all processes, enter the queues.
 
     Args:
         queue:       number of keys in each of the two queues, at least the batch over all processes.
@@ -72,7 +76,8 @@ class InsGen(Term):
     title = 'InsGen'                # in the names of the losses
     kinds = ('real', 'fake')        # of images that are told from each other
 
-    def __init__(self, queue, weight_real=1.0, weight_fake=1.0, weight_generator=0.1, temperature=0.2, momentum=0.999, noise=0.15):
+    def __init__(self, queue, weight_real=1.0, weight_fake=1.0, weight_generator=0.1, temperature=0.2, momentum=0.999,
+                 noise=0.15):
         super().__init__()
         self.size, self.temperature, self.momentum, self.noise = queue, temperature, momentum, noise
         self.weight_real, self.weight_fake, self.weight_generator = weight_real, weight_fake, weight_generator
@@ -83,8 +88,10 @@ class InsGen(Term):
         for kind in self.kinds:
             setattr(self, kind, Contrast(loss.D.feature_dim, self.size).to(loss.pl_mean.device))
         heads = [(contrast.head, contrast.slow_head) for contrast in (getattr(self, kind) for kind in self.kinds)]
-        followed = [zip(fast.parameters(), slow.parameters(), strict=True) for fast, slow in [(loss.D, self.slow_D), *heads]]
-        self.fast, self.slow = [list(params) for params in zip(*[pair for pairs in followed for pair in pairs], strict=True)]
+        followed = [zip(fast.parameters(), slow.parameters(), strict=True)
+                    for fast, slow in [(loss.D, self.slow_D), *heads]]
+        self.fast, self.slow = [list(params) for params in zip(*[pair for pairs in followed for pair in pairs],
+                                                               strict=True)]
 
     def start_step(self, cur_nimg):
         self.new_keys = {kind: [] for kind in self.kinds}
@@ -167,13 +174,15 @@ def _configure(opts, config, _dataset):
         raise UserError('--insgen: with all three weights 0 nothing of it is left; leave --insgen out')
     usual = max(4 * config.batch_size, share)
     if opts.insgen_queue is not None and opts.insgen_queue < config.batch_size:
-        raise UserError(f'--insgen-queue={opts.insgen_queue}: is shorter than the batch of {config.batch_size}; use --insgen-queue={usual}')
+        raise UserError(f'--insgen-queue={opts.insgen_queue}: is shorter than the batch of {config.batch_size}; use '
+                        f'--insgen-queue={usual}')
     return dict(queue=usual)
 
 
 METHOD = Method('insgen', 'training.methods.insgen.InsGen', [
     click.option('--insgen', help='Instance discrimination of reals and fakes (InsGen)', is_flag=True),
-    click.option('--insgen-queue', help='Keys in its queues  [default: 5% of the images, at least 4 batches]', type=click.IntRange(min=1),
+    click.option('--insgen-queue', help='Keys in its queues  [default: 5% of the images, at least 4 batches]',
+                 type=click.IntRange(min=1),
                  metavar='INT'),
     click.option('--insgen-weight-real', help='Weight for reals  [default: 1]', type=WEIGHT),
     click.option('--insgen-weight-fake', help='Weight for fakes  [default: 1]', type=WEIGHT),

@@ -1,4 +1,5 @@
-"""LeCam regularisation of the discriminator (Tseng et al., "Regularizing Generative Adversarial Networks under Limited Data", CVPR 2021)."""
+"""LeCam regularisation of the discriminator (Tseng et al., "Regularizing Generative Adversarial Networks under Limited
+Data", CVPR 2021)."""
 
 import click
 import torch
@@ -12,10 +13,11 @@ from .method import Method
 
 
 class LeCam(Term):
-    """weight * (mean relu(D(x) - a_F)^2 + mean relu(a_R - D(G(z)))^2), a_R and a_F the moving averages of D's logits for reals and fakes.
+    """weight * (mean relu(D(x) - a_F)^2 + mean relu(a_R - D(G(z)))^2), a_R and a_F the moving averages of D's logits
+    for reals and fakes.
 
-    The paper's formula has no relu, its code has. The averages move once per step, by the mean over micro-batches and processes, after
-    they were used; they are rid of their start at zero, and nothing is added before the first update.
+    The paper's formula has no relu, its code has. The averages move once per step, by the mean over micro-batches and
+    processes, after they were used; they are rid of their start at zero, and nothing is added before the first update.
 
     Args:
         weight: of the term.
@@ -26,8 +28,10 @@ class LeCam(Term):
     def __init__(self, weight, decay=0.99, start=0.0):
         super().__init__()
         self.weight, self.decay, self.start_nimg = weight, decay, start * 1000
-        self.register_buffer('average', torch.zeros([3]))       # of (real logits, fake logits, 1): the last one is the weight of all so far
-        self.register_buffer('sums', torch.zeros([4]), persistent=False)        # of this step; reals: sum, number; fakes: sum, number
+        # Of (real logits, fake logits, 1): the last one is the weight of all so far
+        self.register_buffer('average', torch.zeros([3]))
+        # Of this step; reals: sum, number; fakes: sum, number
+        self.register_buffer('sums', torch.zeros([4]), persistent=False)
         self.active = False
 
     def start_step(self, cur_nimg):
@@ -52,7 +56,8 @@ class LeCam(Term):
         real, num_real, fake, num_fake = distributed.all_reduce_sum(self.sums)
         mean = torch.stack([real / num_real, fake / num_fake, torch.ones_like(real)])
         average = self.average.lerp(mean, 1 - self.decay)
-        self.average.copy_(torch.where(mean.isfinite().all(), average, self.average))       # a step that is left out must not spoil it
+        # A step that is left out must not spoil it
+        self.average.copy_(torch.where(mean.isfinite().all(), average, self.average))
         for name, value in zip(('real', 'fake'), self.anchors(), strict=True):
             training_stats.report(f'LeCam/average_{name}', value)
 
@@ -73,13 +78,17 @@ class LeCam(Term):
 
 def _configure(opts, config, _dataset):
     if opts.lecam_start is not None and opts.lecam_start >= config.total_kimg:
-        raise UserError(f'--lecam-start={opts.lecam_start:g}: the run ends after {config.total_kimg:g} kimg, before it takes part; '
+        raise UserError(f'--lecam-start={opts.lecam_start:g}: the run ends after {config.total_kimg:g} kimg, before it '
+                        'takes part; '
                         f'use a smaller one, such as {config.total_kimg / 3:.2g}')
     return dict(weight=opts.lecam)
 
 
 METHOD = Method('lecam', 'training.methods.lecam.LeCam', [
-    click.option('--lecam', help='LeCam regularisation with this weight', type=FiniteRange(min=0, min_open=True), metavar='WEIGHT'),
-    click.option('--lecam-decay', help="Decay of its averages of D's logits, per step  [default: 0.99]", type=FiniteRange(0, 1, max_open=True)),
-    click.option('--lecam-start', help='Thousands of images before it takes part  [default: 0]', type=FiniteRange(min=0), metavar='KIMG'),
+    click.option('--lecam', help='LeCam regularisation with this weight', type=FiniteRange(min=0, min_open=True),
+                 metavar='WEIGHT'),
+    click.option('--lecam-decay', help="Decay of its averages of D's logits, per step  [default: 0.99]",
+                 type=FiniteRange(0, 1, max_open=True)),
+    click.option('--lecam-start', help='Thousands of images before it takes part  [default: 0]',
+                 type=FiniteRange(min=0), metavar='KIMG'),
 ], configure=_configure)

@@ -8,13 +8,16 @@ from dnnlib import UserError
 class Method(NamedTuple):
     """A row of the table.
 
-    name:      of the term and of its options: `--name` switches it on, `--name-xyz` gives the keyword `xyz` to its constructor.
+    name:      of the term and of its options: `--name` switches it on, `--name-xyz` gives the keyword `xyz` to its
+               constructor.
     term:      class name of the `Term`.
     options:   the click options; what is None is left to the constructor.
-    configure: (opts, config, dataset) -> constructor arguments that do not come from options by their names, from the rest of the configuration,
-               which is complete except for the terms. Raises UserError for what does not go together.
+    configure: (opts, config, dataset) -> constructor arguments that do not come from options by their names, from the
+               rest of the configuration, which is complete except for the terms. Raises UserError for what does not go
+               together.
     check_names: (constructor arguments) -> None: as `check`, of what takes no loading and no download.
-    check:     (constructor arguments, config) -> None: raises UserError for what would fail after the start, such as a file that is missing.
+    check:     (constructor arguments, config) -> None: raises UserError for what would fail after the start, such as a
+               file that is missing.
     by_name:   whether the options given are constructor arguments; if not, `configure` gives all of them.
     example:   of the option that switches it on, for messages; '' = `--name` itself.
     """
@@ -33,7 +36,8 @@ class Method(NamedTuple):
     def settings(self, opts):
         """{keyword: value} of the options given besides `--name` itself."""
         prefix = f'{self.name}_'
-        return {key.removeprefix(prefix): value for key, value in opts.items() if key.startswith(prefix) and value is not None}
+        return {key.removeprefix(prefix): value for key, value in opts.items() if key.startswith(prefix)
+                and value is not None}
 
 
 def method_options(methods):
@@ -46,7 +50,8 @@ def method_options(methods):
 
 
 def add_methods(methods, config, opts, dataset):
-    """Puts the terms of the methods that are on into `config.terms`. Raises UserError for options without their method."""
+    """Puts the terms of the methods that are on into `config.terms`. Raises UserError for options without their
+    method."""
     config.terms = {}
     for method in methods:
         given = method.settings(opts)
@@ -55,7 +60,8 @@ def add_methods(methods, config, opts, dataset):
             config.terms[method.name] = dict(class_name=method.term, **arguments)
         elif given:
             key, value = next(iter(given.items()))
-            raise UserError(f'{flag(method.name)}-{key.replace("_", "-")}={value}: has no effect without {flag(method.name)}; '
+            raise UserError(f'{flag(method.name)}-{key.replace("_", "-")}={value}: has no effect without '
+                            f'{flag(method.name)}; '
                             f'add {method.example or "that"}, or leave this out')
 
 

@@ -1,4 +1,5 @@
-"""What a file may say of BigGAN's networks: constructor arguments and their values, as `training.snapshots.arguments` checks them."""
+"""What a file may say of BigGAN's networks: constructor arguments and their values, as `training.snapshots.arguments`
+checks them."""
 
 from .checks import IMAGE, flag, number, one_of, whole, width
 

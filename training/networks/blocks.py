@@ -11,7 +11,8 @@ FLOAT32_CHANNELS_LAST = True    # on a CPU it is faster in any precision; StyleG
 
 
 class Block(torch.nn.Module):
-    """A part of a network with a number format and a memory format of its own: plain attributes, which tools read and change."""
+    """A part of a network with a number format and a memory format of its own: plain attributes, which tools read and
+    change."""
 
     def __init__(self, use_fp16, half_dtype, channels_last):
         super().__init__()
@@ -38,10 +39,12 @@ def block_resolutions(img_resolution):
 
 
 def half_resolutions(img_resolution, num_fp16_res):
-    """The set of the `num_fp16_res` highest block resolutions, never with 4: small maps need the precision and gain no speed."""
+    """The set of the `num_fp16_res` highest block resolutions, never with 4: small maps need the precision and gain no
+    speed."""
     return {res for res in block_resolutions(img_resolution)[1:] if res * 2 ** num_fp16_res > img_resolution}
 
 
 @persistence.persistent_class
 class NotIncluded(torch.nn.Module):
-    """In a pickle for other tools, in place of a network that the snapshot does not have: they expect a module under each name."""
+    """In a pickle for other tools, in place of a network that the snapshot does not have: they expect a module under
+    each name."""

@@ -32,8 +32,10 @@ class DiscriminatorBlock(Block):
         use_fp16, half_dtype, fp16_channels_last: as in `SynthesisBlock`.
     """
 
-    def __init__(self, in_channels, tmp_channels, out_channels, resolution, img_channels, first_layer_idx=0, architecture='resnet',
-                 activation='lrelu', resample_filter=(1, 3, 3, 1), conv_clamp=None, use_fp16=False, half_dtype='float16',
+    def __init__(self, in_channels, tmp_channels, out_channels, resolution, img_channels, first_layer_idx=0,
+                 architecture='resnet',
+                 activation='lrelu', resample_filter=(1, 3, 3, 1), conv_clamp=None, use_fp16=False,
+                 half_dtype='float16',
                  fp16_channels_last=False, freeze_layers=0):
         super().__init__(use_fp16, half_dtype, fp16_channels_last)
         if architecture not in ('orig', 'skip', 'resnet'):
@@ -52,13 +54,16 @@ class DiscriminatorBlock(Block):
         if in_channels == 0 or architecture == 'skip':
             self.fromrgb = Conv2dLayer(img_channels, tmp_channels, kernel_size=1, trainable=trainable(), **act)
         self.conv0 = Conv2dLayer(tmp_channels, tmp_channels, kernel_size=3, trainable=trainable(), **act)
-        self.conv1 = Conv2dLayer(tmp_channels, out_channels, kernel_size=3, down=2, trainable=trainable(), resample_filter=resample_filter, **act)
+        self.conv1 = Conv2dLayer(tmp_channels, out_channels, kernel_size=3, down=2, trainable=trainable(),
+                                 resample_filter=resample_filter, **act)
         if architecture == 'resnet':
-            self.skip = Conv2dLayer(tmp_channels, out_channels, kernel_size=1, bias=False, down=2, trainable=trainable(),
+            self.skip = Conv2dLayer(tmp_channels, out_channels, kernel_size=1, bias=False, down=2,
+                                    trainable=trainable(),
                                     resample_filter=resample_filter)
 
     def forward(self, x, img, force_fp32=False):
-        """x [N, in_channels, H, W] (None for the first block), img (None once it has been read) -> both for the next block."""
+        """x [N, in_channels, H, W] (None for the first block), img (None once it has been read) -> both for the next
+        block."""
         if x is not None:
             x = self.cast(x, force_fp32)
         if self.fromrgb is not None:
@@ -81,7 +86,8 @@ class DiscriminatorEpilogue(torch.nn.Module):
         mbstd_num_channels: 0 = none.
     """
 
-    def __init__(self, in_channels, cmap_dim, resolution, img_channels, architecture='resnet', mbstd_group_size=4, mbstd_num_channels=1,
+    def __init__(self, in_channels, cmap_dim, resolution, img_channels, architecture='resnet', mbstd_group_size=4,
+                 mbstd_num_channels=1,
                  activation='lrelu', conv_clamp=None):
         super().__init__()
         self.cmap_dim = cmap_dim
@@ -90,7 +96,8 @@ class DiscriminatorEpilogue(torch.nn.Module):
         else:
             self.fromrgb = None
         self.mbstd = MinibatchStdLayer(mbstd_group_size, mbstd_num_channels) if mbstd_num_channels > 0 else None
-        self.conv = Conv2dLayer(in_channels + mbstd_num_channels, in_channels, kernel_size=3, activation=activation, conv_clamp=conv_clamp)
+        self.conv = Conv2dLayer(in_channels + mbstd_num_channels, in_channels, kernel_size=3, activation=activation,
+                                conv_clamp=conv_clamp)
         self.fc = FullyConnectedLayer(in_channels * resolution ** 2, in_channels, activation=activation)
         self.out = FullyConnectedLayer(in_channels, 1 if cmap_dim == 0 else cmap_dim)
 
@@ -126,7 +133,8 @@ class Discriminator(torch.nn.Module):
         block_kwargs, mapping_kwargs, epilogue_kwargs: further arguments of the parts.
     """
 
-    def __init__(self, c_dim, img_resolution, img_channels, architecture='resnet', channel_base=32768, channel_max=512, num_fp16_res=0,
+    def __init__(self, c_dim, img_resolution, img_channels, architecture='resnet', channel_base=32768, channel_max=512,
+                 num_fp16_res=0,
                  conv_clamp=None, cmap_dim=None, block_kwargs=None, mapping_kwargs=None, epilogue_kwargs=None):
         super().__init__()
         self.c_dim = c_dim
@@ -140,18 +148,23 @@ class Discriminator(torch.nn.Module):
         common = dict(img_channels=img_channels, architecture=architecture, conv_clamp=conv_clamp)
         first_layer_idx = 0
         for res in self.block_resolutions:
-            block = DiscriminatorBlock(channels[res] if res < img_resolution else 0, channels[res], channels[res // 2], resolution=res,
-                                       first_layer_idx=first_layer_idx, use_fp16=res in half, **(block_kwargs or {}), **common)
+            block = DiscriminatorBlock(channels[res] if res < img_resolution else 0, channels[res], channels[res // 2],
+                                       resolution=res,
+                                       first_layer_idx=first_layer_idx, use_fp16=res in half,
+                                       **(block_kwargs or {}), **common)
             setattr(self, f'b{res}', block)
             first_layer_idx += block.num_layers
         if c_dim > 0:
-            self.mapping = MappingNetwork(z_dim=0, c_dim=c_dim, w_dim=cmap_dim, num_ws=None, w_avg_beta=None, **(mapping_kwargs or {}))
-        self.b4 = DiscriminatorEpilogue(channels[4], cmap_dim=cmap_dim, resolution=4, **(epilogue_kwargs or {}), **common)
+            self.mapping = MappingNetwork(z_dim=0, c_dim=c_dim, w_dim=cmap_dim, num_ws=None, w_avg_beta=None,
+                                          **(mapping_kwargs or {}))
+        self.b4 = DiscriminatorEpilogue(channels[4], cmap_dim=cmap_dim, resolution=4,
+                                        **(epilogue_kwargs or {}), **common)
 
     def block_convolutions(self):
         """The convolutions of the blocks, without those that read the image."""
         blocks = [getattr(self, f'b{res}') for res in self.block_resolutions]
-        return [layer for block in blocks for layer in block.children() if isinstance(layer, Conv2dLayer) and layer is not block.fromrgb]
+        return [layer for block in blocks for layer in block.children() if isinstance(layer, Conv2dLayer)
+                and layer is not block.fromrgb]
 
     def readout(self, features):
         """`DiscriminatorFeatures` -> logits [N, 1], from the last hidden layer."""

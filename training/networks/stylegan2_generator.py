@@ -10,7 +10,14 @@ from torch_utils.ops.bias_act import activation_funcs, bias_act
 from torch_utils.ops.scaled_bias_act import scaled_bias_act
 
 from .blocks import Block, block_resolutions, half_resolutions
-from .stylegan2_layers import Conv2dLayer, FullyConnectedLayer, modulated_conv2d, modulated_conv2d_unscaled, normalize_2nd_moment, scaled_clamp
+from .stylegan2_layers import (
+    Conv2dLayer,
+    FullyConnectedLayer,
+    modulated_conv2d,
+    modulated_conv2d_unscaled,
+    normalize_2nd_moment,
+    scaled_clamp,
+)
 
 
 @persistence.persistent_class
@@ -27,7 +34,8 @@ class MappingNetwork(torch.nn.Module):
         w_avg_beta:     decay of the running average of w; None = keep none.
     """
 
-    def __init__(self, z_dim, c_dim, w_dim, num_ws, num_layers=8, embed_features=None, layer_features=None, activation='lrelu',
+    def __init__(self, z_dim, c_dim, w_dim, num_ws, num_layers=8, embed_features=None, layer_features=None,
+                 activation='lrelu',
                  lr_multiplier=0.01, w_avg_beta=0.995):
         super().__init__()
         self.z_dim = z_dim
@@ -42,14 +50,16 @@ class MappingNetwork(torch.nn.Module):
             self.embed = FullyConnectedLayer(c_dim, embed_features)
         sizes = [z_dim + embed_features] + [layer_features] * (num_layers - 1) + [w_dim]
         for i in range(num_layers):
-            setattr(self, f'fc{i}', FullyConnectedLayer(sizes[i], sizes[i + 1], activation=activation, lr_multiplier=lr_multiplier))
+            setattr(self, f'fc{i}', FullyConnectedLayer(sizes[i], sizes[i + 1], activation=activation,
+                                                        lr_multiplier=lr_multiplier))
         if num_ws is not None and w_avg_beta is not None:
             self.register_buffer('w_avg', torch.zeros([w_dim]))
 
     def forward(self, z, c, truncation_psi=1, truncation_cutoff=None, skip_w_avg_update=False):
         """z [N, z_dim] and c [N, c_dim] (None where the size is 0) -> ws [N, num_ws, w_dim], or w [N, w_dim].
 
-        truncation_psi draws the first `truncation_cutoff` of the ws (None = all) towards the average: 1 = not at all, 0 = wholly.
+        truncation_psi draws the first `truncation_cutoff` of the ws (None = all) towards the average: 1 = not at all, 0
+        = wholly.
         """
         inputs = []
         if self.z_dim > 0:
@@ -76,7 +86,8 @@ class MappingNetwork(torch.nn.Module):
 class SynthesisLayer(torch.nn.Module):
     """Modulated 3x3 convolution, noise, bias and activation. x [N, in_channels, H, W], w [N, w_dim]."""
 
-    def __init__(self, in_channels, out_channels, w_dim, resolution, kernel_size=3, up=1, use_noise=True, activation='lrelu',
+    def __init__(self, in_channels, out_channels, w_dim, resolution, kernel_size=3, up=1, use_noise=True,
+                 activation='lrelu',
                  resample_filter=(1, 3, 3, 1), conv_clamp=None):
         super().__init__()
         self.resolution = resolution            # of the result
@@ -98,13 +109,16 @@ class SynthesisLayer(torch.nn.Module):
         """noise_mode: 'random' = fresh, 'const' = the layer's fixed map, 'none'."""
         noise = None
         if self.use_noise and noise_mode == 'random':
-            noise = torch.randn([x.shape[0], 1, self.resolution, self.resolution], device=x.device) * self.noise_strength
+            noise = torch.randn([x.shape[0], 1, self.resolution, self.resolution],
+                                device=x.device) * self.noise_strength
         elif self.use_noise and noise_mode == 'const':
             noise = self.noise_const * self.noise_strength
         elif noise_mode not in ('random', 'const', 'none'):
             raise ValueError(f"noise_mode is {noise_mode!r}, it must be 'random', 'const' or 'none'")
-        x, coefs = modulated_conv2d_unscaled(x, self.weight, self.affine(w), demodulate=True, fused_modconv=fused_modconv, up=self.up,
-                                             f=self.resample_filter if self.up > 1 else None, padding=self.padding, flip_weight=self.up == 1)
+        x, coefs = modulated_conv2d_unscaled(x, self.weight, self.affine(w), demodulate=True,
+                                             fused_modconv=fused_modconv, up=self.up,
+                                             f=self.resample_filter if self.up > 1 else None, padding=self.padding,
+                                             flip_weight=self.up == 1)
         return scaled_bias_act(x, coefs, noise, self.bias, act=self.activation, gain=self.act_gain * gain,
                                clamp=scaled_clamp(self.conv_clamp, gain))
 
@@ -124,7 +138,8 @@ class ToRGBLayer(torch.nn.Module):
 
     def forward(self, x, w, fused_modconv=True):
         styles = self.affine(w) * self.weight_gain
-        x = modulated_conv2d(x, self.weight, styles, padding=self.padding, demodulate=False, fused_modconv=fused_modconv)
+        x = modulated_conv2d(x, self.weight, styles, padding=self.padding, demodulate=False,
+                             fused_modconv=fused_modconv)
         return bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)
 
 
@@ -136,13 +151,15 @@ class SynthesisBlock(Block):
         in_channels:  0 = the first block, which starts from a learned constant.
         resolution:   of the result.
         is_last:      whether it gives the final image.
-        architecture: 'orig' = image from the last block only; 'skip' = sum of upsampled images; 'resnet' = residual blocks.
+        architecture: 'orig' = image from the last block only; 'skip' = sum of upsampled images; 'resnet' = residual
+                      blocks.
         use_fp16:     whether to work in half precision, `half_dtype` = 'float16' or 'bfloat16'.
         fp16_channels_last: memory format of the activations, whatever the precision.
         layer_kwargs: further arguments of `SynthesisLayer`.
     """
 
-    def __init__(self, in_channels, out_channels, w_dim, resolution, img_channels, is_last, architecture='skip', resample_filter=(1, 3, 3, 1),
+    def __init__(self, in_channels, out_channels, w_dim, resolution, img_channels, is_last, architecture='skip',
+                 resample_filter=(1, 3, 3, 1),
                  conv_clamp=None, use_fp16=False, half_dtype='float16', fp16_channels_last=False, **layer_kwargs):
         super().__init__(use_fp16, half_dtype, fp16_channels_last)
         if architecture not in ('orig', 'skip', 'resnet'):
@@ -156,12 +173,14 @@ class SynthesisBlock(Block):
         if in_channels == 0:
             self.const = torch.nn.Parameter(torch.randn([out_channels, resolution, resolution]))
         else:
-            self.conv0 = SynthesisLayer(in_channels, out_channels, up=2, resample_filter=resample_filter, **layer_kwargs)
+            self.conv0 = SynthesisLayer(in_channels, out_channels, up=2, resample_filter=resample_filter,
+                                        **layer_kwargs)
         self.conv1 = SynthesisLayer(out_channels, out_channels, **layer_kwargs)
         if self.num_torgb:
             self.torgb = ToRGBLayer(out_channels, img_channels, w_dim, conv_clamp=conv_clamp)
         if in_channels != 0 and architecture == 'resnet':
-            self.skip = Conv2dLayer(in_channels, out_channels, kernel_size=1, bias=False, up=2, resample_filter=resample_filter)
+            self.skip = Conv2dLayer(in_channels, out_channels, kernel_size=1, bias=False, up=2,
+                                    resample_filter=resample_filter)
 
     def forward(self, x, img, ws, force_fp32=False, fused_modconv=None, noise_mode='random'):
         """x, img: results of the block before (None for the first); ws [N, num_conv + num_torgb, w_dim]."""
@@ -197,7 +216,8 @@ class SynthesisNetwork(torch.nn.Module):
         block_kwargs:              further arguments of `SynthesisBlock` and `SynthesisLayer`.
     """
 
-    def __init__(self, w_dim, img_resolution, img_channels, channel_base=32768, channel_max=512, num_fp16_res=0, **block_kwargs):
+    def __init__(self, w_dim, img_resolution, img_channels, channel_base=32768, channel_max=512, num_fp16_res=0,
+                 **block_kwargs):
         super().__init__()
         self.w_dim = w_dim
         self.img_resolution = img_resolution
@@ -213,10 +233,12 @@ class SynthesisNetwork(torch.nn.Module):
             self.num_ws += block.num_conv
             setattr(self, f'b{res}', block)
             in_channels = out_channels
-        self.num_ws += block.num_torgb          # the other ToRGB layers share the w of the next block's first convolution
+        # The other ToRGB layers share the w of the next block's first convolution
+        self.num_ws += block.num_torgb
 
     def forward(self, ws, **block_kwargs):
-        """ws [N, num_ws, w_dim] -> img [N, img_channels, img_resolution, img_resolution] float32; block_kwargs as in `SynthesisBlock.forward`."""
+        """ws [N, num_ws, w_dim] -> img [N, img_channels, img_resolution, img_resolution] float32; block_kwargs as in
+        `SynthesisBlock.forward`."""
         if ws.ndim != 3 or ws.shape[1] != self.num_ws or ws.shape[2] != self.w_dim:
             shape = f'[N, {self.num_ws}, {self.w_dim}]'
             raise ValueError(f'SynthesisNetwork: ws has shape {list(ws.shape)}, it takes {shape}')
@@ -241,9 +263,11 @@ class Generator(torch.nn.Module):
         self.w_dim = w_dim
         self.img_resolution = img_resolution
         self.img_channels = img_channels
-        self.synthesis = SynthesisNetwork(w_dim=w_dim, img_resolution=img_resolution, img_channels=img_channels, **(synthesis_kwargs or {}))
+        self.synthesis = SynthesisNetwork(w_dim=w_dim, img_resolution=img_resolution, img_channels=img_channels,
+                                          **(synthesis_kwargs or {}))
         self.num_ws = self.synthesis.num_ws
-        self.mapping = MappingNetwork(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_ws=self.num_ws, **(mapping_kwargs or {}))
+        self.mapping = MappingNetwork(z_dim=z_dim, c_dim=c_dim, w_dim=w_dim, num_ws=self.num_ws,
+                                      **(mapping_kwargs or {}))
 
     def running_averages(self):
         """Buffers that each process moves by its own part of a batch."""

@@ -1,6 +1,8 @@
-"""Layers shared by the StyleGAN2 generator and discriminator: equalised learning rate, modulation, minibatch statistics.
+"""Layers shared by the StyleGAN2 generator and discriminator: equalised learning rate, modulation, minibatch
+statistics.
 
-Sources: StyleGAN2 (Karras et al., CVPR 2020) and StyleGAN2-ADA (NeurIPS 2020); state-dict names and shapes are StyleGAN2-ADA's.
+Sources: StyleGAN2 (Karras et al., CVPR 2020) and StyleGAN2-ADA (NeurIPS 2020); state-dict names and shapes are
+         StyleGAN2-ADA's.
 """
 
 import math
@@ -17,7 +19,8 @@ def normalize_2nd_moment(x, dim=1, eps=1e-8):
     return x * (x.square().mean(dim=dim, keepdim=True) + eps).rsqrt()
 
 
-def modulated_conv2d(x, weight, styles, noise=None, up=1, down=1, padding=0, resample_filter=None, demodulate=True, flip_weight=True,
+def modulated_conv2d(x, weight, styles, noise=None, up=1, down=1, padding=0, resample_filter=None, demodulate=True,
+                     flip_weight=True,
                      fused_modconv=True):
     """Convolution whose input channels are scaled per sample (StyleGAN2, section 2.2).
 
@@ -28,11 +31,12 @@ def modulated_conv2d(x, weight, styles, noise=None, up=1, down=1, padding=0, res
         noise:           added to the result, broadcast over channels; None = none.
         up, down, padding, resample_filter, flip_weight: as in `conv2d_resample`.
         demodulate:      scale each output channel so that the weights of one sample have norm 1 (equation 3).
-        fused_modconv:   True = scale the weights, one set per sample; False = scale the activations, which is the same but for
-                         rounding and cheaper for more than one sample.
+        fused_modconv:   True = scale the weights, one set per sample; False = scale the activations, which is the same
+                         but for rounding and cheaper for more than one sample.
     Returns:             [N, O, H', W'] in the dtype of `x`.
     """
-    x, coefs = modulated_conv2d_unscaled(x, weight, styles, demodulate, fused_modconv, f=resample_filter, up=up, down=down, padding=padding,
+    x, coefs = modulated_conv2d_unscaled(x, weight, styles, demodulate, fused_modconv, f=resample_filter, up=up,
+                                         down=down, padding=padding,
                                          flip_weight=flip_weight)
     noise = None if noise is None else noise.to(x.dtype)
     if coefs is None:
@@ -42,8 +46,10 @@ def modulated_conv2d(x, weight, styles, noise=None, up=1, down=1, padding=0, res
 
 
 def modulated_conv2d_unscaled(x, weight, styles, demodulate, fused_modconv, **conv):
-    """-> (the convolution, [N, O] factors of its channels that are still to come, or None). Arguments as in `modulated_conv2d`."""
-    if x.dtype == torch.float16 and demodulate:         # demodulation undoes any scale: keep both factors below the limit of fp16
+    """-> (the convolution, [N, O] factors of its channels that are still to come, or None). Arguments as in
+    `modulated_conv2d`."""
+    # Demodulation undoes any scale: keep both factors below the limit of fp16
+    if x.dtype == torch.float16 and demodulate:
         weight = weight / weight.abs().amax([1, 2, 3], keepdim=True) / math.sqrt(weight[0].numel())
         styles = styles / styles.abs().amax(1, keepdim=True)
     coefs = _demodulation(weight, styles) if demodulate else None
@@ -59,7 +65,8 @@ def _demodulation(weight, styles, eps=1e-8):
 
 
 def _squared_norms(weight):
-    """[O, I, kh, kw] -> [I, O], summing in the order in which the weight lies in memory: the other one is ten times slower on a CPU."""
+    """[O, I, kh, kw] -> [I, O], summing in the order in which the weight lies in memory: the other one is ten times
+    slower on a CPU."""
     if weight.stride(0) < weight.stride(1):
         return weight.transpose(0, 1).square().sum([2, 3])
     return weight.square().sum([2, 3]).t()
@@ -78,7 +85,8 @@ def _conv_per_sample(x, weight, styles, coefs, conv):
 class FullyConnectedLayer(torch.nn.Module):
     """Linear layer with equalised learning rate, bias and activation. x [N, in_features] -> [N, out_features].
 
-    Weights are stored divided by `lr_multiplier` and multiplied by it at run time, which multiplies their learning rate.
+    Weights are stored divided by `lr_multiplier` and multiplied by it at run time, which multiplies their learning
+    rate.
     """
 
     def __init__(self, in_features, out_features, bias=True, activation='linear', lr_multiplier=1, bias_init=0):
@@ -109,12 +117,14 @@ class Conv2dLayer(torch.nn.Module):
         conv_clamp:      results are limited to +-conv_clamp (times `gain`); None = no limit.
         trainable:       False = weights are buffers, which no optimiser sees (--freezed).
     Attributes:
-        normalize:       function of the convolution's result, before bias and activation; None = none. Not part of a snapshot.
+        normalize:       function of the convolution's result, before bias and activation; None = none. Not part of a
+                         snapshot.
     """
 
     normalize = None
 
-    def __init__(self, in_channels, out_channels, kernel_size, bias=True, activation='linear', up=1, down=1, resample_filter=(1, 3, 3, 1),
+    def __init__(self, in_channels, out_channels, kernel_size, bias=True, activation='linear', up=1, down=1,
+                 resample_filter=(1, 3, 3, 1),
                  conv_clamp=None, trainable=True):
         super().__init__()
         self.activation = activation
@@ -135,14 +145,17 @@ class Conv2dLayer(torch.nn.Module):
             self.register_buffer('bias', bias)
 
     def forward(self, x, gain=1):
-        weight = (self.weight * self.weight_gain).to(x.dtype)           # scaled in float32: so are the gradients, too small for float16 otherwise
+        # Scaled in float32: so are the gradients, too small for float16 otherwise
+        weight = (self.weight * self.weight_gain).to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         flip_weight = self.up == 1
-        x = conv2d_resample.conv2d_resample(x, weight, f=self.resample_filter if self.up > 1 or self.down > 1 else None, up=self.up,
+        x = conv2d_resample.conv2d_resample(x, weight, f=self.resample_filter if self.up > 1
+                                            or self.down > 1 else None, up=self.up,
                                             down=self.down, padding=self.padding, flip_weight=flip_weight)
         if self.normalize is not None:
             x = self.normalize(x)
-        return bias_act(x, bias, act=self.activation, gain=self.act_gain * gain, clamp=scaled_clamp(self.conv_clamp, gain))
+        return bias_act(x, bias, act=self.activation, gain=self.act_gain * gain,
+                        clamp=scaled_clamp(self.conv_clamp, gain))
 
 
 def scaled_clamp(clamp, gain):
@@ -152,7 +165,8 @@ def scaled_clamp(clamp, gain):
 
 @persistence.persistent_class
 class MinibatchStdLayer(torch.nn.Module):
-    """Appends to x [N, C, H, W] `num_channels` maps of the standard deviation across the samples of a group (Progressive GAN, section 3).
+    """Appends to x [N, C, H, W] `num_channels` maps of the standard deviation across the samples of a group
+    (Progressive GAN, section 3).
 
     Groups are strided: sample i belongs to group i % (N / group_size). N must be a multiple of min(group_size, N).
     """
@@ -169,7 +183,8 @@ class MinibatchStdLayer(torch.nn.Module):
             raise ValueError(f'minibatch standard deviation: {n} samples cannot be split into groups of {group}; '
                              f'use a batch per device that is a multiple of {group}')
         y = x.reshape(group, -1, self.num_channels, c // self.num_channels, h, w)       # [G, n, F, c, H, W]
-        variance = (y - y.mean(dim=0)).square().mean(dim=0)                             # [n, F, c, H, W]; var() is slow on a CPU
+        # [n, F, c, H, W]; var() is slow on a CPU
+        variance = (y - y.mean(dim=0)).square().mean(dim=0)
         std = (variance + 1e-8).sqrt()
         std = std.mean(dim=[2, 3, 4])[:, :, None, None]                                 # [n, F, 1, 1]
         return torch.cat([x, std.repeat(group, 1, h, w)], dim=1)

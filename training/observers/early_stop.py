@@ -12,8 +12,9 @@ FORM = 'metric=fid5k_full,patience=5 or metric=fid5k_full,patience=5,min-delta=0
 class EarlyStop(Observer):
     """Ends the run after `patience` evaluations in a row without a better value than the best before them.
 
-    It goes by metric-NAME.jsonl alone, so a continued run decides as one that was never stopped. Values of other protocols, and those of images
-    yet to come where a run continues from an older state, do not count; NaN is no improvement.
+    It goes by metric-NAME.jsonl alone, so a continued run decides as one that was never stopped. Values of other
+    protocols, and those of images yet to come where a run continues from an older state, do not count; NaN is no
+    improvement.
 
     Args:
         metric:    name.
@@ -35,9 +36,11 @@ class EarlyStop(Observer):
 
 
 def history(run_dir, metric, cur_nimg):
-    """The values of a run up to `cur_nimg` images, one per snapshot in their order; [] unless the last of them is of that very moment."""
+    """The values of a run up to `cur_nimg` images, one per snapshot in their order; [] unless the last of them is of
+    that very moment."""
     records = metric_records.read_metric(run_dir, metric)
-    records = [record for record in records if isinstance(record.get('cur_nimg'), int) and record['cur_nimg'] <= cur_nimg]
+    records = [record for record in records if isinstance(record.get('cur_nimg'), int) and record['cur_nimg']
+               <= cur_nimg]
     now = next((record for record in reversed(records) if record['cur_nimg'] == cur_nimg), None)
     if now is None:
         return []
@@ -58,17 +61,20 @@ def evaluations_since_best(records, min_delta):
 
 
 def parse(text, metrics):
-    """'metric=fid5k_full,patience=5' -> arguments of `EarlyStop`. Raises UserError for anything else, and for a metric that is not measured."""
+    """'metric=fid5k_full,patience=5' -> arguments of `EarlyStop`. Raises UserError for anything else, and for a metric
+    that is not measured."""
     given = dict(part.strip().partition('=')[::2] for part in text.split(','))
     number = lambda name, kind: _number(text, name, given[name], kind)
     if not {'metric', 'patience'} <= given.keys() <= {'metric', 'patience', 'min-delta'}:
         raise UserError(f'--early-stop={text}: must be like {FORM}')
     if metric_records.spellings(given['metric'])[0] not in {metric_records.spellings(name)[0] for name in metrics}:
-        raise UserError(f'--early-stop={text}: {given["metric"]} is not measured in this run (--metrics={",".join(metrics) or "none"}); add it there')
+        raise UserError(f'--early-stop={text}: {given["metric"]} is not measured in this run '
+                        f'(--metrics={",".join(metrics) or "none"}); add it there')
     patience = number('patience', int)
     if patience < 1:
         raise UserError(f'--early-stop={text}: patience must be at least 1')
-    return dict(metric=given['metric'], patience=patience, **(dict(min_delta=number('min-delta', float)) if 'min-delta' in given else {}))
+    return dict(metric=given['metric'], patience=patience,
+                **(dict(min_delta=number('min-delta', float)) if 'min-delta' in given else {}))
 
 
 def _number(text, name, value, kind):
@@ -77,5 +83,6 @@ def _number(text, name, value, kind):
     except ValueError:
         number = -1
     if not 0 <= number < math.inf:
-        raise UserError(f'--early-stop={text}: {name}={value} is no {"whole " if kind is int else ""}number from 0 on; say for example {FORM}')
+        raise UserError(f'--early-stop={text}: {name}={value} is no {"whole " if kind is int else ""}number from 0 on; '
+                        f'say for example {FORM}')
     return number

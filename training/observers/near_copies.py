@@ -14,13 +14,15 @@ PIXELS = 32                 # side to which images are averaged where no method 
 
 
 class NearCopies(Observer):
-    """At the end of each tick, fakes of the averaged generator, always of the same latents, against the training images and each other.
+    """At the end of each tick, fakes of the averaged generator, always of the same latents, against the training images
+    and each other.
 
-    Reports `Health/copies`, the share of fakes whose nearest training image is nearer than the 5 % quantile of such distances between training
-    images, and `Health/repeats`, the share whose nearest other fake is nearer than that quantile, both among as many images. New photos of the
-    same kind would have about 0.05. Where training images are mirrored, of an image and its mirror image the nearer counts. Distances are
-    between the directions of the features of the first term that has `image_features` (the teacher of distillation), else between pixels
-    averaged to 32x32. The metric `memorization` is the same with all training images and the features of Inception.
+    Reports `Health/copies`, the share of fakes whose nearest training image is nearer than the 5 % quantile of such
+    distances between training images, and `Health/repeats`, the share whose nearest other fake is nearer than that
+    quantile, both among as many images. New photos of the same kind would have about 0.05. Where training images are
+    mirrored, of an image and its mirror image the nearer counts. Distances are between the directions of the features
+    of the first term that has `image_features` (the teacher of distillation), else between pixels averaged to 32x32.
+    The metric `memorization` is the same with all training images and the features of Inception.
 
     Args:
         num_fakes: how many.
@@ -31,10 +33,13 @@ class NearCopies(Observer):
 
     def start(self, training):
         c, dataset = training.config, training.dataset
-        self.offered = next((term.image_features for term in training.loss.terms.values() if term.image_features is not None), None)
+        self.offered = next((term.image_features for term in training.loss.terms.values()
+                             if term.image_features is not None), None)
         self.mirrored = dataset.xflip
         items = np.random.RandomState(c.random_seed).permutation(dataset.num_images)[:MAX_REALS]
-        read = lambda numbers: torch.from_numpy(np.stack([dataset[int(items[i])][0] for i in numbers])).to(training.device, torch.float32) / 127.5 - 1
+        read = lambda numbers: torch.from_numpy(np.stack([dataset[int(items[i])][0]
+                                                          for i in numbers])).to(training.device,
+                                                                                 torch.float32) / 127.5 - 1
         reals = self._features(training, len(items), read)
         self.reals, self.count = reals[0], min(len(items), self.num_fakes)
         self.near_real, self.near_other = near(reals), near(reals[:, :self.count])
@@ -49,9 +54,11 @@ class NearCopies(Observer):
 
     @torch.no_grad()
     def _features(self, training, total, images):
-        """[views, total, F] of the images that `images(numbers)` gives, [n, C, H, W]; each process works a share of them out."""
+        """[views, total, F] of the images that `images(numbers)` gives, [n, C, H, W]; each process works a share of
+        them out."""
         own, size = list(range(training.rank, total, training.num_ranks)), training.config.batch_gpu
-        parts = [self._views(images(own[i:i + size])) for i in range(0, len(own), size)] or [self._views(images([0]))[:, :0]]
+        parts = ([self._views(images(own[i:i + size])) for i in range(0, len(own), size)]
+                 or [self._views(images([0]))[:, :0]])
         part = torch.cat(parts, dim=1)
         features = part.new_zeros([len(part), total, part.shape[2]])
         features[:, own] = part
@@ -60,7 +67,8 @@ class NearCopies(Observer):
     def _views(self, img):
         """[1 or 2, n, F]: features of images and, where the training mirrors, of their mirror images."""
         views = [img, img.flip(3)] if self.mirrored else [img]
-        return torch.stack([pixels(view) if self.offered is None else torch.nn.functional.normalize(self.offered(view)) for view in views])
+        return torch.stack([pixels(view) if self.offered is None else torch.nn.functional.normalize(self.offered(view))
+                            for view in views])
 
 
 def pixels(img):
@@ -70,8 +78,10 @@ def pixels(img):
 
 
 def distances(views, others):
-    """[views, Q, F], [N, F] -> [Q, N], of the nearest view; as matrix products, in float64 that loses nothing near 0."""
-    return torch.cdist(views.to(torch.float64), others.to(torch.float64)[None], compute_mode='use_mm_for_euclid_dist').amin(dim=0)
+    """[views, Q, F], [N, F] -> [Q, N], of the nearest view; as matrix products, in float64 that loses nothing near
+    0."""
+    return torch.cdist(views.to(torch.float64), others.to(torch.float64)[None],
+                       compute_mode='use_mm_for_euclid_dist').amin(dim=0)
 
 
 def to_nearest_other(views):

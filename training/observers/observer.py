@@ -4,12 +4,13 @@
 class Observer:
     """Base class; all hooks are optional, and all processes call them.
 
-    Observers are named in the configuration, `observers` = {name: dict(class_name=..., further arguments)}; what `state_dict` gives is
-    part of the training state.
+    Observers are named in the configuration, `observers` = {name: dict(class_name=..., further arguments)}; what
+    `state_dict` gives is part of the training state.
     """
 
     def start(self, training) -> None:
-        """Once, when `training` (`training.training.Training`), which it must not change, is set up and a state, if there is one, is loaded."""
+        """Once, when `training` (`training.training.Training`), which it must not change, is set up and a state, if
+        there is one, is loaded."""
 
     def report(self, training) -> None:
         """At the end of a tick, before its statistics are collected: the place for `training_stats.report`."""

@@ -12,20 +12,24 @@ KINDS = ('validation', 'training', 'fake')
 
 
 class Validation(Observer):
-    """At the end of each tick, D's logits of all images that `--val-fraction` holds out, and of as many training images and fakes of G.
+    """At the end of each tick, D's logits of all images that `--val-fraction` holds out, and of as many training images
+    and fakes of G.
 
-    All pass the training's augmentation, in batches of batch_gpu images; the last one is filled up with held-out images that have no say but in
-    the minibatch statistics. Processes share the batches. Reports `Health/scores/KIND` (logits) and `Health/signs/KIND` of KINDS, and
-    `Health/overfitting`, the heuristic r_v of ADA (Karras et al., NeurIPS 2020, section 3.1, equation 1; there with the running means of the
-    training instead of images drawn for it): 0 = D treats held-out images as it treats those that it learns from, 1 = as it treats fakes.
+    All pass the training's augmentation, in batches of batch_gpu images; the last one is filled up with held-out images
+    that have no say but in the minibatch statistics. Processes share the batches. Reports `Health/scores/KIND` (logits)
+    and `Health/signs/KIND` of KINDS, and `Health/overfitting`, the heuristic r_v of ADA (Karras et al., NeurIPS 2020,
+    section 3.1, equation 1; there with the running means of the training instead of images drawn for it): 0 = D treats
+    held-out images as it treats those that it learns from, 1 = as it treats fakes.
     """
 
     def start(self, training):
         c = training.config
-        held_out = dnnlib.util.construct_class_by_name(**{**c.training_set_kwargs, 'part': 'validation', 'max_size': None, 'xflip': False})
+        held_out = dnnlib.util.construct_class_by_name(**{**c.training_set_kwargs, 'part': 'validation',
+                                                          'max_size': None, 'xflip': False})
         where = training.device, training.rank, training.num_ranks, c.random_seed
         self.images = RealImages(held_out, c.batch_gpu, *where, **c.data_loader_kwargs)
-        # The training's own stream is read ahead: asked for other images, it would start its workers anew, twice a tick.
+        # The training's own stream is read ahead: asked for other images, it would start its workers anew, twice a
+        # tick.
         self.trained = training.reals if training.reals.in_memory else \
             RealImages(training.dataset, training.batch_rank, *where, num_workers=0, memory_limit_gb=0)
 
@@ -52,7 +56,8 @@ class Validation(Observer):
                     torch.manual_seed(misc.step_seed(c.random_seed, f'validation/{own}', training.cur_nimg))
                     z = torch.randn([c.batch_gpu, training.G.z_dim], device=device)
                     fakes = training.G.synthesis(training.G.mapping(z, held_out.c, skip_w_avg_update=True))
-                    pairs = (held_out.img, held_out.c), (trained.img[:c.batch_gpu], trained.c[:c.batch_gpu]), (fakes, held_out.c)
+                    pairs = (held_out.img, held_out.c), (trained.img[:c.batch_gpu],
+                                                         trained.c[:c.batch_gpu]), (fakes, held_out.c)
                     for kind, (img, label) in zip(KINDS, pairs, strict=True):
                         logits[kind].append(training.D(training.loss.augment(img), label)[:total - own])
         self.images.close()

@@ -1,4 +1,5 @@
-"""Steps that were left out because a gradient was infinite or NaN: noticed without waiting for the device, told, counted in a row."""
+"""Steps that were left out because a gradient was infinite or NaN: noticed without waiting for the device, told,
+counted in a row."""
 
 import os
 
@@ -15,7 +16,8 @@ DEFAULT_IN_A_ROW = 20
 
 
 class BadSteps:
-    """Which steps of a run were left out. The steps are the same on all processes; only the looking is late, never the counting.
+    """Which steps of a run were left out. The steps are the same on all processes; only the looking is late, never the
+    counting.
 
     Args:
         max_in_a_row: steps of one phase, one after the other, that are too many.
@@ -38,7 +40,8 @@ class BadSteps:
             self.pending.append((phase.name, batch_idx, cur_nimg, phase.skipped))
 
     def look(self):
-        """Waits for the device. -> [dict(phase, batch_idx, cur_nimg, in_a_row)], the steps left out since the last look."""
+        """Waits for the device. -> [dict(phase, batch_idx, cur_nimg, in_a_row)], the steps left out since the last
+        look."""
         flags = torch.stack([flag for *_, flag in self.pending]).tolist() if self.pending else []
         found = []
         for (phase, batch_idx, cur_nimg, _), bad in zip(self.pending, flags, strict=True):
@@ -52,11 +55,13 @@ class BadSteps:
 
     def check_rollback(self, run_dir, cur_nimg, num_rollbacks):
         """-> a clause that says what was too much. Raises UserError where the run has to end instead."""
-        what = f'the last {self.max_in_a_row} steps of {self.exceeded} up to {cur_nimg / 1000:g} kimg were left out: a gradient was infinite or NaN'
+        what = (f'the last {self.max_in_a_row} steps of {self.exceeded} up to {cur_nimg / 1000:g} kimg were left out: '
+                'a gradient was infinite or NaN')
         if self.reaction == 'stop':
             raise UserError(f'{run_dir}: {what}; the last state is kept, {advice(run_dir)}, or --on-bad-steps=rollback')
         if num_rollbacks >= self.max_rollbacks:
-            raise UserError(f'{run_dir}: {what}, after {self.max_rollbacks} rollbacks; the last state is kept, {advice(run_dir)}')
+            raise UserError(f'{run_dir}: {what}, after {self.max_rollbacks} rollbacks; the last state is kept, '
+                            f'{advice(run_dir)}')
         return what
 
     def state_dict(self):
@@ -83,13 +88,15 @@ def warnings(phases, stats, num_ranks):
     for phase in phases:
         stat = stats.get(f'Progress/skipped_steps/{phase.name}')
         if stat is not None and (skipped := round(stat['mean'] * stat['num'] / num_ranks)) > 0:
-            yield (f'Warning: {skipped} of {stat["num"] // num_ranks} {phase.name} steps were left out: a gradient was infinite or NaN '
+            yield (f'Warning: {skipped} of {stat["num"] // num_ranks} {phase.name} steps were left out: a gradient was '
+                   'infinite or NaN '
                    f'({run_files.BAD_STEPS_FILE}). If this goes on, try --fp32=1 or a larger --gamma.')
 
 
 def advice(run_dir):
     """What a user can do about them."""
-    return f'{run_files.BAD_STEPS_FILE} lists them. Try --fp32=1 or a larger --gamma, with --fork-from={run_dir} if there is a state'
+    return (f'{run_files.BAD_STEPS_FILE} lists them. Try --fp32=1 or a larger --gamma, with --fork-from={run_dir} if '
+            'there is a state')
 
 
 def is_good(progress):

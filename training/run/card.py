@@ -1,4 +1,5 @@
-"""The model card of a run: what it was trained on, how, and what was measured. Everything comes from files; what they lack is not there."""
+"""The model card of a run: what it was trained on, how, and what was measured. Everything comes from files; what they
+lack is not there."""
 
 import copy
 import json
@@ -23,7 +24,8 @@ OF_DISTILLATION = {'KD/gradient_share': "its gradient in D relative to the adver
 
 
 def write_model_card(run_dir):
-    """Writes model_card.md about the last snapshot of a run. Raises UserError if there is no snapshot, or it cannot be written."""
+    """Writes model_card.md about the last snapshot of a run. Raises UserError if there is no snapshot, or it cannot be
+    written."""
     files.write_text(os.path.join(run_dir, run_files.CARD_FILE), make_card(last_snapshot(run_dir)))
 
 
@@ -31,7 +33,8 @@ def last_snapshot(run_dir):
     """Path of the snapshot that has seen the most images. Raises UserError if there is none."""
     snapshots = run_files.find_snapshots(run_dir)
     if not snapshots:
-        raise UserError(f'{run_dir}: there is no {SNAPSHOT_PREFIX}...{SNAPSHOT_ENDING} in it; name the directory of a run')
+        raise UserError(f'{run_dir}: there is no {SNAPSHOT_PREFIX}...{SNAPSHOT_ENDING} in it; name the '
+                        'directory of a run')
     return os.path.join(run_dir, max(snapshots, key=snapshots.get))
 
 
@@ -59,7 +62,8 @@ def make_card(snapshot, title=None, load_as=None):
         *_samples(folder, name, nimg),
         '## Use', '', '```python', *_use(load_as or name, architecture, G_kwargs['c_dim']), '```', '',
         '## Data', '', *table(_data_rows(data)), '',
-        '## Training', '', *table(_training_rows(options, G_kwargs, nimg, _stats_at(folder, nimg), training.get('history', []))), '',
+        '## Training', '', *table(_training_rows(options, G_kwargs, nimg, _stats_at(folder, nimg),
+                                                 training.get('history', []))), '',
         '## Metrics', '', *model_card_metrics.describe(metrics, nimg, distilled='kd' in options.get('terms', {})), '',
         '## Licence and limitations', '', *_licence(options), '',
     ])
@@ -79,19 +83,23 @@ def cell(value):
 
 def table(rows):
     """[(name, value)] -> lines of Markdown; a value of None is not recorded."""
-    return ['| | |', '|---|---|', *[f'| {name} | {NOT_RECORDED if value is None else cell(value)} |' for name, value in rows]]
+    return ['| | |', '|---|---|', *[f'| {name} | {NOT_RECORDED if value is None else cell(value)} |'
+                                    for name, value in rows]]
 
 
 def _header(title, architecture, options, data, metrics):
     """Lines of YAML, each value written as JSON, which YAML contains."""
     methods = options.get('terms', {}).get('kd', {}).get('methods', [])
     task = 'unconditional-image-generation'         # the Hub knows no other name for images from class labels
-    header = dict(library_name='kd-dlgan', pipeline_tag=task, license='other' if options.get('init_from') in model_files.PUBLISHED else 'unknown',
+    header = dict(library_name='kd-dlgan', pipeline_tag=task,
+                  license='other' if options.get('init_from') in model_files.PUBLISHED else 'unknown',
                   tags=['gan', architecture.tag, *(['kd-dlgan'] if methods else [])])
-    values = [dict(type=group.metric, value=group.own['value']) for group in metrics if group.own and group.own['value'] is not None]
+    values = [dict(type=group.metric, value=group.own['value']) for group in metrics
+              if group.own and group.own['value'] is not None]
     if values:
         dataset = dict(name=data.get('name', NOT_RECORDED), type='image-folder')
-        header['model-index'] = [dict(name=title, results=[dict(task=dict(type=task), dataset=dataset, metrics=values)])]
+        header['model-index'] = [dict(name=title,
+                                      results=[dict(task=dict(type=task), dataset=dataset, metrics=values)])]
     return ['---', *[f'{key}: {json.dumps(value)}' for key, value in header.items()], '---', '']
 
 
@@ -109,13 +117,16 @@ def _samples(folder, name, nimg):
     path = samples_of(os.path.join(folder, name))
     if path is None:
         return []
-    return [f'![samples]({os.path.basename(path)})', '', f'Samples of this snapshot ({kimg(nimg)}): random, not selected, truncation psi 1.', '']
+    return [f'![samples]({os.path.basename(path)})', '', f'Samples of this snapshot ({kimg(nimg)}): random, not '
+                                                         'selected, truncation psi 1.', '']
 
 
 def _use(load_as, architecture, c_dim):
     truncation = ', truncation_psi=0.7' if 'truncation' in architecture.abilities else ''
-    label = f'torch.eye({c_dim})[[0] * 4]          # four images of class 0' if c_dim > 0 else 'None          # there are no classes'
-    return ['import torch', 'from training.model_files import load_generator', '', f'G = load_generator({load_as!r}, device=\'cpu\')',
+    label = (f'torch.eye({c_dim})[[0] * 4]          # four images of class 0' if c_dim > 0
+             else 'None          # there are no classes')
+    return ['import torch', 'from training.model_files import load_generator', '',
+            f'G = load_generator({load_as!r}, device=\'cpu\')',
             f'c = {label}',
             f'img = G(torch.randn(4, G.z_dim), c{truncation})        # [4, channels, side, side] in [-1, 1]']
 
@@ -125,7 +136,8 @@ def _data_rows(data):
     steps = ('tool', 'source', 'split', 'transform', 'resize_filter', 'left_out')
     made = [f'{step.replace("_", " ")} {record[step]}' for step in steps if record.get(step)]
     classes = data.get('class_names')
-    return [('name', data.get('name')), ('SHA-256 of the content as trained on', data.get('content_hash')), ('images', data.get('images')),
+    return [('name', data.get('name')), ('SHA-256 of the content as trained on', data.get('content_hash')),
+            ('images', data.get('images')),
             *([('images held out for validation', data['held_out'])] if data.get('held_out') else []),
             ('resolution', data.get('resolution')), ('mirrored images added', _yes(data.get('mirrored'))),
             ('labels used', _yes(data.get('labels'))), ('classes', ', '.join(classes) if classes else None),
@@ -142,7 +154,8 @@ def _training_rows(c, G_kwargs, nimg, stats, history):
     seconds = stats.get('Timing/total_sec', {}).get('mean')
     return [
         ('length', kimg(nimg)), ('batch', c.get('batch_size')), ('learning rate', _learning_rate(c)),
-        ('R1 weight', loss.get('r1_gamma')), ('half-life of the weight average', kimg(c['ema_kimg'] * 1000) if 'ema_kimg' in c else None),
+        ('R1 weight', loss.get('r1_gamma')), ('half-life of the weight average',
+                                              kimg(c['ema_kimg'] * 1000) if 'ema_kimg' in c else None),
         ('precision', _precision(G_kwargs) if c else None), ('augmentation', _augmentation(c, stats)),
         *_distillation(c, c.get('terms', {}).get('kd'), stats),
         *_methods({name: kwargs for name, kwargs in c.get('terms', {}).items() if name != 'kd'}),
@@ -173,7 +186,8 @@ def _start(c):
 
 
 def _rollbacks(history):
-    return [('rollback', f'from {kimg(event["cur_nimg"])} to {kimg(event["to"])}, learning rate times {event["lr_factor"]:g}: gradients were '
+    return [('rollback', f'from {kimg(event["cur_nimg"])} to {kimg(event["to"])}, learning rate times '
+                         f'{event["lr_factor"]:g}: gradients were '
              'infinite or NaN') for event in history if event['event'] == 'rollback']
 
 
@@ -192,7 +206,8 @@ def _augmentation(c, stats):
     kinds = ', '.join(key for key in c['augment_kwargs'] if key != 'class_name')
     p = stats.get('Progress/augment', {}).get('mean')
     ramp = c.get('augment_ramp_kimg')
-    how = f'ADA, target {c["ada_target"]}' if c.get('ada_target') is not None else 'fixed' if ramp is None else f'linear, over {ramp} kimg'
+    how = (f'ADA, target {c["ada_target"]}' if c.get('ada_target') is not None else 'fixed' if ramp is None
+           else f'linear, over {ramp} kimg')
     return f'{how}; probability at the end {NOT_RECORDED if p is None else f"{p:.3f}"}; {kinds}'
 
 
@@ -219,7 +234,8 @@ def _object(kwargs):
 def _stats_at(folder, nimg):
     """The statistics of the tick that ended with this snapshot; {} if they are not there."""
     records = metric_records.read_lines(os.path.join(folder, run_files.STATS_FILE))
-    return next((r for r in reversed(records) if nimg is not None and round(r['Progress/kimg']['mean'] * 1000) == nimg), {})
+    return next((r for r in reversed(records) if nimg is not None and round(r['Progress/kimg']['mean'] * 1000) == nimg),
+                {})
 
 
 def kimg(nimg):
@@ -231,4 +247,5 @@ def _licence(options):
     lines = ['- Licence of the weights: not stated.', '- Licence of the training images: not stated.']
     if start in model_files.PUBLISHED:
         lines.append(f'- The training started from `{start}`, which NVIDIA publishes for non-commercial use only.')
-    return [*lines, '- Limitations: not stated. Generated images resemble the training images; with few of them, some may be close to copies.']
+    return [*lines, '- Limitations: not stated. Generated images resemble the training images; with few of them, some '
+                    'may be close to copies.']

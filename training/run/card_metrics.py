@@ -31,10 +31,13 @@ def _or_none(wanted):
 
 
 RECORD = dict(          # what a card takes from a record
-    metric=_is_text, value=_or_none(_is_number), snapshot=_is_text, cur_nimg=_or_none(_is_count), torch=_is_text, device=_is_text, date=_is_text,
+    metric=_is_text, value=_or_none(_is_number), snapshot=_is_text, cur_nimg=_or_none(_is_count), torch=_is_text,
+              device=_is_text, date=_is_text,
     detector=dict(identity=_is_text, resize=_is_text),
-    reference=_or_none(dict(dataset=_is_text, content_hash=_is_text, images=_is_count, mirrored=lambda value: type(value) is bool)),
-    better=lambda value: value in ('lower', 'higher'), intervals=lambda value: type(value) is dict and _or_none(_is_interval)(value.get('value')),
+    reference=_or_none(dict(dataset=_is_text, content_hash=_is_text, images=_is_count,
+                            mirrored=lambda value: type(value) is bool)),
+    better=lambda value: value in ('lower', 'higher'), intervals=lambda value: type(value) is dict
+              and _or_none(_is_interval)(value.get('value')),
     formula=_or_none(dict(covariance=_or_none(_is_text))),
     generated=dict(images=_is_count, seed=_is_count, truncation_psi=_is_number, noise_mode=_is_text, labels=_is_text))
 OPTIONAL = dict(better='lower', intervals={}, formula=None)          # what a record may leave out
@@ -68,11 +71,13 @@ def read(folder, snapshot, nimg, wanted):
     groups = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), 'metric-*.jsonl'))):
         for record in metric_records.read_lines(path):
-            ours = _fits({**OPTIONAL, **record}, RECORD) and os.path.basename(path) == run_files.metric_name(record['metric'])
+            ours = (_fits({**OPTIONAL, **record}, RECORD)
+                    and os.path.basename(path) == run_files.metric_name(record['metric']))
             here = ours and os.path.basename(record['snapshot']) == record['snapshot']      # not of another folder
             if here and (nimg is None or record['cur_nimg'] is None or record['cur_nimg'] <= nimg):
                 record = without_folders(record)
-                groups.setdefault(metric_records.key(record), {})[record['snapshot']] = record        # measured again: the latest
+                # Measured again: the latest
+                groups.setdefault(metric_records.key(record), {})[record['snapshot']] = record
     found = [_summarize(list(records.values()), snapshot) for records in groups.values()]
     measured = {name for group in found for name in metric_records.spellings(group.metric)}
     missing = [Measured(metric, None, None, 0, None) for metric in wanted if metric not in measured]
@@ -85,15 +90,18 @@ def _summarize(records, snapshot):
 
 
 def describe(groups, nimg, distilled):
-    """Lines of Markdown: a table of values, and the protocol of each. distilled: whether a teacher took part in the training."""
+    """Lines of Markdown: a table of values, and the protocol of each. distilled: whether a teacher took part in the
+    training."""
     if not groups:
         return ['Not measured.']
     this = 'this snapshot' if nimg is None else f'this snapshot, {nimg / 1000:g} kimg'
-    lines = [f'| metric, lower is better if nothing is said | protocol | {this} | best snapshot of the run |', '|---|---|---|---|']
+    lines = [f'| metric, lower is better if nothing is said | protocol | {this} | best snapshot of the run |',
+             '|---|---|---|---|']
     lines += [f'| {_name(group)} | {number if group.example else ""} | {_value(group.own)} | {_best(group)} |'
               for number, group in enumerate(groups, start=1)]
     lines += ['', 'The best is that of those measured, chosen by the same measure, and so flatters.', '']
-    lines += [f'{number}. {group.metric}: {_protocol(group.example)}' for number, group in enumerate(groups, start=1) if group.example is not None]
+    lines += [f'{number}. {group.metric}: {_protocol(group.example)}' for number, group in enumerate(groups, start=1)
+              if group.example is not None]
     if any(group.metric.startswith(('feat', 'clip')) for group in groups):
         lines += ['', 'Metrics in feat... (older: clip...) use the features of the network that is named: '
                   'other numbers than the FID.'
@@ -109,7 +117,8 @@ def _value(record):
     if record is None:
         return 'not measured'
     interval = record.get('intervals', {}).get('value')
-    return 'NaN' if record['value'] is None else f'{record["value"]:.4g}' + (' ({:.4g} to {:.4g})'.format(*interval) if interval else '')
+    return ('NaN' if record['value'] is None
+            else f'{record["value"]:.4g}' + (' ({:.4g} to {:.4g})'.format(*interval) if interval else ''))
 
 
 def _best(group):
@@ -125,7 +134,8 @@ def _protocol(record):
     against = '' if reference is None else (
         f' against {reference["images"]} real ones of {reference["dataset"]} '
         f'({"mirrored, too" if reference["mirrored"] else "as they are"}, SHA-256 {reference["content_hash"][:16]}...)')
-    return (f'{generated["images"]} generated images (seed {generated["seed"]}, truncation psi {generated["truncation_psi"]}, '
+    return (f'{generated["images"]} generated images (seed {generated["seed"]}, truncation psi '
+            f'{generated["truncation_psi"]}, '
             f'noise {generated["noise_mode"]}, labels {generated["labels"]}){against}; '
             f'features of {detector["identity"]}, resize {detector["resize"]}; '
             f'{f"covariances {covariance}; " if covariance else ""}'

@@ -5,13 +5,16 @@ import os
 import re
 
 # May differ when a run is continued: none of these changes what is trained. What follows a point is part of a table.
-FREE = ('total_kimg', 'run_dir', 'snapshot_keep', 'snapshot_networks', 'image_snapshot_ticks', 'network_snapshot_ticks', 'grid_images',
-        'metrics', 'metric_kwargs', 'metric_set_kwargs', 'data_loader_kwargs', 'cudnn_benchmark', 'cuda_graphs', 'bad_steps_kwargs',
+FREE = ('total_kimg', 'run_dir', 'snapshot_keep', 'snapshot_networks', 'image_snapshot_ticks', 'network_snapshot_ticks',
+        'grid_images',
+        'metrics', 'metric_kwargs', 'metric_set_kwargs', 'data_loader_kwargs', 'cudnn_benchmark', 'cuda_graphs',
+        'bad_steps_kwargs',
         'observers', 'options_given', 'report_kwargs', 'found_out', 'terms.kd.texts_origin')
 OPTION_OF = {
     'random_seed': '--seed', 'kd.seed': '--seed', 'num_gpus': '--gpus', 'device': '--device', 'batch_size': '--batch',
     'batch_gpu': '--batch-gpu', 'training_set_kwargs.path': '--data', 'training_set_kwargs.max_size': 'images',
-    'training_set_kwargs.xflip': '--mirror', 'training_set_kwargs.use_labels': '--cond', 'training_set_kwargs.random_seed': '--seed',
+    'training_set_kwargs.xflip': '--mirror', 'training_set_kwargs.use_labels': '--cond',
+    'training_set_kwargs.random_seed': '--seed',
     'kimg_per_tick': '--tick', 'r1_gamma': '--gamma', 'ada_target': '--target', 'augment_p': '--p',
     'augment_ramp_kimg': '--p-kimg', 'init_from': '--init-from',
     'fork_from': '--fork-from', 'allow_tf32': '--allow-tf32', 'conv_tf32': '--allow-tf32',
@@ -22,7 +25,8 @@ OPTION_OF = {
 }
 OF_PRECISION = ('num_fp16_res', 'half_dtype', 'conv_clamp', 'teacher_fp32')
 FOLLOWS = (*OF_PRECISION, 'fp16_channels_last')                 # from --device, --fp32 and --nhwc, which differ, too
-HAVE_PRECISION = ('fp32', 'G_kwargs', 'D_kwargs', 'loss_kwargs', 'terms')           # top-level entries that are of it, or have some of it
+# top-level entries that are of it, or have some of it
+HAVE_PRECISION = ('fp32', 'G_kwargs', 'D_kwargs', 'loss_kwargs', 'terms')
 # Where classes lay that the configurations of earlier runs name.
 RENAMED = {
     'training.diffaugment.DiffAugment': 'training.augment.diffaugment.DiffAugment',
@@ -43,8 +47,8 @@ MOST = 6                        # differences that a message lists
 
 
 def as_now(config):
-    """A configuration of an earlier version in the present form: classes where they lie now, distillation among the terms, what the run
-    found out in a table of its own."""
+    """A configuration of an earlier version in the present form: classes where they lie now, distillation among the
+    terms, what the run found out in a table of its own."""
     config = _with_present_names(config)
     found = {now: config.pop(before) for before, now in FOUND_OUT.items() if before in config}
     if found:
@@ -61,20 +65,24 @@ def as_now(config):
 def _with_present_names(table):
     """Of nested tables, too."""
     renamed = lambda key, value: RENAMED.get(value, value) if key == 'class_name' else value
-    return {key: _with_present_names(value) if isinstance(value, dict) else renamed(key, value) for key, value in table.items()}
+    return {key: _with_present_names(value) if isinstance(value, dict) else renamed(key, value)
+            for key, value in table.items()}
 
 
 def differences(saved, config):
-    """['--seed=0, now 1', ...]: where two configurations differ in what matters to a run. What one does not know is off there."""
+    """['--seed=0, now 1', ...]: where two configurations differ in what matters to a run. What one does not know is off
+    there."""
     saved, config = _comparable(saved), _comparable(json.loads(json.dumps(config)))
-    if saved.pop('fp32_auto', None) and config.pop('fp32_auto', None):          # each as its processor has it: the run keeps to what it began with
+    # Each as its processor has it: the run keeps to what it began with
+    if saved.pop('fp32_auto', None) and config.pop('fp32_auto', None):
         counts = lambda key: key.rpartition('.')[2] not in ('fp32', *OF_PRECISION)
         saved, config = ({key: value for key, value in flat.items() if counts(key)} for flat in (saved, config))
     config.pop('fp32_auto', None)
     keys = [key for key in {**saved, **config} if not _same(saved.get(key), config.get(key))]
     keys = [key for key in keys if not _is_free(key, saved, config)]
     keys = [key for key in keys if key.rpartition('.')[2] not in FOLLOWS] or keys
-    return list(dict.fromkeys(f'{option_name(key)}={_short(saved.get(key))}, now {_short(config.get(key))}' for key in keys))
+    return list(dict.fromkeys(f'{option_name(key)}={_short(saved.get(key))}, now {_short(config.get(key))}'
+                              for key in keys))
 
 
 def _same(a, b):
@@ -89,7 +97,8 @@ def with_data_at(config, path):
     """A configuration as it would be with its images at `path`."""
     config = dict(config, training_set_kwargs=dict(config.get('training_set_kwargs') or {}, path=path))
     terms = config.get('terms') or {}
-    at_path = lambda term: dict(term, training_set_kwargs=dict(term['training_set_kwargs'], path=path)) if 'training_set_kwargs' in term else term
+    at_path = lambda term: dict(term, training_set_kwargs=dict(term['training_set_kwargs'],
+                                                               path=path)) if 'training_set_kwargs' in term else term
     config['terms'] = {name: at_path(term) for name, term in terms.items()}
     return config
 
@@ -111,7 +120,8 @@ def precision_to_keep(saved):
 def refusal(run_dir, lines):
     """The sentence for a command that means a run and differs from it."""
     listed = '; '.join(lines[:MOST]) + (f'; ... ({len(lines)} in all)' if len(lines) > MOST else '')
-    return (f'{run_dir} is not complete and was started with {listed}. To continue it, give the options that it was started with; '
+    return (f'{run_dir} is not complete and was started with {listed}. To continue it, give the options that it was '
+            'started with; '
             f'use --new-run=1 for another run, or --fork-from={run_dir} to start one from its state on purpose')
 
 

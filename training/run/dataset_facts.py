@@ -1,4 +1,5 @@
-"""What is known of a run's images, read from all of them once beside the training, and whether they are still the same."""
+"""What is known of a run's images, read from all of them once beside the training, and whether they are still the
+same."""
 
 import threading
 
@@ -39,8 +40,11 @@ class DatasetFacts:
             self.facts = self.dataset.facts()
             found = self.facts['content_hash']
             if self.expected_hash not in (None, found):
-                self.error = UserError(f'{self.dataset.path}: these are not the images that {self.where} was trained on so far (SHA-256 of the '
-                                       f'content {self.expected_hash[:12]}..., now {found[:12]}...); put them back, or use --new-run=1 for '
-                                       f'another run, or --fork-from={self.where} to start one from its state on purpose')
+                self.error = UserError(f'{self.dataset.path}: these are not the images that {self.where} was trained '
+                                       'on so far (SHA-256 of the '
+                                       f'content {self.expected_hash[:12]}..., now {found[:12]}...); put them back, or '
+                                       'use --new-run=1 for '
+                                       f'another run, or --fork-from={self.where} to start one from its state '
+                                       'on purpose')
         except Exception as err:                # raised again where somebody looks
             self.error = err

@@ -1,4 +1,5 @@
-"""Writes the network that `make demo` starts from: python -m training.run.demo_network RUN, the end of `make demo-network`."""
+"""Writes the network that `make demo` starts from: python -m training.run.demo_network RUN, the end of `make
+demo-network`."""
 
 import os
 

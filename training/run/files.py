@@ -58,17 +58,22 @@ def ending(by, why, config):
 
 
 def is_ended(ended, config):
-    """Whether a verdict (None = there is none) holds under this configuration: the observer and the length of the run are the same."""
-    return ended is not None and ended == {**ended, 'observer': config.get('observers', {}).get(ended['by']), 'total_kimg': config['total_kimg']}
+    """Whether a verdict (None = there is none) holds under this configuration: the observer and the length of the run
+    are the same."""
+    return (ended is not None
+            and ended == {**ended, 'observer': config.get('observers', {}).get(ended['by']),
+                          'total_kimg': config['total_kimg']})
 
 
 def total_images(config):
-    """How many images the run sees, at least: --kimg is a decimal fraction, which times 1000 may come out above the whole number."""
+    """How many images the run sees, at least: --kimg is a decimal fraction, which times 1000 may come out above the
+    whole number."""
     return round(config['total_kimg'] * 1000)
 
 
 def is_complete(run_dir, progress, config):
-    """Whether a run is trained, saved, measured and described; progress: what its state says of it (cur_nimg, ended)."""
+    """Whether a run is trained, saved, measured and described; progress: what its state says of it (cur_nimg,
+    ended)."""
     cur_nimg = progress['cur_nimg']
     snapshot = snapshot_path(run_dir, cur_nimg, config['kimg_per_tick'])
     written = all(os.path.isfile(path) for path in (snapshot, os.path.join(run_dir, CARD_FILE)))

@@ -17,13 +17,15 @@ OPTIONS_FILE = 'training_options.json'
 
 
 def find_run(outdir, config, description, new_run):
-    """-> (run directory, 'new' | 'continue' | 'complete'): the last run of the same configuration, else the next free number.
+    """-> (run directory, 'new' | 'continue' | 'complete'): the last run of the same configuration, else the next free
+    number.
 
     Raises UserError where the last run of the same name has got somewhere, is not complete, and differs.
     """
     if os.path.exists(outdir) and not os.path.isdir(outdir):
         raise UserError(f'--outdir={outdir}: is a file; name a folder')
-    runs = {int(m[0]): name for name in sorted(os.listdir(outdir) if os.path.isdir(outdir) else []) if (m := re.match(r'\d{5,}', name))}
+    runs = {int(m[0]): name for name in sorted(os.listdir(outdir) if os.path.isdir(outdir) else [])
+            if (m := re.match(r'\d{5,}', name))}
     paths = [os.path.join(outdir, runs[number]) for number in sorted(runs, reverse=True)]
     found = {path: saved for path in paths if not new_run and (saved := read_options(path)) is not None}
     content_hash = functools.cache(lambda: _content_hash(config))

@@ -11,7 +11,8 @@ from . import store as run_store
 
 
 def find_origin(path):
-    """The state that --fork-from means, of a run directory its newest good one. -> (file, dict(run, cur_nimg, checksum) to record of it).
+    """The state that --fork-from means, of a run directory its newest good one. -> (file, dict(run, cur_nimg, checksum)
+    to record of it).
 
     Raises UserError if there is none.
     """
@@ -21,10 +22,13 @@ def find_origin(path):
         file = state_files.find(path, distributed.print0, set_aside=False) if os.path.isdir(path) else path
         info = {} if file is None else checkpoint.load_info(file, state_files.KIND)
     except UserError as err:
-        weights = "; to start from a snapshot's weights use --init-from" if os.path.basename(path).startswith('network-snapshot') else ''
-        raise UserError(f'--fork-from={path}: {str(err).rpartition("; ")[0]}; name another run, or a state file{weights}') from err
+        weights = ("; to start from a snapshot's weights use --init-from"
+                   if os.path.basename(path).startswith('network-snapshot') else '')
+        raise UserError(f'--fork-from={path}: {str(err).rpartition("; ")[0]}; name another run, or a state '
+                        f'file{weights}') from err
     if file is None:
-        raise UserError(f'--fork-from={path}: there is no training state in it; name a run that has saved one, or a state file')
+        raise UserError(f'--fork-from={path}: there is no training state in it; name a run that has saved one, or a '
+                        'state file')
     return file, dict(run=os.path.basename(os.path.dirname(os.path.abspath(file))), cur_nimg=info['cur_nimg'],
                       checksum=checkpoint.load_checksum(file, state_files.KIND))
 
@@ -33,15 +37,17 @@ def check_start(config):
     """Raises UserError if there is no such state, or it has come as far as --kimg already."""
     start = find_origin(config.fork_from)[1]['cur_nimg']
     if start >= run_files.total_images(config):
-        raise UserError(f'--kimg={config.total_kimg:g}: the run starts at {start / 1000:g} kimg (--fork-from); give a larger --kimg, '
+        raise UserError(f'--kimg={config.total_kimg:g}: the run starts at {start / 1000:g} kimg (--fork-from); give a '
+                        'larger --kimg, '
                         'it counts from the very beginning')
 
 
 def take_over(training, parts, config):
     """Gives a new run the state of another one -> (its progress, record of its origin); all processes must call it.
 
-    The networks must be the same. Of everything else the new run takes what it has too, by name and shape: averages of the optimisers (learning
-    rate and betas are its own), p of ADA, path length mean, terms, observers. Raises UserError if the networks do not fit.
+    The networks must be the same. Of everything else the new run takes what it has too, by name and shape: averages of
+    the optimisers (learning rate and betas are its own), p of ADA, path length mean, terms, observers. Raises UserError
+    if the networks do not fit.
 
     Args:
         training: `Training`.
@@ -69,18 +75,23 @@ def take_over(training, parts, config):
 def _take_network(module, state, name, path):
     own = {key: value.shape for key, value in module.state_dict().items()}
     if own != {key: value.shape for key, value in state.items()}:
-        raise UserError(f'--fork-from={path}: its {name} has other layers than this one; use the same --cfg, resolution and labels, or '
+        raise UserError(f'--fork-from={path}: its {name} has other layers than this one; use the same --cfg, '
+                        'resolution and labels, or '
                         '--init-from, which takes the weights that fit')
     module.load_state_dict(state)
 
 
 def _take_matching(loss, state):
-    fits = lambda own, other: getattr(own, 'shape', None) == getattr(other, 'shape', None)        # what is no tensor has none
-    loss.load_state_dict({key: state[key] if key in state and fits(own, state[key]) else own for key, own in loss.state_dict().items()})
+    # What is no tensor has none
+    fits = lambda own, other: getattr(own, 'shape', None) == getattr(other, 'shape', None)
+    loss.load_state_dict({key: state[key] if key in state and fits(own, state[key]) else own
+                          for key, own in loss.state_dict().items()})
 
 
 def _take_averages(opt, state):
-    """By position, where shapes agree: parameters of further terms come last. Settings such as the learning rate stay."""
+    """By position, where shapes agree: parameters of further terms come last. Settings such as the learning rate
+    stay."""
     params = [param for group in opt.param_groups for param in group['params']]
     fits = lambda i, averages: i < len(params) and averages['exp_avg'].shape == params[i].shape
-    opt.load_state_dict(dict(opt.state_dict(), state={i: averages for i, averages in state['state'].items() if fits(i, averages)}))
+    opt.load_state_dict(dict(opt.state_dict(), state={i: averages for i, averages in state['state'].items()
+                                                      if fits(i, averages)}))

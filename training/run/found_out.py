@@ -1,6 +1,7 @@
 """What a run finds out at its start and keeps to its end, in a file of its own: its options stay as they were given.
 
-Entries: `batch_gpu`, the micro-batch that --batch-gpu=auto chose; `cpu_threads`; `fork_origin`, the state that a fork began with. In the
+Entries: `batch_gpu`, the micro-batch that --batch-gpu=auto chose; `cpu_threads`; `fork_origin`, the state that a fork
+         began with. In the
 configuration of a run at work they are the table `found_out`, which snapshots record.
 """
 

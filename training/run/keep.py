@@ -15,7 +15,8 @@ def parse(text, metrics, stop_metric=None):
 
     Args:
         metrics:     those measured during the training; `best` goes by the first.
-        stop_metric: the one that --early-stop goes by: the best snapshot by it is kept, too, as {'best_by': stop_metric}.
+        stop_metric: the one that --early-stop goes by: the best snapshot by it is kept, too, as {'best_by':
+                     stop_metric}.
     Raises: UserError for anything else.
     """
     if text in (None, 'all'):
@@ -24,12 +25,15 @@ def parse(text, metrics, stop_metric=None):
     for part in text.split(','):
         rule, _, number = part.strip().partition('=')
         if rule not in RULES or rule in keep or not number.isascii() or not number.isdigit() or int(number) < 1:
-            raise UserError(f'--snapshot-keep={text}: {part.strip()!r} is none of last=COUNT, best=COUNT, every=KIMG; say for example '
+            raise UserError(f'--snapshot-keep={text}: {part.strip()!r} is none of last=COUNT, best=COUNT, every=KIMG; '
+                            'say for example '
                             'last=2,best=1,every=1000, or all')
         keep[rule] = int(number)
     if 'best' in keep and not metrics:
-        raise UserError(f'--snapshot-keep={text}: nothing is measured by which to find the best; add --metrics or leave best out')
-    return {'last': 1, **keep, **({'best_by': stop_metric} if stop_metric else {})}         # the last one belongs to a complete run
+        raise UserError(f'--snapshot-keep={text}: nothing is measured by which to find the best; add --metrics or '
+                        'leave best out')
+    # The last one belongs to a complete run
+    return {'last': 1, **keep, **({'best_by': stop_metric} if stop_metric else {})}
 
 
 def expendable(snapshots, scores, keep):
@@ -44,7 +48,8 @@ def expendable(snapshots, scores, keep):
     by_score = sorted((name for name in by_age if name in scores), key=scores.get)
     kept = {*by_age[-keep['last']:], *by_score[:keep.get('best', 0)]}
     if 'every' in keep:
-        passed = {}                     # ticks end a few images after a round number: the first snapshot after each multiple counts
+        # Ticks end a few images after a round number: the first snapshot after each multiple counts
+        passed = {}
         for name in by_age:
             passed.setdefault(snapshots[name] // (keep['every'] * 1000), name)
         kept |= {name for multiple, name in passed.items() if multiple > 0}
@@ -52,7 +57,8 @@ def expendable(snapshots, scores, keep):
 
 
 def prune(run_dir, keep, metrics):
-    """Deletes what is expendable in a run directory. Values of different protocols do not compare: the best by each protocol is kept."""
+    """Deletes what is expendable in a run directory. Values of different protocols do not compare: the best by each
+    protocol is kept."""
     names = run_files.find_snapshots(run_dir)
     kept = set(names) - set(expendable(names, {}, keep))
     counts = {metric: keep.get('best', 0) for metric in metrics[:1]}

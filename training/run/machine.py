@@ -1,4 +1,5 @@
-"""What a run is computed with: a line of the log and of machine.jsonl at every start, since a run may go on elsewhere."""
+"""What a run is computed with: a line of the log and of machine.jsonl at every start, since a run may go on
+elsewhere."""
 
 import os
 
@@ -12,7 +13,8 @@ MACHINE_FILE = 'machine.jsonl'
 
 
 def describe(device):
-    """JSON-able: versions of torch and CUDA, the device, and {operator: what runs it and why}. On a GPU it has the kernels compiled."""
+    """JSON-able: versions of torch and CUDA, the device, and {operator: what runs it and why}. On a GPU it has the
+    kernels compiled."""
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type
     kernels = {kernel: custom_ops.backend_of(kernel, device) for kernel in custom_ops.OPERATORS}
     return dict(torch=torch.__version__, cuda=torch.version.cuda, device=name, kernels=kernels)

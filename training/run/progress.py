@@ -26,7 +26,8 @@ except ImportError:                 # the memory of the host is not reported
 
 
 # What the line of a tick tells of the health of a run (docs/health.md), under which title.
-HEALTH = {'Loss/signs/real': 'r_t', 'Health/overfitting': 'r_v', 'KD/agreement_real': 'agree', 'Health/copies': 'copies', 'Health/repeats': 'repeats'}
+HEALTH = {'Loss/signs/real': 'r_t', 'Health/overfitting': 'r_v', 'KD/agreement_real': 'agree',
+          'Health/copies': 'copies', 'Health/repeats': 'repeats'}
 
 
 class Progress:
@@ -55,8 +56,10 @@ class Progress:
         if run_dir is not None:
             forget_after(run_dir, start_nimg, start_tick, rollbacks)
         purge = start_nimg // 1000 + 1 if start_nimg > 0 else None
-        self.writer = SummaryWriter(run_dir, purge_step=purge) if run_dir is not None and SummaryWriter is not None else None
-        self.bar = tqdm.tqdm(total=total_kimg, initial=start_nimg / 1000, unit='kimg', disable=None if run_dir is not None else True,
+        self.writer = (SummaryWriter(run_dir, purge_step=purge) if run_dir is not None
+                       and SummaryWriter is not None else None)
+        self.bar = tqdm.tqdm(total=total_kimg, initial=start_nimg / 1000, unit='kimg',
+                             disable=None if run_dir is not None else True,
                              bar_format='{l_bar}{bar}| {n:.1f}/{total} kimg [{elapsed}<{remaining}]')
 
     @property
@@ -104,8 +107,10 @@ class Progress:
         mean = lambda name: stats[name]['mean'] if name in stats else float('nan')
         done = max(cur_nimg - self.start_nimg, 1)
         eta = (time.time() - self.process_start) / done * max(self.total_nimg - cur_nimg, 0)
-        columns = [f'tick {mean("Progress/tick"):<5.0f}', f'kimg {mean("Progress/kimg"):<8.1f}', f'time {format_time(self.elapsed_sec):<12}',
-                   f'sec/kimg {mean("Timing/sec_per_kimg"):<7.2f}', f'maintenance {mean("Timing/maintenance_sec"):<6.1f}',
+        columns = [f'tick {mean("Progress/tick"):<5.0f}', f'kimg {mean("Progress/kimg"):<8.1f}',
+                   f'time {format_time(self.elapsed_sec):<12}',
+                   f'sec/kimg {mean("Timing/sec_per_kimg"):<7.2f}',
+                   f'maintenance {mean("Timing/maintenance_sec"):<6.1f}',
                    f'mem {mean("Resources/cpu_mem_gb"):<5.2f}']
         if 'Resources/peak_gpu_mem_gb' in stats:
             columns.append(f'gpumem {mean("Resources/peak_gpu_mem_gb"):<5.2f}')

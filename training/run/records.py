@@ -1,4 +1,5 @@
-"""The files of a run that grow by a line at a time, and taking back what a run, continued from a state, will tell again."""
+"""The files of a run that grow by a line at a time, and taking back what a run, continued from a state, will tell
+again."""
 
 import glob
 import json
@@ -23,17 +24,21 @@ def append_line(path, record):
 
 
 def forget_after(run_dir, cur_nimg, cur_tick, rollbacks=0):
-    """Leaves what belongs to the first `cur_nimg` images: before tick number `cur_tick`, and after so many rollbacks."""
-    _keep(os.path.join(run_dir, run_files.STATS_FILE), lambda record: round(record['Progress/kimg']['mean'] * 1000) <= cur_nimg)
+    """Leaves what belongs to the first `cur_nimg` images: before tick number `cur_tick`, and after so many
+    rollbacks."""
+    _keep(os.path.join(run_dir, run_files.STATS_FILE), lambda record: round(record['Progress/kimg']['mean'] * 1000)
+          <= cur_nimg)
     for path in glob.glob(os.path.join(glob.escape(run_dir), run_files.metric_name('*'))):
         _keep(path, lambda record: (record.get('cur_nimg') or 0) <= cur_nimg)
-    earlier = lambda record: record['rollbacks'] < rollbacks or (record['rollbacks'] == rollbacks and record['cur_nimg'] < cur_nimg)
+    earlier = lambda record: record['rollbacks'] < rollbacks or (record['rollbacks'] == rollbacks
+                                                                 and record['cur_nimg'] < cur_nimg)
     _keep(os.path.join(run_dir, run_files.BAD_STEPS_FILE), earlier)
     _keep_ticks(os.path.join(run_dir, run_files.LOG_FILE), cur_tick)
 
 
 def _keep(path, wanted):
-    """Rewrites a file of one JSON object per line, if something in it is not wanted or was cut off: the next line would be joined to that."""
+    """Rewrites a file of one JSON object per line, if something in it is not wanted or was cut off: the next line would
+    be joined to that."""
     if not os.path.isfile(path):
         return
     kept = ''.join(json.dumps(record) + '\n' for record in read_lines(path) if wanted(record))

@@ -13,7 +13,8 @@ MAX_GRID = (7680, 4320)         # pixels, width and height
 
 
 def grid_size(width, height, max_images):
-    """(columns, rows) of a snapshot grid: as many images as fit MAX_GRID, at least 7x4, at most 32x32 and `max_images`."""
+    """(columns, rows) of a snapshot grid: as many images as fit MAX_GRID, at least 7x4, at most 32x32 and
+    `max_images`."""
     columns = min(max(MAX_GRID[0] // width, 7), 32)
     rows = min(max(MAX_GRID[1] // height, 4), 32)
     if columns * rows > max_images:
@@ -23,7 +24,8 @@ def grid_size(width, height, max_images):
 
 
 def choose_reals(dataset, columns, rows, seed):
-    """Items of the data set for a grid: random, but with one class per row where there are classes. -> list of columns * rows indices."""
+    """Items of the data set for a grid: random, but with one class per row where there are classes. -> list of columns
+    * rows indices."""
     rng = np.random.RandomState(seed)
     if not dataset.has_onehot_labels or not dataset.has_labels:
         order = rng.permutation(len(dataset))

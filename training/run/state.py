@@ -21,7 +21,8 @@ class RunState:
 
     def saved(self):
         """What goes into the state file; the hash is added by the store, which knows it."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != 'dataset_hash'}
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+                if field.name != 'dataset_hash'}
 
     @property
     def num_rollbacks(self):

@@ -13,10 +13,11 @@ ASIDE = '.damaged'
 
 
 def write(run_dir, tensors, info):
-    """The state becomes the newest one, and the newest one the previous one; at any moment at least one of them is whole.
+    """The state becomes the newest one, and the newest one the previous one; at any moment at least one of them is
+    whole.
 
-    A state that no rollback would go to does not become the previous one, which stays: however often states are saved while steps are being
-    left out, there is one to go back to.
+    A state that no rollback would go to does not become the previous one, which stays: however often states are saved
+    while steps are being left out, there is one to go back to.
     """
     newest, previous = (os.path.join(run_dir, name) for name in (run_files.STATE_FILE, run_files.PREVIOUS_STATE_FILE))
     keeps = not os.path.isfile(previous) or _is_good(newest)
@@ -36,7 +37,8 @@ def find(run_dir, tell, accept=lambda _info: True, set_aside=True):
     Args:
         tell:   function of a line of text, for warnings.
         accept: function of a state's info: whether to take this one.
-        set_aside: rename a damaged state that a good one stands behind: else it would take the good one's place when the next is written.
+        set_aside: rename a damaged state that a good one stands behind: else it would take the good one's place when
+                   the next is written.
     Raises: UserError if there are states, all of them damaged.
     """
     damaged = []
@@ -49,7 +51,8 @@ def find(run_dir, tell, accept=lambda _info: True, set_aside=True):
         for bad, err in damaged:
             if set_aside:
                 os.replace(bad, bad + ASIDE)
-            tell(f'Warning: {str(err).rpartition("; ")[0]}. Going back to the state before it, at {info["cur_nimg"] / 1000:g} kimg.')
+            tell(f'Warning: {str(err).rpartition("; ")[0]}. Going back to the state before it, at '
+                 f'{info["cur_nimg"] / 1000:g} kimg.')
         damaged.clear()
         if accept(info):
             return path

@@ -1,4 +1,5 @@
-"""What a run keeps on the disk besides its logs: network snapshots and the training state, written while the training goes on."""
+"""What a run keeps on the disk besides its logs: network snapshots and the training state, written while the training
+goes on."""
 
 import functools
 import os
@@ -19,7 +20,8 @@ from .dataset_facts import DatasetFacts
 class RunStore:
     """The snapshots and the state of the run in `run_dir`; for the first process.
 
-    The caller waits only until the tensors are copied off the device. What cannot be written raises UserError at the next call.
+    The caller waits only until the tensors are copied off the device. What cannot be written raises UserError at the
+    next call.
 
     Args:
         config:         of the run: snapshot_networks, snapshot_keep, kimg_per_tick, metrics.
@@ -36,7 +38,8 @@ class RunStore:
         return run_files.snapshot_path(self.run_dir, cur_nimg, self.config['kimg_per_tick'])
 
     def read_facts(self, expected_hash):
-        """Reads all images once for `dataset.facts()`, early, so that no snapshot has to wait for it; compares them with what the run began with."""
+        """Reads all images once for `dataset.facts()`, early, so that no snapshot has to wait for it; compares them
+        with what the run began with."""
         self.facts = DatasetFacts(self.dataset, expected_hash, self.run_dir)
 
     def check(self):
@@ -46,9 +49,11 @@ class RunStore:
             self.facts.check()
 
     def save_snapshot(self, cur_nimg, networks, history):
-        """networks: {name: module}; those that the configuration asks for are written. history: forks and rollbacks of the run."""
+        """networks: {name: module}; those that the configuration asks for are written. history: forks and rollbacks of
+        the run."""
         networks = {name: networks[name] for name in self.config['snapshot_networks']}
-        tensors, info = snapshots.pack(networks, self.network_kwargs, dict(options=dict(self.config), cur_nimg=cur_nimg, history=list(history),
+        tensors, info = snapshots.pack(networks, self.network_kwargs,
+                                       dict(options=dict(self.config), cur_nimg=cur_nimg, history=list(history),
                                                                            class_names=self.dataset.class_names))
         self.writer.submit(self._write_snapshot, self.snapshot_path(cur_nimg), checkpoint.copies(tensors), info)
 
@@ -66,7 +71,8 @@ class RunStore:
         self.writer.submit(state_files.write, self.run_dir, checkpoint.copies(tensors), info)
 
     def load_state(self, tell, accept=lambda _info: True):
-        """-> ({name: state dict}, progress) of the newest good state that `accept(progress)` takes, or None. All processes must call it.
+        """-> ({name: state dict}, progress) of the newest good state that `accept(progress)` takes, or None. All
+        processes must call it.
 
         What a killed process left unfinished is removed. tell: function of a line of text, for warnings.
         """
@@ -79,8 +85,8 @@ class RunStore:
         return state_files.find(self.run_dir, tell, accept)
 
     def metrics_measured(self, cur_nimg):
-        """Copies the metrics on record into the snapshot of `cur_nimg`, deletes the snapshots that need not be kept, and
-        has the page about the run written anew."""
+        """Copies the metrics on record into the snapshot of `cur_nimg`, deletes the snapshots that need not be kept,
+        and has the page about the run written anew."""
         path = self.snapshot_path(cur_nimg)
         measured = run_files.measurements(self.run_dir, path, self.config['metrics'])
         if measured:

@@ -1,7 +1,7 @@
 """Constructor arguments of networks that a file describes, checked, and the tensors that must go with them.
 
-An argument that our classes do not have is dropped, with a warning, where it is off (None, False, 0, empty), and refused otherwise: names and
-shapes of tensors cannot show whether it changes the images.
+An argument that our classes do not have is dropped, with a warning, where it is off (None, False, 0, empty), and
+refused otherwise: names and shapes of tensors cannot show whether it changes the images.
 """
 
 import math
@@ -54,8 +54,10 @@ def checked(kwargs, allowed, where):
 
 def _drop(key, value, where):
     if value:
-        raise UnusableFile(f'{where} has the argument {key!r} ({_short(value)}), which this project does not know: it may change the images')
-    warnings.warn(f'{where}: the argument {key!r} ({_short(value)}) is unknown here and left out, as it is off', RuntimeWarning, stacklevel=2)
+        raise UnusableFile(f'{where} has the argument {key!r} ({_short(value)}), which this project does not know: it '
+                           'may change the images')
+    warnings.warn(f'{where}: the argument {key!r} ({_short(value)}) is unknown here and left out, as it is off',
+                  RuntimeWarning, stacklevel=2)
 
 
 def _short(value):
@@ -106,13 +108,15 @@ def laid_out(kwargs, where):
 
 
 def match(entries, module, where):
-    """Orders {name: tensor or `Entry`} as the state of a network. Raises UnusableFile unless names and shapes are exactly the same."""
+    """Orders {name: tensor or `Entry`} as the state of a network. Raises UnusableFile unless names and shapes are
+    exactly the same."""
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     for key, shape in shapes.items():
         if key not in entries:
             raise UnusableFile(f'{where} lacks the tensor {key!r}')
         if entries[key].shape != shape:
-            raise UnusableFile(f'{where} has the tensor {key!r} with shape {entries[key].shape}; its arguments ask for {shape}')
+            raise UnusableFile(f'{where} has the tensor {key!r} with shape {entries[key].shape}; its arguments ask '
+                               f'for {shape}')
     if extra := [key for key in entries if key not in shapes]:
         raise UnusableFile(f'{where} has the tensor {extra[0][:200]!r}, which such a network does not have')
     return {key: entries[key] for key in shapes}
@@ -120,7 +124,8 @@ def match(entries, module, where):
 
 def read_entries(entries):
     """{name: `Entry`} -> {name: float32 tensor}."""
-    spans = {(id(entry.span.file), entry.span.start): entry.span.size for entry in entries.values() if entry.span is not None}
+    spans = {(id(entry.span.file), entry.span.start): entry.span.size for entry in entries.values()
+             if entry.span is not None}
     wanted = sum(4 * math.prod(entry.shape) for entry in entries.values() if entry.span is not None)
     if wanted > MAX_SHARING * sum(spans.values()):
         raise UnusableFile(f'it uses the same {sum(spans.values()):,} bytes for {len(entries)} tensors')

@@ -1,4 +1,5 @@
-"""Network snapshots: G_ema, on request G and D, with what is needed to build them again and what is known about them."""
+"""Network snapshots: G_ema, on request G and D, with what is needed to build them again and what is known about
+them."""
 
 import contextlib
 import copy
@@ -38,7 +39,8 @@ def pack(networks, kwargs, training):
         training: JSON-able record of the run: options, cur_nimg, class_names, dataset, metrics. Snapshots are passed
                   on: they hold the names of files, not their folders.
     """
-    tensors = {f'{name}.{key}': value for name, module in networks.items() for key, value in module.state_dict().items()}
+    tensors = {f'{name}.{key}': value for name, module in networks.items()
+               for key, value in module.state_dict().items()}
     return tensors, dict(networks={name: kwargs[name] for name in networks}, training=without_folders(training),
                          project_version=dnnlib.__version__)
 
@@ -56,10 +58,11 @@ def add_metrics(path, records):
 
 
 def load_networks(path, device='cpu', names=None):
-    """Reads a snapshot, the networks of a run's training state, or a pickle -> `Snapshot`. Nothing in the file is executed.
+    """Reads a snapshot, the networks of a run's training state, or a pickle -> `Snapshot`. Nothing in the file is
+    executed.
 
-    On a CPU the weights of a .safetensors file are a view of it, read when they are first used: replace such a file, as all programs here do,
-    but do not write into it while it is in use.
+    On a CPU the weights of a .safetensors file are a view of it, read when they are first used: replace such a file, as
+    all programs here do, but do not write into it while it is in use.
 
     Args:
         names: which networks to build; None = all.
@@ -75,7 +78,8 @@ def load_networks(path, device='cpu', names=None):
 
 
 def is_pickle(path):
-    """By the first bytes: a safetensors file begins with the size of its header, which can look like a pickle's first byte, and a brace."""
+    """By the first bytes: a safetensors file begins with the size of its header, which can look like a pickle's first
+    byte, and a brace."""
     if not os.path.isfile(path):
         return False
     with open(path, 'rb') as f:
@@ -93,7 +97,8 @@ def build_networks(path, tensors, info, device='cpu', names=None):
             name, _, rest = key.partition('.')
             if name in weights:
                 weights[name][rest] = value
-        networks = {name: _build(name, kwargs, weights[name], device) for name, kwargs in info['networks'].items() if names is None or name in names}
+        networks = {name: _build(name, kwargs, weights[name], device) for name, kwargs in info['networks'].items()
+                    if names is None or name in names}
     return Snapshot(networks, info)
 
 
@@ -120,7 +125,8 @@ def _user_errors(path):
 
 
 def _build(name, kwargs, weights, device):
-    """The network with these weights. It is laid out without memory first: what the file claims is checked before any is used."""
+    """The network with these weights. It is laid out without memory first: what the file claims is checked before any
+    is used."""
     kwargs = network_arguments.described(kwargs, name)
     module = network_arguments.laid_out(for_inference(kwargs, device), name)
     network_arguments.match(weights, module, name)
@@ -129,17 +135,20 @@ def _build(name, kwargs, weights, device):
             weights[key] = weights[key].float()
         if weights[key].dtype != value.dtype:
             raise UnusableFile(f'{name}.{key} is {weights[key].dtype}, not {value.dtype}')
-    module.load_state_dict(weights, assign=True)            # takes the tensors themselves: no second copy, no initialisation
+    # Takes the tensors themselves: no second copy, no initialisation
+    module.load_state_dict(weights, assign=True)
     return module.eval().requires_grad_(False)
 
 
 def for_inference(kwargs, device):
-    """Constructor arguments of a network as they suit `device`: half precision where it was trained so and is fast, else float32."""
+    """Constructor arguments of a network as they suit `device`: half precision where it was trained so and is fast,
+    else float32."""
     kwargs = copy.deepcopy(kwargs)
     precision = network_arguments.precision_of(kwargs)
     if precision is not None:
         layers, block = precision
         device_type, half_dtype = torch.device(device).type, block.get('half_dtype', 'float16')
-        if not (device_type == 'cuda' or (device_type == 'cpu' and half_dtype == 'bfloat16' and misc.cpu_has_bfloat16())):
+        if not (device_type == 'cuda' or (device_type == 'cpu' and half_dtype == 'bfloat16'
+                                          and misc.cpu_has_bfloat16())):
             layers['num_fp16_res'] = 0
     return kwargs

@@ -47,7 +47,8 @@ def library(option):
         import huggingface_hub
         import huggingface_hub.errors
     except ImportError as err:
-        raise UserError(f'{option}: the package huggingface_hub cannot be imported ({err}); install it with: pip install huggingface_hub') from err
+        raise UserError(f'{option}: the package huggingface_hub cannot be imported ({err}); install it with: pip '
+                        'install huggingface_hub') from err
     return huggingface_hub
 
 
@@ -60,7 +61,8 @@ def download(text, option='--network'):
 
 
 def upload(repo, contents, private, message):
-    """Puts files into a repository, in one commit, and makes the repository where there is none. -> address of the commit.
+    """Puts files into a repository, in one commit, and makes the repository where there is none. -> address of the
+    commit.
 
     Args:
         contents: {name: bytes, or path of a file}.
@@ -69,11 +71,14 @@ def upload(repo, contents, private, message):
     where = f'--repo={repo}'
     hub = library(where)
     if hub.get_token() is None:
-        raise UserError(f'{where}: nobody is logged in; run "hf auth login", or put a token that may write into HF_TOKEN')
+        raise UserError(f'{where}: nobody is logged in; run "hf auth login", or put a token that may write '
+                        'into HF_TOKEN')
     api = hub.HfApi()
     with user_errors(where):
-        repo = api.create_repo(repo, private=private or None, exist_ok=True).repo_id       # the Hub may know it by another name
-        operations = [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in contents.items()]
+        # The Hub may know it by another name
+        repo = api.create_repo(repo, private=private or None, exist_ok=True).repo_id
+        operations = [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
+                      for name, content in contents.items()]
         return str(api.create_commit(repo, operations, commit_message=message).commit_url)
 
 
@@ -82,10 +87,14 @@ def user_errors(what, file=None):
     """Turns the errors of huggingface_hub into one line. what: the option, for the message; file: what is asked for."""
     from huggingface_hub import errors
     reasons = [             # a later one may be the base class of an earlier one
-        (errors.GatedRepoError, 'its owner grants access on request; ask for it on the page of the repository, then log in: hf auth login'),
-        (errors.RepositoryNotFoundError, 'there is no such repository, or it is private; check the spelling, or log in: hf auth login'),
-        (errors.RevisionNotFoundError, 'the repository has no such revision; name a branch, a tag or a commit after the @'),
-        (errors.LocalEntryNotFoundError, 'the Hub cannot be reached and the file is not in the cache; download it elsewhere and name the file'),
+        (errors.GatedRepoError, 'its owner grants access on request; ask for it on the page of the repository, then '
+                                'log in: hf auth login'),
+        (errors.RepositoryNotFoundError, 'there is no such repository, or it is private; check the spelling, or log '
+                                         'in: hf auth login'),
+        (errors.RevisionNotFoundError, 'the repository has no such revision; name a branch, a tag or a commit '
+                                       'after the @'),
+        (errors.LocalEntryNotFoundError, 'the Hub cannot be reached and the file is not in the cache; download it '
+                                         'elsewhere and name the file'),
         (errors.OfflineModeIsEnabled, 'HF_HUB_OFFLINE is set; unset it, or name a file'),
         (errors.EntryNotFoundError, f'the repository has no {file}; name one of its files: hf:user/repo/FILE'),
         (errors.HFValidationError, f'is no name of a repository; it must be {FORM}'),

@@ -17,8 +17,10 @@ class Each(NamedTuple):
     known: dict = {}
 
 
-DISTILLATION = dict(methods=[str], teacher=str, settings={})        # earlier versions had it in the loss, not among the terms
-ORIGIN = Whole(run=str, cur_nimg=NUMBER, checksum=str)              # earlier versions had it among the options themselves
+# Earlier versions had it in the loss, not among the terms
+DISTILLATION = dict(methods=[str], teacher=str, settings={})
+# Earlier versions had it among the options themselves
+ORIGIN = Whole(run=str, cur_nimg=NUMBER, checksum=str)
 OPTIONS = dict(training_set_kwargs=dict(path=str, val_fraction=NUMBER, random_seed=int), metrics=[str],
                metric_set_kwargs=dict(path=str), init_from=str, random_seed=int, num_gpus=int, device=str,
                batch_size=int, fork_origin=ORIGIN, found_out=dict(fork_origin=ORIGIN), ema_kimg=NUMBER,
@@ -36,9 +38,11 @@ FORM = dict(networks=dict(G_ema={}, G={}, D={}), project_version=str,
 
 
 def check(info):
-    """-> `info` with 'training' in it. Raises UnusableFile unless each entry of `FORM` that is there, and not null, has its type.
+    """-> `info` with 'training' in it. Raises UnusableFile unless each entry of `FORM` that is there, and not null, has
+    its type.
 
-    Entries that are not in the form may be anything; but there are no networks besides those. Tables that are null are left out.
+    Entries that are not in the form may be anything; but there are no networks besides those. Tables that are null are
+    left out.
     """
     info = _checked(info, FORM, 'it')
     networks = info.get('networks')
@@ -60,7 +64,8 @@ def _checked(value, form, where):
     if kind is not dict:
         return value
     forms = {key: form.known.get(key, form.form) for key in value} if isinstance(form, Each) else form
-    value = {key: item for key, item in value.items() if item is not None or not isinstance(forms.get(key), (dict, Each))}
+    value = {key: item for key, item in value.items() if item is not None
+             or not isinstance(forms.get(key), (dict, Each))}
     if isinstance(form, Whole) and (missing := [key for key in form if value.get(key) is None]):
         raise UnusableFile(f'{where} has no {missing[0]}')
     return value | {key: _checked(value[key], forms[key], key) for key in forms if value.get(key) is not None}

@@ -1,7 +1,10 @@
-"""Networks from pickles of the reference implementation: StyleGAN2-ADA PyTorch, StyleGAN3's files of the same networks, forks that keep them.
+"""Networks from pickles of the reference implementation: StyleGAN2-ADA PyTorch, StyleGAN3's files of the same networks,
+forks that keep them.
 
-Such a file carries source text of its classes, which is not looked at. The networks are built from our classes with the stored constructor
-arguments, and names and shapes of all tensors must be exactly those of our networks: what a fork has changed in the text alone goes unseen.
+Such a file carries source text of its classes, which is not looked at. The networks are built from our classes with the
+stored constructor
+arguments, and names and shapes of all tensors must be exactly those of our networks: what a fork has changed in the
+text alone goes unseen.
 """
 
 import inspect
@@ -17,10 +20,12 @@ from . import pickle_tensorflow as legacy_tensorflow
 from .arguments import Entry, checked, described, laid_out, match, read_entries
 
 CLASSES = {'G_ema': GENERATOR, 'G': GENERATOR, 'D': DISCRIMINATOR}
-PARTS = ('MappingNetwork', 'SynthesisNetwork', 'SynthesisBlock', 'SynthesisLayer', 'ToRGBLayer', 'FullyConnectedLayer', 'Conv2dLayer',
+PARTS = ('MappingNetwork', 'SynthesisNetwork', 'SynthesisBlock', 'SynthesisLayer', 'ToRGBLayer', 'FullyConnectedLayer',
+         'Conv2dLayer',
          'DiscriminatorBlock', 'DiscriminatorEpilogue', 'MinibatchStdLayer')
 BFLOAT16_RES = 'bfloat16_res'   # attribute that our writer adds: how many resolutions are bfloat16 here, float32 there
-MAX_PARTS, MAX_NAME = 1000, 200  # of a network: modules, length of a tensor's name; a generator for 1024x1024 has about 80 modules
+# Of a network: modules, length of a tensor's name; a generator for 1024x1024 has about 80 modules
+MAX_PARTS, MAX_NAME = 1000, 200
 NOT_THERE = 'NotIncluded'       # the class that our writer puts in the place of a network it was not given
 DATA_ARGUMENTS = ('path', 'use_labels', 'max_size', 'xflip', 'resolution')
 
@@ -31,8 +36,8 @@ def read(source, names=None):
     Args:
         source: path, or an open binary file that can seek.
         names:  which of 'G_ema', 'G' and 'D' to read; None = all there are.
-    Returns:    ({'G_ema.synthesis.b4.const': float32 tensor, ...}, info), as `checkpoint.load` gives for a snapshot of ours:
-                info['networks'] has the constructor arguments, info['training'] what is known of the training.
+    Returns:    ({'G_ema.synthesis.b4.const': float32 tensor, ...}, info), as `checkpoint.load` gives for a snapshot of
+                ours: info['networks'] has the constructor arguments, info['training'] what is known of the training.
     Raises:     UserError if it cannot be read, is damaged, or holds anything but such networks.
     """
     with safe_pickle.opened(source) as content:
@@ -48,7 +53,8 @@ def read(source, names=None):
 def _networks(content, names):
     """-> {name: (constructor arguments, {key: Entry})}."""
     modules = {name: content.get(name) for name in CLASSES} if isinstance(content, dict) else {}
-    modules = {name: module for name, module in modules.items() if module is not None and getattr(module, 'class_name', None) != NOT_THERE}
+    modules = {name: module for name, module in modules.items() if module is not None
+               and getattr(module, 'class_name', None) != NOT_THERE}
     if not modules:
         raise UnusableFile(f'it holds a {type(content).__name__}, not the networks G_ema, G and D that a snapshot has')
     result = {}
@@ -60,10 +66,12 @@ def _networks(content, names):
 
 
 def _arguments(name, module):
-    """The arguments our class takes, with the defaults that differ between versions of the reference implementation filled in."""
+    """The arguments our class takes, with the defaults that differ between versions of the reference implementation
+    filled in."""
     target = CLASSES[name]
     if not isinstance(module, safe_pickle.Instance) or module.class_name != target.rpartition('.')[2]:
-        what = f'an object of the class {module.class_name[:200]!r}' if isinstance(module, safe_pickle.Instance) else f'a {type(module).__name__}'
+        what = (f'an object of the class {module.class_name[:200]!r}' if isinstance(module, safe_pickle.Instance)
+                else f'a {type(module).__name__}')
         raise UnusableFile(f'{name} is {what}, not a {target.rpartition(".")[2]} of StyleGAN2')
     if _part(module, 'synthesis', 'input') is not None:
         raise UnusableFile(f'{name} is the alias-free generator of StyleGAN3 (training.networks_stylegan3, its '
@@ -95,21 +103,25 @@ def _nested(kwargs):
 
 
 def _with_defaults(name, module, kwargs):
-    """StyleGAN2-ADA and StyleGAN3 have other defaults for half precision, the clamp and the average of w: what is not given is read off the parts."""
+    """StyleGAN2-ADA and StyleGAN3 have other defaults for half precision, the clamp and the average of w: what is not
+    given is read off the parts."""
     path = f'b{kwargs["img_resolution"]}', 'conv1', 'conv_clamp'
     if name == 'D':
-        _fill(kwargs, ARGUMENTS[DISCRIMINATOR], name, num_fp16_res=_half_blocks(module), conv_clamp=_attribute(module, *path))
+        _fill(kwargs, ARGUMENTS[DISCRIMINATOR], name, num_fp16_res=_half_blocks(module),
+              conv_clamp=_attribute(module, *path))
         return kwargs
     synthesis, mapping = _part(module, 'synthesis'), kwargs.setdefault('mapping_kwargs', {})
     allowed = ARGUMENTS[GENERATOR]
     _fill(mapping, allowed['mapping_kwargs'], name, w_avg_beta=_attribute(module, 'mapping', 'w_avg_beta'))
-    _fill(kwargs.setdefault('synthesis_kwargs', {}), allowed['synthesis_kwargs'], name, num_fp16_res=_half_blocks(synthesis),
+    _fill(kwargs.setdefault('synthesis_kwargs', {}), allowed['synthesis_kwargs'], name,
+          num_fp16_res=_half_blocks(synthesis),
           conv_clamp=_attribute(synthesis, *path))
     return kwargs
 
 
 def _fill(kwargs, allowed, name, **found):
-    kwargs.update(checked({key: value for key, value in found.items() if value is not None and key not in kwargs}, allowed, name))
+    kwargs.update(checked({key: value for key, value in found.items() if value is not None and key not in kwargs},
+                          allowed, name))
 
 
 def _part(module, *path):
@@ -132,15 +144,18 @@ def _half_blocks(module):
 
 
 def _entries(module, where):
-    """Parameters and buffers of a network and its parts -> {key: Entry}. Raises UnusableFile for a part that our networks do not have."""
+    """Parameters and buffers of a network and its parts -> {key: Entry}. Raises UnusableFile for a part that our
+    networks do not have."""
     found, pending, visited = {}, [('', module)], 0
     while pending:
         prefix, part = pending.pop()
         visited += 1
         if not isinstance(part, safe_pickle.Instance) or (visited > 1 and part.class_name not in PARTS):
-            what = f'an object of the class {part.class_name[:200]!r}' if isinstance(part, safe_pickle.Instance) else f'a {type(part).__name__}'
+            what = (f'an object of the class {part.class_name[:200]!r}' if isinstance(part, safe_pickle.Instance)
+                    else f'a {type(part).__name__}')
             raise UnusableFile(f'{where}.{prefix[:-1]} is {what}, which the networks of StyleGAN2 do not have')
-        if visited > MAX_PARTS or len(prefix) > MAX_NAME:               # a part may be inside itself, or there many times
+        # A part may be inside itself, or there many times
+        if visited > MAX_PARTS or len(prefix) > MAX_NAME:
             raise UnusableFile(f'{where} has more than {MAX_PARTS} parts, or parts inside parts without end')
         for key, value in [*_items(part, '_parameters', where), *_items(part, '_buffers', where)]:
             if not isinstance(value, safe_pickle.Tensor):
@@ -169,5 +184,6 @@ def _training(content):
         if isinstance(record, dict):
             return without_folders(record)
     data = content.get('training_set_kwargs')
-    data = {key: data[key] for key in DATA_ARGUMENTS if type(data.get(key)) in (str, int, bool)} if isinstance(data, dict) else {}
+    data = {key: data[key] for key in DATA_ARGUMENTS
+            if type(data.get(key)) in (str, int, bool)} if isinstance(data, dict) else {}
     return dict(source='StyleGAN2-ADA PyTorch', options=dict(training_set_kwargs=without_folders(data)))

@@ -1,9 +1,12 @@
-"""Networks from pickles of the TensorFlow releases of StyleGAN2 and StyleGAN2-ADA: (G, D, Gs), each a name, arguments and variables.
+"""Networks from pickles of the TensorFlow releases of StyleGAN2 and StyleGAN2-ADA: (G, D, Gs), each a name, arguments
+and variables.
 
-Facts of that format: convolutions are stored [height, width, in, out] and correlate, those that enlarge included, where ours convolve; dense
-weights are [in, out]; the bias of a modulation lacks the 1; noise maps are numbered from 4x4 up. Written from the format's description: the
-tests compare with the formulas of the layers in numpy, no file of these releases was at hand. Of conditional networks only those of
-StyleGAN2-ADA can be read: StyleGAN2 normalises z and the label together, which our mapping network does not do.
+Facts of that format: convolutions are stored [height, width, in, out] and correlate, those that enlarge included, where
+                      ours convolve; dense
+weights are [in, out]; the bias of a modulation lacks the 1; noise maps are numbered from 4x4 up. Written from the
+format's description: the tests compare with the formulas of the layers in numpy, no file of these releases was at hand.
+Of conditional networks only those of StyleGAN2-ADA can be read: StyleGAN2 normalises z and the label together, which
+our mapping network does not do.
 """
 
 import math
@@ -21,9 +24,13 @@ from .arguments import Entry, checked, laid_out, match
 NAMES = ('G', 'D', 'G_ema')             # the order in the file; G_ema is called Gs there
 MAX_VARIABLES = 1000                    # of a network; a generator for 1024x1024 has about 170
 CLASS = 'dnnlib.tflib.network.Network'
-SETTINGS = ('func_name', 'randomize_noise', 'truncation_psi', 'truncation_cutoff', 'truncation_psi_val', 'truncation_cutoff_val', 'style_mixing_prob',
-            'is_training', 'is_validation', 'is_template_graph', 'return_dlatents', 'fused_modconv', 'mapping_func', 'synthesis_func', 'components')
-FIXED = dict(fmap_min=1, fmap_decay=1.0, normalize_latents=True, use_noise=True, dtype='float32', dlatent_broadcast=None)      # we have no other
+SETTINGS = ('func_name', 'randomize_noise', 'truncation_psi', 'truncation_cutoff', 'truncation_psi_val',
+            'truncation_cutoff_val', 'style_mixing_prob',
+            'is_training', 'is_validation', 'is_template_graph', 'return_dlatents', 'fused_modconv', 'mapping_func',
+            'synthesis_func', 'components')
+# We have no other
+FIXED = dict(fmap_min=1, fmap_decay=1.0, normalize_latents=True, use_noise=True, dtype='float32',
+             dlatent_broadcast=None)
 
 # TensorFlow's argument -> (ours, default there)
 COMMON = dict(resolution=('img_resolution', 1024), num_channels=('img_channels', 3), label_size=('c_dim', 0))
@@ -57,8 +64,10 @@ D_RULES = [
 
 
 def networks(content, names=None):
-    """(G, D, Gs) -> {name: (our constructor arguments, {key: Entry})}. Raises UnusableFile unless they are networks of StyleGAN2."""
-    if len(content) != 3 or not all(isinstance(network, safe_pickle.Instance) and network.class_name == CLASS for network in content):
+    """(G, D, Gs) -> {name: (our constructor arguments, {key: Entry})}. Raises UnusableFile unless they are networks of
+    StyleGAN2."""
+    if (len(content) != 3
+        or not all(isinstance(network, safe_pickle.Instance) and network.class_name == CLASS for network in content)):
         raise UnusableFile('it holds a tuple, but not the three networks G, D, Gs of the TensorFlow releases')
     result = {}
     for name, network in zip(NAMES, content, strict=True):
@@ -68,7 +77,8 @@ def networks(content, names=None):
             target = DISCRIMINATOR if name == 'D' else GENERATOR
             kwargs = dict(class_name=target, **checked(kwargs, ARGUMENTS[target], name))
             if kwargs['c_dim'] > 0 and not any('LabelEmbed/' in key for key in variables):
-                raise UnusableFile(f'{name} is a conditional network of StyleGAN2 in TensorFlow, whose labels enter otherwise; '
+                raise UnusableFile(f'{name} is a conditional network of StyleGAN2 in TensorFlow, whose labels enter '
+                                   'otherwise; '
                                   'unconditional ones are read, and conditional ones of StyleGAN2-ADA')
             module = laid_out(kwargs, name)
             result[name] = kwargs, match(_entries(variables, module, name), module, name)
@@ -109,7 +119,8 @@ def _arguments(static, tables):
 
 
 def _rest(static):
-    """What is left of the arguments: settings that are not part of the network go, those that must be as here are looked at."""
+    """What is left of the arguments: settings that are not part of the network go, those that must be as here are
+    looked at."""
     for key, value in FIXED.items():
         if key in static and static[key] == value:
             del static[key]
@@ -136,10 +147,13 @@ def _discriminator(static):
     static = dict(static)
     kwargs = _arguments(static, [COMMON, LAYERS, dict(architecture=('architecture', 'resnet'))])
     block = _arguments(static, [BLOCK])
-    mapping = _arguments(static, [MAPPING, dict(mapping_layers=('num_layers', 0), mapping_lrmul=('lr_multiplier', 0.1))])
-    epilogue = _arguments(static, [dict(mbstd_group_size=('mbstd_group_size', 4), mbstd_num_features=('mbstd_num_channels', 1))])
+    mapping = _arguments(static,
+                         [MAPPING, dict(mapping_layers=('num_layers', 0), mapping_lrmul=('lr_multiplier', 0.1))])
+    epilogue = _arguments(static, [dict(mbstd_group_size=('mbstd_group_size', 4),
+                                        mbstd_num_features=('mbstd_num_channels', 1))])
     epilogue['activation'] = block['activation']
-    kwargs.update(channel_base=_channel_base(static), block_kwargs=block, mapping_kwargs=mapping, epilogue_kwargs=epilogue)
+    kwargs.update(channel_base=_channel_base(static), block_kwargs=block, mapping_kwargs=mapping,
+                  epilogue_kwargs=epilogue)
     return dict(kwargs, **_rest(static))
 
 
@@ -169,7 +183,8 @@ def _variable_name(key, rules):
 
 
 def _axes(key, ndim):
-    """(number of leading axes of size 1, the axes after them in our order) of a variable with `ndim` dimensions, None if it has others."""
+    """(number of leading axes of size 1, the axes after them in our order) of a variable with `ndim` dimensions, None
+    if it has others."""
     if key.endswith('.const') and ndim == 4:
         return 1, (0, 1, 2)
     if key.endswith('noise_const') and ndim == 4:

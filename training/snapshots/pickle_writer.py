@@ -1,7 +1,7 @@
 """Writes pickles that open in the reference implementation (StyleGAN2-ADA PyTorch, StyleGAN3) and in tools built on it.
 
-There every object brings the source text of its class along. The text written here is that of this project's network classes,
-which use nothing but the public API of the reference implementation's `torch_utils`.
+There every object brings the source text of its class along. The text written here is that of this project's network
+classes, which use nothing but the public API of the reference implementation's `torch_utils`.
 """
 
 import ast
@@ -27,19 +27,22 @@ PROTOCOL = 4                    # Python 3.4 and later
 NAMES = ('G', 'D', 'G_ema')
 SOURCES = (blocks, stylegan2_layers, stylegan2_generator, stylegan2_discriminator)
 HEADER = '# The networks of KD-DLGAN (Apache License 2.0) as they travel in a pickle.\n\n'
-OWN_OPERATOR = 'from torch_utils.ops.scaled_bias_act import scaled_bias_act'        # which only this project has: its composition travels
+# Which only this project has: its composition travels
+OWN_OPERATOR = 'from torch_utils.ops.scaled_bias_act import scaled_bias_act'
 FOOTER = '\n\n\nFLOAT32_CHANNELS_LAST = False          # as in StyleGAN2-ADA, for tools that use the parts of a block\n'
 HOOKS = ('_backward_hooks', '_forward_hooks', '_forward_pre_hooks', '_state_dict_hooks', '_load_state_dict_pre_hooks')
 
 
 def write(path, tensors, info):
-    """Writes `G`, `D`, `G_ema`, in eval mode and without gradients, and `training_set_kwargs`. The same input gives the same bytes.
+    """Writes `G`, `D`, `G_ema`, in eval mode and without gradients, and `training_set_kwargs`. The same input gives the
+    same bytes.
 
     Args:
         tensors: {'G_ema.synthesis.b4.const': tensor, ...}.
-        info:    {'networks': {name: {'class_name': ..., constructor arguments}}, 'training': record of the run}, as in our snapshots.
-                 A network that is not there becomes a `NotIncluded`.
-    Raises:      UserError if a network is not one of this project's, its tensors are other ones, or the file cannot be written.
+        info:    {'networks': {name: {'class_name': ..., constructor arguments}}, 'training': record of the run}, as in
+                 our snapshots. A network that is not there becomes a `NotIncluded`.
+    Raises:      UserError if a network is not one of this project's, its tensors are other ones, or the file cannot be
+                 written.
     """
     source = module_source()
     left = dict(tensors)
@@ -71,7 +74,8 @@ def module_source():
                 imports[ast.unparse(last)] = None
         bodies.append('\n'.join(text.splitlines()[last.end_lineno:]).strip('\n'))
     imports.pop(OWN_OPERATOR)
-    bodies.append(inspect.getsource(scaled_bias_act.composed).replace('def composed', 'def scaled_bias_act').strip('\n'))
+    bodies.append(inspect.getsource(scaled_bias_act.composed).replace('def composed',
+                                                                      'def scaled_bias_act').strip('\n'))
     return HEADER + '\n\n\n'.join(['\n'.join(imports), *bodies]) + FOOTER
 
 
@@ -103,13 +107,16 @@ def _without_bfloat16(kwargs):
 def _pickled(module, prefix, left, source):
     """A module with the tensors of `left`, which loses them -> what pickles as its counterpart."""
     take = lambda key, like, pickled: None if like is None else pickled(_take(f'{prefix}.{key}', like, left))
-    state = {key: _easy(value) for key, value in vars(module).items() if not key.startswith('_') or key in ('_init_args', '_init_kwargs')}
+    state = {key: _easy(value) for key, value in vars(module).items() if not key.startswith('_')
+             or key in ('_init_args', '_init_kwargs')}
     if isinstance(module, Block):
         state['channels_last'] = module.use_fp16 and module.channels_last
     state.update({key: OrderedDict() for key in HOOKS}, _non_persistent_buffers_set=set(), training=False)
-    state['_parameters'] = OrderedDict((key, take(key, value, PickledParameter)) for key, value in module._parameters.items())
+    state['_parameters'] = OrderedDict((key, take(key, value, PickledParameter))
+                                       for key, value in module._parameters.items())
     state['_buffers'] = OrderedDict((key, take(key, value, PickledTensor)) for key, value in module._buffers.items())
-    state['_modules'] = OrderedDict((key, _pickled(child, f'{prefix}.{key}', left, source)) for key, child in module._modules.items())
+    state['_modules'] = OrderedDict((key, _pickled(child, f'{prefix}.{key}', left, source))
+                                    for key, child in module._modules.items())
     return PickledObject(source, type(module).__name__, state)
 
 
@@ -117,7 +124,8 @@ def _take(name, like, left):
     value = left.pop(name, None)
     if value is None or value.shape != like.shape or value.dtype not in STORAGES:
         found = 'nothing' if value is None else f'{value.dtype} of shape {list(value.shape)}'
-        raise UnusableFile(f'the tensor {name} must be floating point of shape {list(like.shape)}, the snapshot has {found}')
+        raise UnusableFile(f'the tensor {name} must be floating point of shape {list(like.shape)}, the snapshot '
+                           f'has {found}')
     return value
 
 

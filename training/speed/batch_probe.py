@@ -14,7 +14,8 @@ from ..run import found_out
 from ..run.files import total_images
 
 ITERATIONS = 5                  # from the second on, the averages of the optimisers are in memory
-RECORDING_ITERATIONS = 32       # with --cuda-graphs=1, which records in the fourth of its kind: AGKD draws one of two kinds for each
+# With --cuda-graphs=1, which records in the fourth of its kind: AGKD draws one of two kinds for each
+RECORDING_ITERATIONS = 32
 
 
 def settle(config, run_dir, build):
@@ -31,20 +32,24 @@ def settle(config, run_dir, build):
 
 
 def largest(config, build):
-    """The first of `sizes` with which some iterations of all phases fit on all processes. Raises UserError if there is none."""
+    """The first of `sizes` with which some iterations of all phases fit on all processes. Raises UserError if there is
+    none."""
     per_process = config['batch_size'] // config['num_gpus']
     for size in sizes(per_process, _group(config)):
         training = build(dict(config, batch_gpu=size))
         try:
-            with contextlib.redirect_stdout(io.StringIO()):     # what is said once by the first process, each would say here
+            # What is said once by the first process, each would say here
+            with contextlib.redirect_stdout(io.StringIO()):
                 fits = _fits(training)
-        except UserError as err:                                # the device cannot be used any more, not even for a smaller size
+        except UserError as err:
+            # the device cannot be used any more, not even for a smaller size
             raise UserError(f'--batch-gpu=auto, trying {size} images at a time: {err}') from err
         del training
         _free_memory()
         if not distributed.any_process(not fits):
             return size
-    raise UserError(f'--batch-gpu=auto: not even {size} images at a time fit into memory; use a smaller --cfg or images of a lower resolution')
+    raise UserError(f'--batch-gpu=auto: not even {size} images at a time fit into memory; use a smaller --cfg or '
+                    'images of a lower resolution')
 
 
 def sizes(per_process, group):
@@ -60,12 +65,14 @@ def sizes(per_process, group):
 def advice(config, run_dir, err):
     """The `UserError` for a run that is out of memory."""
     if config['batch_gpu_auto'] and 'batch_gpu' not in config['found_out']:
-        return UserError(f'{run_dir}: out of memory before the first step ({misc.one_line(err)}), where no --batch-gpu helps; use a smaller --cfg or '
+        return UserError(f'{run_dir}: out of memory before the first step ({misc.one_line(err)}), where no --batch-gpu '
+                         'helps; use a smaller --cfg or '
                          'images of a lower resolution')
     size = config['batch_gpu']
     smaller = next((n for n in sizes(size, _group(config)) if n < size), None)
     remedy = f'use --batch-gpu={smaller}, or --batch-gpu=auto, which finds the largest that fits' if smaller else \
-        'a smaller --batch-gpu would change the minibatch statistics: use a smaller --cfg or images of a lower resolution'
+        'a smaller --batch-gpu would change the minibatch statistics: use a smaller --cfg or images of a lower ' \
+        'resolution'
     return UserError(f'{run_dir}: out of memory with --batch-gpu={size} ({misc.one_line(err)}); {remedy}. '
                      f'If the run has a state, add --fork-from={run_dir}')
 

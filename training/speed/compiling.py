@@ -11,7 +11,8 @@ from torch_utils import misc
 
 
 def compile_main_phases(loss, batch_size, tell):
-    """Has `loss` use compiled networks in Gmain and Dmain. Where the compiler fails, but for want of memory, it says so and leaves `loss` as it is.
+    """Has `loss` use compiled networks in Gmain and Dmain. Where the compiler fails, but for want of memory, it says so
+    and leaves `loss` as it is.
 
     Random numbers are drawn as without the compiler, so that results agree up to rounding.
 
@@ -20,7 +21,8 @@ def compile_main_phases(loss, batch_size, tell):
         batch_size: of a micro-batch.
         tell:       function of a line of text.
     """
-    torch.compiler.reset()          # the trials of --batch-gpu=auto count towards a limit, above which the compiler leaves functions as they are
+    # The trials of --batch-gpu=auto count towards a limit, above which the compiler leaves functions as they are
+    torch.compiler.reset()
     torch._inductor.config.fallback_random = True
     synthesis, D = (torch.compile(network, dynamic=False) for network in (loss.G_synthesis, loss.D))
     try:
@@ -28,7 +30,8 @@ def compile_main_phases(loss, batch_size, tell):
     except Exception as err:            # whatever a compiler may raise: it is no part of the training
         if misc.out_of_memory(err):
             raise
-        tell(f'--compile: torch.compile fails here ({type(err).__name__}: {misc.one_line(err)}); training goes on without it.')
+        tell(f'--compile: torch.compile fails here ({type(err).__name__}: {misc.one_line(err)}); training goes on '
+             'without it.')
     else:
         loss.main_synthesis, loss.main_D = synthesis, D
 

@@ -1,6 +1,7 @@
 """--cuda-graphs: which phases are recorded as CUDA graphs, and what becomes of the others.
 
-All graphs share one memory pool: they run one after the other, and what a phase leaves behind, its gradients, is used up before the next.
+All graphs share one memory pool: they run one after the other, and what a phase leaves behind, its gradients, is used
+                                  up before the next.
 """
 
 import contextlib
@@ -13,7 +14,8 @@ from torch_utils import distributed
 
 from .recorded_phase import RecordedPhase
 
-TOLERANCE = {False: 1e-3, True: 1e-2}       # half precision -> the largest `difference` that the order of atomic additions explains
+# Half precision -> the largest `difference` that the order of atomic additions explains
+TOLERANCE = {False: 1e-3, True: 1e-2}
 
 
 def record_phases(accumulate, phases, loss, insist, half, tell):
@@ -42,7 +44,8 @@ def record_phases(accumulate, phases, loss, insist, half, tell):
             accumulate[name] = RecordedPhase(accumulate[name], phase.params, key, recorder, name)
     for why, names in usual.items():
         if insist:
-            raise UserError(f'--cuda-graphs=1: {", ".join(names)} cannot be recorded: {why}; use --cuda-graphs=auto, which records the others')
+            raise UserError(f'--cuda-graphs=1: {", ".join(names)} cannot be recorded: {why}; use --cuda-graphs=auto, '
+                            'which records the others')
         tell(f'--cuda-graphs: not recorded: {", ".join(names)}; {why}.')
 
 
@@ -66,13 +69,15 @@ class Recorder:
         self.graphs, self.off, self._failed = {}, False, []
 
     def fail(self, name, why, remedy='use --cuda-graphs=auto'):
-        """One phase cannot be recorded, which the caller then leaves as it is. Raises UserError where the user insists."""
+        """One phase cannot be recorded, which the caller then leaves as it is. Raises UserError where the user
+        insists."""
         if self.insist:
             raise UserError(f'--cuda-graphs=1: {name} {why}; {remedy}, with which the same command continues the run')
         self.tell(f'--cuda-graphs: {name} {why}; it runs as usual.')
 
     def stop(self, name, why):
-        """Nothing is recorded any more because of one phase, and all memory of graphs is free again. Raises as `fail`."""
+        """Nothing is recorded any more because of one phase, and all memory of graphs is free again. Raises as
+        `fail`."""
         self.off = True
         self.graphs.clear()
         torch.cuda.empty_cache()
@@ -85,7 +90,8 @@ class Recorder:
         self._failed.append(graph)
 
     def lacks_memory(self):
-        """Before the first recording: why the graphs would not fit beside the usual step, which all phases have been through; or None.
+        """Before the first recording: why the graphs would not fit beside the usual step, which all phases have been
+        through; or None.
 
         The pool takes at most what the phases have taken by turns, and that stays with the usual step.
         """
@@ -98,15 +104,17 @@ class Recorder:
     def leave(self, name, why, stream, random_state):
         """After a recording that could not be ended: torch's own bookkeeping holds it to be under way.
 
-        Goes back to `stream`, has the allocator leave the pool, gives the device's generator a state that no graph knows, with the numbers
-        of `random_state`, and tries whether drawing, allocating and waiting work. Graphs recorded before are of no use after it.
+        Goes back to `stream`, has the allocator leave the pool, gives the device's generator a state that no graph
+        knows, with the numbers of `random_state`, and tries whether drawing, allocating and waiting work. Graphs
+        recorded before are of no use after it.
 
         Raises UserError where they do not, or where this version of torch has no way to do so.
         """
         torch.cuda.set_stream(stream)
         device = torch.cuda.current_device()
         try:
-            end = getattr(torch._C, '_cuda_endAllocateToPool', None) or torch._C._cuda_endAllocateCurrentStreamToPool     # until torch 2.7
+            # Until torch 2.7
+            end = getattr(torch._C, '_cuda_endAllocateToPool', None) or torch._C._cuda_endAllocateCurrentStreamToPool
             with contextlib.suppress(RuntimeError):         # where that much was ended
                 end(device, self.pool)
             torch.cuda.default_generators[device].graphsafe_set_state(torch.Generator('cuda').graphsafe_get_state())
@@ -114,5 +122,6 @@ class Recorder:
             torch.rand([1024], device='cuda').sum().item()
             torch.cuda.set_rng_state(random_state)
         except (RuntimeError, AttributeError) as err:
-            raise UserError(f'--cuda-graphs: {name} {why}, after which torch cannot go on; give the same command with --cuda-graphs=0, '
+            raise UserError(f'--cuda-graphs: {name} {why}, after which torch cannot go on; give the same command with '
+                            '--cuda-graphs=0, '
                             'which continues the run if it has a state') from err

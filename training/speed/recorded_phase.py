@@ -1,6 +1,8 @@
-"""A phase as a CUDA graph: recorded once, compared with the usual step, then replayed, which spares the host the launching of every kernel.
+"""A phase as a CUDA graph: recorded once, compared with the usual step, then replayed, which spares the host the
+launching of every kernel.
 
-It sees new numbers only through its tensors: what a term decides in Python is part of the key that a graph is kept under.
+It sees new numbers only through its tensors: what a term decides in Python is part of the key that a graph is kept
+under.
 """
 
 import warnings
@@ -15,17 +17,19 @@ FLOOR = 0.1                 # a tensor that is small beside the others need not 
 
 
 class RecordedPhase:
-    """Calls `function(*tensors)`, which adds to the gradients of `params`; from the sixth call of a key on as a CUDA graph.
+    """Calls `function(*tensors)`, which adds to the gradients of `params`; from the sixth call of a key on as a CUDA
+    graph.
 
-    The fourth call records. In it and in the fifth the replay comes first, then, from the same state, `function`, whose results count;
-    only a graph that gave the same is used. Gradients must be None before each call, and must have been used before another graph of the
-    pool runs. Where anything fails, `Recorder.fail` decides, and where it does not raise, `function` runs from then on.
+    The fourth call records. In it and in the fifth the replay comes first, then, from the same state, `function`, whose
+    results count; only a graph that gave the same is used. Gradients must be None before each call, and must have been
+    used before another graph of the pool runs. Where anything fails, `Recorder.fail` decides, and where it does not
+    raise, `function` runs from then on.
 
     Args:
         function: of tensors on a GPU, without host synchronisation.
         params:   whose gradients it makes.
-        key:      function without arguments: a hashable of all that `function` depends on but for its tensors and the GPU's memory;
-                  None = it must not be recorded now.
+        key:      function without arguments: a hashable of all that `function` depends on but for its tensors and the
+                  GPU's memory; None = it must not be recorded now.
         recorder: `Recorder`.
         name:     what messages call the phase.
     """
@@ -59,8 +63,8 @@ class RecordedPhase:
     # -- before
 
     def _runs_without_waiting(self, tensors):
-        """Runs `function`. -> False, with everything as it was before, if it waits for the GPU: that would break off a recording in a way
-        that torch does not come back from by itself."""
+        """Runs `function`. -> False, with everything as it was before, if it waits for the GPU: that would break off a
+        recording in a way that torch does not come back from by itself."""
         before, mode = self._state(), torch.cuda.get_sync_debug_mode()
         try:
             with warnings.catch_warnings():
@@ -87,7 +91,8 @@ class RecordedPhase:
         inputs = [tensor.clone() for tensor in tensors]
         graph, stream, random_state = torch.cuda.CUDAGraph(), torch.cuda.current_stream(), torch.cuda.get_rng_state()
         try:
-            with torch.cuda.graph(graph, pool=self.recorder.pool, capture_error_mode='thread_local'):    # the threads that pin images aside
+            # The threads that pin images aside
+            with torch.cuda.graph(graph, pool=self.recorder.pool, capture_error_mode='thread_local'):
                 self.function(*inputs)
         except (RuntimeError, ValueError) as err:           # torch's own errors, of CUDA, too
             self._clear_gradients()
@@ -128,7 +133,8 @@ class RecordedPhase:
         self.function(*tensors)
         if replayed is not None:
             error = difference(replayed, self._results())
-            if error is None:                               # a step that is left out for what is infinite in it shows nothing
+            # A step that is left out for what is infinite in it shows nothing
+            if error is None:
                 return
             why = f'differs by {error:.1e} when it is replayed, of which {self.recorder.tolerance:g} would be rounding'
         if replayed is None or error > self.recorder.tolerance:
@@ -147,7 +153,8 @@ class RecordedPhase:
     def _results(self):
         """Copies of the gradients, and of what else a phase changes."""
         copy = lambda tensor: None if tensor is None else tensor.detach().clone()
-        return [copy(param.grad) for param in self.params], [copy(t) for t in self.recorder.state() if t.is_floating_point()]
+        return [copy(param.grad) for param in self.params], [copy(t) for t in self.recorder.state()
+                                                             if t.is_floating_point()]
 
     # -- what is put back
 
@@ -169,10 +176,11 @@ class RecordedPhase:
 
 
 def difference(results, expected):
-    """How much two results of `RecordedPhase._results` differ; None where `expected` is not finite, infinite where a gradient is missing.
+    """How much two results of `RecordedPhase._results` differ; None where `expected` is not finite, infinite where a
+    gradient is missing.
 
-    The largest norm of a difference, relative to that of the tensor; at least relative to `FLOOR` times the norm of all gradients, and
-    beside gradients to `FLOOR` for each number.
+    The largest norm of a difference, relative to that of the tensor; at least relative to `FLOOR` times the norm of all
+    gradients, and beside gradients to `FLOOR` for each number.
     """
     norm = lambda tensor: tensor.double().norm()
     largest = []

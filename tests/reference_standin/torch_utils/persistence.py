@@ -37,7 +37,8 @@ def _decorate(cls, text):
         def __reduce__(self):
             state = object.__reduce__(self)[2]
             _check(state)
-            return _reconstruct_persistent_obj, (dict(type='class', version=VERSION, module_src=text, class_name=cls.__name__, state=state),), None
+            return _reconstruct_persistent_obj, (dict(type='class', version=VERSION, module_src=text,
+                                                      class_name=cls.__name__, state=state),), None
 
     Persistent.__name__ = cls.__name__
     return Persistent

@@ -28,7 +28,8 @@ AS_THEY_ARE = dict(split=None, max_images=None, transform=None, resize_filter='l
 
 
 def check_dest(dest: str, source: str | None = None) -> None:
-    """Refuses a destination that is taken, of an unknown kind, inside the source, or in a place where nothing can be written."""
+    """Refuses a destination that is taken, of an unknown kind, inside the source, or in a place where nothing can be
+    written."""
     path = os.path.abspath(dest)
     if path.lower().endswith(OTHER_ARCHIVES):
         raise UserError(f'--dest={dest}: this kind of file cannot be written; end it in .zip, or name a folder')
@@ -58,8 +59,8 @@ def power_of_two(side: int) -> int:
 def select_usable(scans: list[Scan], source, opts: dict) -> list[Scan]:
     """The pictures to write: all of one format, the most frequent one.
 
-    Lists all others with their reasons. Raises UserError if any cannot be used, unless --on-error=skip; if none is left;
-    and if the most frequent format is none to train on.
+    Lists all others with their reasons. Raises UserError if any cannot be used, unless --on-error=skip; if none is
+    left; and if the most frequent format is none to train on.
     """
     formats = collections.Counter((scan.size, scan.mode) for scan in scans if scan.size)
     (size, mode), count = formats.most_common(1)[0] if formats else ((None, None), 0)
@@ -70,12 +71,14 @@ def select_usable(scans: list[Scan], source, opts: dict) -> list[Scan]:
             click.echo(f'  {scan.title}: {reason}', err=True)
     dropped = [scan.title for scan in scans if not scan.size and not scan.problem]
     if dropped:
-        click.echo(f'{len(dropped)} of {len(scans)} images are left out, less wide than --width={opts["width"]} or, at that width, less high than '
+        click.echo(f'{len(dropped)} of {len(scans)} images are left out, less wide than --width={opts["width"]} or, at '
+                   'that width, less high than '
                    f'--height={opts["height"]} (a smaller --height takes wider pictures): {some(dropped)}', err=True)
     bad = len(scans) - reasons.count(None)
     if size and not trainable:
         side = power_of_two(min(size))
-        raise UserError(f'{source.name}: {count} of {len(scans)} images would be {_times(size)}, training needs square images of one size, '
+        raise UserError(f'{source.name}: {count} of {len(scans)} images would be {_times(size)}, training needs square '
+                        'images of one size, '
                         f'a power of two ({SMALLEST_SIDE} or more); use --width={side} --height={side} '
                         '--transform=center-crop')
     if bad and opts['on_error'] == 'fail':
@@ -105,7 +108,8 @@ def select_labels(usable: list[Scan], source) -> list | None:
     """[label of each picture]; None if any has none, since training with labels needs all of them."""
     missing = [scan.name for scan in usable if scan.name not in source.labels]
     if missing and len(missing) < len(usable):
-        click.echo(f'{len(missing)} of {len(usable)} images have no label ({some(missing)}): the data set is written without labels', err=True)
+        click.echo(f'{len(missing)} of {len(usable)} images have no label ({some(missing)}): the data set is written '
+                   'without labels', err=True)
     return None if missing else [source.labels[scan.name] for scan in usable]
 
 
@@ -125,7 +129,8 @@ def make_record(source, usable: list[Scan], num_scanned: int, opts: dict) -> dic
     options = {name: opts[name] for name in names}
     return {
         'source': source.name, **options,
-        'images': len(usable), 'left_out': num_scanned - len(usable), 'size': list(usable[0].size), 'mode': usable[0].mode,
+        'images': len(usable), 'left_out': num_scanned - len(usable), 'size': list(usable[0].size),
+        'mode': usable[0].mode,
         'tool': f'dataset_tool {VERSION}', 'pillow': PIL.__version__, 'source_record': source.record or None,
     }
 
@@ -139,7 +144,8 @@ def write_images(usable: list[Scan], source, resizer: Resizer, labels: list | No
             raise UserError(f'{source.name}: {scan.title} cannot be read any more ({type(err).__name__}: {err}); was '
                             'it changed? Run the same command again') from err
         png = io.BytesIO()
-        PIL.Image.fromarray(np.asarray(img)).save(png, 'png', compress_level=0)     # a new image: no profile, place or date in it
+        # A new image: no profile, place or date in it
+        PIL.Image.fromarray(np.asarray(img)).save(png, 'png', compress_level=0)
         return png.getvalue()
 
     names = [f'{scan.index // 1000:05d}/img{scan.index:08d}.png' for scan in usable]
@@ -171,7 +177,8 @@ def build(source, opts: dict) -> None:
         click.echo(note, err=True)
     record = make_record(source, usable, len(scans), opts)
     write_images(usable, source, resizer, labels, record, opts)
-    print(f'{opts["dest"]}: {len(usable)} images, {_times(usable[0].size)} {COLORS[usable[0].mode]}; {describe_labels(labels, source)}')
+    print(f'{opts["dest"]}: {len(usable)} images, {_times(usable[0].size)} {COLORS[usable[0].mode]}; '
+          f'{describe_labels(labels, source)}')
 
 
 def describe_labels(labels: list | None, source) -> str:

@@ -29,9 +29,11 @@ class ImageNetSource:
     def __init__(self, path: str, class_names: list[str]):
         self.path, self.name, self.notes, self.class_names = path, 'ILSVRC-2012 train', [], class_names
         self.record: dict = {}
-        folders = sorted(name for name in _list(path) if WORDNET_ID.fullmatch(name) and os.path.isdir(os.path.join(path, name)))
+        folders = sorted(name for name in _list(path) if WORDNET_ID.fullmatch(name)
+                         and os.path.isdir(os.path.join(path, name)))
         if not folders:
-            raise DatasetError(f'--source={path}: no folders named by WordNet id (n01440764, ...) in it; give the folder that holds them, '
+            raise DatasetError(f'--source={path}: no folders named by WordNet id (n01440764, ...) in it; give the '
+                               'folder that holds them, '
                                'with the archive of each class unpacked into a folder of its own')
         self.names, self.labels = [], {}
         for label, folder in enumerate(folders):
@@ -40,7 +42,8 @@ class ImageNetSource:
             self.names += found
             self.labels.update(dict.fromkeys(found, label))
         if (len(self.names), len(folders)) != (NUM_IMAGES, NUM_CLASSES):
-            raise DatasetError(f'--source={path}: {len(self.names)} images of {len(folders)} classes in it, the training set of ILSVRC-2012 has '
+            raise DatasetError(f'--source={path}: {len(self.names)} images of {len(folders)} classes in it, the '
+                               'training set of ILSVRC-2012 has '
                                f'{NUM_IMAGES} of {NUM_CLASSES}; complete it, otherwise the subset would be another one')
 
     def load(self, name: str) -> PIL.Image.Image:
@@ -52,7 +55,8 @@ class ImageNetSource:
             img = open_image(f.read()).convert('RGB')
         side = min(img.size)
         left, top = (round((length - side) / 2) for length in img.size)         # half a pixel goes to the even side
-        return PIL.Image.fromarray(np.asarray(img.crop((left, top, left + side, top + side))))      # a new image: without its tags
+        # A new image: without its tags
+        return PIL.Image.fromarray(np.asarray(img.crop((left, top, left + side, top + side))))
 
     def close(self) -> None:
         pass
@@ -62,4 +66,5 @@ def _list(path: str) -> list[str]:
     try:
         return os.listdir(path)
     except OSError as err:
-        raise DatasetError(f'--source={path}: cannot be listed ({err.strerror}); give the folder of the training images of ILSVRC-2012') from err
+        raise DatasetError(f'--source={path}: cannot be listed ({err.strerror}); give the folder of the training '
+                           'images of ILSVRC-2012') from err

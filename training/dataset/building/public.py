@@ -1,4 +1,5 @@
-"""Public data sets that dataset_tool.py fetches: where they are, what they must contain, how they become the images of the paper's protocol."""
+"""Public data sets that dataset_tool.py fetches: where they are, what they must contain, how they become the images of
+the paper's protocol."""
 
 import contextlib
 import os
@@ -36,7 +37,8 @@ PUBLIC_DATA = {
 
 
 def locate(name: str, path: str | None) -> str:
-    """The checked archive of the data set `name`: the user's copy `path`, or else that of the cache, downloaded where it is missing.
+    """The checked archive of the data set `name`: the user's copy `path`, or else that of the cache, downloaded where
+    it is missing.
 
     Raises: UserError if it cannot be had or is not what it should be.
     """
@@ -44,16 +46,19 @@ def locate(name: str, path: str | None) -> str:
     if path is None:
         return resumable.download(data.url, lambda path: check(data, path), what=name, option='--source')
     if not os.path.isfile(path):
-        raise UserError(f'--source={path}: there is no such file; use a copy of {data.url}, or leave --source out to download it')
+        raise UserError(f'--source={path}: there is no such file; use a copy of {data.url}, or leave --source out to '
+                        'download it')
     try:
         check(data, path)
     except UnusableFile as err:
-        raise UserError(f'--source={path}: {err}; use a copy of {data.url}, or leave --source out to download it') from err
+        raise UserError(f'--source={path}: {err}; use a copy of {data.url}, or leave --source out to download '
+                        'it') from err
     return path
 
 
 def check(data: PublicData, path: str) -> None:
-    """Raises UnusableFile if `path` is not the whole archive that `data` describes: by its MD5, or by reading and counting its pictures."""
+    """Raises UnusableFile if `path` is not the whole archive that `data` describes: by its MD5, or by reading and
+    counting its pictures."""
     try:
         if data.md5 is not None:
             got = files.md5_of_file(path)
@@ -68,17 +73,20 @@ def check(data: PublicData, path: str) -> None:
     except (OSError, EOFError, RuntimeError, UserError, zlib.error, zipfile.BadZipFile) as err:
         raise UnusableFile(f'is damaged or cannot be read ({type(err).__name__}: {err})') from err
     if len(archive.names) != data.images:
-        raise UnusableFile(f'has {len(archive.names)} images, {data.images} are expected: it is damaged or another archive')
+        raise UnusableFile(f'has {len(archive.names)} images, {data.images} are expected: it is damaged or '
+                           'another archive')
 
 
 def open_public(name: str, path: str, test: bool):
-    """The images of an archive that `locate` gave, as a source of `dataset_sources.py`. Raises DatasetError if they cannot be used."""
+    """The images of an archive that `locate` gave, as a source of `dataset_sources.py`. Raises DatasetError if they
+    cannot be used."""
     data = PUBLIC_DATA[name]
     if data.test_images:
         source = CifarSource(path, 'test' if test else 'train')
         want = data.test_images if test else data.images
         if len(source.names) != want:
-            raise UserError(f'{name}: {path} has {len(source.names)} images where {want} are expected; it is damaged or another archive')
+            raise UserError(f'{name}: {path} has {len(source.names)} images where {want} are expected; it is damaged '
+                            'or another archive')
     else:
         source = FileSource(path)
         source.labels, source.class_names = {}, None        # the low-shot sets are trained without

@@ -27,11 +27,13 @@ def open_source(path: str, split: str | None = None):
     Raises: DatasetError if there is nothing usable.
     """
     if not os.path.exists(path):
-        raise DatasetError(f'--source={path}: no such file or folder; check the spelling (a relative path counts from {os.getcwd()})')
+        raise DatasetError(f'--source={path}: no such file or folder; check the spelling (a relative path counts from '
+                           f'{os.getcwd()})')
     if os.path.isfile(path) and path.lower().endswith(('.tar.gz', '.tgz')):
         return CifarSource(path, split)
     if os.path.isfile(path) and not path.lower().endswith('.zip'):
-        raise DatasetError(f'--source={path}: cannot read this kind of file; give a folder, a .zip archive, cifar-10-python.tar.gz '
+        raise DatasetError(f'--source={path}: cannot read this kind of file; give a folder, a .zip archive, '
+                           'cifar-10-python.tar.gz '
                            'or cifar-100-python.tar.gz')
     return FileSource(path, split)
 
@@ -52,7 +54,8 @@ class FileSource:
     def __init__(self, path: str, split: str | None = None):
         self.name = os.path.basename(os.path.abspath(path))
         self.files = ImageFiles(path)
-        self.names = self.files.names if self.files.is_zip else sorted(self.files.names, key=lambda name: name.split('/'))
+        self.names = (self.files.names if self.files.is_zip
+                      else sorted(self.files.names, key=lambda name: name.split('/')))
         self.record, self.notes = self.files.record, list(self.files.notes)
         if self.files.others:
             endings = sorted({os.path.splitext(name)[1] or name for name in self.files.others})
@@ -69,7 +72,8 @@ class FileSource:
         self.names = [name for name in self.names if name.startswith(normal_name(split) + '/')]
         if not self.names:
             raise DatasetError(f'--split={split}: {self.name} has no images in such a folder; '
-                               + (f'its folders are {some(folders)}' if folders else 'it has no folders: leave --split out'))
+                               + (f'its folders are {some(folders)}' if folders
+                                  else 'it has no folders: leave --split out'))
 
     def _find_labels(self) -> None:
         found = read_labels(self.files, self.names)
@@ -81,7 +85,8 @@ class FileSource:
         self.notes += found.notes
         folders = sorted({name.rpartition('/')[0] for name in self.names})
         if self.has_class_folders and len(folders) > len(self.class_names):
-            self.notes.append(f'folders of the same name are one class, all are used: {some(folders)}; --split=FOLDER takes one part')
+            self.notes.append(f'folders of the same name are one class, all are used: {some(folders)}; --split=FOLDER '
+                              'takes one part')
 
     def load(self, name: str) -> PIL.Image.Image:
         """The picture as Pillow opens it. Raises UnusableImage, or what Pillow or zipfile raise for a damaged one."""
@@ -102,7 +107,8 @@ class CifarSource:
     # (file of the class names, its key, key of the labels, {split: files})
     LAYOUTS = [
         ('cifar-10-batches-py/batches.meta', 'label_names', 'labels',
-         {'train': [f'cifar-10-batches-py/data_batch_{i}' for i in range(1, 6)], 'test': ['cifar-10-batches-py/test_batch']}),
+         {'train': [f'cifar-10-batches-py/data_batch_{i}' for i in range(1, 6)],
+          'test': ['cifar-10-batches-py/test_batch']}),
         ('cifar-100-python/meta', 'fine_label_names', 'fine_labels',
          {'train': ['cifar-100-python/train'], 'test': ['cifar-100-python/test']}),
     ]
@@ -115,9 +121,11 @@ class CifarSource:
         try:
             with tarfile.open(path, 'r:gz') as archive:
                 self._load(archive, split)
-        except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, MemoryError, zlib.error, tarfile.TarError, UserError) as err:
+        except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, MemoryError, zlib.error,
+                tarfile.TarError, UserError) as err:
             raise DatasetError(f'--source={path}: not a readable CIFAR python archive ({type(err).__name__}: {err}); '
-                               'download cifar-10-python.tar.gz or cifar-100-python.tar.gz again, or give a folder or .zip') from err
+                               'download cifar-10-python.tar.gz or cifar-100-python.tar.gz again, or give a folder or '
+                               '.zip') from err
         self.record, self.notes = {}, [f'the {split} images are used; --split=train or --split=test chooses']
 
     def _load(self, archive: tarfile.TarFile, split: str) -> None:
@@ -147,7 +155,8 @@ class CifarSource:
 
 def _load_pickle(archive: tarfile.TarFile, name: str) -> dict:
     """A member of a CIFAR archive as data, its array of images read; nothing in it is run."""
-    from torch_utils.pickles import reader as safe_pickle  # loads torch, which takes seconds that dataset_tool.py need not wait
+    # Loads torch, which takes seconds that dataset_tool.py need not wait
+    from torch_utils.pickles import reader as safe_pickle
     member = archive.getmember(name)
     if member.size > LARGEST_BATCH:
         raise ValueError(f'{name} has {member.size} bytes, {LARGEST_BATCH} are the limit')

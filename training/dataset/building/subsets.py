@@ -29,15 +29,18 @@ def count_of(fraction: float | None, count: int | None, total: int) -> int:
 
 
 def draw(count: int, total: int) -> np.ndarray:
-    """Places of `count` out of `total` items, ascending: the first of one shuffled order, so that a smaller subset lies in each larger one.
+    """Places of `count` out of `total` items, ascending: the first of one shuffled order, so that a smaller subset lies
+    in each larger one.
 
-    The order is that of `numpy.random.RandomState(0)`, whose numbers no version of numpy changes, and the same that `train.py --subset` uses.
+    The order is that of `numpy.random.RandomState(0)`, whose numbers no version of numpy changes, and the same that
+    `train.py --subset` uses.
     """
     return np.sort(np.random.RandomState(SEED).permutation(total)[:count])
 
 
 def select(source, fraction: float | None, count: int | None) -> None:
-    """Leaves a subset of the images in a source of `dataset_sources.py`, and notes it in its record. Raises UserError as `count_of`."""
+    """Leaves a subset of the images in a source of `dataset_sources.py`, and notes it in its record. Raises UserError
+    as `count_of`."""
     total = len(source.names)
     wanted = count_of(fraction, count, total)
     if wanted < total:

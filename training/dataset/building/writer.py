@@ -60,7 +60,8 @@ def _make_parents(path: str) -> None:
 def _new_zip(path: str):
     with atomic_path(path) as temp, zipfile.ZipFile(temp, 'w', zipfile.ZIP_STORED) as archive:
         def write(name, data):
-            info = zipfile.ZipInfo(name)            # its date is fixed: the same images give the same archive on every day
+            # Its date is fixed: the same images give the same archive on every day
+            info = zipfile.ZipInfo(name)
             info.external_attr = 0o644 << 16
             archive.writestr(info, data)
 

@@ -12,6 +12,7 @@ def conv2d_resample(x, w, f=None, up=1, down=1, padding=0, groups=1, flip_weight
         before, after = before + (size + up - 1) // 2, after + (size - up) // 2
     if down > 1:
         before, after = before + (size - down + 1) // 2, after + (size - down) // 2
-    x = upfirdn2d(x, f if up > 1 else None, up=up, padding=[before, after, before, after], gain=up ** 2, flip_filter=flip_filter)
+    x = upfirdn2d(x, f if up > 1 else None, up=up, padding=[before, after, before, after], gain=up ** 2,
+                  flip_filter=flip_filter)
     x = torch.nn.functional.conv2d(x, w if flip_weight else w.flip([2, 3]), groups=groups)
     return x if down == 1 else upfirdn2d(x, f, down=down, flip_filter=flip_filter)

@@ -27,13 +27,15 @@ def upfirdn2d(x, f, up=1, down=1, padding=0, flip_filter=False, gain=1, impl='cu
 def upsample2d(x, f, up=2, padding=0, flip_filter=False, gain=1, impl='cuda'):
     size, (left, right, top, bottom) = f.shape[0], _four(padding)
     before, after = (size + up - 1) // 2, (size - up) // 2
-    return upfirdn2d(x, f, up=up, padding=[left + before, right + after, top + before, bottom + after], flip_filter=flip_filter, gain=gain * up * up)
+    return upfirdn2d(x, f, up=up, padding=[left + before, right + after, top + before, bottom + after],
+                     flip_filter=flip_filter, gain=gain * up * up)
 
 
 def downsample2d(x, f, down=2, padding=0, flip_filter=False, gain=1, impl='cuda'):
     size, (left, right, top, bottom) = f.shape[0], _four(padding)
     before, after = (size - down + 1) // 2, (size - down) // 2
-    return upfirdn2d(x, f, down=down, padding=[left + before, right + after, top + before, bottom + after], flip_filter=flip_filter, gain=gain)
+    return upfirdn2d(x, f, down=down, padding=[left + before, right + after, top + before, bottom + after],
+                     flip_filter=flip_filter, gain=gain)
 
 
 def _four(padding):
