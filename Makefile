@@ -1,7 +1,7 @@
 # make demo   installs into .venv and runs the main job on the built-in data
 # make test   installs into .venv and runs the checks
 # make soak   the checks that take long: processes that are killed, again and again
-# make demo-network    makes training/demo_network.safetensors anew, from which the demo starts: twenty minutes on one CPU core
+# make demo-network    makes training/demo_network.safetensors again, from which the demo starts: twenty minutes on one CPU core
 PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python

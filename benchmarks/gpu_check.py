@@ -233,7 +233,7 @@ def main():
           'compared once in '
           f'{time.perf_counter() - started:.1f} s')
     failures, skipped = report(device)
-    right = f'All right, but for what was skipped: {", ".join(skipped)}.' if skipped else 'All right.'
+    right = f'All right, except for what was skipped: {", ".join(skipped)}.' if skipped else 'All right.'
     print('\n'.join(failures[:20]) + f'\n{len(failures)} failures' if failures else right)
     return 1 if failures else 0
 

@@ -8,7 +8,7 @@
 
 `--folder` holds the archives and teachers that study_table.py names (docs/evidence.md has the commands that make them),
 and the runs. A run is trained once, for whatever parts ask for it, by the very code of train.py; each is a process of
-one thread. After every measurement results.jsonl, a line per run, is written anew.
+one thread. After every measurement results.jsonl, a line per run, is written again.
 """
 
 import contextlib
@@ -188,7 +188,7 @@ def run(folder, names, parallel, seeds, device):
 
 @main.command()
 @click.option('--folder', help='The one of the runs, or one with results.jsonl alone', required=True, metavar='DIR')
-@click.option('--page', help='Whose tables and curves are written anew', default='docs/evidence.md', show_default=True,
+@click.option('--page', help='Whose tables and curves are written again', default='docs/evidence.md', show_default=True,
               metavar='FILE')
 def page(folder, page):
     """Write what was measured into the page."""

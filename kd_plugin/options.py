@@ -134,7 +134,7 @@ def _idle_fields(kd, methods, pd):
 
 
 def _unused(claims, chosen, choice):
-    """claims: name -> its fields. -> {field: whom to add}, but for the fields of the chosen ones."""
+    """claims: name -> its fields. -> {field: whom to add}, except for the fields of the chosen ones."""
     used = {field for name in chosen for field in claims[name]}
     users = lambda field: [name for name in claims if field in claims[name]]
     return {field: f'with {choice}; add {" or ".join(users(field))}' for fields in claims.values() for field in fields

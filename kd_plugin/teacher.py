@@ -74,7 +74,7 @@ class Teacher(torch.nn.Module):
         respect to `img`.
 
         The whole image is seen, nothing is cropped. The resize is bicubic with antialiasing, as most teachers' own
-        preprocessing does it on a PIL image (but for its rounding to 8 bits). raw_input = True instead copies pixels
+        preprocessing does it on a PIL image (except for its rounding to 8 bits). raw_input = True instead copies pixels
         (nearest) and leaves the values in [-1, 1], as the released KD-DLGAN code does.
         """
         return self._scaled(self._run(self.encoder.image_features, self._prepare(img, raw_input)))

@@ -31,7 +31,7 @@ def centred(*sets: torch.Tensor) -> list[torch.Tensor]:
 
 
 def nearest(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """-> (distance [N] of each of x to the nearest of y, taken anew in float64, so that it is 0 for a copy; its number
+    """-> (distance [N] of each of x to the nearest of y, taken again in float64, so that it is 0 for a copy; its number
     [N])."""
     items = torch.cat([distances.argmin(dim=1) for _, distances in chunks(x, y)])
     return _exact(x, y[items]), items

@@ -47,7 +47,7 @@ def frechet_terms(mean_r, cov_r, mean_f, cov_f) -> FrechetTerms:
 
     Args:
         mean_r, mean_f: [F] array or tensor.
-        cov_r, cov_f:   [F, F], symmetric, no negative eigenvalues but for rounding.
+        cov_r, cov_f:   [F, F], symmetric, no negative eigenvalues except for rounding.
     Returns:            the terms; all NaN if an input is not finite.
     Raises:             ValueError if the shapes do not agree.
     Source:             Dowson and Landau, "The Frechet distance between multivariate normal distributions", 1982; as

@@ -137,7 +137,7 @@ def compute_feature_stats_for_dataset(opts: MetricOptions, max_items: int | None
     the order of the images.
 
     Every process takes a share of the images. The result is kept under `files.cache_dir('metrics')`, by what the images
-    and the detector are, and also serves where a part of it is asked for; a damaged file there is made anew.
+    and the detector are, and also serves where a part of it is asked for; a damaged file there is made again.
 
     Args:
         capture: arguments of `FeatureStats`.

@@ -11,7 +11,7 @@ def generated_statistics(options: dict[str, MetricOptions], bootstrap: int) -> d
     """{(identity of the detector, number of images): statistics}.
 
     Args:
-        options:   {metric: its options}, alike but for the detector.
+        options:   {metric: its options}, alike except for the detector.
         bootstrap: resamples that are wanted: features are then kept where `estimate.fits`, even if the value needs
                    their moments only.
     """

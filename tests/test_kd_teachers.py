@@ -219,7 +219,8 @@ def test_clip_names_offline_and_unknown(clip, cache, monkeypatch):
 
 
 def load_as_openai(path, device):
-    """What `clip.load` of OpenAI's own edition does with a file: forks begin anew after the first attempt, not this."""
+    """What `clip.load` of OpenAI's own edition does with a file: forks begin again after the first attempt, not
+    this."""
     from clip.model import build_model
     with open(path, 'rb') as f:
         try:

@@ -70,7 +70,7 @@ def test_the_expected_value():
 
 
 def test_truncation():
-    """psi 1/2 halves the contrast, and quarters the squared distances but for rounding to 8 bits."""
+    """psi 1/2 halves the contrast, and quarters the squared distances except for rounding to 8 bits."""
     G = GreyGenerator(contrast=0.2)
     plain = pair_distances(options(G), 100).mean()
     G.forward = lambda z, c, noise_mode, truncation_psi: GreyGenerator.forward(G, z * truncation_psi, c, noise_mode)

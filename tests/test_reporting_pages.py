@@ -482,7 +482,7 @@ def test_a_grid_is_read_once(tmp_path, monkeypatch):
 
 
 def test_grids_are_taken_from_the_last_page(tmp_path, monkeypatch):
-    """By another process; those that have changed are read anew."""
+    """By another process; those that have changed are read again."""
     folder = make_run(tmp_path / 'run')
     run = run_folder.read(str(folder))
     run_page.write(str(folder))

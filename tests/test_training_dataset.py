@@ -148,7 +148,7 @@ def test_pictures_not_made_by_the_tool(tmp_path, picture, want):
 # Processes.
 
 def test_a_thread_that_opens_the_archive_keeps_nobody_out(tmp_path, monkeypatch):
-    """A process forked meanwhile would find a lock locked for ever. And what another process has opened stays open."""
+    """A process forked meanwhile would find a lock locked forever. And what another process has opened stays open."""
     files = ImageFolderDataset(write(tmp_path / 'x.zip', make_files())).files
     files.close()
     opening, go_on, opened = threading.Event(), threading.Event(), []

@@ -58,7 +58,7 @@ def test_cutout_of_an_odd_side():
 
 
 def test_color_is_brightness_saturation_contrast():
-    """What each of the three leaves alone gives the draws back: their ranges, and the image made anew from them."""
+    """What each of the three leaves alone gives the draws back: their ranges, and the image made again from them."""
     x = images(2000)
     torch.manual_seed(1)
     y = color(x)
@@ -83,7 +83,7 @@ def test_grey_images_and_their_own_draws():
     x = images(1).expand(64, -1, -1, -1)
     y = DiffAugment()(x)
     assert len({tuple(row.flatten().tolist()) for row in y}) == 64              # every image on its own
-    assert not torch.equal(y, DiffAugment()(x))                                 # and anew in every call
+    assert not torch.equal(y, DiffAugment()(x))                                 # and again in every call
     assert DiffAugment()(images(3, c=1)).shape == (3, 1, H, W)
 
 

@@ -115,7 +115,7 @@ def test_finds_generated_images_in_w(G):
 
 
 def test_measures_what_it_says(G):
-    """Distance and pixel error of the mean's image, computed anew."""
+    """Distance and pixel error of the mean's image, computed again."""
     targets, features = generated(G, 2), quadratic()
     projection = Projection(G, targets, features, num_steps=3)
     img, distances, errors = projection.results()['mean']

@@ -119,7 +119,7 @@ def load_library(time_limit_sec=native_build.TIME_LIMIT_SEC):
             # a file that is damaged, or was made where other libraries are installed
             problem = err.__cause__ or err          # newer torch tells the reason there only
             build_cache.discard(path, before=started)
-    raise native_build.BuildError(f'the library, built anew, does not load: {problem}',
+    raise native_build.BuildError(f'the library, built again, does not load: {problem}',
                                   'install what it lacks, with its folder in LD_LIBRARY_PATH '
                                   'if need be; where it lacks a version of GLIBCXX or GLIBC, name an older '
                                   'compiler with CXX')
@@ -228,7 +228,7 @@ def _check(kernel, devices):
     return (f'the kernel gives wrong results on this machine: {failures[0]}. To mend it: check that '
             'TORCH_CUDA_ARCH_LIST, if it is set, names '
             'this GPU, or hide the GPU with CUDA_VISIBLE_DEVICES; delete the folder native-ops in the cache '
-            '(~/.cache/kdgan) to build anew, and '
+            '(~/.cache/kdgan) to build again, and '
             'run python -m torch_utils.doctor')
 
 

@@ -153,7 +153,7 @@ def main(argv=None):
         lines = [line for kernel in custom_ops.OPERATORS for line in numeric_check(kernel, device)]
         print(f'{"check":<12}{device}: {"wrong" if lines else "right"} to the second derivative, '
               f'{time.perf_counter() - started:.1f} s')
-        fix = ('the folder native-ops in the cache (~/.cache/kdgan) may be deleted to build anew; else report '
+        fix = ('the folder native-ops in the cache (~/.cache/kdgan) may be deleted to build again; else report '
                'these lines')
         problems += [(line, fix if device.type == 'cuda' else 'reinstall torch; if it stays, report these lines')
                      for line in lines]

@@ -17,7 +17,7 @@ _moments: dict[str, dict[torch.device, torch.Tensor]] = {}
 def report(name, value):
     """Adds the finite elements of `value` (number, list or tensor) to the statistic `name`; returns `value`.
 
-    One that is infinite or NaN would spoil the sums for ever, and with them whatever follows the statistic. In a
+    One that is infinite or NaN would spoil the sums forever, and with them whatever follows the statistic. In a
     distributed run every process must report the same names.
     """
     elems = value.detach() if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64)

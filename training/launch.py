@@ -111,7 +111,7 @@ def _join(processes):
 
 
 def _end(processes):
-    """They notice that one is missing at their next exchange, but for one that waits on a GPU."""
+    """They notice that one is missing at their next exchange, except for one that waits on a GPU."""
     deadline = time.monotonic() + GRACE_SEC
     for process in processes:
         process.join(max(deadline - time.monotonic(), 0))

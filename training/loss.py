@@ -175,7 +175,7 @@ class StyleGAN2Loss:
         lengths = grads.square().sum(2).mean(1).sqrt()
         # Not detached: the mean, too, is moved towards the lengths
         pl_mean = self.pl_mean.lerp(distributed.mean(lengths.mean()), self.pl_decay)
-        # A step left out must not spoil it for ever
+        # A step left out must not spoil it forever
         self.pl_mean.copy_(torch.where(pl_mean.isfinite(), pl_mean, self.pl_mean).detach())
         penalty = training_stats.report('Loss/pl_penalty', (lengths - pl_mean).square())
         loss = training_stats.report('Loss/G/reg', penalty * self.pl_weight)

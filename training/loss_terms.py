@@ -60,8 +60,9 @@ class Term(torch.nn.Module):
         all processes."""
 
     def recording_key(self, phase: str) -> Hashable | None:
-        """For CUDA graphs: all that the hooks of a phase ('Gmain', 'Dreg', ...) depend on but for tensors, whose values
-        may change and whose place may not; what a hook changes must be a buffer. None, as here, keeps the phase from
+        """For CUDA graphs: all that the hooks of a phase ('Gmain', 'Dreg', ...) depend on except for tensors, whose
+        values may change and whose place may not; what a hook changes must be a buffer. None, as here, keeps the phase
+        from
         being recorded: now, or, before the first step, ever."""
         return None
 

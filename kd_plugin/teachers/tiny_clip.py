@@ -118,7 +118,7 @@ def load_tiny_teacher(path, device):
             metadata = f.metadata() or {}
         tensors = safetensors.torch.load_file(path)
     except safetensors.SafetensorError as err:
-        raise UserError(f'{path} is damaged ({err}); make it anew') from err
+        raise UserError(f'{path} is damaged ({err}); make it again') from err
     if metadata.get('format') != FORMAT:
         raise UserError(f'{path} is not a teacher: its format is {metadata.get("format")!r}, expected {FORMAT!r}')
     model = TinyClip(**json.loads(metadata['config']))

@@ -1,7 +1,7 @@
 """Does with each pickle of a folder what programs built on the reference implementation do; writes NAME.npz with what
 they got.
 
-    python tools.py FOLDER: NAME.pkl and NAME.in.npz (z, c, img) -> NAME.npz, and NAME.pkl written anew by the objects
+    python tools.py FOLDER: NAME.pkl and NAME.in.npz (z, c, img) -> NAME.npz, and NAME.pkl written again by the objects
                             themselves to FOLDER/again
 """
 

@@ -96,7 +96,7 @@ def bodies(dtype):
 
 @functools.lru_cache(maxsize=4096)
 def plan(dtype, channels_last, batch, axis_x, axis_y, separable, flip, aligned, multiprocessors):
-    """The launch but for its pointers and the gain; a copy of the parameters is the caller's to fill in.
+    """The launch except for its pointers and the gain; a copy of the parameters is the caller's to fill in.
 
     batch: (images, channels). Raises RuntimeError where no tile fits.
     """

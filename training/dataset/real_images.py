@@ -173,7 +173,7 @@ class RealImages:
 
 
 class _Steps:
-    """The items of one step after the other, for ever."""
+    """The items of one step after the other, forever."""
 
     def __init__(self, order: ImageOrder, start: int, batch_size: int, stride: int):
         self.order, self.start, self.batch_size, self.stride = order, start, batch_size, stride

@@ -32,7 +32,7 @@ def modulated_conv2d(x, weight, styles, noise=None, up=1, down=1, padding=0, res
         up, down, padding, resample_filter, flip_weight: as in `conv2d_resample`.
         demodulate:      scale each output channel so that the weights of one sample have norm 1 (equation 3).
         fused_modconv:   True = scale the weights, one set per sample; False = scale the activations, which is the same
-                         but for rounding and cheaper for more than one sample.
+                         except for rounding and cheaper for more than one sample.
     Returns:             [N, O, H', W'] in the dtype of `x`.
     """
     x, coefs = modulated_conv2d_unscaled(x, weight, styles, demodulate, fused_modconv, f=resample_filter, up=up,

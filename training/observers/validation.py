@@ -28,7 +28,7 @@ class Validation(Observer):
                                                           'max_size': None, 'xflip': False})
         where = training.device, training.rank, training.num_ranks, c.random_seed
         self.images = RealImages(held_out, c.batch_gpu, *where, **c.data_loader_kwargs)
-        # The training's own stream is read ahead: asked for other images, it would start its workers anew, twice a
+        # The training's own stream is read ahead: asked for other images, it would start its workers again, twice a
         # tick.
         self.trained = training.reals if training.reals.in_memory else \
             RealImages(training.dataset, training.batch_rank, *where, num_workers=0, memory_limit_gb=0)

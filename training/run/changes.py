@@ -109,7 +109,7 @@ def other_reference(saved, config):
     if _same(before, now) or not config['metrics']:
         return None
     return (f'Metrics are measured against {now} from now on, so far against {before}: values against other images are '
-            'not compared, --early-stop begins to count anew, and --snapshot-keep=best keeps the best by each.')
+            'not compared, --early-stop begins to count again, and --snapshot-keep=best keeps the best by each.')
 
 
 def precision_to_keep(saved):

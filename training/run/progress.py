@@ -31,7 +31,8 @@ HEALTH = {'Loss/signs/real': 'r_t', 'Health/overfitting': 'r_v', 'KD/agreement_r
 
 
 class Progress:
-    """Collects and writes the statistics of a run; used on the first process, but for `collect`, which all must call.
+    """Collects and writes the statistics of a run; used on the first process, except for `collect`, which all must
+    call.
 
     Args:
         run_dir:     where to write; None on the other processes.

@@ -86,7 +86,7 @@ class RunStore:
 
     def metrics_measured(self, cur_nimg):
         """Copies the metrics on record into the snapshot of `cur_nimg`, deletes the snapshots that need not be kept,
-        and has the page about the run written anew."""
+        and has the page about the run written again."""
         path = self.snapshot_path(cur_nimg)
         measured = run_files.measurements(self.run_dir, path, self.config['metrics'])
         if measured:

@@ -11,8 +11,8 @@ from torch_utils import misc
 
 
 def compile_main_phases(loss, batch_size, tell):
-    """Has `loss` use compiled networks in Gmain and Dmain. Where the compiler fails, but for want of memory, it says so
-    and leaves `loss` as it is.
+    """Has `loss` use compiled networks in Gmain and Dmain. Where the compiler fails, except for want of memory, it says
+    so and leaves `loss` as it is.
 
     Random numbers are drawn as without the compiler, so that results agree up to rounding.
 

@@ -28,8 +28,8 @@ class RecordedPhase:
     Args:
         function: of tensors on a GPU, without host synchronisation.
         params:   whose gradients it makes.
-        key:      function without arguments: a hashable of all that `function` depends on but for its tensors and the
-                  GPU's memory; None = it must not be recorded now.
+        key:      function without arguments: a hashable of all that `function` depends on except for its tensors and
+                  the GPU's memory; None = it must not be recorded now.
         recorder: `Recorder`.
         name:     what messages call the phase.
     """
