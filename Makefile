@@ -34,6 +34,7 @@ demo: $(VENV)/installed
 	@run=$$(ls -d $(DEMO)/0* | tail -n 1) && network=$$(ls $$run/network-snapshot-*.safetensors | tail -n 1) && set -x && \
 	$(PY) generate.py --network=$$network --grid=8x6 --outdir=$$run/samples && \
 	$(PY) calc_metrics.py --network=$$network --metrics=featfid1k_full,featmemorization1k --teacher=demo && \
+	$(PY) report.py $$run && \
 	{ set +x; } 2>/dev/null && \
 	echo && echo "Look at:" && \
 	echo "  $$run/reals.png           the 100 drawn faces it learnt from" && \
@@ -41,7 +42,8 @@ demo: $(VENV)/installed
 	echo "                            there the training started; fakes000008.png: halfway" && \
 	echo "  $$run/samples/grid.png    what it makes now" && \
 	echo "  $$run/metric-featfid1k_full.jsonl        distance to the faces, as the demo teacher sees them; smaller is better" && \
-	echo "  $$run/metric-featmemorization1k.jsonl    share of copies of the 100 faces among what it makes"
+	echo "  $$run/metric-featmemorization1k.jsonl    share of copies of the 100 faces among what it makes" && \
+	echo "All of it in a browser: $$run/report.html"
 
 demo-network: $(VENV)/installed
 	mkdir -p $(dir $(RELATIVES))

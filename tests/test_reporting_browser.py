@@ -201,9 +201,11 @@ def test_pages_of_the_server_follow_the_run(runs, open_page, monkeypatch):
         page = open_page(server.address)
         assert page.get_by_role('link').all_inner_texts() == [HOSTILE, '00001-other']
         page.get_by_role('link', name='00001-other').click()
-        assert page.evaluate('charts.made.length') == 6
+        expect = sync_api.expect
+        expect(page.locator('.u-legend')).to_have_count(6, timeout=LIMIT)
         page.locator('#step').press('ArrowLeft')
-        before = page.locator('#at').inner_text()
+        expect(page.locator('#at')).to_have_text('3 kimg', timeout=LIMIT)
         write_lines(runs / '00001-other' / 'stats.jsonl', [tick(number) for number in range(8)])
-        sync_api.expect(page.locator('.progress strong')).to_have_text('8 of 10 kimg', timeout=LIMIT)
-        assert page.locator('#at').inner_text() == before == '3 kimg'
+        expect(page.locator('.progress strong')).to_have_text('8 of 10 kimg', timeout=LIMIT)
+        expect(page.locator('.u-legend')).to_have_count(6, timeout=LIMIT)
+        expect(page.locator('#at')).to_have_text('3 kimg', timeout=LIMIT)

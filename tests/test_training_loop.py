@@ -200,8 +200,7 @@ def test_what_a_run_leaves_behind(tiny_data, tmp_path):
     assert names == ['fakes000000.016.png', 'fakes000000.032.png', 'fakes_init.png', 'machine.jsonl',
                      'metric-clipfid20_full.jsonl',
                      'network-snapshot-000000.016.safetensors', 'network-snapshot-000000.032.safetensors', 'reals.png',
-                     'report.html',
-                     'stats.jsonl', PREVIOUS_STATE_FILE, STATE_FILE]
+                     'report.html', 'stats.jsonl', PREVIOUS_STATE_FILE, STATE_FILE]
     stats = [json.loads(line) for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]
     assert len(stats) == 2 and stats[-1]['Progress/kimg']['mean'] == pytest.approx(0.032)
     wanted = {'Loss/G/loss', 'Loss/D/loss', 'Loss/KD/agkd_fake', 'Loss/KD/agkd_real', 'Loss/KD/cgkd_fake',

@@ -69,7 +69,8 @@ const charts = (() => {
     const all = panel.series.flatMap(series => [...(series.low || []), ...(series.high || [])]);
     const ends = all.filter(value => value !== null);
     return (u, low, high) =>
-      low === null ? [0, 1] : uPlot.rangeNum(Math.min(low, ...ends), Math.max(high, ...ends), 0.08, true);
+      low === null || (low === 0 && high === 0 && ends.length === 0) ? [0, 1]
+        : uPlot.rangeNum(Math.min(low, ...ends), Math.max(high, ...ends), 0.08, true);
   }
 
   function options(panel, width) {
