@@ -5,7 +5,22 @@ class UserError(Exception):
     """A mistake the user can mend: the message names the file or option, the value and the remedy.
 
     Programs end with it as one line and exit code 1 (see `user_errors`); it never shows a traceback.
+
+    Args:
+        where:   the whole message, or, with the other two, the file or option and its value.
+        problem: what is wrong.
+        remedy:  what to do about it.
+    Attributes:
+        fact:    the message without the remedy, for whoever knows a better one; the whole where it has no parts.
     """
+
+    def __init__(self, where, problem=None, remedy=None):
+        self.where, self.problem, self.remedy = where, problem, remedy
+        self.fact = where if problem is None else f'{where}: {problem}'
+        super().__init__(self.fact if remedy is None else f'{self.fact}; {remedy}')
+
+    def __reduce__(self):
+        return type(self), (self.where, self.problem, self.remedy)
 
 
 class UnusableFile(Exception):

@@ -118,7 +118,7 @@ def _open_like(dataset_kwargs: dict, where: str, resolution: int, c_dim: int, cl
         if c_dim == 0:
             raise
         open_reference(dataset_kwargs, remedy_side=resolution).close()          # raises what is not of labels
-        raise UserError(f'{where}: the network takes labels of {c_dim} dimensions; {str(err).rpartition("; ")[0]}; '
+        raise UserError(f'{where}: the network takes labels of {c_dim} dimensions; {err.fact}; '
                         f'use {_same_classes(class_names)}') from err
 
 

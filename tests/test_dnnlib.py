@@ -2,6 +2,7 @@ import errno
 import hashlib
 import os
 import pathlib
+import pickle
 
 import pytest
 import requests
@@ -174,3 +175,14 @@ def test_abandoned_downloads_are_removed(cache, monkeypatch):
     ('hf:user/repo@v1', 'hf:user/repo@v1'), ('/data/net#1?.pkl', '/data/net#1?.pkl'), ('ffhq256', 'ffhq256'), ('', '')])
 def test_addresses_as_they_may_be_published(text, want):
     assert files.public_address(text) == want
+
+
+def test_the_parts_of_a_message():
+    err = UserError('a.pt', 'is damaged', 'use another one')
+    assert str(err) == 'a.pt: is damaged; use another one'
+    assert (err.fact, err.remedy) == ('a.pt: is damaged', 'use another one')
+    whole = UserError('--batch=3: is odd; use 4')
+    assert str(whole) == whole.fact == '--batch=3: is odd; use 4' and whole.remedy is None
+    for error in (err, whole):
+        again = pickle.loads(pickle.dumps(error))           # they come from worker processes
+        assert (str(again), again.fact, again.remedy) == (str(error), error.fact, error.remedy)

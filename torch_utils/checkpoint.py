@@ -114,12 +114,11 @@ def load_info(path, kind):
     remedy = REMEDIES.get(kinds[0])
     metadata = _load_metadata(path, remedy)
     if metadata.get('format') not in [f'kdgan-{k}' for k in kinds]:
-        raise UserError(f'{path}: this is no {kinds[0]} of this project (format '
-                        f'{_short(repr(metadata.get("format")))}); use another file')
+        found = _short(repr(metadata.get('format')))
+        raise UserError(path, f'this is no {kinds[0]} of this project (format {found})', 'use another file')
     if metadata.get('version') != VERSION:
-        raise UserError(f'{path}: written by another version of the project (format '
-                        f'{_short(repr(metadata.get("version")))}, '
-                        f'this one reads {VERSION!r})')
+        found = _short(repr(metadata.get('version')))
+        raise UserError(path, f'written by another version of the project (format {found}, this one reads {VERSION!r})')
     try:
         info = json.loads(metadata['info'])
     except (KeyError, ValueError, RecursionError) as err:
@@ -137,7 +136,7 @@ def update_info(path, kind, change):
 
 def _load_metadata(path, remedy):
     if not os.path.isfile(path):
-        raise UserError(f'{path}: there is no such file')
+        raise UserError(path, 'there is no such file')
     try:
         with open(path, 'rb') as f:
             size = int.from_bytes(f.read(8), 'little')
@@ -151,7 +150,7 @@ def _load_metadata(path, remedy):
 
 def damaged(path, why, remedy=None):
     """The `UserError` that says that a file cannot be used."""
-    return UserError(f'{path}: the file is damaged or of another format ({_short(why)}); {remedy or "use another one"}')
+    return UserError(path, f'the file is damaged or of another format ({_short(why)})', remedy or 'use another one')
 
 
 def _short(text):

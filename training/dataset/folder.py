@@ -182,10 +182,9 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         missing = [name for name in names if name not in found.by_name]
         if missing:
             where = found.strays or found.file or 'there is no dataset.json, nor a folder per class'
-            raise DatasetError(f'{self.path}: {len(missing)} of {len(names)} images have no label ({some(missing, 3)}; '
-                               f'{where}); label all of '
-                               'them, or sort the originals into one folder per class and run dataset_tool.py, or '
-                               'leave out --cond')
+            raise DatasetError(self.path, f'{len(missing)} of {len(names)} images have no label ({some(missing, 3)}; '
+                               f'{where})', 'label all of them, or sort the originals into one folder per class and '
+                               'run dataset_tool.py, or leave out --cond')
         labels = np.array([found.by_name[name] for name in names])
         self.notes += found.notes + (empty_classes(labels, found.class_names) if labels.ndim == 1 else [])
         return labels.astype(np.int64 if labels.ndim == 1 else np.float32), found.class_names

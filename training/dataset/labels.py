@@ -70,13 +70,13 @@ def _read(files: ImageFiles, file: str) -> tuple[dict[str, Any], list[str] | Non
         listed, class_names = _numbered(listed, class_names)
         _check_labels(listed)
     except UNREADABLE as err:
-        raise DatasetError(f'{files.path}: {file} is not of the form {{"labels": [["name.png", 0], ...]}} or '
-                           f'{{"labels": null}} ({type(err).__name__}: {err}); correct it or remove it') from err
+        raise DatasetError(files.path, f'{file} is not of the form {{"labels": [["name.png", 0], ...]}} or '
+                           f'{{"labels": null}} ({type(err).__name__}: {err})', 'correct it or remove it') from err
     most = max((label for label in listed.values() if isinstance(label, int)), default=-1)
     if class_names is not None and most >= len(class_names):
-        raise DatasetError(f'{files.path}: {file} has labels up to {most}, which are {most + 1} classes, and '
-                           f'{len(class_names)} class_names ({some(class_names, 3)}); name all classes, in the order '
-                           'of their labels, or remove class_names')
+        raise DatasetError(files.path, f'{file} has labels up to {most}, which are {most + 1} classes, and '
+                           f'{len(class_names)} class_names ({some(class_names, 3)})',
+                           'name all classes, in the order of their labels, or remove class_names')
     return listed, class_names
 
 
