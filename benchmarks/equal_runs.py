@@ -36,7 +36,7 @@ METHODS = {
     'chain': ('--chain',),
     'insgen': ('--insgen', '--aug=ada'),
     'fakeclr': ('--fakeclr', '--aug=diffaug'),
-    'vision-aided': ('--vision-aided=demo',),
+    'vision-aided': ('--vision-aided=demo', '--vision-aided-warmup=0.02'),
     'two micro-batches': ('--batch-gpu=2',),
     'validation': ('--val-fraction=0.25', '--health=8'),
 }
