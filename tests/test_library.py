@@ -232,3 +232,14 @@ def test_the_names_that_the_documentation_lists():
         assert listed, module
         for name in listed:
             assert callable(dnnlib.util.get_obj_by_name(f'{module}.{name}')), f'{module}.{name}'
+
+
+def test_names_that_scripts_import_from_earlier_versions():
+    from torch_utils import safe_pickle
+    from torch_utils.pickles import reader
+    from training import legacy_pytorch, snapshots
+    from training.snapshots import files, pickle_pytorch
+    assert safe_pickle is reader and legacy_pytorch is pickle_pytorch
+    assert snapshots.load_networks is files.load_networks and snapshots.save_networks is files.save_networks
+    with pytest.raises(ImportError, match='other'):
+        from training import other  # noqa: F401
