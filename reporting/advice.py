@@ -2,6 +2,8 @@
 
 import statistics
 
+from dnnlib import metric_records as protocol
+
 from . import measured
 from .curves import column
 from .numbers import kimg, short
@@ -14,10 +16,11 @@ WORSE_IN_A_ROW = 3
 
 
 def give(run, finished: bool) -> list[dict]:
-    """[dict(level: 'act' | 'watch' | 'good' | 'next', title, text)], the most urgent first."""
+    """[dict(level: 'act' | 'watch' | 'good' | 'next', title, text)], the most urgent first; `commands` in backticks."""
     if not run.ticks:
         return _item('next', 'The run is young', 'No tick has ended yet. The first curves come with the first tick.')
-    rules = [_overfitting, _sure, _leaking, _copies, _repeats, _teacher, _skipped, _slower, _metric]
+    rules = [_overfitting, _sure, _leaking, _copies, _repeats, _teacher, _skipped, _metric]
+    rules += [] if finished else [_slower]
     found = [item for rule in rules for item in rule(run)]
     if not any(item['level'] in ('act', 'watch') for item in found):
         found += _item('good', 'Nothing stands out', 'No statistic is where docs/health.md says to worry.')
@@ -45,9 +48,9 @@ def _is_early(run):
 
 def _remedies(run):
     """What helps against overfitting, and is not in use."""
-    unused = [('--mirror=1', not run.part('training_set_kwargs').get('xflip')),
-              ('--aug=ada', not run.part('augment_kwargs')), ('--kd', 'kd' not in run.part('terms'))]
-    return ', '.join(['more data', *[option for option, missing in unused if missing], 'a larger --gamma'])
+    unused = [('`--mirror=1`', not run.part('training_set_kwargs').get('xflip')),
+              ('`--aug=ada`', not run.part('augment_kwargs')), ('`--kd`', 'kd' not in run.part('terms'))]
+    return ', '.join(['more data', *[option for option, missing in unused if missing], 'a larger `--gamma`'])
 
 
 def _overfitting(run):
@@ -55,7 +58,7 @@ def _overfitting(run):
     now = _now(run, 'Health/overfitting')
     if now is not None and now > OVERFITS and now - min(values) > RISE and not _is_early(run):
         text = (f'r_v is {now:.2f}: D takes held-out images for fakes (1) rather than for training images (0). '
-                f'It helps to have {_remedies(run)}, or an end with --early-stop.')
+                f'It helps to have {_remedies(run)}, or an end with `--early-stop`.')
         return _item('act', 'D overfits', text)
     return []
 
@@ -71,8 +74,8 @@ def _sure(run):
 def _leaking(run):
     now = _now(run, 'Progress/augment') if run.config.get('ada_target') is not None else None
     if now is not None and now > LEAKS:
-        text = (f'p is {now:.2f}. Look for rotated or discoloured fakes in the grid; more data, --kd or a weaker '
-                '--augpipe may help.')
+        text = (f'p is {now:.2f}. Look for rotated or discoloured fakes in the grid; more data, `--kd` or a weaker '
+                '`--augpipe` may help.')
         return _item('act', 'Augmentations may leak into the fakes', text)
     return []
 
@@ -81,7 +84,7 @@ def _copies(run):
     now = _now(run, 'Health/copies')
     if now is not None and now > NEAR:
         text = (f'{now:.0%} of the fakes are nearly a training image, where new photos would have about 5 %. '
-                'Look at them with generate.py neighbors before you publish any.')
+                'Look at them with `generate.py neighbors` before you publish any.')
         return _item('act', 'G copies training images', text)
     return []
 
@@ -100,7 +103,7 @@ def _teacher(run):
     found = []
     if share is not None and share > TEACHER_ONLY:
         text = (f'The gradient of the distillation is {share:.1f} times that of the adversarial loss. '
-                'Lower its weights, or use --kd-share.')
+                'Lower its weights, or use `--kd-share`.')
         found += _item('watch', 'D learns the teacher and little else', text)
     now = statistics.fmean(agreement[-LATEST:]) if agreement else None
     if agreement and max(agreement) - now > LOSES_VIEW:
@@ -113,16 +116,19 @@ def _teacher(run):
 def _skipped(run):
     shares = [_now(run, name) or 0 for name in run.ticks[-1] if name.startswith('Progress/skipped_steps/')]
     if max(shares, default=0) > 0.01:
-        text = (f'{max(shares):.0%} of the latest steps of a phase: a gradient was infinite or NaN. Try --fp32=1 '
-                'or a larger --gamma.')
+        text = (f'{max(shares):.0%} of the latest steps of a phase: a gradient was infinite or NaN. Try `--fp32=1` '
+                'or a larger `--gamma`.')
         return _item('act', 'Steps are being left out', text)
     return []
 
 
 def _slower(run):
     values = _values(run, 'Timing/sec_per_kimg')
-    if len(values) > 3 * LATEST and statistics.fmean(values[-LATEST:]) > SLOWER * statistics.median(values):
-        text = (f'{values[-1]:.3g} seconds per kimg now, {statistics.median(values):.3g} as a rule. '
+    if len(values) <= 3 * LATEST:
+        return []
+    now, usual = statistics.median(values[-LATEST:]), statistics.median(values)     # one slow tick is no trend
+    if now > SLOWER * usual:
+        text = (f'{now:.3g} seconds per kimg in the latest ticks, {usual:.3g} as a rule. '
                 'Other programs may be on the same cores or GPU.')
         return _item('watch', 'The training has become slower', text)
     return []
@@ -140,7 +146,7 @@ def _metric(run):
     best = group.best
     where = f'{group.metric} was best at {kimg(best["cur_nimg"])} ({short(best["value"])}, {best["snapshot"]})'
     if since >= WORSE_IN_A_ROW:
-        text = f'{where}, {since} evaluations ago. Use that snapshot; more training may not pay.'
+        text = f'{where}, {since} evaluations ago. {_what_to_use(run, group)} More training may not pay.'
         return _item('act', 'It has not got better lately', text)
     if since > 0:
         text = f'{where}. Whichever is best of many flatters a little.'
@@ -148,9 +154,18 @@ def _metric(run):
     return _item('good', 'The last snapshot is the best so far', f'{where}.')
 
 
+def _what_to_use(run, group):
+    if not run.snapshots or group.best['snapshot'] in run.snapshots:
+        return 'Use that snapshot.'
+    kept = protocol.best([record for record in group.records if record['snapshot'] in run.snapshots])
+    there = f'the best that is there is {kept["snapshot"]} ({short(kept["value"])})' if kept else 'none is measured'
+    return f'That snapshot is not in the folder any more; {there}. `--snapshot-keep=best=1` keeps the best.'
+
+
 def _next(run, finished):
     if not finished:
         return []
-    text = ('Look at the nearest training images (generate.py neighbors), measure with more images (calc_metrics.py), '
-            'sample (generate.py --grid=8x6), publish with its card (push_to_hub.py --dry-run).')
+    text = ('Look at the nearest training images (`generate.py neighbors`), measure with more images '
+            '(`calc_metrics.py`), sample (`generate.py --grid=8x6`), publish with its card '
+            '(`push_to_hub.py --dry-run`).')
     return _item('next', 'The run is complete', text)

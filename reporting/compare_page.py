@@ -1,6 +1,7 @@
 """Several runs on one page: curves over each other, values of equal protocol, options that differ, grids."""
 
 import os
+import re
 
 from dnnlib import UserError, files
 from dnnlib import metric_records as protocol
@@ -11,6 +12,7 @@ from .numbers import rounded
 
 PAGE_FILE = 'compare.html'
 MOST_RUNS = 8                   # as many as there are colours
+MOST_LISTED = 4                 # entries of a value
 MOST_POINTS = 400               # of a curve
 STATISTICS = {                  # those that are drawn, and how they are called
     'Loss/signs/real': 'r_t: mean sign of D on training images',
@@ -24,7 +26,9 @@ STATISTICS = {                  # those that are drawn, and how they are called
     'KD/gradient_share': 'Gradient of the distillation over the adversarial one',
     'Timing/sec_per_kimg': 'Seconds per kimg', 'Resources/cpu_mem_gb': 'Memory in GiB',
     'Resources/peak_gpu_mem_gb': 'Memory of the GPU in GiB'}
-UNTOLD = ('run_dir', 'options_given', 'report_kwargs', 'fp32_auto')         # entries that tell no runs apart
+# Entries that tell no runs apart, by themselves or because another one says the same.
+UNTOLD = re.compile(r'(run_dir|options_given|report_kwargs|found_out|fp32_auto|metric_kwargs)\b.*'
+                    r'|terms\.\w+\.(training_set_kwargs\..*|texts_origin|settings\.texts|seed)')
 
 
 def write(run_dirs: list[str], out: str = PAGE_FILE, assets: str | None = None) -> str:
@@ -83,7 +87,8 @@ def statistic_panels(runs, names) -> list[dict]:
         values = [[rounded(value) for value in curves.column(bins, statistic)] for bins in binned]
         xs, series = overlaid(list(zip(names, places, values, strict=True)))
         if series:
-            found.append(dict(title=title, note='', unit='', x=xs, series=series))
+            found.append(dict(title=title, note='', unit='', x=xs, series=series,
+                              log=statistic.startswith('Timing/') and curves.has_outliers(series)))
     return found
 
 
@@ -133,17 +138,32 @@ def _winner(groups):
 
 
 def option_rows(runs) -> list[tuple[str, list[str]]]:
-    """[(option, [value of each run])] where configurations differ."""
+    """[(option, [value of each run])] where configurations differ; '–' where a run has no such entry."""
     flats = [run_changes.flattened(run.config) for run in runs]
     keys = list(dict.fromkeys(key for flat in flats for key in flat))
-    told = [key for key in keys if key.partition('.')[0] not in UNTOLD]
-    rows = [(run_changes.option_name(key), [_text(flat.get(key)) for flat in flats]) for key in told
-            if len({_text(flat.get(key)) for flat in flats}) > 1]
-    return list({(name, tuple(values)): (name, values) for name, values in rows}.values())
+    rows = [(_option(key), [_value(key, flat) for flat in flats]) for key in keys if not UNTOLD.fullmatch(key)]
+    differ = lambda values: len({'off' if value == '–' else value for value in values}) > 1
+    return list({(name, tuple(values)): (name, values) for name, values in rows if differ(values)}.values())
+
+
+def _option(key):
+    """A method is a class among the terms of the loss."""
+    method = re.fullmatch(r'terms\.(\w+)\.class_name', key)
+    return f'method {method[1]}' if method else run_changes.option_name(key)
+
+
+def _value(key, flat):
+    if key not in flat:
+        return '–'
+    value = flat[key]
+    return value.rpartition('.')[2] if key.endswith('class_name') and isinstance(value, str) else _text(value)
 
 
 def _text(value):
     if value is None or value is False:
         return 'off'
-    text = ', '.join(map(str, value)) if isinstance(value, list) else 'on' if value is True else str(value)
+    if isinstance(value, list) and len(value) > MOST_LISTED:
+        text = f'{value[0]}, ... ({len(value)} in all)'
+    else:
+        text = ', '.join(map(str, value)) if isinstance(value, list) else 'on' if value is True else str(value)
     return text if len(text) <= 120 else f'{text[:117]}...'

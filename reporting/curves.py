@@ -2,10 +2,12 @@
 
 import math
 import re
+import statistics
 from typing import NamedTuple
 
 from .numbers import is_number, rounded
 
+OUTLIER = 8                     # times the median: a machine that was busy with something else
 MOST_POINTS = 800               # of a curve; of more ticks, several are averaged into one point
 
 
@@ -18,16 +20,21 @@ class Group(NamedTuple):
     unit: str = ''
 
 
+SECONDS = 's/kimg'
+ADVERSARIAL = '[GD]/(?:loss|reg)|r1_penalty|pl_penalty'
 GROUPS = [
     Group('Is D overfitting?', 'r_t: mean sign of D on training images. r_v: 0 = held-out images pass for training '
           'images, 1 = for fakes. p: how often images are augmented.',
-          'Loss/signs/real|Health/overfitting|Progress/augment',
-          {'Loss/signs/real': 'r_t', 'Health/overfitting': 'r_v', 'Progress/augment': 'p'}),
+          'Loss/signs/real|Health/overfitting|Progress/augment|Progress/apa_p',
+          {'Loss/signs/real': 'r_t', 'Health/overfitting': 'r_v', 'Progress/augment': 'p',
+           'Progress/apa_p': 'p of APA'}),
     Group('Copies and repeats', 'Shares of fakes that are nearly a training image, or nearly each other. New photos '
           'of the same kind would give about 0.05.', 'Health/(copies|repeats)'),
-    Group('Losses', 'Means over each tick.', r'Loss/(?!signs|scores)(.+)',
+    Group('Losses', 'Means over each tick.', f'Loss/({ADVERSARIAL})',
           {'G/loss': 'G', 'D/loss': 'D', 'G/reg': 'G regularisation', 'D/reg': 'R1, weighted', 'r1_penalty': 'R1',
            'pl_penalty': 'path length'}),
+    Group('Losses of the methods', 'Of distillation and others; means over each tick.',
+          f'Loss/(?!signs|scores|(?:{ADVERSARIAL})$)(.+)'),
     Group('Scores of D', 'Mean logits, over each tick; where images are held out, also by the same D at its end.',
           '(?:Loss|Health)/scores/(.+)'),
     Group('Agreement with the teacher', "Cosine of D's embedding and the teacher's.", 'KD/agreement_(.+)'),
@@ -38,14 +45,15 @@ GROUPS = [
           '((?:KD|CHAIN|LeCam|APA)/(?!agreement_|gradient_share|weight_factor).+)'),
     Group('Time', 'Seconds per thousand images: all of the training, and by phase.',
           'Timing/(sec_per_kimg|[GD](?:main|reg|both))',
-          {'sec_per_kimg': 'all'}, 's/kimg'),
+          {'sec_per_kimg': 'all'}, SECONDS),
     Group('Memory', 'Of the first process, and the most that its GPU had in use.', 'Resources/(.+)',
           {'cpu_mem_gb': 'memory', 'peak_gpu_mem_gb': 'GPU'}, 'GiB'),
 ]
 
 
 def panels(run) -> tuple[list[dict], int]:
-    """-> ([dict(title, note, unit, x: [kimg], series: [dict(label, name, y)])], ticks that a point is the mean of)."""
+    """-> ([dict(title, note, unit, x: [kimg], series: [dict(label, name, y)], log: whether its
+    scale is logarithmic at first)], ticks that a point is the mean of)."""
     bins = binned(run.ticks, MOST_POINTS)
     names = list(dict.fromkeys(name for tick in run.ticks for name in tick))
     x = [rounded_kimg(part[-1]['Progress/kimg']) for part in bins]
@@ -56,8 +64,15 @@ def panels(run) -> tuple[list[dict], int]:
                        y=[None if value is None else rounded(scale * value) for value in column(bins, name)])
                   for name, scale in scales.items() if scale is not None]
         if series:
-            found.append(dict(title=group.title, note=group.note, unit=group.unit, x=x, series=_distinct(series)))
+            found.append(dict(title=group.title, note=group.note, unit=group.unit, x=x, series=_distinct(series),
+                              log=group.unit == SECONDS and has_outliers(series)))
     return found, len(bins[0]) if bins else 1
+
+
+def has_outliers(series: list[dict]) -> bool:
+    """Whether a value is so far above the usual ones of its curve that these lie flat on a linear scale."""
+    found = [[value for value in entry['y'] if value is not None] for entry in series]
+    return any(max(values) > OUTLIER * statistics.median(values) > 0 for values in found if values)
 
 
 def label_of(group: Group, name: str) -> str | None:

@@ -1,12 +1,12 @@
 """What is trained on what, and how far it is: rows of names and values for the tables of a page."""
 
 import datetime
+import statistics
 
 from dnnlib.util import format_time
 from training.run import files as run_files
 
 from . import events
-from .curves import column
 from .numbers import is_number, short
 from .run_folder import as_table
 
@@ -88,8 +88,8 @@ def given(run) -> list[tuple[str, str]]:
 
 
 def _speed(run):
-    values = [value for value in column([run.ticks[-RECENT:]], 'Timing/sec_per_kimg') if value is not None]
-    return short(values[0]) if values else None
+    values = [tick['Timing/sec_per_kimg'] for tick in run.ticks[-RECENT:] if 'Timing/sec_per_kimg' in tick]
+    return short(statistics.median(values)) if values else None
 
 
 def _known(rows):

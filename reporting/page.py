@@ -79,8 +79,17 @@ class Linked:
 @functools.cache
 def _templates():
     loader = jinja2.FileSystemLoader(os.path.join(HERE, 'templates'))
-    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                              undefined=jinja2.StrictUndefined)
+    found = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                               undefined=jinja2.StrictUndefined)
+    found.filters['with_code'] = with_code
+    return found
+
+
+def with_code(text: str) -> markupsafe.Markup:
+    """What stands in backticks as code, which is not broken into lines; everything else as text."""
+    parts = [markupsafe.escape(part) if number % 2 == 0 else markupsafe.Markup('<code>{}</code>').format(part)
+             for number, part in enumerate(text.split('`'))]
+    return markupsafe.Markup('').join(parts)
 
 
 def render(template: str, how, data: dict, **values) -> str:

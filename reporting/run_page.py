@@ -61,10 +61,11 @@ def make(run: run_folder.Run, how, live: str | None = None) -> str:
         'run.html', how, data, live=live, name=run.name, head=head, advice=advice.give(run, head['finished']),
         frames=len(frames), last=frames[-1] if frames else None, left_out=len(run.frames) - len(frames),
         reals=_picture(how, 'reals.jpg', pictures.reals(run)), neighbors=_neighbors(run, how),
-        metrics=[measured.row(group) for group in groups.values()], metric_panels=metric_panels, panels=panels,
-        ticks_per_point=ticks_per_point, latest=_latest(panels), events=happened, given=facts.given(run),
-        tables=[('Data', facts.data(run)), ('Training', facts.training(run)), ('Teacher', facts.teacher(run)),
-                ('Machine', facts.machine(run))], config=json.dumps(run.config, indent=2))
+        metrics=[measured.row(group) for group in groups.values()], kept=run.snapshots, metric_panels=metric_panels,
+        panels=panels, ticks_per_point=ticks_per_point, latest=_latest(panels), events=happened,
+        tables=[('Options other than their defaults', facts.given(run)), ('Data', facts.data(run)),
+                ('Training', facts.training(run)), ('Teacher', facts.teacher(run)), ('Machine', facts.machine(run))],
+        config=json.dumps(run.config, indent=2))
 
 
 def _picture(how, name, jpeg):

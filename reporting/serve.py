@@ -17,6 +17,7 @@ from .numbers import with_interval
 HOST, PORT = '127.0.0.1', 8765
 MORE_PORTS = 20                 # that are tried where the first one is taken
 LOOK_EVERY = 10                 # seconds between two questions of a page whether something is new
+LOOK_BACK = 3                   # grids, for one that can be read: the last may be half written
 MOST_PICTURES = 1000            # that are kept for browsers, the latest ones
 TYPES = dict(html='text/html; charset=utf-8', css='text/css; charset=utf-8', js='text/javascript; charset=utf-8',
              txt='text/plain; charset=utf-8', jpg='image/jpeg')
@@ -113,7 +114,8 @@ class Site:
             run = self._read(folder)
         except UserError as err:
             return dict(row, head=None, picture=None, problem=str(err))
-        jpeg = pictures.sheet(run, run.frames[-1][1]) if run.frames else None
+        sheets = (pictures.sheet(run, name) for _, name in reversed(run.frames[-LOOK_BACK:]))
+        jpeg = next((sheet for sheet in sheets if sheet is not None), None)
         group = next(iter(measured.by_protocol(run.metrics).values()), None)
         return dict(row, head=facts.progress(run), picture=None if jpeg is None else self.served.picture('', jpeg),
                     metric=None if group is None else f'{group.metric} {with_interval(group.last)}')

@@ -105,7 +105,8 @@ def test_curves_have_the_points_of_the_run(open_page, address):
     page = open_page(address)
     curves = page.evaluate('charts.made.map(entry => [entry.panel.title, entry.plot.data])')
     titles = [title for title, _ in curves]
-    assert titles == ['fid5k_full', 'Is D overfitting?', 'Copies and repeats', 'Losses', 'Time', 'Memory']
+    assert titles == ['fid5k_full', 'Is D overfitting?', 'Copies and repeats', 'Losses', 'Losses of the methods', 'Time',
+                      'Memory']
     assert dict(curves)['fid5k_full'] == [[1, 2, 3], [30, 20, 25]]
     x, g, *_ = dict(curves)['Losses']
     assert x == list(range(1, 11)) and g == [1 + i / 10 for i in range(10)]
@@ -166,7 +167,7 @@ def test_a_page_is_legible(width, scheme, open_page, address):
 def test_hostile_names_are_text(open_page, address):
     page = open_page(address)
     assert page.locator('h1').inner_text() == HOSTILE and page.title() == HOSTILE
-    assert page.locator('.u-legend').nth(3).inner_text().count(HOSTILE) == 1
+    assert page.locator('.u-legend').nth(4).inner_text().count(HOSTILE) == 1
     assert (
         page.evaluate("document.querySelectorAll('script').length") == 2
         and page.evaluate("document.querySelector('img[src=x]')") is None
@@ -193,6 +194,16 @@ def test_files_beside_a_page(runs, tmp_path, open_page):
     )
     page.locator('#step').press('Home')
     sync_api.expect(page.locator('#fakes-0')).to_have_attribute('src', 'some%20assets/fakes_init.jpg', timeout=LIMIT)
+
+
+@pytest.mark.parametrize('width', [390, 1180])
+def test_the_list_of_runs_is_legible(width, runs, open_page):
+    """Names and progress have the width of the page, less a tick box and, where there is room, a picture."""
+    with serving(runs) as server:
+        page = open_page(server.address, width)
+        assert page.evaluate('document.documentElement.scrollWidth') <= width
+        widths = page.evaluate("[...document.querySelectorAll('.runs progress')].map(part => part.clientWidth)")
+        assert len(widths) == 2 and min(widths) > width * 0.6
 
 
 def test_pages_of_the_server_follow_the_run(runs, open_page, monkeypatch):

@@ -345,7 +345,39 @@ def test_advice_names_only_what_is_not_in_use(tmp_path):
     )
     write_lines(folder / 'stats.jsonl', [tick(i, **{'Loss/signs/real': 0.95}) for i in range(3)])
     item, = [item for item in advice.give(run_folder.read(str(folder)), False) if item['level'] == 'watch']
-    assert item['text'] == 'r_t is 0.95. It helps to have more data, --kd, a larger --gamma.'
+    assert item['text'] == 'r_t is 0.95. It helps to have more data, `--kd`, a larger `--gamma`.'
+
+
+def test_advice_names_the_snapshot_that_is_there(tmp_path):
+    """The best one, of 2 kimg, has been deleted; of those that are left, that of 3 kimg is better than that of 5."""
+    folder = make_run(tmp_path / 'run', values=[30.0, 20.0, 21.0, 22.0, 23.0])
+    text = lambda: next(item['text'] for item in advice.give(run_folder.read(str(folder)), False)
+                        if item['title'] == 'It has not got better lately')
+    assert 'Use that snapshot.' in text()                           # nothing is known of the files: the run was moved
+    for kimg in (3, 5):
+        (folder / f'network-snapshot-{kimg:06d}.safetensors').write_bytes(b'')
+    assert 'not in the folder any more; the best that is there is network-snapshot-000003.safetensors (21)' in text()
+    found = read_page(run_page.write(str(folder)))
+    assert 'network-snapshot-000002.safetensors (not in the folder)' in found.text
+    (folder / 'network-snapshot-000002.safetensors').write_bytes(b'')
+    assert 'Use that snapshot.' in text() and '(not in the folder)' not in read_page(run_page.write(str(folder))).text
+
+
+def test_one_slow_tick_is_no_trend(tmp_path):
+    """Neither in the advice nor in the speed of the table; its curve begins with a scale that shows the others."""
+    folder = make_run(tmp_path / 'run', values=[])
+    write_lines(folder / 'stats.jsonl', [tick(i, **{'Timing/sec_per_kimg': 300.0 if i == 9 else 3.0})
+                                         for i in range(10)])
+    run = run_folder.read(str(folder))
+    assert said(folder) == {'Nothing stands out': 'good'} and dict(facts.machine(run))['seconds per kimg'] == '3'
+    assert {panel['title']: panel['log'] for panel in curves.panels(run)[0]} == {
+        'Is D overfitting?': False, 'Copies and repeats': False, 'Losses': False, 'Time': True, 'Memory': False}
+    write_lines(folder / 'stats.jsonl', [tick(i, **{'Timing/sec_per_kimg': 6.0 if i > 6 else 3.0}) for i in range(10)])
+    assert 'The training has become slower' not in said(folder, finished=True)
+
+
+def test_commands_in_sentences():
+    assert page.with_code('a `<b> --x` & c') == 'a <code>&lt;b&gt; --x</code> &amp; c'
 
 
 def test_events_stand_where_they_happened(tmp_path):
@@ -387,6 +419,10 @@ def test_groups_of_curves_name_each_statistic_once():
         'Loss/scores/fake',
         'Loss/G/loss',
         'Loss/agkd_real',
+        'Loss/KD/agkd_real',
+        'Loss/D/reg',
+        'Loss/r1_penalty',
+        'Progress/apa_p',
         'Health/copies',
         'Health/overfitting',
         'KD/agreement_real',
@@ -436,6 +472,18 @@ def test_a_comparison_shows_what_differs(tmp_path):
         (series['label'], series['y'], series['colour']) for series in loss['series']
     ] == [('run', [1, 1.1, 1.2, None, None], 0), ('run (2)', [1, 1.1, 1.2, 1.3, 1.4], 1)]
     assert [[frame['kimg'] for frame in part['frames']] for part in found.data['sets']] == [[0, 1, 2, 3, 4], [0, 1, 2]]
+
+
+def test_options_of_a_method_that_only_one_run_has(tmp_path):
+    """What the method repeats of the data and the seed is not listed again."""
+    data = dict(class_name='a.Data', path='x.zip')
+    kd = dict(class_name='kd_plugin.loss.Distillation', methods=['agkd'], texts=list('abcdef'), texts_origin='x', seed=0,
+              training_set_kwargs=data, settings=dict(weight_agkd=0.5, decay=None, texts='auto'))
+    runs = [run_folder.read(str(make_run(tmp_path / name, terms=terms)))
+            for name, terms in [('a', dict(kd=kd)), ('b', {})]]
+    assert compare_page.option_rows(runs) == [
+        ('method kd', ['Distillation', '–']), ('--kd', ['agkd', '–']), ('--kd-texts', ['a, ... (6 in all)', '–']),
+        ('--kd-weight-agkd', ['0.5', '–'])]
 
 
 def test_higher_is_better_where_the_record_says_so(tmp_path):

@@ -149,6 +149,18 @@ def test_only_pages_of_this_address_are_answered(folder):
         assert server.server_address[0] == '127.0.0.1'
 
 
+def test_the_list_shows_the_last_grid_that_can_be_read(folder):
+    with serving(folder) as server:
+        whole = re.findall(r'/picture/\w+\.jpg', get(server, '/')[2])
+        assert len(whole) == 2
+        run = folder / '00000-a & b'
+        (run / 'fakes000004.png').write_bytes((run / 'fakes000004.png').read_bytes()[:40])
+        now = re.findall(r'/picture/\w+\.jpg', get(server, '/')[2])
+        assert now[0] == whole[0] and len(now) == 2
+        shown = re.findall(r'/picture/\w+\.jpg', get(server, '/run/00000-a%20%26%20b')[2])
+        assert now[1] in shown and whole[1] not in shown
+
+
 def test_pages_learn_that_something_is_new(folder):
     run = folder / '00001-<i>'
     with serving(folder) as server:

@@ -73,9 +73,12 @@ const charts = (() => {
         : uPlot.rangeNum(Math.min(low, ...ends), Math.max(high, ...ends), 0.08, true);
   }
 
+  const isPower = value => value > 0 && Math.abs(Math.log10(value) - Math.round(Math.log10(value))) < 1e-9;
+
   function options(panel, width) {
+    const powers = (u, values) => values.map(value => !panel.log || isPower(value) ? value : null);
     const axis = {
-      stroke: () => css('--soft'), grid: {stroke: () => css('--line'), width: 1}, ticks: {show: false},
+      stroke: () => css('--soft'), grid: {stroke: () => css('--line'), width: 1, filter: powers}, ticks: {show: false},
       font: '12px system-ui, sans-serif',
     };
     const labels = (u, values) => values.map(value => value === null ? '' : number(value));
