@@ -1,10 +1,11 @@
 """Finds latents whose image looks like a given picture: the projection of StyleGAN2 (Karras et al., CVPR 2020, appendix
 D)."""
 
-import hashlib
 import math
 
 import torch
+
+from torch_utils.seeds import seed_of
 
 F = torch.nn.functional
 
@@ -172,5 +173,4 @@ def _normalize(noise):
 
 def _normal(shape, *key):
     """Normal random numbers that depend on `key` alone: not on the device, nor on what was drawn before."""
-    digest = hashlib.sha256('/'.join(str(part) for part in key).encode()).digest()
-    return torch.randn(shape, generator=torch.Generator().manual_seed(int.from_bytes(digest[:8], 'little') >> 1))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed_of(*key)))

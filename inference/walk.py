@@ -1,12 +1,11 @@
 """Walks through the latent space: from keyframe to keyframe, one image per frame, several walks side by side."""
 
-import hashlib
-
 import numpy as np
 import torch
 
 from dnnlib import UserError
 from torch_utils import image_grid, misc
+from torch_utils.seeds import number_of
 from training.networks.architectures import abilities_of
 
 from . import latents as sampling
@@ -85,7 +84,7 @@ def truncation_track(values, num_frames, loop):
 
 def noise_seed(seed, frame):
     """32 bits, all that the CPU's generator looks at."""
-    return int.from_bytes(hashlib.sha256(f'{seed}/{frame}'.encode()).digest()[:4], 'little')
+    return number_of(seed, frame, num_bytes=4)
 
 
 class WalkFrames:

@@ -8,14 +8,6 @@ from dnnlib import UserError
 from torch_utils import checkpoint, distributed, misc, training_stats
 
 
-def test_the_seed_of_a_step_depends_on_all_that_it_should():
-    """Seed, process, images seen: each combination has its own, and they do not run into each other."""
-    steps = [(seed, rank, nimg) for seed in (0, 1, 11) for rank in (0, 1, 10) for nimg in (0, 8, 80)]
-    seeds = {misc.step_seed(*step) for step in steps}
-    assert len(seeds) == len(steps) and all(0 <= seed < 2 ** 63 for seed in seeds)
-    assert misc.step_seed(1, 0, 8) == misc.step_seed(1, 0, 8)
-
-
 @pytest.fixture(autouse=True)
 def fresh_statistics(monkeypatch):
     monkeypatch.setattr(training_stats, '_moments', {})

@@ -1,9 +1,8 @@
-"""Small helpers: seeds, images for saving, memory, worker processes, tensors of modules."""
+"""Small helpers: images for saving, memory, worker processes, tensors of modules."""
 
 import contextlib
 import ctypes
 import functools
-import hashlib
 import re
 import signal
 import threading
@@ -98,12 +97,6 @@ def out_of_memory(err):
 def one_line(err):
     """The beginning of an exception's text, for a message."""
     return ' '.join(str(err).split())[:200]
-
-
-def step_seed(seed, rank, cur_nimg):
-    """Seed of an iteration's random numbers: a resumed run repeats what an uninterrupted one draws."""
-    digest = hashlib.sha256(f'{seed}/{rank}/{cur_nimg}'.encode()).digest()
-    return int.from_bytes(digest[:8], 'little') >> 1
 
 
 # ---------------------------------------------------------------------------

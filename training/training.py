@@ -7,6 +7,7 @@ import torch
 
 import dnnlib
 from torch_utils import distributed, misc
+from torch_utils.seeds import step_seed
 
 from .augment.ada import AdaptiveProbability, LinearProbability, set_probability
 from .dataset.real_images import RealImages
@@ -118,7 +119,7 @@ class Training:
         """One iteration: all phases that are due. -> those phases, in order; `Phase.skipped` says which were left
         out."""
         c = self.config
-        torch.manual_seed(misc.step_seed(c.random_seed, self.rank, self.cur_nimg))
+        torch.manual_seed(step_seed(c.random_seed, self.rank, self.cur_nimg))
         reals = self.reals.batch(self.cur_nimg)
         self.loss.start_step(self.cur_nimg)
         due = []

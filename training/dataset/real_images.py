@@ -1,6 +1,5 @@
 """An endless source of real images whose order depends on nothing but the seed and the number of images seen."""
 
-import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ import tqdm
 
 from dnnlib import UserError
 from torch_utils import misc
+from torch_utils.seeds import random_state
 
 CHUNK = 256                                         # images that the host holds while it fills the device's memory
 LARGE = 1000                                        # images of a data set that takes a while to read
@@ -54,9 +54,7 @@ class ImageOrder:
     def permutation(self, epoch: int) -> np.ndarray:
         """int64 [n], the order of pass number `epoch`; the last one asked for is kept."""
         if epoch != self._epoch:
-            digest = hashlib.sha256(f'{self.seed}/{epoch}'.encode()).digest()
-            random = np.random.RandomState(np.frombuffer(digest, '<u4'))
-            self._epoch, self._permutation = epoch, random.permutation(self.num_items)
+            self._epoch, self._permutation = epoch, random_state(self.seed, epoch).permutation(self.num_items)
         return self._permutation
 
     def items(self, start: int, count: int) -> np.ndarray:
