@@ -5,6 +5,7 @@ import math
 
 import torch
 
+from torch_utils.images import to_float
 from torch_utils.seeds import seed_of
 
 F = torch.nn.functional
@@ -87,7 +88,7 @@ class Projection:
     def __init__(self, G, targets, features, c=None, space='w', num_steps=1000, seed=0, pixel_weight=0.0):
         self.G, self.features, self.num_steps, self.seed, self.pixel_weight = G, features, num_steps, seed, pixel_weight
         self.device = next(G.parameters()).device
-        self.targets = targets.to(self.device, torch.float32) / 127.5 - 1
+        self.targets = to_float(targets.to(self.device))
         with torch.no_grad():
             self.target_features = features(self.targets)
         n = len(targets)

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from dnnlib import UserError
-from torch_utils import image_grid, misc
+from torch_utils import image_grid
+from torch_utils.images import to_uint8
 from torch_utils.seeds import number_of
 from training.networks.architectures import abilities_of
 
@@ -135,7 +136,7 @@ class WalkFrames:
 
     @torch.no_grad()
     def _synthesize(self, ws):
-        return torch.cat([misc.to_uint8(self.G.synthesis(part, noise_mode=self.noise_mode)).cpu()
+        return torch.cat([to_uint8(self.G.synthesis(part, noise_mode=self.noise_mode)).cpu()
                           for part in ws.split(self.batch)])
 
     def _picture(self, img_uint8):

@@ -21,9 +21,10 @@ import numpy as np
 import torch
 import tqdm
 
-from torch_utils import cpu_threads, misc
+from torch_utils import cpu_threads
 from torch_utils.devices import torch_device
 from torch_utils.image_grid import save_image
+from torch_utils.images import to_float, to_uint8
 from training import model_files
 from training.dataset import DatasetError, ImageFolderDataset
 from training.dataset import demo as demo_data
@@ -91,7 +92,7 @@ def generate(network, dataset, labels, seed, device, batch):
     z = torch.randn([len(labels), G.z_dim], generator=torch.Generator().manual_seed(seed))
     c = torch.from_numpy(labels[:, :G.c_dim])
     batches = zip(z.split(batch), c.split(batch), strict=True)
-    return torch.cat([misc.to_uint8(G(zs.to(device), cs.to(device), noise_mode='const')).cpu() for zs, cs in batches])
+    return torch.cat([to_uint8(G(zs.to(device), cs.to(device), noise_mode='const')).cpu() for zs, cs in batches])
 
 
 @torch.no_grad()
@@ -100,15 +101,11 @@ def encode(teacher, images, batch, title):
     start is slow."""
     device = teacher.mean.device
     parts = images.split(batch)
-    teacher.encode_image(_to_float(parts[0], device)).cpu()
+    teacher.encode_image(to_float(parts[0].to(device))).cpu()
     feats, start = [], time.perf_counter()
     for part in tqdm.tqdm(parts, desc=title, unit='batch', leave=False, disable=None):
-        feats.append(teacher.encode_image(_to_float(part, device)).cpu())           # to the CPU: waits for the device
+        feats.append(teacher.encode_image(to_float(part.to(device))).cpu())           # to the CPU: waits for the device
     return torch.cat(feats), len(images) / (time.perf_counter() - start)
-
-
-def _to_float(part, device):
-    return part.to(device).to(torch.float32) / 127.5 - 1
 
 
 def probe(name, teacher, material, seed, batch):

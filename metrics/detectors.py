@@ -10,6 +10,7 @@ import torch
 import dnnlib
 from dnnlib import UserError, files
 from torch_utils import distributed
+from torch_utils.images import to_float
 
 # The network of the first FID code ("TF 2015"), as TorchScript; it resizes to 299x299 inside, the way TensorFlow 1 did.
 INCEPTION_URL = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt'
@@ -176,4 +177,4 @@ def load_teacher_detector(device, teacher_kwargs: dict) -> Detector:
     size = teacher.preprocess.size
     return Detector(teacher.identity, f'{teacher.identity} {teacher.precision}', teacher.dim,
                     f'bicubic with antialiasing to {size}x{size}',
-                    lambda img: teacher.encode_image(img.to(torch.float32) / 127.5 - 1))
+                    lambda img: teacher.encode_image(to_float(img)))

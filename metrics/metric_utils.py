@@ -13,6 +13,7 @@ import torch
 import dnnlib
 from dnnlib import UserError, files
 from torch_utils import distributed, misc
+from torch_utils.images import to_uint8
 
 from . import draws
 from .detectors import Detector
@@ -205,7 +206,7 @@ def collect_generated(opts: MetricOptions, requests: dict[Any, Request]) -> dict
     for items in draws.batches(opts, num_items, opts.batch_size, 'Features of generated images'):
         img = generate_batch(opts, items)
         finite = img.isfinite().flatten(1).all(dim=1, keepdim=True)
-        features = _detect(misc.to_uint8(img), finite, items.start, requests.values())
+        features = _detect(to_uint8(img), finite, items.start, requests.values())
         for key, request in requests.items():
             if items.start < request.max_items:
                 stats[key].append_torch(features[request.detector.identity][:request.max_items - items.start])

@@ -9,6 +9,7 @@ import torch
 
 from dnnlib import UserError
 from torch_utils import checkpoint, image_grid, misc, training_stats
+from torch_utils.images import to_uint8
 from training import networks
 from training.augment.ada import AdaptiveProbability, set_probability
 from training.ema import WeightAverage
@@ -246,7 +247,7 @@ def test_precision_suits_the_device(half_dtype, device, num, monkeypatch):
 
 def test_quantisation_rounds_and_clips():
     x = torch.tensor([-2.0, -1.0, -1 + 0.6 / 127.5, 0.0, 1.0, 2.0]).reshape(1, 1, 1, 6)
-    assert misc.to_uint8(x).flatten().tolist() == [0, 0, 1, 128, 255, 255]        # (x + 1) * 127.5 + 0.5, cut
+    assert to_uint8(x).flatten().tolist() == [0, 0, 1, 128, 255, 255]        # (x + 1) * 127.5 + 0.5, cut
 
 
 def test_grid_layout():

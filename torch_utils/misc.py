@@ -35,11 +35,6 @@ class ShapesOnly(torch.overrides.TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def to_uint8(img):
-    """Images in [-1, 1] -> uint8, rounded and clipped: how they are saved, and how every metric sees them."""
-    return (img.to(torch.float32) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
-
-
 def keep_freed_memory():
     """Makes the C library keep freed memory for the next tensor instead of giving it back: on a CPU, fresh pages for
     every tensor above 32 MB cost several times the arithmetic on them (benchmarks/ops_cpu.py). Does nothing where there

@@ -9,6 +9,7 @@ import tqdm
 
 from dnnlib import UserError
 from torch_utils import misc
+from torch_utils.images import to_float
 from torch_utils.seeds import random_state
 
 CHUNK = 256                                         # images that the host holds while it fills the device's memory
@@ -115,7 +116,7 @@ class RealImages:
             raise item
         self._stream_nimg = cur_nimg + self.stride
         img, c, idx = item
-        return RealBatch(_to_float(self._move(img)), self._move(c), self._move(idx))
+        return RealBatch(to_float(self._move(img)), self._move(c), self._move(idx))
 
     def _next(self, cur_nimg: int, again: bool = True):
         """The next item of the stream. Where a worker died, the workers are started once more: a signal to all
@@ -158,7 +159,7 @@ class RealImages:
         if self.dataset.xflip:
             mirrored = (idx >= self.dataset.num_images).view(-1, 1, 1, 1)
             img = torch.where(mirrored, img.flip(3), img)
-        return RealBatch(_to_float(img), self.labels[raw_idx], idx)
+        return RealBatch(to_float(img), self.labels[raw_idx], idx)
 
     def _loader(self, cur_nimg: int) -> torch.utils.data.DataLoader:
         return torch.utils.data.DataLoader(
@@ -211,10 +212,6 @@ def _collate(items: list):
             return item
     imgs, labels, idxs = zip(*items, strict=True)
     return torch.from_numpy(np.stack(imgs)), torch.from_numpy(np.stack(labels)), torch.tensor(idxs)
-
-
-def _to_float(img_uint8: torch.Tensor) -> torch.Tensor:
-    return img_uint8.to(torch.float32).div_(127.5).sub_(1)
 
 
 def _default_limit_gb(device: torch.device) -> float:

@@ -1,0 +1,22 @@
+"""Images between [-1, 1] and 0..255."""
+
+import numpy as np
+import torch
+
+from torch_utils.images import to_float, to_uint8
+
+BYTES = torch.arange(256, dtype=torch.uint8)
+
+
+def test_bytes_become_the_numbers_of_the_formula_and_bytes_again():
+    want = np.arange(256).astype(np.float32) / np.float32(127.5) - np.float32(1)
+    assert to_float(BYTES).dtype == torch.float32 and (to_float(BYTES).numpy() == want).all()
+    assert to_float(BYTES, torch.float64).tolist() == [i / 127.5 - 1 for i in range(256)]
+    assert torch.equal(to_uint8(to_float(BYTES)), BYTES)
+
+
+def test_what_is_a_float_already_stays_as_it_is():
+    img = torch.tensor([0.0, 51.0, 255.0], requires_grad=True)
+    scaled = to_float(img)
+    assert img.tolist() == [0, 51, 255] and scaled.tolist() == [-1, np.float32(51) / np.float32(127.5) - 1, 1]
+    assert torch.autograd.grad(scaled.sum(), img)[0].tolist() == [np.float32(1 / 127.5)] * 3
