@@ -13,8 +13,8 @@ from inference.options import SETTINGS
 from inference.trained_on import metric_set, training_set
 from kd_plugin.options import DEFAULT_TEACHER
 from metrics import compare, metric_main, metric_utils
-from torch_utils import cpu_threads, distributed, misc
-from torch_utils.devices import torch_device
+from torch_utils import cpu_threads, distributed
+from torch_utils.devices import keep_freed_memory, torch_device
 from training import model_files
 from training.dataset import demo as demo_data
 from training.dataset.folder import held_out_kwargs
@@ -107,7 +107,7 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
                                                 option='--teacher'),
                                            vgg16=vgg16, alexnet=alexnet, lpips_heads=lpips_heads)
     if device.type == 'cpu':
-        misc.keep_freed_memory()
+        keep_freed_memory()
     metric_main.calc_and_report(outdir, model_files.address_of(network), info['training'].get('cur_nimg'),
                                 metrics=names, G=G,
                                 dataset_kwargs=data_kwargs, device=device, detector=detectors, seed=seed,

@@ -26,8 +26,8 @@ from inference.options import SETTINGS, device_option, network_option
 from inference.projection import SPACES, W_SAMPLES, Projection
 from kd_plugin.teacher import load_teacher
 from metrics.lpips import load_vgg16_lpips
-from torch_utils import cpu_threads, misc
-from torch_utils.devices import torch_device
+from torch_utils import cpu_threads
+from torch_utils.devices import keep_freed_memory, torch_device
 from training import model_files
 from training.networks.architectures import abilities_of, require
 
@@ -183,7 +183,7 @@ def project(network, target, outdir, space, class_text, num_steps, seed, percept
     first, state, threads = projection_files.load_state(outdir, settings)
     cpu_threads.settle(device, threads)
     if device == 'cpu':
-        misc.keep_freed_memory()
+        keep_freed_memory()
     with stop_requests() as should_stop:
         for start in range(first, len(targets), batch):
             part = targets[start:start + batch]

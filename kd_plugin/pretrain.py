@@ -21,8 +21,8 @@ import torch
 import tqdm
 
 from dnnlib.commands import FiniteRange
-from torch_utils import checkpoint, cpu_threads, misc
-from torch_utils.devices import torch_device
+from torch_utils import checkpoint, cpu_threads
+from torch_utils.devices import keep_freed_memory, torch_device
 from torch_utils.stop_request import StopRequest
 
 from .pretraining.data import CaptionedImages, DemoFaces
@@ -256,7 +256,7 @@ def main(**opts):
     """
     with user_errors():
         if torch_device(opts['device']) == 'cpu':
-            misc.keep_freed_memory()
+            keep_freed_memory()
         pretrain(**opts)
 
 

@@ -12,7 +12,7 @@ import torch
 
 import dnnlib
 from dnnlib import UserError, files
-from torch_utils import distributed, misc
+from torch_utils import distributed, workers
 from torch_utils.images import to_uint8
 
 from . import draws
@@ -245,36 +245,15 @@ def _generate(opts: MetricOptions, items: range, same_class: bool) -> torch.Tens
         return opts.G(z, c, noise_mode=NOISE_MODE, **draws.truncation(opts))[:len(items)]
 
 
-class _Images(torch.utils.data.Dataset):
-    """Some items of a data set, without labels; or the `UserError` itself, which would lose its one line in being
-    raised across processes."""
-
-    def __init__(self, dataset, items):
-        self.dataset, self.items = dataset, items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, i: int) -> torch.Tensor | UserError:
-        try:
-            return torch.from_numpy(self.dataset[self.items[i]][0])
-        except UserError as err:
-            return err
-
-
-def _collate(images: list) -> torch.Tensor | UserError:
-    return next((img for img in images if isinstance(img, UserError)), None) or torch.stack(images)
-
-
 def _dataset_batches(opts: MetricOptions, items: range) -> Iterator[torch.Tensor]:
     """uint8 [N, C, H, W] on the device."""
-    loader = torch.utils.data.DataLoader(
-        _Images(opts.reference, items), opts.batch_size, num_workers=opts.num_workers, collate_fn=_collate,
-        pin_memory=torch.device(opts.device).type == 'cuda', worker_init_fn=misc.loader_signals,
-        # Or else each start of the workers would draw from torch's global generator
-        generator=torch.Generator(),
-    )
-    for img in loader:
+    for img in workers.loader(opts.reference, _join, opts.device, opts.num_workers, batch_size=opts.batch_size,
+                              sampler=items):
         if isinstance(img, UserError):
             raise img
         yield draws.to_device(img, opts.device)
+
+
+def _join(items: list) -> torch.Tensor:
+    """Without the labels."""
+    return torch.stack([torch.from_numpy(item[0]) for item in items])

@@ -5,7 +5,8 @@ import torch
 from processes import run_processes
 
 from dnnlib import UserError
-from torch_utils import checkpoint, distributed, misc, training_stats
+from torch_utils import checkpoint, distributed, training_stats
+from torch_utils.devices import cpu_has_bfloat16
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +129,7 @@ def test_copy_matching_takes_what_fits():
 def test_bfloat16_is_what_the_processor_says(tmp_path, text, has):
     if text is not None:
         (tmp_path / 'cpuinfo').write_text(f'processor : 0\n{text}bugs :\n')
-    assert misc.cpu_has_bfloat16(str(tmp_path / 'cpuinfo')) is has
+    assert cpu_has_bfloat16(str(tmp_path / 'cpuinfo')) is has
 
 
 def test_a_single_process_needs_no_group():

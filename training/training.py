@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 
 import dnnlib
-from torch_utils import distributed, misc
+from torch_utils import distributed
+from torch_utils.devices import keep_freed_memory
 from torch_utils.seeds import step_seed
 
 from .augment.ada import AdaptiveProbability, LinearProbability, set_probability
@@ -61,7 +62,7 @@ class Training:
         torch.backends.cuda.matmul.allow_tf32 = self.config.allow_tf32
         torch.backends.cudnn.allow_tf32 = self.config.conv_tf32
         if self.device.type == 'cpu':
-            misc.keep_freed_memory()
+            keep_freed_memory()
 
     def _load_data(self):
         c = self.config

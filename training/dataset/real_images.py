@@ -8,7 +8,7 @@ import torch
 import tqdm
 
 from dnnlib import UserError
-from torch_utils import misc
+from torch_utils import workers
 from torch_utils.images import to_float
 from torch_utils.seeds import random_state
 
@@ -124,7 +124,7 @@ class RealImages:
         if cur_nimg != self._stream_nimg:
             self._items.reading.fill_(-1)
             self._stream = iter(self._loader(cur_nimg))
-            misc.errors_in_their_place()
+            workers.errors_in_their_place()
         try:
             return next(self._stream)
         except (RuntimeError, OSError,
@@ -162,13 +162,8 @@ class RealImages:
         return RealBatch(to_float(img), self.labels[raw_idx], idx)
 
     def _loader(self, cur_nimg: int) -> torch.utils.data.DataLoader:
-        return torch.utils.data.DataLoader(
-            self._items, batch_sampler=_Steps(self.order, cur_nimg + self.offset, self.batch_size, self.stride),
-            num_workers=self.num_workers, collate_fn=_collate, pin_memory=self.device.type == 'cuda',
-            worker_init_fn=misc.loader_signals,
-            # Or else each start of the workers would draw from torch's global generator
-            generator=torch.Generator(),
-        )
+        steps = _Steps(self.order, cur_nimg + self.offset, self.batch_size, self.stride)
+        return workers.loader(self._items, _join, self.device, self.num_workers, batch_sampler=steps)
 
 
 class _Steps:
@@ -185,10 +180,7 @@ class _Steps:
 
 
 class _Items(torch.utils.data.Dataset):
-    """(image, label, index), or the `UserError` itself, which would lose its one line in being raised across processes.
-
-    `reading` holds, for each worker, the item that it is reading, else -1.
-    """
+    """(image, label, index). `reading` holds, for each worker, the item that it is reading, else -1."""
 
     def __init__(self, dataset, num_workers: int):
         self.dataset = dataset
@@ -200,16 +192,11 @@ class _Items(torch.utils.data.Dataset):
         self.reading[number] = idx
         try:
             return *self.dataset[idx], idx
-        except UserError as err:
-            return err
         finally:
             self.reading[number] = -1
 
 
-def _collate(items: list):
-    for item in items:
-        if isinstance(item, UserError):
-            return item
+def _join(items: list) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     imgs, labels, idxs = zip(*items, strict=True)
     return torch.from_numpy(np.stack(imgs)), torch.from_numpy(np.stack(labels)), torch.tensor(idxs)
 

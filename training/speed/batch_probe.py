@@ -8,6 +8,7 @@ import torch
 
 from dnnlib import UserError
 from torch_utils import distributed, misc
+from torch_utils.devices import out_of_memory
 
 from ..networks.architectures import of_class
 from ..run import found_out
@@ -98,7 +99,7 @@ def _fits(training):
                 training.batch_idx = 0                      # at which all phases are due
                 training.step()
     except RuntimeError as err:
-        if not misc.out_of_memory(err):
+        if not out_of_memory(err):
             raise
         return False
     return True

@@ -8,6 +8,7 @@ import contextlib
 import torch
 
 from torch_utils import misc
+from torch_utils.devices import out_of_memory
 
 
 def compile_main_phases(loss, batch_size, tell):
@@ -28,7 +29,7 @@ def compile_main_phases(loss, batch_size, tell):
     try:
         _warm_up(loss, synthesis, D, batch_size)
     except Exception as err:            # whatever a compiler may raise: it is no part of the training
-        if misc.out_of_memory(err):
+        if out_of_memory(err):
             raise
         tell(f'--compile: torch.compile fails here ({type(err).__name__}: {misc.one_line(err)}); training goes on '
              'without it.')

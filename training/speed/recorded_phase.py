@@ -10,6 +10,7 @@ import warnings
 import torch
 
 from torch_utils import misc, training_stats
+from torch_utils.devices import out_of_memory
 
 WARM_UP = 3                 # runs as usual before recording: libraries choose algorithms, statistics get their memory
 TRIALS = 2                  # replays that must equal the usual step before it is left out
@@ -72,7 +73,7 @@ class RecordedPhase:
                 torch.cuda.set_sync_debug_mode('error')
             self.function(*tensors)
         except RuntimeError as err:
-            if misc.out_of_memory(err):
+            if out_of_memory(err):
                 raise
             waits = err
         else:
@@ -110,9 +111,9 @@ class RecordedPhase:
         if not ended:
             self.recorder.keep(graph)
             self.recorder.leave(self.name, why, stream, random_state)
-        if misc.out_of_memory(cause) and self.recorder.insist:
+        if out_of_memory(cause) and self.recorder.insist:
             raise cause                                         # the advice on memory is the caller's
-        if misc.out_of_memory(cause) or not ended:
+        if out_of_memory(cause) or not ended:
             self.recorder.stop(self.name, why)
         else:
             self.recorder.keep(graph)
