@@ -8,6 +8,7 @@ import tqdm
 
 import dnnlib
 from dnnlib import UserError
+from dnnlib.text import size_of
 from torch_utils import image_grid
 from training.dataset import demo as demo_data
 from training.dataset.folder import held_out_kwargs
@@ -38,14 +39,10 @@ def open_training_images(data, mirror, snapshot, network):
                                                   xflip=mirror,
                                                       **(held_out_kwargs(trained) if data is None else {}))
     if (dataset.num_channels, dataset.resolution) != (G.img_channels, G.img_resolution):
-        raise UserError(f'--data={path}: images are {_describe(dataset.resolution, dataset.num_channels)}, the '
-                        'network makes '
-                        f'{_describe(G.img_resolution, G.img_channels)}; name the data set that it was trained on')
+        made = size_of(G.img_channels, G.img_resolution, G.img_resolution)
+        raise UserError(f'--data={path}: images are {size_of(*dataset.image_shape)}, the network makes {made}; '
+                        'name the data set that it was trained on')
     return dataset
-
-
-def _describe(size, channels):
-    return f'{size}x{size} {"grey" if channels == 1 else "RGB"}'
 
 
 def pixel_features(img_uint8):

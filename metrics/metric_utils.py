@@ -12,6 +12,7 @@ import torch
 
 import dnnlib
 from dnnlib import UserError, files
+from dnnlib.text import size_of
 from torch_utils import distributed, workers
 from torch_utils.images import to_uint8
 
@@ -99,8 +100,8 @@ def check_reference(dataset_kwargs: dict, where: str, channels: int, resolution:
     """
     with contextlib.closing(_open_like(dataset_kwargs, where, resolution, c_dim, class_names)) as dataset:
         if (dataset.num_channels, dataset.resolution) != (channels, resolution):
-            raise UserError(f'{where}: images are {_describe(dataset.num_channels, dataset.resolution)}, the network '
-                            f'makes {_describe(channels, resolution)}; make the data set with dataset_tool.py '
+            raise UserError(f'{where}: images are {size_of(*dataset.image_shape)}, the network makes '
+                            f'{size_of(channels, resolution, resolution)}; make the data set with dataset_tool.py '
                             f'--width={resolution} --height={resolution} --color={"grey" if channels == 1 else "rgb"}')
         if dataset.label_dim != c_dim:
             raise UserError(f'{where}: labels have {dataset.label_dim} dimensions, the network takes {c_dim}; '
@@ -127,10 +128,6 @@ def _same_classes(class_names: list | None) -> str:
     named = '' if class_names is None else f' ({", ".join(class_names[:3])}{", ..." if len(class_names) > 3 else ""})'
     return ('one with the same classes: one folder per class, with the same names as in the training images'
             f'{named}, made ready by dataset_tool.py')
-
-
-def _describe(channels: int, size: int) -> str:
-    return f'{size}x{size} {"grey" if channels == 1 else "RGB"}'
 
 
 def compute_feature_stats_for_dataset(opts: MetricOptions, max_items: int | None = None, **capture) -> FeatureStats:

@@ -145,7 +145,7 @@ ERRORS = {
 }
 LOAD_ALL = f'''
 from dnnlib import UserError
-from training import hub
+from training.snapshots import hub
 for name in {[*ERRORS, 'hf:me/faces']}:
     try:
         print(open(hub.download(name)).read())

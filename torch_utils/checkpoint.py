@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 
 from dnnlib import UserError, files
+from dnnlib.text import one_line
 
 VERSION = '1'
 HEADER_LIMIT = 4 << 20          # bytes; our training states of the largest networks have a tenth of it
@@ -114,10 +115,10 @@ def load_info(path, kind):
     remedy = REMEDIES.get(kinds[0])
     metadata = _load_metadata(path, remedy)
     if metadata.get('format') not in [f'kdgan-{k}' for k in kinds]:
-        found = _short(repr(metadata.get('format')))
+        found = one_line(repr(metadata.get('format')))
         raise UserError(path, f'this is no {kinds[0]} of this project (format {found})', 'use another file')
     if metadata.get('version') != VERSION:
-        found = _short(repr(metadata.get('version')))
+        found = one_line(repr(metadata.get('version')))
         raise UserError(path, f'written by another version of the project (format {found}, this one reads {VERSION!r})')
     try:
         info = json.loads(metadata['info'])
@@ -150,13 +151,7 @@ def _load_metadata(path, remedy):
 
 def damaged(path, why, remedy=None):
     """The `UserError` that says that a file cannot be used."""
-    return UserError(path, f'the file is damaged or of another format ({_short(why)})', remedy or 'use another one')
-
-
-def _short(text):
-    """What a file says, fit for one line of a message."""
-    text = ' '.join(str(text).split())
-    return text if len(text) <= 200 else text[:200] + '...'
+    return UserError(path, f'the file is damaged or of another format ({one_line(why)})', remedy or 'use another one')
 
 
 def flatten(prefix, state):

@@ -25,11 +25,6 @@ class ShapesOnly(torch.overrides.TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def one_line(err):
-    """The beginning of an exception's text, for a message."""
-    return ' '.join(str(err).split())[:200]
-
-
 # ---------------------------------------------------------------------------
 # What scripts for StyleGAN2-ADA import from here (docs/library.md).
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from dnnlib import EasyDict
+from dnnlib.text import some
 from torch_utils.seeds import random_state
 
 from . import headers as image_headers
@@ -17,7 +18,7 @@ from .convert import UnusableImage
 from .decode import ImageFile
 from .files import ImageFiles
 from .labels import empty_classes, read_labels
-from .names import DatasetError, some
+from .names import DatasetError
 
 __all__ = ['DatasetError', 'ImageFolderDataset']
 

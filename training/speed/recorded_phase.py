@@ -9,7 +9,8 @@ import warnings
 
 import torch
 
-from torch_utils import misc, training_stats
+from dnnlib.text import one_line
+from torch_utils import training_stats
 from torch_utils.devices import out_of_memory
 
 WARM_UP = 3                 # runs as usual before recording: libraries choose algorithms, statistics get their memory
@@ -81,7 +82,7 @@ class RecordedPhase:
         finally:
             torch.cuda.set_sync_debug_mode(mode)
         self._restore(before)
-        self._fail(f'cannot be recorded ({misc.one_line(waits)})')
+        self._fail(f'cannot be recorded ({one_line(waits)})')
         return False
 
     def _record(self, key, tensors):
@@ -107,7 +108,7 @@ class RecordedPhase:
         """torch goes back to `stream` only once it has ended a recording as it should."""
         ended = torch.cuda.current_stream() == stream
         cause = err if ended else err.__context__ or err        # `err` may be that of the attempt to end it
-        why = f'cannot be recorded ({misc.one_line(cause)})'
+        why = f'cannot be recorded ({one_line(cause)})'
         if not ended:
             self.recorder.keep(graph)
             self.recorder.leave(self.name, why, stream, random_state)
@@ -129,7 +130,7 @@ class RecordedPhase:
             replayed = self._results()
         except RuntimeError as err:
             replayed = None
-            why = f'cannot be replayed ({misc.one_line(err)})'
+            why = f'cannot be replayed ({one_line(err)})'
         self._restore(before)
         self.function(*tensors)
         if replayed is not None:
