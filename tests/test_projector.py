@@ -112,7 +112,8 @@ def test_the_same_command_continues(network, photos, tmp_path, monkeypatch):
         patch.setattr(projector, 'write_all', lambda *a,
                       write=projector.write_all: (interrupt_at(patch, 3), write(*a))[1])
         code, output = run(network, photos, tmp_path / 'out', *args)
-    assert code == 130 and 'Stopped after step 4 of 6' in output and 'The same command continues' in output
+    assert code == 130 and 'SIGINT: stopping after this iteration' in output
+    assert 'Stopped after step 4 of 6' in output and 'The same command continues' in output
     assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['high', projection_files.STATE_FILE]
     code, output = run(network, photos, tmp_path / 'out', *args, '--seed=1')
     assert (code == 1
