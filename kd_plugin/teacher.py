@@ -163,7 +163,7 @@ def check_name(name, option='--kd-teacher'):
         try:
             dnnlib.util.call_func_by_name(name, func_name=source.check)
         except UserError as err:
-            raise UserError(f'{option}={name}: {err}') from err
+            raise UserError(f'{option}={name}', str(err)) from err
 
 
 def _source(name):
@@ -186,7 +186,7 @@ def load_teacher(name, device='cpu', option='--kd-teacher'):
     try:
         return dnnlib.util.call_func_by_name(name, func_name=_source(name).loader, device=torch.device(device))
     except UserError as err:
-        raise UserError(f'{option}={name}: {err}') from err
+        raise UserError(f'{option}={name}', str(err)) from err
 
 
 def load_for_training(name, device, fp32, option='--kd-teacher'):

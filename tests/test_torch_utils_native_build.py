@@ -73,7 +73,7 @@ def test_key_follows_sources_headers_flags_architecture_and_machine(tmp_path, mo
 
 def test_processes_that_start_at_once_build_once(cache, tmp_path, monkeypatch):
     fake_compiler(tmp_path, monkeypatch, 'exec c++ "$@"')
-    code = ('import sys, json; from torch_utils import native_build as n; r = n.Recipe(*json.loads(sys.argv[1])); '
+    code = ('import sys, json; from torch_utils.native import build as n; r = n.Recipe(*json.loads(sys.argv[1])); '
             'print(n.build(r))')
     command = [sys.executable, '-c', code, json.dumps(tiny_recipe(tmp_path))]
     processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
