@@ -10,14 +10,12 @@ from dnnlib.commands import PlainOrCommand, refused_option
 from dnnlib.util import split_names, user_errors
 from inference import latents as sampling
 from inference.options import SETTINGS
-from inference.trained_on import metric_set, training_set
+from inference.trained_on import real_images, training_set
 from kd_plugin.options import DEFAULT_TEACHER
 from metrics import compare, metric_main, metric_utils
 from torch_utils import cpu_threads, distributed
 from torch_utils.devices import keep_freed_memory, torch_device
 from training import model_files
-from training.dataset import demo as demo_data
-from training.dataset.folder import held_out_kwargs
 from training.networks.architectures import abilities_of, require
 
 
@@ -29,42 +27,11 @@ def parse_metrics(text):
     return names
 
 
-def choose_data(data, info, network):
-    """Constructor arguments of the real images: --ref, else those that the training measured against.
-
-    Raises UserError if they are not there.
-    """
-    size, held_out = info['networks']['G_ema']['img_resolution'], {}
-    if data is not None:
-        path = demo_data.demo_set(size) if data == 'demo' else data
-    else:
-        kwargs, measured = metric_set(network, info)
-        path = kwargs.get('path')                   # never the class: files name no code to run
-        if not isinstance(path, str):
-            raise UserError(f'{network}: the snapshot does not say what it was trained on; name the real images with '
-                            '--ref=PATH')
-        if not os.path.exists(path) and network in model_files.SHIPPED:
-            raise UserError(f'--network={network}: comes with the project without the images that it was trained on; '
-                            'use --ref=demo, the drawn faces of --data=demo, or name real images with --ref=PATH')
-        if not os.path.exists(path):
-            used = 'measured against' if measured else 'trained on'
-            raise UserError(f'{path}: the data set that the snapshot was {used} is not there any more; '
-                            'name it with --ref=PATH')
-        held_out = held_out_kwargs(kwargs)
-    return dict(class_name='training.dataset.ImageFolderDataset', path=path, **held_out)
-
-
-def check_data(data_kwargs, G_kwargs):
-    """Refuses real images that differ from the generated ones in size, channels or labels."""
-    shape = G_kwargs['img_channels'], G_kwargs['img_resolution']
-    metric_utils.check_reference(data_kwargs, f'--ref={data_kwargs["path"]}', *shape, G_kwargs['c_dim'])
-
-
 def warn_of_other_data(names, data_kwargs, info, network):
     """Copies can be found among the images of the training only."""
     trained_on, given = training_set(network, info).get('path'), data_kwargs['path']
     other = isinstance(trained_on, str) and os.path.realpath(trained_on) != os.path.realpath(given)
-    if any('memorization' in name for name in names) and other:
+    if other and any(metric_main.find_metric(name)[0].seeks_copies for name in names):
         distributed.print0(f'Warning: memorization is measured against --ref={given}, the network was trained on '
                            f'{trained_on}; copies of images '
                            'that are only in the latter are not found.')
@@ -96,8 +63,9 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
             require(abilities_of(G), ability, f'--metrics={name}', 'leave it out of --metrics')
     data_kwargs = None
     if metric_main.needs_data(names, G.c_dim):
-        data_kwargs = choose_data(data, info, network)
-        check_data(data_kwargs, info['networks']['G_ema'])
+        data_kwargs = real_images(data, '--ref', network, info, measured=True)
+        metric_utils.check_reference(data_kwargs, f'--ref={data_kwargs["path"]}', G.img_channels, G.img_resolution,
+                                     G.c_dim)
         warn_of_other_data(names, data_kwargs, info, network)
     elif data is not None:
         distributed.print0(f'Warning: --ref={data} is not looked at: {metrics} is of generated images alone.')

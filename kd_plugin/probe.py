@@ -24,7 +24,7 @@ import tqdm
 from torch_utils import cpu_threads
 from torch_utils.devices import torch_device
 from torch_utils.image_grid import save_image
-from torch_utils.images import to_float, to_uint8
+from torch_utils.images import check_fit, to_float, to_uint8
 from training import model_files
 from training.dataset import DatasetError, ImageFolderDataset
 from training.dataset import demo as demo_data
@@ -80,15 +80,7 @@ def generate(network, dataset, labels, seed, device, batch):
     """As many images as there are labels [N, c_dim], uint8 on the CPU. Raises UserError if the network makes others
     than the data set has."""
     G = model_files.load_generator(network, device)
-    if (G.img_resolution, G.img_channels) != (dataset.resolution, dataset.num_channels):
-        raise UserError(f'--network={network}: makes images of {G.img_resolution}x{G.img_resolution} with '
-                        f'{G.img_channels} channels, --data has '
-                        f'{dataset.resolution}x{dataset.resolution} with {dataset.num_channels}; give the data set '
-                        'that it was trained on')
-    if G.c_dim not in (0, labels.shape[1]):
-        raise UserError(f'--network={network}: takes labels of {G.c_dim} dimensions, those of --data have '
-                        f'{labels.shape[1]}; give the data set '
-                        'that it was trained on')
+    check_fit(dataset, f'--data={dataset.path}', G.img_channels, G.img_resolution, G.c_dim)
     z = torch.randn([len(labels), G.z_dim], generator=torch.Generator().manual_seed(seed))
     c = torch.from_numpy(labels[:, :G.c_dim])
     batches = zip(z.split(batch), c.split(batch), strict=True)

@@ -112,7 +112,7 @@ def check_metric_data(metrics: list[str], dataset_kwargs: dict, option: str, tra
     where = f'{option}={dataset_kwargs["path"]}'
     if not needs_data(metrics, trained.label_dim):
         raise UserError(f'{where}: --metrics={",".join(metrics)} compares with no real images; leave it out')
-    if copies := next((name for name in metrics if 'memorization' in name), None):
+    if copies := next((name for name in metrics if find_metric(name)[0].seeks_copies), None):
         raise UserError(f'{where}: {copies} looks for copies of the training images; leave it out of --metrics, and '
                         f'measure it afterwards with calc_metrics.py --metrics={copies} --ref={trained.path}')
     metric_utils.check_reference(dataset_kwargs, where, trained.num_channels, trained.resolution, trained.label_dim,

@@ -12,9 +12,8 @@ import torch
 
 import dnnlib
 from dnnlib import UserError, files
-from dnnlib.text import size_of
 from torch_utils import distributed, workers
-from torch_utils.images import to_uint8
+from torch_utils.images import check_fit, to_uint8
 
 from . import draws
 from .detectors import Detector
@@ -99,13 +98,9 @@ def check_reference(dataset_kwargs: dict, where: str, channels: int, resolution:
     Raises: UserError.
     """
     with contextlib.closing(_open_like(dataset_kwargs, where, resolution, c_dim, class_names)) as dataset:
-        if (dataset.num_channels, dataset.resolution) != (channels, resolution):
-            raise UserError(f'{where}: images are {size_of(*dataset.image_shape)}, the network makes '
-                            f'{size_of(channels, resolution, resolution)}; make the data set with dataset_tool.py '
-                            f'--width={resolution} --height={resolution} --color={"grey" if channels == 1 else "rgb"}')
-        if dataset.label_dim != c_dim:
-            raise UserError(f'{where}: labels have {dataset.label_dim} dimensions, the network takes {c_dim}; '
-                            f'use the data set that it was trained on, or {_same_classes(class_names)}')
+        check_fit(dataset, where, channels, resolution, c_dim, 'make the data set with dataset_tool.py '
+                  f'--width={resolution} --height={resolution} --color={"grey" if channels == 1 else "rgb"}',
+                  f'use the data set that it was trained on, or {_same_classes(class_names)}')
         if c_dim > 0 and None not in (class_names, dataset.class_names) and class_names != dataset.class_names:
             label = next(i for i, (a, b) in enumerate(zip(class_names, dataset.class_names, strict=True)) if a != b)
             raise UserError(f'{where}: class {label} is {dataset.class_names[label]!r}, in the training images '

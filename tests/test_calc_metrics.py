@@ -15,6 +15,7 @@ from test_metrics_detectors import ToyInception, save_script, save_teacher, teac
 
 import calc_metrics
 from dnnlib import UserError, files
+from inference.trained_on import real_images
 from kd_plugin.teacher import Preprocess, Teacher, load_teacher
 from metrics import detectors, metric_main, script_detectors
 from metrics.frechet_distance import frechet_distance
@@ -257,7 +258,7 @@ def test_fid_of_a_conditional_generator_on_other_data(tmp_path, monkeypatch):
 def test_the_demo_set_by_name(tmp_path):
     """`--data=demo` is the drawn set in the network's size."""
     info = dict(networks=dict(G_ema=NETWORK), training={})
-    assert calc_metrics.choose_data('demo', info, 'x') == dict(
+    assert real_images('demo', '--ref', 'x', info) == dict(
         class_name='training.dataset.ImageFolderDataset', path=files.cache_dir('demo') + '/demo16.zip')
 
 
@@ -266,8 +267,8 @@ def test_no_class_is_taken_from_a_snapshot(tmp_path):
     options = dict(training_set_kwargs=dict(class_name='subprocess.Popen', path=str(tmp_path),
                                             args=['touch', str(tmp_path / 'hacked')]))
     info = dict(networks=dict(G_ema=NETWORK), training=dict(options=options))
-    assert calc_metrics.choose_data(None, info, 'x') == dict(class_name='training.dataset.ImageFolderDataset',
-                                                             path=str(tmp_path))
+    assert real_images(None, '--ref', 'x', info) == dict(
+        class_name='training.dataset.ImageFolderDataset', path=str(tmp_path))
 
 
 def test_metrics_of_generated_images_alone_need_no_data(tmp_path, monkeypatch):

@@ -11,10 +11,10 @@ import torch
 from conftest import parse_options, shrink
 from resuming import make_config, make_run
 
-import calc_metrics
 import train
 from dnnlib import EasyDict, UserError
 from inference.neighbors import open_training_images
+from inference.trained_on import real_images
 from metrics import metric_main, metric_utils
 from torch_utils import checkpoint, training_stats
 from training.dataset import DatasetError, ImageFolderDataset
@@ -93,10 +93,10 @@ def test_neither_teacher_nor_metrics_see_them(tiny_data):
     subset = config_of(tiny_data, '--val-fraction=0.25', '--subset=4', '--seed=5').training_set_kwargs
     info = dict(networks=dict(G_ema=dict(img_resolution=16)), training=dict(options=dict(training_set_kwargs=subset)))
     held_out = set(served(tiny_data, val_fraction=0.25, random_seed=5, part='validation'))
-    for given in (kwargs, subset, calc_metrics.choose_data(None, info, 'x')):
+    for given in (kwargs, subset, real_images(None, '--ref', 'x', info)):
         reference = metric_utils.open_reference(given)
         assert set(reference._raw_idx.tolist()) == set(range(12)) - held_out and reference.num_held_out == 3
-    assert len(metric_utils.open_reference(calc_metrics.choose_data(tiny_data, info, 'x'))) == 12
+    assert len(metric_utils.open_reference(real_images(tiny_data, '--ref', 'x', info))) == 12
     record = metric_main._reference(SimpleNamespace(reference=reference))
     assert record['held_out'] == 3 and record['images'] == 9
     G = SimpleNamespace(img_channels=3, img_resolution=16)

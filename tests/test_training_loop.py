@@ -12,10 +12,10 @@ import pytest
 import torch
 from conftest import parse_options, run_cli, shrink
 
-import calc_metrics
 import dnnlib
 import train
 from dnnlib import UserError
+from inference.trained_on import real_images
 from torch_utils import checkpoint
 from training.config import presets
 from training.launch import launch
@@ -84,7 +84,7 @@ def test_metrics_against_other_images(tiny_data, tmp_path):
     assert kept == {best_by_test, records[2]['snapshot']}
     info = snapshots.load_info(str(tmp_path / 'run' / records[2]['snapshot']))
     network = str(tmp_path / 'run' / records[2]['snapshot'])
-    assert calc_metrics.choose_data(None, info, network)['path'] == str(tmp_path / 'other')
+    assert real_images(None, '--ref', network, info, measured=True)['path'] == str(tmp_path / 'other')
 
 
 @pytest.mark.parametrize('cfg', presets.PRESETS)
