@@ -100,7 +100,7 @@ def load_state(outdir, settings):
     path = os.path.join(outdir, STATE_FILE)
     if not os.path.isfile(path):
         return 0, None, None
-    tensors, info = checkpoint.load(path, 'projection-state')
+    tensors, info = checkpoint.load(path, 'projection-state', remedy='delete it, and the same command starts afresh')
     for name, value in settings.items():
         if info['settings'].get(name) != value:
             raise UserError(f'{path}: belongs to an unfinished projection with other settings ({name} '

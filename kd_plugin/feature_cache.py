@@ -45,8 +45,8 @@ def real_features(teacher, dataset, raw_input=False, items=None, batch_size=64):
         feats[torch.from_numpy(chunk).to(device)] = teacher.encode_image(to_float(img), raw_input)
     distributed.all_reduce_sum(feats)
     if not feats.isfinite().all():
-        raise UserError(f'--kd-teacher: some of its features of the images in {dataset.path} are infinite or NaN in '
-                        f'{teacher.precision}; '
+        raise UserError(f'{teacher.option}: some of its features of the images in {dataset.path} are infinite or NaN '
+                        f'in {teacher.precision}; '
                         + ('use another teacher' if teacher.precision == 'float32' else 'use --fp32=1'))
     if rank == 0:
         with files.atomic_path(path) as temp:

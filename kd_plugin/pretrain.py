@@ -102,7 +102,8 @@ class Pretraining:
 
     def load(self, path, settings):
         """The inverse. -> threads that it was trained with. Raises UserError if it is the state of another training."""
-        tensors, info = checkpoint.load(path, 'pretraining-state')
+        tensors, info = checkpoint.load(path, 'pretraining-state',
+                                        remedy='delete it, and the same command starts afresh')
         _check_same(path, info['settings'], settings)
         for name, nest in info['state'].items():
             getattr(self, name).load_state_dict(checkpoint.unflatten(nest, tensors))

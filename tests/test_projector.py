@@ -15,6 +15,7 @@ from test_generate import save
 
 import generate
 import projector
+from dnnlib import UserError
 from inference import projection_files
 from inference.projection import Projection
 from kd_plugin.teacher import Preprocess, Teacher
@@ -285,3 +286,9 @@ def test_a_grey_network_sees_grey_targets(photos, tmp_path):
                                                                   20)).resize((16, 16), PIL.Image.Resampling.LANCZOS)
     assert ((pixels(tmp_path / 'out' / 'target.png') == np.asarray(grey)).all()
             and pixels(tmp_path / 'out' / 'proj.png').shape == (16, 16))
+
+
+def test_a_damaged_state(tmp_path):
+    (tmp_path / projection_files.STATE_FILE).write_bytes(b'nothing')
+    with pytest.raises(UserError, match='the file is damaged .*; delete it, and the same command starts afresh'):
+        projection_files.load_state(str(tmp_path), {})

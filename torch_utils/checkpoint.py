@@ -15,9 +15,6 @@ from dnnlib.text import one_line
 
 VERSION = '1'
 HEADER_LIMIT = 4 << 20          # bytes; our training states of the largest networks have a tenth of it
-REMEDIES = {'training-state': 'delete it, or start afresh with --new-run=1',        # of a damaged file, by kind
-            'projection-state': 'delete it, and the same command starts afresh',
-            'pretraining-state': 'delete it, and the same command starts afresh'}
 
 
 def save(path, kind, tensors, info, keep_old_as=None):
@@ -77,11 +74,10 @@ def checksum(tensors, info):
     return f'{crc:08x}'
 
 
-def load(path, kind, device='cpu'):
+def load(path, kind, device='cpu', remedy=None):
     """-> ({name: tensor}, info). Raises UserError if it is missing, damaged (the checksum is verified), or of another
-    kind."""
-    info = load_info(path, kind)
-    remedy = REMEDIES.get(kind if isinstance(kind, str) else kind[0])
+    kind. remedy: of a damaged one, for the message."""
+    info = load_info(path, kind, remedy)
     tensors = load_tensors(path, remedy=remedy)
     metadata = _load_metadata(path, remedy)
     # None: written before there were checksums
@@ -93,7 +89,7 @@ def load(path, kind, device='cpu'):
 def load_checksum(path, kind):
     """What the file says its checksum is; None of a file from before there were any."""
     load_info(path, kind)
-    return _load_metadata(path, REMEDIES.get(kind)).get('checksum')
+    return _load_metadata(path).get('checksum')
 
 
 def load_tensors(path, device='cpu', prefixes=None, remedy=None):
@@ -109,10 +105,9 @@ def load_tensors(path, device='cpu', prefixes=None, remedy=None):
         raise damaged(path, err, remedy) from err
 
 
-def load_info(path, kind):
+def load_info(path, kind, remedy=None):
     """Only the JSON part. kind: one, or several of which any will do."""
     kinds = [kind] if isinstance(kind, str) else kind
-    remedy = REMEDIES.get(kinds[0])
     metadata = _load_metadata(path, remedy)
     if metadata.get('format') not in [f'kdgan-{k}' for k in kinds]:
         found = one_line(repr(metadata.get('format')))
@@ -135,7 +130,7 @@ def update_info(path, kind, change):
     save(path, kind, tensors, change(info))
 
 
-def _load_metadata(path, remedy):
+def _load_metadata(path, remedy=None):
     if not os.path.isfile(path):
         raise UserError(path, 'there is no such file')
     try:
