@@ -6,10 +6,10 @@ import os
 import click
 
 from dnnlib import UserError, files
-from dnnlib.commands import PlainOrCommand, refused_option
+from dnnlib.commands import SETTINGS, PlainOrCommand, batch_option, device_option, refused_option
 from dnnlib.util import split_names, user_errors
 from inference import latents as sampling
-from inference.options import SETTINGS
+from inference.options import network_option
 from inference.trained_on import real_images, training_set
 from kd_plugin.options import DEFAULT_TEACHER
 from metrics import compare, metric_main, metric_utils
@@ -85,8 +85,7 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
 
 @click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='',
              context_settings=dict(SETTINGS, allow_extra_args=False))
-@click.option('--network', help='Network: file, https:// address, hf:user/repo or a published name such as ffhq256',
-              required=True, metavar='NETWORK')
+@network_option
 @click.option('--metrics', help=f'Comma-separated list of {", ".join(metric_main.forms())}; <N> images such as '
                                 '500 or 5k',
               default='fid50k_full', show_default=True, metavar='LIST')
@@ -100,10 +99,8 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
 @click.option('--lpips-heads', help='Linear heads of lpips_diversity, if they cannot be downloaded', metavar='FILE')
 @click.option('--teacher', '--kd-teacher', 'teacher', default=DEFAULT_TEACHER, show_default=True, metavar='NAME',
               help='Teacher whose features the feat... metrics compare; clip... is their older name')
-@click.option('--device', help='Where to run', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto',
-              show_default=True)
-@click.option('--batch', help='Images at a time', type=click.IntRange(min=1), default=64, show_default=True,
-              metavar='INT')
+@device_option()
+@batch_option(64)
 @click.option('--workers', help='Processes that read the real images', type=click.IntRange(min=0), default=2,
               show_default=True, metavar='INT')
 @click.option('--seed', help='Random seed of the generated images', type=click.IntRange(0, 2 ** 32 - 1), default=0,

@@ -17,10 +17,10 @@ from dnnlib.util import format_time, user_errors
 import torch
 import tqdm
 
-from dnnlib.commands import FiniteRange
+from dnnlib.commands import SETTINGS, FiniteRange, batch_option
 from inference import projection_files, video_files
 from inference.latents import parse_class
-from inference.options import SETTINGS, device_option, network_option
+from inference.options import device_option, network_option
 from inference.projection import SPACES, W_SAMPLES, Projection
 from kd_plugin.teacher import load_teacher
 from metrics.lpips import load_vgg16_lpips
@@ -203,8 +203,7 @@ def project(network, target, outdir, space, class_text, num_steps, seed, percept
 @click.option('--pixel-weight', type=FiniteRange(min=0), metavar='FLOAT',
               help='Weight of the mean squared difference of the pixels  '
               '[default: 0 with vgg16, 10 with lite0, lite2 and pocket, 1 with other teachers]')
-@click.option('--batch', help='Targets at a time', type=click.IntRange(min=1), default=8, show_default=True,
-              metavar='INT')
+@batch_option(8, 'Targets at a time')
 @click.option('--save-video', help='Also save a video of the search (package imageio-ffmpeg)', type=bool, is_flag=False,
               flag_value='1',
               default=False, show_default=True, metavar='BOOL')

@@ -8,7 +8,7 @@ import click
 
 import dnnlib
 from dnnlib import UserError
-from dnnlib.commands import Command, FiniteRange, NumberOrAuto, SwitchOrAuto, refused_option
+from dnnlib.commands import Command, FiniteRange, NumberOrAuto, SwitchOrAuto, device_option, refused_option
 from dnnlib.published import without_folders
 from dnnlib.util import split_names, user_errors
 from kd_plugin import options as kd_options
@@ -56,8 +56,7 @@ METHODS = [apa.METHOD, lecam.METHOD, chain.METHOD, insgen.METHOD, fakeclr.METHOD
               '(docs/configs.md)', type=click.Choice(list(presets.PRESETS)), default='auto', show_default=True)
 @click.option('--gpus', help='Number of processes, a power of two  [default: 1]', type=click.IntRange(min=1),
               metavar='INT')
-@click.option('--device', help='Where to train', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto',
-              show_default=True)
+@device_option('Where to train')
 @click.option('--snap', help='Save every N ticks', type=click.IntRange(min=1), metavar='INT')
 @click.option('--snapshot-networks', help='In a snapshot: G_ema alone, or G and D as well',
               type=click.Choice(['ema', 'all']), default='ema',

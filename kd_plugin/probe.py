@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import tqdm
 
+from dnnlib.commands import SETTINGS, batch_option, device_option
 from torch_utils import cpu_threads
 from torch_utils.devices import torch_device
 from torch_utils.image_grid import save_image
@@ -189,7 +190,7 @@ def load_teachers(names, device):
                         else str(err)) from err
 
 
-@click.command(context_settings=dict(max_content_width=120))
+@click.command(context_settings=SETTINGS)
 @click.option('--data', help='Images: folder or zip from dataset_tool.py, or demo', required=True, metavar='PATH|demo')
 @click.option('--teacher', 'names', help='As --kd-teacher of train.py; several times to compare', required=True,
               multiple=True, metavar='NAME')
@@ -200,12 +201,10 @@ def load_teachers(names, device):
 @click.option('--images', 'num_images', help='Images to look at, drawn at random from a larger set',
               type=click.IntRange(min=10), default=1000,
               show_default=True, metavar='INT')
-@click.option('--batch', help='Images at a time', type=click.IntRange(min=1), default=64, show_default=True,
-              metavar='INT')
+@batch_option(64)
 @click.option('--seed', help='Of the images, the folds and the generated images', type=click.IntRange(min=0), default=0,
               show_default=True)
-@click.option('--device', help='Where to run', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto',
-              show_default=True)
+@device_option()
 def main(data, names, network, texts, outdir, num_images, batch, seed, device):
     """Compare teachers on a data set.
 
