@@ -8,8 +8,7 @@ import PIL.Image
 import pytest
 import torch
 from conftest import run_cli
-from test_generate import save
-from test_training_video_files import read_video
+from small_generators import read_video, save
 
 import generate
 from kd_plugin.teacher import load_teacher

@@ -7,8 +7,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from test_calc_metrics import PIXELS, ToyClasses, load_pixel_teacher, make_data, make_snapshot, run
-from test_metrics_detectors import save_script, save_teacher
+from measuring import PIXELS, ToyClasses, load_pixel_teacher, make_data, make_snapshot, run
+from toy_detectors import save_script, save_teacher
 
 from dnnlib import UserError
 from metrics import detectors, metric_main, registry, script_detectors

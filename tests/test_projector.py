@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 import torch
 from conftest import run_cli
-from test_generate import save
+from small_generators import save
 
 import generate
 import projector

@@ -6,7 +6,7 @@ import functools
 import pytest
 import torch
 from cuda_standin import cuda  # noqa: F401  (a fixture)
-from test_training_loop import KD, make_config, make_run
+from small_runs import KD, make_config, make_run
 
 from dnnlib import UserError
 from torch_utils import training_stats

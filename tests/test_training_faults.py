@@ -14,7 +14,8 @@ import PIL.Image
 import pytest
 import torch
 from conftest import run_cli, shrink, wait_until
-from resuming import differences, make_config, make_run, no_rest, read_json, run, start, tick_lines, train_in_process
+from resuming import differences, make_run, no_rest, read_json, run, start, tick_lines, train_in_process
+from small_runs import make_config
 
 import train
 from dnnlib import UserError, util

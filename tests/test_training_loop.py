@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 import torch
 from conftest import parse_options, run_cli, shrink
+from small_runs import KD, make_config, make_run, trained
 
 import dnnlib
 import train
@@ -23,33 +24,8 @@ from training.observers import early_stop
 from training.run.files import PREVIOUS_STATE_FILE, STATE_FILE
 from training.run.find import OPTIONS_FILE, find_run
 from training.snapshots import files as snapshots
-from training.training_loop import Run
 
 ROOT = pathlib.Path(__file__).parent.parent
-
-
-def make_config(data, *args, **changes):
-    config, _name = train.build_config(parse_options('--outdir=x', f'--data={data}', '--device=cpu', '--metrics=none',
-                                                     '--workers=0', *args))
-    shrink(config).update(changes)
-    return config
-
-
-def make_run(config, run_dir, device='cpu'):
-    os.makedirs(run_dir, exist_ok=True)
-    return Run(config, str(run_dir), torch.device(device))
-
-
-def trained(config, run_dir, device='cpu'):
-    """Runs or continues; -> everything that changes during training, as tensors by name."""
-    job = make_run(config, run_dir, device)
-    job.resume()
-    job.run()
-    tensors, info = checkpoint.load(os.path.join(run_dir, STATE_FILE), 'training-state')
-    return tensors, info
-
-
-KD = ['--kd=agkd,cgkd', '--kd-teacher=demo']
 
 
 @pytest.mark.parametrize('fp32', [0, 1])

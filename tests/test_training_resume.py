@@ -12,7 +12,8 @@ import PIL.Image
 import pytest
 import torch
 from conftest import run_cli, shrink
-from resuming import KD, differences, free_port, make_config, make_run, read_json, run, run_pair, start, tick_lines
+from resuming import differences, free_port, make_run, read_json, run, run_pair, start, tick_lines
+from small_runs import KD, make_config
 
 import dnnlib
 import train
