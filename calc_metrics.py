@@ -6,18 +6,16 @@ import os
 import click
 
 from dnnlib import UserError, files
-from dnnlib.commands import PlainOrCommand, refused_option
+from dnnlib.commands import SETTINGS, PlainOrCommand, batch_option, device_option, refused_option
 from dnnlib.util import split_names, user_errors
 from inference import latents as sampling
-from inference.options import SETTINGS
-from inference.trained_on import metric_set, training_set
+from inference.options import network_option
+from inference.trained_on import real_images, training_set
 from kd_plugin.options import DEFAULT_TEACHER
 from metrics import compare, metric_main, metric_utils
-from torch_utils import cpu_threads, distributed, misc
-from torch_utils.devices import torch_device
+from torch_utils import cpu_threads, distributed
+from torch_utils.devices import keep_freed_memory, torch_device
 from training import model_files
-from training.dataset import demo as demo_data
-from training.dataset.folder import held_out_kwargs
 from training.networks.architectures import abilities_of, require
 
 
@@ -29,42 +27,11 @@ def parse_metrics(text):
     return names
 
 
-def choose_data(data, info, network):
-    """Constructor arguments of the real images: --ref, else those that the training measured against.
-
-    Raises UserError if they are not there.
-    """
-    size, held_out = info['networks']['G_ema']['img_resolution'], {}
-    if data is not None:
-        path = demo_data.demo_set(size) if data == 'demo' else data
-    else:
-        kwargs, measured = metric_set(network, info)
-        path = kwargs.get('path')                   # never the class: files name no code to run
-        if not isinstance(path, str):
-            raise UserError(f'{network}: the snapshot does not say what it was trained on; name the real images with '
-                            '--ref=PATH')
-        if not os.path.exists(path) and network in model_files.SHIPPED:
-            raise UserError(f'--network={network}: comes with the project without the images that it was trained on; '
-                            'use --ref=demo, the drawn faces of --data=demo, or name real images with --ref=PATH')
-        if not os.path.exists(path):
-            used = 'measured against' if measured else 'trained on'
-            raise UserError(f'{path}: the data set that the snapshot was {used} is not there any more; '
-                            'name it with --ref=PATH')
-        held_out = held_out_kwargs(kwargs)
-    return dict(class_name='training.dataset.ImageFolderDataset', path=path, **held_out)
-
-
-def check_data(data_kwargs, G_kwargs):
-    """Refuses real images that differ from the generated ones in size, channels or labels."""
-    shape = G_kwargs['img_channels'], G_kwargs['img_resolution']
-    metric_utils.check_reference(data_kwargs, f'--ref={data_kwargs["path"]}', *shape, G_kwargs['c_dim'])
-
-
 def warn_of_other_data(names, data_kwargs, info, network):
     """Copies can be found among the images of the training only."""
     trained_on, given = training_set(network, info).get('path'), data_kwargs['path']
     other = isinstance(trained_on, str) and os.path.realpath(trained_on) != os.path.realpath(given)
-    if any('memorization' in name for name in names) and other:
+    if other and any(metric_main.find_metric(name)[0].seeks_copies for name in names):
         distributed.print0(f'Warning: memorization is measured against --ref={given}, the network was trained on '
                            f'{trained_on}; copies of images '
                            'that are only in the latter are not found.')
@@ -96,8 +63,9 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
             require(abilities_of(G), ability, f'--metrics={name}', 'leave it out of --metrics')
     data_kwargs = None
     if metric_main.needs_data(names, G.c_dim):
-        data_kwargs = choose_data(data, info, network)
-        check_data(data_kwargs, info['networks']['G_ema'])
+        data_kwargs = real_images(data, '--ref', network, info, measured=True)
+        metric_utils.check_reference(data_kwargs, f'--ref={data_kwargs["path"]}', G.img_channels, G.img_resolution,
+                                     G.c_dim)
         warn_of_other_data(names, data_kwargs, info, network)
     elif data is not None:
         distributed.print0(f'Warning: --ref={data} is not looked at: {metrics} is of generated images alone.')
@@ -107,7 +75,7 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
                                                 option='--teacher'),
                                            vgg16=vgg16, alexnet=alexnet, lpips_heads=lpips_heads)
     if device.type == 'cpu':
-        misc.keep_freed_memory()
+        keep_freed_memory()
     metric_main.calc_and_report(outdir, model_files.address_of(network), info['training'].get('cur_nimg'),
                                 metrics=names, G=G,
                                 dataset_kwargs=data_kwargs, device=device, detector=detectors, seed=seed,
@@ -117,8 +85,7 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
 
 @click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='',
              context_settings=dict(SETTINGS, allow_extra_args=False))
-@click.option('--network', help='Network: file, https:// address, hf:user/repo or a published name such as ffhq256',
-              required=True, metavar='NETWORK')
+@network_option
 @click.option('--metrics', help=f'Comma-separated list of {", ".join(metric_main.forms())}; <N> images such as '
                                 '500 or 5k',
               default='fid50k_full', show_default=True, metavar='LIST')
@@ -132,10 +99,8 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
 @click.option('--lpips-heads', help='Linear heads of lpips_diversity, if they cannot be downloaded', metavar='FILE')
 @click.option('--teacher', '--kd-teacher', 'teacher', default=DEFAULT_TEACHER, show_default=True, metavar='NAME',
               help='Teacher whose features the feat... metrics compare; clip... is their older name')
-@click.option('--device', help='Where to run', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto',
-              show_default=True)
-@click.option('--batch', help='Images at a time', type=click.IntRange(min=1), default=64, show_default=True,
-              metavar='INT')
+@device_option()
+@batch_option(64)
 @click.option('--workers', help='Processes that read the real images', type=click.IntRange(min=0), default=2,
               show_default=True, metavar='INT')
 @click.option('--seed', help='Random seed of the generated images', type=click.IntRange(0, 2 ** 32 - 1), default=0,

@@ -5,7 +5,7 @@ import contextlib
 
 import click
 
-from dnnlib.commands import PlainOrCommand
+from dnnlib.commands import SETTINGS, PlainOrCommand
 from dnnlib.util import UserError, user_errors
 from kd_plugin.prompts import class_names_of
 from training.dataset.building import imagenet as imagenet_source
@@ -15,8 +15,6 @@ from training.dataset.building.build import AS_THEY_ARE, build, check_dest, is_t
 from training.dataset.building.sources import open_source
 from training.dataset.convert import RESIZE_FILTERS, TRANSFORMS, WHITE, pixel_limit
 from training.dataset.headers import SMALLEST_SIDE
-
-SETTINGS = dict(max_content_width=120)
 
 fraction_option = click.option('--fraction', metavar='PERCENT', type=float,
                                help='Take only this percentage of the images, drawn with seed 0.')

@@ -5,9 +5,11 @@ import os
 import click
 
 from dnnlib import UserError, files
+from dnnlib.commands import SETTINGS
 from dnnlib.util import user_errors
 from inference import export_check, export_files
 from inference import latents as sampling
+from inference.options import network_option
 from training import model_files
 from training.networks.architectures import abilities_of, require
 
@@ -36,9 +38,8 @@ def load_generator(network):
     return snapshot.G_ema, snapshot.info, path
 
 
-@click.command(context_settings=dict(max_content_width=120))
-@click.option('--network', help='Network: file, https:// address, hf:user/repo or a published name such as ffhq256',
-              required=True, metavar='NETWORK')
+@click.command(context_settings=SETTINGS)
+@network_option
 @click.option('--format', help='Kind of file: for ONNX runtimes, for torch without this project, or a snapshot with '
                                'the averaged generator alone',
               type=click.Choice(list(export_files.FORMATS)), required=True)

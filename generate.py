@@ -15,7 +15,7 @@ from dnnlib.util import user_errors
 import torch
 import tqdm
 
-from dnnlib.commands import PlainOrCommand
+from dnnlib.commands import SETTINGS, PlainOrCommand
 from inference import latents as sampling
 from inference import neighbors, options, video_files
 from inference import walk as latent_walk
@@ -40,7 +40,7 @@ num_range = parse_seeds         # its name in StyleGAN2-ADA, under which scripts
 
 
 @click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='',
-             context_settings=dict(options.SETTINGS, allow_extra_args=False))
+             context_settings=dict(SETTINGS, allow_extra_args=False))
 @options.network_option
 @options.outdir_option
 @click.option('--seeds', help='Random seeds, like 0,3,7-9  [default: 0-15, or as many as the grid holds]',
@@ -99,7 +99,7 @@ def load(network, device):
     return snapshot.G_ema, snapshot.info['training'].get('class_names')
 
 
-@main.command(context_settings=options.SETTINGS)
+@main.command(context_settings=SETTINGS)
 @options.network_option
 @options.outdir_option
 @click.option('--seeds', help='Random seeds, a row each', default='0-5', show_default=True, metavar='LIST')
@@ -136,7 +136,7 @@ def sweep_truncation(network, outdir, seeds, trunc, class_text, noise_mode, batc
     image_grid.save_sheet(image_grid.to_labelled_grid(imgs, len(psis), captions, min_tile=96), 'truncation.png', outdir)
 
 
-@main.command(context_settings=options.SETTINGS)
+@main.command(context_settings=SETTINGS)
 @options.network_option
 @click.option('--outdir', help='Where to save video.mp4, or the frames', required=True, metavar='DIR')
 @click.option('--seeds', help='Seeds of the keyframes, those of the first walk first  [default: six per walk, from 0 '
@@ -219,7 +219,7 @@ def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, 
     print(f'Saved {count} frames {"" if frames else "as video.mp4 "}in {outdir}')
 
 
-@main.command('neighbors', context_settings=options.SETTINGS,
+@main.command('neighbors', context_settings=SETTINGS,
               short_help='Show images beside the nearest training images.')
 @options.network_option
 @options.outdir_option

@@ -10,6 +10,7 @@ import tempfile
 import click
 
 from dnnlib import EasyDict, UserError
+from dnnlib.commands import NETWORK, SETTINGS
 from dnnlib.util import user_errors
 from torch_utils import checkpoint
 from training import model_files
@@ -61,10 +62,8 @@ def _is_file(f):
     return named and os.path.samestat(os.fstat(f.fileno()), os.stat(f.name))
 
 
-@click.command(context_settings=dict(max_content_width=120))
-@click.option('--source', help='Network to read: file, https:// address, hf:user/repo or a published name such '
-                               'as ffhq256',
-              required=True, metavar='NETWORK')
+@click.command(context_settings=SETTINGS)
+@click.option('--source', help=f'Network to read: {NETWORK}', required=True, metavar='NETWORK')
 @click.option('--dest', help='File to write: .safetensors from a pickle, .pkl from a snapshot', required=True,
               metavar='FILE')
 def main(source, dest):

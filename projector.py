@@ -1,10 +1,8 @@
 """Find the latents of a picture: python projector.py --network=FILE --target=photo.png --outdir=out"""
 
-import contextlib
 import hashlib
 import math
 import os
-import signal
 import sys
 import time
 
@@ -19,15 +17,16 @@ from dnnlib.util import format_time, user_errors
 import torch
 import tqdm
 
-from dnnlib.commands import FiniteRange
+from dnnlib.commands import SETTINGS, FiniteRange, batch_option
 from inference import projection_files, video_files
 from inference.latents import parse_class
-from inference.options import SETTINGS, device_option, network_option
+from inference.options import device_option, network_option
 from inference.projection import SPACES, W_SAMPLES, Projection
 from kd_plugin.teacher import load_teacher
 from metrics.lpips import load_vgg16_lpips
-from torch_utils import cpu_threads, misc
-from torch_utils.devices import torch_device
+from torch_utils import cpu_threads
+from torch_utils.devices import keep_freed_memory, torch_device
+from torch_utils.stop_request import StopRequest
 from training import model_files
 from training.networks.architectures import abilities_of, require
 
@@ -100,24 +99,6 @@ def describe_targets(targets):
     return f'{len(targets)} with SHA-256 {digest.hexdigest()}'
 
 
-@contextlib.contextmanager
-def stop_requests():
-    """Within it, Ctrl-C and SIGTERM do not interrupt; gives a function that tells whether one came. The second one
-    interrupts."""
-    requests = []
-
-    def request(_signum, _frame):
-        if requests:
-            raise KeyboardInterrupt
-        requests.append(True)
-    previous = {sig: signal.signal(sig, request) for sig in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(requests)
-    finally:
-        for sig, handler in previous.items():
-            signal.signal(sig, handler)
-
-
 def search(projection, title, save, should_stop):
     """Does the remaining steps. Shows a bar, or without a terminal a line for every tenth; calls `save` now and then.
     -> whether all are done."""
@@ -183,8 +164,8 @@ def project(network, target, outdir, space, class_text, num_steps, seed, percept
     first, state, threads = projection_files.load_state(outdir, settings)
     cpu_threads.settle(device, threads)
     if device == 'cpu':
-        misc.keep_freed_memory()
-    with stop_requests() as should_stop:
+        keep_freed_memory()
+    with StopRequest(tqdm.tqdm.write) as stop:
         for start in range(first, len(targets), batch):
             part = targets[start:start + batch]
             projection = Projection(G, torch.stack([t.img for t in part]), features, c, space, num_steps, seed,
@@ -195,7 +176,7 @@ def project(network, target, outdir, space, class_text, num_steps, seed, percept
             title = part[0].name + (f' to {part[-1].name}' if len(part) > 1 else '')
             save = lambda start=start, projection=projection: projection_files.save_state(
                 outdir, settings, start, projection)
-            if not search(projection, title, save, should_stop):
+            if not search(projection, title, save, lambda: stop.requested):
                 print(f'Stopped after step {projection.step} of {num_steps}; the state is in {outdir}. The same '
                       'command continues.')
                 sys.exit(130)
@@ -222,8 +203,7 @@ def project(network, target, outdir, space, class_text, num_steps, seed, percept
 @click.option('--pixel-weight', type=FiniteRange(min=0), metavar='FLOAT',
               help='Weight of the mean squared difference of the pixels  '
               '[default: 0 with vgg16, 10 with lite0, lite2 and pocket, 1 with other teachers]')
-@click.option('--batch', help='Targets at a time', type=click.IntRange(min=1), default=8, show_default=True,
-              metavar='INT')
+@batch_option(8, 'Targets at a time')
 @click.option('--save-video', help='Also save a video of the search (package imageio-ffmpeg)', type=bool, is_flag=False,
               flag_value='1',
               default=False, show_default=True, metavar='BOOL')

@@ -8,7 +8,7 @@ import tempfile
 import click
 
 from dnnlib import UserError
-from dnnlib.commands import Command
+from dnnlib.commands import SETTINGS, Command
 from dnnlib.metric_records import read_lines
 from dnnlib.published import without_folders
 from dnnlib.util import format_bytes, user_errors
@@ -61,7 +61,7 @@ def describe(found):
     return [f'  {name:<30} {size(content):>10}' for name, content in found.items()]
 
 
-@click.command(cls=Command, context_settings=dict(max_content_width=120))
+@click.command(cls=Command, context_settings=SETTINGS)
 @click.option('--run', help='Directory of a run; its last snapshot is published', metavar='DIR')
 @click.option('--network', help='A snapshot to publish instead', metavar='FILE')
 @click.option('--repo', help='Repository on the Hub; made where it does not exist', required=True, metavar='USER/NAME')

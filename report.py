@@ -2,10 +2,9 @@
 
 import click
 
+from dnnlib.commands import SETTINGS
 from dnnlib.util import user_errors
 from reporting import compare_page, run_page, serve
-
-SETTINGS = dict(max_content_width=120)
 
 
 class RunOrCommand(click.Group):

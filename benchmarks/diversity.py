@@ -24,6 +24,7 @@ from kd_plugin.distillers.cgkd import image_text_correlation  # noqa: E402
 from kd_plugin.distillers.diversity import mean_pairwise_cosine  # noqa: E402
 from kd_plugin.teacher import load_teacher  # noqa: E402
 from metrics import metric_main  # noqa: E402
+from torch_utils.images import to_float  # noqa: E402
 from training.run.files import STATE_FILE  # noqa: E402
 from training.training_loop import Run  # noqa: E402
 
@@ -106,8 +107,8 @@ def main():
         text_feats = teacher.encode_text(job.config.terms['kd']['texts'])
         print('| `--kd-pd` | cosine, raw | cosine, centred | distance | Fréchet distance |\n|---|---|---|---|---|')
         reals = job.training.reals.dataset
-        img = torch.from_numpy(np.stack([reals[i][0]
-                                         for i in range(min(len(reals), args.images))])).to(args.device) / 127.5 - 1
+        img = np.stack([reals[i][0] for i in range(min(len(reals), args.images))])
+        img = to_float(torch.from_numpy(img).to(args.device))
         row('data', [[*diversity(img, teacher, text_feats), 0]])
         row('common run', [measured(job, metric, teacher, text_feats, args.images)])
         for arm in args.arms:

@@ -15,6 +15,7 @@ import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
 
+from dnnlib.text import gist
 from torch_utils import custom_ops  # noqa: E402
 from torch_utils.ops import _cases, bias_act, scaled_bias_act, upfirdn2d  # noqa: E402
 
@@ -177,7 +178,7 @@ def attempt(name, fn):
     try:
         fn()
     except Exception as err:            # noqa: BLE001  the other checks go on
-        return [f'{name}: {type(err).__name__}: {str(err).strip().splitlines()[0] if str(err).strip() else ""}']
+        return [f'{name}: {gist(err, line=0)}']
     return []
 
 

@@ -19,7 +19,8 @@ import steps  # noqa: E402
 from train_step import CONFIGS  # noqa: E402
 
 from dnnlib import EasyDict  # noqa: E402
-from torch_utils import checkpoint, misc  # noqa: E402
+from dnnlib.text import gist  # noqa: E402
+from torch_utils import checkpoint  # noqa: E402
 from training.run.files import STATE_FILE  # noqa: E402
 from training.training_loop import Run  # noqa: E402
 
@@ -50,7 +51,7 @@ def speed(out, tiny):
         try:
             result = speed_of(CONFIGS[name], options.split(), iterations=1 if tiny else 16)
         except Exception as err:                        # noqa: BLE001  the other settings go on
-            result = dict(failed=f'{type(err).__name__}: {misc.one_line(err)}')
+            result = dict(failed=gist(err))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         with open(out, 'a') as f:

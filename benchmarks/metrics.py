@@ -14,7 +14,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from metrics import metric_main, metric_utils  # noqa: E402
 from metrics.metric_utils import MetricOptions  # noqa: E402
 from metrics.registry import FEATURES, MOMENTS, find_metric  # noqa: E402
-from torch_utils import misc  # noqa: E402
+from torch_utils.devices import keep_freed_memory  # noqa: E402
 from training import networks  # noqa: E402
 from training.dataset import demo as demo_data
 
@@ -64,7 +64,7 @@ def main():
     args = parse()
     device = torch.device(args.device)
     if device.type == 'cpu':
-        misc.keep_freed_memory()
+        keep_freed_memory()
     metric, num_gen = find_metric(args.metric)
     kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=demo_data.demo_set(64) if args.data == 'demo'
                   else args.data)

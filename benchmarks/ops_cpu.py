@@ -3,7 +3,7 @@
 1. Ways to filter with 4 taps: one depthwise convolution is used (torch_utils/ops/upfirdn2d.py).
 2. The derivative of a gradient through stock and own convolutions (torch_utils/ops/conv2d_gradfix.py).
 3. Memory formats and layouts of weights for convolutions (training/networks_setup.py, use_channels_last).
-4. What fresh memory pages cost (torch_utils/misc.py, keep_freed_memory).
+4. What fresh memory pages cost (torch_utils/devices.py, keep_freed_memory).
 Times are the best of several calls in milliseconds.
 """
 
@@ -15,7 +15,7 @@ import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
 
-from torch_utils import misc  # noqa: E402
+from torch_utils.devices import keep_freed_memory  # noqa: E402
 from torch_utils.ops import conv2d_gradfix, upfirdn2d  # noqa: E402
 
 F = torch.nn.functional
@@ -113,7 +113,7 @@ def memory_formats():
 def fresh_pages():
     x = torch.randn(8, 128, 128, 128).bfloat16()
     before = best_ms(lambda: x * 2)
-    misc.keep_freed_memory()
+    keep_freed_memory()
     table('multiplication of 32 MiB by a number', {'as the C library comes': before,
                                                    'after keep_freed_memory (used)': best_ms(lambda: x * 2)})
 

@@ -30,7 +30,7 @@ import beside  # noqa: E402
 import steps  # noqa: E402
 
 from dnnlib.util import user_errors  # noqa: E402
-from torch_utils import misc  # noqa: E402
+from torch_utils.devices import keep_freed_memory  # noqa: E402
 
 
 class Config(NamedTuple):
@@ -199,7 +199,7 @@ def print_beside(folder, plain, turn, answers):
 @click.pass_context
 def main(context, names, data, varied, folder, iterations, rounds, profiled):
     """Print the speed of a training step. Further options are those of train.py."""
-    misc.keep_freed_memory()
+    keep_freed_memory()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     print(f'torch {torch.__version__}, {gpu or f"{torch.get_num_threads()} CPU threads"}')
     with user_errors():

@@ -1,9 +1,23 @@
-"""What the command lines share beyond click: numbers that are numbers, switches, commands under a command."""
+"""What the command lines share beyond click: options, numbers that are numbers, switches, commands under a command."""
 
 import math
 import shlex
 
 import click
+
+SETTINGS = dict(max_content_width=120)          # of a command: context_settings
+NETWORK = 'file, https:// address, hf:user/repo or a published name such as ffhq256'
+
+
+def device_option(help='Where to run', names=('auto', 'cuda', 'cpu')):
+    """--device, for `torch_utils.devices.torch_device`."""
+    return click.option('--device', help=help, type=click.Choice(names), default='auto', show_default=True)
+
+
+def batch_option(default, help='Images at a time'):
+    """--batch."""
+    return click.option('--batch', help=help, type=click.IntRange(min=1), default=default, show_default=True,
+                        metavar='INT')
 
 
 class FiniteRange(click.FloatRange):

@@ -11,7 +11,7 @@ import torch
 import tqdm
 
 from dnnlib import UserError
-from torch_utils import misc
+from torch_utils.images import to_uint8
 from training.networks.architectures import abilities_of, require
 
 MAX_IMAGES = 100_000            # of one command
@@ -155,6 +155,6 @@ def synthesize(G, ws, noise_mode, batch, device):
     parts = []
     with tqdm.tqdm(desc='Images', total=len(ws), unit='img', leave=False, disable=None) as bar:
         for part in ws.split(batch):
-            parts.append(misc.to_uint8(G.synthesis(part.to(device), noise_mode=noise_mode)).cpu())
+            parts.append(to_uint8(G.synthesis(part.to(device), noise_mode=noise_mode)).cpu())
             bar.update(len(part))
     return torch.cat(parts)

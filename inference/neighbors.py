@@ -7,12 +7,10 @@ import torch
 import tqdm
 
 import dnnlib
-from dnnlib import UserError
 from torch_utils import image_grid
-from training.dataset import demo as demo_data
-from training.dataset.folder import held_out_kwargs
+from torch_utils.images import check_fit
 
-from .trained_on import training_set
+from .trained_on import real_images, training_set
 
 DISTANCES = dict(pixels='root of the mean squared difference of the pixels, 0 to 255',
                  teacher='1 - cosine of the features')
@@ -28,24 +26,12 @@ def open_training_images(data, mirror, snapshot, network):
         network:  what the user calls it.
     Raises:       UserError if they are not there, or are of another size or kind than what the network makes.
     """
-    G, trained = snapshot.G_ema, training_set(network, snapshot.info)
-    if data is None and not os.path.exists(str(trained.get('path'))):
-        raise UserError(f'{network}: the images that it was trained on are not known or not there any more; name them '
-                        'with --data=PATH')
-    path = trained['path'] if data is None else demo_data.demo_set(G.img_resolution) if data == 'demo' else data
-    mirror = bool(trained.get('xflip', False)) if mirror is None else mirror
-    dataset = dnnlib.util.construct_class_by_name(class_name='training.dataset.ImageFolderDataset', path=path,
-                                                  xflip=mirror,
-                                                      **(held_out_kwargs(trained) if data is None else {}))
-    if (dataset.num_channels, dataset.resolution) != (G.img_channels, G.img_resolution):
-        raise UserError(f'--data={path}: images are {_describe(dataset.resolution, dataset.num_channels)}, the '
-                        'network makes '
-                        f'{_describe(G.img_resolution, G.img_channels)}; name the data set that it was trained on')
+    G, info = snapshot.G_ema, snapshot.info
+    kwargs = real_images(data, '--data', network, info)
+    mirror = bool(training_set(network, info).get('xflip', False)) if mirror is None else mirror
+    dataset = dnnlib.util.construct_class_by_name(**kwargs, xflip=mirror)
+    check_fit(dataset, f'--data={kwargs["path"]}', G.img_channels, G.img_resolution)
     return dataset
-
-
-def _describe(size, channels):
-    return f'{size}x{size} {"grey" if channels == 1 else "RGB"}'
 
 
 def pixel_features(img_uint8):

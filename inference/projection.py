@@ -1,10 +1,12 @@
 """Finds latents whose image looks like a given picture: the projection of StyleGAN2 (Karras et al., CVPR 2020, appendix
 D)."""
 
-import hashlib
 import math
 
 import torch
+
+from torch_utils.images import to_float
+from torch_utils.seeds import seed_of
 
 F = torch.nn.functional
 
@@ -86,7 +88,7 @@ class Projection:
     def __init__(self, G, targets, features, c=None, space='w', num_steps=1000, seed=0, pixel_weight=0.0):
         self.G, self.features, self.num_steps, self.seed, self.pixel_weight = G, features, num_steps, seed, pixel_weight
         self.device = next(G.parameters()).device
-        self.targets = targets.to(self.device, torch.float32) / 127.5 - 1
+        self.targets = to_float(targets.to(self.device))
         with torch.no_grad():
             self.target_features = features(self.targets)
         n = len(targets)
@@ -172,5 +174,4 @@ def _normalize(noise):
 
 def _normal(shape, *key):
     """Normal random numbers that depend on `key` alone: not on the device, nor on what was drawn before."""
-    digest = hashlib.sha256('/'.join(str(part) for part in key).encode()).digest()
-    return torch.randn(shape, generator=torch.Generator().manual_seed(int.from_bytes(digest[:8], 'little') >> 1))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed_of(*key)))

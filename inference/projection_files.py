@@ -10,7 +10,8 @@ import torch
 
 from dnnlib import UserError, files
 from dnnlib.published import without_folders
-from torch_utils import checkpoint, image_grid, misc
+from torch_utils import checkpoint, image_grid
+from torch_utils.images import to_uint8
 from training.dataset.convert import Resizer, UnusableImage, open_image, to_rgb_or_grey
 from training.dataset.files import ImageFiles
 
@@ -99,7 +100,7 @@ def load_state(outdir, settings):
     path = os.path.join(outdir, STATE_FILE)
     if not os.path.isfile(path):
         return 0, None, None
-    tensors, info = checkpoint.load(path, 'projection-state')
+    tensors, info = checkpoint.load(path, 'projection-state', remedy='delete it, and the same command starts afresh')
     for name, value in settings.items():
         if info['settings'].get(name) != value:
             raise UserError(f'{path}: belongs to an unfinished projection with other settings ({name} '
@@ -124,7 +125,7 @@ def write_results(folder, target, ws, imgs, record):
         record: what is known of the projection; JSON-able.
     """
     files.make_dir(folder)
-    row = torch.stack([target.img, *(misc.to_uint8(img).cpu() for img in imgs)])
+    row = torch.stack([target.img, *(to_uint8(img).cpu() for img in imgs)])
     image_grid.save_image(image_grid.to_grid(row[:1], 1), os.path.join(folder, 'target.png'))
     image_grid.save_image(image_grid.to_grid(row[1:2], 1), os.path.join(folder, 'proj.png'))
     labels = ['target', 'projection', 'with its noise maps']
@@ -140,5 +141,5 @@ def frames(projection, i, target):
     """PIL images of how the projection of target number `i` of those that it works on came about: the target beside the
     image so far."""
     for w in [*projection.history, projection.w]:
-        img = misc.to_uint8(projection.synthesize(w[i:i + 1], {})).cpu()
+        img = to_uint8(projection.synthesize(w[i:i + 1], {})).cpu()
         yield image_grid.to_grid(torch.cat([target.img[None], img]), 2)

@@ -1,10 +1,46 @@
-"""Where the images are that a network was trained on: its snapshot has their name, its run the path."""
+"""The images that a network was trained on: its snapshot has their name, its run the path."""
 
 import os
 
+from dnnlib import UserError
 from dnnlib.published import without_folders
 from training import model_files
+from training.dataset import demo as demo_data
+from training.dataset.folder import held_out_kwargs
 from training.run.find import read_options
+
+
+def real_images(given, option, network, info, measured=False):
+    """class_name and arguments of the data set to compare a network's images with; those held out by the training are
+    not in it.
+
+    Args:
+        given:    what the user named with `option`: a path, or 'demo'; None = the images of the training.
+        network:  what the user calls the network.
+        info:     of its snapshot.
+        measured: of the training, the images that it measured against, where these are others.
+    Raises: UserError if the images of the training are not known or not there any more.
+    """
+    if given is not None:
+        size = info['networks']['G_ema']['img_resolution']
+        return _as_folder(demo_data.demo_set(size) if given == 'demo' else given)
+    kwargs, others = metric_set(network, info) if measured else (training_set(network, info), False)
+    path = kwargs.get('path')                       # never the class: files name no code to run
+    if not isinstance(path, str):
+        raise UserError(network, 'the snapshot does not say what it was trained on',
+                        f'name the real images with {option}=PATH')
+    if not os.path.exists(path) and network in model_files.SHIPPED:
+        raise UserError(f'--network={network}', 'comes with the project without the images that it was trained on',
+                        f'use {option}=demo, drawn faces, or name real images with {option}=PATH')
+    if not os.path.exists(path):
+        used = 'measured against' if others else 'trained on'
+        raise UserError(path, f'the data set that the snapshot was {used} is not there any more',
+                        f'name it with {option}=PATH')
+    return _as_folder(path, **held_out_kwargs(kwargs))
+
+
+def _as_folder(path, **held_out):
+    return dict(class_name='training.dataset.ImageFolderDataset', path=path, **held_out)
 
 
 def training_set(network, info):

@@ -1,12 +1,12 @@
 """Walks through the latent space: from keyframe to keyframe, one image per frame, several walks side by side."""
 
-import hashlib
-
 import numpy as np
 import torch
 
 from dnnlib import UserError
-from torch_utils import image_grid, misc
+from torch_utils import image_grid
+from torch_utils.images import to_uint8
+from torch_utils.seeds import number_of
 from training.networks.architectures import abilities_of
 
 from . import latents as sampling
@@ -85,7 +85,7 @@ def truncation_track(values, num_frames, loop):
 
 def noise_seed(seed, frame):
     """32 bits, all that the CPU's generator looks at."""
-    return int.from_bytes(hashlib.sha256(f'{seed}/{frame}'.encode()).digest()[:4], 'little')
+    return number_of(seed, frame, num_bytes=4)
 
 
 class WalkFrames:
@@ -136,7 +136,7 @@ class WalkFrames:
 
     @torch.no_grad()
     def _synthesize(self, ws):
-        return torch.cat([misc.to_uint8(self.G.synthesis(part, noise_mode=self.noise_mode)).cpu()
+        return torch.cat([to_uint8(self.G.synthesis(part, noise_mode=self.noise_mode)).cpu()
                           for part in ws.split(self.batch)])
 
     def _picture(self, img_uint8):

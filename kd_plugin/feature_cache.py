@@ -10,6 +10,7 @@ import tqdm
 
 from dnnlib import UserError, files
 from torch_utils import distributed
+from torch_utils.images import to_float
 
 MAX_IMAGES = 400_000            # 512 floats each: 800 MB
 
@@ -41,11 +42,11 @@ def real_features(teacher, dataset, raw_input=False, items=None, batch_size=64):
     for chunk in tqdm.tqdm(chunks, desc='Teacher features of the real images', unit='batch', leave=False,
                            disable=None if rank == 0 else True):
         img = torch.from_numpy(np.stack([dataset[i][0] for i in items[chunk]])).to(device)
-        feats[torch.from_numpy(chunk).to(device)] = teacher.encode_image(img.to(torch.float32) / 127.5 - 1, raw_input)
+        feats[torch.from_numpy(chunk).to(device)] = teacher.encode_image(to_float(img), raw_input)
     distributed.all_reduce_sum(feats)
     if not feats.isfinite().all():
-        raise UserError(f'--kd-teacher: some of its features of the images in {dataset.path} are infinite or NaN in '
-                        f'{teacher.precision}; '
+        raise UserError(f'{teacher.option}: some of its features of the images in {dataset.path} are infinite or NaN '
+                        f'in {teacher.precision}; '
                         + ('use another teacher' if teacher.precision == 'float32' else 'use --fp32=1'))
     if rank == 0:
         with files.atomic_path(path) as temp:

@@ -20,9 +20,9 @@ from dnnlib.util import format_time, user_errors
 import torch
 import tqdm
 
-from dnnlib.commands import FiniteRange
-from torch_utils import checkpoint, cpu_threads, misc
-from torch_utils.devices import torch_device
+from dnnlib.commands import SETTINGS, FiniteRange, device_option
+from torch_utils import checkpoint, cpu_threads
+from torch_utils.devices import keep_freed_memory, torch_device
 from torch_utils.stop_request import StopRequest
 
 from .pretraining.data import CaptionedImages, DemoFaces
@@ -102,7 +102,8 @@ class Pretraining:
 
     def load(self, path, settings):
         """The inverse. -> threads that it was trained with. Raises UserError if it is the state of another training."""
-        tensors, info = checkpoint.load(path, 'pretraining-state')
+        tensors, info = checkpoint.load(path, 'pretraining-state',
+                                        remedy='delete it, and the same command starts afresh')
         _check_same(path, info['settings'], settings)
         for name, nest in info['state'].items():
             getattr(self, name).load_state_dict(checkpoint.unflatten(nest, tensors))
@@ -216,7 +217,7 @@ def _read_record(path):
     return record
 
 
-@click.command(context_settings=dict(max_content_width=120))
+@click.command(context_settings=SETTINGS)
 @click.option('--data', help='Images with class names or captions: folder or zip from dataset_tool.py, or demo',
               required=True, metavar='PATH|demo')
 @click.option('--texts', help='classes = the class names in common templates, FILE.txt = in templates of your own, one '
@@ -246,8 +247,7 @@ def _read_record(path):
 @click.option('--precision', help='auto = bf16 on a GPU that has it', type=click.Choice(['auto', 'fp32', 'bf16']),
               default='auto', show_default=True)
 @click.option('--seed', help='Random seed', type=click.IntRange(min=0), default=0, show_default=True)
-@click.option('--device', help='Where to run', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto',
-              show_default=True)
+@device_option()
 def main(**opts):
     """Train a small CLIP from scratch and report its zero-shot accuracy.
 
@@ -256,7 +256,7 @@ def main(**opts):
     """
     with user_errors():
         if torch_device(opts['device']) == 'cpu':
-            misc.keep_freed_memory()
+            keep_freed_memory()
         pretrain(**opts)
 
 

@@ -21,9 +21,11 @@ import numpy as np
 import torch
 import tqdm
 
-from torch_utils import cpu_threads, misc
+from dnnlib.commands import SETTINGS, batch_option, device_option
+from torch_utils import cpu_threads
 from torch_utils.devices import torch_device
 from torch_utils.image_grid import save_image
+from torch_utils.images import check_fit, to_float, to_uint8
 from training import model_files
 from training.dataset import DatasetError, ImageFolderDataset
 from training.dataset import demo as demo_data
@@ -79,19 +81,11 @@ def generate(network, dataset, labels, seed, device, batch):
     """As many images as there are labels [N, c_dim], uint8 on the CPU. Raises UserError if the network makes others
     than the data set has."""
     G = model_files.load_generator(network, device)
-    if (G.img_resolution, G.img_channels) != (dataset.resolution, dataset.num_channels):
-        raise UserError(f'--network={network}: makes images of {G.img_resolution}x{G.img_resolution} with '
-                        f'{G.img_channels} channels, --data has '
-                        f'{dataset.resolution}x{dataset.resolution} with {dataset.num_channels}; give the data set '
-                        'that it was trained on')
-    if G.c_dim not in (0, labels.shape[1]):
-        raise UserError(f'--network={network}: takes labels of {G.c_dim} dimensions, those of --data have '
-                        f'{labels.shape[1]}; give the data set '
-                        'that it was trained on')
+    check_fit(dataset, f'--data={dataset.path}', G.img_channels, G.img_resolution, G.c_dim)
     z = torch.randn([len(labels), G.z_dim], generator=torch.Generator().manual_seed(seed))
     c = torch.from_numpy(labels[:, :G.c_dim])
     batches = zip(z.split(batch), c.split(batch), strict=True)
-    return torch.cat([misc.to_uint8(G(zs.to(device), cs.to(device), noise_mode='const')).cpu() for zs, cs in batches])
+    return torch.cat([to_uint8(G(zs.to(device), cs.to(device), noise_mode='const')).cpu() for zs, cs in batches])
 
 
 @torch.no_grad()
@@ -100,15 +94,11 @@ def encode(teacher, images, batch, title):
     start is slow."""
     device = teacher.mean.device
     parts = images.split(batch)
-    teacher.encode_image(_to_float(parts[0], device)).cpu()
+    teacher.encode_image(to_float(parts[0].to(device))).cpu()
     feats, start = [], time.perf_counter()
     for part in tqdm.tqdm(parts, desc=title, unit='batch', leave=False, disable=None):
-        feats.append(teacher.encode_image(_to_float(part, device)).cpu())           # to the CPU: waits for the device
+        feats.append(teacher.encode_image(to_float(part.to(device))).cpu())           # to the CPU: waits for the device
     return torch.cat(feats), len(images) / (time.perf_counter() - start)
-
-
-def _to_float(part, device):
-    return part.to(device).to(torch.float32) / 127.5 - 1
 
 
 def probe(name, teacher, material, seed, batch):
@@ -200,7 +190,7 @@ def load_teachers(names, device):
                         else str(err)) from err
 
 
-@click.command(context_settings=dict(max_content_width=120))
+@click.command(context_settings=SETTINGS)
 @click.option('--data', help='Images: folder or zip from dataset_tool.py, or demo', required=True, metavar='PATH|demo')
 @click.option('--teacher', 'names', help='As --kd-teacher of train.py; several times to compare', required=True,
               multiple=True, metavar='NAME')
@@ -211,12 +201,10 @@ def load_teachers(names, device):
 @click.option('--images', 'num_images', help='Images to look at, drawn at random from a larger set',
               type=click.IntRange(min=10), default=1000,
               show_default=True, metavar='INT')
-@click.option('--batch', help='Images at a time', type=click.IntRange(min=1), default=64, show_default=True,
-              metavar='INT')
+@batch_option(64)
 @click.option('--seed', help='Of the images, the folds and the generated images', type=click.IntRange(min=0), default=0,
               show_default=True)
-@click.option('--device', help='Where to run', type=click.Choice(['auto', 'cuda', 'cpu']), default='auto',
-              show_default=True)
+@device_option()
 def main(data, names, network, texts, outdir, num_images, batch, seed, device):
     """Compare teachers on a data set.
 

@@ -28,6 +28,8 @@ COMMON_NORM = 10.0
 class Teacher(torch.nn.Module):
     """A frozen image encoder and text encoder with outputs of the same width.
 
+    Attributes:
+        option:     of the command line that names it, for messages.
     Args:
         encoder:    module with `image_features(x)` [N, 3, size, size] -> [N, dim] and, unless it knows images only,
                     `text_features(list of str)` -> [K, dim]. May have `feature_maps(x)` -> list of [N, C, h, w].
@@ -42,6 +44,7 @@ class Teacher(torch.nn.Module):
     def __init__(self, encoder, preprocess, dim, identity, dtype=torch.float32, norm=None):
         super().__init__()
         self.encoder = encoder.eval().requires_grad_(False)
+        self.option = '--kd-teacher'
         self.preprocess = preprocess
         self.dim = dim
         self.identity = identity if norm is None else f'{identity}:norm{norm:g}'
@@ -67,7 +70,7 @@ class Teacher(torch.nn.Module):
     def check_texts(self, remedy='give a teacher that knows texts too, such as CLIP'):
         """Raises UserError if it knows images only."""
         if not self.has_texts:
-            raise UserError(f'--kd-teacher: {self.identity} knows images only, not texts; {remedy}')
+            raise UserError(f'{self.option}: {self.identity} knows images only, not texts; {remedy}')
 
     def encode_image(self, img, raw_input=False):
         """img [N, 1 or 3, H, H] in [-1, 1] -> [N, dim] float32, of length `norm` if there is one. Differentiable with
@@ -163,7 +166,7 @@ def check_name(name, option='--kd-teacher'):
         try:
             dnnlib.util.call_func_by_name(name, func_name=source.check)
         except UserError as err:
-            raise UserError(f'{option}={name}: {err}') from err
+            raise UserError(f'{option}={name}', str(err)) from err
 
 
 def _source(name):
@@ -184,9 +187,11 @@ def load_teacher(name, device='cpu', option='--kd-teacher'):
     """
     check_name(name, option)
     try:
-        return dnnlib.util.call_func_by_name(name, func_name=_source(name).loader, device=torch.device(device))
+        teacher = dnnlib.util.call_func_by_name(name, func_name=_source(name).loader, device=torch.device(device))
     except UserError as err:
-        raise UserError(f'{option}={name}: {err}') from err
+        raise UserError(f'{option}={name}', str(err)) from err
+    teacher.option = option
+    return teacher
 
 
 def load_for_training(name, device, fp32, option='--kd-teacher'):

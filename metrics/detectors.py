@@ -9,7 +9,9 @@ import torch
 
 import dnnlib
 from dnnlib import UserError, files
+from dnnlib.text import gist
 from torch_utils import distributed
+from torch_utils.images import to_float
 
 # The network of the first FID code ("TF 2015"), as TorchScript; it resizes to 299x299 inside, the way TensorFlow 1 did.
 INCEPTION_URL = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt'
@@ -149,17 +151,11 @@ def check_features(detector: Detector, device, complaint: str, remedy: str) -> N
     try:
         features = detector(torch.zeros([2, 3, 64, 64], dtype=torch.uint8, device=device))
     except Exception as err:                        # it is a program of others
-        raise UserError(f'{complaint}: it fails on 64x64 images ({gist(err)}); {remedy}') from err
+        raise UserError(f'{complaint}: it fails on 64x64 images ({gist(err, line=-1)}); {remedy}') from err
     if features.ndim != 2 or len(features) != 2 or detector.num_features not in (None, features.shape[1]):
         expected = f'[2, {detector.num_features or "F"}]'
         raise UserError(f'{complaint}: features of two images have shape {list(features.shape)}, expected {expected}; '
                         f'{remedy}')
-
-
-def gist(err: Exception) -> str:
-    """One line of a message: the last, where TorchScript has the reason, cut to a bearable length."""
-    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
-    return f'{type(err).__name__}: {lines[-1][:200]}' if lines else type(err).__name__
 
 
 def load_teacher_detector(device, teacher_kwargs: dict) -> Detector:
@@ -176,4 +172,4 @@ def load_teacher_detector(device, teacher_kwargs: dict) -> Detector:
     size = teacher.preprocess.size
     return Detector(teacher.identity, f'{teacher.identity} {teacher.precision}', teacher.dim,
                     f'bicubic with antialiasing to {size}x{size}',
-                    lambda img: teacher.encode_image(img.to(torch.float32) / 127.5 - 1))
+                    lambda img: teacher.encode_image(to_float(img)))

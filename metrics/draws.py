@@ -1,7 +1,6 @@
 """The random draws behind generated images: latents, labels and noise follow from the seed and the number of the item,
 whatever the batches."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 import tqdm
 
 from torch_utils import distributed
+from torch_utils.seeds import number_of
 
 BLOCK = 64                      # items whose rows are drawn together
 NOISE_BLOCK = 8                 # items whose noise is: there are many more numbers of it
@@ -94,4 +94,4 @@ def to_device(x: torch.Tensor, device) -> torch.Tensor:
 
 
 def _seed(opts, number: int, what: str) -> int:
-    return int.from_bytes(hashlib.sha256(f'{opts.seed}/{number}/{what}'.encode()).digest()[:4], 'little')
+    return number_of(opts.seed, number, what, num_bytes=4)

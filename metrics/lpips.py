@@ -6,6 +6,7 @@ import pickle
 import torch
 
 from dnnlib import UserError, files
+from torch_utils.images import to_float
 
 from .detectors import VGG16_URL, Detector, ModelFile, check_features, find_file, load_script
 
@@ -49,7 +50,7 @@ class AlexNetLpips(torch.nn.Module):
         if min(height, width) < MIN_SIZE:
             raise UserError(f'LPIPS with AlexNet needs images of {MIN_SIZE}x{MIN_SIZE} or more, these are '
                             f'{width}x{height}; use another metric')
-        x = (img.to(self.shift.dtype) / 127.5 - 1 - self.shift) / self.scale
+        x = (to_float(img, self.shift.dtype) - self.shift) / self.scale
         parts = []
         for layer in self.features:
             x = layer(x)

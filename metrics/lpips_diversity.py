@@ -3,7 +3,8 @@
 import torch
 
 from dnnlib import UserError
-from torch_utils import distributed, misc
+from torch_utils import distributed
+from torch_utils.images import to_uint8
 
 from . import draws, metric_utils
 
@@ -29,7 +30,7 @@ def pair_distances(opts, num_gen: int, same_class: bool = False) -> torch.Tensor
     for items in draws.batches(opts, num_gen, max(opts.batch_size // 2, 1) * 2, 'Distances of images'):
         img = metric_utils.generate_batch(opts, items, same_class)
         finite = img.isfinite().flatten(1).all(dim=1, keepdim=True)
-        feats = opts.detector(misc.to_uint8(img)).where(finite, torch.nan)
+        feats = opts.detector(to_uint8(img)).where(finite, torch.nan)
         distances[items.start // 2:items.stop // 2] = (feats[0::2] - feats[1::2]).square().sum(dim=1)
     return distributed.all_reduce_sum(distances)
 

@@ -24,13 +24,15 @@ QUANTILE = 0.05
 NUM_PAIRS = 16          # nearest pairs that are recorded and shown
 
 
-@register_metric('memorization<N>', needs='inception', real=FEATURES, generated=FEATURES, figures=('below_median',))
+@register_metric('memorization<N>', needs='inception', real=FEATURES, generated=FEATURES, figures=('below_median',),
+                 seeks_copies=True)
 def memorization(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
     """share of N generated images that are nearer to a training image than 95 % of those are to each other"""
     return copies(real.get_all(), generated.get_all(), weights)
 
 
-@register_metric('featmemorization<N>', needs='teacher', real=FEATURES, generated=FEATURES, figures=('below_median',))
+@register_metric('featmemorization<N>', needs='teacher', real=FEATURES, generated=FEATURES, figures=('below_median',),
+                 seeks_copies=True)
 def feature_memorization(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> dict:
     """the same with the features of a teacher"""
     return memorization(real, generated, weights)

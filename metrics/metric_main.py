@@ -12,7 +12,8 @@ import torch
 
 import dnnlib
 from dnnlib import UserError, files, metric_records
-from torch_utils import distributed, misc
+from torch_utils import distributed
+from torch_utils.images import to_uint8
 
 from . import (  # noqa: F401  (each registers its metrics)
     detectors,
@@ -111,7 +112,7 @@ def check_metric_data(metrics: list[str], dataset_kwargs: dict, option: str, tra
     where = f'{option}={dataset_kwargs["path"]}'
     if not needs_data(metrics, trained.label_dim):
         raise UserError(f'{where}: --metrics={",".join(metrics)} compares with no real images; leave it out')
-    if copies := next((name for name in metrics if 'memorization' in name), None):
+    if copies := next((name for name in metrics if find_metric(name)[0].seeks_copies), None):
         raise UserError(f'{where}: {copies} looks for copies of the training images; leave it out of --metrics, and '
                         f'measure it afterwards with calc_metrics.py --metrics={copies} --ref={trained.path}')
     metric_utils.check_reference(dataset_kwargs, where, trained.num_channels, trained.resolution, trained.label_dim,
@@ -175,7 +176,7 @@ def _figures(name: str, opts: MetricOptions, real: dict, generated: dict, bootst
 
 def _save_pairs(name: str, opts: MetricOptions, pairs: list, folder: str) -> str:
     """Generates the fakes of the pairs again, and shows them above their training images -> name of the file."""
-    fakes = [misc.to_uint8(metric_utils.generate_batch(opts, range(i, i + 1))[0]) for i, _, _ in pairs]
+    fakes = [to_uint8(metric_utils.generate_batch(opts, range(i, i + 1))[0]) for i, _, _ in pairs]
     reals = [torch.from_numpy(opts.reference[item][0]) for _, item, _ in pairs]
     file_name = f'pairs-{name}.png'
     if distributed.get_rank() == 0:

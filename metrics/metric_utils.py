@@ -12,7 +12,8 @@ import torch
 
 import dnnlib
 from dnnlib import UserError, files
-from torch_utils import distributed, misc
+from torch_utils import distributed, workers
+from torch_utils.images import check_fit, to_uint8
 
 from . import draws
 from .detectors import Detector
@@ -97,13 +98,9 @@ def check_reference(dataset_kwargs: dict, where: str, channels: int, resolution:
     Raises: UserError.
     """
     with contextlib.closing(_open_like(dataset_kwargs, where, resolution, c_dim, class_names)) as dataset:
-        if (dataset.num_channels, dataset.resolution) != (channels, resolution):
-            raise UserError(f'{where}: images are {_describe(dataset.num_channels, dataset.resolution)}, the network '
-                            f'makes {_describe(channels, resolution)}; make the data set with dataset_tool.py '
-                            f'--width={resolution} --height={resolution} --color={"grey" if channels == 1 else "rgb"}')
-        if dataset.label_dim != c_dim:
-            raise UserError(f'{where}: labels have {dataset.label_dim} dimensions, the network takes {c_dim}; '
-                            f'use the data set that it was trained on, or {_same_classes(class_names)}')
+        check_fit(dataset, where, channels, resolution, c_dim, 'make the data set with dataset_tool.py '
+                  f'--width={resolution} --height={resolution} --color={"grey" if channels == 1 else "rgb"}',
+                  f'use the data set that it was trained on, or {_same_classes(class_names)}')
         if c_dim > 0 and None not in (class_names, dataset.class_names) and class_names != dataset.class_names:
             label = next(i for i, (a, b) in enumerate(zip(class_names, dataset.class_names, strict=True)) if a != b)
             raise UserError(f'{where}: class {label} is {dataset.class_names[label]!r}, in the training images '
@@ -126,10 +123,6 @@ def _same_classes(class_names: list | None) -> str:
     named = '' if class_names is None else f' ({", ".join(class_names[:3])}{", ..." if len(class_names) > 3 else ""})'
     return ('one with the same classes: one folder per class, with the same names as in the training images'
             f'{named}, made ready by dataset_tool.py')
-
-
-def _describe(channels: int, size: int) -> str:
-    return f'{size}x{size} {"grey" if channels == 1 else "RGB"}'
 
 
 def compute_feature_stats_for_dataset(opts: MetricOptions, max_items: int | None = None, **capture) -> FeatureStats:
@@ -205,7 +198,7 @@ def collect_generated(opts: MetricOptions, requests: dict[Any, Request]) -> dict
     for items in draws.batches(opts, num_items, opts.batch_size, 'Features of generated images'):
         img = generate_batch(opts, items)
         finite = img.isfinite().flatten(1).all(dim=1, keepdim=True)
-        features = _detect(misc.to_uint8(img), finite, items.start, requests.values())
+        features = _detect(to_uint8(img), finite, items.start, requests.values())
         for key, request in requests.items():
             if items.start < request.max_items:
                 stats[key].append_torch(features[request.detector.identity][:request.max_items - items.start])
@@ -244,36 +237,15 @@ def _generate(opts: MetricOptions, items: range, same_class: bool) -> torch.Tens
         return opts.G(z, c, noise_mode=NOISE_MODE, **draws.truncation(opts))[:len(items)]
 
 
-class _Images(torch.utils.data.Dataset):
-    """Some items of a data set, without labels; or the `UserError` itself, which would lose its one line in being
-    raised across processes."""
-
-    def __init__(self, dataset, items):
-        self.dataset, self.items = dataset, items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, i: int) -> torch.Tensor | UserError:
-        try:
-            return torch.from_numpy(self.dataset[self.items[i]][0])
-        except UserError as err:
-            return err
-
-
-def _collate(images: list) -> torch.Tensor | UserError:
-    return next((img for img in images if isinstance(img, UserError)), None) or torch.stack(images)
-
-
 def _dataset_batches(opts: MetricOptions, items: range) -> Iterator[torch.Tensor]:
     """uint8 [N, C, H, W] on the device."""
-    loader = torch.utils.data.DataLoader(
-        _Images(opts.reference, items), opts.batch_size, num_workers=opts.num_workers, collate_fn=_collate,
-        pin_memory=torch.device(opts.device).type == 'cuda', worker_init_fn=misc.loader_signals,
-        # Or else each start of the workers would draw from torch's global generator
-        generator=torch.Generator(),
-    )
-    for img in loader:
+    for img in workers.loader(opts.reference, _join, opts.device, opts.num_workers, batch_size=opts.batch_size,
+                              sampler=items):
         if isinstance(img, UserError):
             raise img
         yield draws.to_device(img, opts.device)
+
+
+def _join(items: list) -> torch.Tensor:
+    """Without the labels."""
+    return torch.stack([torch.from_numpy(item[0]) for item in items])

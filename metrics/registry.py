@@ -23,6 +23,7 @@ class Metric(NamedTuple):
     number:  of images, where the name does not say; None = it must.
     figures: names of the other figures that are printed after the value.
     abilities: what a generator must offer beyond a call of it, by the names of `training.networks.interface.ABILITIES`.
+    seeks_copies: whether it looks for copies of training images, so that no other real images will do.
     """
     pattern: str
     needs: str
@@ -33,6 +34,7 @@ class Metric(NamedTuple):
     number: int | None = None
     figures: tuple[str, ...] = ()
     abilities: tuple[str, ...] = ()
+    seeks_copies: bool = False
 
     def num_gen(self, name: str) -> int | None:
         """The number of generated images in the name; None if it is a name of other metrics."""
@@ -51,8 +53,8 @@ _metrics: dict[str, Metric] = {}
 
 
 def register_metric(pattern: str, needs: str, better: str = 'lower', real: dict | None = None,
-                    generated: dict | None = None,
-                    number: int | None = None, figures: tuple[str, ...] = (), abilities: tuple[str, ...] = ()):
+                    generated: dict | None = None, number: int | None = None, figures: tuple[str, ...] = (),
+                    abilities: tuple[str, ...] = (), seeks_copies: bool = False):
     """Decorator: makes a function the `compute` of a `Metric`; the first line of its docstring is what users are told.
 
     Raises ValueError if the pattern is taken, or `better` is none of the two.
@@ -62,7 +64,8 @@ def register_metric(pattern: str, needs: str, better: str = 'lower', real: dict 
             raise ValueError(f'metric {pattern!r} is already registered by {_metrics[pattern].compute.__module__}')
         if better not in ('lower', 'higher'):
             raise ValueError(f"better is {better!r}, it must be 'lower' or 'higher'")
-        _metrics[pattern] = Metric(pattern, needs, better, real, generated, compute, number, figures, abilities)
+        _metrics[pattern] = Metric(pattern, needs, better, real, generated, compute, number, figures, abilities,
+                                    seeks_copies)
         return compute
     return register
 

@@ -14,6 +14,7 @@ import PIL.Image
 import pytest
 import torch
 from host_build import open_host_library
+from lite_standin import make_package
 
 import train
 from dnnlib import EasyDict
@@ -39,6 +40,12 @@ def cache_dir(tmp_path_factory, monkeypatch):
 def host_library(tmp_path_factory):
     """The CUDA kernels as loops over blocks and threads, on the CPU: see host_build.py."""
     yield from open_host_library(tmp_path_factory.getbasetemp() / 'cache')
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """The package of lite0 with random weights -> the module in it: see lite_standin.py."""
+    return make_package(tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope='session')

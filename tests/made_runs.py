@@ -1,8 +1,12 @@
 """Folders of runs as train.py leaves them, made up: every value is known to the test that asks for one."""
 
+import contextlib
 import json
+import threading
 
 import PIL.Image
+
+from reporting import serve
 
 SIDE, COLUMNS, ROWS = 16, 4, 3
 COLOURS = ['black', 'red', 'lime', 'blue', 'yellow', 'magenta', 'cyan', 'white']
@@ -60,3 +64,16 @@ def make_run(folder, ticks=10, frames=5, values=(30.0, 20.0, 25.0), **changes):
     (folder / 'log.txt').write_text('tick 0     kimg 1.0      time 3s\nWarning: something is odd.\n'
                                     'tick 1     kimg 2.0      time 6s\nWarning: /home/anna/x is odd.\n')
     return folder
+
+
+@contextlib.contextmanager
+def serving(folder):
+    server = serve.Server(str(folder), 0)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

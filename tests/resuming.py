@@ -10,9 +10,7 @@ import socket
 import time
 
 import torch
-from conftest import parse_options, shrink
 
-import train
 from dnnlib.metric_records import read_lines
 from dnnlib.util import user_errors
 from torch_utils import checkpoint, distributed, training_stats
@@ -21,19 +19,11 @@ from training.run.files import BAD_STEPS_FILE, LOG_FILE, STATE_FILE, STATS_FILE,
 from training.training import Training
 from training.training_loop import Run
 
-KD = ['--kd=agkd,cgkd', '--kd-teacher=demo']
 TIMES = ('Timing/', 'Resources/')
 
 
 class Killed(BaseException):
     """Instead of SIGKILL, within a process."""
-
-
-def make_config(data, *args, **changes):
-    config, _name = train.build_config(parse_options('--outdir=x', f'--data={data}', '--device=cpu', '--metrics=none',
-                                                     '--workers=0', *args))
-    shrink(config).update(changes)
-    return config
 
 
 def make_run(config, run_dir):

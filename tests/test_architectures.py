@@ -12,7 +12,7 @@ import toy_architecture as toy
 from conftest import parse_options, run_cli
 from resuming import make_run
 from resuming import run as run_training
-from test_metrics_detectors import save_teacher
+from toy_detectors import save_teacher
 
 import calc_metrics
 import export

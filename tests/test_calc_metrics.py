@@ -1,59 +1,27 @@
 """calc_metrics.py and metrics/metric_main.py: names, values with their protocol, where they go, and every refusal."""
 
-import io
 import json
 import math
 import re
-import zipfile
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
-from click.testing import CliRunner
-from test_metrics_detectors import ToyInception, save_script, save_teacher, teacher_kwargs
+from measuring import NETWORK, PIXELS, ToyClasses, make_data, make_snapshot, picture, run
+from toy_detectors import ToyInception, save_script, save_teacher, teacher_kwargs
 
-import calc_metrics
 from dnnlib import UserError, files
-from kd_plugin.teacher import Preprocess, Teacher, load_teacher
+from inference.trained_on import real_images
+from kd_plugin.teacher import load_teacher
 from metrics import detectors, metric_main, script_detectors
 from metrics.frechet_distance import frechet_distance
 from torch_utils import checkpoint
-from training.networks import Generator
 from training.snapshots import files as snapshots
-
-NETWORK = dict(z_dim=8, w_dim=8, img_resolution=16, mapping_kwargs=dict(num_layers=1),
-               synthesis_kwargs=dict(channel_base=64, channel_max=8))
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv('KDGAN_CACHE_DIR', str(tmp_path / 'cache'))
-
-
-def picture(i, size=16, channels=3):
-    return np.random.RandomState(i).randint(0, 256, [size, size, channels], dtype=np.uint8)
-
-
-def make_data(path, num=12, size=16, channels=3, classes=3):
-    with zipfile.ZipFile(path, 'w') as archive:
-        for i in range(num):
-            buffer = io.BytesIO()
-            PIL.Image.fromarray(picture(i, size, channels).squeeze()).save(buffer, 'png')
-            archive.writestr(f'class{i % classes}/{i:02d}.png', buffer.getvalue())
-    return dict(class_name='training.dataset.ImageFolderDataset', path=str(path), use_labels=False, max_size=num,
-                xflip=True, resolution=size)
-
-
-def make_snapshot(path, data_kwargs, c_dim=0, img_channels=3, training=None):
-    kwargs = dict(NETWORK, c_dim=c_dim, img_channels=img_channels)
-    torch.manual_seed(0)
-    if training is None:
-        training = dict(options=dict(training_set_kwargs=data_kwargs), cur_nimg=12345, class_names=None)
-        (path.parent / 'training_options.json').write_text(json.dumps(training['options']))         # as a run has it
-    snapshots.save_networks(str(path), dict(G_ema=Generator(**kwargs)),
-                            dict(G_ema=dict(kwargs, class_name='training.networks.Generator')), training)
-    return str(path)
 
 
 @pytest.fixture
@@ -65,36 +33,6 @@ def data(tmp_path):
 def network(tmp_path, data):
     (tmp_path / 'run').mkdir()
     return make_snapshot(tmp_path / 'run' / 'network-snapshot-000012.safetensors', data)
-
-
-def run(*args):
-    """-> (exit code, what was printed)."""
-    result = CliRunner().invoke(calc_metrics.main, ['--device=cpu', '--workers=0', *args])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
-
-
-class Pixels(torch.nn.Module):
-    """An encoder whose features are a few pixels."""
-
-    def image_features(self, x):
-        return x[:, :, 0, :2].flatten(1)
-
-
-def load_pixel_teacher(name, device):
-    return Teacher(Pixels(), Preprocess(16, (0.5,) * 3, (0.5,) * 3), 6, f'pixels:{name}').to(device)
-
-
-PIXELS = dict(func_name=f'{__name__}.load_pixel_teacher', name='a')
-
-
-class ToyClasses(torch.nn.Module):
-    """Called like the official network for the Inception score."""
-
-    def forward(self, img, no_output_bias: bool = False):
-        assert no_output_bias and img.dtype == torch.uint8, 'class probabilities of uint8 images only'
-        return torch.softmax(img.to(torch.float32)[:, :, 0, 0].repeat(1, 2)[:, :4] / 20, dim=1)
 
 
 class Replay(torch.nn.Module):
@@ -257,7 +195,7 @@ def test_fid_of_a_conditional_generator_on_other_data(tmp_path, monkeypatch):
 def test_the_demo_set_by_name(tmp_path):
     """`--data=demo` is the drawn set in the network's size."""
     info = dict(networks=dict(G_ema=NETWORK), training={})
-    assert calc_metrics.choose_data('demo', info, 'x') == dict(
+    assert real_images('demo', '--ref', 'x', info) == dict(
         class_name='training.dataset.ImageFolderDataset', path=files.cache_dir('demo') + '/demo16.zip')
 
 
@@ -266,8 +204,8 @@ def test_no_class_is_taken_from_a_snapshot(tmp_path):
     options = dict(training_set_kwargs=dict(class_name='subprocess.Popen', path=str(tmp_path),
                                             args=['touch', str(tmp_path / 'hacked')]))
     info = dict(networks=dict(G_ema=NETWORK), training=dict(options=options))
-    assert calc_metrics.choose_data(None, info, 'x') == dict(class_name='training.dataset.ImageFolderDataset',
-                                                             path=str(tmp_path))
+    assert real_images(None, '--ref', 'x', info) == dict(
+        class_name='training.dataset.ImageFolderDataset', path=str(tmp_path))
 
 
 def test_metrics_of_generated_images_alone_need_no_data(tmp_path, monkeypatch):

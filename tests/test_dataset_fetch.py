@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 from conftest import run_cli
 from download_server import serving
-from test_dataset_tool import make_cifar, noise, read
+from made_images import make_cifar, noise, read
 
 import dataset_tool
 from dnnlib import resumable

@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from conftest import run_cli
-from test_dataset_tool import ORIENTATION, noise, read
+from made_images import ORIENTATION, noise, read
 
 import dataset_tool
 from kd_plugin.prompts import class_names_of

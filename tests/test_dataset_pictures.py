@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import PIL.Image
 import pytest
-from test_dataset_tool import convert, make_folder, noise, read, refusal, run_tool
+from made_images import convert, make_folder, noise, read, refusal, run_tool
 
 import train
 from training.dataset import DatasetError, ImageFolderDataset

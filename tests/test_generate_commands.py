@@ -8,8 +8,7 @@ import PIL.Image
 import pytest
 import torch
 from conftest import run_cli
-from test_generate import save
-from test_training_video_files import read_video
+from small_generators import read_video, save
 
 import generate
 from kd_plugin.teacher import load_teacher
@@ -127,7 +126,7 @@ def test_neighbors_know_the_data_of_the_training(tiny_data, tmp_path):
     info = dict(options=dict(training_set_kwargs=dict(path=tiny_data, xflip=True)), cur_nimg=0)
     snapshots.save_networks(str(tmp_path / 'b.safetensors'), loaded.networks, loaded.info['networks'], info)
     code, output = run('neighbors', tmp_path / 'b.safetensors', tmp_path / 'out', '--seeds=1', '--space=pixels')
-    assert code == 1 and 'the images that it was trained on are not known or not there any more; name them' in output
+    assert code == 1 and 'the data set that the snapshot was trained on is not there any more; name it' in output
     # The run has the path, the snapshot the name.
     (tmp_path / 'training_options.json').write_text(json.dumps(info['options']))
     assert run('neighbors', tmp_path / 'b.safetensors', tmp_path / 'out', '--seeds=1', '--space=pixels')[0] == 0
@@ -156,8 +155,7 @@ def test_neighbors_know_the_data_of_the_training(tiny_data, tmp_path):
                                         'at most 100000'),
     ('truncation', ['--trunc=nan'], 'Error: --trunc=nan: must be numbers such as 0.7'),
     ('truncation', ['--trunc='], 'Error: --trunc=: must be numbers such as 0.7'),
-    ('neighbors', [], 'the images that it was trained on are not known or not there any more; name them with '
-                      '--data=PATH'),
+    ('neighbors', [], 'the snapshot does not say what it was trained on; name the real images with --data=PATH'),
     ('neighbors', ['--data=demo', '--teacher=nothing'], ', or --space=pixels'),
     ('neighbors', ['--data=demo', '--teacher=nothing.safetensors'],
      'Error: --teacher=nothing.safetensors: nothing.safetensors does not exist'),

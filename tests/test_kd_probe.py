@@ -157,4 +157,4 @@ def test_a_network_of_another_size(network, tmp_path):
     PIL.Image.new('RGB', (32, 32)).save(tmp_path / 'a.png')
     code, text = run_cli(probe.main, f'--data={tmp_path}', '--teacher=demo', f'--network={network}',
                          f'--outdir={tmp_path / "out"}')
-    assert code == 1 and 'makes images of 16x16 with 3 channels, --data has 32x32 with 3' in text
+    assert code == 1 and f'--data={tmp_path}: images are 32x32 RGB, the network makes 16x16 RGB; give the data' in text

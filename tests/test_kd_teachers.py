@@ -62,8 +62,16 @@ def test_norm_of_the_features():
     # Features of one must not be taken for those of the other
     assert raw.identity != scaled.identity
     assert not raw.has_texts
-    with pytest.raises(UserError, match='x knows images only, not texts; give a teacher that knows texts too'):
+    with pytest.raises(UserError, match='--kd-teacher: x knows images only, not texts; give a teacher that knows '
+                                        'texts too'):
         raw.encode_text(['a cat'])
+
+
+def test_messages_name_the_option_that_gave_the_teacher(monkeypatch):
+    teacher = load_teacher('demo', option='--perceptual')
+    monkeypatch.setattr(Teacher, 'has_texts', False)
+    with pytest.raises(UserError, match='--perceptual: demo.* knows images only'):
+        teacher.check_texts()
 
 
 # -- features of the real images

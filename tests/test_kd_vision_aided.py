@@ -18,7 +18,7 @@ from kd_plugin.teacher import Preprocess, Teacher, load_teacher
 from kd_plugin.teachers.feature_levels import FeatureLevels
 from kd_plugin.vision_aided import RECIPES, VisionAided
 from kd_plugin.vision_heads import EqualisedHead, NormalisedHead, widths
-from torch_utils import misc
+from torch_utils.devices import cpu_has_bfloat16
 from training.config.presets import PRESETS
 from training.dataset import ImageFolderDataset
 from training.dataset import demo as demo_data
@@ -333,7 +333,7 @@ def test_options(tiny_data):
     config, name = build(tiny_data, '--vision-aided=clip,hf:org/model', '--vision-aided-weight=0.5')
     assert config.terms == dict(vision_aided=dict(class_name='kd_plugin.vision_aided.VisionAided', recipe='stylegan2',
                                                   teachers=['ViT-B/32', 'hf:org/model'], warmup=100.0, weight=0.5,
-                                                  fp32=not misc.cpu_has_bfloat16()))
+                                                  fp32=not cpu_has_bfloat16()))
     assert re.fullmatch('tiny-auto1-vision-aided-clip-model-[0-9a-f]{6}-weight0.5', name)
     args = '--vision-aided=clip', '--vision-aided-recipe=package', '--vision-aided-real-label=1'
     config, name = build(tiny_data, *args)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from conftest import parse_options
 from kd_toys import RES, N, setup, step, toy_teacher
-from resuming import KD, differences, make_config, run
+from resuming import differences, run
+from small_runs import KD, make_config
 
 import train
 from dnnlib import UserError

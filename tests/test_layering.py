@@ -143,6 +143,12 @@ def test_pages_need_no_torch():
     assert modules and result.stdout.strip() == '[]'
 
 
+def test_tests_share_modules_that_are_no_tests():
+    wrong = [(path.name, name) for path in sorted((ROOT / 'tests').glob('*.py'))
+             for name in imported_packages(path) if name.startswith('test_')]
+    assert wrong == []
+
+
 def test_nothing_needs_torchvision():
     users = [str(path.relative_to(ROOT)) for path in ROOT.glob('*/**/*.py')
              if '.venv' not in path.parts and 'tests' not in path.parts and 'torchvision' in imported_packages(path)]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_legacy_write import CASES, inputs_of, run_tools, snapshot_of
+from legacy_cases import CASES, inputs_of, run_tools, snapshot_of
 
 import dnnlib
 from training.snapshots import pickle_pytorch as legacy_pytorch

@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 import torch
-from test_model_files import Handler, serving
+from network_server import Handler, serving
 
 import dnnlib
 import generate

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import parse_options
-from test_training_loop import make_config, make_run, trained
+from small_runs import make_config, make_run, trained
 
 import train
 from torch_utils import training_stats

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from conftest import run_cli
-from test_dnnlib_metric_records import record
+from made_records import record
 
 import calc_metrics
 from dnnlib import UserError

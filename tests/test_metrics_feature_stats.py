@@ -22,7 +22,7 @@ from metrics.metric_utils import (
     compute_feature_stats_for_generator,
     generate_batch,
 )
-from torch_utils import misc
+from torch_utils.images import to_uint8
 from training.networks import Generator
 
 # Python >= 3.12 warns on forking workers; torch warns where there are fewer cores than workers.
@@ -298,9 +298,9 @@ def test_nan_is_not_taken_for_black():
 def test_the_rule_for_8_bits():
     """-1, 0 and 1 become 0, 128 and 255, steps of 2/255 become steps of one."""
     x = torch.linspace(-1.1, 1.1, 100_001)
-    got = misc.to_uint8(x)
+    got = to_uint8(x)
     np.testing.assert_array_equal(got, np.clip(np.floor(x.numpy() * np.float32(127.5) + np.float32(128)), 0, 255))
-    assert misc.to_uint8(torch.arange(256) / 127.5 - 1).tolist() == list(range(256))
+    assert to_uint8(torch.arange(256) / 127.5 - 1).tolist() == list(range(256))
 
 
 # Several processes.

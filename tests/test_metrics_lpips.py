@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import requests
 import torch
-from test_metrics_detectors import LargeOnly, ToyInception, save_script, save_teacher, teacher_kwargs
+from toy_detectors import LargeOnly, ToyInception, save_script, save_teacher, teacher_kwargs
 
 from dnnlib import UserError, files
 from metrics import lpips

@@ -7,13 +7,13 @@ import re
 import numpy as np
 import pytest
 import torch
-from test_calc_metrics import PIXELS, ToyClasses, load_pixel_teacher, make_data, make_snapshot, run
-from test_metrics_detectors import save_script, save_teacher
+from measuring import PIXELS, ToyClasses, load_pixel_teacher, make_data, make_snapshot, run
+from toy_detectors import save_script, save_teacher
 
 from dnnlib import UserError
 from metrics import detectors, metric_main, registry, script_detectors
 from metrics.inception_score import split_scores
-from torch_utils import misc
+from torch_utils.images import to_uint8
 from training.run import files as run_files
 from training.run import keep as snapshot_keep
 
@@ -113,7 +113,7 @@ def test_the_inception_score(tmp_path, data, monkeypatch):
     script = save_script(tmp_path / 'toy.pt', ToyClasses())
     result, = calc(data, ['is40'], detector=script)
     opts = metric_main.MetricOptions(Noiseless(), data, None, torch.device('cpu'), batch_size=40)
-    img = misc.to_uint8(metric_main.metric_utils.generate_batch(opts, range(40)))
+    img = to_uint8(metric_main.metric_utils.generate_batch(opts, range(40)))
     scores = split_scores(torch.softmax(img.float()[:, [0, 1, 2, 0], 0, 0] / 20, dim=1),
                           torch.ones([1, 40], dtype=torch.float64))[0]
     assert result['value'] == pytest.approx(scores.mean().item(), rel=1e-6) and result['value'] > 1.01

@@ -1,18 +1,16 @@
 """Networks by file, address, published name: found, fetched, checked, loaded; against a server of our own."""
 
-import contextlib
 import hashlib
-import http.server
 import os
 import re
-import threading
 
 import pytest
 import requests
 import torch
 from conftest import parse_options, run_cli
-from test_calc_metrics import make_data, make_snapshot
-from test_metrics_detectors import save_teacher
+from measuring import make_data, make_snapshot
+from network_server import Handler, serving
+from toy_detectors import save_teacher
 
 import calc_metrics
 import generate
@@ -23,39 +21,6 @@ from training import model_files, networks
 from training.model_files import load_generator
 from training.run.find import find_run
 from training.snapshots import files as snapshots
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Gives `server.content` under /good, /cut (half of it), /moved (by a redirect); nothing elsewhere."""
-
-    def do_GET(self):
-        self.server.asked.append(self.path)
-        name = self.path.split('/')[1]
-        self.send_response({'good': 200, 'cut': 200, 'moved': 302}.get(name, 404))
-        body = self.server.content if name in ('good', 'cut') else b''
-        if name == 'moved':
-            self.send_header('Location', self.path.replace('/moved/', '/good/'))
-        self.send_header('Content-Length', str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[:len(body) // 2] if name == 'cut' else body)
-
-    def log_message(self, *args):
-        pass
-
-
-@contextlib.contextmanager
-def serving(handler):
-    """A server on this machine -> the server, with `address`."""
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
-    server.address = f'http://127.0.0.1:{server.server_port}'
-    thread = threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=0.01))
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture(autouse=True)

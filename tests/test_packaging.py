@@ -11,7 +11,7 @@ import sys
 import zipfile
 
 import pytest
-from test_model_card import KWARGS
+from card_runs import KWARGS
 
 from training.networks import Generator
 from training.snapshots import files as snapshots

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from processes import run_processes
-from test_training_loop import make_config
+from small_runs import make_config
 from torch.overrides import TorchFunctionMode
 
 from kd_plugin import teacher

@@ -11,10 +11,11 @@ import PIL.Image
 import pytest
 import torch
 from conftest import run_cli
-from test_generate import save
+from small_generators import save
 
 import generate
 import projector
+from dnnlib import UserError
 from inference import projection_files
 from inference.projection import Projection
 from kd_plugin.teacher import Preprocess, Teacher
@@ -112,7 +113,8 @@ def test_the_same_command_continues(network, photos, tmp_path, monkeypatch):
         patch.setattr(projector, 'write_all', lambda *a,
                       write=projector.write_all: (interrupt_at(patch, 3), write(*a))[1])
         code, output = run(network, photos, tmp_path / 'out', *args)
-    assert code == 130 and 'Stopped after step 4 of 6' in output and 'The same command continues' in output
+    assert code == 130 and 'SIGINT: stopping after this iteration' in output
+    assert 'Stopped after step 4 of 6' in output and 'The same command continues' in output
     assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == ['high', projection_files.STATE_FILE]
     code, output = run(network, photos, tmp_path / 'out', *args, '--seed=1')
     assert (code == 1
@@ -284,3 +286,9 @@ def test_a_grey_network_sees_grey_targets(photos, tmp_path):
                                                                   20)).resize((16, 16), PIL.Image.Resampling.LANCZOS)
     assert ((pixels(tmp_path / 'out' / 'target.png') == np.asarray(grey)).all()
             and pixels(tmp_path / 'out' / 'proj.png').shape == (16, 16))
+
+
+def test_a_damaged_state(tmp_path):
+    (tmp_path / projection_files.STATE_FILE).write_bytes(b'nothing')
+    with pytest.raises(UserError, match='the file is damaged .*; delete it, and the same command starts afresh'):
+        projection_files.load_state(str(tmp_path), {})

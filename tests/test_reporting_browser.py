@@ -4,8 +4,7 @@ import re
 import shutil
 
 import pytest
-from made_runs import make_run, tick, write_lines
-from test_reporting_serve import serving
+from made_runs import make_run, serving, tick, write_lines
 
 from reporting import compare_page, run_page, serve
 

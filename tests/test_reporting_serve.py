@@ -1,6 +1,5 @@
 """The server of `report.py serve`: what it answers, and what it refuses."""
 
-import contextlib
 import http.client
 import os
 import pathlib
@@ -9,11 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 
 import pytest
 from conftest import run_cli
-from made_runs import make_run, tick, write_lines
+from made_runs import make_run, serving, tick, write_lines
 
 import report
 from reporting import serve
@@ -33,19 +31,6 @@ def folder(tmp_path):
     (folder / 'notes').mkdir()
     (folder / 'notes.txt').write_text(SECRET)
     return folder
-
-
-@contextlib.contextmanager
-def serving(folder):
-    server = serve.Server(str(folder), 0)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def get(server, path, method='GET', **headers):

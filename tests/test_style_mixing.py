@@ -3,7 +3,7 @@ import PIL.Image
 import pytest
 import torch
 from conftest import run_cli
-from test_generate import save
+from small_generators import save
 
 import style_mixing
 

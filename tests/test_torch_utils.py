@@ -5,15 +5,8 @@ import torch
 from processes import run_processes
 
 from dnnlib import UserError
-from torch_utils import checkpoint, distributed, misc, training_stats
-
-
-def test_the_seed_of_a_step_depends_on_all_that_it_should():
-    """Seed, process, images seen: each combination has its own, and they do not run into each other."""
-    steps = [(seed, rank, nimg) for seed in (0, 1, 11) for rank in (0, 1, 10) for nimg in (0, 8, 80)]
-    seeds = {misc.step_seed(*step) for step in steps}
-    assert len(seeds) == len(steps) and all(0 <= seed < 2 ** 63 for seed in seeds)
-    assert misc.step_seed(1, 0, 8) == misc.step_seed(1, 0, 8)
+from torch_utils import checkpoint, distributed, training_stats
+from torch_utils.devices import cpu_has_bfloat16
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +129,7 @@ def test_copy_matching_takes_what_fits():
 def test_bfloat16_is_what_the_processor_says(tmp_path, text, has):
     if text is not None:
         (tmp_path / 'cpuinfo').write_text(f'processor : 0\n{text}bugs :\n')
-    assert misc.cpu_has_bfloat16(str(tmp_path / 'cpuinfo')) is has
+    assert cpu_has_bfloat16(str(tmp_path / 'cpuinfo')) is has
 
 
 def test_a_single_process_needs_no_group():

@@ -218,7 +218,7 @@ def test_the_second_kind_of_gpu_counts_too(monkeypatch):
     """On a CPU and a device without a kernel: what is right on the first does not hide the second."""
     monkeypatch.setattr(custom_ops, '_failures', lambda kernel, device: ['wrong'] if device.type == 'mps' else [])
     assert custom_ops._check('bias_act', [torch.device('cpu')]) is None
-    assert 'wrong (on mps)' in custom_ops._check('bias_act', [torch.device('cpu'), torch.device('mps')])
+    assert 'wrong (on mps)' in custom_ops._check('bias_act', [torch.device('cpu'), torch.device('mps')]).reason
     forget_registrations()
 
 
@@ -235,7 +235,7 @@ def test_a_library_with_other_results_is_not_used(gpu, monkeypatch):
         torch.library._impls.discard('kdgan/upfirdn2d/CPU')
         with pytest.warns(RuntimeWarning, match='upfirdn2d runs without its CUDA kernel on rank 3: .*wrong '
                                                 'results.*the error is .*on cpu'):
-            assert 'wrong results' in custom_ops.problem_of('upfirdn2d')
+            assert 'wrong results' in custom_ops.problem_of('upfirdn2d').reason
         try:
             torch.testing.assert_close(upfirdn2d.upsample2d(x, f), upfirdn2d.upsample2d(x, f, impl='ref'))
         finally:
@@ -243,7 +243,7 @@ def test_a_library_with_other_results_is_not_used(gpu, monkeypatch):
 
 
 def test_a_library_without_a_kernel_is_not_used():
-    assert 'the library has no kernel for upfirdn2d' in custom_ops._check('upfirdn2d', [torch.device('mps')])
+    assert 'the library has no kernel for upfirdn2d' in custom_ops._check('upfirdn2d', [torch.device('mps')]).reason
     forget_registrations()
 
 

@@ -7,6 +7,7 @@ import torch
 from dnnlib import UserError
 from torch_utils import custom_ops, doctor
 from torch_utils.native import build as native_build
+from torch_utils.native.cache import Problem
 
 HAS_CUDA = torch.cuda.is_available()
 
@@ -46,17 +47,17 @@ def test_a_gpu_that_torch_does_not_see_is_a_problem_with_a_fix(monkeypatch):
 
 
 def test_a_failed_build_is_a_problem_with_its_fix(monkeypatch, capsys):
-    text = 'nvcc is missing. To mend it: install the CUDA toolkit 13.0'
-    monkeypatch.setattr(custom_ops, '_problems', {'bias_act': text, 'upfirdn2d': None, 'scaled_bias_act': None})
+    problem = Problem('nvcc is missing', 'install the CUDA toolkit 13.0')
+    monkeypatch.setattr(custom_ops, '_problems', {'bias_act': problem, 'upfirdn2d': None, 'scaled_bias_act': None})
     monkeypatch.setattr(custom_ops, '_backends', dict.fromkeys(['upfirdn2d', 'scaled_bias_act'],
                                                                'kernel compiled by NVRTC 13.0 (nvcc is missing)'))
     found = doctor.backends(has_cuda=True)
-    assert found['bias_act'] == ('plain torch: the CUDA kernel is not in use', text)
+    assert found['bias_act'] == ('plain torch: the CUDA kernel is not in use', problem)
     assert found['upfirdn2d'] == ('kernel compiled by NVRTC 13.0 (nvcc is missing) on cuda, plain torch on cpu', None)
     monkeypatch.setattr(doctor, 'backends', lambda *args: found)
     monkeypatch.setattr(doctor, 'driver_version', lambda: None)
     assert doctor.main([]) == 1
-    assert 'Problem: bias_act: nvcc is missing.\nFix:     install the CUDA toolkit 13.0' in capsys.readouterr().out
+    assert 'Problem: bias_act: nvcc is missing\nFix:     install the CUDA toolkit 13.0' in capsys.readouterr().out
 
 
 KERNELS = 'bias_act, upfirdn2d, scaled_bias_act'
@@ -64,10 +65,11 @@ KERNELS = 'bias_act, upfirdn2d, scaled_bias_act'
 
 @pytest.mark.parametrize('error, text', [
     (native_build.BuildError('ninja is missing', 'pip install ninja'),
-     f'Problem: {KERNELS}: ninja is missing.\nFix:     pip install ninja\n'),
+     f'Problem: {KERNELS}: ninja is missing\nFix:     pip install ninja\n'),
     (native_build.BuildError('it failed', 'look', 'x.cu:1: error: y'),
      f'Problem: {KERNELS}: it failed\nx.cu:1: error: y\nFix:     look\n'),
     (UserError('/full: no space'), f'Problem: {KERNELS}: /full: no space\nFix:     KDGAN_CACHE_DIR'),
+    (UserError('/old', 'no space', 'delete it'), f'Problem: {KERNELS}: /old: no space\nFix:     delete it\n'),
     (PermissionError('/other: not yours'), f'Problem: {KERNELS}: PermissionError: /other: not yours\nFix:     '
                                            'KDGAN_CACHE_DIR')])
 @pytest.mark.parametrize('args, limit', [([], native_build.TIME_LIMIT_SEC), (['--build'], doctor.PATIENT_SEC)])

@@ -15,7 +15,7 @@ from conftest import parse_options, run_cli
 import train
 from dnnlib import EasyDict, UserError
 from kd_plugin import teacher, vision_aided
-from torch_utils import checkpoint, misc
+from torch_utils import checkpoint, devices
 from training.dataset import ImageFolderDataset
 from training.networks_setup import feature_width
 from training.run import changes as run_changes
@@ -53,7 +53,7 @@ def test_low_shot_is_the_baseline_of_the_paper(tiny_data):
 @pytest.mark.parametrize('fast', [True, False])
 def test_precision_on_a_cpu(tiny_data, monkeypatch, fast):
     """bfloat16 where the processor has it, and where it is asked for."""
-    monkeypatch.setattr(misc, 'cpu_has_bfloat16', lambda: fast)
+    monkeypatch.setattr(devices, 'cpu_has_bfloat16', lambda: fast)
     kd = '--kd=agkd', '--kd-teacher=demo'
     half, full = config_of(tiny_data, *kd,
                            *([] if fast else ['--fp32=0']))[0], config_of(tiny_data, *kd,

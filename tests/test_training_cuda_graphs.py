@@ -6,10 +6,11 @@ import functools
 import pytest
 import torch
 from cuda_standin import cuda  # noqa: F401  (a fixture)
-from test_training_loop import KD, make_config, make_run
+from small_runs import KD, make_config, make_run
 
 from dnnlib import UserError
-from torch_utils import misc, training_stats
+from torch_utils import training_stats
+from torch_utils.devices import out_of_memory
 from training.augment import pipe as augment
 from training.augment import resample as augment_resample
 from training.speed.cuda_graphs import Recorder
@@ -301,8 +302,8 @@ def test_what_counts_as_out_of_memory():
             RuntimeError('CUDA error: out of memory'),
             RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)'),
             RuntimeError("Cuda failure 2 'out of memory'")]
-    assert all(misc.out_of_memory(err) for err in told)
-    assert not any(misc.out_of_memory(err) for err in (RuntimeError('Connection closed by peer'),
+    assert all(out_of_memory(err) for err in told)
+    assert not any(out_of_memory(err) for err in (RuntimeError('Connection closed by peer'),
                                                        ValueError('out of memory')))
 
 

@@ -14,12 +14,14 @@ import PIL.Image
 import pytest
 import torch
 from conftest import run_cli, shrink, wait_until
-from resuming import differences, make_config, make_run, no_rest, read_json, run, start, tick_lines, train_in_process
+from resuming import differences, make_run, no_rest, read_json, run, start, tick_lines, train_in_process
+from small_runs import make_config
 
 import train
 from dnnlib import UserError, util
 from dnnlib.metric_records import read_lines
-from torch_utils import checkpoint, distributed, misc, training_stats
+from torch_utils import checkpoint, distributed, training_stats
+from torch_utils.seeds import step_seed
 from torch_utils.stop_request import SIGNALS, StopRequest
 from training import training as training_module
 from training.config import presets
@@ -276,7 +278,7 @@ def test_steps_left_out_are_told_with_their_images_and_seeds(tiny_data, tmp_path
     assert [(line['phase'], line['cur_nimg'], line['batch_idx'], line['in_a_row'])
             for line in lines] == [('Dmain', 16, 2, 1), ('Dmain', 24, 3, 2)]
     assert (lines[0]['images'] == job.training.reals.batch(16).idx.tolist()
-            and lines[0]['seeds'] == [misc.step_seed(0, 0, 16)])
+            and lines[0]['seeds'] == [step_seed(0, 0, 16)])
     assert all(p.isfinite().all() for p in job.training.D.parameters()) and job.state.history == []
 
 

@@ -8,13 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import parse_options, shrink
-from resuming import make_config, make_run
+from resuming import make_run
+from small_runs import finished, make_config, trained
 
-import calc_metrics
-import train
 from dnnlib import EasyDict, UserError
 from inference.neighbors import open_training_images
+from inference.trained_on import real_images
 from metrics import metric_main, metric_utils
 from torch_utils import checkpoint, training_stats
 from training.dataset import DatasetError, ImageFolderDataset
@@ -41,20 +40,7 @@ def reported(name):
 
 
 def config_of(data, *args, **changes):
-    config, _name = train.build_config(parse_options('--outdir=x', f'--data={data}', '--device=cpu', '--metrics=none',
-                                                     '--workers=0', '--batch=8',
-                                                     *args))
-    shrink(config).update(changes)
-    return config
-
-
-def trained(config, run_dir):
-    os.makedirs(run_dir, exist_ok=True)
-    job = Run(config, str(run_dir), torch.device('cpu'))
-    job.resume()
-    job.run()
-    tensors, _ = checkpoint.load(os.path.join(run_dir, STATE_FILE), 'training-state')
-    return job, tensors
+    return make_config(data, '--batch=8', *args, **changes)
 
 
 # -- images that are held out
@@ -93,10 +79,10 @@ def test_neither_teacher_nor_metrics_see_them(tiny_data):
     subset = config_of(tiny_data, '--val-fraction=0.25', '--subset=4', '--seed=5').training_set_kwargs
     info = dict(networks=dict(G_ema=dict(img_resolution=16)), training=dict(options=dict(training_set_kwargs=subset)))
     held_out = set(served(tiny_data, val_fraction=0.25, random_seed=5, part='validation'))
-    for given in (kwargs, subset, calc_metrics.choose_data(None, info, 'x')):
+    for given in (kwargs, subset, real_images(None, '--ref', 'x', info)):
         reference = metric_utils.open_reference(given)
         assert set(reference._raw_idx.tolist()) == set(range(12)) - held_out and reference.num_held_out == 3
-    assert len(metric_utils.open_reference(calc_metrics.choose_data(tiny_data, info, 'x'))) == 12
+    assert len(metric_utils.open_reference(real_images(tiny_data, '--ref', 'x', info))) == 12
     record = metric_main._reference(SimpleNamespace(reference=reference))
     assert record['held_out'] == 3 and record['images'] == 9
     G = SimpleNamespace(img_channels=3, img_resolution=16)
@@ -248,10 +234,11 @@ def test_observers_change_nothing_in_the_training(tiny_data, tmp_path, capsys):
     """Bit for bit the same state; and what they report is in stats.jsonl and in the line of the tick."""
     options = ['--val-fraction=0.25', '--aug=ada', '--kd=agkd,cgkd', '--kd-teacher=demo', '--kimg=0.016',
                '--tick=0.008', '--snap=1']
-    watched, tensors = trained(config_of(tiny_data, *options, '--health=10'), tmp_path / 'watched')
+    watched = finished(config_of(tiny_data, *options, '--health=10'), tmp_path / 'watched')
+    tensors, _ = checkpoint.load(str(tmp_path / 'watched' / STATE_FILE), 'training-state')
     assert ('r_t ' in (line := capsys.readouterr().out)
             and all(f'{title} ' in line for title in ('r_v', 'agree', 'copies', 'repeats')))
-    _, others = trained(config_of(tiny_data, *options, observers={}), tmp_path / 'alone')
+    others, _ = trained(config_of(tiny_data, *options, observers={}), tmp_path / 'alone')
     assert (tensors.keys() == others.keys()
             and [name for name in tensors if not torch.equal(tensors[name], others[name])] == [])
     stats = [json.loads(line) for line in (tmp_path / 'watched' / 'stats.jsonl').read_text().splitlines()]
@@ -374,9 +361,9 @@ def test_a_crash_before_the_verdict_is_made_up_for(tiny_data, tmp_path, monkeypa
     crash = lambda job, saved=True: (_ for _ in ()).throw(OSError('crash')) if job.cur_nimg == 24 else None
     monkeypatch.setattr(Run, '_ask_observers', crash)
     with pytest.raises(OSError, match='crash'):
-        trained(stopping_config(tiny_data), tmp_path)
+        finished(stopping_config(tiny_data), tmp_path)
     monkeypatch.undo()
-    job, _ = trained(stopping_config(tiny_data), tmp_path)
+    job = finished(stopping_config(tiny_data), tmp_path)
     assert job.cur_nimg == 24 and job.state.ended['by'] == 'early_stop' and len(kimg_of(tmp_path)) == 3
 
 
@@ -385,6 +372,6 @@ def test_an_observer_may_end_a_run_between_snapshots(tiny_data, tmp_path, monkey
     config.network_snapshot_ticks = 5
     monkeypatch.setattr(early_stop.EarlyStop, 'verdict', lambda self, run_dir,
                         cur_nimg: 'enough' if cur_nimg == 16 else None)
-    job, _ = trained(config, tmp_path)
+    job = finished(config, tmp_path)
     assert job.cur_nimg == 16 and (tmp_path / 'network-snapshot-000000.016.safetensors').is_file()
     assert json.loads((tmp_path / 'metric-clipfid8_full.jsonl').read_text())['cur_nimg'] == 16

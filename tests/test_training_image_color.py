@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageCms
 import pytest
-from test_dataset_tool import convert, make_folder, noise, run_tool
+from made_images import convert, make_folder, noise, run_tool
 
 from training.dataset import ImageFolderDataset
 from training.dataset import color as image_color

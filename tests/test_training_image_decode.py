@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from test_dataset_tool import noise
+from made_images import noise
 
 from dnnlib import UserError, files
 from inference.walk import Walk

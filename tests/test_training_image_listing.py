@@ -5,7 +5,7 @@ import os
 import zipfile
 
 import pytest
-from test_dataset_tool import make_folder, noise, read, refusal, run_tool
+from made_images import make_folder, noise, read, refusal, run_tool
 
 from training.dataset import DatasetError, ImageFolderDataset
 from training.dataset.files import ImageFiles

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_generate import KWARGS
+from small_generators import KWARGS
 
 from inference import walk as latent_walk
 from inference.walk import Walk, WalkFrames

@@ -11,11 +11,12 @@ import PIL.Image
 import pytest
 import torch
 from conftest import parse_options, run_cli, shrink
+from small_runs import KD, make_config, make_run, trained
 
-import calc_metrics
 import dnnlib
 import train
 from dnnlib import UserError
+from inference.trained_on import real_images
 from torch_utils import checkpoint
 from training.config import presets
 from training.launch import launch
@@ -23,33 +24,8 @@ from training.observers import early_stop
 from training.run.files import PREVIOUS_STATE_FILE, STATE_FILE
 from training.run.find import OPTIONS_FILE, find_run
 from training.snapshots import files as snapshots
-from training.training_loop import Run
 
 ROOT = pathlib.Path(__file__).parent.parent
-
-
-def make_config(data, *args, **changes):
-    config, _name = train.build_config(parse_options('--outdir=x', f'--data={data}', '--device=cpu', '--metrics=none',
-                                                     '--workers=0', *args))
-    shrink(config).update(changes)
-    return config
-
-
-def make_run(config, run_dir, device='cpu'):
-    os.makedirs(run_dir, exist_ok=True)
-    return Run(config, str(run_dir), torch.device(device))
-
-
-def trained(config, run_dir, device='cpu'):
-    """Runs or continues; -> everything that changes during training, as tensors by name."""
-    job = make_run(config, run_dir, device)
-    job.resume()
-    job.run()
-    tensors, info = checkpoint.load(os.path.join(run_dir, STATE_FILE), 'training-state')
-    return tensors, info
-
-
-KD = ['--kd=agkd,cgkd', '--kd-teacher=demo']
 
 
 @pytest.mark.parametrize('fp32', [0, 1])
@@ -84,7 +60,7 @@ def test_metrics_against_other_images(tiny_data, tmp_path):
     assert kept == {best_by_test, records[2]['snapshot']}
     info = snapshots.load_info(str(tmp_path / 'run' / records[2]['snapshot']))
     network = str(tmp_path / 'run' / records[2]['snapshot'])
-    assert calc_metrics.choose_data(None, info, network)['path'] == str(tmp_path / 'other')
+    assert real_images(None, '--ref', network, info, measured=True)['path'] == str(tmp_path / 'other')
 
 
 @pytest.mark.parametrize('cfg', presets.PRESETS)

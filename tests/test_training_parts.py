@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dnnlib import UserError
-from torch_utils import checkpoint, image_grid, misc, training_stats
+from torch_utils import checkpoint, devices, image_grid, training_stats
+from torch_utils.images import to_uint8
 from training import networks
 from training.augment.ada import AdaptiveProbability, set_probability
 from training.ema import WeightAverage
@@ -232,13 +233,13 @@ def test_a_snapshot_cannot_name_any_class(tmp_path):
 @pytest.mark.parametrize('half_dtype, device, num', [('float16', 'cpu', 0), ('bfloat16', 'cpu', 2),
                                                      ('float16', 'cuda', 2), ('bfloat16', 'mps', 0)])
 def test_precision_suits_the_device(half_dtype, device, num, monkeypatch):
-    monkeypatch.setattr(misc, 'cpu_has_bfloat16', lambda: True)
+    monkeypatch.setattr(devices, 'cpu_has_bfloat16', lambda: True)
     kwargs = dict(G_KWARGS, synthesis_kwargs=dict(num_fp16_res=2, half_dtype=half_dtype))
     assert snapshots.for_inference(kwargs, device)['synthesis_kwargs']['num_fp16_res'] == num
     assert kwargs['synthesis_kwargs']['num_fp16_res'] == 2
     D = dict(class_name='training.networks.Discriminator', num_fp16_res=2, block_kwargs=dict(half_dtype=half_dtype))
     assert snapshots.for_inference(D, device)['num_fp16_res'] == num
-    monkeypatch.setattr(misc, 'cpu_has_bfloat16', lambda: False)
+    monkeypatch.setattr(devices, 'cpu_has_bfloat16', lambda: False)
     assert snapshots.for_inference(D, device)['num_fp16_res'] == (num if device == 'cuda' else 0)
 
 
@@ -246,7 +247,7 @@ def test_precision_suits_the_device(half_dtype, device, num, monkeypatch):
 
 def test_quantisation_rounds_and_clips():
     x = torch.tensor([-2.0, -1.0, -1 + 0.6 / 127.5, 0.0, 1.0, 2.0]).reshape(1, 1, 1, 6)
-    assert misc.to_uint8(x).flatten().tolist() == [0, 0, 1, 128, 255, 255]        # (x + 1) * 127.5 + 0.5, cut
+    assert to_uint8(x).flatten().tolist() == [0, 0, 1, 128, 255, 255]        # (x + 1) * 127.5 + 0.5, cut
 
 
 def test_grid_layout():

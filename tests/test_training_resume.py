@@ -12,12 +12,13 @@ import PIL.Image
 import pytest
 import torch
 from conftest import run_cli, shrink
-from resuming import KD, differences, free_port, make_config, make_run, read_json, run, run_pair, start, tick_lines
+from resuming import differences, free_port, make_run, read_json, run, run_pair, start, tick_lines
+from small_runs import KD, make_config
 
 import dnnlib
 import train
 from dnnlib import UserError
-from torch_utils import checkpoint, misc
+from torch_utils import checkpoint, devices
 from training.config import presets
 from training.launch import launch
 from training.observers.observer import Observer
@@ -138,7 +139,7 @@ def half_a_run(tiny_data, tmp_path, monkeypatch):
     images."""
     build = train.build_config
     # So that --fp32=1 is another option everywhere
-    monkeypatch.setattr(misc, 'cpu_has_bfloat16', lambda: True)
+    monkeypatch.setattr(devices, 'cpu_has_bfloat16', lambda: True)
     monkeypatch.setattr(train, 'build_config', lambda opts: (lambda config, name: (shrink(config), name))(*build(opts)))
     call = lambda *args, data=tiny_data: run_cli(train.main, *command(data, tmp_path / 'runs', *args))
     code, output = call('--kimg=0.008', '--snap=1')
@@ -168,7 +169,7 @@ def test_other_options_are_refused_with_the_list_of_differences(half_a_run, tmp_
 def test_a_run_keeps_the_precision_of_the_processor_that_it_began_on(half_a_run, tmp_path, monkeypatch):
     """Its command means it on one without bfloat16 too, also when it is complete; what is asked for counts as ever."""
     run_dir = tmp_path / 'runs' / '00000-tiny-demo-kimg0.016-batch8'
-    monkeypatch.setattr(misc, 'cpu_has_bfloat16', lambda: False)
+    monkeypatch.setattr(devices, 'cpu_has_bfloat16', lambda: False)
     code, output = half_a_run()
     assert code == 0 and f'Continuing {run_dir} at' in output
     saved = read_json(run_dir / OPTIONS_FILE)

@@ -9,7 +9,7 @@ from conftest import parse_options
 import train
 from dnnlib import EasyDict, UserError
 from kd_plugin.distillers.table import DISTILLERS
-from torch_utils import checkpoint, misc
+from torch_utils import checkpoint, devices
 from training.config import augmentations
 from training.config.augmentations import Augmentation, add_augmentation, augmentation_options
 from training.run import changes as run_changes
@@ -90,7 +90,7 @@ def test_every_option_is_in_the_name_or_named_as_one_that_is_not():
 
 def test_the_name_differs_where_the_training_does(tiny_data, monkeypatch):
     """Each option against the same command without it, which has its own name too; all names are different."""
-    monkeypatch.setattr(misc, 'cpu_has_bfloat16', lambda: False)        # so that --fp32=0 departs everywhere
+    monkeypatch.setattr(devices, 'cpu_has_bfloat16', lambda: False)        # so that --fp32=0 departs everywhere
     names = {}
     for option, args in NAMED.items():
         (config, names[option]), (plain, base) = built(tiny_data, args), built(tiny_data, args.rpartition(' ')[0])

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from cuda_standin import NoWaiting
-from test_training_loop import KD, make_config, make_run, trained
+from small_runs import KD, make_config, make_run, trained
 
 from training.speed.compiling import compile_main_phases
 

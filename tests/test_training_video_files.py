@@ -1,11 +1,9 @@
-import gc
 import sys
-import warnings
 
-import imageio.v3 as iio
 import numpy as np
 import PIL.Image
 import pytest
+from small_generators import read_video
 
 from dnnlib import UserError
 from inference import video_files
@@ -16,16 +14,6 @@ COLOURS = [(250, 10, 10), (10, 250, 10), (10, 10, 250), (200, 200, 200), (30, 30
 def pictures(size, mode='RGB'):
     for colour in COLOURS:
         yield PIL.Image.new(mode, size, colour if mode == 'RGB' else colour[0])
-
-
-def read_video(path):
-    """-> uint8 [frames, H, W, 3], frames per second."""
-    with warnings.catch_warnings():
-        # Of the reader, which leaves its pipes open
-        warnings.simplefilter('ignore', ResourceWarning)
-        frames, fps = iio.imread(path, plugin='FFMPEG'), iio.immeta(path, plugin='FFMPEG')['fps']
-        gc.collect()
-    return frames, fps
 
 
 @pytest.mark.parametrize('size, want', [((32, 48), (32, 48)), ((33, 17), (34, 18))])

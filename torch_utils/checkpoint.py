@@ -11,12 +11,10 @@ import safetensors.torch
 import torch
 
 from dnnlib import UserError, files
+from dnnlib.text import one_line
 
 VERSION = '1'
 HEADER_LIMIT = 4 << 20          # bytes; our training states of the largest networks have a tenth of it
-REMEDIES = {'training-state': 'delete it, or start afresh with --new-run=1',        # of a damaged file, by kind
-            'projection-state': 'delete it, and the same command starts afresh',
-            'pretraining-state': 'delete it, and the same command starts afresh'}
 
 
 def save(path, kind, tensors, info, keep_old_as=None):
@@ -76,11 +74,10 @@ def checksum(tensors, info):
     return f'{crc:08x}'
 
 
-def load(path, kind, device='cpu'):
+def load(path, kind, device='cpu', remedy=None):
     """-> ({name: tensor}, info). Raises UserError if it is missing, damaged (the checksum is verified), or of another
-    kind."""
-    info = load_info(path, kind)
-    remedy = REMEDIES.get(kind if isinstance(kind, str) else kind[0])
+    kind. remedy: of a damaged one, for the message."""
+    info = load_info(path, kind, remedy)
     tensors = load_tensors(path, remedy=remedy)
     metadata = _load_metadata(path, remedy)
     # None: written before there were checksums
@@ -92,7 +89,7 @@ def load(path, kind, device='cpu'):
 def load_checksum(path, kind):
     """What the file says its checksum is; None of a file from before there were any."""
     load_info(path, kind)
-    return _load_metadata(path, REMEDIES.get(kind)).get('checksum')
+    return _load_metadata(path).get('checksum')
 
 
 def load_tensors(path, device='cpu', prefixes=None, remedy=None):
@@ -108,16 +105,15 @@ def load_tensors(path, device='cpu', prefixes=None, remedy=None):
         raise damaged(path, err, remedy) from err
 
 
-def load_info(path, kind):
+def load_info(path, kind, remedy=None):
     """Only the JSON part. kind: one, or several of which any will do."""
     kinds = [kind] if isinstance(kind, str) else kind
-    remedy = REMEDIES.get(kinds[0])
     metadata = _load_metadata(path, remedy)
     if metadata.get('format') not in [f'kdgan-{k}' for k in kinds]:
-        found = _short(repr(metadata.get('format')))
+        found = one_line(repr(metadata.get('format')))
         raise UserError(path, f'this is no {kinds[0]} of this project (format {found})', 'use another file')
     if metadata.get('version') != VERSION:
-        found = _short(repr(metadata.get('version')))
+        found = one_line(repr(metadata.get('version')))
         raise UserError(path, f'written by another version of the project (format {found}, this one reads {VERSION!r})')
     try:
         info = json.loads(metadata['info'])
@@ -134,7 +130,7 @@ def update_info(path, kind, change):
     save(path, kind, tensors, change(info))
 
 
-def _load_metadata(path, remedy):
+def _load_metadata(path, remedy=None):
     if not os.path.isfile(path):
         raise UserError(path, 'there is no such file')
     try:
@@ -150,13 +146,7 @@ def _load_metadata(path, remedy):
 
 def damaged(path, why, remedy=None):
     """The `UserError` that says that a file cannot be used."""
-    return UserError(path, f'the file is damaged or of another format ({_short(why)})', remedy or 'use another one')
-
-
-def _short(text):
-    """What a file says, fit for one line of a message."""
-    text = ' '.join(str(text).split())
-    return text if len(text) <= 200 else text[:200] + '...'
+    return UserError(path, f'the file is damaged or of another format ({one_line(why)})', remedy or 'use another one')
 
 
 def flatten(prefix, state):

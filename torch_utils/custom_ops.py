@@ -35,7 +35,7 @@ FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'ops')
 # Operator -> the function in plain torch that it falls back to (ops/_library.py)
 references = {}
 CHECK = 'torch_utils.ops._cases.quick_failures'         # by name: the operators import this file
-_problems = {}                          # kernel -> None if it is in use, else why it is not; empty until the first look
+_problems = {}                          # kernel -> None if in use, else its `Problem`; empty until the first look
 _backends = {}                          # kernel -> what runs on CUDA devices and why, in a few words
 _looking = threading.Lock()
 _installed = {}                         # operator -> the Python function that torch calls on a GPU; see `_install`
@@ -43,7 +43,7 @@ _registrations = []                     # which last as long as these objects
 
 
 def problem_of(kernel, time_limit_sec=native_build.TIME_LIMIT_SEC):
-    """Why a kernel is not in use on CUDA devices, or None if it is. The first call builds, loads and checks."""
+    """The `Problem` of a kernel that is not in use on CUDA devices, or None. The first call builds, loads, checks."""
     if kernel not in _problems:
         with _looking:
             if not _problems:
@@ -126,7 +126,7 @@ def load_library(time_limit_sec=native_build.TIME_LIMIT_SEC):
 
 
 def _load(time_limit_sec):
-    """-> ({kernel: None or problem} of all kernels, {kernel: backend in words}, what to warn of)."""
+    """-> ({kernel: None or `Problem`} of all kernels, {kernel: backend in words}, what to warn of)."""
     search = Search()
     for load in (_load_library, _load_nvrtc):
         left = search.left()
@@ -156,18 +156,17 @@ class Search:
 
     def __init__(self):
         self.backends = {}              # kernel -> in words
-        self.unbuilt = []               # why there are no kernels at all, one text per backend
-        self.wrong = {}                 # kernel -> what a backend gave instead of the right results
+        self.unbuilt = []               # why there are no kernels at all, one `Problem` per backend
+        self.wrong = {}                 # kernel -> `Problem` of a backend that gives wrong results
         self.notes = []
 
     def left(self):
         return [kernel for kernel in OPERATORS if kernel not in self.backends]
 
     def note_unbuilt(self, err):
-        known = isinstance(err, (native_build.BuildError, UserError, DriverError))
-        text = f'{err}' if known else f'{type(err).__name__}: {err}'
-        if text not in self.unbuilt:
-            self.unbuilt.append(text)
+        problem = _problem_in(err)
+        if problem not in self.unbuilt:
+            self.unbuilt.append(problem)
 
     def try_kernel(self, kernel, backend, functions):
         """functions: {operator: function}, or None where torch knows the kernels already."""
@@ -179,7 +178,7 @@ class Search:
             self.wrong[kernel] = problem
             return
         reasons = [*self.unbuilt, *filter(None, [self.wrong.get(kernel)])]
-        self.backends[kernel] = f'kernel compiled by {backend}' + (f' ({_gist(reasons[0])})' if reasons else '')
+        self.backends[kernel] = f'kernel compiled by {backend}' + (f' ({reasons[0].gist()})' if reasons else '')
         if kernel in self.wrong:
             self.notes.append(f'{kernel} runs with the kernel of {backend} on rank {distributed.get_rank()}: '
                               f'{self.wrong.pop(kernel)}')
@@ -189,10 +188,10 @@ class Search:
     def result(self):
         left = self.left()
         problems = dict.fromkeys(OPERATORS)
-        unbuilt = '\nOr without a compiler: '.join(self.unbuilt)
+        unbuilt = _either(self.unbuilt) if self.unbuilt else None
         for kernel in left:
             problems[kernel] = self.wrong.get(kernel) or unbuilt
-            self.backends[kernel] = f'plain torch ({_gist(problems[kernel])})'
+            self.backends[kernel] = f'plain torch ({problems[kernel].gist()})'
         # Of a failed build the first process tells: the others share its tools. Of wrong results any: the GPU may be
         # its own.
         self.notes += [f'{kernel} runs without its CUDA kernel on rank {distributed.get_rank()}: {self.wrong[kernel]}'
@@ -207,9 +206,19 @@ class Search:
         return problems, self.backends, self.notes
 
 
-def _gist(problem):
-    """The first sentence of a problem."""
-    return problem.partition('. To mend it: ')[0].splitlines()[0]
+def _problem_in(err):
+    if isinstance(err, native_build.BuildError):
+        return err.problem
+    if isinstance(err, UserError):
+        return build_cache.Problem(err.fact, err.remedy or '')
+    return build_cache.Problem(f'{err}' if isinstance(err, DriverError) else f'{type(err).__name__}: {err}')
+
+
+def _either(problems):
+    """Several as one: to mend any of them is enough."""
+    first, *others = problems
+    more = ''.join(f'\nOr without a compiler: {other}' for other in others)
+    return first._replace(remedy=first.remedy + more) if first.remedy else first._replace(reason=first.reason + more)
 
 
 def _different_gpus():
@@ -219,17 +228,17 @@ def _different_gpus():
 
 
 def _check(kernel, devices):
-    """None if the loaded kernel gives what the reference gives, else what it does instead; then torch goes back to the
+    """None if the loaded kernel gives what the reference gives, else its `Problem`; then torch goes back to the
     reference."""
     failures = [f'{line} (on {device})' for device in devices for line in _failures(kernel, device)]
     if not failures:
         return None
     _use_reference(kernel, devices[0])
-    return (f'the kernel gives wrong results on this machine: {failures[0]}. To mend it: check that '
-            'TORCH_CUDA_ARCH_LIST, if it is set, names '
-            'this GPU, or hide the GPU with CUDA_VISIBLE_DEVICES; delete the folder native-ops in the cache '
-            '(~/.cache/kdgan) to build again, and '
-            'run python -m torch_utils.doctor')
+    return build_cache.Problem(
+        f'the kernel gives wrong results on this machine: {failures[0]}',
+        'check that TORCH_CUDA_ARCH_LIST, if it is set, names this GPU, or hide the GPU with CUDA_VISIBLE_DEVICES; '
+        'delete the folder native-ops in the cache (~/.cache/kdgan) to build again, and run python -m '
+        'torch_utils.doctor')
 
 
 def _failures(kernel, device):
@@ -269,9 +278,9 @@ def _guarded(kernel, name, function):
             return function(*args)
         except DriverError as err:
             if _problems[kernel] is None:
-                problem = (f'a launch failed: {err}. To mend it: start the program again, after python -m '
-                           'torch_utils.doctor')
-                _problems[kernel], _backends[kernel] = problem, f'plain torch ({_gist(problem)})'
+                problem = build_cache.Problem(f'a launch failed: {err}',
+                                              'start the program again, after python -m torch_utils.doctor')
+                _problems[kernel], _backends[kernel] = problem, f'plain torch ({problem.gist()})'
                 _use_reference(kernel, args[0].device)
                 warnings.warn(f'{kernel} runs without its CUDA kernel from here on: {problem}', RuntimeWarning,
                               stacklevel=2)

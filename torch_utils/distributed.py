@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from dnnlib import UserError
 
-from . import misc
+from .devices import out_of_memory
 
 TIMEOUT = datetime.timedelta(minutes=30)        # for a process that hangs; one that ends is noticed at once
 # Of gradients that are reduced at a time: what a cache holds; what hides latency
@@ -113,7 +113,7 @@ def _together():
     try:
         yield
     except RuntimeError as err:
-        if misc.out_of_memory(err):
+        if out_of_memory(err):
             raise
         raise PeerFailure(f'process {launched_rank()} has lost another one ({str(err).strip().splitlines()[0]}); '
                           'the same command continues from the last state') from err

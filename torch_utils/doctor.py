@@ -54,7 +54,7 @@ def nvrtc_version():
     try:
         return f'{nvrtc_kernels.version()}  ({nvrtc_kernels.library()})'
     except native_build.BuildError as err:
-        return f'not in use: {err.problem}'
+        return f'not in use: {err.problem.gist()}'
 
 
 def devices():
@@ -126,10 +126,9 @@ def kernel_problems(problem_of_kernel):
     """Yields (problem, fix), once where kernels share one."""
     for problem in dict.fromkeys(problem_of_kernel.values()):
         kernels = ', '.join(kernel for kernel, other in problem_of_kernel.items() if other == problem)
-        text, _, fix = problem.partition('To mend it: ')
-        yield (f'{kernels}: {text.strip()}', fix or 'KDGAN_CACHE_DIR names another folder for the kernels; deleting '
-                                                    'the folder native-ops in it '
-                                                     'is safe')
+        yield (f'{kernels}: {problem.reason}',
+               problem.remedy or 'KDGAN_CACHE_DIR names another folder for the kernels; deleting the folder '
+                                 'native-ops in it is safe')
 
 
 def main(argv=None):

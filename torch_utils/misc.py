@@ -1,22 +1,11 @@
-"""Small helpers: seeds, images for saving, memory, worker processes, tensors of modules."""
+"""What scripts for StyleGAN2-ADA import from here (docs/library.md), and modules without memory."""
 
 import contextlib
-import ctypes
 import functools
-import hashlib
-import re
-import signal
-import threading
 import warnings
 
 import torch
 import torch.overrides
-
-# In torch's own words; of cuBLAS and cuDNN, the last of which find nothing that works in what is left; of the allocator
-# on a CPU
-OUT_OF_MEMORY = ('out of memory', 'ALLOC_FAILED', 'CUBLAS_STATUS_NOT_INITIALIZED', 'unable to find an engine',
-                 "can't allocate memory")
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3      # of mallopt(3)
 
 
 class ShapesOnly(torch.overrides.TorchFunctionMode):
@@ -34,76 +23,6 @@ class ShapesOnly(torch.overrides.TorchFunctionMode):
         if func in (torch.Tensor.div, torch.Tensor.__truediv__) and args[0].is_meta:
             return args[0]
         return func(*args, **kwargs)
-
-
-def to_uint8(img):
-    """Images in [-1, 1] -> uint8, rounded and clipped: how they are saved, and how every metric sees them."""
-    return (img.to(torch.float32) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
-
-
-def keep_freed_memory():
-    """Makes the C library keep freed memory for the next tensor instead of giving it back: on a CPU, fresh pages for
-    every tensor above 32 MB cost several times the arithmetic on them (benchmarks/ops_cpu.py). Does nothing where there
-    is no glibc."""
-    try:
-        libc = ctypes.CDLL('libc.so.6')
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-    except (OSError, AttributeError):
-        pass
-
-
-@functools.cache
-def cpu_has_bfloat16(cpuinfo='/proc/cpuinfo'):
-    """Whether the processor is known to multiply in bfloat16 (AVX-512 BF16, AMX). On others torch is 1.7 (AVX-512) to
-    10 times (AVX2) slower in it than in float32 (benchmarks/train_step.py). torch.cpu's own test overlooks it on some
-    processors."""
-    try:
-        with open(cpuinfo) as f:
-            flags = re.search(r'^flags\s*:(.*)$', f.read(), re.MULTILINE)
-    except OSError:                 # not Linux
-        return False
-    return flags is not None and not {'avx512_bf16', 'amx_bf16'}.isdisjoint(flags[1].split())
-
-
-def loader_signals(_worker_id):
-    """For `DataLoader(worker_init_fn=...)`: Ctrl-C and SLURM's signal are the main process's business; a request to end
-    ends the worker."""
-    for name in ('SIGINT', 'SIGUSR1'):
-        if hasattr(signal, name):                   # Windows has no SIGUSR1
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def errors_in_their_place():
-    """After the start of a DataLoader's workers: lets a dead one be noticed where the next batch is asked for, within
-    five seconds.
-
-    By a signal handler of its own, DataLoader would raise the error wherever the main thread happens to be, amid a
-    training step, too.
-    """
-    if hasattr(signal, 'SIGCHLD') and threading.current_thread() is threading.main_thread():
-        handler = signal.getsignal(signal.SIGCHLD)
-        if getattr(handler, '__module__', '').startswith('torch.'):
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
-def out_of_memory(err):
-    """Whether an exception says that a device has no memory left. What is below torch (cuBLAS, cuDNN, NCCL, CUDA
-    graphs) has no type for it."""
-    return (isinstance(err, torch.OutOfMemoryError)
-            or (isinstance(err, RuntimeError) and any(text in str(err) for text in OUT_OF_MEMORY)))
-
-
-def one_line(err):
-    """The beginning of an exception's text, for a message."""
-    return ' '.join(str(err).split())[:200]
-
-
-def step_seed(seed, rank, cur_nimg):
-    """Seed of an iteration's random numbers: a resumed run repeats what an uninterrupted one draws."""
-    digest = hashlib.sha256(f'{seed}/{rank}/{cur_nimg}'.encode()).digest()
-    return int.from_bytes(digest[:8], 'little') >> 1
 
 
 # ---------------------------------------------------------------------------

@@ -9,10 +9,10 @@ from torch.nn.utils import parametrize
 
 import dnnlib
 from dnnlib import UserError
+from dnnlib.text import some
 from torch_utils import checkpoint, distributed, misc
 
 from . import model_files
-from .dataset.names import some
 from .networks.blocks import Block
 from .snapshots import files as snapshots
 from .snapshots.arguments import check_readable

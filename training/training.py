@@ -6,7 +6,9 @@ from typing import NamedTuple
 import torch
 
 import dnnlib
-from torch_utils import distributed, misc
+from torch_utils import distributed
+from torch_utils.devices import keep_freed_memory
+from torch_utils.seeds import step_seed
 
 from .augment.ada import AdaptiveProbability, LinearProbability, set_probability
 from .dataset.real_images import RealImages
@@ -60,7 +62,7 @@ class Training:
         torch.backends.cuda.matmul.allow_tf32 = self.config.allow_tf32
         torch.backends.cudnn.allow_tf32 = self.config.conv_tf32
         if self.device.type == 'cpu':
-            misc.keep_freed_memory()
+            keep_freed_memory()
 
     def _load_data(self):
         c = self.config
@@ -118,7 +120,7 @@ class Training:
         """One iteration: all phases that are due. -> those phases, in order; `Phase.skipped` says which were left
         out."""
         c = self.config
-        torch.manual_seed(misc.step_seed(c.random_seed, self.rank, self.cur_nimg))
+        torch.manual_seed(step_seed(c.random_seed, self.rank, self.cur_nimg))
         reals = self.reals.batch(self.cur_nimg)
         self.loss.start_step(self.cur_nimg)
         due = []

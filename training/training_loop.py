@@ -4,7 +4,8 @@ import os
 import time
 
 import dnnlib
-from torch_utils import distributed, misc, training_stats
+from torch_utils import distributed, training_stats
+from torch_utils.devices import out_of_memory
 from torch_utils.stop_request import StopRequest
 
 from .run import bad_steps, machine
@@ -201,6 +202,6 @@ def training_loop(config, run_dir, device_type):
         run.resume()
         return run.run()
     except RuntimeError as err:
-        if not misc.out_of_memory(err):
+        if not out_of_memory(err):
             raise
         raise batch_probe.advice(config, run_dir, err) from err

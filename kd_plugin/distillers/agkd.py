@@ -1,8 +1,8 @@
 """Aggregated generative knowledge distillation (KD-DLGAN, CVPR 2023, section 3.2)."""
 
-import hashlib
-
 import torch
+
+from torch_utils.seeds import number_of
 
 from ..teacher import COMMON_NORM
 from .distiller import Distiller
@@ -46,8 +46,7 @@ class AGKD(Distiller):
     def start_step(self, cur_nimg):
         """Draws q for an optimiser step: a function of (seed, images seen), hence equal on all processes and after a
         resume."""
-        digest = hashlib.sha256(f'agkd/{self.seed}/{cur_nimg}'.encode()).digest()
-        q = int.from_bytes(digest[:8], 'little') / 2 ** 64
+        q = number_of('agkd', self.seed, cur_nimg) / 2 ** 64
         self.aggregate = q <= self.settings.p
 
     def drawn(self):

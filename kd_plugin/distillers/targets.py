@@ -4,11 +4,10 @@ The weights of the methods are made for targets of length 10 (`teacher.COMMON_NO
 of a target over the real images is that for all but `raw`, which leaves the embedding as it is.
 """
 
-import hashlib
-
 import torch
 
 from dnnlib import UserError
+from torch_utils.seeds import number_of
 
 from ..teacher import COMMON_NORM
 
@@ -58,8 +57,7 @@ class Affine(Raw):
                             'use --kd-target-norm=raw')
         for name, value in (('shift', shift), ('scale', scale)):
             self.register_buffer(name, value.to(feats.device, torch.float32))
-        digest = int.from_bytes(hashlib.sha256(source.encode()).digest()[:7], 'little')
-        self.register_buffer('source', torch.tensor(digest, device=feats.device))
+        self.register_buffer('source', torch.tensor(number_of(source, num_bytes=7), device=feats.device))
         self.register_load_state_dict_pre_hook(_keep_own)
 
     def forward(self, feats):

@@ -8,6 +8,7 @@ import torch
 import tqdm
 
 from dnnlib import UserError
+from torch_utils.images import to_float
 from training.dataset import ImageFolderDataset
 from training.dataset import demo as demo_data
 
@@ -38,7 +39,7 @@ class DemoFaces:
 
     def _draw(self, attributes, rng):
         img = np.stack([demo_data.draw(a, rng, self.size) for a in attributes])
-        return torch.from_numpy(img).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return to_float(torch.from_numpy(img).permute(0, 3, 1, 2))
 
     @torch.no_grad()
     def accuracy(self, teacher, count=1000):
@@ -101,7 +102,7 @@ class CaptionedImages:
         """-> img [count, 3, size, size] in [-1, 1], captions. seed: tuple of int."""
         rng = np.random.default_rng([TRAIN_STREAM, *seed])
         picks = rng.choice(len(self.images), size=count, replace=count > len(self.images))
-        img = self.images[torch.from_numpy(picks)].float() / 127.5 - 1
+        img = to_float(self.images[torch.from_numpy(picks)])
         if self.mirror:
             img = torch.where(torch.from_numpy(rng.random(count) < 0.5)[:, None, None, None], img.flip(3), img)
         if self.shift:
@@ -114,7 +115,7 @@ class CaptionedImages:
     def accuracy(self, teacher, batch_size=250):
         """{'class' or 'caption': share of the test images whose own text, of all candidates, fits best}."""
         device = teacher.mean.device
-        feats = torch.cat([teacher.encode_image(part.to(device).float() / 127.5 - 1)
+        feats = torch.cat([teacher.encode_image(to_float(part.to(device)))
                            for part in self.test_images.split(batch_size)])
         texts = torch.cat([teacher.encode_text(self.candidates[i:i + batch_size])
                            for i in range(0, len(self.candidates), batch_size)])

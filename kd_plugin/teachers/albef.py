@@ -8,6 +8,7 @@ import re
 import torch
 
 from dnnlib import UserError, files
+from dnnlib.text import one_line
 
 from ..teacher import COMMON_NORM, Preprocess, Teacher
 from .clip import MEAN, STD
@@ -164,7 +165,7 @@ def _build(weights, folder):
         for name in ('vision_proj', 'text_proj'):
             getattr(encoder, name).load_state_dict(part(f'{name}.'))
     except (KeyError, RuntimeError) as err:
-        raise UserError(f'its weights do not fit ({" ".join(str(err).split())[:200]}); use a checkpoint of TCL or '
+        raise UserError(f'its weights do not fit ({one_line(err)}); use a checkpoint of TCL or '
                         'ALBEF') from err
     return encoder
 

@@ -9,6 +9,7 @@ import zipfile
 import torch
 
 from dnnlib import UserError, files
+from dnnlib.text import gist
 
 from ..teacher import Preprocess, Teacher
 
@@ -58,7 +59,7 @@ def load_clip_teacher(name, device):
     except UNREADABLE as err:
         remedy = 'it must be a model of OpenAI\'s CLIP, as its TorchScript archive or as a state dict' if is_file else \
             f'delete {path} and fetch it again'
-        raise UserError(f'the weights cannot be read ({_first_line(err)}); {remedy}') from err
+        raise UserError(f'the weights cannot be read ({gist(err, line=0)}); {remedy}') from err
     identity = f'clip:{name}' if not is_file else f'clip:{os.path.basename(name)}:{files.sha256_of_file(name)[:16]}'
     preprocess = Preprocess(model.visual.input_resolution, MEAN, STD)
     dim = model.text_projection.shape[1]
@@ -75,7 +76,7 @@ def _download(clip, name):
         raise UserError(f'the weights cannot be downloaded ({err}); fetch {address} elsewhere and '
                         f'put it into {root}, or name the file itself') from err
     except (RuntimeError, OSError) as err:
-        raise UserError(f'the weights cannot be had ({_first_line(err)}); delete {path} and try again') from err
+        raise UserError(f'the weights cannot be had ({gist(err, line=0)}); delete {path} and try again') from err
 
 
 def _load(clip, path, device):
@@ -96,10 +97,6 @@ def _is_torchscript(path):
         return False
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith('/constants.pkl') for name in archive.namelist())
-
-
-def _first_line(err):
-    return f'{type(err).__name__}: {(str(err).splitlines() or [""])[0]}'.removesuffix(': ')
 
 
 def _import_clip():

@@ -14,6 +14,7 @@ import torch
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from dnnlib import UserError, files
+from dnnlib.text import gist
 
 from ..teacher import Preprocess, Teacher
 
@@ -172,8 +173,7 @@ def package_folder(package, extra):
 
 def unreadable(path, err, package):
     """The `UserError` for a file of an installed package that cannot be read."""
-    reason = ''.join(str(err).splitlines()[:1])[:200]
-    return UserError(f'{path}: cannot be read ({type(err).__name__}: {reason}); '
+    return UserError(f'{path}: cannot be read ({gist(err, line=0)}); '
                      f"reinstall it with: pip install --force-reinstall --no-deps {package.replace('_', '-')}")
 
 

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from typing import NamedTuple
 
 from dnnlib import files
 
@@ -28,13 +29,31 @@ ANNOUNCEMENT = 'compiling the CUDA kernels (once, about a minute)'
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
-class BuildError(RuntimeError):
-    """Why there is no result. `problem` is one line, `remedy` what to do, `log` the last lines that a compiler
-    wrote."""
+class Problem(NamedTuple):
+    """Why there is no kernel: the reason, on its first line in short, and what to do about it, '' = not known."""
+    reason: str
+    remedy: str = ''
 
-    def __init__(self, problem, remedy, log=''):
-        self.problem, self.remedy, self.log = problem, remedy, log
-        super().__init__(f'{problem}\n{log}\nTo mend it: {remedy}' if log else f'{problem}. To mend it: {remedy}')
+    def __str__(self):
+        between = '\n' if '\n' in self.reason else '. '
+        return f'{self.reason}{between}To mend it: {self.remedy}' if self.remedy else self.reason
+
+    def gist(self):
+        """The first line of the reason."""
+        return self.reason.splitlines()[0]
+
+
+class BuildError(RuntimeError):
+    """Why there is no result. `reason` is one line, `remedy` what to do, `log` the last lines that a compiler wrote.
+
+    Attributes:
+        problem: the `Problem` that these three are.
+    """
+
+    def __init__(self, reason, remedy, log=''):
+        self.parts = reason, remedy, log
+        self.problem = Problem(f'{reason}\n{log}' if log else reason, remedy)
+        super().__init__(str(self.problem))
 
 
 def cached(name, make, time_limit_sec, announcement=None):
@@ -58,7 +77,7 @@ def cached(name, make, time_limit_sec, announcement=None):
         try:
             make(path)
         except BuildError as err:
-            files.write_text(stem + '.failed', json.dumps([err.problem, err.remedy, err.log]))
+            files.write_text(stem + '.failed', json.dumps(err.parts))
             raise
     return path
 

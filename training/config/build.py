@@ -6,7 +6,7 @@
 import os
 
 from dnnlib import UserError
-from torch_utils import distributed, misc
+from torch_utils import devices, distributed
 
 from ..dataset.headers import SMALLEST_SIDE
 from ..networks.architectures import ARCHITECTURES, of_class, require
@@ -88,7 +88,7 @@ def as_number(value):
 
 def half_suits(opts, device):
     """Whether networks and teachers that can work in half precision should: as --fp32 says, else where that is fast."""
-    return not opts['fp32'] if opts['fp32'] is not None else device != 'cpu' or misc.cpu_has_bfloat16()
+    return not opts['fp32'] if opts['fp32'] is not None else device != 'cpu' or devices.cpu_has_bfloat16()
 
 
 def check_micro_batch(config, opts):

@@ -19,8 +19,10 @@ import os
 import stat
 import zipfile
 
+from dnnlib.text import some
+
 from .listing import READABLE, list_folder, list_zip
-from .names import LABELS_FILE, DatasetError, is_image, some
+from .names import LABELS_FILE, DatasetError, is_image
 
 LARGEST_IMAGE = 256 << 20           # bytes of a file; archives can unfold into any size
 

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 
 from dnnlib import EasyDict
+from dnnlib.text import some
+from torch_utils.seeds import random_state
 
 from . import headers as image_headers
 from .convert import UnusableImage
 from .decode import ImageFile
 from .files import ImageFiles
 from .labels import empty_classes, read_labels
-from .names import DatasetError, some
+from .names import DatasetError
 
 __all__ = ['DatasetError', 'ImageFolderDataset']
 
@@ -201,8 +203,7 @@ class ImageFolderDataset(torch.utils.data.Dataset):
             raise DatasetError(f'{self.path}: {val_fraction:g} of its {total} images cannot be held out for '
                                'validation; that must be at least one, '
                                f'and one must be left: use {1 / total:.2g} or more')
-        digest = hashlib.sha256(f'{random_seed}/validation'.encode()).digest()
-        return np.sort(np.random.RandomState(np.frombuffer(digest, '<u4')).permutation(total)[:count])
+        return np.sort(random_state(random_seed, 'validation').permutation(total)[:count])
 
     def _draw(self, order: np.ndarray, max_size: int | None, random_seed: int) -> np.ndarray:
         """Those of the places `order` whose images are served, ascending."""

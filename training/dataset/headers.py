@@ -5,6 +5,8 @@ import contextlib
 
 import PIL
 
+from dnnlib.text import size_of
+
 from . import remarks as image_remarks
 from .convert import UnusableImage
 from .decode import ImageFile
@@ -34,7 +36,7 @@ def unusable(path: str, name: str, err: UnusableImage) -> DatasetError:
 def mixed(path: str, name: str, shape, others, side: int | None = None) -> DatasetError:
     """The error for a picture of another shape (C, H, W) than the others; side: as of `common_shape`."""
     color = 'grey' if others[0] == 1 else 'rgb'
-    return DatasetError(f'{path}: {name} is {_describe(shape)}, others are {_describe(others)}; rebuild with '
+    return DatasetError(f'{path}: {name} is {size_of(*shape)}, others are {size_of(*others)}; rebuild with '
                         f'dataset_tool.py {_to_square(others, side)} --color={color}')
 
 
@@ -65,7 +67,7 @@ def common_shape(files: ImageFiles, side: int | None = None) -> tuple[list[int],
         if shape != common:
             raise mixed(path, name, shape, common, side)
     if common[1] != common[2]:
-        raise DatasetError(f'{path}: {names[0]} is {_describe(common)}, training needs square images; rebuild with '
+        raise DatasetError(f'{path}: {names[0]} is {size_of(*common)}, training needs square images; rebuild with '
                            f'dataset_tool.py {_to_square(common, side)}')
     notes = image_remarks.more_pictures(several) + image_remarks.wrong_colors(problems)
     return list(common), notes + ([] if made_by_tool else _dark_16_bits(files))
@@ -97,7 +99,3 @@ def _dark_16_bits(files: ImageFiles) -> list[str]:
         if largest in ([], [None]):
             return []                           # one look is enough at most sets
     return image_remarks.dark_16_bits([value for value in largest if value is not None])
-
-
-def _describe(shape) -> str:
-    return f'{shape[2]}x{shape[1]} {"grey" if shape[0] == 1 else "RGB"}'

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dnnlib.text import some
+
 from .files import ImageFiles
-from .names import LABELS_FILE, DatasetError, normal_name, some
+from .names import LABELS_FILE, DatasetError, normal_name
 
 OWN_LAYOUT = re.compile(r'\d{5}/img\d{8}\.png')
 LABEL_BYTES = 4096                  # of dataset.json per image

@@ -17,11 +17,6 @@ class DatasetError(UserError):
     """Images or labels that cannot be used; the message names the data set, the file and the remedy."""
 
 
-def some(items: list[str], count: int = 6) -> str:
-    """'a, b, c, ... (9 in all)', for messages."""
-    return ', '.join(items[:count]) + (f', ... ({len(items)} in all)' if len(items) > count else '')
-
-
 def normal_name(name: str) -> str:
     """The one spelling of a path within a data set: '/' between its parts, no './', accents composed (NFC).
 

@@ -1,6 +1,5 @@
 """An endless source of real images whose order depends on nothing but the seed and the number of images seen."""
 
-import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -9,7 +8,9 @@ import torch
 import tqdm
 
 from dnnlib import UserError
-from torch_utils import misc
+from torch_utils import workers
+from torch_utils.images import to_float
+from torch_utils.seeds import random_state
 
 CHUNK = 256                                         # images that the host holds while it fills the device's memory
 LARGE = 1000                                        # images of a data set that takes a while to read
@@ -54,9 +55,7 @@ class ImageOrder:
     def permutation(self, epoch: int) -> np.ndarray:
         """int64 [n], the order of pass number `epoch`; the last one asked for is kept."""
         if epoch != self._epoch:
-            digest = hashlib.sha256(f'{self.seed}/{epoch}'.encode()).digest()
-            random = np.random.RandomState(np.frombuffer(digest, '<u4'))
-            self._epoch, self._permutation = epoch, random.permutation(self.num_items)
+            self._epoch, self._permutation = epoch, random_state(self.seed, epoch).permutation(self.num_items)
         return self._permutation
 
     def items(self, start: int, count: int) -> np.ndarray:
@@ -117,7 +116,7 @@ class RealImages:
             raise item
         self._stream_nimg = cur_nimg + self.stride
         img, c, idx = item
-        return RealBatch(_to_float(self._move(img)), self._move(c), self._move(idx))
+        return RealBatch(to_float(self._move(img)), self._move(c), self._move(idx))
 
     def _next(self, cur_nimg: int, again: bool = True):
         """The next item of the stream. Where a worker died, the workers are started once more: a signal to all
@@ -125,7 +124,7 @@ class RealImages:
         if cur_nimg != self._stream_nimg:
             self._items.reading.fill_(-1)
             self._stream = iter(self._loader(cur_nimg))
-            misc.errors_in_their_place()
+            workers.errors_in_their_place()
         try:
             return next(self._stream)
         except (RuntimeError, OSError,
@@ -160,16 +159,11 @@ class RealImages:
         if self.dataset.xflip:
             mirrored = (idx >= self.dataset.num_images).view(-1, 1, 1, 1)
             img = torch.where(mirrored, img.flip(3), img)
-        return RealBatch(_to_float(img), self.labels[raw_idx], idx)
+        return RealBatch(to_float(img), self.labels[raw_idx], idx)
 
     def _loader(self, cur_nimg: int) -> torch.utils.data.DataLoader:
-        return torch.utils.data.DataLoader(
-            self._items, batch_sampler=_Steps(self.order, cur_nimg + self.offset, self.batch_size, self.stride),
-            num_workers=self.num_workers, collate_fn=_collate, pin_memory=self.device.type == 'cuda',
-            worker_init_fn=misc.loader_signals,
-            # Or else each start of the workers would draw from torch's global generator
-            generator=torch.Generator(),
-        )
+        steps = _Steps(self.order, cur_nimg + self.offset, self.batch_size, self.stride)
+        return workers.loader(self._items, _join, self.device, self.num_workers, batch_sampler=steps)
 
 
 class _Steps:
@@ -186,10 +180,7 @@ class _Steps:
 
 
 class _Items(torch.utils.data.Dataset):
-    """(image, label, index), or the `UserError` itself, which would lose its one line in being raised across processes.
-
-    `reading` holds, for each worker, the item that it is reading, else -1.
-    """
+    """(image, label, index). `reading` holds, for each worker, the item that it is reading, else -1."""
 
     def __init__(self, dataset, num_workers: int):
         self.dataset = dataset
@@ -201,22 +192,13 @@ class _Items(torch.utils.data.Dataset):
         self.reading[number] = idx
         try:
             return *self.dataset[idx], idx
-        except UserError as err:
-            return err
         finally:
             self.reading[number] = -1
 
 
-def _collate(items: list):
-    for item in items:
-        if isinstance(item, UserError):
-            return item
+def _join(items: list) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     imgs, labels, idxs = zip(*items, strict=True)
     return torch.from_numpy(np.stack(imgs)), torch.from_numpy(np.stack(labels)), torch.tensor(idxs)
-
-
-def _to_float(img_uint8: torch.Tensor) -> torch.Tensor:
-    return img_uint8.to(torch.float32).div_(127.5).sub_(1)
 
 
 def _default_limit_gb(device: torch.device) -> float:

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
+from dnnlib.text import some
+
 from .color import profile_problem
-from .names import some
 
 DARK = 64                           # of 255: a set without a brighter pixel is a mistake, and no set of night pictures
 FEW = 3                             # images that a network cannot learn from, only repeat

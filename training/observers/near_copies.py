@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from torch_utils import distributed, training_stats
+from torch_utils.images import to_float
 
 from .observer import Observer
 
@@ -37,9 +38,8 @@ class NearCopies(Observer):
                              if term.image_features is not None), None)
         self.mirrored = dataset.xflip
         items = np.random.RandomState(c.random_seed).permutation(dataset.num_images)[:MAX_REALS]
-        read = lambda numbers: torch.from_numpy(np.stack([dataset[int(items[i])][0]
-                                                          for i in numbers])).to(training.device,
-                                                                                 torch.float32) / 127.5 - 1
+        imgs = lambda numbers: np.stack([dataset[int(items[i])][0] for i in numbers])
+        read = lambda numbers: to_float(torch.from_numpy(imgs(numbers)).to(training.device))
         reals = self._features(training, len(items), read)
         self.reals, self.count = reals[0], min(len(items), self.num_fakes)
         self.near_real, self.near_other = near(reals), near(reals[:, :self.count])

@@ -3,7 +3,8 @@
 import torch
 
 import dnnlib
-from torch_utils import distributed, misc, training_stats
+from torch_utils import distributed, training_stats
+from torch_utils.seeds import step_seed
 
 from ..dataset.real_images import RealImages
 from .observer import Observer
@@ -53,7 +54,7 @@ class Validation(Observer):
             if own < total:
                 held_out, trained = self.images.batch(start), self.trained.batch(training.cur_nimg + i * c.batch_size)
                 with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
-                    torch.manual_seed(misc.step_seed(c.random_seed, f'validation/{own}', training.cur_nimg))
+                    torch.manual_seed(step_seed(c.random_seed, f'validation/{own}', training.cur_nimg))
                     z = torch.randn([c.batch_gpu, training.G.z_dim], device=device)
                     fakes = training.G.synthesis(training.G.mapping(z, held_out.c, skip_w_avg_update=True))
                     pairs = (held_out.img, held_out.c), (trained.img[:c.batch_gpu],

@@ -6,7 +6,8 @@ import os
 import torch
 
 from dnnlib import UserError
-from torch_utils import checkpoint, misc
+from torch_utils import checkpoint
+from torch_utils.seeds import step_seed
 
 from . import files as run_files
 from .records import append_line
@@ -78,7 +79,7 @@ def record(run_dir, found, training, num_rollbacks):
     c = training.config
     for step in found:
         images = training.reals.order.items(step['cur_nimg'], c.batch_size).tolist()
-        seeds = [misc.step_seed(c.random_seed, rank, step['cur_nimg']) for rank in range(training.num_ranks)]
+        seeds = [step_seed(c.random_seed, rank, step['cur_nimg']) for rank in range(training.num_ranks)]
         line = dict(step, rollbacks=num_rollbacks, images=images, seeds=seeds)
         append_line(os.path.join(run_dir, run_files.BAD_STEPS_FILE), line)
 

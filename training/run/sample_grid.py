@@ -6,8 +6,8 @@ import os
 import numpy as np
 import torch
 
-from torch_utils import misc
 from torch_utils.image_grid import save_image, to_grid
+from torch_utils.images import to_uint8
 
 MAX_GRID = (7680, 4320)         # pixels, width and height
 
@@ -68,7 +68,7 @@ class SampleGrid:
         z = torch.randn([len(self.items), G.z_dim], generator=torch.Generator().manual_seed(self.seed)).to(self.device)
         c = torch.from_numpy(np.stack([self.dataset.get_label(i) for i in self.items])).to(self.device)
         batches = zip(z.split(self.batch_size), c.split(self.batch_size), strict=True)
-        self._save(torch.cat([misc.to_uint8(G(zs, cs, noise_mode='const')).cpu() for zs, cs in batches]), name)
+        self._save(torch.cat([to_uint8(G(zs, cs, noise_mode='const')).cpu() for zs, cs in batches]), name)
 
     def _save(self, img_uint8, name):
         save_image(to_grid(img_uint8, self.columns), os.path.join(self.run_dir, name))

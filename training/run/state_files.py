@@ -9,6 +9,7 @@ from . import bad_steps
 from . import files as run_files
 
 KIND = 'training-state'
+REMEDY = 'delete it, or start afresh with --new-run=1'           # of a damaged one
 ASIDE = '.damaged'
 
 
@@ -44,7 +45,7 @@ def find(run_dir, tell, accept=lambda _info: True, set_aside=True):
     damaged = []
     for path in run_files.state_paths(run_dir):
         try:
-            info = checkpoint.load(path, KIND)[1]
+            info = checkpoint.load(path, KIND, remedy=REMEDY)[1]
         except UserError as err:
             damaged.append((path, err))
             continue

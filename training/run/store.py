@@ -103,7 +103,7 @@ class RunStore:
 
 def read_state(path):
     """-> ({name: state dict}, progress), as `RunStore.save_state` took them."""
-    tensors, info = checkpoint.load(path, state_files.KIND)
+    tensors, info = checkpoint.load(path, state_files.KIND, remedy=state_files.REMEDY)
     return {name: checkpoint.unflatten(nest, tensors) for name, nest in info['state'].items()}, info
 
 

@@ -12,7 +12,7 @@ import torch
 import dnnlib
 from dnnlib import UnusableFile, UserError
 from dnnlib.published import without_folders
-from torch_utils import checkpoint, misc
+from torch_utils import checkpoint, devices
 
 from ..networks.architectures import UnknownArchitecture
 from . import arguments as network_arguments
@@ -149,6 +149,6 @@ def for_inference(kwargs, device):
         layers, block = precision
         device_type, half_dtype = torch.device(device).type, block.get('half_dtype', 'float16')
         if not (device_type == 'cuda' or (device_type == 'cpu' and half_dtype == 'bfloat16'
-                                          and misc.cpu_has_bfloat16())):
+                                          and devices.cpu_has_bfloat16())):
             layers['num_fp16_res'] = 0
     return kwargs

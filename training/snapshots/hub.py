@@ -5,6 +5,7 @@ import re
 from typing import NamedTuple
 
 from dnnlib import UserError
+from dnnlib.text import gist
 
 MODEL_FILE = 'model.safetensors'        # what push_to_hub.py calls the snapshot
 REPO = re.compile(r'\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?', re.ASCII)
@@ -108,9 +109,3 @@ def user_errors(what, file=None):
         if known is None and getattr(getattr(err, 'response', None), 'status_code', None) in (401, 403):
             known = f'the Hub does not allow it ({gist(err)}); log in with a token that may: hf auth login'
         raise UserError(f'{what}: {known or f"the Hub cannot be used ({gist(err)}); try again later"}') from err
-
-
-def gist(err):
-    """One line of an error, cut to a bearable length."""
-    text = ' '.join(str(err).split())
-    return f'{type(err).__name__}: {text[:200]}' if text else type(err).__name__

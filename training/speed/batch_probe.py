@@ -7,7 +7,9 @@ import io
 import torch
 
 from dnnlib import UserError
-from torch_utils import distributed, misc
+from dnnlib.text import one_line
+from torch_utils import distributed
+from torch_utils.devices import out_of_memory
 
 from ..networks.architectures import of_class
 from ..run import found_out
@@ -65,7 +67,7 @@ def sizes(per_process, group):
 def advice(config, run_dir, err):
     """The `UserError` for a run that is out of memory."""
     if config['batch_gpu_auto'] and 'batch_gpu' not in config['found_out']:
-        return UserError(f'{run_dir}: out of memory before the first step ({misc.one_line(err)}), where no --batch-gpu '
+        return UserError(f'{run_dir}: out of memory before the first step ({one_line(err)}), where no --batch-gpu '
                          'helps; use a smaller --cfg or '
                          'images of a lower resolution')
     size = config['batch_gpu']
@@ -73,7 +75,7 @@ def advice(config, run_dir, err):
     remedy = f'use --batch-gpu={smaller}, or --batch-gpu=auto, which finds the largest that fits' if smaller else \
         'a smaller --batch-gpu would change the minibatch statistics: use a smaller --cfg or images of a lower ' \
         'resolution'
-    return UserError(f'{run_dir}: out of memory with --batch-gpu={size} ({misc.one_line(err)}); {remedy}. '
+    return UserError(f'{run_dir}: out of memory with --batch-gpu={size} ({one_line(err)}); {remedy}. '
                      f'If the run has a state, add --fork-from={run_dir}')
 
 
@@ -98,7 +100,7 @@ def _fits(training):
                 training.batch_idx = 0                      # at which all phases are due
                 training.step()
     except RuntimeError as err:
-        if not misc.out_of_memory(err):
+        if not out_of_memory(err):
             raise
         return False
     return True

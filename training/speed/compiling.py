@@ -7,7 +7,8 @@ import contextlib
 
 import torch
 
-from torch_utils import misc
+from dnnlib.text import gist
+from torch_utils.devices import out_of_memory
 
 
 def compile_main_phases(loss, batch_size, tell):
@@ -28,9 +29,9 @@ def compile_main_phases(loss, batch_size, tell):
     try:
         _warm_up(loss, synthesis, D, batch_size)
     except Exception as err:            # whatever a compiler may raise: it is no part of the training
-        if misc.out_of_memory(err):
+        if out_of_memory(err):
             raise
-        tell(f'--compile: torch.compile fails here ({type(err).__name__}: {misc.one_line(err)}); training goes on '
+        tell(f'--compile: torch.compile fails here ({gist(err)}); training goes on '
              'without it.')
     else:
         loss.main_synthesis, loss.main_D = synthesis, D

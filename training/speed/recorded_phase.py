@@ -9,7 +9,9 @@ import warnings
 
 import torch
 
-from torch_utils import misc, training_stats
+from dnnlib.text import one_line
+from torch_utils import training_stats
+from torch_utils.devices import out_of_memory
 
 WARM_UP = 3                 # runs as usual before recording: libraries choose algorithms, statistics get their memory
 TRIALS = 2                  # replays that must equal the usual step before it is left out
@@ -72,7 +74,7 @@ class RecordedPhase:
                 torch.cuda.set_sync_debug_mode('error')
             self.function(*tensors)
         except RuntimeError as err:
-            if misc.out_of_memory(err):
+            if out_of_memory(err):
                 raise
             waits = err
         else:
@@ -80,7 +82,7 @@ class RecordedPhase:
         finally:
             torch.cuda.set_sync_debug_mode(mode)
         self._restore(before)
-        self._fail(f'cannot be recorded ({misc.one_line(waits)})')
+        self._fail(f'cannot be recorded ({one_line(waits)})')
         return False
 
     def _record(self, key, tensors):
@@ -106,13 +108,13 @@ class RecordedPhase:
         """torch goes back to `stream` only once it has ended a recording as it should."""
         ended = torch.cuda.current_stream() == stream
         cause = err if ended else err.__context__ or err        # `err` may be that of the attempt to end it
-        why = f'cannot be recorded ({misc.one_line(cause)})'
+        why = f'cannot be recorded ({one_line(cause)})'
         if not ended:
             self.recorder.keep(graph)
             self.recorder.leave(self.name, why, stream, random_state)
-        if misc.out_of_memory(cause) and self.recorder.insist:
+        if out_of_memory(cause) and self.recorder.insist:
             raise cause                                         # the advice on memory is the caller's
-        if misc.out_of_memory(cause) or not ended:
+        if out_of_memory(cause) or not ended:
             self.recorder.stop(self.name, why)
         else:
             self.recorder.keep(graph)
@@ -128,7 +130,7 @@ class RecordedPhase:
             replayed = self._results()
         except RuntimeError as err:
             replayed = None
-            why = f'cannot be replayed ({misc.one_line(err)})'
+            why = f'cannot be replayed ({one_line(err)})'
         self._restore(before)
         self.function(*tensors)
         if replayed is not None:

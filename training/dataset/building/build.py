@@ -10,13 +10,14 @@ import numpy as np
 import PIL
 import PIL.Image
 
+from dnnlib.text import some
 from dnnlib.util import UserError
 
 from .. import remarks as image_remarks
 from ..convert import WHITE, Resizer
 from ..headers import SMALLEST_SIDE
 from ..labels import empty_classes
-from ..names import LABELS_FILE, some
+from ..names import LABELS_FILE
 from .scan import Scan, in_order, load_picture, scan_images
 from .writer import new_image_files
 

@@ -10,11 +10,12 @@ import PIL
 import PIL.Image
 from tqdm import tqdm
 
+from dnnlib.text import some
 from dnnlib.util import UserError
 
 from .. import remarks as image_remarks
 from ..convert import HEIC_REMEDY, Resizer, UnusableImage, has_heif, to_rgb_or_grey
-from ..names import HEIC_ENDINGS, some
+from ..names import HEIC_ENDINGS
 from . import subsets
 
 

@@ -9,11 +9,12 @@ import numpy as np
 import PIL.Image
 
 from dnnlib import UserError
+from dnnlib.text import some
 
 from ..convert import open_image
 from ..files import ImageFiles
 from ..labels import read_labels
-from ..names import DatasetError, normal_name, some
+from ..names import DatasetError, normal_name
 
 LARGEST_BATCH = 256 << 20           # bytes; CIFAR-100 has one of 155 million
 

@@ -1,0 +1,66 @@
+"""Processes that read images for a DataLoader: what signals and errors do there."""
+
+import functools
+import signal
+import threading
+
+import torch
+
+from dnnlib import UserError
+
+
+def loader(dataset, join, device, num_workers, **order):
+    """A DataLoader of what `join(items)` makes of the items of a batch, or of the `UserError` of one that cannot be
+    read: raised across processes, it would lose its one line.
+
+    Args:
+        join:        function of a list of items; with workers it has to be one of a module, for Windows.
+        device:      where the batches go, not by this: for a GPU they are pinned.
+        num_workers: processes that read; 0 = this one.
+        order:       batch_size and sampler, or batch_sampler, of the DataLoader.
+    """
+    return torch.utils.data.DataLoader(
+        _ErrorsAsItems(dataset), num_workers=num_workers, collate_fn=functools.partial(_collate, join),
+        pin_memory=torch.device(device).type == 'cuda', worker_init_fn=_signals,
+        # Or else each start of the workers would draw from torch's global generator
+        generator=torch.Generator(), **order)
+
+
+class _ErrorsAsItems(torch.utils.data.Dataset):
+    """The items of a data set, and in the place of one that cannot be read the `UserError`."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __getitem__(self, idx):
+        try:
+            return self.dataset[idx]
+        except UserError as err:
+            return err
+
+
+def _collate(join, items):
+    error = next((item for item in items if isinstance(item, UserError)), None)
+    return join(items) if error is None else error
+
+
+def _signals(_worker_id):
+    """In a worker: Ctrl-C and SLURM's signal are the main process's business; a request to end
+    ends the worker."""
+    for name in ('SIGINT', 'SIGUSR1'):
+        if hasattr(signal, name):                   # Windows has no SIGUSR1
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def errors_in_their_place():
+    """After the start of a DataLoader's workers: lets a dead one be noticed where the next batch is asked for, within
+    five seconds.
+
+    By a signal handler of its own, DataLoader would raise the error wherever the main thread happens to be, amid a
+    training step, too.
+    """
+    if hasattr(signal, 'SIGCHLD') and threading.current_thread() is threading.main_thread():
+        handler = signal.getsignal(signal.SIGCHLD)
+        if getattr(handler, '__module__', '').startswith('torch.'):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
