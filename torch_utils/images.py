@@ -11,9 +11,9 @@ def to_uint8(img):
     return (img.to(torch.float32) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
 
-def to_float(img_uint8, dtype=torch.float32):
-    """Images in 0..255 -> [-1, 1], a new tensor of this type on the same device."""
-    return img_uint8.to(dtype, copy=True).div_(127.5).sub_(1)
+def to_float(img_uint8, dtype=None):
+    """Images in 0..255 -> [-1, 1], a new tensor on the same device, float32 unless another dtype is given."""
+    return img_uint8.to(dtype or torch.float32, copy=True).div_(127.5).sub_(1)
 
 
 def check_fit(dataset, where, channels, resolution, c_dim=0, size_remedy=None, label_remedy=None):
