@@ -2,6 +2,7 @@
 
 import click
 
+from dnnlib import UserError
 from dnnlib.util import user_errors
 from reporting import compare_page, run_page, serve
 
@@ -36,12 +37,16 @@ def main():
 
 
 @main.command('page', context_settings=SETTINGS, hidden=True)
-@click.argument('run', metavar='RUN')
+@click.argument('runs', nargs=-1, metavar='RUN')
 @click.option('--out', help='The page  [default: report.html in the folder of the run]', metavar='FILE')
 @assets_option
-def page_command(run, out, assets):
+def page_command(runs, out, assets):
     """Make the page of a run."""
     with user_errors():
+        if len(runs) != 1:
+            raise UserError(f'{", ".join(runs) or "no run"}: name one run; of several, python report.py compare RUN RUN '
+                            'makes one page')
+        run, = runs
         print(f'Saved {run_page.write(run, out, assets)}')
 
 
