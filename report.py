@@ -13,8 +13,7 @@ class RunOrCommand(click.Group):
     """`PROGRAM RUN` makes the page of a run; `PROGRAM NAME ...` is another command."""
 
     def parse_args(self, ctx, args):
-        first = next((arg for arg in args if not arg.startswith('-')), None)
-        plain = args and args[0] not in self.commands and first is not None
+        plain = args and args[0] not in self.commands and args != ['--help']
         return super().parse_args(ctx, ['page', *args] if plain else args)
 
 
@@ -44,8 +43,8 @@ def page_command(runs, out, assets):
     """Make the page of a run."""
     with user_errors():
         if len(runs) != 1:
-            raise UserError(f'{", ".join(runs) or "no run"}: name one run; of several, python report.py compare RUN RUN '
-                            'makes one page')
+            raise UserError(f'{", ".join(runs) or "no run"}: name one run; of several, '
+                            'python report.py compare RUN RUN makes one page')
         run, = runs
         print(f'Saved {run_page.write(run, out, assets)}')
 
