@@ -2,6 +2,7 @@
 
 import click
 
+from dnnlib import UserError
 from dnnlib.commands import SETTINGS
 from dnnlib.util import user_errors
 from reporting import compare_page, run_page, serve
@@ -11,8 +12,7 @@ class RunOrCommand(click.Group):
     """`PROGRAM RUN` makes the page of a run; `PROGRAM NAME ...` is another command."""
 
     def parse_args(self, ctx, args):
-        first = next((arg for arg in args if not arg.startswith('-')), None)
-        plain = args and args[0] not in self.commands and first is not None
+        plain = args and args[0] not in self.commands and args != ['--help']
         return super().parse_args(ctx, ['page', *args] if plain else args)
 
 
@@ -35,12 +35,16 @@ def main():
 
 
 @main.command('page', context_settings=SETTINGS, hidden=True)
-@click.argument('run', metavar='RUN')
+@click.argument('runs', nargs=-1, metavar='RUN')
 @click.option('--out', help='The page  [default: report.html in the folder of the run]', metavar='FILE')
 @assets_option
-def page_command(run, out, assets):
+def page_command(runs, out, assets):
     """Make the page of a run."""
     with user_errors():
+        if len(runs) != 1:
+            raise UserError(f'{", ".join(runs) or "no run"}: name one run; of several, '
+                            'python report.py compare RUN RUN makes one page')
+        run, = runs
         print(f'Saved {run_page.write(run, out, assets)}')
 
 

@@ -38,7 +38,7 @@ def write(run_dirs: list[str], out: str = PAGE_FILE, assets: str | None = None) 
     """
     folders = list(dict.fromkeys(os.path.realpath(folder) for folder in run_dirs))
     if not 2 <= len(folders) <= MOST_RUNS:
-        raise UserError(f'compare: {len(folders)} runs are given; name 2 to {MOST_RUNS} of them')
+        raise UserError(f'compare: runs given: {len(folders)}; name 2 to {MOST_RUNS} different ones')
     runs = [run_folder.read(folder) for folder in folders]
     files.write_text(out, make(runs, page.Inline() if assets is None else page.Linked(assets, out)))
     return out

@@ -9,7 +9,7 @@ import re
 
 from .numbers import is_number
 
-TICK = re.compile(r'tick \d+ +kimg ([\d.]+) ')
+TICK = re.compile(r'tick \d+ +(?:kimg +)?([\d.]+) ')              # runs of before had titles within the line
 ROLLBACK = re.compile(r'Warning: .* up to ([\d.]+) kimg .*Back to ([\d.]+) kimg, with ([\d.e-]+) times the learning')
 LEFT_OUT = re.compile(r'Warning: \d+ of \d+ \w+ steps were left out')              # bad-steps.jsonl has them one by one
 ENDED = re.compile(r'Ended at ([\d.]+) kimg by \w+: (.*)')

@@ -60,6 +60,8 @@ def is_run(folder: str) -> bool:
 def read(folder: str) -> Run:
     """Reads a run. Raises UserError if the folder is none of a run, or cannot be read."""
     folder = os.path.abspath(folder)
+    if os.path.isfile(folder):
+        raise UserError(f'{folder}: is a file; name the directory of a run, such as {os.path.dirname(folder)}')
     if not os.path.isdir(folder):
         raise UserError(f'{folder}: there is no such folder; name the directory of a run')
     if not is_run(folder):

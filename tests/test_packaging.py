@@ -12,6 +12,7 @@ import zipfile
 
 import pytest
 from card_runs import KWARGS
+from made_runs import make_run
 
 from training.networks import Generator
 from training.snapshots import files as snapshots
@@ -71,6 +72,17 @@ def test_an_installed_command_runs(installed, tmp_path):
     env = {**os.environ, 'PYTHONPATH': str(installed)}
     result = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert result.returncode == 0 and '--dry-run' in result.stdout, result.stderr
+
+
+def test_an_installed_report_has_its_templates_and_assets(installed, tmp_path):
+    run = make_run(tmp_path / 'run')
+    code = (f'import sys, report, reporting; assert reporting.__file__.startswith({str(installed)!r}); sys.argv[1:] = '
+            f'[{str(run)!r}]; report.main()')
+    env = {**os.environ, 'PYTHONPATH': str(installed)}
+    result = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    text = (run / 'report.html').read_text(encoding='utf-8')
+    assert '--page: #fcfbf8' in text and 'uPlot' in text and 'What is trained on what' in text
 
 
 def test_the_example_in_the_documentation(tmp_path, monkeypatch):

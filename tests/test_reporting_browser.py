@@ -104,9 +104,8 @@ def test_curves_have_the_points_of_the_run(open_page, address):
     page = open_page(address)
     curves = page.evaluate('charts.made.map(entry => [entry.panel.title, entry.plot.data])')
     titles = [title for title, _ in curves]
-    assert titles == ['fid5k_full', 'Is D overfitting?', 'Copies and repeats', 'Losses',
-                      'Losses of the methods', 'Time',
-                      'Memory']
+    assert titles == ['fid5k_full', 'Is D overfitting?', 'Copies and repeats', 'Losses', 'Losses of the methods',
+                      'Time', 'Memory']
     assert dict(curves)['fid5k_full'] == [[1, 2, 3], [30, 20, 25]]
     x, g, *_ = dict(curves)['Losses']
     assert x == list(range(1, 11)) and g == [1 + i / 10 for i in range(10)]

@@ -239,7 +239,11 @@ def test_what_is_no_run_is_refused(tmp_path):
         )
     run = str(make_run(tmp_path / 'run'))
     code, text = run_cli(report.main, 'compare', run, run)
-    assert code == 1 and '1 runs are given; name 2 to 8' in text
+    assert code == 1 and 'runs given: 1; name 2 to 8 different ones' in text
+    code, text = run_cli(report.main, 'comprae', run, run)
+    assert code == 1 and 'name one run; of several, python report.py compare RUN RUN makes one page' in text
+    code, text = run_cli(report.main, f'{run}/stats.jsonl')
+    assert code == 1 and f'is a file; name the directory of a run, such as {run}' in text
     code, text = run_cli(report.main, run, f'--out={tmp_path}/none/x.html')
     assert code == 1 and 'cannot be written' in text
 

@@ -1,4 +1,4 @@
-"""What a run tells: a line per tick, stats.jsonl, TensorBoard where it is installed, a progress bar."""
+"""What a run tells: a row per tick, stats.jsonl, TensorBoard where it is installed, a progress bar."""
 
 import contextlib
 import os
@@ -8,11 +8,11 @@ import torch
 import tqdm
 
 from dnnlib import files
-from dnnlib.util import format_time
 from torch_utils import training_stats
 
 from . import files as run_files
 from .records import append_line, forget_after
+from .tick_table import TickTable
 
 try:
     from torch.utils.tensorboard import SummaryWriter
@@ -23,11 +23,6 @@ try:
     import psutil
 except ImportError:                 # the memory of the host is not reported
     psutil = None
-
-
-# What the line of a tick tells of the health of a run (docs/health.md), under which title.
-HEALTH = {'Loss/signs/real': 'r_t', 'Health/overfitting': 'r_v', 'KD/agreement_real': 'agree',
-          'Health/copies': 'copies', 'Health/repeats': 'repeats'}
 
 
 class Progress:
@@ -52,6 +47,7 @@ class Progress:
         self.process_start = self.tick_start = time.time()
         self.tick_start_nimg = start_nimg
         self.maintenance_sec = 0.0
+        self.table = TickTable()
         self.collector = training_stats.Collector(keep_previous=False)
         self.collector.load_state_dict(pending or {})
         if run_dir is not None:
@@ -102,23 +98,14 @@ class Progress:
         return {name: value for name, value in self.collector.as_dict().items() if value['num'] > 0}
 
     def write(self, stats, cur_nimg):
-        """Prints the line of a tick and appends the statistics to the files."""
+        """Prints the row of a tick and appends the statistics to the files."""
         if self.run_dir is None:
             return
-        mean = lambda name: stats[name]['mean'] if name in stats else float('nan')
         done = max(cur_nimg - self.start_nimg, 1)
         eta = (time.time() - self.process_start) / done * max(self.total_nimg - cur_nimg, 0)
-        columns = [f'tick {mean("Progress/tick"):<5.0f}', f'kimg {mean("Progress/kimg"):<8.1f}',
-                   f'time {format_time(self.elapsed_sec):<12}',
-                   f'sec/kimg {mean("Timing/sec_per_kimg"):<7.2f}',
-                   f'maintenance {mean("Timing/maintenance_sec"):<6.1f}',
-                   f'mem {mean("Resources/cpu_mem_gb"):<5.2f}']
-        if 'Resources/peak_gpu_mem_gb' in stats:
-            columns.append(f'gpumem {mean("Resources/peak_gpu_mem_gb"):<5.2f}')
-        if 'Progress/augment' in stats:
-            columns.append(f'augment {mean("Progress/augment"):.3f}')
-        columns += [f'{title} {mean(name):.2f}' for name, title in HEALTH.items() if name in stats]
-        self.message('  '.join([*columns, f'ETA {format_time(eta)}']))
+        means = {name: value['mean'] for name, value in stats.items()}
+        for line in self.table.lines(round(means['Progress/tick']), dict(means, ETA=eta)):
+            self.message(line)
         append_line(os.path.join(self.run_dir, run_files.STATS_FILE), dict(stats, timestamp=time.time()))
         if self.writer is not None:
             self._write_events(stats, cur_nimg)
