@@ -1,6 +1,7 @@
 """What the statistics of a run say, in words, and what to do next: the rules of docs/health.md."""
 
 import statistics
+from typing import NamedTuple
 
 from dnnlib import metric_records as protocol
 
@@ -19,7 +20,7 @@ def give(run, finished: bool) -> list[dict]:
     """[dict(level: 'act' | 'watch' | 'good' | 'next', title, text)], the most urgent first; `commands` in backticks."""
     if not run.ticks:
         return _item('next', 'The run is young', 'No tick has ended yet. The first curves come with the first tick.')
-    rules = [_overfitting, _sure, _leaking, _copies, _repeats, _teacher, _skipped, _metric]
+    rules = [_overfitting, _limits, _teacher, _skipped, _metric]
     rules += [] if finished else [_slower]
     found = [item for rule in rules for item in rule(run)]
     if not any(item['level'] in ('act', 'watch') for item in found):
@@ -63,39 +64,40 @@ def _overfitting(run):
     return []
 
 
-def _sure(run):
-    now = _now(run, 'Loss/signs/real')
-    if now is not None and now > SURE:
-        text = f'r_t is {now:.2f}. It helps to have {_remedies(run)}.'
-        return _item('watch', 'D is sure of every training image', text)
-    return []
+class Limit(NamedTuple):
+    """A statistic, as the mean of the latest ticks, that is to stay below a value."""
+    statistic: str
+    limit: float
+    level: str
+    title: str
+    text: str                       # with {now} and {remedies}
+    late: bool = False              # says nothing in the early part of a run
+    if_set: str | None = None       # an entry of the configuration without which it means nothing
 
 
-def _leaking(run):
-    now = _now(run, 'Progress/augment') if run.config.get('ada_target') is not None else None
-    if now is not None and now > LEAKS:
-        text = (f'p is {now:.2f}. Look for rotated or discoloured fakes in the grid; more data, `--kd` or a weaker '
-                '`--augpipe` may help.')
-        return _item('act', 'Augmentations may leak into the fakes', text)
-    return []
+LIMITS = [
+    Limit('Loss/signs/real', SURE, 'watch', 'D is sure of every training image',
+          'r_t is {now:.2f}. It helps to have {remedies}.'),
+    Limit('Progress/augment', LEAKS, 'act', 'Augmentations may leak into the fakes',
+          'p is {now:.2f}. Look for rotated or discoloured fakes in the grid; more data, `--kd` or a weaker '
+          '`--augpipe` may help.', if_set='ada_target'),
+    Limit('Health/copies', NEAR, 'act', 'G copies training images',
+          '{now:.0%} of the fakes are nearly a training image, where new photos would have about 5 %. '
+          'Look at them with `generate.py neighbors` before you publish any.'),
+    Limit('Health/repeats', NEAR, 'watch', 'Fakes repeat each other',
+          '{now:.0%} of the fakes nearly repeat another one, where new photos would have about 5 %: few motifs, '
+          'or a collapse where it came within a few ticks. An earlier snapshot may be better.', late=True),
+]
 
 
-def _copies(run):
-    now = _now(run, 'Health/copies')
-    if now is not None and now > NEAR:
-        text = (f'{now:.0%} of the fakes are nearly a training image, where new photos would have about 5 %. '
-                'Look at them with `generate.py neighbors` before you publish any.')
-        return _item('act', 'G copies training images', text)
-    return []
-
-
-def _repeats(run):
-    now = _now(run, 'Health/repeats')
-    if now is not None and now > NEAR and not _is_early(run):
-        text = (f'{now:.0%} of the fakes nearly repeat another one, where new photos would have about 5 %: few motifs, '
-                'or a collapse where it came within a few ticks. An earlier snapshot may be better.')
-        return _item('watch', 'Fakes repeat each other', text)
-    return []
+def _limits(run):
+    found = []
+    for row in LIMITS:
+        now = _now(run, row.statistic)
+        meant = row.if_set is None or run.config.get(row.if_set) is not None
+        if now is not None and now > row.limit and meant and not (row.late and _is_early(run)):
+            found += _item(row.level, row.title, row.text.format(now=now, remedies=_remedies(run)))
+    return found
 
 
 def _teacher(run):

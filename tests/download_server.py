@@ -1,9 +1,9 @@
 """A server on this machine that answers downloads well, badly and by halves."""
 
-import contextlib
 import http.server
-import threading
 import time
+
+from running import running
 
 WHOLE = 'Mon, 01 Jan 2024 00:00:00 GMT'
 
@@ -53,19 +53,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@contextlib.contextmanager
 def serving():
     """-> the server, with `address`; everything else of it may be set at any time."""
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    server.address = f'http://127.0.0.1:{server.server_port}'
     server.files, server.moved, server.headers, server.cuts, server.asked, server.ranges = {}, {}, {}, [], [], 'yes'
     server.stops, server.ended = {}, False
-    thread = threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=0.01))
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.ended = True
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    return running(server)

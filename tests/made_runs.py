@@ -1,10 +1,9 @@
 """Folders of runs as train.py leaves them, made up: every value is known to the test that asks for one."""
 
-import contextlib
 import json
-import threading
 
 import PIL.Image
+from running import running
 
 from reporting import serve
 
@@ -66,14 +65,5 @@ def make_run(folder, ticks=10, frames=5, values=(30.0, 20.0, 25.0), **changes):
     return folder
 
 
-@contextlib.contextmanager
 def serving(folder):
-    server = serve.Server(str(folder), 0)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    return running(serve.Server(str(folder), 0))

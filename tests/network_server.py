@@ -1,8 +1,8 @@
 """A server on this machine that gives one network, well, cut, and by a redirect."""
 
-import contextlib
 import http.server
-import threading
+
+from running import running
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -23,16 +23,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@contextlib.contextmanager
 def serving(handler):
     """A server on this machine -> the server, with `address`."""
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
-    server.address = f'http://127.0.0.1:{server.server_port}'
-    thread = threading.Thread(target=server.serve_forever, kwargs=dict(poll_interval=0.01))
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    return running(http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler))

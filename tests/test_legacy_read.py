@@ -336,5 +336,6 @@ def test_reading_gives_no_warning_and_opens_what_is_there(tmp_path):
     path.write_bytes(pickled(networks_of()))
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        legacy_pytorch.read(str(path))
-        legacy_pytorch.read(path)
+        read_twice = [legacy_pytorch.read(str(path)), legacy_pytorch.read(path)]
+    for tensors, info in read_twice:
+        assert list(tensors) and info['networks']

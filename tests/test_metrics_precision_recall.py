@@ -91,8 +91,8 @@ def test_a_resample_is_what_its_images_give():
     near = lambda x, s: (torch.cdist(x.double(), s.double())
                          <= torch.cdist(s.double(), s.double()).kthvalue(4, dim=1).values)
     for r, row in enumerate(weights):
-        assert precision[r].item() == pytest.approx(near(gen,
-                                                         real).any(1).double().repeat_interleave(row.long()).mean().item())
+        covered = near(gen, real).any(1).double()
+        assert precision[r].item() == pytest.approx(covered.repeat_interleave(row.long()).mean().item())
         assert recall[r].item() == pytest.approx(near(real, gen)[:, row > 0].any(1).double().mean().item())
 
 

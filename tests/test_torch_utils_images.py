@@ -31,7 +31,7 @@ PHOTOS = SimpleNamespace(image_shape=[3, 16, 16], label_dim=2)
 
 @pytest.mark.parametrize('c_dim', [0, 2])
 def test_images_that_a_network_makes_fit(c_dim):
-    check_fit(PHOTOS, '--data=x', 3, 16, c_dim)
+    assert check_fit(PHOTOS, '--data=x', 3, 16, c_dim) is None
 
 
 @pytest.mark.parametrize('wanted, message', [

@@ -1,11 +1,6 @@
 """Tensor helpers, statistics, checkpoints and custom operators: everything that knows torch but not GANs."""
 
-import importlib
+from dnnlib import lazy
 
-MOVED = {'safe_pickle': '.pickles.reader'}          # names that scripts import from earlier versions
-
-
-def __getattr__(name):
-    if name in MOVED:
-        return importlib.import_module(MOVED[name], __name__)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+# A name that scripts import from earlier versions
+__getattr__ = lazy.attributes(__name__, {'safe_pickle': '.pickles.reader'})

@@ -1,11 +1,6 @@
 """Training: the step, its networks, data and methods, and the run that keeps them on disk."""
 
-import importlib
+from dnnlib import lazy
 
-MOVED = {'legacy_pytorch': '.snapshots.pickle_pytorch'}         # names that scripts import from earlier versions
-
-
-def __getattr__(name):
-    if name in MOVED:
-        return importlib.import_module(MOVED[name], __name__)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+# A name that scripts import from earlier versions
+__getattr__ = lazy.attributes(__name__, {'legacy_pytorch': '.snapshots.pickle_pytorch'})

@@ -4,10 +4,7 @@ Scripts import the data set itself from here. It is looked up when it is asked f
 package works without torch.
 """
 
-import importlib
+from dnnlib import lazy
 
-
-def __getattr__(name):
-    if name in ('DatasetError', 'ImageFolderDataset'):
-        return getattr(importlib.import_module('.folder', __name__), name)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+__getattr__ = lazy.attributes(__name__, {'DatasetError': '.folder:DatasetError',
+                                         'ImageFolderDataset': '.folder:ImageFolderDataset'})
