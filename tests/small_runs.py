@@ -20,6 +20,12 @@ def make_config(data, *args, **changes):
     return config
 
 
+def short_run(data, *args, **changes):
+    """Ten iterations, a state after each."""
+    changes = dict(total_kimg=0.08, kimg_per_tick=0.008, network_snapshot_ticks=1, image_snapshot_ticks=None) | changes
+    return make_config(data, '--cfg=demo', '--batch=8', '--aug=ada', *args, **changes)
+
+
 def make_run(config, run_dir, device='cpu'):
     os.makedirs(run_dir, exist_ok=True)
     return Run(config, str(run_dir), torch.device(device))

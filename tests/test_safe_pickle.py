@@ -2,57 +2,19 @@
 
 import collections
 import io
-import json
-import os
-import pathlib
 import pickle
-import random
-import re
 import struct
-import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
-from legacy_files import Call, Name, New, dumps, easy_dict, persistent, persistent_module, storage_call
+from legacy_files import Call, Name, New, dumps, easy_dict, persistent
+from pickle_parts import LEGACY, STORAGE, TEXT, load, refused, tensor_args
 
-from dnnlib import UserError
-from torch_utils.pickles import machine as pickle_machine
 from torch_utils.pickles import reader as safe_pickle
-from training import networks
-from training.snapshots import pickle_pytorch as legacy_pytorch
 
 NP_CORE = 'numpy.core.multiarray'
-
-
-def load(data):
-    """The content, tensors and arrays read."""
-    with safe_pickle.opened(io.BytesIO(data)) as content:
-        return plain(content)
-
-
-def plain(value):
-    if isinstance(value, (safe_pickle.Tensor, safe_pickle.Array)):
-        return value.read()
-    if isinstance(value, pickle_machine.Span):
-        return value.read(value.size)
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return type(value)(plain(item) for item in value) if type(value) in (list, tuple) else value
-
-
-def refused(data, *parts):
-    """Reading raises UserError of one short line that has all `parts`."""
-    with pytest.raises(UserError) as err:
-        load(data)
-    text = str(err.value)
-    assert '\n' not in text and len(text) < 1000 and text.isprintable(), text
-    for part in parts:
-        assert part in text, text
 
 
 # ---------------------------------------------------------------------------
@@ -112,7 +74,6 @@ def test_a_pickle_may_stand_inside_a_file():
 
 CANARY = 'canary'
 NESTED = pickle.dumps(None)[:-2] + b'cos\nsystem\n(X\x0c\x00\x00\x00touch canarytR.'
-STORAGE = storage_call(torch.zeros(4))
 CALLS = {
     'os.system': Call('os.system', f'touch {CANARY}'),
     'posix.system': Call('posix.system', f'touch {CANARY}'),
@@ -172,10 +133,6 @@ def test_the_canary_sings(tmp_path, monkeypatch):
     assert (tmp_path / CANARY).exists()
 
 
-def tensor_args(*args):
-    return Call('torch._utils._rebuild_tensor_v2', *args)
-
-
 def dtype(code, state=None):
     call = Call('numpy.dtype', code, False, True)
     return call if state is None else Built(call, state)
@@ -197,7 +154,6 @@ def array(shape, number_type, data):
 
 
 F4 = dtype('f4', (3, '<', None, None, None, -1, -1, 0))
-LEGACY = storage_call(torch.zeros(4)).args[0]
 ARGUMENTS = {
     'no storage': (tensor_args(5, 0, (2,), (1,), False, {}), 'not described by a storage'),
     'a larger size': (tensor_args(STORAGE, 0, (5,), (1,), False, {}), 'in a storage of 4 numbers'),
@@ -265,7 +221,6 @@ def test_allowed_globals_refuse_hostile_arguments(name, bait):
     refused(dumps(obj), message)
 
 
-TEXT = lambda text: b'X' + struct.pack('<I', len(text)) + text
 OPCODES = {
     'state of a class': (b'\x80\x02ccollections\nOrderedDict\n}' + TEXT(b'pop') + b'K\x01sb.',
                          'sets the state of a Global'),
@@ -320,227 +275,3 @@ def test_reading_leaves_the_table_of_globals_as_it_is():
     for data, _ in OPCODES.values():
         refused(data)
     assert before == safe_pickle.GLOBALS and all(before[name] is value for name, value in safe_pickle.GLOBALS.items())
-
-
-# ---------------------------------------------------------------------------
-# Bombs: each a file that a reader without limits would take minutes or gigabytes for. They are a tenth of what they
-# could be, as are the limit and the stack, so that reading all of them takes a second.
-
-BOMB_OPCODES, STACK_BYTES = pickle_machine.MAX_OPCODES // 10, 1 << 20
-
-
-def frames(first, second, times):
-    return b'\x80\x04' + first + second * times + b'.'
-
-
-def bombs():
-    n = 150_000
-    put = b''.join(b'r' + struct.pack('<I', i) for i in range(n // 4))
-    collide = b''.join(b'\x8a\x10' + ((2 ** 61 - 1) * i).to_bytes(16, 'little') + b'N' for i in range(1, 19_000))
-    double = b'](' + b''.join(b'h\x00' for _ in range(200)) + b'e'
-    nested = b''.join(b']q' + bytes([i]) + (b'(' + bytes([104, i - 1]) * 200 + b'e' if i else b'') for i in range(180))
-    text = b'X' + struct.pack('<I', 4 << 20) + b'<' * ((4 << 20) - 2) + b'f4'
-    wide = 'é' * 100 + '\U0001f600'
-    return {
-        'deep lists': frames(b'', b']', n) + b'a' * n + b'.',
-        'deep tuples within the limit': frames(b'N', b'\x85', 39_000),
-        'deep lists within the limit': b'\x80\x04' + b']' * 19_000 + b'a' * 18_999 + b'.',
-        'deep dictionaries within the limit': b'\x80\x04}' + b'K\x01}' * 12_000 + b's' * 12_000 + b'.',
-        'deep objects within the limit':
-            b'\x80\x02cdnnlib.tflib.network\nNetwork\nq\x000' + b'h\x00)\x81}K\x01' * 5000 + b'N' + b'sb' * 5000 + b'.',
-        'deep tuple as a key': b'\x80\x04}N' + b'\x85' * 30_000 + b'Ns.',
-        'deep marks': frames(b'', b'(', n),
-        'sets': frames(b'', b'\x8f', n),
-        'nothing, often': frames(b'', b'N0', n),
-        'lists of lists of lists, within the limit': b'\x80\x02' + nested + b'.',
-        'a list in itself, within the limit': b'\x80\x02]q\x00' + double + b'.',
-        'memo, within the limit': b'\x80\x02N' + put + b'.',
-        'memo with a huge index, within the limit': b'\x80\x02N' + b'r\xff\xff\xff\xff' * 1000 + b'.',
-        'numbers that collide': b'\x80\x02}(' + collide + b'u.',
-        'long texts': b'\x80\x04' + (b'X' + struct.pack('<I', 4 << 20) + b'x' * (4 << 20) + b'0') * 30 + b'.',
-        'wide texts, within the limit': b'\x80\x04' + (TEXT(wide.encode()) * 30_000) + b'.',
-        'a set of the same list, often': b'\x80\x02cbuiltins\nset\nq\x000](' + b'N' * 10_000 + b'eq\x010'
-        + b'h\x00h\x01\x85R0' * 5000 + b'N.',
-        'the same text as bytes, often': b'\x80\x02c_codecs\nencode\nq\x000' + text
-        + b'q\x01X\x06\x00\x00\x00latin1q\x020'
-                                         + b'h\x00h\x01h\x02\x86R0' * 5000 + b'N.',
-        'long keys that are equal': b'\x80\x02}' + text + b'q\x00Ns' + text + b'q\x010' + b'h\x01Ns' * 10_000 + b'.',
-        'a number type with a long name': b'\x80\x02cnumpy\ndtype\nq\x000' + text + b'q\x010'
-        + b'h\x00h\x01\x85R0' * 5000 + b'N.',
-        'many byte strings, within the limit': frames(b'', b'C\xff' + b'x' * 255, 30_000),
-        'one storage, often': dumps([STORAGE] * 2)[:-2] + b'',
-        'storages, within the limit': dumps([storage_call(torch.zeros(1)) for _ in range(290)]),
-        'a text of a gigabyte': b'\x80\x04X\x00\x00\x00\x40' + b'x' * 1000,
-        'a tensor of a petabyte': dumps(tensor_args(STORAGE, 0, (2 ** 25, 2 ** 25), (0, 0), False, {})),
-        'the same objects in many tuples, within the limit': b'\x80\x02N' + b'q\x00h\x00h\x00h\x00\x87' * 7000 + b'.',
-    }
-
-
-@pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='the peak of the memory is read from /proc')
-def test_bombs_take_neither_time_nor_memory(tmp_path):
-    """In a process of its own: what is read and put into containers, and, above those before, megabytes at the peak.
-
-    Where the work cannot be counted, as in comparing long keys, a bomb that is not refused shows as one that is read,
-    or as a hang.
-    """
-    names = set()
-    for name, data in bombs().items():
-        names.add(name)
-        (tmp_path / name).write_bytes(data)
-    result = subprocess.run([sys.executable, __file__, 'bombs', str(tmp_path)], capture_output=True, text=True,
-                            timeout=3600, check=False)
-    assert result.returncode == 0, result.stderr[-2000:]
-    rows = json.loads(result.stdout)
-    assert set(rows) == names
-    for name, (work, megabytes, message) in rows.items():
-        assert work < 4 * BOMB_OPCODES and megabytes < 256, (name, work, megabytes)
-        assert message is None or ('\n' not in message and len(message) < 1000), (name, message)
-    assert {name for name, row in rows.items() if row[-1] is None} == {name for name in rows
-                                                                       if 'within the limit' in name}
-
-
-class CountedMachine(pickle_machine.Machine):
-    """Counts what is read and what is put into containers, in all machines together."""
-    work = 0
-
-    def take(self, size):
-        CountedMachine.work += 1
-        return super().take(size)
-
-    def extend(self, items):
-        CountedMachine.work += len(items)
-        super().extend(items)
-
-    def update(self, items):
-        CountedMachine.work += len(items)
-        super().update(items)
-
-    def add(self, items):
-        CountedMachine.work += len(items)
-        super().add(items)
-
-
-def run_bombs(folder):
-    safe_pickle.Machine, pickle_machine.MAX_OPCODES = CountedMachine, BOMB_OPCODES
-    peak = lambda: int(re.search(r'VmHWM:\s*(\d+) kB', pathlib.Path('/proc/self/status').read_text())[1]) / 1024
-    load(pickle.dumps([torch.zeros(2)]))
-    before, rows = peak(), {}
-    for path in sorted(pathlib.Path(folder).iterdir()):
-        CountedMachine.work, message = 0, None
-        try:
-            with safe_pickle.opened(path):
-                pass
-        except UserError as err:
-            message = str(err).removeprefix(str(path))
-        rows[path.name] = CountedMachine.work, peak() - before, message
-    print(json.dumps(rows))
-
-
-# ---------------------------------------------------------------------------
-# Damage.
-
-@pytest.fixture(scope='module')
-def valid():
-    """A small file with a generator in it."""
-    kwargs = dict(z_dim=4, c_dim=0, w_dim=4, img_resolution=8, img_channels=1, mapping_kwargs=dict(num_layers=1),
-                  synthesis_kwargs=dict(channel_base=32, channel_max=4))
-    torch.manual_seed(0)
-    return dumps(dict(G_ema=persistent_module(networks.Generator(**kwargs), kwargs)))
-
-
-def read_or_refuse(data):
-    """The networks' tensors, or None where the file is refused, with one line and nothing else."""
-    try:
-        return legacy_pytorch.read(io.BytesIO(data))[0]
-    except UserError as err:
-        assert '\n' not in str(err) and len(str(err)) < 1000
-        return None
-
-
-def test_a_file_cut_off_anywhere_is_refused(valid):
-    assert read_or_refuse(valid) is not None
-    for percent in range(100):
-        refused(valid[:len(valid) * percent // 100])
-
-
-@pytest.mark.filterwarnings('ignore:.*is unknown here and left out')
-def test_flipped_bytes_give_other_numbers_or_a_line(valid):
-    """Damage inside the numbers of a tensor cannot be seen; any other must not get through, nor crash."""
-    want, rng, got_through = read_or_refuse(valid), random.Random(0), 0
-    for _ in range(400):
-        data = bytearray(valid)
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-        if (tensors := read_or_refuse(bytes(data))) is not None:
-            assert {key: value.shape for key, value in tensors.items()} == {key: value.shape
-                                                                            for key, value in want.items()}
-            got_through += 1
-    assert 0 < got_through < 400
-
-
-@pytest.mark.parametrize('which', ['a folder', 'missing', 'unreadable'])
-def test_a_file_that_cannot_be_read(which, tmp_path):
-    path = tmp_path / 'a.pkl'
-    if which == 'a folder':
-        path.mkdir()
-    elif which == 'unreadable':
-        path.write_bytes(b'x')
-        path.chmod(0)
-        if os.access(path, os.R_OK):
-            pytest.skip('runs as root, who can read everything')
-    with pytest.raises(UserError, match='a.pkl: cannot be read'), safe_pickle.opened(str(path)):
-        pass
-
-
-# ---------------------------------------------------------------------------
-# Fuzzing. What was found is kept as an example.
-
-FUZZ = settings(derandomize=True, deadline=None, database=None, max_examples=300,
-                suppress_health_check=list(HealthCheck))
-SNIPPETS = list(pickle_machine.STEPS) + [
-    b'\x80\x04', b'K\x01', b'J\xff\xff\xff\xff', b'C\x03abc', b'X\x01\x00\x00\x00a', b'\x8c\x05class', b'q\x00',
-    b'h\x00', b'\x94', b'M\xff\xff',
-    *[f'c{name.rpartition(".")[0]}\n{name.rpartition(".")[2]}\n'.encode() for name in safe_pickle.GLOBALS],
-    b'cos\nsystem\n',
-    b'\x8a\x08' + b'\xff' * 7 + b'\x7f', LEGACY, b'B' + struct.pack('<I', len(LEGACY)) + LEGACY,
-    b'(K\x00K\x02\x85K\x01\x85t', b')R', b'\x85R', b'}b']
-
-
-@FUZZ
-@given(st.lists(st.tuples(st.integers(0, 10 ** 6), st.sampled_from(['flip', 'cut', 'insert', 'double', 'splice']),
-                          st.binary(max_size=8)),
-                min_size=1, max_size=6))
-@pytest.mark.filterwarnings('ignore:.*is unknown here and left out')
-def test_fuzz_changed_files(valid, changes):
-    data = bytearray(valid)
-    for place, kind, new in changes:
-        i = place % max(len(data), 1)
-        if kind == 'flip':
-            data[i:i + len(new)] = new
-        elif kind == 'cut':
-            del data[i:i + 1 + len(new)]
-        elif kind == 'insert':
-            data[i:i] = new
-        elif kind == 'double':
-            data[i:i] = data[i:i + 50]
-        else:
-            data[i:i] = SNIPPETS[place % len(SNIPPETS)]
-    read_or_refuse(bytes(data))
-
-
-@FUZZ
-@given(st.lists(st.sampled_from(SNIPPETS), max_size=40))
-@example([b'ctorch\nSize\n', b'K\x01', b'R'])
-def test_fuzz_instructions(snippets):
-    data = b''.join(snippets) + b'.'
-    try:
-        with safe_pickle.opened(io.BytesIO(data)) as content:
-            read = [value.read() for value in (content if isinstance(content, (list, tuple)) else [content])
-                    if isinstance(value, (safe_pickle.Array,)) or type(value) is safe_pickle.Tensor]
-            assert all(isinstance(value, (torch.Tensor, np.ndarray)) for value in read)
-    except UserError as err:
-        assert '\n' not in str(err) and len(str(err)) < 1000
-
-
-if __name__ == '__main__' and sys.argv[1:2] == ['bombs']:
-    threading.stack_size(STACK_BYTES)
-    threading.Thread(target=run_bombs, args=sys.argv[2:]).start()
