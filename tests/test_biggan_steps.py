@@ -11,12 +11,15 @@ from kd_plugin.distillers.agkd import AGKD
 from kd_plugin.distillers.cgkd import CGKD
 from kd_plugin.distillers.distiller import Pass
 from kd_plugin.distillers.settings import PRESETS as KD_PRESETS
+from kd_plugin.loss import Distillation
+from kd_plugin.teacher import Preprocess, Teacher
 from training import ema
 from training.augment import diffaugment
 from training.config.presets_biggan import PRESETS, optimisers
 from training.gan_losses import GAN_LOSSES
+from training.loss_terms import Step
 from training.methods.lecam_anchors import Anchors
-from training.networks.biggan_layers import SNLinear
+from training.networks import DiscriminatorFeatures
 from training.orthogonal import add_orthogonal_gradients
 
 HINGE = GAN_LOSSES['hinge']
@@ -193,30 +196,29 @@ def test_distillation_losses():
         check(students[kind].grad, golden[f'kd_grad_student_{kind}'])
 
 
-class Head(torch.nn.Module):
-    """The distillation head of the released code, by its names."""
+class StubTeacher(Teacher):
+    """Nearest x7, means over fields of 28x28, a fixed linear map; texts that were drawn."""
 
-    def __init__(self, in_features, dim=512, hidden=1024):
-        super().__init__()
-        self.linear_cls_1, self.linear_cls_2 = SNLinear(in_features, hidden), SNLinear(hidden, dim)
-
-    def forward(self, x):
-        return self.linear_cls_2(self.linear_cls_1(x))
-
-
-def stub_teacher(img):
-    """[N, 3, 32, 32] -> [N, 512]: nearest x7, means over fields of 28x28, a fixed linear map."""
-    large = torch.nn.functional.interpolate(img, scale_factor=7, mode='nearest')
-    return torch.nn.functional.avg_pool2d(large, 28).flatten(1) @ draw('stub_clip', [192, 512])
+    def __init__(self):
+        super().__init__(torch.nn.Identity(), Preprocess(224, (0.5,) * 3, (0.5,) * 3), 512, 'stub')
+        self.register_buffer('matrix', draw('stub_clip', [192, 512]))
+        self.encoder.image_features = lambda x: torch.nn.functional.avg_pool2d(x, 28).flatten(1) @ self.matrix
+        self.encoder.text_features = lambda texts: draw('kd.texts', [10, 512])
 
 
-def released_d_step(G, D, head, anchors, golden, i, opt):
+def released_d_step(G, D, kd, anchors, golden, i, opt):
     """D step number i of the iteration -> {name: what the released program logs}."""
-    rows, texts = slice(4 * i, 4 * i + 4), draw('kd.texts', [10, 512])
-    img, c = reals('kd_step.x', 8, 32)[rows], onehot(golden[f'y_gen{i}'], G)
-    fakes, (fake, real), h = d_pass(G, D, draw(f'kd_step.z{i}', [4, 16]), c, img, onehot(golden['y'][rows], G))
-    student = dict(zip(('fake', 'real'), head(torch.cat(h)).split(4), strict=True))
-    losses = distillation(student, dict(fake=stub_teacher(fakes), real=stub_teacher(img)), texts)
+    rows = slice(4 * i, 4 * i + 4)
+    img, c, c_real = reals('kd_step.x', 8, 32)[rows], onehot(golden[f'y_gen{i}'], G), onehot(golden['y'][rows], G)
+    z = draw(f'kd_step.z{i}', [4, 16])
+    step = Step(img, c_real, None, z, c, gan_loss=HINGE)
+    step.gen_aug, (fake, real), h = d_pass(G, D, z, c, img, c_real)
+    step.real_aug = img
+    losses = {}
+    kd.prepare(step)
+    for hook, logits, epilogue in [(kd.d_fake, fake, h[0]), (kd.d_real, real, h[1])]:
+        step.logits, step.features = logits, DiscriminatorFeatures(None, epilogue, None)
+        losses |= {name: value.mean() for name, value in hook(step).items()}
     anchors.move(real, fake, 1500)
     losses |= dict(hinge_real=HINGE.d_real(real).mean(), hinge_fake=HINGE.d_fake(fake).mean(),
                    lecam=0.3 * anchors.penalty(real, fake))
@@ -231,16 +233,18 @@ def test_an_iteration_of_the_released_distillation():
     golden, no_gradient = read('kd_step'), LAYOUT['cifar10_small']['G']['zero_gradient']
     G, D = filled('cifar10_small')
     torch.nn.init.constant_(D.linear.bias, 16)
-    G_ema, head, anchors = copy.deepcopy(G), Head(D.feature_dim), Anchors()
-    fill(head, 'D')
+    G_ema, anchors = copy.deepcopy(G), Anchors()
+    kd = Distillation(StubTeacher(), D.feature_dim, ('agkd', 'cgkd'), ['text'] * 10, RELEASED)
+    kd.readout = lambda features: features.epilogue.sum(dim=1)             # for the share alone, which is not compared
+    fill(kd.head, 'D')
     anchors.average.copy_(torch.tensor([0.3, -0.1]))
-    opt = adam('cifar', 'D', [*D.parameters(), *head.parameters()])
+    opt = adam('cifar', 'D', [*D.parameters(), *kd.parameters()])
     for i in range(2):
-        logged = released_d_step(G, D, head, anchors, golden, i, opt)
+        logged = released_d_step(G, D, kd, anchors, golden, i, opt)
     D.requires_grad_(False)
     c = onehot(golden['y_gen2'], G)
     logits, features = D(G(draw('kd_step.z2', [4, 16]), c), c, return_features=True)
-    head(features.epilogue)                                                 # a part of D there: its u moves here, too
+    assert kd.g_main(Step(None, None, None, None, None, features=features)) == {}
     loss = HINGE.g(logits).mean()
     loss.backward()
     adam('cifar', 'G', G.parameters()).step()
@@ -249,10 +253,10 @@ def test_an_iteration_of_the_released_distillation():
     names = dict(hinge_real='D_loss_real', hinge_fake='D_loss_fake', lecam='D_loss_LC', real='D_real', fake='D_fake')
     for name, key in names.items():
         check(logged[name], metric[key])
-    distilled = sum(value for name, value in logged.items() if 'kd_' in name)
+    distilled = sum(value for name, value in logged.items() if name.startswith('KD/'))
     check(distilled, metric['D_loss_real_reg'] + metric['D_loss_fake_reg'])         # sorted in another way there
     check(anchors.average, golden['lecam_after'][:2])
     check(loss, golden['metric/G_loss'])
-    check_tensors({**D.state_dict(), **head.state_dict()}, part('kd_step', 'D_after'))
+    check_tensors({**D.state_dict(), **kd.head.state_dict()}, part('kd_step', 'D_after'))
     check_tensors(G.state_dict(), part('kd_step', 'G_after'), no_gradient)
     check_tensors(G_ema.state_dict(), part('kd_step', 'G_ema_after'), no_gradient)
