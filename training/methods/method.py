@@ -4,6 +4,8 @@ from typing import Callable, NamedTuple
 
 from dnnlib import UserError
 
+from ..networks.biggan_arguments import DISCRIMINATOR
+
 
 class Method(NamedTuple):
     """A row of the table.
@@ -74,6 +76,16 @@ def check_methods(methods, config, names_only=False):
                 method.check_names(kwargs)
             else:
                 method.check(kwargs, config)
+
+
+def is_biggan(config):
+    """Whether a configuration, with its networks, is of BigGAN: several methods have a program of their own for it."""
+    return config.D_kwargs['class_name'] == DISCRIMINATOR
+
+
+def iterations_in_kimg(config, number):
+    """So many iterations of a program that counts G's steps, in thousands of reals that D sees."""
+    return number * config.batch_size * config.D_steps / 1000
 
 
 def flag(name):
