@@ -159,7 +159,7 @@ SOURCES = [             # the first that matches
            'kd_plugin.teachers.tiny_clip.load_tiny_teacher', 'kd_plugin.teachers.tiny_clip.find_file'),
     Source('hf:MODEL', lambda name: name.startswith('hf:'), 'kd_plugin.teachers.hf.load_hf_teacher'),
     Source('FILE.pth', lambda name: name.endswith('.pth'),
-           'kd_plugin.teachers.albef.load_albef_teacher', 'kd_plugin.teachers.albef.check_file'),
+           'kd_plugin.teachers.checkpoints.load_checkpoint_teacher', 'kd_plugin.teachers.checkpoints.check_file'),
     Source('a CLIP name or FILE.pt', lambda name: True,
            'kd_plugin.teachers.clip.load_clip_teacher', 'kd_plugin.teachers.clip.check_name'),
 ]
@@ -189,7 +189,8 @@ def load_teacher(name, device='cpu', option='--kd-teacher'):
         name:   'demo' (comes with the project, knows its cartoon faces only), 'lite0', 'lite2' (EfficientNet-Lite,
                 images only), 'pocket' (lite0 and a sentence encoder), these three also at another input size,
                 'lite0@128', a folder made by `kd_plugin.pretrain` or the file in it,
-                'hf:NAME' (a Hugging Face model or folder: CLIP, SigLIP, BLIP, DINOv2), FILE.pth (TCL, ALBEF), an OpenAI
+                'hf:NAME' (a Hugging Face model or folder: CLIP, SigLIP, BLIP, DINOv2), FILE.pth (TCL, ALBEF, DINO,
+                MoBY's Swin), an OpenAI
                 CLIP name such as 'ViT-B/32', or a file of it.
         option: where the user gave it, for messages.
     Raises:     UserError if it is unknown or cannot be had, saying what to install or to download and where to put it.
