@@ -14,7 +14,7 @@ from training.augment.diffaugment import DiffAugment, parse_policy
 from training.config.build import half_suits
 from training.gan_losses import GAN_LOSSES
 from training.loss_terms import Term
-from training.methods.method import Method, is_biggan, iterations_in_kimg
+from training.methods.method import Method, has_one_pass, iterations_in_kimg
 
 from .teacher import check_name, load_for_training
 from .teachers.feature_levels import FeatureLevels, LastLevel
@@ -156,7 +156,7 @@ def _configure(opts, config, _dataset):
     names = [ALIASES.get(name, name) for name in split_names(opts.vision_aided)]
     if not names or len(set(names)) < len(names):
         raise UserError(f'--vision-aided={opts.vision_aided}: name different teachers, such as clip or clip,dino')
-    biggan = is_biggan(config)
+    biggan = has_one_pass(config)
     usual = iterations_in_kimg(config, BIGGAN_WARMUP) if biggan else WARMUP
     warmup = usual if opts.vision_aided_warmup is None else opts.vision_aided_warmup
     recipe = opts.vision_aided_recipe or ('biggan' if biggan else DEFAULT_RECIPE)

@@ -18,7 +18,7 @@ from training.augment import diffaugment
 from training.config.presets_biggan import PRESETS, optimisers
 from training.gan_losses import GAN_LOSSES
 from training.loss_terms import Step
-from training.methods.lecam_anchors import Anchors
+from training.methods.lecam import LeCam
 from training.networks import DiscriminatorFeatures
 from training.orthogonal import add_orthogonal_gradients
 
@@ -153,23 +153,49 @@ def test_diffaugment(policy, size, monkeypatch):
     assert draws == []
 
 
+def lecam(golden=None):
+    """As `--lecam=0.3` on BigGAN: four steps of D with 50 reals in an iteration. golden: the averages before."""
+    term = LeCam(weight=0.3, decay=0.9, start=200, lead=0.2)
+    if golden is not None:
+        term.average.copy_(torch.tensor([*golden, 1]))
+    return term
+
+
+def lecam_losses(term, real, fake, iteration):
+    """In a step of D of iteration number `iteration`, counted from 1 as there."""
+    term.start_step((iteration - 1) * 200)
+    step = Step(None, None, None, None, None, logits=fake)
+    assert term.d_fake(step) == {}
+    step.logits = real
+    return term.d_real(step)
+
+
 def test_lecam():
     """The averages in four iterations around their start, from batches of known means; then the penalty."""
     golden = read('losses')
-    anchors = Anchors()
+    term = lecam()
     means = dict(zip([998, 999, 1000, 1001], [(0.5, -0.2), (0.7, -0.4), (0.1, 0.3), (0.9, -0.9)], strict=True))
     for iteration, real, fake in golden['lecam_ema'].tolist():
-        anchors.move(*[torch.full([3, 1], value) for value in means[iteration]], iteration)
-        check(anchors.average, torch.tensor([real, fake]))
-    assert not anchors.active(1000) and anchors.active(1001)
+        values = [torch.full([3, 1], value) for value in means[iteration]]
+        assert bool(lecam_losses(term, *values, iteration)) == (iteration > 1000)
+        check(torch.stack(term.anchors()), torch.tensor([real, fake]))
     real, fake = [draw(f'hinge.{kind}', [8, 1]).requires_grad_() for kind in ('real', 'fake')]
-    penalty = anchors.penalty(real, fake)
+    term._move = lambda: None                                       # the last row is what there is of averages
+    losses = lecam_losses(term, real, fake, 1001)
+    penalty = sum(value.mean() for value in losses.values()) / 0.3
     penalty.backward()
     check(penalty, golden['lecam'])
     check(real.grad, golden['lecam_grad_real'])
     check(fake.grad, golden['lecam_grad_fake'])
-    anchors.move(torch.tensor([[float('nan')]]), fake, 2000)
-    assert anchors.average.isfinite().all()
+
+
+def test_lecam_survives_a_step_without_numbers():
+    term = lecam([0.3, -0.1])
+    lecam_losses(term, torch.tensor([[float('nan')]]), torch.tensor([[1.0]]), 2000)
+    assert term.average.tolist() == pytest.approx([0.3, -0.1, 1])
+    before = term.average.clone()
+    term.finish_step(0)                                             # it has moved already
+    assert torch.equal(term.average, before)
 
 
 def distillation(students, teachers, text_feats):
@@ -206,7 +232,7 @@ class StubTeacher(Teacher):
         self.encoder.text_features = lambda texts: draw('kd.texts', [10, 512])
 
 
-def released_d_step(G, D, kd, anchors, golden, i, opt):
+def released_d_step(G, D, kd, term, golden, i, opt):
     """D step number i of the iteration -> {name: what the released program logs}."""
     rows = slice(4 * i, 4 * i + 4)
     img, c, c_real = reals('kd_step.x', 8, 32)[rows], onehot(golden[f'y_gen{i}'], G), onehot(golden['y'][rows], G)
@@ -219,9 +245,8 @@ def released_d_step(G, D, kd, anchors, golden, i, opt):
     for hook, logits, epilogue in [(kd.d_fake, fake, h[0]), (kd.d_real, real, h[1])]:
         step.logits, step.features = logits, DiscriminatorFeatures(None, epilogue, None)
         losses |= {name: value.mean() for name, value in hook(step).items()}
-    anchors.move(real, fake, 1500)
     losses |= dict(hinge_real=HINGE.d_real(real).mean(), hinge_fake=HINGE.d_fake(fake).mean(),
-                   lecam=0.3 * anchors.penalty(real, fake))
+                   lecam=sum(value.mean() for value in lecam_losses(term, real, fake, 1500).values()))
     opt.zero_grad()
     sum(losses.values()).backward()
     opt.step()
@@ -233,14 +258,13 @@ def test_an_iteration_of_the_released_distillation():
     golden, no_gradient = read('kd_step'), LAYOUT['cifar10_small']['G']['zero_gradient']
     G, D = filled('cifar10_small')
     torch.nn.init.constant_(D.linear.bias, 16)
-    G_ema, anchors = copy.deepcopy(G), Anchors()
+    G_ema, term = copy.deepcopy(G), lecam([0.3, -0.1])
     kd = Distillation(StubTeacher(), D.feature_dim, ('agkd', 'cgkd'), ['text'] * 10, RELEASED)
     kd.readout = lambda features: features.epilogue.sum(dim=1)             # for the share alone, which is not compared
     fill(kd.head, 'D')
-    anchors.average.copy_(torch.tensor([0.3, -0.1]))
     opt = adam('cifar', 'D', [*D.parameters(), *kd.parameters()])
     for i in range(2):
-        logged = released_d_step(G, D, kd, anchors, golden, i, opt)
+        logged = released_d_step(G, D, kd, term, golden, i, opt)
     D.requires_grad_(False)
     c = onehot(golden['y_gen2'], G)
     logits, features = D(G(draw('kd_step.z2', [4, 16]), c), c, return_features=True)
@@ -255,7 +279,7 @@ def test_an_iteration_of_the_released_distillation():
         check(logged[name], metric[key])
     distilled = sum(value for name, value in logged.items() if name.startswith('KD/'))
     check(distilled, metric['D_loss_real_reg'] + metric['D_loss_fake_reg'])         # sorted in another way there
-    check(anchors.average, golden['lecam_after'][:2])
+    check(torch.stack(term.anchors()), golden['lecam_after'][:2])
     check(loss, golden['metric/G_loss'])
     check_tensors({**D.state_dict(), **kd.head.state_dict()}, part('kd_step', 'D_after'))
     check_tensors(G.state_dict(), part('kd_step', 'G_after'), no_gradient)

@@ -1,4 +1,4 @@
-"""DINO and MoBY's Swin from checkpoints in their released layouts, small and random, against passes written out here."""
+"""DINO and MoBY's Swin from checkpoints in their released layouts, small and random, against passes written out."""
 
 import itertools
 import math

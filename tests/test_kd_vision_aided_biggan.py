@@ -12,7 +12,6 @@ from kd_plugin import vision_aided
 from kd_plugin.teacher import Preprocess, Teacher
 from kd_plugin.vision_aided import METHOD, VisionAided
 from kd_plugin.vision_heads import BigGANHead
-from training.networks.biggan_arguments import DISCRIMINATOR
 
 F = torch.nn.functional
 LABELS = torch.eye(3)[[0, 2, 1, 1]]
@@ -134,7 +133,7 @@ def test_one_power_iteration_in_a_step_of_d_and_one_in_a_step_of_g(monkeypatch):
 
 
 def configured(**opts):
-    config = EasyDict(D_kwargs=dict(class_name=DISCRIMINATOR), batch_size=50, D_steps=4, total_kimg=50_000,
+    config = EasyDict(loss_kwargs=dict(one_pass=True), batch_size=50, D_steps=4, total_kimg=50_000,
                       device='cpu')
     given = dict(vision_aided='clip', fp32=True, vision_aided_warmup=None, vision_aided_recipe=None,
                  vision_aided_real_label=None, vision_aided_policy=None)

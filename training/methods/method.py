@@ -4,8 +4,6 @@ from typing import Callable, NamedTuple
 
 from dnnlib import UserError
 
-from ..networks.biggan_arguments import DISCRIMINATOR
-
 
 class Method(NamedTuple):
     """A row of the table.
@@ -78,9 +76,10 @@ def check_methods(methods, config, names_only=False):
                 method.check(kwargs, config)
 
 
-def is_biggan(config):
-    """Whether a configuration, with its networks, is of BigGAN: several methods have a program of their own for it."""
-    return config.D_kwargs['class_name'] == DISCRIMINATOR
+def has_one_pass(config):
+    """Whether D's step has fakes and reals in one pass, as BigGAN's: several methods have a program of their own for
+    it."""
+    return bool(config.loss_kwargs.get('one_pass'))
 
 
 def iterations_in_kimg(config, number):
