@@ -1,6 +1,7 @@
 """BigGAN's training step in its pieces against the public programs: gradients, Adam, average, losses, KD-DLGAN's."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,8 +20,8 @@ from training.config.presets_biggan import PRESETS, optimisers
 from training.gan_losses import GAN_LOSSES
 from training.loss_terms import Step
 from training.methods.lecam import LeCam
+from training.methods.ortho import Orthogonal
 from training.networks import DiscriminatorFeatures
-from training.orthogonal import add_orthogonal_gradients
 
 HINGE = GAN_LOSSES['hinge']
 
@@ -115,19 +116,31 @@ def test_hinge():
     check(fake.grad, golden['hinge_grad_fake'])
 
 
-@pytest.mark.parametrize('form', ['modified', 'default'])
-def test_orthogonal_regularisation(form):
+class Weights(torch.nn.Module):
+    """A network by its parameters alone; `shared` is the class embedding."""
+
+    def __init__(self, **values):
+        super().__init__()
+        self.weights = torch.nn.ParameterDict(values)
+        self.shared = torch.nn.Embedding(2, 2)
+
+    def mapping(self):
+        pass
+
+
+def test_orthogonal_regularisation():
+    """The gradient of the term and that of a loss, for G and for D, against the released program's sum of both."""
     shapes = dict(linear=(6, 10), conv=(5, 4, 3, 3), vector=(7,))
-    params = {kind: torch.nn.Parameter(draw(f'ortho.{kind}', shape)) for kind, shape in shapes.items()}
-    left_out, frozen = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2, 2))
-    left_out.grad = torch.zeros(2, 2)
-    for kind, param in params.items():
-        param.grad = draw(f'ortho.grad.{kind}', param.shape)
-    add_orthogonal_gradients([*params.values(), left_out, frozen], 0.01, form, leave_out=[left_out])
-    check_tensors({kind: param.grad for kind, param in params.items()}, part('losses', f'ortho_{form}'))
-    assert (left_out.grad == 0).all() and frozen.grad is None
-    with pytest.raises(ValueError, match="form is 'none'"):
-        add_orthogonal_gradients([], 1, 'none')
+    term = Orthogonal(0.01)
+    G, D = [Weights(**{kind: draw(f'ortho.{kind}', shape) for kind, shape in shapes.items()}) for _ in 'GD']
+    term.bind(SimpleNamespace(G_mapping=G.mapping, G_synthesis=G, D=D))
+    step = Step(None, None, None, None, None)
+    for network, losses in ((G, term.g_main(step)), (D, term.d_real(step))):
+        for kind, param in network.weights.items():
+            param.grad = draw(f'ortho.grad.{kind}', param.shape)
+        sum(losses.values()).backward()
+        check_tensors({kind: param.grad for kind, param in network.weights.items()}, part('losses', 'ortho_modified'))
+        assert network.shared.weight.grad is None
 
 
 @pytest.mark.parametrize('policy, size', [
