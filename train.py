@@ -32,7 +32,7 @@ from training.config.build import (
 )
 from training.dataset import demo as demo_data
 from training.launch import launch
-from training.methods import apa, chain, fakeclr, insgen, lecam
+from training.methods import apa, chain, fakeclr, insgen, lecam, ortho
 from training.methods.method import add_methods, check_methods, method_options
 from training.networks.architectures import ARCHITECTURES, require
 from training.run import bad_steps, fork
@@ -42,7 +42,7 @@ from training.run.name import departing, run_name
 from training.snapshots import files as snapshots
 
 # What can be added to the GAN loss, in the order in which it acts: a row is a module's METHOD.
-METHODS = [apa.METHOD, lecam.METHOD, chain.METHOD, insgen.METHOD, fakeclr.METHOD, vision_aided.METHOD,
+METHODS = [apa.METHOD, lecam.METHOD, ortho.METHOD, chain.METHOD, insgen.METHOD, fakeclr.METHOD, vision_aided.METHOD,
            kd_options.METHOD]
 
 

@@ -33,6 +33,7 @@ METHODS = {
     'baselines of distillation': ('--kd=fitnets,labeldist,pkt,spkd', '--kd-teacher=demo', '--cond=1'),
     'apa': ('--apa',),
     'lecam': ('--lecam=0.2',),
+    'ortho': ('--ortho=1e-3',),
     'chain': ('--chain',),
     'insgen': ('--insgen', '--aug=ada'),
     'fakeclr': ('--fakeclr', '--aug=diffaug'),

@@ -114,6 +114,9 @@ class Distillation(Term):
         return self._d_losses(step, 'real', own=step.notes['real'], other=step.notes['gen'])
 
     def g_main(self, step):
+        if self.settings.head == 'released':            # a part of D there, whose every pass moves it
+            with torch.no_grad():
+                self.head.train()(step.features.epilogue[:1])
         methods = [method for method in self.methods.values() if method.in_g_step]
         if not methods:
             return {}
@@ -146,6 +149,7 @@ class Distillation(Term):
         return self._embed((step.real_aug if seen_by_d else step.real_img).detach())
 
     def _d_losses(self, step, kind, own, other):
+        self.head.train(kind == 'real')     # fakes and reals have one spectral norm, stored once, as after one pass
         student = self.head(self.share.watch(step, kind, self.readout))
         rows = Pass(kind, student, self.targets(own), self.targets(other))
         beside_texts = Pass(kind, self.targets.embedding(student), own, other)

@@ -32,7 +32,8 @@ class Teacher(torch.nn.Module):
         option:     of the command line that names it, for messages.
     Args:
         encoder:    module with `image_features(x)` [N, 3, size, size] -> [N, dim] and, unless it knows images only,
-                    `text_features(list of str)` -> [K, dim]. May have `feature_maps(x)` -> list of [N, C, h, w].
+                    `text_features(list of str)` -> [K, dim]. May have `feature_maps(x)` -> list of [N, C, h, w], and
+                    `last_map(x)` -> [N, dim, h, w], whose mean over positions is what `image_features` gives.
         preprocess: what `image_features` expects.
         dim:        width M of both outputs.
         identity:   name and digest, for caches and for the protocol of a metric.
@@ -89,9 +90,17 @@ class Teacher(torch.nn.Module):
     def encode_image_by_area(self, img):
         """As `encode_image`, but resized by the mean over areas, without a limit to the range of images, as
         vision-aided GAN."""
+        return self._scaled(self._run(self.encoder.image_features, self._by_area(img)))
+
+    def encode_end_by_area(self, img):
+        """As `encode_image_by_area`, but as long as the encoder gives it, and a map [N, dim, h, w] where it has
+        `last_map`."""
+        return self._run(getattr(self.encoder, 'last_map', self.encoder.image_features), self._by_area(img))
+
+    def _by_area(self, img):
         x = img.expand(-1, 3, -1, -1).to(torch.float32) * 0.5 + 0.5
         x = F.interpolate(x, size=[self.preprocess.size] * 2, mode='area')
-        return self._scaled(self._run(self.encoder.image_features, (x - self.mean) / self.std))
+        return (x - self.mean) / self.std
 
     def _prepare(self, img, raw_input=False):
         img = img.expand(-1, 3, -1, -1)
@@ -150,7 +159,7 @@ SOURCES = [             # the first that matches
            'kd_plugin.teachers.tiny_clip.load_tiny_teacher', 'kd_plugin.teachers.tiny_clip.find_file'),
     Source('hf:MODEL', lambda name: name.startswith('hf:'), 'kd_plugin.teachers.hf.load_hf_teacher'),
     Source('FILE.pth', lambda name: name.endswith('.pth'),
-           'kd_plugin.teachers.albef.load_albef_teacher', 'kd_plugin.teachers.albef.check_file'),
+           'kd_plugin.teachers.checkpoints.load_checkpoint_teacher', 'kd_plugin.teachers.checkpoints.check_file'),
     Source('a CLIP name or FILE.pt', lambda name: True,
            'kd_plugin.teachers.clip.load_clip_teacher', 'kd_plugin.teachers.clip.check_name'),
 ]
@@ -180,7 +189,8 @@ def load_teacher(name, device='cpu', option='--kd-teacher'):
         name:   'demo' (comes with the project, knows its cartoon faces only), 'lite0', 'lite2' (EfficientNet-Lite,
                 images only), 'pocket' (lite0 and a sentence encoder), these three also at another input size,
                 'lite0@128', a folder made by `kd_plugin.pretrain` or the file in it,
-                'hf:NAME' (a Hugging Face model or folder: CLIP, SigLIP, BLIP, DINOv2), FILE.pth (TCL, ALBEF), an OpenAI
+                'hf:NAME' (a Hugging Face model or folder: CLIP, SigLIP, BLIP, DINOv2), FILE.pth (TCL, ALBEF, DINO,
+                MoBY's Swin), an OpenAI
                 CLIP name such as 'ViT-B/32', or a file of it.
         option: where the user gave it, for messages.
     Raises:     UserError if it is unknown or cannot be had, saying what to install or to download and where to put it.

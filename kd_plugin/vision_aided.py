@@ -12,17 +12,19 @@ from dnnlib.util import split_names
 from torch_utils import distributed
 from training.augment.diffaugment import DiffAugment, parse_policy
 from training.config.build import half_suits
+from training.gan_losses import GAN_LOSSES
 from training.loss_terms import Term
-from training.methods.method import Method
+from training.methods.method import Method, has_one_pass, iterations_in_kimg
 
 from .teacher import check_name, load_for_training
-from .teachers.feature_levels import FeatureLevels
-from .vision_heads import EqualisedHead, NormalisedHead, widths
+from .teachers.feature_levels import FeatureLevels, LastLevel
+from .vision_heads import BigGANHead, EqualisedHead, NormalisedHead, widths
 
 F = torch.nn.functional
 ALIASES = dict(clip='ViT-B/32', dino='hf:facebook/dinov2-base')
 REAL_LABEL = 0.8                # the source's wherever the images of the teachers go through DiffAugment
 WARMUP = 100.0                  # kimg
+BIGGAN_WARMUP = 2000            # iterations
 
 
 class Logistic(NamedTuple):
@@ -42,23 +44,51 @@ class Logistic(NamedTuple):
         return self.real(logits)
 
 
+class Hinge:
+    """The hinge loss with the methods of `Logistic`; there is no label."""
+    fake, real, generator = [staticmethod(part) for part in GAN_LOSSES['hinge']]
+
+    def __init__(self, _real_label):
+        pass
+
+
+def level_heads(head, levels, c_dim):
+    """A `head` on each level of a teacher."""
+    hidden, stride = widths(levels.sides)
+    kinds = [(channels, i < len(levels.sides)) for i, channels in enumerate(levels.channels)]
+    return [head(channels, is_map, c_dim, hidden, stride) for channels, is_map in kinds]
+
+
 class Recipe(NamedTuple):
     """A row of the table.
 
-    head: class of the discriminators, one for each level of each teacher; arguments as of `vision_heads.EqualisedHead`.
-    loss: label of reals -> what has the methods of `Logistic`, which keep the shape of the logits.
+    levels: teacher -> what makes a list of features of images, one for each head.
+    heads:  (those levels, c_dim) -> the heads, modules of a feature and the labels.
+    loss:   label of reals -> what has the methods of `Logistic`, which keep the shape of the logits.
+    one_pass: whether fakes and reals of a step of D count as one pass of the spectral norms.
     """
-    head: type
-    loss: Callable
+    levels: Callable
+    heads: Callable
+    loss: Callable = Logistic
+    one_pass: bool = False
 
 
-# The source's programs for multi-level features: its StyleGAN2, and the package vision_aided_loss.
-RECIPES = {'stylegan2': Recipe(EqualisedHead, Logistic), 'package': Recipe(NormalisedHead, Logistic)}
+def _all_levels(teacher):
+    return FeatureLevels(teacher, teacher.encode_image_by_area)
+
+
+# The source's programs: its StyleGAN2 and the package vision_aided_loss with multi-level features, its BigGAN.
+RECIPES = {
+    'stylegan2': Recipe(_all_levels, lambda levels, c_dim: level_heads(EqualisedHead, levels, c_dim)),
+    'package': Recipe(_all_levels, lambda levels, c_dim: level_heads(NormalisedHead, levels, c_dim)),
+    'biggan': Recipe(LastLevel, lambda level, c_dim: [BigGANHead(level.channels, level.side, c_dim)], Hinge, True),
+}
 DEFAULT_RECIPE = 'stylegan2'
 
 
 class VisionAided(Term):
-    """A head on every level of every teacher and a loss for each, the mean over the positions of a map; all summed.
+    """A head on every level of every teacher, or on its end alone, and a loss for each, the mean over the positions of
+    a map; all summed.
 
     In the D step it trains the heads, in the G step G.
 
@@ -79,20 +109,16 @@ class VisionAided(Term):
                  policy='color,translation,cutout', fp32=True):
         super().__init__()
         self.names, self.weight, self.warmup_nimg, self.fp32 = teachers, weight, warmup * 1000, fp32
-        self.head, self.loss = RECIPES[recipe].head, RECIPES[recipe].loss(real_label)
+        self.recipe, self.loss = RECIPES[recipe], RECIPES[recipe].loss(real_label)
         self.augment = DiffAugment(policy)
         self.active = False
 
     def bind(self, loss):
         device = loss.pl_mean.device
         teachers = [load(name, device, self.fp32) for name in self.names]       # travel by name: not trained, not saved
-        self.teachers = [FeatureLevels(teacher, teacher.encode_image_by_area) for teacher in teachers]
-        self.heads = torch.nn.ModuleList([self._heads(levels, loss.D.c_dim) for levels in self.teachers]).to(device)
-
-    def _heads(self, levels, c_dim):
-        hidden, stride = widths(levels.sides)
-        kinds = [(channels, i < len(levels.sides)) for i, channels in enumerate(levels.channels)]
-        return torch.nn.ModuleList([self.head(channels, is_map, c_dim, hidden, stride) for channels, is_map in kinds])
+        self.teachers = [self.recipe.levels(teacher) for teacher in teachers]
+        heads = [torch.nn.ModuleList(self.recipe.heads(levels, loss.D.c_dim)) for levels in self.teachers]
+        self.heads = torch.nn.ModuleList(heads).to(device)
 
     def start_step(self, cur_nimg):
         self.active = cur_nimg >= self.warmup_nimg
@@ -111,6 +137,8 @@ class VisionAided(Term):
         if not self.active:
             return {}
         loss, total = getattr(self.loss, kind), 0
+        if self.recipe.one_pass:
+            self.heads.train(kind != 'fake')            # the pass over the reals stores the iteration of both
         for levels, heads in zip(self.teachers, self.heads, strict=True):
             with torch.set_grad_enabled(not frozen):
                 feats = levels(self.augment(img))
@@ -128,15 +156,20 @@ def _configure(opts, config, _dataset):
     names = [ALIASES.get(name, name) for name in split_names(opts.vision_aided)]
     if not names or len(set(names)) < len(names):
         raise UserError(f'--vision-aided={opts.vision_aided}: name different teachers, such as clip or clip,dino')
-    warmup = WARMUP if opts.vision_aided_warmup is None else opts.vision_aided_warmup
+    biggan = has_one_pass(config)
+    usual = iterations_in_kimg(config, BIGGAN_WARMUP) if biggan else WARMUP
+    warmup = usual if opts.vision_aided_warmup is None else opts.vision_aided_warmup
+    recipe = opts.vision_aided_recipe or ('biggan' if biggan else DEFAULT_RECIPE)
+    if recipe == 'biggan' and opts.vision_aided_real_label is not None:
+        raise UserError(f'--vision-aided-real-label={opts.vision_aided_real_label:g}: has no effect with '
+                        '--vision-aided-recipe=biggan, whose hinge loss knows no label; leave it out')
     if warmup >= config.total_kimg:
         raise UserError(f'--vision-aided-warmup={warmup:g}: the run ends after {config.total_kimg:g} kimg, before the '
                         'warm-up does; '
                         f'use a shorter one, such as {config.total_kimg / 3:.2g}')
     if opts.vision_aided_policy is not None:
         parse_policy(opts.vision_aided_policy, '--vision-aided-policy')
-    return dict(teachers=names, recipe=opts.vision_aided_recipe or DEFAULT_RECIPE, warmup=warmup,
-                fp32=not half_suits(opts, config.device))
+    return dict(teachers=names, recipe=recipe, warmup=warmup, fp32=not half_suits(opts, config.device))
 
 
 def _check_names(kwargs):
@@ -153,13 +186,14 @@ METHOD = Method('vision_aided', 'kd_plugin.vision_aided.VisionAided', [
     click.option('--vision-aided', help='Further discriminators on these frozen teachers: clip, dino, or names as for '
                                         '--kd-teacher', metavar='LIST'),
     click.option('--vision-aided-recipe', type=click.Choice(list(RECIPES)),
-                 help=f'Program of the source that the heads follow  [default: {DEFAULT_RECIPE}]'),
+                 help=f'Program of the source that the heads follow  [default: {DEFAULT_RECIPE}, or biggan for '
+                      'BigGAN]'),
     click.option('--vision-aided-real-label', type=FiniteRange(0.5, 1, min_open=True),
                  help=f'Label of reals, in the D step and for G; 1 = not smoothed  [default: {REAL_LABEL}]'),
     click.option('--vision-aided-weight', help='Weight of the vision-aided discriminators  [default: 1]',
                  type=FiniteRange(min=0, min_open=True)),
     click.option('--vision-aided-warmup', help='Thousands of images before the vision-aided discriminators take part  '
-                                               '[default: 100]',
+                                               '[default: 100, or 2000 iterations for BigGAN]',
                  type=FiniteRange(min=0), metavar='KIMG'),
     click.option('--vision-aided-policy', help='DiffAugment of the vision-aided discriminators  [default: '
                                                'color,translation,cutout]', metavar='LIST'),

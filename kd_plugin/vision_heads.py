@@ -7,6 +7,7 @@ Maps: convolution 3x3, leaky ReLU, low-pass filter, convolution 1x1 with stride 
 import torch
 
 from torch_utils.ops import upfirdn2d
+from training.networks.biggan_layers import SNConv2d, SNLinear, Table, initialise
 from training.networks.stylegan2_layers import Conv2dLayer, FullyConnectedLayer
 
 F = torch.nn.functional
@@ -65,6 +66,38 @@ class NormalisedHead(torch.nn.Module):
             x = F.leaky_relu(self.first(x), 0.2)
             return self.out(upfirdn2d.upfirdn2d(x, self.blur, padding=[1, 2, 1, 2]))
         x = F.leaky_relu(self.first(x), 0.2)
+        return self.out(x) if self.label is None else self.out(x) + (self.label(c) * x).sum(dim=1, keepdim=True)
+
+
+class BigGANHead(torch.nn.Module):
+    """Of the BigGAN program: SN linear to 256, ReLU, SN linear to 1, and <row of the class, the 256>, a plain table.
+
+    A map [N, C, h, w], such as that of Swin, first goes through a low-pass filter and an SN convolution 3x3 with
+    stride 2 to 256 channels, ReLU. Weights start as N(0, 0.02). Only a pass in training mode stores its power
+    iteration.
+
+    Args:
+        channels: C.
+        side:     h; 0 = it gets vectors [N, C].
+        c_dim:    of the labels.
+    """
+
+    def __init__(self, channels, side, c_dim=0, hidden=256):
+        super().__init__()
+        self.conv = SNConv2d(channels, hidden, 3) if side > 0 else None
+        self.first = SNLinear(hidden * ((side - 1) // 2) ** 2 if side > 0 else channels, hidden)
+        self.out = SNLinear(hidden, 1)
+        self.label = Table(c_dim, hidden) if c_dim > 0 else None
+        self.register_buffer('blur', upfirdn2d.setup_filter([1, 3, 3, 1]), persistent=False)
+        initialise(self, 'normal')
+
+    def forward(self, x, c):
+        """-> [N, 1]."""
+        if self.conv is not None:
+            x = upfirdn2d.upfirdn2d(x, self.blur, padding=[1, 2, 1, 2])             # of the same size
+            weight, bias = self.conv.normalised(x.dtype), self.conv.bias_as(x.dtype)
+            x = F.relu(F.conv2d(x, weight, bias, stride=2)).flatten(1)
+        x = F.relu(self.first(x))
         return self.out(x) if self.label is None else self.out(x) + (self.label(c) * x).sum(dim=1, keepdim=True)
 
 

@@ -1,6 +1,7 @@
 """BigGAN's training step in its pieces against the public programs: gradients, Adam, average, losses, KD-DLGAN's."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,13 +12,16 @@ from kd_plugin.distillers.agkd import AGKD
 from kd_plugin.distillers.cgkd import CGKD
 from kd_plugin.distillers.distiller import Pass
 from kd_plugin.distillers.settings import PRESETS as KD_PRESETS
+from kd_plugin.loss import Distillation
+from kd_plugin.teacher import Preprocess, Teacher
 from training import ema
 from training.augment import diffaugment
 from training.config.presets_biggan import PRESETS, optimisers
 from training.gan_losses import GAN_LOSSES
-from training.methods.lecam_anchors import Anchors
-from training.networks.biggan_layers import SNLinear
-from training.orthogonal import add_orthogonal_gradients
+from training.loss_terms import Step
+from training.methods.lecam import LeCam
+from training.methods.ortho import Orthogonal
+from training.networks import DiscriminatorFeatures
 
 HINGE = GAN_LOSSES['hinge']
 
@@ -112,19 +116,31 @@ def test_hinge():
     check(fake.grad, golden['hinge_grad_fake'])
 
 
-@pytest.mark.parametrize('form', ['modified', 'default'])
-def test_orthogonal_regularisation(form):
+class Weights(torch.nn.Module):
+    """A network by its parameters alone; `shared` is the class embedding."""
+
+    def __init__(self, **values):
+        super().__init__()
+        self.weights = torch.nn.ParameterDict(values)
+        self.shared = torch.nn.Embedding(2, 2)
+
+    def mapping(self):
+        pass
+
+
+def test_orthogonal_regularisation():
+    """The gradient of the term and that of a loss, for G and for D, against the released program's sum of both."""
     shapes = dict(linear=(6, 10), conv=(5, 4, 3, 3), vector=(7,))
-    params = {kind: torch.nn.Parameter(draw(f'ortho.{kind}', shape)) for kind, shape in shapes.items()}
-    left_out, frozen = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2, 2))
-    left_out.grad = torch.zeros(2, 2)
-    for kind, param in params.items():
-        param.grad = draw(f'ortho.grad.{kind}', param.shape)
-    add_orthogonal_gradients([*params.values(), left_out, frozen], 0.01, form, leave_out=[left_out])
-    check_tensors({kind: param.grad for kind, param in params.items()}, part('losses', f'ortho_{form}'))
-    assert (left_out.grad == 0).all() and frozen.grad is None
-    with pytest.raises(ValueError, match="form is 'none'"):
-        add_orthogonal_gradients([], 1, 'none')
+    term = Orthogonal(0.01)
+    G, D = [Weights(**{kind: draw(f'ortho.{kind}', shape) for kind, shape in shapes.items()}) for _ in 'GD']
+    term.bind(SimpleNamespace(G_mapping=G.mapping, G_synthesis=G, D=D))
+    step = Step(None, None, None, None, None)
+    for network, losses in ((G, term.g_main(step)), (D, term.d_real(step))):
+        for kind, param in network.weights.items():
+            param.grad = draw(f'ortho.grad.{kind}', param.shape)
+        sum(losses.values()).backward()
+        check_tensors({kind: param.grad for kind, param in network.weights.items()}, part('losses', 'ortho_modified'))
+        assert network.shared.weight.grad is None
 
 
 @pytest.mark.parametrize('policy, size', [
@@ -150,23 +166,49 @@ def test_diffaugment(policy, size, monkeypatch):
     assert draws == []
 
 
+def lecam(golden=None):
+    """As `--lecam=0.3` on BigGAN: four steps of D with 50 reals in an iteration. golden: the averages before."""
+    term = LeCam(weight=0.3, decay=0.9, start=200, lead=0.2)
+    if golden is not None:
+        term.average.copy_(torch.tensor([*golden, 1]))
+    return term
+
+
+def lecam_losses(term, real, fake, iteration):
+    """In a step of D of iteration number `iteration`, counted from 1 as there."""
+    term.start_step((iteration - 1) * 200)
+    step = Step(None, None, None, None, None, logits=fake)
+    assert term.d_fake(step) == {}
+    step.logits = real
+    return term.d_real(step)
+
+
 def test_lecam():
     """The averages in four iterations around their start, from batches of known means; then the penalty."""
     golden = read('losses')
-    anchors = Anchors()
+    term = lecam()
     means = dict(zip([998, 999, 1000, 1001], [(0.5, -0.2), (0.7, -0.4), (0.1, 0.3), (0.9, -0.9)], strict=True))
     for iteration, real, fake in golden['lecam_ema'].tolist():
-        anchors.move(*[torch.full([3, 1], value) for value in means[iteration]], iteration)
-        check(anchors.average, torch.tensor([real, fake]))
-    assert not anchors.active(1000) and anchors.active(1001)
+        values = [torch.full([3, 1], value) for value in means[iteration]]
+        assert bool(lecam_losses(term, *values, iteration)) == (iteration > 1000)
+        check(torch.stack(term.anchors()), torch.tensor([real, fake]))
     real, fake = [draw(f'hinge.{kind}', [8, 1]).requires_grad_() for kind in ('real', 'fake')]
-    penalty = anchors.penalty(real, fake)
+    term._move = lambda: None                                       # the last row is what there is of averages
+    losses = lecam_losses(term, real, fake, 1001)
+    penalty = sum(value.mean() for value in losses.values()) / 0.3
     penalty.backward()
     check(penalty, golden['lecam'])
     check(real.grad, golden['lecam_grad_real'])
     check(fake.grad, golden['lecam_grad_fake'])
-    anchors.move(torch.tensor([[float('nan')]]), fake, 2000)
-    assert anchors.average.isfinite().all()
+
+
+def test_lecam_survives_a_step_without_numbers():
+    term = lecam([0.3, -0.1])
+    lecam_losses(term, torch.tensor([[float('nan')]]), torch.tensor([[1.0]]), 2000)
+    assert term.average.tolist() == pytest.approx([0.3, -0.1, 1])
+    before = term.average.clone()
+    term.finish_step(0)                                             # it has moved already
+    assert torch.equal(term.average, before)
 
 
 def distillation(students, teachers, text_feats):
@@ -193,33 +235,31 @@ def test_distillation_losses():
         check(students[kind].grad, golden[f'kd_grad_student_{kind}'])
 
 
-class Head(torch.nn.Module):
-    """The distillation head of the released code, by its names."""
+class StubTeacher(Teacher):
+    """Nearest x7, means over fields of 28x28, a fixed linear map; texts that were drawn."""
 
-    def __init__(self, in_features, dim=512, hidden=1024):
-        super().__init__()
-        self.linear_cls_1, self.linear_cls_2 = SNLinear(in_features, hidden), SNLinear(hidden, dim)
-
-    def forward(self, x):
-        return self.linear_cls_2(self.linear_cls_1(x))
-
-
-def stub_teacher(img):
-    """[N, 3, 32, 32] -> [N, 512]: nearest x7, means over fields of 28x28, a fixed linear map."""
-    large = torch.nn.functional.interpolate(img, scale_factor=7, mode='nearest')
-    return torch.nn.functional.avg_pool2d(large, 28).flatten(1) @ draw('stub_clip', [192, 512])
+    def __init__(self):
+        super().__init__(torch.nn.Identity(), Preprocess(224, (0.5,) * 3, (0.5,) * 3), 512, 'stub')
+        self.register_buffer('matrix', draw('stub_clip', [192, 512]))
+        self.encoder.image_features = lambda x: torch.nn.functional.avg_pool2d(x, 28).flatten(1) @ self.matrix
+        self.encoder.text_features = lambda texts: draw('kd.texts', [10, 512])
 
 
-def released_d_step(G, D, head, anchors, golden, i, opt):
+def released_d_step(G, D, kd, term, golden, i, opt):
     """D step number i of the iteration -> {name: what the released program logs}."""
-    rows, texts = slice(4 * i, 4 * i + 4), draw('kd.texts', [10, 512])
-    img, c = reals('kd_step.x', 8, 32)[rows], onehot(golden[f'y_gen{i}'], G)
-    fakes, (fake, real), h = d_pass(G, D, draw(f'kd_step.z{i}', [4, 16]), c, img, onehot(golden['y'][rows], G))
-    student = dict(zip(('fake', 'real'), head(torch.cat(h)).split(4), strict=True))
-    losses = distillation(student, dict(fake=stub_teacher(fakes), real=stub_teacher(img)), texts)
-    anchors.move(real, fake, 1500)
+    rows = slice(4 * i, 4 * i + 4)
+    img, c, c_real = reals('kd_step.x', 8, 32)[rows], onehot(golden[f'y_gen{i}'], G), onehot(golden['y'][rows], G)
+    z = draw(f'kd_step.z{i}', [4, 16])
+    step = Step(img, c_real, None, z, c, gan_loss=HINGE)
+    step.gen_aug, (fake, real), h = d_pass(G, D, z, c, img, c_real)
+    step.real_aug = img
+    losses = {}
+    kd.prepare(step)
+    for hook, logits, epilogue in [(kd.d_fake, fake, h[0]), (kd.d_real, real, h[1])]:
+        step.logits, step.features = logits, DiscriminatorFeatures(None, epilogue, None)
+        losses |= {name: value.mean() for name, value in hook(step).items()}
     losses |= dict(hinge_real=HINGE.d_real(real).mean(), hinge_fake=HINGE.d_fake(fake).mean(),
-                   lecam=0.3 * anchors.penalty(real, fake))
+                   lecam=sum(value.mean() for value in lecam_losses(term, real, fake, 1500).values()))
     opt.zero_grad()
     sum(losses.values()).backward()
     opt.step()
@@ -231,16 +271,17 @@ def test_an_iteration_of_the_released_distillation():
     golden, no_gradient = read('kd_step'), LAYOUT['cifar10_small']['G']['zero_gradient']
     G, D = filled('cifar10_small')
     torch.nn.init.constant_(D.linear.bias, 16)
-    G_ema, head, anchors = copy.deepcopy(G), Head(D.feature_dim), Anchors()
-    fill(head, 'D')
-    anchors.average.copy_(torch.tensor([0.3, -0.1]))
-    opt = adam('cifar', 'D', [*D.parameters(), *head.parameters()])
+    G_ema, term = copy.deepcopy(G), lecam([0.3, -0.1])
+    kd = Distillation(StubTeacher(), D.feature_dim, ('agkd', 'cgkd'), ['text'] * 10, RELEASED)
+    kd.readout = lambda features: features.epilogue.sum(dim=1)             # for the share alone, which is not compared
+    fill(kd.head, 'D')
+    opt = adam('cifar', 'D', [*D.parameters(), *kd.parameters()])
     for i in range(2):
-        logged = released_d_step(G, D, head, anchors, golden, i, opt)
+        logged = released_d_step(G, D, kd, term, golden, i, opt)
     D.requires_grad_(False)
     c = onehot(golden['y_gen2'], G)
     logits, features = D(G(draw('kd_step.z2', [4, 16]), c), c, return_features=True)
-    head(features.epilogue)                                                 # a part of D there: its u moves here, too
+    assert kd.g_main(Step(None, None, None, None, None, features=features)) == {}
     loss = HINGE.g(logits).mean()
     loss.backward()
     adam('cifar', 'G', G.parameters()).step()
@@ -249,10 +290,10 @@ def test_an_iteration_of_the_released_distillation():
     names = dict(hinge_real='D_loss_real', hinge_fake='D_loss_fake', lecam='D_loss_LC', real='D_real', fake='D_fake')
     for name, key in names.items():
         check(logged[name], metric[key])
-    distilled = sum(value for name, value in logged.items() if 'kd_' in name)
+    distilled = sum(value for name, value in logged.items() if name.startswith('KD/'))
     check(distilled, metric['D_loss_real_reg'] + metric['D_loss_fake_reg'])         # sorted in another way there
-    check(anchors.average, golden['lecam_after'][:2])
+    check(torch.stack(term.anchors()), golden['lecam_after'][:2])
     check(loss, golden['metric/G_loss'])
-    check_tensors({**D.state_dict(), **head.state_dict()}, part('kd_step', 'D_after'))
+    check_tensors({**D.state_dict(), **kd.head.state_dict()}, part('kd_step', 'D_after'))
     check_tensors(G.state_dict(), part('kd_step', 'G_after'), no_gradient)
     check_tensors(G_ema.state_dict(), part('kd_step', 'G_ema_after'), no_gradient)

@@ -118,8 +118,8 @@ def test_files_that_are_none(transformers, tmp_path):
     with pytest.raises(UserError, match="the file has no 'model' with tensors in it"):
         load_teacher(str(path))
     torch.save(dict(model=dict(a=torch.zeros(1))), path)
-    with pytest.raises(UserError, match='the file has no text_encoder.embeddings.word_embeddings.weight; use a '
-                                        'checkpoint of TCL or ALBEF'):
+    with pytest.raises(UserError, match=r'the file has none of visual_encoder\.pos_embed, .*; use a checkpoint of TCL, '
+                                        "ALBEF, DINO or MoBY's Swin"):
         load_teacher(str(path))
     state = weights(bert(transformers))
     del state['visual_encoder.blocks.1.norm2.bias']

@@ -23,7 +23,7 @@ TOP_LEVEL = {'train', 'generate', 'calc_metrics', 'dataset_tool', 'legacy', 'exp
              'projector', 'report'}
 # Rooms of training/: one imports only from those of a lower rank, and from itself.
 RANKS = [
-    {'gan_losses', 'ema', 'phases', 'prior', 'orthogonal', 'networks', 'augment', 'dataset'},
+    {'gan_losses', 'ema', 'phases', 'prior', 'networks', 'augment', 'dataset'},
     {'loss_terms', 'snapshots', 'observers'},
     {'loss', 'methods', 'model_files'},
     {'networks_setup', 'config', 'run'},

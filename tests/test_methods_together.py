@@ -20,6 +20,7 @@ METHODS = {
     'diffaug': (['--aug=diffaug'], set()),
     'lecam': (['--lecam=0.1'], {'LeCam/fake', 'LeCam/real'}),
     'apa': (['--apa'], set()),
+    'ortho': (['--ortho=1e-4'], {'Ortho/G', 'Ortho/D'}),
     'insgen': (['--insgen'], {'InsGen/fake', 'InsGen/real', 'InsGen/generator'}),
     'chain': (['--chain', '--chain-start=0'], {'CHAIN/fake', 'CHAIN/real'}),
     'fakeclr': (['--fakeclr'], {'FakeCLR/fake', 'FakeCLR/generator'}),

@@ -9,12 +9,13 @@ from conftest import parse_options
 from tiny_gan import RES, N, batch, make_loss, nets, run
 
 import train
+from dnnlib import EasyDict, UserError
 from kd_plugin.distillers.settings import PRESETS
 from kd_plugin.loss import Distillation
 from kd_plugin.teacher import load_teacher
 from torch_utils import training_stats
 from training.loss_terms import Step, Term
-from training.methods.apa import AdaptivePseudoAugmentation
+from training.methods.apa import METHOD, AdaptivePseudoAugmentation
 
 
 def record(n, value, c, round_idx=0, gen=None):
@@ -59,6 +60,32 @@ def test_p_follows_the_rule_and_stays_within_bounds():
         signs(1.0)
         term.finish_step(i)
     assert term.p.item() == 1
+
+
+def test_several_steps_of_d_for_one_of_g():
+    """As StudioGAN has it for BigGAN: p moves after four steps of G by the signs of all 16 steps of D, and by their
+    number of reals. Here 12 have a mean of 0.9 and 4 of 0, 0.675 in all, above 0.6; the last four alone are below."""
+    term = AdaptivePseudoAugmentation(batch_size=50, interval=16)
+    term.bind(None)
+    for i, mean in enumerate([0.9] * 12 + [0.0] * 4):
+        training_stats.report('Loss/signs/real', torch.tensor([mean] * 50))
+        term.finish_step(i)
+        assert i == 15 or term.p.item() == 0
+    assert term.p.item() == pytest.approx(16 * 50 / 500_000)
+
+
+def test_the_fakes_of_the_d_step_itself_keep_the_labels_of_the_reals():
+    """Where they are there before the reals are replaced; those of the last step of G are not shown again."""
+    term = AdaptivePseudoAugmentation(batch_size=4)
+    term.g_main(record(1000, 0, 1, gen=5))
+    term.p.fill_(0.5)
+    step = record(1000, -1, 1, gen=7)
+    step.real_c = torch.arange(2000.0).unflatten(0, [1000, 2])
+    labels = step.real_c.clone()
+    term.replace_reals(step)
+    assert 400 < step.pseudo.sum() < 600 and torch.equal(step.real_c, labels)
+    assert (step.real_img[step.pseudo] == 7).all() and (step.real_img[~step.pseudo] == -1).all()
+    assert (step.gen_img == 7).all()
 
 
 def test_pending_signs_are_part_of_the_state():
@@ -138,5 +165,9 @@ def test_options(tiny_data):
     config, name = build('--apa', '--apa-target=0.5', '--batch=8', '--batch-gpu=4')
     assert config.terms == dict(apa=dict(class_name='training.methods.apa.AdaptivePseudoAugmentation', batch_size=8,
                                          target=0.5))
+    one_pass = EasyDict(loss_kwargs=dict(one_pass=True), batch_size=50, D_steps=4)
+    assert METHOD.configure(EasyDict(init_from=None), one_pass, None) == dict(batch_size=50, interval=16)
+    with pytest.raises(UserError, match='--apa: shows D the fakes of the G step .* one in 4 iterations; leave it out'):
+        METHOD.configure(EasyDict(init_from=None, cfg='x'), EasyDict(one_pass, loss_kwargs={}), None)
     assert build('--apa', '--init-from=x')[0].terms['apa']['kimg'] == build('--init-from=x')[0].ada_kimg == 100
     assert name == 'tiny-auto1-batch8-apa-target0.5'

@@ -6,10 +6,10 @@ from conftest import parse_options
 from tiny_gan import batch, make_loss, nets, run
 
 import train
-from dnnlib import UserError
+from dnnlib import EasyDict, UserError
 from torch_utils import distributed, training_stats
 from training.loss_terms import Step
-from training.methods.lecam import LeCam
+from training.methods.lecam import METHOD, LeCam
 
 
 def step_with(logits):
@@ -98,6 +98,9 @@ def test_options(tiny_data):
                                            decay=0.9, start=2.0))
     assert name == 'tiny-auto1-lecam1e-06-decay0.9-start2'
     assert build()[0].terms == {}
+    biggan = EasyDict(loss_kwargs=dict(one_pass=True), batch_size=50, D_steps=4, total_kimg=50_000)
+    assert METHOD.configure(EasyDict(lecam=0.3, lecam_start=None), biggan, None) == dict(weight=0.3, decay=0.9,
+                                                                                         start=200.0, lead=0.2)
     with pytest.raises(UserError, match='--lecam-decay=0.9: has no effect without --lecam; add that, or leave '
                                         'this out'):
         build('--lecam-decay=0.9')

@@ -32,6 +32,7 @@ NAMED = {
     'apa': '--apa', 'apa_target': '--apa --apa-target=0.5', 'apa_kimg': '--apa --apa-kimg=9',
     'lecam': '--lecam=0.3', 'lecam_decay': '--lecam=0.3 --lecam-decay=0.9',
     'lecam_start': '--lecam=0.3 --lecam-start=2',
+    'ortho': '--ortho=1e-4',
     'insgen': '--insgen', 'insgen_queue': '--insgen --insgen-queue=99',
     'insgen_weight_real': '--insgen --insgen-weight-real=2',
     'insgen_weight_fake': '--insgen --insgen-weight-fake=2',

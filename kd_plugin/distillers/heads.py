@@ -3,6 +3,7 @@
 import torch
 
 from dnnlib import UserError
+from training.networks.biggan_layers import SNLinear, initialise
 from training.networks.stylegan2_layers import FullyConnectedLayer
 
 
@@ -17,19 +18,18 @@ class LinearHead(FullyConnectedLayer):
 class ReleasedHead(torch.nn.Module):
     """The head of the authors' released code: spectrally normalised 256 -> 1024 -> 512 without an activation between.
 
-    Here in_features -> 1024 -> dim; weights start as N(0, 0.02).
+    Here in_features -> 1024 -> dim, with the names of their checkpoints; weights start as N(0, 0.02). There it is a
+    part of D, which sees fakes and reals in one pass: one power iteration in each step of D and of G. Only a pass in
+    training mode stores its iteration.
     """
 
     def __init__(self, in_features, dim, hidden=1024):
         super().__init__()
-        layers = [torch.nn.Linear(in_features, hidden), torch.nn.Linear(hidden, dim)]
-        for layer in layers:
-            torch.nn.init.normal_(layer.weight, std=0.02)
-        self.layers = torch.nn.Sequential(*[torch.nn.utils.parametrizations.spectral_norm(layer, eps=1e-8)
-                                            for layer in layers])
+        self.linear_cls_1, self.linear_cls_2 = SNLinear(in_features, hidden), SNLinear(hidden, dim)
+        initialise(self, 'normal')
 
     def forward(self, x):
-        return self.layers(x)
+        return self.linear_cls_2(self.linear_cls_1(x))
 
 
 def no_head(in_features, dim):

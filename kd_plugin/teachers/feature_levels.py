@@ -66,6 +66,25 @@ class FeatureLevels:
         return torch.zeros([1, 3, size, size], device=self.teacher.mean.device)
 
 
+class LastLevel:
+    """The end of a teacher alone, as it is: its embedding, or the map that it is the mean of where it offers that.
+
+    Attributes:
+        channels: of the map, or width of the embedding.
+        side:     of the map; 0 = there is none.
+    """
+
+    def __init__(self, teacher):
+        self.teacher = teacher
+        with torch.no_grad():
+            x = teacher.encode_end_by_area(torch.zeros([1, 3, 8, 8], device=teacher.mean.device))
+        self.channels, self.side = x.shape[1], x.shape[3] if x.ndim == 4 else 0
+
+    def __call__(self, img):
+        """img [N, 1 or 3, H, H] in [-1, 1] -> [[N, C, h, w]] or [[N, dim]], float32, differentiable."""
+        return [self.teacher.encode_end_by_area(img)]
+
+
 def as_map(x, batch_dim):
     """Output of a block -> [N, C, h, w] float32. Tokens, [N, L, C] or [L, N, C], are laid out as a square; those before
     it are left out."""

@@ -9,7 +9,9 @@ from dnnlib.commands import FiniteRange
 from torch_utils import distributed, training_stats
 
 from ..loss_terms import Term
-from .method import Method
+from .method import Method, has_one_pass, iterations_in_kimg
+
+BIGGAN_START = 1000             # iterations
 
 
 class LeCam(Term):
@@ -19,45 +21,59 @@ class LeCam(Term):
     The paper's formula has no relu, its code has. The averages move once per step, by the mean over micro-batches and
     processes, after they were used; they are rid of their start at zero, and nothing is added before the first update.
 
+    With `lead`, as in the source's BigGAN program, they move before they are used, and until `lead` before the start
+    they are those of the last batch. It needs fakes and reals in one pass of D.
+
     Args:
         weight: of the term.
         decay:  of the averages, per step.
         start:  thousands of images from which on the term takes part.
+        lead:   thousands of images of one of BigGAN's iterations; None = the program for StyleGAN2.
     """
 
-    def __init__(self, weight, decay=0.99, start=0.0):
+    def __init__(self, weight, decay=0.99, start=0.0, lead=None):
         super().__init__()
         self.weight, self.decay, self.start_nimg = weight, decay, start * 1000
+        self.lead_nimg = None if lead is None else lead * 1000
         # Of (real logits, fake logits, 1): the last one is the weight of all so far
         self.register_buffer('average', torch.zeros([3]))
         # Of this step; reals: sum, number; fakes: sum, number
         self.register_buffer('sums', torch.zeros([4]), persistent=False)
-        self.active = False
+        self.active, self.keeps = False, decay
 
     def start_step(self, cur_nimg):
         self.active = cur_nimg >= self.start_nimg
+        self.keeps = 0.0 if self.moves_first and cur_nimg < self.start_nimg - self.lead_nimg else self.decay
         self.sums.zero_()
 
     def recording_key(self, phase):
-        return self.active if phase[0] == 'D' else ()
+        """Averages of all processes cannot be had within a recorded phase."""
+        if phase[0] != 'D':
+            return ()
+        return None if self.moves_first and distributed.get_world_size() > 1 else (self.active, self.keeps)
+
+    @property
+    def moves_first(self):
+        return self.lead_nimg is not None
 
     def d_fake(self, step):
         self._count(step.logits, 2)
-        real, _fake = self.anchors()
-        return self._term('LeCam/fake', real - step.logits)
+        if self.moves_first:
+            step.notes['LeCam'] = step.logits
+            return {}
+        return self._of_fakes(step.logits)
 
     def d_real(self, step):
         self._count(step.logits, 0)
-        _real, fake = self.anchors()
-        return self._term('LeCam/real', step.logits - fake)
+        if not self.moves_first:
+            return self._of_reals(step.logits)
+        self._move()
+        self.sums.zero_()
+        return {**self._of_fakes(step.notes['LeCam']), **self._of_reals(step.logits)}
 
     def finish_step(self, batch_idx):
-        """One reduction over the processes."""
-        real, num_real, fake, num_fake = distributed.all_reduce_sum(self.sums)
-        mean = torch.stack([real / num_real, fake / num_fake, torch.ones_like(real)])
-        average = self.average.lerp(mean, 1 - self.decay)
-        # A step that is left out must not spoil it
-        self.average.copy_(torch.where(mean.isfinite().all(), average, self.average))
+        if not self.moves_first:
+            self._move()
         for name, value in zip(('real', 'fake'), self.anchors(), strict=True):
             training_stats.report(f'LeCam/average_{name}', value)
 
@@ -70,6 +86,21 @@ class LeCam(Term):
         self.sums[at] += logits.detach().sum()
         self.sums[at + 1] += logits.numel()
 
+    @torch.no_grad()
+    def _move(self):
+        """One reduction over the processes."""
+        real, num_real, fake, num_fake = distributed.all_reduce_sum(self.sums)
+        mean = torch.stack([real / num_real, fake / num_fake, torch.ones_like(real)])
+        average = self.average.lerp(mean, 1 - self.keeps)
+        # A step that is left out must not spoil it
+        self.average.copy_(torch.where(mean.isfinite().all(), average, self.average))
+
+    def _of_fakes(self, logits):
+        return self._term('LeCam/fake', self.anchors()[0] - logits)
+
+    def _of_reals(self, logits):
+        return self._term('LeCam/real', logits - self.anchors()[1])
+
     def _term(self, name, distance):
         if not self.active:
             return {}
@@ -77,18 +108,23 @@ class LeCam(Term):
 
 
 def _configure(opts, config, _dataset):
-    if opts.lecam_start is not None and opts.lecam_start >= config.total_kimg:
-        raise UserError(f'--lecam-start={opts.lecam_start:g}: the run ends after {config.total_kimg:g} kimg, before it '
+    """For BigGAN decay and start are those of the source's program for it."""
+    biggan = dict(decay=0.9, start=iterations_in_kimg(config, BIGGAN_START), lead=iterations_in_kimg(config, 1)) \
+        if has_one_pass(config) else {}
+    start = biggan.get('start', 0) if opts.lecam_start is None else opts.lecam_start
+    if start >= config.total_kimg:
+        raise UserError(f'--lecam-start={start:g}: the run ends after {config.total_kimg:g} kimg, before it '
                         'takes part; '
                         f'use a smaller one, such as {config.total_kimg / 3:.2g}')
-    return dict(weight=opts.lecam)
+    return dict(weight=opts.lecam, **biggan)
 
 
 METHOD = Method('lecam', 'training.methods.lecam.LeCam', [
     click.option('--lecam', help='LeCam regularisation with this weight', type=FiniteRange(min=0, min_open=True),
                  metavar='WEIGHT'),
-    click.option('--lecam-decay', help="Decay of its averages of D's logits, per step  [default: 0.99]",
+    click.option('--lecam-decay', help="Decay of its averages of D's logits, per step  [default: 0.99; 0.9 for BigGAN]",
                  type=FiniteRange(0, 1, max_open=True)),
-    click.option('--lecam-start', help='Thousands of images before it takes part  [default: 0]',
+    click.option('--lecam-start', help='Thousands of images before it takes part  [default: 0; 1000 iterations for '
+                                       'BigGAN]',
                  type=FiniteRange(min=0), metavar='KIMG'),
 ], configure=_configure)

@@ -76,6 +76,17 @@ def check_methods(methods, config, names_only=False):
                 method.check(kwargs, config)
 
 
+def has_one_pass(config):
+    """Whether D's step has fakes and reals in one pass, as BigGAN's: several methods have a program of their own for
+    it."""
+    return bool(config.loss_kwargs.get('one_pass'))
+
+
+def iterations_in_kimg(config, number):
+    """So many iterations of a program that counts G's steps, in thousands of reals that D sees."""
+    return number * config.batch_size * config.D_steps / 1000
+
+
 def flag(name):
     """vision_aided -> --vision-aided."""
     return '--' + name.replace('_', '-')
