@@ -18,7 +18,9 @@ class AdaptivePseudoAugmentation(Term):
     was generated for.
 
     The generated images are those of the G phase of the same iteration, micro-batch by micro-batch; D sees them in its
-    main step and in its regularisation. `p` follows the rule of ADA, from 0 on, within [0, 1].
+    main step and in its regularisation. Where the fakes of the D step are there already (`StyleGAN2Loss` with
+    `one_pass`), they are those, and the labels of the reals stay, as StudioGAN has it. `p` follows the rule of ADA,
+    from 0 on, within [0, 1].
 
     Args:
         target:     mean sign of D's logits for what counts as real that `p` is to hold.
@@ -41,7 +43,8 @@ class AdaptivePseudoAugmentation(Term):
         return {}
 
     def replace_reals(self, step):
-        pseudo_img, pseudo_c = self.bank[step.round_idx]
+        in_this_step = step.gen_img is not None
+        pseudo_img, pseudo_c = (step.gen_img, step.real_c) if in_this_step else self.bank[step.round_idx]
         step.pseudo = torch.rand([len(pseudo_img)], device=self.p.device) < self.p
         step.real_img = torch.where(step.pseudo[:, None, None, None], pseudo_img, step.real_img)
         step.real_c = torch.where(step.pseudo[:, None], pseudo_c, step.real_c)
@@ -62,11 +65,12 @@ class AdaptivePseudoAugmentation(Term):
 
 def _configure(opts, config, _dataset):
     """The length of ADA's rule, so that with equal targets both probabilities are one."""
-    if config.D_steps != 1:
+    if config.D_steps != 1 and not config.loss_kwargs.get('one_pass'):
         raise UserError(f'--apa: shows D the fakes of the G step of the same iteration, and --cfg={opts.cfg} '
                         'has one in '
                         f'{config.D_steps} iterations; leave it out')
-    return dict(batch_size=config.batch_size, **(dict(kimg=100) if opts.init_from else {}))
+    return dict(batch_size=config.batch_size, **(dict(interval=4 * config.D_steps) if config.D_steps != 1 else {}),
+                **(dict(kimg=100) if opts.init_from else {}))
 
 
 METHOD = Method('apa', 'training.methods.apa.AdaptivePseudoAugmentation', [
