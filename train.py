@@ -226,10 +226,14 @@ def add_metrics(config, opts, preset, dataset):
     teacher = opts.metric_teacher or config.terms.get('kd', {}).get('teacher', usual)
     config.metric_kwargs = dict(func_name='metrics.metric_main.calc_and_report', detector=opts.detector,
                                 teacher_kwargs=dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
+    if 'batch_norm' in ARCHITECTURES[preset.architecture].abilities:
+        metric_main.sampling.check(config.metrics, preset.batch_norm, f'--cfg={opts.cfg}')
+        config.metric_kwargs.update(batch_norm=preset.batch_norm, uniform_labels=preset.uniform_labels)
     if opts.metric_data is not None:
         path = metric_data_path(opts, dataset)
         config.metric_set_kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=path)
-        metric_main.check_metric_data(config.metrics, config.metric_set_kwargs, '--metric-data', dataset)
+        metric_main.check_metric_data(config.metrics, config.metric_set_kwargs, '--metric-data', dataset,
+                                      preset.uniform_labels)
 
 
 def print_summary(config, run_dir, status):

@@ -75,8 +75,8 @@ def augmentation_options(command):
     options = {name: arguments for row in AUGMENTATIONS.values() for name, arguments in row.options.items()}
     for name, arguments in reversed(options.items()):
         command = click.option(flag(name), **arguments)(command)
-    return click.option('--aug', help='Augmentation  [default: by --cfg, ada as a rule]', metavar='|'.join(AUGMENTATIONS),
-                        type=click.Choice(list(AUGMENTATIONS)))(command)
+    return click.option('--aug', help='Augmentation  [default: by --cfg, as a rule ada]',
+                        metavar='|'.join(AUGMENTATIONS), type=click.Choice(list(AUGMENTATIONS)))(command)
 
 
 def add_augmentation(config, opts, preset):
