@@ -10,7 +10,7 @@ from dnnlib.commands import SETTINGS, PlainOrCommand, batch_option, device_optio
 from dnnlib.util import split_names, user_errors
 from inference import latents as sampling
 from inference.options import network_option
-from inference.trained_on import real_images, training_set
+from inference.trained_on import measured_with, real_images, training_set
 from kd_plugin.options import DEFAULT_TEACHER
 from metrics import compare, metric_main, metric_utils
 from torch_utils import cpu_threads, distributed
@@ -47,8 +47,22 @@ def choose_outdir(outdir, network):
     return outdir
 
 
+def choose_sampling(bn, labels, G, info, names):
+    """--bn and --labels, or what the training measured with -> batch_norm, uniform_labels of `calc_metrics`.
+
+    Raises UserError for what the network does not have.
+    """
+    batch_norm, uniform = measured_with(info)
+    if bn is not None:
+        require(abilities_of(G), 'batch_norm', f'--bn={bn}', 'leave it out')
+    if labels is not None and G.c_dim == 0:
+        raise UserError(f'--labels={labels}: this generator is unconditional; leave --labels out')
+    metric_main.sampling.check(names, bn or batch_norm, f'--bn={bn or batch_norm}')
+    return bn or batch_norm, uniform if labels is None else labels == 'uniform'
+
+
 def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, teacher, device, batch, workers, seed,
-              trunc, bootstrap, outdir):
+              trunc, bn, labels, bootstrap, outdir):
     """What the command does; options as of the command. Everything that can be wrong is found out before the work
     begins."""
     names = parse_metrics(metrics)
@@ -61,8 +75,9 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
     for name in names:
         for ability in metric_main.find_metric(name)[0].abilities:
             require(abilities_of(G), ability, f'--metrics={name}', 'leave it out of --metrics')
+    batch_norm, uniform_labels = choose_sampling(bn, labels, G, info, names)
     data_kwargs = None
-    if metric_main.needs_data(names, G.c_dim):
+    if metric_main.needs_data(names, G.c_dim, uniform_labels):
         data_kwargs = real_images(data, '--ref', network, info, measured=True)
         metric_utils.check_reference(data_kwargs, f'--ref={data_kwargs["path"]}', G.img_channels, G.img_resolution,
                                      G.c_dim)
@@ -80,7 +95,8 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
                                 metrics=names, G=G,
                                 dataset_kwargs=data_kwargs, device=device, detector=detectors, seed=seed,
                                 batch_size=batch, num_workers=workers,
-                                truncation_psi=trunc, bootstrap=bootstrap)
+                                truncation_psi=trunc, batch_norm=batch_norm, uniform_labels=uniform_labels,
+                                bootstrap=bootstrap)
 
 
 @click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='',
@@ -107,6 +123,11 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
               show_default=True, metavar='INT')
 @click.option('--trunc', help='Truncation psi; 1 = none, as published values have it', type=float, default=1,
               show_default=True, metavar='FLOAT')
+@click.option('--bn', help='Statistics of batch norm (BigGAN): running averages, of each batch of 50, or standing  '
+                           '[default: as the training measured, else running]',
+              type=click.Choice(list(metric_main.sampling.MODES)))
+@click.option('--labels', help='Classes of generated images: as frequent as in the data set, or uniform  [default: as '
+                               'the training measured, else data]', type=click.Choice(['data', 'uniform']))
 @click.option('--bootstrap', help='Resamples of the generated images for 95 % intervals; 0 = no intervals',
               type=click.IntRange(0, 1000), default=100,
               show_default=True, metavar='INT')

@@ -27,10 +27,11 @@ from training.config.build import (
     add_schedule,
     check_dataset,
     check_micro_batch,
+    data_path,
+    metric_data_path,
     number_of_processes,
     warn_of_few_images,
 )
-from training.dataset import demo as demo_data
 from training.launch import launch
 from training.methods import apa, chain, fakeclr, insgen, lecam, ortho
 from training.methods.method import add_methods, check_methods, method_options
@@ -91,7 +92,8 @@ METHODS = [apa.METHOD, lecam.METHOD, ortho.METHOD, chain.METHOD, insgen.METHOD, 
               default='rollback', type=click.Choice(['rollback', 'stop']), show_default=True)
 @click.option('-n', '--dry-run', help='Print the options and exit', is_flag=True)
 # Data.
-@click.option('--cond', help='Train a conditional model on the labels', type=bool, default=False, metavar='BOOL')
+@click.option('--cond', help='Train a conditional model on the labels  [default: by --cfg: 1 for BigGAN]', type=bool,
+              metavar='BOOL')
 @click.option('--subset', help='Train on only N images, drawn by --seed', type=click.IntRange(min=1), metavar='INT')
 @click.option('--val-fraction', help='Hold out this share of the images, on which D is watched, not trained',
               type=FiniteRange(0, 0.5, min_open=True), metavar='SHARE')
@@ -103,6 +105,10 @@ METHODS = [apa.METHOD, lecam.METHOD, ortho.METHOD, chain.METHOD, insgen.METHOD, 
 @click.option('--batch', help='Images per step, over all processes', type=click.IntRange(min=1), metavar='INT')
 @click.option('--batch-gpu', help='Images that one process handles at a time; auto = as many as fit',
               type=NumberOrAuto(), metavar='INT|auto')
+@click.option('--cbase', help='Width of the networks: channels times resolution of StyleGAN2, unit of the widths of '
+                              'BigGAN', type=click.IntRange(min=1), metavar='INT')
+@click.option('--bn-sync', help='Batch norm with the statistics of all processes', type=bool, default=False,
+              show_default=True, metavar='BOOL')
 # Augmentation.
 @augmentation_options
 # Transfer learning.
@@ -166,14 +172,16 @@ def build_config(opts):
     """
     gpus = number_of_processes(opts.gpus)
     device = torch_device(opts.device)
-    data_kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=data_path(opts), use_labels=opts.cond,
-                       max_size=None, xflip=False)
+    by_cfg = presets.PRESETS[opts.cfg].cond
+    opts = dnnlib.EasyDict(opts, cond=None if opts.cond == by_cfg else opts.cond)       # one way to say it
+    data_kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=data_path(opts),
+                       use_labels=by_cfg if opts.cond is None else opts.cond, max_size=None, xflip=False)
     if opts.val_fraction is not None:
         data_kwargs.update(val_fraction=opts.val_fraction, random_seed=opts.seed)
     with contextlib.closing(dnnlib.util.construct_class_by_name(**data_kwargs)) as dataset:
         num_images = min(opts.subset or dataset.num_images, dataset.num_images)
-        preset = presets.resolve(opts.cfg, dataset.resolution, gpus, num_images)
-        check_dataset(opts, dataset)
+        preset = presets.resolve(opts.cfg, dataset.resolution, gpus, num_images, opts.cbase)
+        check_dataset(opts, preset, dataset)
         for note in dataset.notes:
             distributed.print0(f'{opts.data}: {note}')
         mirror = preset.mirror if opts.mirror is None else opts.mirror
@@ -185,7 +193,7 @@ def build_config(opts):
         add_schedule(config, opts, preset)
         add_networks(config, opts, preset)
         check_micro_batch(config, opts)
-        add_augmentation(config, opts)
+        add_augmentation(config, opts, preset)
         add_methods(METHODS, config, opts, dataset)
     add_metrics(config, opts, preset, dataset)
     config.bad_steps_kwargs = dict(max_in_a_row=opts.max_bad_steps, reaction=opts.on_bad_steps)
@@ -203,19 +211,6 @@ def build_config(opts):
     return config, run_name(dataset.name, main.params, opts, gpus)
 
 
-def data_path(opts):
-    return demo_data.demo_set(32) if opts.data == 'demo' else opts.data
-
-
-def metric_data_path(opts, dataset):
-    if opts.metric_data != 'demo':
-        return opts.metric_data
-    if opts.data != 'demo':
-        raise UserError('--metric-data=demo: are further drawings like those of --data=demo; name real images like '
-                        f'those of --data={opts.data}, or leave it out')
-    return demo_data.fresh_set(dataset.resolution)
-
-
 def add_metrics(config, opts, preset, dataset):
     names = preset.metrics if opts.metrics is None else opts.metrics
     config.metrics = [name for name in split_names(names) if name.lower() != 'none']
@@ -231,10 +226,14 @@ def add_metrics(config, opts, preset, dataset):
     teacher = opts.metric_teacher or config.terms.get('kd', {}).get('teacher', usual)
     config.metric_kwargs = dict(func_name='metrics.metric_main.calc_and_report', detector=opts.detector,
                                 teacher_kwargs=dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
+    if 'batch_norm' in ARCHITECTURES[preset.architecture].abilities:
+        metric_main.sampling.check(config.metrics, preset.batch_norm, f'--cfg={opts.cfg}')
+        config.metric_kwargs.update(batch_norm=preset.batch_norm, uniform_labels=preset.uniform_labels)
     if opts.metric_data is not None:
         path = metric_data_path(opts, dataset)
         config.metric_set_kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=path)
-        metric_main.check_metric_data(config.metrics, config.metric_set_kwargs, '--metric-data', dataset)
+        metric_main.check_metric_data(config.metrics, config.metric_set_kwargs, '--metric-data', dataset,
+                                      preset.uniform_labels)
 
 
 def print_summary(config, run_dir, status):

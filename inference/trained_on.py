@@ -60,6 +60,12 @@ def metric_set(network, info):
     return other or training_set(network, info), bool(other)
 
 
+def measured_with(info):
+    """-> (batch_norm, uniform_labels) by which the run measured, as in `metrics.metric_utils.MetricOptions`."""
+    kwargs = info['training'].get('options', {}).get('metric_kwargs') or {}
+    return kwargs.get('batch_norm'), bool(kwargs.get('uniform_labels'))
+
+
 def _recorded(key, network, info):
     recorded = info['training'].get('options', {}).get(key) or {}
     path = recorded.get('path')                         # in older snapshots the whole path

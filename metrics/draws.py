@@ -49,12 +49,15 @@ def latents(opts, items: range, what: str = 'latents') -> torch.Tensor:
     return to_device(rows(opts, items, what, draw), opts.device)
 
 
-def labels(opts, items: range) -> torch.Tensor:
-    """[len(items), c_dim] on the device, as frequent as in the data set."""
+def labels(opts, items: range, what: str = 'labels') -> torch.Tensor:
+    """[len(items), c_dim] on the device, as frequent as in the data set, or all classes as frequent as each other."""
     if opts.G.c_dim == 0:
         return torch.zeros([len(items), 0], device=opts.device)
-    numbers = rows(opts, items, 'labels',
-                   lambda seed: torch.from_numpy(np.random.RandomState(seed).randint(len(opts.labels), size=BLOCK)))
+    choices = opts.G.c_dim if opts.uniform_labels else len(opts.labels)
+    numbers = rows(opts, items, what,
+                   lambda seed: torch.from_numpy(np.random.RandomState(seed).randint(choices, size=BLOCK)))
+    if opts.uniform_labels:
+        return to_device(torch.nn.functional.one_hot(numbers, opts.G.c_dim).to(torch.float32), opts.device)
     return to_device(torch.from_numpy(np.stack([opts.labels.get_label(number) for number in numbers.tolist()])),
                      opts.device)
 

@@ -17,7 +17,7 @@ def _register_ppl(name, space, sampling, crop):
                        f'{"middle of images" if crop else "whole images"}')
     compute.__module__ = __name__
     register_metric(f'{name}<N>', needs='vgg16-lpips', number=NUM_PATHS, figures=('standard_error',),
-                    abilities=('w',) if space == 'w' else ())(compute)
+                    abilities=('w',) if space == 'w' else (), alone=True)(compute)
 
 
 for _name, _variant in VARIANTS.items():

@@ -26,6 +26,7 @@ from . import (  # noqa: F401  (each registers its metrics)
     memorization,
     metric_utils,
     precision_recall,
+    sampling,
     script_detectors,
 )
 from .detectors import Detector
@@ -95,22 +96,25 @@ def check_names(metrics: list[str], detector: str | None) -> set[str]:
     return needs
 
 
-def needs_data(metrics: list[str], c_dim: int) -> bool:
-    """Whether anything asks for real images: a metric, or a generator with labels (c_dim > 0) for their frequencies."""
-    return c_dim > 0 or any(find_metric(metric)[0].real is not None for metric in metrics)
+def needs_data(metrics: list[str], c_dim: int, uniform_labels: bool = False) -> bool:
+    """Whether anything asks for real images: a metric, or a generator with labels (c_dim > 0) for their frequencies,
+    unless they are uniform."""
+    return (c_dim > 0 and not uniform_labels) or any(find_metric(metric)[0].real is not None for metric in metrics)
 
 
-def check_metric_data(metrics: list[str], dataset_kwargs: dict, option: str, trained) -> None:
+def check_metric_data(metrics: list[str], dataset_kwargs: dict, option: str, trained,
+                      uniform_labels: bool = False) -> None:
     """Finds out before a training whether the metrics can be measured against other images than its own.
 
     Args:
         dataset_kwargs: class_name and arguments of those images.
         option:         where the user gave them, for messages.
         trained:        the training images: name, channels, resolution and classes are theirs.
+        uniform_labels: as in `needs_data`.
     Raises: UserError.
     """
     where = f'{option}={dataset_kwargs["path"]}'
-    if not needs_data(metrics, trained.label_dim):
+    if not needs_data(metrics, trained.label_dim, uniform_labels):
         raise UserError(f'{where}: --metrics={",".join(metrics)} compares with no real images; leave it out')
     if copies := next((name for name in metrics if find_metric(name)[0].seeks_copies), None):
         raise UserError(f'{where}: {copies} looks for copies of the training images; leave it out of --metrics, and '
@@ -129,15 +133,16 @@ def calc_metrics(metrics: list[str], G: torch.nn.Module, dataset_kwargs: dict, d
                  detector: str | Detector | dict | None = None,
                  teacher_kwargs: dict | None = None, seed: int = 0, batch_size: int = 64, num_workers: int = 2,
                  progress: bool = True,
-                 truncation_psi: float = 1, bootstrap: int = 0, picture_dir: str | None = None) -> list[dict]:
+                 truncation_psi: float = 1, batch_norm: str | None = None, uniform_labels: bool = False,
+                 bootstrap: int = 0, picture_dir: str | None = None) -> list[dict]:
     """Values of metrics and the protocol they were measured by, the same on all processes; all of them must call it.
 
     Images are generated once for all metrics, and each detector sees them once.
 
     Args:
         metrics:   names such as 'fid5k_full'.
-        G, dataset_kwargs, device, seed, batch_size, num_workers, progress, truncation_psi: see
-        `metric_utils.MetricOptions`.
+        G, dataset_kwargs, device, seed, batch_size, num_workers, progress, truncation_psi, batch_norm, uniform_labels:
+        see `metric_utils.MetricOptions`.
         detector, teacher_kwargs: see `load_detector`; detector may be what `load_detectors` returned, too.
         bootstrap: resamples for the intervals; 0 = no intervals. See `estimate`.
         picture_dir: where metrics that have a picture (the nearest pairs of memorization) save it; None = nowhere.
@@ -149,9 +154,10 @@ def calc_metrics(metrics: list[str], G: torch.nn.Module, dataset_kwargs: dict, d
         raise ValueError('the generator is in training mode; call G.eval()')
     start = time.time()
     loaded = detector if isinstance(detector, dict) else load_detectors(metrics, device, detector, teacher_kwargs)
-    common = MetricOptions(G, dataset_kwargs, None, torch.device(device), seed, batch_size, num_workers,
-                           progress=progress,
-                           truncation_psi=truncation_psi)
+    sampling.check(metrics, batch_norm, f'--bn={batch_norm}')
+    common = sampling.prepared(MetricOptions(G, dataset_kwargs, None, torch.device(device), seed, batch_size,
+                                             num_workers, progress=progress, truncation_psi=truncation_psi,
+                                             batch_norm=batch_norm, uniform_labels=uniform_labels))
     options = {name: dataclasses.replace(common, detector=loaded[name]) for name in metrics}
     real, generated = real_statistics(options), generated_statistics(options, bootstrap)
     results = []
@@ -192,16 +198,19 @@ def _record(name: str, opts: MetricOptions, figures: dict) -> dict:
     """
     metric, num_gen = find_metric(name)
     detector, conditional = opts.detector, opts.G.c_dim > 0
-    generated = dict(images=num_gen, truncation_psi=opts.truncation_psi, noise_mode=NOISE_MODE,
-                     labels='drawn from the data set' if conditional else 'none', seed=opts.seed,
-                     batch_size=opts.batch_size)
+    of_data = conditional and not opts.uniform_labels
+    labels = 'drawn from the data set' if of_data else 'uniform over the classes' if conditional else 'none'
+    generated = dict(images=num_gen, truncation_psi=opts.truncation_psi, noise_mode=NOISE_MODE, labels=labels,
+                     seed=opts.seed, batch_size=opts.batch_size)
+    if (mode := sampling.mode_of(opts)) is not None:
+        generated['batch_norm'] = sampling.MODES[mode]
     return dict(
         metric=name, better=metric.better, **{key: value for key, value in figures.items()
                                               if key not in ('generated', 'input')},
         detector=dict(name=detector.name, identity=detector.identity, num_features=detector.num_features,
                       resize=detector.resize,
                       input=figures.get('input', INPUT)),
-        reference=_reference(opts) if metric.real is not None or conditional else None,
+        reference=_reference(opts) if metric.real is not None or of_data else None,
         generated={**generated, **figures.get('generated', {})},
         device=opts.device.type, torch=torch.__version__,
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),

@@ -15,7 +15,7 @@ from dnnlib import UserError, files
 from torch_utils import distributed, workers
 from torch_utils.images import check_fit, to_uint8
 
-from . import draws
+from . import draws, sampling
 from .detectors import Detector
 from .feature_stats import FeatureStats
 
@@ -41,6 +41,8 @@ class MetricOptions:
     cache:          keep the statistics of the data set on disk.
     progress:       show progress bars, where there is a terminal.
     truncation_psi: of the generator; 1 = none, as every published value has it.
+    batch_norm:     one of `sampling.MODES`; None = the usual one, where the generator has batch norm.
+    uniform_labels: labels of generated images are all classes as often as each other, not as frequent as in the data.
     opened:         the real images, without and with labels, once they have been read; shared by what
                     `dataclasses.replace` makes of this.
     """
@@ -54,6 +56,8 @@ class MetricOptions:
     cache: bool = True
     progress: bool = True
     truncation_psi: float = 1
+    batch_norm: str | None = None
+    uniform_labels: bool = False
     opened: dict = dataclasses.field(default_factory=dict, repr=False)
 
     @functools.cached_property
@@ -222,9 +226,8 @@ def generate_batch(opts: MetricOptions, items: range, same_class: bool = False) 
     Args:
         same_class: images 0 and 1, 2 and 3, ... of the batch have the same label.
     """
-    starts = range(items.start, items.stop, opts.at_once)
-    return torch.cat([_generate(opts, range(start, min(start + opts.at_once, items.stop)), same_class)
-                      for start in starts])
+    made = sampling.made_together(opts, items)
+    return torch.cat([_generate(opts, part, same_class) for part in made])[items.start - made[0].start:][:len(items)]
 
 
 def _generate(opts: MetricOptions, items: range, same_class: bool) -> torch.Tensor:
@@ -233,7 +236,7 @@ def _generate(opts: MetricOptions, items: range, same_class: bool) -> torch.Tens
     z, c = draws.latents(opts, made), draws.labels(opts, made)
     if same_class:
         c = c[0::2].repeat_interleave(2, dim=0)
-    with draws.noise(opts, made):
+    with draws.noise(opts, made), sampling.statistics(opts):
         return opts.G(z, c, noise_mode=NOISE_MODE, **draws.truncation(opts))[:len(items)]
 
 

@@ -23,6 +23,7 @@ class Metric(NamedTuple):
     number:  of images, where the name does not say; None = it must.
     figures: names of the other figures that are printed after the value.
     abilities: what a generator must offer beyond a call of it, by the names of `training.networks.interface.ABILITIES`.
+    alone: whether it needs images that do not depend on the others of their batch.
     seeks_copies: whether it looks for copies of training images, so that no other real images will do.
     """
     pattern: str
@@ -35,6 +36,7 @@ class Metric(NamedTuple):
     figures: tuple[str, ...] = ()
     abilities: tuple[str, ...] = ()
     seeks_copies: bool = False
+    alone: bool = False
 
     def num_gen(self, name: str) -> int | None:
         """The number of generated images in the name; None if it is a name of other metrics."""
@@ -54,7 +56,7 @@ _metrics: dict[str, Metric] = {}
 
 def register_metric(pattern: str, needs: str, better: str = 'lower', real: dict | None = None,
                     generated: dict | None = None, number: int | None = None, figures: tuple[str, ...] = (),
-                    abilities: tuple[str, ...] = (), seeks_copies: bool = False):
+                    abilities: tuple[str, ...] = (), seeks_copies: bool = False, alone: bool = False):
     """Decorator: makes a function the `compute` of a `Metric`; the first line of its docstring is what users are told.
 
     Raises ValueError if the pattern is taken, or `better` is none of the two.
@@ -65,7 +67,7 @@ def register_metric(pattern: str, needs: str, better: str = 'lower', real: dict 
         if better not in ('lower', 'higher'):
             raise ValueError(f"better is {better!r}, it must be 'lower' or 'higher'")
         _metrics[pattern] = Metric(pattern, needs, better, real, generated, compute, number, figures, abilities,
-                                    seeks_copies)
+                                    seeks_copies, alone)
         return compute
     return register
 

@@ -7,10 +7,12 @@ from conftest import parse_options, shrink
 
 import train
 from torch_utils import checkpoint
+from training.config.presets import PRESETS
 from training.run.files import STATE_FILE
 from training.training_loop import Run
 
 KD = ['--kd=agkd,cgkd', '--kd-teacher=demo']
+STYLEGAN2 = [name for name, row in PRESETS.items() if row.architecture == 'stylegan2']      # those of any resolution
 
 
 def make_config(data, *args, **changes):

@@ -4,14 +4,17 @@ import pytest
 import torch
 from biggan_golden import LAYOUT, SMALL, build, check, check_tensors, filled, onehot, part, read, reals
 
+from dnnlib import EasyDict
 from torch_utils import misc
 from training import networks_setup
-from training.config.presets_biggan import PRESETS
+from training.config.presets import PRESETS
 from training.loss import StyleGAN2Loss
 from training.methods.chain import Chain
 from training.methods.lecam import LeCam
 from training.networks import biggan as networks_biggan
 from training.networks.biggan_layers import Attention
+from training.networks.biggan_row import configure
+from training.networks.interface import DeviceFacts
 
 FULL = ['cifar10', pytest.param('imagenet64', marks=pytest.mark.soak)]         # 52 million weights: eight seconds
 
@@ -37,8 +40,10 @@ def test_presets_have_the_published_sizes(name, c_dim, G_size, D_size):
     preset = PRESETS[name]
     data = dict(c_dim=c_dim, img_resolution=preset.resolution, img_channels=3)
     with misc.ShapesOnly():
-        G = networks_biggan.Generator(**preset.G_kwargs, **data)
-        D = networks_biggan.Discriminator(**preset.D_kwargs, **data)
+        device = DeviceFacts(on_cpu=True, half=False, channels_last=False, resolution=preset.resolution)
+        kwargs = configure(preset, EasyDict(cfg=name, bn_sync=False), device)
+        G, D = [cls(**given, **data) for cls, given in zip((networks_biggan.Generator, networks_biggan.Discriminator),
+                                                           kwargs, strict=True)]
     assert [sum(p.numel() for p in module.parameters()) for module in (G, D)] == [G_size, D_size]
 
 
@@ -91,7 +96,7 @@ def test_mapping_and_synthesis_make_up_the_generator(c_dim, kwargs):
     torch.testing.assert_close(G.synthesis(ws, noise_mode='const', force_fp32=True), G(z, c))
     again = networks_biggan.Generator(*G.init_args, **G.init_kwargs)
     again.load_state_dict(G.state_dict())
-    assert torch.equal(again.eval()(z, c), G(z, c)) and G.mapping.w_avg_beta is None
+    assert torch.equal(again.eval()(z, c), G(z, c))
     logits, features = D(G(z, c), c, return_features=True)
     assert logits.shape == (4, 1) and (features.cmap is None) == (c_dim == 0)
     torch.testing.assert_close(D.readout(features), logits)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from biggan_golden import LAYOUT, SMALL, check, check_tensors, draw, fill, filled, gradients, onehot, part, read, reals
 
-import dnnlib
 from kd_plugin.distillers.agkd import AGKD
 from kd_plugin.distillers.cgkd import CGKD
 from kd_plugin.distillers.distiller import Pass
@@ -16,7 +15,7 @@ from kd_plugin.loss import Distillation
 from kd_plugin.teacher import Preprocess, Teacher
 from training import ema
 from training.augment import diffaugment
-from training.config.presets_biggan import PRESETS, optimisers
+from training.config.presets import PRESETS
 from training.gan_losses import GAN_LOSSES
 from training.loss_terms import Step
 from training.methods.lecam import LeCam
@@ -31,8 +30,9 @@ FULL = [pytest.param(net, marks=pytest.mark.soak) for net in ('cifar10', 'imagen
 
 def adam(net, name, params):
     """By the preset whose network this is a narrow one of."""
-    kwargs = optimisers(PRESETS['biggan-cifar' if net.startswith('cifar') else 'biggan-imagenet64'])[name]
-    return dnnlib.util.construct_class_by_name(params, **kwargs)
+    preset = PRESETS['biggan-cifar' if net.startswith('cifar') else 'biggan-imagenet64']
+    settings = {**dict(lr=preset.lr, eps=1e-8), **(preset.G_opt if name == 'G' else preset.D_opt)}
+    return torch.optim.Adam(params, **dict(settings, betas=[float(beta) for beta in settings['betas']]))
 
 
 def d_pass(G, D, z, c, img, c_real):

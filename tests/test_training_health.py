@@ -117,18 +117,27 @@ def test_the_heuristic_of_the_paper():
     assert r_v(-9.0, 2.0, -1.0) == 2 and r_v(0.1, 0.0, 0.0) == -1             # cut
 
 
+class MeanInEvalMode(torch.nn.Module):
+    """A D whose passes would leave a trace in training mode, as those of batch and spectral norms do."""
+
+    def forward(self, img, c):
+        assert not self.training
+        return img.mean(dim=[1, 2, 3])[:, None]
+
+
 def validation_training(data, rank=0, num_ranks=1):
     """D is the mean of the pixels, fakes are black (-1), images are augmented by adding 0.5."""
     config = EasyDict(batch_gpu=4, batch_size=4 * num_ranks, random_seed=0, data_loader_kwargs=dict(num_workers=0),
                       training_set_kwargs=dict(class_name='training.dataset.ImageFolderDataset', path=data,
                                                val_fraction=0.5, xflip=True))
-    G = SimpleNamespace(z_dim=2, mapping=lambda z, c, skip_w_avg_update: z,
-                        synthesis=lambda ws: -torch.ones(len(ws), 3, 16, 16))
+    G, D = torch.nn.Module(), MeanInEvalMode()
+    G.z_dim, G.mapping = 2, lambda z, c, skip_w_avg_update: z
+    G.synthesis = lambda ws: -torch.ones(len(ws), 3, 16, 16) / (not G.training)
     loss = SimpleNamespace(augment=lambda img: img + 0.5 * torch.rand([]).ceil())
     reals = SimpleNamespace(in_memory=True, batch=lambda nimg: SimpleNamespace(img=torch.full([4, 3, 16, 16], 0.25),
                                                                                c=torch.zeros(4, 0)))
     return SimpleNamespace(config=config, device=torch.device('cpu'), rank=rank, num_ranks=num_ranks, cur_nimg=40, G=G,
-                           D=lambda img, c: img.mean(dim=[1, 2, 3])[:, None], loss=loss, reals=reals)
+                           D=D, loss=loss, reals=reals)
 
 
 @pytest.mark.parametrize('num_ranks', [1, 2, 4])
@@ -143,6 +152,7 @@ def test_every_held_out_image_counts_once(num_ranks, tiny_data):
         observer = Validation()
         observer.start(training)
         observer.report(training)
+        assert training.G.training and training.D.training
     assert torch.equal(torch.get_rng_state(), before)
     for kind, mean in dict(validation=expected, training=0.75, fake=-0.5).items():
         assert reported(f'Health/scores/{kind}') == (6, pytest.approx(mean, abs=1e-5))

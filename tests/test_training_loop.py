@@ -11,14 +11,13 @@ import PIL.Image
 import pytest
 import torch
 from conftest import parse_options, run_cli, shrink
-from small_runs import KD, make_config, make_run, trained
+from small_runs import KD, STYLEGAN2, make_config, make_run, trained
 
 import dnnlib
 import train
 from dnnlib import UserError
 from inference.trained_on import real_images
 from torch_utils import checkpoint
-from training.config import presets
 from training.launch import launch
 from training.observers import early_stop
 from training.run.files import PREVIOUS_STATE_FILE, STATE_FILE
@@ -63,7 +62,7 @@ def test_metrics_against_other_images(tiny_data, tmp_path):
     assert real_images(None, '--ref', network, info, measured=True)['path'] == str(tmp_path / 'other')
 
 
-@pytest.mark.parametrize('cfg', presets.PRESETS)
+@pytest.mark.parametrize('cfg', STYLEGAN2)
 def test_one_iteration_of_every_preset(cfg, tiny_data, tmp_path):
     """Batch, schedule, losses and architecture are the preset's; only the number of channels is smaller."""
     config = make_config(tiny_data, f'--cfg={cfg}', '--aug=ada', *KD)

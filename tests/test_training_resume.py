@@ -13,13 +13,12 @@ import pytest
 import torch
 from conftest import run_cli, shrink
 from resuming import differences, free_port, make_run, read_json, run, run_pair, start, tick_lines
-from small_runs import KD, make_config
+from small_runs import KD, STYLEGAN2, make_config
 
 import dnnlib
 import train
 from dnnlib import UserError
 from torch_utils import checkpoint, devices
-from training.config import presets
 from training.launch import launch
 from training.observers.observer import Observer
 from training.run import card as model_card
@@ -34,8 +33,8 @@ METHODS = [[], *([f'--kd={methods}', '--kd-teacher=demo', f'--kd-preset={preset}
                   *(['--kd-texts=demo'] if 'cgkd' in methods else [])]
                  for preset in ('paper', 'released') for methods in ('agkd', 'cgkd', 'agkd,cgkd'))]
 # Each preset and each method at least once
-PAIRS = [(cfg, METHODS[i % len(METHODS)]) for i, cfg in enumerate(presets.PRESETS)]
-OTHER_PAIRS = [(cfg, kd) for cfg in presets.PRESETS for kd in METHODS if (cfg, kd) not in PAIRS]
+PAIRS = [(cfg, METHODS[i % len(METHODS)]) for i, cfg in enumerate(STYLEGAN2)]
+OTHER_PAIRS = [(cfg, kd) for cfg in STYLEGAN2 for kd in METHODS if (cfg, kd) not in PAIRS]
 
 
 def name_of(value):

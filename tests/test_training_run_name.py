@@ -12,6 +12,7 @@ from kd_plugin.distillers.table import DISTILLERS
 from torch_utils import checkpoint, devices
 from training.config import augmentations
 from training.config.augmentations import Augmentation, add_augmentation, augmentation_options
+from training.config.presets import PRESETS
 from training.run import changes as run_changes
 from training.run.files import STATE_FILE
 from training.run.find import OPTIONS_FILE, find_run
@@ -22,6 +23,7 @@ KD = '--kd=agkd,cgkd'
 NAMED = {
     'seed': '--seed=3', 'cond': '--cond=1', 'subset': '--subset=8', 'val_fraction': '--val-fraction=0.25',
     'mirror': '--mirror=1',
+    'cbase': '--cbase=4096', 'bn_sync': '--data=demo --cfg=biggan-cifar --cond=0 --bn-sync=1',
     'gamma': '--gamma=5', 'kimg': '--kimg=100', 'batch': '--batch=8', 'aug': '--aug=noaug',
     'p': '--aug=fixed --p=0.2 --p=0.3',
     'p_kimg': '--aug=linear --p=0.2 --p-kimg=50 --p-kimg=60',
@@ -192,7 +194,7 @@ def test_an_augmentation_brings_its_own_options(monkeypatch):
 
     def parse(*args):
         opts, config = EasyDict(command.make_context('x', list(args)).params, cfg='demo', init_from=None), EasyDict()
-        add_augmentation(config, opts)
+        add_augmentation(config, opts, PRESETS['demo'])
         return config, run_name('data', command.params, opts, 1)
     config, name = parse('--aug=toy', '--toy-strength=2')
     assert config == dict(augment_kwargs=dict(class_name='toy.Toy', strength=2.0), augment_p=None,

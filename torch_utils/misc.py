@@ -1,4 +1,5 @@
-"""What scripts for StyleGAN2-ADA import from here (docs/library.md), and modules without memory."""
+"""What scripts for StyleGAN2-ADA import from here (docs/library.md), modules without memory, and eval mode for a
+while."""
 
 import contextlib
 import functools
@@ -23,6 +24,19 @@ class ShapesOnly(torch.overrides.TorchFunctionMode):
         if func in (torch.Tensor.div, torch.Tensor.__truediv__) and args[0].is_meta:
             return args[0]
         return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def eval_mode(*modules):
+    """Within it, the modules are in eval mode; after it, each is in the mode that it was in."""
+    before = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for module, training in zip(modules, before, strict=True):
+            module.train(training)
 
 
 # ---------------------------------------------------------------------------

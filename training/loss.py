@@ -9,6 +9,7 @@ from torch_utils.ops.conv2d_gradfix import no_weight_gradients
 
 from .gan_losses import GAN_LOSSES
 from .loss_terms import Step, Term
+from .networks.interface import module_of
 
 PHASES = ('Gmain', 'Greg', 'Gboth', 'Dmain', 'Dreg', 'Dboth')
 
@@ -27,19 +28,22 @@ class StyleGAN2Loss:
         pl_weight:         weight of path length regularisation; 0 = none.
         terms:             {name: `Term`} of further methods.
         gan_loss:          name in `gan_losses.GAN_LOSSES`: 'logistic' (non-saturating) or 'hinge'.
+        one_pass:          D's step has fakes and reals as one batch, in augmentation and D; without R1.
     """
 
     def __init__(self, device, G_mapping, G_synthesis, D, augment_pipe=None, style_mixing_prob=0.9, r1_gamma=10,
                  pl_batch_shrink=2,
-                 pl_decay=0.01, pl_weight=2, terms=None, gan_loss='logistic'):
+                 pl_decay=0.01, pl_weight=2, terms=None, gan_loss='logistic', one_pass=False):
         if gan_loss not in GAN_LOSSES:
             raise ValueError(f'gan_loss is {gan_loss!r}, it must be one of {", ".join(GAN_LOSSES)}')
+        if one_pass and r1_gamma != 0:
+            raise ValueError(f'r1_gamma is {r1_gamma}: with one_pass there is no pass of reals alone; it must be 0')
         self.device = torch.device(device)
         self.G_mapping = G_mapping
         # main_...: what Gmain and Dmain call; compiled, if it is asked for
         self.G_synthesis = self.main_synthesis = G_synthesis
         self.D = self.main_D = D
-        self.gan_loss = GAN_LOSSES[gan_loss]
+        self.gan_loss, self.one_pass = GAN_LOSSES[gan_loss], one_pass
         self.augment_pipe = augment_pipe
         self.style_mixing_prob = style_mixing_prob
         self.r1_gamma = r1_gamma
@@ -75,13 +79,15 @@ class StyleGAN2Loss:
         return not phase.endswith('main') and (self.pl_weight if phase[0] == 'G' else self.r1_gamma) != 0
 
     def exchanges(self, phase):
-        """Whether processes exchange something in the midst of a phase: lengths of paths."""
-        return phase[0] == 'G' and self.regularises(phase)
+        """Whether processes exchange something in the midst of a phase: lengths of paths, statistics of batches."""
+        synchronised = any(getattr(layer, 'sync', False) for layer in module_of(self.G_synthesis).modules())
+        return synchronised or (phase[0] == 'G' and self.regularises(phase))
 
     def tensors(self):
         """What a phase may change beside gradients: the buffers of the networks and the terms, the mean length of
         paths."""
-        modules = (self.G_mapping, self.G_synthesis, self.D, self.terms)
+        parts = (self.G_mapping, self.G_synthesis, self.D, self.terms)
+        modules = dict.fromkeys(module_of(part) for part in parts)
         return [self.pl_mean, *(buffer for module in modules for buffer in module.buffers())]
 
     def acting_terms(self, phase):
@@ -120,10 +126,14 @@ class StyleGAN2Loss:
             if reg:
                 self._g_reg(gen_z, gen_c, gain)
         else:
+            if self.one_pass:
+                self._make_fakes(step)                  # a method may show them as reals
             for term in self.terms.values() if main or reg else ():
                 term.replace_reals(step)
             step.real_img.requires_grad_(reg)
-            if main:
+            if self.one_pass:
+                self._d_one_pass(step, gain)
+            elif main:
                 self._d_main(step, gain, reg)
             elif reg:
                 self._d_real(step, gain, main=False, reg=True)
@@ -181,10 +191,30 @@ class StyleGAN2Loss:
         loss = training_stats.report('Loss/G/reg', penalty * self.pl_weight)
         loss.mean().mul(gain).backward()
 
+    @torch.no_grad()
+    def _make_fakes(self, step):
+        step.gen_img, _ws = self.run_G(step.gen_z, step.gen_c, self.main_synthesis)
+
+    def _d_one_pass(self, step, gain):
+        """One pass of D: what moves in each, as the singular vectors of spectral norms, moves once for both kinds."""
+        images = self.augment(torch.cat([step.gen_img, step.real_img]))
+        step.gen_aug, step.real_aug = images.tensor_split(2)
+        for term in self.terms.values():
+            term.prepare(step)
+        logits = self.run_D(step, images, torch.cat([step.gen_c, step.real_c]), self.main_D)
+        halves = zip(logits.tensor_split(2), _halves(step.features), strict=True)
+        total, losses = 0, []
+        for kind, (step.logits, step.features) in zip(('fake', 'real'), halves, strict=True):
+            report_logits(kind, step.logits)
+            losses.append(getattr(self.gan_loss, f'd_{kind}')(step.logits))
+            total = total + losses[-1].mean() + self._terms(f'd_{kind}', step)
+        training_stats.report('Loss/D/loss', sum(losses))
+        total.mul(gain).backward()
+
     def _d_main(self, step, gain, reg):
         """Two backward passes, fakes and then reals, so that one graph is alive at a time."""
+        self._make_fakes(step)
         with torch.no_grad():
-            step.gen_img, _ws = self.run_G(step.gen_z, step.gen_c, self.main_synthesis)
             step.gen_aug = self.augment(step.gen_img)
         step.real_aug = self.augment(step.real_img)
         for term in self.terms.values():
@@ -223,6 +253,14 @@ class StyleGAN2Loss:
             for name, value in getattr(term, hook)(step).items():
                 total = total + training_stats.report(f'Loss/{name}', value).mean()
         return total
+
+
+def _halves(features):
+    """`DiscriminatorFeatures` of fakes and reals together -> [those of the fakes, those of the reals]; None stays."""
+    if features is None:
+        return [None, None]
+    parts = zip(*[[None, None] if x is None else x.tensor_split(2) for x in features], strict=True)
+    return [type(features)(*part) for part in parts]
 
 
 def report_logits(kind, logits):

@@ -47,11 +47,15 @@ class Phase:
     module: torch.nn.Module                 # G or D
     params: list                            # what the optimiser trains
     opt: torch.optim.Optimizer
-    interval: int                           # run every so many iterations, from the first on
+    interval: int                           # run every so many iterations, from number `offset` on
+    offset: int
     gain: int                               # factor on its loss: for how many steps of its network it stands
     timer: PhaseTimer
     averages: list                          # running averages that each process keeps of its own part of the batch
     skipped: torch.Tensor | None = None     # of the last step: 1 where it was left out, else 0
+
+    def is_due(self, batch_idx):
+        return (batch_idx - self.offset) % self.interval == 0
 
     def begin(self):
         self.timer.start()
@@ -83,32 +87,35 @@ class Phase:
                     state[name] = torch.empty_like(param).copy_(value)
 
 
-def make_phases(G, D, extra_D_params, G_opt_kwargs, D_opt_kwargs, G_reg_interval, D_reg_interval, device, D_steps=1):
+def make_phases(G, D, extra_D_params, G_opt_kwargs, D_opt_kwargs, G_reg_interval, D_reg_interval, device, D_steps=1,
+                D_first=False):
     """The phases of one iteration, in order.
 
     An iteration is one step of D on new reals and fakes. G takes its step before it, in each `D_steps`-th iteration,
-    the first included. What counts images (the length of a run, ADA, schedules) counts the reals that D sees; the
-    average of G's weights moves where G has taken a step, by the images since the last one.
+    the first included; with `D_first` after it, in each `D_steps`-th, the last included. What counts images (the length
+    of a run, ADA, schedules) counts the reals that D sees; the average of G's weights moves where G has taken a step,
+    by the images since the last one.
 
     With lazy regularisation (interval k; StyleGAN2, appendix B) main and regularisation alternate on one optimiser,
-    whose learning
-    rate and betas are adjusted for the extra steps: lr * c, beta ** c with c = k / (k + 1).
+    whose learning rate and betas are adjusted for the extra steps: lr * c, beta ** c with c = k / (k + 1).
 
     Args:
         extra_D_params: parameters of further terms, trained with D.
         G_reg_interval, D_reg_interval: steps of the network; None = regularise in every main phase.
         D_steps: steps of D for each step of G.
+        D_first: D takes its steps before G.
     """
     phases = []
     averages = G.running_averages()         # G makes images in all phases
     networks = [('G', G, [], G_opt_kwargs, G_reg_interval, D_steps),
                 ('D', D, extra_D_params, D_opt_kwargs, D_reg_interval, 1)]
-    for name, module, extra, opt_kwargs, interval, spacing in networks:
+    for name, module, extra, opt_kwargs, interval, spacing in networks[::-1] if D_first else networks:
         params = [*module.parameters(), *extra]
         c = 1 if interval is None else interval / (interval + 1)
         opt_kwargs = dict(opt_kwargs, lr=opt_kwargs['lr'] * c, betas=[float(beta) ** c for beta in opt_kwargs['betas']],
                           fused=True)
         opt = dnnlib.util.construct_class_by_name(params, **opt_kwargs)
         for part, steps in [('both', 1)] if interval is None else [('main', 1), ('reg', interval)]:
-            phases.append(Phase(name + part, module, params, opt, steps * spacing, steps, PhaseTimer(device), averages))
+            phases.append(Phase(name + part, module, params, opt, steps * spacing, D_steps - 1 if D_first else 0, steps,
+                                PhaseTimer(device), averages))
     return phases

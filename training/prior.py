@@ -1,4 +1,4 @@
-"""What a generator is fed: latents of a normal distribution, labels as frequent as in the training data."""
+"""What a generator is fed: latents of a normal distribution, and labels."""
 
 import torch
 
@@ -8,7 +8,8 @@ class Prior:
 
     Args:
         z_dim:  numbers of a latent.
-        labels: [n, c_dim] those of the training images, on `device`.
+        labels: [n, c_dim] on `device`, of which each is as likely as the others: those of the training images, or one
+                of each class.
         device: of what is drawn.
     """
 

@@ -53,7 +53,9 @@ class Training:
         self._load_data()
         networks, self.network_kwargs, self.notes = build_networks(self.config, self.dataset, device)
         self.G, self.D, self.G_ema = networks['G'], networks['D'], networks['G_ema']
-        self.prior = Prior(self.G.z_dim, self.reals.labels, device)
+        uniform = self.config.uniform_labels and self.G.c_dim > 0
+        labels = torch.eye(self.G.c_dim, device=device) if uniform else self.reals.labels
+        self.prior = Prior(self.G.z_dim, labels, device)
         self._build_loss()
         self._build_optimisers()
 
@@ -98,9 +100,9 @@ class Training:
             self.ada = LinearProbability(self.augment_pipe.p, c.augment_p, c.augment_ramp_kimg, c.batch_size)
         trained = [param for param in self.loss.terms.parameters() if param.requires_grad]
         self.phases = make_phases(self.G, self.D, trained, c.G_opt_kwargs, c.D_opt_kwargs, c.G_reg_interval,
-                                  c.D_reg_interval, self.device, c.D_steps)
+                                  c.D_reg_interval, self.device, c.D_steps, c.D_first)
         self.loss.terms.requires_grad_(False)
-        self.ema = WeightAverage(self.G, self.G_ema, c.ema_kimg, c.ema_rampup, c.ema_start_kimg)
+        self.ema = WeightAverage(self.G, self.G_ema, c.ema_kimg, c.ema_rampup, c.ema_start_kimg, c.ema_buffers)
         self.accumulate = {phase.name: functools.partial(self._accumulate, phase) for phase in self.phases}
 
     def speed_up(self, tell):
@@ -126,13 +128,13 @@ class Training:
         due = []
         for phase in self.phases:
             z, cz = self.prior.sample(self.batch_rank)
-            if self.batch_idx % phase.interval == 0:
+            if phase.is_due(self.batch_idx):
                 phase.begin()
                 self.accumulate[phase.name](*reals, z, cz)
                 phase.end()
                 due.append(phase)
         self.loss.finish_step(self.batch_idx)
-        if self.batch_idx % c.D_steps == 0:             # G has taken a step
+        if any(phase.module is self.G for phase in due):
             self.ema.update(self.cur_nimg, c.batch_size * c.D_steps)
         if self.ada is not None:
             self.ada.update(self.batch_idx)

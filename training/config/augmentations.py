@@ -5,7 +5,7 @@ from typing import Callable, NamedTuple
 
 import click
 
-from dnnlib import UserError
+from dnnlib import EasyDict, UserError
 from dnnlib.commands import FiniteRange
 
 from ..augment.diffaugment import POLICIES, parse_policy
@@ -47,7 +47,7 @@ def _linear(opts):
 
 
 def _diffaug(opts):
-    names = parse_policy(','.join(POLICIES) if opts.diffaug_policy is None else opts.diffaug_policy)
+    names = parse_policy(opts.diffaug_policy)
     return dict(augment_kwargs=dict(class_name='training.augment.diffaugment.DiffAugment', policy=','.join(names)))
 
 
@@ -56,8 +56,8 @@ _TARGET = dict(target=dict(help='Target of ADA  [default: 0.6]', type=FiniteRang
 _P = dict(p=dict(help='Probability for --aug=fixed, and the last one for --aug=linear', type=FiniteRange(0, 1)))
 _P_KIMG = dict(p_kimg=dict(help='Thousands of images until --aug=linear reaches --p', metavar='KIMG',
                            type=FiniteRange(min=0, min_open=True)))
-_POLICY = dict(diffaug_policy=dict(help=f'Transforms of --aug=diffaug  [default: {",".join(POLICIES)}]',
-                                   metavar='LIST'))
+_POLICY = dict(diffaug_policy=dict(help=f'Transforms of --aug=diffaug, of {",".join(POLICIES)}  [default: by --cfg, '
+                                        'all as a rule]', metavar='LIST'))
 AUGMENTATIONS = {
     'noaug': Augmentation({}, lambda opts: {}),
     'ada': Augmentation({**_TARGET, **_AUGPIPE}, _ada),
@@ -65,7 +65,6 @@ AUGMENTATIONS = {
     'linear': Augmentation({**_P, **_P_KIMG, **_AUGPIPE}, _linear),
     'diffaug': Augmentation(_POLICY, _diffaug),
 }
-DEFAULT = 'ada'
 # What the configuration holds where the augmentation does not say otherwise; the last two are of ADA's rule.
 ENTRIES = dict(augment_kwargs=None, augment_p=None, augment_ramp_kimg=None, ada_target=None, ada_interval=4,
                ada_kimg=500)
@@ -76,15 +75,17 @@ def augmentation_options(command):
     options = {name: arguments for row in AUGMENTATIONS.values() for name, arguments in row.options.items()}
     for name, arguments in reversed(options.items()):
         command = click.option(flag(name), **arguments)(command)
-    return click.option('--aug', help=f'Augmentation  [default: {DEFAULT}]', type=click.Choice(list(AUGMENTATIONS)),
-                        metavar='|'.join(AUGMENTATIONS))(command)
+    return click.option('--aug', help='Augmentation  [default: by --cfg, as a rule ada]',
+                        metavar='|'.join(AUGMENTATIONS), type=click.Choice(list(AUGMENTATIONS)))(command)
 
 
-def add_augmentation(config, opts):
+def add_augmentation(config, opts, preset):
     """Raises UserError for options that have no effect with the augmentation chosen."""
-    chosen = opts.aug or DEFAULT
+    chosen = opts.aug or preset.aug
     for option in sorted({option for row in AUGMENTATIONS.values() for option in row.options}):
         if opts[option] is not None and option not in AUGMENTATIONS[chosen].options:
             users = ' or '.join(f'--aug={name}' for name, row in AUGMENTATIONS.items() if option in row.options)
             raise UserError(f'{flag(option)}={opts[option]}: has no effect with --aug={chosen}; it goes with {users}')
-    config.update({**ENTRIES, **AUGMENTATIONS[chosen].configure(opts)})
+    complete = EasyDict(opts, diffaug_policy=opts.diffaug_policy or preset.diffaug_policy)
+    config.update({**ENTRIES, **AUGMENTATIONS[chosen].configure(complete)})
+    config.ada_interval *= preset.D_steps               # of the signs of all steps of D

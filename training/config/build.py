@@ -8,11 +8,14 @@ import os
 from dnnlib import UserError
 from torch_utils import devices, distributed
 
+from ..dataset import demo as demo_data
 from ..dataset.headers import SMALLEST_SIDE
+from ..ema import half_life_kimg
 from ..networks.architectures import ARCHITECTURES, of_class, require
 from ..networks.interface import DeviceFacts
 from ..observers import early_stop
 from ..snapshots.arguments import check_readable
+from .presets import PRESETS
 
 GRID_IMAGES = {True: 480, False: 60}        # on a GPU: those of 256x256 then make a picture of 7680x4096
 
@@ -33,19 +36,45 @@ def number_of_processes(gpus):
     return gpus
 
 
-def check_dataset(opts, dataset):
-    if opts.cond and not dataset.has_labels:
-        raise UserError(f'--cond=1: {opts.data} has no labels; sort the images into one folder per class and run '
-                        'dataset_tool.py, '
-                        'or leave --cond out')
+def data_path(opts):
+    return demo_data.demo_set(32) if opts.data == 'demo' else opts.data
+
+
+def metric_data_path(opts, dataset):
+    if opts.metric_data != 'demo':
+        return opts.metric_data
+    if opts.data != 'demo':
+        raise UserError('--metric-data=demo: are further drawings like those of --data=demo; name real images like '
+                        f'those of --data={opts.data}, or leave it out')
+    return demo_data.fresh_set(dataset.resolution)
+
+
+def check_dataset(opts, preset, dataset):
+    if preset.cond if opts.cond is None else opts.cond:
+        check_labels(opts, preset, dataset)
     if opts.subset is not None and opts.subset > dataset.num_images:
         raise UserError(f'--subset={opts.subset}: {opts.data} has {dataset.num_images} images; use '
                         f'--subset={dataset.num_images} or leave it out')
     side = dataset.resolution
+    if preset.resolution not in (None, side):
+        others = [name for name, row in PRESETS.items() if row.resolution == side]
+        raise UserError(f'--cfg={opts.cfg}: is for images of {preset.resolution}x{preset.resolution}, those of '
+                        f'{opts.data} are {side}x{side}; rebuild it with dataset_tool.py --width={preset.resolution} '
+                        f'--height={preset.resolution}, or use --cfg={" or ".join(others or ["auto"])}')
     if side < SMALLEST_SIDE or side & (side - 1) != 0:
         usable = max(1 << side.bit_length() - 1, SMALLEST_SIDE)
         raise UserError(f'--data={opts.data}: images are {side}x{side}; the side must be a power of two of at least '
                         f'{SMALLEST_SIDE}: rebuild it with dataset_tool.py --width={usable} --height={usable}')
+
+
+def check_labels(opts, preset, dataset):
+    if not dataset.has_labels:
+        where = '--cond=1: ' if opts.cond else f'--cfg={opts.cfg}: trains a conditional network, and '
+        raise UserError(f'{where}{opts.data} has no labels; sort the images into one folder per class and run '
+                        f'dataset_tool.py, or {"leave --cond out" if opts.cond else "use --cond=0"}')
+    if preset.uniform_labels and not dataset.has_onehot_labels:
+        raise UserError(f'--cfg={opts.cfg}: draws classes for its fakes, and the labels of {opts.data} are vectors; '
+                        'use numbers of classes in its dataset.json, or --cond=0')
 
 
 def warn_of_few_images(count):
@@ -72,13 +101,17 @@ def add_schedule(config, opts, preset):
     config.update(batch_size=batch, batch_gpu=batch_gpu, total_kimg=as_number(opts.kimg or preset.kimg),
                   kimg_per_tick=as_number(opts.tick or preset.kimg_per_tick), image_snapshot_ticks=snap,
                   network_snapshot_ticks=snap,
-                  ema_kimg=preset.ema_kimg, ema_rampup=None if opts.init_from else preset.ema_rampup,
-                  ema_start_kimg=preset.ema_start_kimg,
                   grid_images=GRID_IMAGES[config.device == 'cuda'],
                   batch_gpu_auto=probe)                 # until it is probed, batch_gpu is the most that it can be
     lazy = preset.lazy_regularization
     config.update(G_reg_interval=4 if lazy else None, D_reg_interval=16 if lazy else None,      # StyleGAN2, appendix B
-                  D_steps=preset.D_steps)
+                  D_steps=preset.D_steps, D_first=preset.D_first, uniform_labels=preset.uniform_labels)
+    per_G_step = batch * preset.D_steps                 # images
+    decay = preset.ema_decay
+    config.update(ema_kimg=preset.ema_kimg if decay is None else half_life_kimg(decay, per_G_step),
+                  ema_rampup=None if opts.init_from else preset.ema_rampup,
+                  ema_start_kimg=preset.ema_start_kimg + preset.ema_start * per_G_step / 1000,
+                  ema_buffers=preset.ema_buffers)
 
 
 def as_number(value):
@@ -105,7 +138,7 @@ def check_micro_batch(config, opts):
 
 
 def add_networks(config, opts, preset):
-    on_cpu = config.device == 'cpu'
+    on_cpu, side = config.device == 'cpu', config.training_set_kwargs['resolution']
     row = ARCHITECTURES[preset.architecture]
     if row.precision_of is None and opts.fp32 is False:
         raise UserError(f'--fp32=0: the networks of --cfg={opts.cfg} compute in float32; leave it out')
@@ -119,15 +152,19 @@ def add_networks(config, opts, preset):
         if not (opts.init_from or opts.fork_from):
             raise UserError(f'--freezed={opts.freezed}: without --init-from it would keep random layers; add '
                             '--init-from=FILE, or leave it out')
-    G_kwargs, D_kwargs = row.configure(preset, opts, DeviceFacts(on_cpu, half, channels_last))
+    if opts.bn_sync:
+        require(row.abilities, 'batch_norm', '--bn-sync=1', 'leave it out')
+    G_kwargs, D_kwargs = row.configure(preset, opts, DeviceFacts(on_cpu, half, channels_last, side))
     config.G_kwargs, config.D_kwargs = dict(class_name=row.G, **G_kwargs), dict(class_name=row.D, **D_kwargs)
     check_readable(dict(G=config.G_kwargs, D=config.D_kwargs))
     adam = dict(class_name='torch.optim.Adam', lr=preset.lr, betas=[0, 0.99], eps=1e-8)
     config.G_opt_kwargs, config.D_opt_kwargs = {**adam, **preset.G_opt}, {**adam, **preset.D_opt}
     off = {name: 0 for name, ability in ABILITY_OF.items() if ability not in row.abilities}
-    config.loss_kwargs = dict(class_name='training.loss.StyleGAN2Loss', r1_gamma=preset.gamma if opts.gamma is None
-                              else opts.gamma,
-                              **{**off, **preset.loss_kwargs})
+    gamma = preset.gamma if opts.gamma is None else opts.gamma
+    if gamma > 0 and preset.loss_kwargs.get('one_pass'):
+        raise UserError(f'--gamma={gamma:g}: R1 needs a pass of D over reals alone, and --cfg={opts.cfg} has one over '
+                        'fakes and reals; leave it out')
+    config.loss_kwargs = dict(class_name='training.loss.StyleGAN2Loss', r1_gamma=gamma, **{**off, **preset.loss_kwargs})
     if opts.cuda_graphs is True and config.device != 'cuda':
         raise UserError('--cuda-graphs=1: there are none without a CUDA device; leave it out')
     # 'auto', True (insist) or False. It is what is computed all the same: a run may go on with another one.

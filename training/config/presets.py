@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from ..networks.biggan_row import PUBLISHED
+
 
 class Preset(NamedTuple):
     """Defaults of a training configuration; `None` in the first part = computed from resolution and number of GPUs."""
@@ -21,11 +23,21 @@ class Preset(NamedTuple):
     lazy_regularization: bool = True
     loss_kwargs: dict = {}          # further arguments of `StyleGAN2Loss`
     architecture: str = 'stylegan2' # a row of `networks.architectures`
+    resolution: int | None = None   # the only one that it is for
     G_kwargs: dict = {}             # further arguments of the networks, as `Architecture.configure` takes them
     D_kwargs: dict = {}
     G_opt: dict = {}                # of Adam, where they differ from lr, betas (0, 0.99) and eps 1e-8
     D_opt: dict = {}
     D_steps: int = 1                # of D for each step of G, each with images and latents of its own
+    D_first: bool = False           # G's step comes after them
+    ema_decay: float | None = None  # per step of G, in the place of ema_kimg
+    ema_start: int = 0              # steps of G until which G_ema is a copy
+    ema_buffers: str = 'copy'       # as in `WeightAverage`
+    cond: bool = False
+    uniform_labels: bool = False    # of fakes: all classes as often as each other, not as in the data
+    aug: str = 'ada'
+    diffaug_policy: str = 'color,translation,cutout'
+    batch_norm: str = 'running'     # statistics with which the metrics sample, see `metrics.sampling`
     mirror: bool = False
     half_precision: bool = True
     z_dim: int = 512
@@ -35,6 +47,10 @@ class Preset(NamedTuple):
     metrics: str = 'fid50k_full'
 
 
+# What both nets of BigGAN have in common: hinge, fakes and reals in one pass of D after D's steps G's, no penalty.
+BIGGAN = dict(gamma=0, ema_kimg=None, ema_rampup=None, mapping_layers=0, lazy_regularization=False,
+              loss_kwargs=dict(gan_loss='hinge', one_pass=True), architecture='biggan', D_first=True, ema_decay=0.9999,
+              ema_buffers='average', cond=True, uniform_labels=True, mirror=True, half_precision=False)
 PRESETS = {
     'auto': Preset('StyleGAN2-ADA', 'a reasonable start for any data; tune --gamma', None, 25000, None, None, None,
                    None, None, None, 0.05, 2),
@@ -58,6 +74,21 @@ PRESETS = {
                    0.05, 4, 0.05, 2, z_dim=64, channel_max=64, loss_kwargs=dict(pl_weight=0, style_mixing_prob=0),
                    kimg_per_tick=2,
                    snapshot_ticks=4, metrics='featfid1k_full'),
+    'biggan-cifar': Preset(
+        'DiffAugment, LeCam and KD-DLGAN, CIFAR-10 and CIFAR-100 (rows "BigGAN + DiffAugment" of tables 2 to 8)',
+        'the length for all of CIFAR-10 and for a fifth of either; all of CIFAR-100 twice that, a tenth half of it',
+        1, 50_000, 50, None, 64, 2e-4, D_steps=4, ema_start=1000, z_dim=128, resolution=32,
+        **BIGGAN, G_kwargs=PUBLISHED[32], D_kwargs=PUBLISHED[32], G_opt=dict(betas=[0, 0.999]),
+        D_opt=dict(betas=[0, 0.999]), aug='diffaug', diffaug_policy='translation,cutout', batch_norm='batch',
+        kimg_per_tick=8, snapshot_ticks=100, metrics='fid10k_full'),
+    'biggan-imagenet64': Preset(
+        'IC-GAN, its BigGAN for ImageNet at 64 pixels (table 3)',
+        'there the run ends when the FID has not improved for 50 epochs: the length is ours',
+        1, 128_000, 256, None, 64, 1e-4, ema_start=20_000, z_dim=120, resolution=64, **BIGGAN,
+        G_kwargs=dict(PUBLISHED[64], shared_dim=128, hier=True, attention=32),
+        D_kwargs=dict(PUBLISHED[64], attention=32), G_opt=dict(betas=[0, 0.999], eps=1e-6),
+        D_opt=dict(betas=[0, 0.999], eps=1e-6), aug='noaug', diffaug_policy='translation',
+        kimg_per_tick=25.6, snapshot_ticks=100, metrics='fid50k_full,is50k'),
 }
 
 
@@ -69,13 +100,13 @@ def auto_values(resolution, gpus):
                 ema_kimg=batch * 10 / 32)
 
 
-def resolve(name, resolution, gpus, num_images):
-    """The row `name` with everything computed that it leaves open."""
+def resolve(name, resolution, gpus, num_images, channel_base=None):
+    """The row `name` with everything computed that it leaves open. channel_base: in the place of its own, if given."""
     preset = PRESETS[name]
     if preset.batch is None:
         preset = preset._replace(**auto_values(resolution, gpus))
-    if preset.channel_base is None:
-        preset = preset._replace(channel_base=16 * resolution)          # 16 channels in the last layers
+    if channel_base is not None or preset.channel_base is None:
+        preset = preset._replace(channel_base=channel_base or 16 * resolution)      # 16 channels in the last layers
     if preset.kimg is None:
         preset = preset._replace(kimg=300 if num_images <= 100 else 500)
     return preset

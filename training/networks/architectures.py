@@ -3,11 +3,12 @@
 from dnnlib import UnusableFile, UserError
 from dnnlib.util import get_obj_by_name
 
-from . import stylegan2
+from . import biggan_row, stylegan2
 from .interface import ABILITIES
 
 ARCHITECTURES = {
     'stylegan2': stylegan2.ARCHITECTURE,
+    'biggan': biggan_row.ARCHITECTURE,
 }
 
 

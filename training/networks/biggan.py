@@ -11,7 +11,7 @@ import torch
 from torch_utils import persistence
 
 from .biggan_layers import Attention, SNConv2d, SNLinear, SNTable, Table, initialise
-from .biggan_norm import ConditionalNorm, PlainNorm, running_values
+from .biggan_norm import ConditionalNorm, PlainNorm, batch_statistics, running_values, standing_statistics
 from .blocks import Block, half_resolutions
 from .stylegan2_discriminator import DiscriminatorFeatures
 
@@ -63,7 +63,7 @@ class Generator(torch.nn.Module):
         hier:       z in chunks, one for the first layer and one for the norms of each block; False = z for the first
                     layer alone.
         attention:  resolution after whose block it stands; 0 = nowhere.
-        init:       of the weights, as in `networks_biggan_layers.initialise`.
+        init:       of the weights, as in `biggan_layers.initialise`.
         sn_eps, bn_eps: of the spectral and the batch norms.
         bn_unbiased, bn_sync: as `unbiased` and `sync` of `BatchNorm`.
         num_fp16_res:   this many of the highest resolutions in half precision, `half_dtype` = 'float16' or 'bfloat16'.
@@ -116,8 +116,6 @@ class Generator(torch.nn.Module):
         y = c.to(torch.float32) if self.shared is None else self.shared(c)
         return torch.cat([y[:, None].expand(-1, self.num_ws, -1), z], dim=2)
 
-    mapping.w_avg_beta = None                   # as for a `MappingNetwork` without an average
-
     def synthesis(self, ws, force_fp32=False, noise_mode='const', fused_modconv=None):
         """ws [N, num_ws, w_dim] -> img, float32. noise_mode and fused_modconv have no effect."""
         if ws.ndim != 3 or tuple(ws.shape[1:]) != (self.num_ws, self.w_dim):
@@ -136,6 +134,8 @@ class Generator(torch.nn.Module):
     def running_averages(self):
         """Buffers that each process moves by its own part of a batch: to be averaged over processes after a step."""
         return running_values(self)
+
+    batch_statistics, standing_statistics = batch_statistics, standing_statistics       # ability 'batch_norm'
 
 
 class DiscriminatorBlock(Block):

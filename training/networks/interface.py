@@ -16,6 +16,7 @@ ABILITIES = {
     'path_length': 'the path length of this generator cannot be regularised',
     'pickle': 'the pickles of StyleGAN2-ADA know no such network',
     'freezing': 'this discriminator cannot keep its first layers',
+    'batch_norm': 'this generator has no batch norm whose statistics could be chosen',
     'chain': 'the blocks of this discriminator do not name the convolutions that CHAIN normalises',
 }
 
@@ -28,7 +29,8 @@ class GeneratorNetwork(Protocol):
 
     Abilities ask for more: 'truncation' for the arguments truncation_psi and truncation_cutoff of `mapping` and of the
     call, and for `mapping.w_avg` [w_dim]; 'w' for ws that can be interpolated; 'style_mixing' for ws whose rows can
-    come from different z; 'projection' for ws with equal rows that give an image, and for a module `synthesis`.
+    come from different z; 'projection' for ws with equal rows that give an image, and for a module `synthesis`;
+    'batch_norm' for `batch_statistics` and `standing_statistics`, see BigGAN's.
     """
 
     z_dim: int                      # of the latent, which is normal
@@ -84,11 +86,17 @@ class DiscriminatorNetwork(Protocol):
         """`DiscriminatorFeatures` of the last pass -> logits [N, 1], from `epilogue` and `cmap` alone."""
 
 
+def module_of(part: Any) -> torch.nn.Module:
+    """The module whose weights a part of a generator uses: `mapping` and `synthesis` may be methods of it."""
+    return part if isinstance(part, torch.nn.Module) else part.__self__
+
+
 class DeviceFacts(NamedTuple):
     """What `Architecture.configure` has to know of where a network is to be trained."""
     on_cpu: bool
-    half: bool                      # half precision: bfloat16 on a CPU, float16 on a GPU
+    half: bool                      # half precision: bfloat16 on a CPU, on a GPU what the architecture can take
     channels_last: bool
+    resolution: int                 # of the images
 
 
 class Architecture(NamedTuple):

@@ -1,5 +1,6 @@
 """StyleGAN2 as a row of the architectures (Karras et al., CVPR 2020; with ADA, NeurIPS 2020)."""
 
+from dnnlib import UserError
 from torch_utils.ops.bias_act import activation_funcs
 
 from .checks import IMAGE, flag, number, one_of, optional, whole, width
@@ -31,6 +32,9 @@ ARGUMENTS = {
 
 
 def configure(preset, opts, device):
+    if preset.channel_base < device.resolution:
+        raise UserError(f'--cbase={preset.channel_base}: leaves no channel at {device.resolution} pixels; use '
+                        f'--cbase={device.resolution} or more')
     # On a CPU that has bfloat16 it pays at every resolution; it has the range of float32 and needs no clamp.
     precision = dict(num_fp16_res=0 if not device.half else 16 if device.on_cpu else 4,
                      conv_clamp=256 if device.half and not device.on_cpu else None)

@@ -4,6 +4,7 @@ import torch
 
 import dnnlib
 from torch_utils import distributed, training_stats
+from torch_utils.misc import eval_mode
 from torch_utils.seeds import step_seed
 
 from ..dataset.real_images import RealImages
@@ -43,8 +44,13 @@ class Validation(Observer):
         sums, counts = distributed.all_reduce_sum(sums).unbind(dim=1)
         training_stats.report('Health/overfitting', overfitting(*(sums / counts)))
 
-    @torch.no_grad()
     def _logits(self, training):
+        """As `_logits_of`, in eval mode, in which a pass leaves the networks as they are."""
+        with eval_mode(training.G, training.D):
+            return self._logits_of(training)
+
+    @torch.no_grad()
+    def _logits_of(self, training):
         """{kind: [logits [n, 1] of a batch, ...]}, of this process."""
         c, device = training.config, training.device
         logits = {kind: [torch.zeros([0, 1], device=device)] for kind in KINDS}

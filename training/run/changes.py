@@ -21,7 +21,8 @@ OPTION_OF = {
     'channels_last': '--nhwc', 'fp32': '--fp32', 'teacher_fp32': '--fp32',
     'compile': '--compile', 'kd.methods': '--kd',
     'kd.settings.teacher_input': '--kd-input',
-    'block_kwargs.freeze_layers': '--freezed',
+    'block_kwargs.freeze_layers': '--freezed', 'G_kwargs.bn_sync': '--bn-sync', 'uniform_labels': '--cfg',
+    'G_kwargs.channels': '--cbase', 'channel_base': '--cbase',
 }
 OF_PRECISION = ('num_fp16_res', 'half_dtype', 'conv_clamp', 'teacher_fp32')
 FOLLOWS = (*OF_PRECISION, 'fp16_channels_last')                 # from --device, --fp32 and --nhwc, which differ, too
@@ -42,7 +43,8 @@ RENAMED = {
 # What a run found out was once among its options.
 FOUND_OUT = dict(batch_gpu_probed='batch_gpu', fork_origin='fork_origin')
 # Values that runs were trained with before their configurations named them.
-UNWRITTEN = dict(G_reg_interval=4, D_reg_interval=16, D_steps=1, ada_interval=4, ada_kimg=500)
+UNWRITTEN = dict(G_reg_interval=4, D_reg_interval=16, D_steps=1, ema_buffers='copy', ada_interval=4,
+                 ada_kimg=500)
 MOST = 6                        # differences that a message lists
 
 

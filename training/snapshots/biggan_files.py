@@ -13,7 +13,7 @@ import torch
 from dnnlib import UnusableFile, UserError
 
 from ..networks.biggan import D_WIDTHS, G_WIDTHS
-from ..networks.biggan_arguments import DISCRIMINATOR, GENERATOR, PUBLISHED
+from ..networks.biggan_row import DISCRIMINATOR, GENERATOR, PUBLISHED
 from .arguments import Entry, laid_out, match
 
 FILES = 'it must be G_ema.pth, G.pth or D.pth of BigGAN-PyTorch or of a program made from it, for 32 or 64 pixels'

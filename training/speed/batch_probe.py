@@ -97,7 +97,7 @@ def _fits(training):
         with distributed.alone():
             training.speed_up(lambda _text: None)           # the run to come says it
             for _ in range(steps):
-                training.batch_idx = 0                      # at which all phases are due
+                training.batch_idx = training.phases[0].offset      # at which all phases are due
                 training.step()
     except RuntimeError as err:
         if not out_of_memory(err):

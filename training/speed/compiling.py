@@ -10,6 +10,8 @@ import torch
 from dnnlib.text import gist
 from torch_utils.devices import out_of_memory
 
+from ..networks.interface import module_of
+
 
 def compile_main_phases(loss, batch_size, tell):
     """Has `loss` use compiled networks in Gmain and Dmain. Where the compiler fails, except for want of memory, it says
@@ -27,7 +29,8 @@ def compile_main_phases(loss, batch_size, tell):
     torch._inductor.config.fallback_random = True
     synthesis, D = (torch.compile(network, dynamic=False) for network in (loss.G_synthesis, loss.D))
     try:
-        _warm_up(loss, synthesis, D, batch_size)
+        with _buffers_kept(module_of(loss.G_synthesis), loss.D):
+            _warm_up(loss, synthesis, D, batch_size)
     except Exception as err:            # whatever a compiler may raise: it is no part of the training
         if out_of_memory(err):
             raise
@@ -39,19 +42,31 @@ def compile_main_phases(loss, batch_size, tell):
 
 def _warm_up(loss, synthesis, D, n):
     """Compiles each network for both of its main phases, as the one that is trained and as the one that is not."""
-    device = loss.device
+    device, G = loss.device, module_of(loss.G_synthesis)
     with torch.random.fork_rng([device] if device.type == 'cuda' else []):
-        ws = torch.zeros([n, loss.G_synthesis.num_ws, loss.G_synthesis.w_dim], device=device)
-        c = torch.zeros([n, loss.D.c_dim], device=device)
+        ws = torch.zeros([n, G.num_ws, G.w_dim], device=device)
         with torch.no_grad():
             img = synthesis(ws)
-        with _trained(loss.G_synthesis):
+        with _trained(G):
             synthesis(ws.requires_grad_(True)).sum().backward()
         features = dict(return_features=True) if len(loss.terms) > 0 else {}
-        for trained, image in ((True, img), (False, img.clone().requires_grad_(True))):
+        seen = torch.cat([img, img]) if loss.one_pass else img
+        for trained, image in ((True, seen), (False, img.clone().requires_grad_(True))):
             with _trained(loss.D, trained):
-                result = D(image, c, **features)
+                result = D(image, torch.zeros([len(image), loss.D.c_dim], device=device), **features)
                 (result[0] if features else result).sum().backward()
+
+
+@contextlib.contextmanager
+def _buffers_kept(*networks):
+    """After it the buffers, such as the statistics of batch norms, are what they were before."""
+    buffers = [buffer for network in networks for buffer in network.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
 
 
 @contextlib.contextmanager
