@@ -33,8 +33,7 @@ def warn_of_other_data(names, data_kwargs, info, network):
     other = isinstance(trained_on, str) and os.path.realpath(trained_on) != os.path.realpath(given)
     if other and any(metric_main.find_metric(name)[0].seeks_copies for name in names):
         distributed.print0(f'Warning: memorization is measured against --ref={given}, the network was trained on '
-                           f'{trained_on}; copies of images '
-                           'that are only in the latter are not found.')
+                           f'{trained_on}; copies of images that are only in the latter are not found.')
 
 
 def choose_outdir(outdir, network):
@@ -79,8 +78,7 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
     metric_main.calc_and_report(outdir, model_files.address_of(network), info['training'].get('cur_nimg'),
                                 metrics=names, G=G,
                                 dataset_kwargs=data_kwargs, device=device, detector=detectors, seed=seed,
-                                batch_size=batch, num_workers=workers,
-                                truncation_psi=trunc, bootstrap=bootstrap)
+                                batch_size=batch, num_workers=workers, truncation_psi=trunc, bootstrap=bootstrap)
 
 
 @click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='',
@@ -108,8 +106,7 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
 @click.option('--trunc', help='Truncation psi; 1 = none, as published values have it', type=float, default=1,
               show_default=True, metavar='FLOAT')
 @click.option('--bootstrap', help='Resamples of the generated images for 95 % intervals; 0 = no intervals',
-              type=click.IntRange(0, 1000), default=100,
-              show_default=True, metavar='INT')
+              type=click.IntRange(0, 1000), default=100, show_default=True, metavar='INT')
 @click.option('--outdir', help="Where to append metric-NAME.jsonl  [default: the snapshot's folder]", metavar='DIR')
 @refused_option('--gpus', 'several GPUs: torchrun --nproc-per-node=N calc_metrics.py ...')
 @refused_option('--mirror', 'the reference statistics are always of the images as they are; leave it out')
@@ -122,8 +119,8 @@ def main(**opts):
 
     The real images are all images of the data set, never mirrored, even where the training used a part of it or
     mirrored it; but without --ref they are those of the training's --metric-data, if it had one, and those that it held
-    out by --val-fraction are
-    left out. Their statistics are kept for the next time. Several GPUs: torchrun --nproc-per-node=N calc_metrics.py ...
+    out by --val-fraction are left out. Their statistics are kept for the next time. Several GPUs: torchrun
+    --nproc-per-node=N calc_metrics.py ...
     """
     with user_errors():
         try:

@@ -182,8 +182,7 @@ def video(**opts):
 
 
 def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, steps, loop, trunc, class_text,
-               noise_mode, seed, zoom, fps,
-               frames, batch, device):
+               noise_mode, seed, zoom, fps, frames, batch, device):
     """What the command does; options as of the command."""
     if projected_w is not None and (seeds is not None or class_text is not None or space == 'z'):
         raise UserError(f'--projected-w={projected_w}: the latents are given, in w; leave --seeds, --class and '
@@ -234,8 +233,7 @@ def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, 
               type=click.Choice(list(neighbors.DISTANCES)),
               default='teacher', show_default=True)
 @click.option('--teacher', '--kd-teacher', 'teacher', help='Teacher whose features are compared',
-              default=DEFAULT_TEACHER, show_default=True,
-              metavar='NAME')
+              default=DEFAULT_TEACHER, show_default=True, metavar='NAME')
 @options.trunc_option
 @options.class_option
 @options.noise_option

@@ -59,11 +59,9 @@ METHODS = [apa.METHOD, lecam.METHOD, chain.METHOD, insgen.METHOD, fakeclr.METHOD
 @device_option('Where to train')
 @click.option('--snap', help='Save every N ticks', type=click.IntRange(min=1), metavar='INT')
 @click.option('--snapshot-networks', help='In a snapshot: G_ema alone, or G and D as well',
-              type=click.Choice(['ema', 'all']), default='ema',
-              show_default=True)
+              type=click.Choice(['ema', 'all']), default='ema', show_default=True)
 @click.option('--snapshot-keep', help='Snapshots to keep, such as last=2,best=1,every=1000 (kimg)', default='all',
-              show_default=True,
-              metavar='RULES|all')
+              show_default=True, metavar='RULES|all')
 @click.option('--tick', help='Thousands of images between two lines of output', type=FiniteRange(min=0, min_open=True),
               metavar='KIMG')
 @click.option('--metrics', help='Comma-separated list or none  [default: by --cfg: fid50k_full, fid5k_full or '
@@ -126,8 +124,7 @@ METHODS = [apa.METHOD, lecam.METHOD, chain.METHOD, insgen.METHOD, fakeclr.METHOD
               type=SwitchOrAuto(), default='auto', metavar='0|1|auto')
 @click.option('--nobench', help='No cuDNN benchmarking', type=bool, default=False, metavar='BOOL')
 @click.option('--workers', help='DataLoader workers, where the images do not fit into memory',
-              type=click.IntRange(min=0), default=3,
-              show_default=True, metavar='INT')
+              type=click.IntRange(min=0), default=3, show_default=True, metavar='INT')
 @method_options(METHODS)
 def main(**opts):
     """Train a GAN, on a hundred photos if need be. The same command again continues the run.

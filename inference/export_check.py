@@ -29,7 +29,6 @@ def largest_difference(function, export):
         difference = (got - want).abs().max().item()
         if not difference <= TOLERANCE * max(1.0, want.abs().max().item()):         # NaN is no match either
             raise UserError(f'--format={export.format}: the file does not give the images of the network (they differ '
-                            f'by {difference:.2g} '
-                            f'for {n} images, truncation {psi:g}); nothing was saved')
+                            f'by {difference:.2g} for {n} images, truncation {psi:g}); nothing was saved')
         worst = max(worst, difference)
     return sum(n for n, _ in CASES), worst

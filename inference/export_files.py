@@ -104,8 +104,7 @@ def write_onnx(path, export):
     with _recording():
         program = torch.export.export(export.function, tuple(inputs.values()), dynamic_shapes=shapes, strict=False)
         model = torch.onnx.export(program, dynamo=True, opset_version=export.opset, input_names=list(inputs),
-                                  output_names=['img'],
-                                  verbose=False).model_proto
+                                  output_names=['img'], verbose=False).model_proto
     if model.opset_import[0].version != export.opset:
         raise UserError(f'--opset={export.opset}: torch {torch.__version__} and onnxscript {onnxscript.__version__} '
                         'cannot write this version; '

@@ -40,8 +40,7 @@ def read_targets(text, size, num_channels):
             name = os.path.splitext(os.path.basename(source))[0]
             if name in sources:
                 raise UserError(f'--target={text}: the results of {sources[name]} and {source} would have the same '
-                                f'name, {name}; '
-                                'rename one of them, or project them one at a time')
+                                f'name, {name}; rename one of them, or project them one at a time')
             sources[name] = source
             targets.append(Target(name, source, _convert(source, data, size, num_channels)))
     return targets

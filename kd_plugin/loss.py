@@ -61,8 +61,7 @@ class Distillation(Term):
 
     @classmethod
     def build(cls, device, D, methods, teacher, texts, texts_origin, settings, training_set_kwargs, seed=0,
-              teacher_fp32=True,
-              batch_size=None):
+              teacher_fp32=True, batch_size=None):
         """Loads the teacher by name and, where needed, its features of the data set. -> `Distillation` on `device`.
 
         settings: dict of `settings.Preset`'s fields; training_set_kwargs: constructor arguments of the data set.

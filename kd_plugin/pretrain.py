@@ -176,8 +176,7 @@ def open_data(opts):
                                 'drawings never end; leave it out')
         return DemoFaces(opts['size'])
     return CaptionedImages(opts['data'], opts['size'], opts['texts'], opts['test_data'], opts['exclude_subset'],
-                           opts['seed'], opts['mirror'],
-                           opts['shift'])
+                           opts['seed'], opts['mirror'], opts['shift'])
 
 
 def use_bf16(precision, device):
@@ -228,8 +227,7 @@ def _read_record(path):
 @click.option('--test-data', help='Data set with the same classes to test on  [default: a tenth of the images, kept '
                                   'out]', metavar='PATH')
 @click.option('--exclude-subset', help='Leave out the images that train.py --subset=N with the same --seed trains on',
-              type=click.IntRange(min=0),
-              default=0, show_default=True, metavar='N')
+              type=click.IntRange(min=0), default=0, show_default=True, metavar='N')
 @click.option('--size', help='Size of the images that the teacher sees', type=click.IntRange(min=16), default=32,
               show_default=True)
 @click.option('--width', help='Channels of the first stage, a multiple of 8', type=click.IntRange(min=8), default=32,

@@ -199,8 +199,7 @@ def load_teachers(names, device):
 @click.option('--texts', help='As --kd-texts of train.py', default='auto', show_default=True, metavar='FILE|PRESET')
 @click.option('--outdir', help='Where to write probe.json and the pictures', required=True, metavar='DIR')
 @click.option('--images', 'num_images', help='Images to look at, drawn at random from a larger set',
-              type=click.IntRange(min=10), default=1000,
-              show_default=True, metavar='INT')
+              type=click.IntRange(min=10), default=1000, show_default=True, metavar='INT')
 @batch_option(64)
 @click.option('--seed', help='Of the images, the folds and the generated images', type=click.IntRange(min=0), default=0,
               show_default=True)

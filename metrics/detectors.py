@@ -126,8 +126,7 @@ def load_inception(device, path: str | None = None) -> Detector:
 
 
 def script_detector(url: str, path: str | None, device, num_features: int, call: Callable, *, what: str,
-                    option: str, noun: str,
-                    output: str = '') -> Detector:
+                    option: str, noun: str, output: str = '') -> Detector:
     """A detector of the TorchScript in the user's file `path`, or in the official one of `url`.
 
     Args:

@@ -34,9 +34,8 @@ def evaluate(compute, real: FeatureStats | None, generated: FeatureStats, resamp
 
     Args:
         compute: `compute(real, generated, weights)` -> {figure: tensor [R] or a plain value}. `weights` [R, N] says how
-                 often each generated
-                 image counts, the first row once each: a tensor holds the figure for each row, and only such figures
-                 get an interval.
+                 often each generated image counts, the first row once each: a tensor holds the figure for each row, and
+                 only such figures get an interval.
         resamples, seed: of the bootstrap; it needs the features of the generated images, and is left out where they
                          were not kept.
 

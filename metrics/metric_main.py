@@ -150,8 +150,7 @@ def calc_metrics(metrics: list[str], G: torch.nn.Module, dataset_kwargs: dict, d
     start = time.time()
     loaded = detector if isinstance(detector, dict) else load_detectors(metrics, device, detector, teacher_kwargs)
     common = MetricOptions(G, dataset_kwargs, None, torch.device(device), seed, batch_size, num_workers,
-                           progress=progress,
-                           truncation_psi=truncation_psi)
+                           progress=progress, truncation_psi=truncation_psi)
     options = {name: dataclasses.replace(common, detector=loaded[name]) for name in metrics}
     real, generated = real_statistics(options), generated_statistics(options, bootstrap)
     results = []
@@ -199,8 +198,7 @@ def _record(name: str, opts: MetricOptions, figures: dict) -> dict:
         metric=name, better=metric.better, **{key: value for key, value in figures.items()
                                               if key not in ('generated', 'input')},
         detector=dict(name=detector.name, identity=detector.identity, num_features=detector.num_features,
-                      resize=detector.resize,
-                      input=figures.get('input', INPUT)),
+                      resize=detector.resize, input=figures.get('input', INPUT)),
         reference=_reference(opts) if metric.real is not None or conditional else None,
         generated={**generated, **figures.get('generated', {})},
         device=opts.device.type, torch=torch.__version__,

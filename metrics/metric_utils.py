@@ -190,8 +190,8 @@ def collect_generated(opts: MetricOptions, requests: dict[Any, Request]) -> dict
 
     Every process generates a share of the batches, and each detector sees each image once. The number of images that
     are asked for changes none of them; torch's global random state is left as it was. An image with infinite or NaN
-    pixels has NaN features. Nothing in a step waits for
-    the device, and no image is kept: on a GPU, the labels and latents of the next batches are made while it works.
+    pixels has NaN features. Nothing in a step waits for the device, and no image is kept: on a GPU, the labels and
+    latents of the next batches are made while it works.
     """
     stats = {key: _empty_stats(request.detector, opts.device, request.capture) for key, request in requests.items()}
     num_items = max((request.max_items for request in requests.values()), default=0)

@@ -104,8 +104,7 @@ def _join(processes):
             _end(waiting.values())
             if process.exitcode < 0:
                 return (f'Error: process {processes.index(process)} of {len(processes)} was killed by '
-                        f'{signal.Signals(-process.exitcode).name}; '
-                        'the same command continues from the last state')
+                        f'{signal.Signals(-process.exitcode).name}; the same command continues from the last state')
             return process.exitcode             # it has said why
     return 0
 

@@ -62,8 +62,7 @@ class Term(torch.nn.Module):
     def recording_key(self, phase: str) -> Hashable | None:
         """For CUDA graphs: all that the hooks of a phase ('Gmain', 'Dreg', ...) depend on except for tensors, whose
         values may change and whose place may not; what a hook changes must be a buffer. None, as here, keeps the phase
-        from
-        being recorded: now, or, before the first step, ever."""
+        from being recorded: now, or, before the first step, ever."""
         return None
 
     def replace_reals(self, step: Step) -> None:

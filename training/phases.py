@@ -91,8 +91,7 @@ def make_phases(G, D, extra_D_params, G_opt_kwargs, D_opt_kwargs, G_reg_interval
     average of G's weights moves where G has taken a step, by the images since the last one.
 
     With lazy regularisation (interval k; StyleGAN2, appendix B) main and regularisation alternate on one optimiser,
-    whose learning
-    rate and betas are adjusted for the extra steps: lr * c, beta ** c with c = k / (k + 1).
+    whose learning rate and betas are adjusted for the extra steps: lr * c, beta ** c with c = k / (k + 1).
 
     Args:
         extra_D_params: parameters of further terms, trained with D.

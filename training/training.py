@@ -69,8 +69,7 @@ class Training:
         self.dataset = dnnlib.util.construct_class_by_name(**c.training_set_kwargs)
         self.batch_rank = c.batch_size // self.num_ranks
         self.reals = RealImages(self.dataset, self.batch_rank, self.device, rank=self.rank, num_ranks=self.num_ranks,
-                                seed=c.random_seed,
-                                **c.data_loader_kwargs)
+                                seed=c.random_seed, **c.data_loader_kwargs)
 
     def _build_loss(self):
         c = self.config

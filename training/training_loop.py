@@ -161,8 +161,7 @@ class Run(SavedRun):
                                           seed=c.random_seed,
                                           dataset_kwargs=c.get('metric_set_kwargs', c.training_set_kwargs),
                                           progress=False, run_dir=self.run_dir, snapshot=snapshot,
-                                          cur_nimg=self.cur_nimg,
-                                          **c.metric_kwargs)
+                                          cur_nimg=self.cur_nimg, **c.metric_kwargs)
         if self.is_first:
             self.store.metrics_measured(self.cur_nimg)
 

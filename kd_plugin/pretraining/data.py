@@ -136,8 +136,7 @@ class CaptionedImages:
         with contextlib.closing(_open(path, classes=self._candidates is not None)) as dataset:
             if self._candidates is not None and dataset.class_names != class_names:
                 raise UserError(f'--test-data={path}: its classes are {dataset.class_names}, those of --data are '
-                                f'{class_names}; '
-                                'use a set with the same')
+                                f'{class_names}; use a set with the same')
             self.test_images, self.test_captions = self._load(dataset, np.arange(len(dataset)))
             self.facts['tested_on'] = dict(name=dataset.name, content_hash=dataset.content_hash(), images=len(dataset))
 

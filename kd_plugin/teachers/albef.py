@@ -71,8 +71,7 @@ class VisionTransformer(torch.nn.Module):
         self.cls_token = torch.nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = torch.nn.Parameter(torch.zeros(1, (size // patch) ** 2 + 1, width))
         layer = torch.nn.TransformerEncoderLayer(width, width // HEAD_WIDTH, hidden, dropout=0, activation=F.gelu,
-                                                 layer_norm_eps=1e-6,
-                                                 batch_first=True, norm_first=True)
+                                                 layer_norm_eps=1e-6, batch_first=True, norm_first=True)
         self.blocks = torch.nn.TransformerEncoder(layer, depth, norm=torch.nn.LayerNorm(width, eps=1e-6),
                                                   enable_nested_tensor=False)
 
@@ -165,8 +164,7 @@ def _build(weights, folder):
         for name in ('vision_proj', 'text_proj'):
             getattr(encoder, name).load_state_dict(part(f'{name}.'))
     except (KeyError, RuntimeError) as err:
-        raise UserError(f'its weights do not fit ({one_line(err)}); use a checkpoint of TCL or '
-                        'ALBEF') from err
+        raise UserError(f'its weights do not fit ({one_line(err)}); use a checkpoint of TCL or ALBEF') from err
     return encoder
 
 

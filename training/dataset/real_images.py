@@ -73,9 +73,8 @@ class RealImages:
     following.
 
     A data set that fits is decoded once and kept as uint8 on the device; a larger one is streamed by worker processes.
-    The
-    batches are the same. Nothing needs to be saved to resume: asking for another position than the next one just goes
-    there.
+    The batches are the same. Nothing needs to be saved to resume: asking for another position than the next one just
+    goes there.
 
     Args:
         dataset:         an `ImageFolderDataset`.
@@ -93,8 +92,7 @@ class RealImages:
     """
 
     def __init__(self, dataset, batch_size: int, device, rank: int = 0, num_ranks: int = 1, seed: int = 0,
-                 num_workers: int = 2,
-                 memory_limit_gb: float | None = None):
+                 num_workers: int = 2, memory_limit_gb: float | None = None):
         self.dataset, self.batch_size, self.device = dataset, batch_size, torch.device(device)
         self.offset, self.stride = rank * batch_size, num_ranks * batch_size
         self.order = ImageOrder(len(dataset), seed)

@@ -24,8 +24,7 @@ def find_origin(path):
     except UserError as err:
         weights = ("; to start from a snapshot's weights use --init-from"
                    if os.path.basename(path).startswith('network-snapshot') else '')
-        raise UserError(f'--fork-from={path}: {err.fact}; name another run, or a state '
-                        f'file{weights}') from err
+        raise UserError(f'--fork-from={path}: {err.fact}; name another run, or a state file{weights}') from err
     if file is None:
         raise UserError(f'--fork-from={path}: there is no training state in it; name a run that has saved one, or a '
                         'state file')

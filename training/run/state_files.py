@@ -52,8 +52,7 @@ def find(run_dir, tell, accept=lambda _info: True, set_aside=True):
         for bad, err in damaged:
             if set_aside:
                 os.replace(bad, bad + ASIDE)
-            tell(f'Warning: {err.fact}. Going back to the state before it, at '
-                 f'{info["cur_nimg"] / 1000:g} kimg.')
+            tell(f'Warning: {err.fact}. Going back to the state before it, at {info["cur_nimg"] / 1000:g} kimg.')
         damaged.clear()
         if accept(info):
             return path

@@ -2,9 +2,8 @@
 forks that keep them.
 
 Such a file carries source text of its classes, which is not looked at. The networks are built from our classes with the
-stored constructor
-arguments, and names and shapes of all tensors must be exactly those of our networks: what a fork has changed in the
-text alone goes unseen.
+stored constructor arguments, and names and shapes of all tensors must be exactly those of our networks: what a fork has
+changed in the text alone goes unseen.
 """
 
 import inspect

@@ -31,8 +31,7 @@ def compile_main_phases(loss, batch_size, tell):
     except Exception as err:            # whatever a compiler may raise: it is no part of the training
         if out_of_memory(err):
             raise
-        tell(f'--compile: torch.compile fails here ({gist(err)}); training goes on '
-             'without it.')
+        tell(f'--compile: torch.compile fails here ({gist(err)}); training goes on without it.')
     else:
         loss.main_synthesis, loss.main_D = synthesis, D
 
