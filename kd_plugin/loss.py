@@ -21,6 +21,8 @@ from .gradient_share import GradientShare
 from .teacher import load_for_training, load_teacher
 from .weighting import Weighting
 
+ON_CARD = {'KD/gradient_share': "its gradient in D relative to the adversarial loss's, at the end",
+           'KD/weight_factor': 'factor on its weights, at the end'}
 STATISTICS_IMAGES = 10_000      # of the real images, for the statistics of targets, where not all are in the cache
 
 
@@ -42,6 +44,10 @@ class Distillation(Term):
         targets:       one of `targets.TARGETS`; None = the embeddings as they are.
         batch_size:    images per step, over all processes; for --kd-share and --kd-adapt only.
     """
+
+    columns = (training_stats.Column('agree', 'KD/agreement_real', 6, 2),)
+    has_teacher = True
+    tag = 'kd-dlgan'
 
     def __init__(self, teacher, feature_dim, methods, texts, settings, cache=None, seed=0, targets=None,
                  batch_size=None):
@@ -83,6 +89,19 @@ class Distillation(Term):
             distillation.notes.append('Pairwise diversity of the teacher has no gradient in the D step: it is logged, '
                                       'not trained (--kd-pd).')
         return distillation.to(device)
+
+    # -- the model card
+
+    @classmethod
+    def summary(cls, kwargs):
+        return f'knowledge distillation from a vision-language teacher ({", ".join(kwargs.get("methods", []))})'
+
+    @classmethod
+    def card_rows(cls, kwargs, stats):
+        settings = ', '.join(f'{key} {value}' for key, value in kwargs.get('settings', {}).items())
+        return [('distillation', ', '.join(kwargs.get('methods', []))), ('teacher', kwargs.get('teacher')),
+                ('its settings and those of the methods', settings),
+                *[(name, f'{stats[key]["mean"]:.3g}') for key, name in ON_CARD.items() if key in stats]]
 
     # -- hooks
 

@@ -42,6 +42,9 @@ class Term(torch.nn.Module):
     """
 
     notes: list = ()                # lines that a run prints at its start
+    columns: tuple = ()             # `training_stats.Column`s that the table of ticks gets for what it reports
+    has_teacher = False             # whether a frozen network takes part that metrics may use as well
+    tag = ''                        # on the Hub, of models that were trained with it
     # Or a method, images [N, C, H, W] in [-1, 1] -> [N, F]: what images can be compared by
     image_features = None
 
@@ -50,6 +53,20 @@ class Term(torch.nn.Module):
         """The term for a training of `D` on `device`. kwargs: as the configuration has them; by default the
         constructor's."""
         return cls(**kwargs)
+
+    @classmethod
+    def summary(cls, kwargs: dict) -> str:
+        """What the first sentence of the model card adds, such as 'knowledge distillation'; '' = nothing. kwargs: as
+        the configuration has them."""
+        return ''
+
+    @classmethod
+    def card_rows(cls, kwargs: dict, stats: dict) -> list[tuple[str, str]]:
+        """Rows (name, value) of the model card; [] = it is listed among the further methods, with its arguments.
+
+        stats: {statistic: {'mean': number}} of the last tick; any may be missing.
+        """
+        return []
 
     def bind(self, loss) -> None:
         """Once, before the training: the `StyleGAN2Loss` that the term takes part in, for its networks and its

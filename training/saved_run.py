@@ -40,9 +40,11 @@ class SavedRun:
         if self.progress is not None:
             self.state.elapsed_sec = self.progress.elapsed_sec
             self.progress.close()
+        watching = [*self.observers.values(), *self.training.loss.terms.values()]
+        columns = [column for part in watching for column in part.columns]
         self.progress = Progress(self.run_dir if self.is_first else None, self.config.total_kimg, self.cur_nimg,
-                                 self.state.cur_tick,
-                                 self.state.elapsed_sec, self.state.num_rollbacks, self.state.pending_stats)
+                                 self.state.cur_tick, self.state.elapsed_sec, self.state.num_rollbacks, columns,
+                                 self.state.pending_stats)
 
     def _parts(self):
         """{name: object with `state_dict` and `load_state_dict`}: everything that changes."""

@@ -29,6 +29,9 @@ class NearCopies(Observer):
         num_fakes: how many.
     """
 
+    columns = (training_stats.Column('copies', 'Health/copies', 7, 2),
+               training_stats.Column('repeats', 'Health/repeats', 8, 2))
+
     def __init__(self, num_fakes):
         self.num_fakes = num_fakes
 

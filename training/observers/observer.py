@@ -8,6 +8,8 @@ class Observer:
     `state_dict` gives is part of the training state.
     """
 
+    columns: tuple = ()         # `training_stats.Column`s that the table of ticks gets for what it reports
+
     def start(self, training) -> None:
         """Once, when `training` (`training.training.Training`), which it must not change, is set up and a state, if
         there is one, is loaded."""

@@ -23,6 +23,8 @@ class Validation(Observer):
     held-out images as it treats those that it learns from, 1 = as it treats fakes.
     """
 
+    columns = (training_stats.Column('r_v', 'Health/overfitting', 6, 2),)
+
     def start(self, training):
         c = training.config
         held_out = dnnlib.util.construct_class_by_name(**{**c.training_set_kwargs, 'part': 'validation',

@@ -89,8 +89,8 @@ def _summarize(records, snapshot):
     return Measured(records[-1]['metric'], own, metric_records.best(records), len(records), records[-1])
 
 
-def describe(groups, nimg, distilled):
-    """Lines of Markdown: a table of values, and the protocol of each. distilled: whether a teacher took part in the
+def describe(groups, nimg, taught):
+    """Lines of Markdown: a table of values, and the protocol of each. taught: whether a teacher took part in the
     training."""
     if not groups:
         return ['Not measured.']
@@ -105,7 +105,7 @@ def describe(groups, nimg, distilled):
     if any(group.metric.startswith(('feat', 'clip')) for group in groups):
         lines += ['', 'Metrics in feat... (older: clip...) use the features of the network that is named: '
                   'other numbers than the FID.'
-                  + (' Where that is the teacher of the training, it is no impartial judge.' if distilled else '')]
+                  + (' Where that is the teacher of the training, it is no impartial judge.' if taught else '')]
     return lines
 
 
