@@ -22,7 +22,7 @@ def define(schema: str, reference, fake, kernel: str | None = None):
         schema:    as for `torch.library.Library.define`, e.g. 'scale(Tensor x, float gain) -> Tensor'.
         reference: plain torch, called without autograd; its output must not be one of its inputs.
         fake:      gives an output of the right shape, dtype and strides without computing it.
-        kernel:    the row of `custom_ops.OPERATORS` that has its CUDA kernel; None = there is none, it stays plain torch.
+        kernel:    the row of `custom_ops.OPERATORS` with its CUDA kernel; None = it has none and stays plain torch.
     Returns:       the callable operator.
     """
     name = schema.partition('(')[0]
