@@ -48,10 +48,10 @@ class Phase:
     params: list                            # what the optimiser trains
     opt: torch.optim.Optimizer
     interval: int                           # run every so many iterations, from the first on
-    gain: int                               # factor on its loss: for how many steps of its network it stands
+    gain: int                               # factor on its loss: the number of steps of its network that it stands for
     timer: PhaseTimer
-    averages: list                          # running averages that each process keeps of its own part of the batch
-    skipped: torch.Tensor | None = None     # of the last step: 1 where it was left out, else 0
+    averages: list                          # running averages that each process updates from its part of the batch
+    skipped: torch.Tensor | None = None     # of the last step: 1 if it was left out, else 0
 
     def begin(self):
         self.timer.start()
@@ -70,7 +70,7 @@ class Phase:
             bad = (~norms.isfinite().all()).to(torch.float32)
             training_stats.report(f'Progress/skipped_steps/{self.name}', bad)
             self.skipped = bad
-            # A fused optimiser leaves everything as it is where this is 1, without waiting
+            # A fused optimiser changes nothing if this is 1, without waiting
             self.opt.found_inf = bad
             self.opt.step()
         self.timer.stop()
@@ -86,9 +86,9 @@ class Phase:
 def make_phases(G, D, extra_D_params, G_opt_kwargs, D_opt_kwargs, G_reg_interval, D_reg_interval, device, D_steps=1):
     """The phases of one iteration, in order.
 
-    An iteration is one step of D on new reals and fakes. G takes its step before it, in each `D_steps`-th iteration,
-    the first included. What counts images (the length of a run, ADA, schedules) counts the reals that D sees; the
-    average of G's weights moves where G has taken a step, by the images since the last one.
+    An iteration is one step of D on new reals and fakes. In every `D_steps`-th iteration, beginning with the first, G
+    takes a step before it. Everything that counts images (the length of a run, ADA, schedules) counts the reals that D
+    sees. The average of G's weights moves after each step of G, by the images since the previous one.
 
     With lazy regularisation (interval k; StyleGAN2, appendix B) main and regularisation alternate on one optimiser,
     whose learning rate and betas are adjusted for the extra steps: lr * c, beta ** c with c = k / (k + 1).

@@ -1,10 +1,10 @@
-"""What a generator is fed: latents of a normal distribution, labels as frequent as in the training data."""
+"""The inputs of a generator: normal latents, and labels as frequent as in the training data."""
 
 import torch
 
 
 class Prior:
-    """Draws inputs of a generator, for the training and for what watches it.
+    """Draws inputs of a generator, for the training and its observers.
 
     Args:
         z_dim:  numbers of a latent.

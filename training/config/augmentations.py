@@ -1,5 +1,4 @@
-"""The augmentations of train.py (--aug): rows of a table, each with the options that go with it and the configuration
-that it makes."""
+"""The augmentations of train.py (--aug): rows of a table, each with its options and the configuration that it makes."""
 
 from typing import Callable, NamedTuple
 
@@ -66,7 +65,7 @@ AUGMENTATIONS = {
     'diffaug': Augmentation(_POLICY, _diffaug),
 }
 DEFAULT = 'ada'
-# What the configuration holds where the augmentation does not say otherwise; the last two are of ADA's rule.
+# Defaults of the configuration, which a row may override; the last two belong to ADA's rule.
 ENTRIES = dict(augment_kwargs=None, augment_p=None, augment_ramp_kimg=None, ada_target=None, ada_interval=4,
                ada_kimg=500)
 

@@ -7,7 +7,7 @@ class Preset(NamedTuple):
     """Defaults of a training configuration; `None` in the first part = computed from resolution and number of GPUs."""
     source: str
     expect: str
-    ref_gpus: int | None            # the micro-batch is batch / ref_gpus, whatever the number of GPUs
+    ref_gpus: int | None            # the micro-batch is batch / ref_gpus for any number of GPUs
     kimg: int | None
     batch: int | None
     mbstd_group: int | None
@@ -25,7 +25,7 @@ class Preset(NamedTuple):
     D_kwargs: dict = {}
     G_opt: dict = {}                # of Adam, where they differ from lr, betas (0, 0.99) and eps 1e-8
     D_opt: dict = {}
-    D_steps: int = 1                # of D for each step of G, each with images and latents of its own
+    D_steps: int = 1                # of D per step of G, each with new images and latents
     mirror: bool = False
     half_precision: bool = True
     z_dim: int = 512

@@ -17,7 +17,8 @@ class LeCam(Term):
     for reals and fakes.
 
     The paper's formula has no relu, its code has. The averages move once per step, by the mean over micro-batches and
-    processes, after they were used; they are rid of their start at zero, and nothing is added before the first update.
+    processes, after they were used; they are bias-corrected for their start at zero, and nothing is added before the
+    first update.
 
     Args:
         weight: of the term.
@@ -28,7 +29,7 @@ class LeCam(Term):
     def __init__(self, weight, decay=0.99, start=0.0):
         super().__init__()
         self.weight, self.decay, self.start_nimg = weight, decay, start * 1000
-        # Of (real logits, fake logits, 1): the last one is the weight of all so far
+        # Averages of (real logits, fake logits, 1): the last is the total weight so far
         self.register_buffer('average', torch.zeros([3]))
         # Of this step; reals: sum, number; fakes: sum, number
         self.register_buffer('sums', torch.zeros([4]), persistent=False)

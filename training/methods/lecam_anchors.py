@@ -9,7 +9,7 @@ class Anchors(torch.nn.Module):
     """Moving averages of D's mean logits, and the penalty on logits that leave them.
 
     They move before they are used; until iteration `start` they are those of the last batch. `lecam.LeCam`, of the
-    StyleGAN2 programs, moves them after their use and is rid of their start at zero.
+    StyleGAN2 programs, moves them after their use and corrects for their start at zero.
 
     Args:
         decay: of the averages, per D step.

@@ -31,7 +31,7 @@ ARGUMENTS = {
 
 
 def configure(preset, opts, device):
-    # On a CPU that has bfloat16 it pays at every resolution; it has the range of float32 and needs no clamp.
+    # On a CPU with bfloat16, half precision pays at every resolution. It has the range of float32 and needs no clamp.
     precision = dict(num_fp16_res=0 if not device.half else 16 if device.on_cpu else 4,
                      conv_clamp=256 if device.half and not device.on_cpu else None)
     channels = dict(channel_base=preset.channel_base, channel_max=preset.channel_max)
@@ -54,7 +54,7 @@ def precision_of(kwargs):
 
 
 def batch_multiple(D_kwargs, batch_gpu, per_process):
-    """The group of the minibatch standard deviation, which a smaller micro-batch is as a whole."""
+    """The group of the minibatch standard deviation; a smaller micro-batch is one group."""
     epilogue = D_kwargs.get('epilogue_kwargs') or {}
     if epilogue.get('mbstd_num_channels') == 0:
         return 1

@@ -1,5 +1,5 @@
-"""The model card of a run: what it was trained on, how, and what was measured. Everything comes from files; what they
-lack is not there."""
+"""The model card of a run: what it was trained on, how, and what was measured. Everything comes from files; the card
+leaves out or marks what they lack."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ from .changes import as_now
 
 SNAPSHOT_PREFIX, SNAPSHOT_ENDING = 'network-snapshot-', '.safetensors'
 NOT_RECORDED = 'not recorded'
-PACKAGES = ('training', 'kd_plugin')    # whose terms are asked; a snapshot may be anybody's, and names any class
+PACKAGES = ('training', 'kd_plugin')    # whose terms are imported: a snapshot from anybody may name any class
 
 
 def write_model_card(run_dir):
@@ -44,14 +44,14 @@ def make_card(snapshot, title=None, load_as=None):
     Args:
         snapshot: file; the statistics, metrics and samples in its directory that belong to it are used.
         title:    None = the name of that directory.
-        load_as:  what to tell `load_generator`; None = the name of the file.
+        load_as:  the argument of `load_generator` in the example; None = the name of the file.
     Raises: UserError if the snapshot cannot be read.
     """
     folder, name = os.path.split(os.path.abspath(snapshot))
     info = snapshots.load_info(snapshot)
     G_kwargs = snapshots.network_kwargs(snapshot, info)
     architecture = of_class(G_kwargs['class_name'])
-    training = without_folders(info['training'])            # of snapshots written before they held no folders
+    training = without_folders(info['training'])            # older snapshots hold paths
     options, nimg = as_now(training.get('options', {})), training.get('cur_nimg')
     metrics = model_card_metrics.read(folder, name, nimg, options.get('metrics', []))
     taught = any(term.has_teacher for term, _ in _terms(options))

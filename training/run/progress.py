@@ -1,4 +1,4 @@
-"""What a run tells: a row per tick, stats.jsonl, TensorBoard where it is installed, a progress bar."""
+"""The output of a run: a row per tick, stats.jsonl, TensorBoard if installed, a progress bar."""
 
 import contextlib
 import os
@@ -37,7 +37,7 @@ class Progress:
         elapsed_sec: seconds that earlier processes of the run took.
         rollbacks:   of the run so far.
         columns:     `training_stats.Column`s of its methods and observers.
-        pending:     what was reported in this tick before, as of `Collector.state_dict`.
+        pending:     statistics reported earlier in this tick, from `Collector.state_dict`.
     """
 
     def __init__(self, run_dir, total_kimg, start_nimg=0, start_tick=0, elapsed_sec=0.0, rollbacks=0, columns=(),
@@ -129,5 +129,5 @@ class Progress:
     def close(self):
         self.bar.close()
         if self.writer is not None:
-            with contextlib.suppress(OSError):          # has been told before
+            with contextlib.suppress(OSError):          # `write` has reported it
                 self.writer.close()

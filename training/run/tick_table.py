@@ -38,7 +38,7 @@ class TickTable:
         """-> the row of a tick, below the titles where they are due.
 
         Args:
-            means: {statistic: mean}; of the time that is left, in seconds, as 'ETA'.
+            means: {statistic: mean}; 'ETA' is the remaining time in seconds.
         """
         now = [column for column in self.columns if column in self.shown or column.statistic in means]
         due = now != self.shown or self.since_titles == TITLES_EVERY
@@ -49,7 +49,7 @@ class TickTable:
 
 
 def cell(column: Column, means: dict[str, float]) -> str:
-    """A value with as many decimals as fit; of times the two largest units."""
+    """A value with as many decimals as fit; a time with its two largest units."""
     value = means.get(column.statistic)
     if value is None or not math.isfinite(value):
         return NOTHING if value is None else str(value)

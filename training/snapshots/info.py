@@ -1,4 +1,4 @@
-"""The form of what a snapshot says of itself (docs/formats.md): checked before anything believes it."""
+"""The form of the record in a snapshot (docs/formats.md), which is checked before it is used."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ NUMBER = (int, float)
 
 
 class Whole(dict):
-    """The form of a table that lacks none of its entries."""
+    """The form of a table in which no entry may be missing."""
 
 
 class Each(NamedTuple):
@@ -41,8 +41,8 @@ def check(info):
     """-> `info` with 'training' in it. Raises UnusableFile unless each entry of `FORM` that is there, and not null, has
     its type.
 
-    Entries that are not in the form may be anything; but there are no networks besides those. Tables that are null are
-    left out.
+    Entries that are not in the form may be anything, but no other networks are allowed. Tables that are null are left
+    out.
     """
     info = _checked(info, FORM, 'it')
     networks = info.get('networks')
