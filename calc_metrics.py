@@ -28,7 +28,7 @@ def parse_metrics(text):
 
 
 def warn_of_other_data(names, data_kwargs, info, network):
-    """Copies can be found among the images of the training only."""
+    """Warns that copies can only be found among the training images."""
     trained_on, given = training_set(network, info).get('path'), data_kwargs['path']
     other = isinstance(trained_on, str) and os.path.realpath(trained_on) != os.path.realpath(given)
     if other and any(metric_main.find_metric(name)[0].seeks_copies for name in names):

@@ -9,7 +9,7 @@ from dnnlib import UserError, files
 from dnnlib.published import without_folders
 from dnnlib.util import user_errors
 
-# What stands above comes before torch: dnnlib sets how torch's threads wait.
+# The imports above come before torch: dnnlib sets how torch's threads wait.
 # isort: split
 
 import torch
@@ -36,7 +36,7 @@ from torch_utils.devices import torch_device
 from training import model_files
 from training.networks.architectures import abilities_of, require
 
-num_range = parse_seeds         # its name in StyleGAN2-ADA, under which scripts import it
+num_range = parse_seeds         # the name in StyleGAN2-ADA, which scripts import
 
 
 @click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='',

@@ -41,7 +41,7 @@ from training.run.find import find_run
 from training.run.name import departing, run_name
 from training.snapshots import files as snapshots
 
-# What can be added to the GAN loss, in the order in which it acts: a row is a module's METHOD.
+# Methods that can be added to the GAN loss, in the order in which they act: a row is the METHOD of a module.
 METHODS = [apa.METHOD, lecam.METHOD, chain.METHOD, insgen.METHOD, fakeclr.METHOD, vision_aided.METHOD,
            kd_options.METHOD]
 
@@ -159,7 +159,7 @@ def main(**opts):
 def build_config(opts):
     """Reads the data set, writes nothing. -> (configuration, name for the run directory).
 
-    Raises UserError for whatever does not go together.
+    Raises UserError for options that do not go together.
     """
     gpus = number_of_processes(opts.gpus)
     device = torch_device(opts.device)
@@ -208,8 +208,8 @@ def metric_data_path(opts, dataset):
     if opts.metric_data != 'demo':
         return opts.metric_data
     if opts.data != 'demo':
-        raise UserError('--metric-data=demo: are further drawings like those of --data=demo; name real images like '
-                        f'those of --data={opts.data}, or leave it out')
+        raise UserError('--metric-data=demo: these are further drawings like those of --data=demo; name real images '
+                        f'like those of --data={opts.data}, or leave it out')
     return demo_data.fresh_set(dataset.resolution)
 
 
@@ -242,7 +242,7 @@ def print_summary(config, run_dir, status):
 
 
 def preflight(config, opts):
-    """Finds out now what would fail later: snapshot to start from, teacher, detector."""
+    """Checks what would fail later: snapshot to start from, teacher, detector."""
     if config.init_from:
         check_init_from(config, opts)
     check_methods(METHODS, config)
@@ -250,7 +250,7 @@ def preflight(config, opts):
 
 
 def check_names(config):
-    """What --dry-run finds out of `preflight`, in the same words: all that takes no loading and no download."""
+    """The part of `preflight` that --dry-run runs, with the same messages: checks without loading and downloads."""
     if config.init_from and model_files.is_local(config.init_from):
         model_files.locate(config.init_from, '--init-from')
     check_methods(METHODS, config, names_only=True)
@@ -260,7 +260,7 @@ def check_names(config):
 
 
 def check_init_from(config, opts):
-    """Raises UserError if the networks cannot be had, or there is no D among them whose layers --freezed could keep."""
+    """Raises UserError if the networks are not available, or include no D whose layers --freezed could keep."""
     with distributed.main_process_first():
         path = model_files.locate(config.init_from, '--init-from')
     try:
@@ -274,7 +274,7 @@ def check_init_from(config, opts):
 
 
 def check_metrics(config, opts):
-    """Raises UserError if what the metrics need cannot be had."""
+    """Raises UserError if something that the metrics need is not available."""
     kwargs, option = config.metric_kwargs, '--metric-teacher'
     try:
         metric_main.check_metrics(config.metrics, kwargs['detector'], dict(kwargs['teacher_kwargs'], option=option))

@@ -1,4 +1,4 @@
-"""Knowledge distillation as a term of the loss: the training's only door into this package."""
+"""Knowledge distillation as a term of the loss: training enters this package only here."""
 
 import contextlib
 
@@ -23,14 +23,13 @@ from .weighting import Weighting
 
 ON_CARD = {'KD/gradient_share': "its gradient in D relative to the adversarial loss's, at the end",
            'KD/weight_factor': 'factor on its weights, at the end'}
-STATISTICS_IMAGES = 10_000      # of the real images, for the statistics of targets, where not all are in the cache
+STATISTICS_IMAGES = 10_000      # real images for the statistics of targets, if not all are in the cache
 
 
 class Distillation(Term):
     """Distils a frozen teacher into the discriminator, in one or several of the ways of `distillers.DISTILLERS`.
 
-    Acts in the main part of the D step only (in that of the G step, too, for a method that says so); never in a
-    regularisation.
+    Acts in the main phase of D only (also in that of G for a method that says so), never in a regularisation.
 
     Args:
         teacher:       `Teacher`.
@@ -53,7 +52,7 @@ class Distillation(Term):
                  batch_size=None):
         super().__init__()
         self.settings = settings
-        self.__dict__['teacher'] = teacher              # travels by name: neither trained nor saved
+        self.__dict__['teacher'] = teacher              # not a submodule: neither trained nor saved
         rate = dict(lr_multiplier=settings.head_lr) if settings.head == 'linear' else {}
         self.head = HEADS[settings.head](feature_dim, teacher.dim, **rate)
         chosen = {name: method for name, method in DISTILLERS.items() if name in methods}
@@ -116,7 +115,7 @@ class Distillation(Term):
             method.start_step(cur_nimg)
 
     def recording_key(self, phase):
-        """The draws of the methods that act in it; what their weights depend on is in tensors."""
+        """The draws of the methods that act in the phase; their weights are tensors."""
         return tuple(method.drawn() for method in self.methods.values() if phase[0] == 'D' or method.in_g_step)
 
     @torch.no_grad()
@@ -173,8 +172,8 @@ class Distillation(Term):
 
 
 def report_agreement(kind, student, teacher):
-    """`KD/agreement_real` and `..._fake`: cosine of the two embeddings [N, M] of an image, whether or not it is what is
-    trained."""
+    """`KD/agreement_real` and `..._fake`: cosine of the two embeddings [N, M] of an image, whether it is trained or
+    not."""
     training_stats.report(f'KD/agreement_{kind}', torch.nn.functional.cosine_similarity(student.detach(), teacher))
 
 
@@ -192,7 +191,7 @@ class KDLoss(StyleGAN2Loss):
 
 
 def _build_targets(kind, teacher, dataset, raw_input, cache):
-    """Statistics are those of the cache or, without one, of up to 10,000 clean images spread evenly over the set."""
+    """Statistics come from the cache or, without one, from up to 10,000 clean images spread evenly over the set."""
     if not kind.has_statistics:
         return kind()
     if cache is None:

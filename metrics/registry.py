@@ -1,13 +1,13 @@
-"""The metrics by name: what each needs of real and generated images, and the function that makes values of it."""
+"""The metrics by name: what each needs of real and generated images, and the function that computes its values."""
 
 import re
 from typing import Callable, NamedTuple
 
 from dnnlib import UserError, metric_records
 
-MOMENTS = dict(capture_mean_cov=True)           # what a metric needs of features: their mean and covariance,
+MOMENTS = dict(capture_mean_cov=True)           # what a metric needs: mean and covariance of the features,
 FEATURES = dict(capture_all=True)               # or the features themselves
-MAX_IMAGES = 10_000_000                         # more than anyone can have meant
+MAX_IMAGES = 10_000_000                         # a larger number is a typing mistake
 
 
 class Metric(NamedTuple):
@@ -20,9 +20,9 @@ class Metric(NamedTuple):
              `generated` is None, the metric works on the generator itself, and `compute` is called as `compute(opts,
              number)` instead.
     compute: `compute(real, generated, weights)` -> {'value': ..., other figures}; see `estimate.evaluate`.
-    number:  of images, where the name does not say; None = it must.
+    number:  of images, if the name has none; None = the name must have one.
     figures: names of the other figures that are printed after the value.
-    abilities: what a generator must offer beyond a call of it, by the names of `training.networks.interface.ABILITIES`.
+    abilities: that the generator must have, names in `training.networks.interface.ABILITIES`.
     seeks_copies: whether it looks for copies of training images, so that no other real images will do.
     """
     pattern: str
@@ -55,7 +55,7 @@ _metrics: dict[str, Metric] = {}
 def register_metric(pattern: str, needs: str, better: str = 'lower', real: dict | None = None,
                     generated: dict | None = None, number: int | None = None, figures: tuple[str, ...] = (),
                     abilities: tuple[str, ...] = (), seeks_copies: bool = False):
-    """Decorator: makes a function the `compute` of a `Metric`; the first line of its docstring is what users are told.
+    """Decorator: makes a function the `compute` of a `Metric`; users see the first line of its docstring.
 
     Raises ValueError if the pattern is taken, or `better` is none of the two.
     """

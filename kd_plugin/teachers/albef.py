@@ -99,9 +99,8 @@ def load_albef_teacher(path, device):
     """`Teacher` from FILE.pth, the checkpoint of TCL or ALBEF, pre-trained or fine-tuned for retrieval; half precision
     on a GPU.
 
-    The tokenizer is that of bert-base-uncased: a vocab.txt beside the file, else fetched from Hugging Face.
-    Raises UserError if the file is of another kind, or anything else than tensors and plain values would have to be
-    read from it.
+    The tokenizer is that of bert-base-uncased: a vocab.txt beside the file, else fetched from Hugging Face. Raises
+    UserError if the file is of another kind, or holds anything besides tensors and plain values.
     """
     weights = _read(path)
     encoder = _build(weights, os.path.dirname(path))
@@ -136,7 +135,7 @@ def _read(path):
 
 
 def _build(weights, folder):
-    """`AlbefEncoder` with these weights; its sizes are theirs."""
+    """`AlbefEncoder` with these weights, which determine its sizes."""
     try:
         import transformers
     except ImportError as err:
