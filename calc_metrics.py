@@ -28,13 +28,12 @@ def parse_metrics(text):
 
 
 def warn_of_other_data(names, data_kwargs, info, network):
-    """Copies can be found among the images of the training only."""
+    """Warns that copies can only be found among the training images."""
     trained_on, given = training_set(network, info).get('path'), data_kwargs['path']
     other = isinstance(trained_on, str) and os.path.realpath(trained_on) != os.path.realpath(given)
     if other and any(metric_main.find_metric(name)[0].seeks_copies for name in names):
         distributed.print0(f'Warning: memorization is measured against --ref={given}, the network was trained on '
-                           f'{trained_on}; copies of images '
-                           'that are only in the latter are not found.')
+                           f'{trained_on}; copies of images that are only in the latter are not found.')
 
 
 def choose_outdir(outdir, network):
@@ -129,8 +128,7 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
 @click.option('--labels', help='Classes of generated images: as frequent as in the data set, or uniform  [default: as '
                                'the training measured, else data]', type=click.Choice(['data', 'uniform']))
 @click.option('--bootstrap', help='Resamples of the generated images for 95 % intervals; 0 = no intervals',
-              type=click.IntRange(0, 1000), default=100,
-              show_default=True, metavar='INT')
+              type=click.IntRange(0, 1000), default=100, show_default=True, metavar='INT')
 @click.option('--outdir', help="Where to append metric-NAME.jsonl  [default: the snapshot's folder]", metavar='DIR')
 @refused_option('--gpus', 'several GPUs: torchrun --nproc-per-node=N calc_metrics.py ...')
 @refused_option('--mirror', 'the reference statistics are always of the images as they are; leave it out')
@@ -143,8 +141,8 @@ def main(**opts):
 
     The real images are all images of the data set, never mirrored, even where the training used a part of it or
     mirrored it; but without --ref they are those of the training's --metric-data, if it had one, and those that it held
-    out by --val-fraction are
-    left out. Their statistics are kept for the next time. Several GPUs: torchrun --nproc-per-node=N calc_metrics.py ...
+    out by --val-fraction are left out. Their statistics are kept for the next time. Several GPUs: torchrun
+    --nproc-per-node=N calc_metrics.py ...
     """
     with user_errors():
         try:

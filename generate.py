@@ -9,7 +9,7 @@ from dnnlib import UserError, files
 from dnnlib.published import without_folders
 from dnnlib.util import user_errors
 
-# What stands above comes before torch: dnnlib sets how torch's threads wait.
+# The imports above come before torch: dnnlib sets how torch's threads wait.
 # isort: split
 
 import torch
@@ -36,7 +36,7 @@ from torch_utils.devices import torch_device
 from training import model_files
 from training.networks.architectures import abilities_of, require
 
-num_range = parse_seeds         # its name in StyleGAN2-ADA, under which scripts import it
+num_range = parse_seeds         # the name in StyleGAN2-ADA, which scripts import
 
 
 @click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='',
@@ -182,8 +182,7 @@ def video(**opts):
 
 
 def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, steps, loop, trunc, class_text,
-               noise_mode, seed, zoom, fps,
-               frames, batch, device):
+               noise_mode, seed, zoom, fps, frames, batch, device):
     """What the command does; options as of the command."""
     if projected_w is not None and (seeds is not None or class_text is not None or space == 'z'):
         raise UserError(f'--projected-w={projected_w}: the latents are given, in w; leave --seeds, --class and '
@@ -234,8 +233,7 @@ def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, 
               type=click.Choice(list(neighbors.DISTANCES)),
               default='teacher', show_default=True)
 @click.option('--teacher', '--kd-teacher', 'teacher', help='Teacher whose features are compared',
-              default=DEFAULT_TEACHER, show_default=True,
-              metavar='NAME')
+              default=DEFAULT_TEACHER, show_default=True, metavar='NAME')
 @options.trunc_option
 @options.class_option
 @options.noise_option

@@ -80,7 +80,7 @@ def convert(source, dest):
     path = model_files.locate(source, '--source')
     is_pickle = snapshots.is_pickle(path)
     if not is_pickle:
-        checkpoint.load_info(path, 'network')           # of what is neither, such as a web page, this is what to say
+        checkpoint.load_info(path, 'network')           # this is the message for other files, such as a web page
     if is_pickle == (ending == '.pkl'):
         raise UserError(f'--source={source}: is {"a pickle" if is_pickle else "no pickle"}; '
                         f'--dest must end in {".safetensors" if is_pickle else ".pkl"}')

@@ -11,7 +11,7 @@ import click
 from dnnlib import UserError, files
 from dnnlib.util import format_time, user_errors
 
-# What stands above comes before torch: dnnlib sets how torch's threads wait.
+# The imports above come before torch: dnnlib sets how torch's threads wait.
 # isort: split
 
 import torch
@@ -38,8 +38,8 @@ FPS = 30                    # of the video
 
 
 def load_features(perceptual, device):
-    """What is compared. -> (features as `Projection` takes them, identity for the record, weight of the pixels unless
-    chosen)."""
+    """The features to compare. -> (features for `Projection`, identity for the record, default weight of the
+    pixels)."""
     if perceptual == 'vgg16' or perceptual.endswith('.pt'):
         vgg16 = load_vgg16(perceptual, device)
         return lambda img: vgg16.network(to_vgg16(img)), f'{vgg16.name} {vgg16.identity}', 0.0
@@ -51,7 +51,7 @@ def load_features(perceptual, device):
 
 
 def load_vgg16(perceptual, device):
-    """Raises UserError if it cannot be had, with what needs no download."""
+    """Raises UserError if it is not available, with a remedy that needs no download."""
     try:
         return load_vgg16_lpips(device, None if perceptual == 'vgg16' else perceptual, option='--perceptual')
     except UserError as err:
@@ -92,7 +92,7 @@ def make_outdir(outdir):
 
 
 def describe_targets(targets):
-    """What tells one set of targets from another."""
+    """A digest that distinguishes sets of targets."""
     digest = hashlib.sha256()
     for target in targets:
         digest.update(f'{target.name}:'.encode() + target.img.numpy().tobytes())

@@ -46,7 +46,7 @@ def collect(snapshot, repo, folder):
 
 
 def metric_records(run):
-    """{metric-NAME.jsonl: bytes} of the snapshots of a run; networks elsewhere have a path for a name."""
+    """{metric-NAME.jsonl: bytes} of the snapshots of a run; networks outside the folder are named by a path."""
     found = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(run), 'metric-*.jsonl'))):
         here = lambda record: os.path.basename(str(record.get('snapshot'))) == record.get('snapshot')

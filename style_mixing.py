@@ -5,7 +5,7 @@ import click
 from dnnlib import UserError
 from dnnlib.util import user_errors
 
-# What stands above comes before torch: dnnlib sets how torch's threads wait.
+# The imports above come before torch: dnnlib sets how torch's threads wait.
 # isort: split
 
 import torch

@@ -60,11 +60,9 @@ METHODS = [apa.METHOD, lecam.METHOD, ortho.METHOD, chain.METHOD, insgen.METHOD, 
 @device_option('Where to train')
 @click.option('--snap', help='Save every N ticks', type=click.IntRange(min=1), metavar='INT')
 @click.option('--snapshot-networks', help='In a snapshot: G_ema alone, or G and D as well',
-              type=click.Choice(['ema', 'all']), default='ema',
-              show_default=True)
+              type=click.Choice(['ema', 'all']), default='ema', show_default=True)
 @click.option('--snapshot-keep', help='Snapshots to keep, such as last=2,best=1,every=1000 (kimg)', default='all',
-              show_default=True,
-              metavar='RULES|all')
+              show_default=True, metavar='RULES|all')
 @click.option('--tick', help='Thousands of images between two lines of output', type=FiniteRange(min=0, min_open=True),
               metavar='KIMG')
 @click.option('--metrics', help='Comma-separated list or none  [default: by --cfg: fid50k_full, fid5k_full or '
@@ -132,8 +130,7 @@ METHODS = [apa.METHOD, lecam.METHOD, ortho.METHOD, chain.METHOD, insgen.METHOD, 
               type=SwitchOrAuto(), default='auto', metavar='0|1|auto')
 @click.option('--nobench', help='No cuDNN benchmarking', type=bool, default=False, metavar='BOOL')
 @click.option('--workers', help='DataLoader workers, where the images do not fit into memory',
-              type=click.IntRange(min=0), default=3,
-              show_default=True, metavar='INT')
+              type=click.IntRange(min=0), default=3, show_default=True, metavar='INT')
 @method_options(METHODS)
 def main(**opts):
     """Train a GAN, on a hundred photos if need be. The same command again continues the run.
@@ -168,7 +165,7 @@ def main(**opts):
 def build_config(opts):
     """Reads the data set, writes nothing. -> (configuration, name for the run directory).
 
-    Raises UserError for whatever does not go together.
+    Raises UserError for options that do not go together.
     """
     gpus = number_of_processes(opts.gpus)
     device = torch_device(opts.device)
@@ -244,7 +241,7 @@ def print_summary(config, run_dir, status):
 
 
 def preflight(config, opts):
-    """Finds out now what would fail later: snapshot to start from, teacher, detector."""
+    """Checks what would fail later: snapshot to start from, teacher, detector."""
     if config.init_from:
         check_init_from(config, opts)
     check_methods(METHODS, config)
@@ -252,7 +249,7 @@ def preflight(config, opts):
 
 
 def check_names(config):
-    """What --dry-run finds out of `preflight`, in the same words: all that takes no loading and no download."""
+    """The part of `preflight` that --dry-run runs, with the same messages: checks without loading and downloads."""
     if config.init_from and model_files.is_local(config.init_from):
         model_files.locate(config.init_from, '--init-from')
     check_methods(METHODS, config, names_only=True)
@@ -262,7 +259,7 @@ def check_names(config):
 
 
 def check_init_from(config, opts):
-    """Raises UserError if the networks cannot be had, or there is no D among them whose layers --freezed could keep."""
+    """Raises UserError if the networks are not available, or include no D whose layers --freezed could keep."""
     with distributed.main_process_first():
         path = model_files.locate(config.init_from, '--init-from')
     try:
@@ -276,7 +273,7 @@ def check_init_from(config, opts):
 
 
 def check_metrics(config, opts):
-    """Raises UserError if what the metrics need cannot be had."""
+    """Raises UserError if something that the metrics need is not available."""
     kwargs, option = config.metric_kwargs, '--metric-teacher'
     try:
         metric_main.check_metrics(config.metrics, kwargs['detector'], dict(kwargs['teacher_kwargs'], option=option))

@@ -5,10 +5,9 @@
 
 Builds the configuration that train.py would on a GPU, runs each phase on meta tensors, which have shapes but no data,
 and records every operator that torch dispatches. Prints launches, bytes moved, FLOP by precision and peak memory per
-phase and kind of
-work, and the time that named GPUs need at least: the larger of what the bytes and the FLOP take at the rates of `GPUS`,
-at least `LAUNCH_SEC` per launch. An operator counts as reading its inputs and writing its outputs once. That is a
-model, not a measurement; it shows what a change saves, and a test holds its figures.
+phase and kind of work, and the time that named GPUs need at least: the larger of what the bytes and the FLOP take at
+the rates of `GPUS`, at least `LAUNCH_SEC` per launch. An operator counts as reading its inputs and writing its outputs
+once. That is a model, not a measurement; it shows what a change saves, and a test holds its figures.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""What the command lines share beyond click: options, numbers that are numbers, switches, commands under a command."""
+"""Shared parts of the command lines beyond click: options, finite numbers, switches, commands under a command."""
 
 import math
 import shlex
@@ -21,8 +21,8 @@ def batch_option(default, help='Images at a time'):
 
 
 class FiniteRange(click.FloatRange):
-    """`click.FloatRange`, which by itself takes NaN for a number within any range, and infinity where there is no upper
-    bound."""
+    """`click.FloatRange` without NaN and infinity: click takes NaN for a number within any range, and infinity where
+    there is no upper bound."""
 
     def convert(self, value, param, ctx):
         number = super().convert(value, param, ctx)
@@ -52,7 +52,7 @@ class SwitchOrAuto(click.ParamType):
 
 
 def refused_option(name, why):
-    """Decorator: tells those who know an option from StyleGAN2-ADA what there is instead; --help does not show it."""
+    """Decorator: an option of StyleGAN2-ADA that ends with a message about its replacement; --help does not show it."""
     def refuse(_ctx, _param, value):
         if value is not None:
             raise click.UsageError(f'{name}={value}: {why}')
@@ -76,7 +76,7 @@ def refuse_values_of_switches(command, args):
 
 
 class Command(click.Command):
-    """`click.Command` that says how a switch is written."""
+    """`click.Command` with a better message for a switch that is given a value."""
 
     def parse_args(self, ctx, args):
         refuse_values_of_switches(self, args)

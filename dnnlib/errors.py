@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A mistake the user can mend: the message names the file or option, the value and the remedy.
+    """A mistake that the user can correct: the message names the file or option, the value and the remedy.
 
     Programs end with it as one line and exit code 1 (see `user_errors`); it never shows a traceback.
 
@@ -11,7 +11,7 @@ class UserError(Exception):
         problem: what is wrong.
         remedy:  what to do about it.
     Attributes:
-        fact:    the message without the remedy, for whoever knows a better one; the whole where it has no parts.
+        fact: the message without the remedy, for callers that know a better one; the whole message if it has no parts.
     """
 
     def __init__(self, where, problem=None, remedy=None):
@@ -24,5 +24,4 @@ class UserError(Exception):
 
 
 class UnusableFile(Exception):
-    """What is wrong with a file, in one line that does not name it: whoever knows its name makes a `UserError` of
-    it."""
+    """What is wrong with a file, in one line without its name: the caller knows the name and makes it a `UserError`."""

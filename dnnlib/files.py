@@ -25,17 +25,17 @@ REASONS = {
     errno.EEXIST: 'there is a file of this name; choose another folder',
 }
 LARGEST_DOWNLOAD = 8 << 30        # bytes
-ABANDONED = 24 * 3600             # seconds after which an unfinished download is nobody's any more
+ABANDONED = 24 * 3600             # seconds after which an unfinished download counts as abandoned
 UNFINISHED = re.compile(r'\.[0-9a-f]{8}\.tmp$')         # how `atomic_path` names temporary files
 
 
 @contextlib.contextmanager
 def atomic_path(path: str, keep_old_as: str | None = None):
-    """Gives a temporary path beside `path`; moves it to `path` on success, removes it on any failure.
+    """Gives a temporary path next to `path`; moves it to `path` on success, removes it on any failure.
 
-    A reader thus sees the old file or the new one, never a half-written one, also after a power cut. With
-    `keep_old_as`, the old file gets that name, a moment before the new one gets its own.
-    Raises UserError with the reason and the remedy where the file cannot be written.
+    A reader sees either the old file or the new one, never a half-written one, even after a power cut. With
+    `keep_old_as`, the old file gets that name, a moment before the new one gets its own. Raises UserError with the
+    reason and the remedy where the file cannot be written.
     """
     temp = f'{path}.{uuid.uuid4().hex[:8]}.tmp'
     try:
@@ -57,7 +57,7 @@ def atomic_path(path: str, keep_old_as: str | None = None):
 
 
 def _is_of_a_download(err):
-    """Whether an OSError is none of this disk. The package requests is loaded by downloads alone."""
+    """Whether an OSError comes from the network, not the disk. Only downloads load the package requests."""
     return 'requests' in sys.modules and isinstance(err, sys.modules['requests'].RequestException)
 
 
@@ -109,7 +109,7 @@ def sha256_of_file(path: str) -> str:
 
 
 def md5_of_file(path: str) -> str:
-    """Hex MD5 of the bytes of `path`, which older archives are published with. It finds damage, no intent."""
+    """Hex MD5 of the bytes of `path`, as published with older archives. It detects damage, not tampering."""
     return _digest_of(path, hashlib.md5(usedforsecurity=False))
 
 
@@ -129,19 +129,20 @@ def cache_dir(*parts: str) -> str:
 
 
 def is_address(text: str) -> bool:
-    """Whether `text` names something elsewhere ('https://...', 'hf:...'), where a path is expected otherwise."""
+    """Whether `text` is an address ('https://...', 'hf:...') and not a path."""
     return re.match('[a-z]{2,}:', text) is not None             # one letter is a drive of Windows
 
 
 def public_address(text: str) -> str:
-    """An http(s) address as it may be published: without user, password, query and fragment. Anything else as it is."""
+    """An http(s) address in the form that may be published: without user, password, query and fragment. Other texts
+    stay as they are."""
     return re.sub(r'(?s)^(https?://)(?:[^/?#]*@)?([^?#]*).*', r'\1\2', text)
 
 
 def split_digest(url: str) -> tuple[str, str | None]:
     """'https://host/file#sha256=HEX' -> ('https://host/file', 'hex'); the digest is None where the address has none.
 
-    Raises UserError if what stands there is no SHA-256.
+    Raises UserError if it is no SHA-256.
     """
     url, _, fragment = url.partition('#')
     name, _, digest = fragment.partition('=')
@@ -155,8 +156,9 @@ def split_digest(url: str) -> tuple[str, str | None]:
 def download(url: str, sha256: str | None = None, *, what: str, option: str) -> str:
     """Path of the cached file of `url`, fetched on first use.
 
-    Where no digest is known, the one of the first download is kept beside the file and holds from then on. A download
-    that is cut off or has another digest than expected, or more than LARGEST_DOWNLOAD bytes, leaves nothing behind.
+    If no digest is known, that of the first download is stored next to the file and must not change from then on. A
+    download that is cut off or has another digest than expected, or more than LARGEST_DOWNLOAD bytes, leaves nothing
+    behind.
 
     Args:
         url:    http(s) address; it may end in #sha256=HEX.
@@ -228,19 +230,20 @@ def _fetch(url: str, path: str, sha256: str | None, *, what: str, option: str) -
 
 
 def reason_of(err: Exception) -> str:
-    """Why a download failed, in a few words: '404 Not Found', 'ConnectionError'."""
+    """The reason why a download failed, in a few words: '404 Not Found', 'ConnectionError'."""
     answer = getattr(err, 'response', None)
     return type(err).__name__ if answer is None else f'{answer.status_code} {answer.reason}'
 
 
 def _length(response):
-    """Bytes that an answer says it has; None = it does not say, or counts compressed ones."""
+    """Length of an answer in bytes; None = unknown, or counted compressed."""
     said = response.headers.get('Content-Length', '')
     return int(said[:20]) if said.isdecimal() and 'Content-Encoding' not in response.headers else None
 
 
 def within_limit(chunks, length: int | None, what: str, have: int = 0):
-    """Passes on the chunks of a download. Raises UserError where they, and the `have` bytes before, are too many.
+    """Passes on the chunks of a download. Raises UserError if they are too many, together with the `have` bytes before
+    them.
 
     Args:
         length: bytes of the whole file; None = not known. LARGEST_DOWNLOAD is the limit either way.
@@ -258,7 +261,7 @@ def within_limit(chunks, length: int | None, what: str, have: int = 0):
 
 
 def _remove_abandoned(path):
-    """Removes what killed downloads of `path` left behind; a younger one may still be going on."""
+    """Removes the remains of killed downloads of `path`; younger ones may still be running."""
     for temp in glob.glob(f'{glob.escape(path)}.*.tmp'):
         with contextlib.suppress(OSError):                  # another process may be doing the same
             if UNFINISHED.search(temp) and time.time() - os.path.getmtime(temp) > ABANDONED:

@@ -1,6 +1,5 @@
-"""How many processor cores other programs leave free, as /proc/stat of Linux shows it. Other systems tell nothing.
-
-What has been used is noted when this module is imported, and once more when somebody asks.
+"""How many processor cores other programs leave free, from /proc/stat of Linux; unknown on other systems. Usage is read
+when this module is imported, and again when it is asked for.
 """
 
 import math
@@ -10,13 +9,12 @@ import time
 from typing import NamedTuple
 
 LEAST_SEC = 0.5                 # between two looks: the counters have a resolution of a hundredth of a second
-# Cores of what every system does in the background. From 0.11 on, one thread fewer pays on two cores
-# (docs/benchmarks.md).
+# Cores that every system uses in the background. From 0.11 on, one thread fewer pays on two cores (docs/benchmarks.md).
 BACKGROUND = 0.15
 
 
 class Look(NamedTuple):
-    """What has been used of the machine so far."""
+    """The processor time used on the machine so far."""
     stat: str                   # text of /proc/stat
     own_sec: float              # CPU seconds of this process and of its children that have ended
     time: float                 # of a clock, in seconds
@@ -35,8 +33,7 @@ _start = look()
 
 
 def measure(start=_start):
-    """Cores left to this process since `start`, at least 1; None where it cannot be told. Waits for `LEAST_SEC` to
-    pass."""
+    """Cores left to this process since `start`, at least 1; None if unknown. Waits for `LEAST_SEC` to pass."""
     if start is None:
         return None
     time.sleep(max(start.time + LEAST_SEC - time.monotonic(), 0))
@@ -50,7 +47,7 @@ def left_free(start, end, cores, ticks_per_sec):
         start, end:     `Look`; `end` may be None.
         cores:          numbers of those that this process may run on.
         ticks_per_sec:  unit of /proc/stat.
-    Returns: None where the texts do not tell.
+    Returns: None if the texts lack it.
     """
     if end is None:
         return None
@@ -65,12 +62,13 @@ def left_free(start, end, cores, ticks_per_sec):
 
 
 def _counters(stat):
-    """{number of a core: (busy, all) ticks}. Waiting for a disk is not busy; what a hypervisor took for others is."""
+    """{number of a core: (busy, all) ticks}. Waiting for a disk does not count as busy; time that a hypervisor gave to
+    others does."""
     found = {}
     for name, *fields in filter(None, map(str.split, stat.splitlines())):
         if name.startswith('cpu') and name[3:].isdecimal() and len(fields) >= 4 and all(map(str.isdecimal, fields)):
             user, nice, system, idle, wait, *interrupts = map(int, [*fields, '0'][:max(len(fields), 5)])
-            busy = user + nice + system + sum(interrupts[:3])           # what follows is part of `user` and `nice`
+            busy = user + nice + system + sum(interrupts[:3])           # the further ones are part of `user` and `nice`
             found[int(name[3:])] = busy, busy + idle + wait
     return found
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 
-# No part of the protocol: how images were generated, and the name of the data set beside its content
+# Not part of the protocol: how images were generated, and the name of a data set, whose content counts
 UNRELATED = ('batch_size', 'dataset')
 FRECHET = re.compile(r'(clip|feat)?fid\d')
 
@@ -29,25 +29,25 @@ def spellings(metric: str) -> list[str]:
 
 
 def read_metric(folder: str, metric: str) -> list:
-    """The records of a metric in a folder, under whichever of its names they were written."""
+    """The records of a metric in a folder, under any of its names."""
     return [record for name in spellings(metric) for record in read_lines(os.path.join(folder, f'metric-{name}.jsonl'))]
 
 
 def protocol_of(record: dict) -> dict:
-    """What the value depends on other than the network: {'reference.images': 100, ...}. Two values compare if these are
-    equal."""
+    """Everything except the network that the value depends on: {'reference.images': 100, ...}. Two values can be
+    compared if these are equal."""
     detector = record.get('detector') or {}
     flat = {'metric': spellings(str(record.get('metric')))[0], 'detector.identity': detector.get('identity')}
     for part in ('reference', 'generated', 'formula'):
         flat.update({f'{part}.{key}': value for key, value in (record.get(part) or {}).items() if key not in UNRELATED})
     if FRECHET.match(str(flat['metric'])):
-        flat.setdefault('formula.covariance', 'over n')         # what records have that do not say
+        flat.setdefault('formula.covariance', 'over n')         # defaults of older records
     whole = lambda value: isinstance(value, float) and value.is_integer()               # 1.0 is 1
     return {key: int(value) if whole(value) else value for key, value in flat.items()}
 
 
 def key(record: dict) -> str:
-    """The same for records with the same protocol."""
+    """A key that is equal for records with equal protocols."""
     return json.dumps(protocol_of(record), sort_keys=True)
 
 
@@ -58,7 +58,7 @@ def differences(record: dict, other: dict) -> list[str]:
 
 
 def number(value: float | None) -> str:
-    """As people read it: four decimals, seven below 0.1 (a good KID is 0.001)."""
+    """For people: four decimals, seven below 0.1 (a good KID is 0.001)."""
     return 'NaN' if value is None else f'{value:.{4 if abs(value) >= 0.1 else 7}f}'
 
 
@@ -82,13 +82,13 @@ def comparable(record: dict, others: list[dict]) -> tuple[list[dict], str | None
 
 
 def best(records: list[dict]) -> dict | None:
-    """The record of the best finite value, the first of equals; None if there is none. What a record says is 'better'
-    is 'lower' or 'higher'."""
+    """The record of the best finite value, the first of equals; None if there is none. Its entry 'better' is 'lower' or
+    'higher'."""
     finite = [record for record in records if record.get('value') is not None]
     return min(finite, key=badness, default=None)
 
 
 def badness(record: dict) -> float:
-    """The value, with its sign such that less is better. Records from before there were others are of metrics where
-    lower is better."""
+    """The value, negated if higher is better, so that less is better. Older records without 'better' are of metrics
+    where lower is better."""
     return record['value'] if record.get('better', 'lower') == 'lower' else -record['value']

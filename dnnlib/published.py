@@ -1,4 +1,4 @@
-"""What is passed on: records without the folders, the user and the passwords of the machine that they were made on."""
+"""Records that may be published: without the folders, users and passwords of the machine that they were made on."""
 
 import ntpath
 import os
@@ -10,15 +10,14 @@ from .util import is_url
 
 # Entries of records that name a file, a folder, an address or a published name; in others a slash may be part of it.
 PATHS = ('path', 'data', 'source', 'target', 'network', 'init_from', 'fork_from', 'run_dir', 'detector', 'test_data')
-CONTENT = ('class_names', 'texts')      # lists of these are what the data set or the user says, not places
+CONTENT = ('class_names', 'texts')      # entries with texts of the data set or the user, not places
 FILES = re.compile(r'\.(zip|safetensors|pkl|pt|pth|bin|json|jsonl|txt|npz|png|jpe?g)$', re.IGNORECASE)
 
 
 def without_folders(value: Any, name: str | None = None) -> Any:
-    """What JSON holds, with each path of this machine cut to its last part, and each address to its public part.
-
-    A text is taken for a path if it is absolute, begins with ~ or ./ or ../, ends like a file, or names what is there;
-    of the entries in PATHS each with a slash is one. Names such as ViT-B/32 and hf:user/repo stay.
+    """JSON content, with each path of this machine cut to its last part, and each address to its public part. A text
+    counts as a path if it is absolute, begins with ~ or ./ or ../, ends like a file, or names an existing file; in the
+    entries of PATHS, also if it has a slash. Names such as ViT-B/32 and hf:user/repo stay.
 
     Args:
         name: the entry of a table that the value is.
@@ -40,7 +39,7 @@ def _public(text: str, name: str | None) -> str:
 
 
 def _is_place(text: str) -> bool:
-    """Whether it can only be a place on this machine."""
+    """Whether it can only be a path of this machine."""
     absolute = os.path.isabs(text) or re.match(r'[A-Za-z]:[/\\]|\\\\', text) is not None
     return absolute or re.match(r'~|\.{1,2}[/\\]', text) is not None or ('/' in text and os.path.exists(text))
 

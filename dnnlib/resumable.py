@@ -1,4 +1,4 @@
-"""Large downloads: continued where they broke off, also by the next process, with a progress bar."""
+"""Large downloads with a progress bar, which continue where they broke off, also in the next process."""
 
 import contextlib
 import os
@@ -16,16 +16,16 @@ try:
 except ImportError:                 # Windows: two processes that fetch one file at the same time are not kept apart
     fcntl = None
 
-CHUNK = 1 << 16                     # bytes; what is read and not yet written is lost when the connection breaks off
+CHUNK = 1 << 16                     # bytes; data that is read but not yet written is lost when the connection breaks
 PAUSE_SEC = 2.0                     # before asking again
 
 
 def download(url: str, check, *, what: str, option: str) -> str:
     """Path of the cached file of `url`, fetched on first use and checked on each.
 
-    What a broken connection, Ctrl-C or a killed process leaves is kept beside it, and this or the next call asks for
-    the rest only (RFC 9110, Range and If-Range). Where the server cannot tell whether its file is still the same, or
-    does not give parts, it begins again.
+    After a broken connection, Ctrl-C or a killed process, the part is kept next to it, and this or the next call asks
+    only for the rest (RFC 9110, Range and If-Range). If the server cannot tell whether its file is still the same, or
+    does not serve parts, the download begins again.
 
     Args:
         url:    http(s) address.
@@ -56,8 +56,7 @@ def download(url: str, check, *, what: str, option: str) -> str:
 
 
 class _Part:
-    """PATH.part, the bytes so far, and PATH.part.version, what the server calls the version of its file that they
-    belong to."""
+    """PATH.part, the bytes so far, and PATH.part.version, the server's name of the version that they belong to."""
 
     def __init__(self, path):
         self.path, self.version_path = path + '.part', path + '.part.version'
@@ -133,11 +132,11 @@ def _lock(part):
             return False
         except OSError:
             return True
-    return os.path.exists(part.path)                    # otherwise another process has completed it a moment ago
+    return os.path.exists(part.path)                    # otherwise another process has just completed it
 
 
 def _kept(part):
-    return f'{format_bytes(part.size)} are kept, the same command goes on from there' if part.is_of_use else ''
+    return f'{format_bytes(part.size)} are kept, the same command continues from there' if part.is_of_use else ''
 
 
 def _say(text):
@@ -145,7 +144,7 @@ def _say(text):
 
 
 def _receive_all(url, part, what, option):
-    """Asks for what is missing, again after each break that comes later than the one before."""
+    """Requests the missing part, and repeats that after each break that got further than the one before."""
     import requests
     import urllib3
     farthest = part.size
@@ -165,7 +164,7 @@ def _receive_all(url, part, what, option):
 
 
 def _receive(url, part, what):
-    """One request for what is missing. -> whether the file is complete now."""
+    """One request for the missing part. -> whether the file is complete now."""
     import requests
     start = part.size if part.is_of_use else 0
     # The file's own bytes: those of a compressed answer cannot be continued
@@ -182,7 +181,8 @@ def _receive(url, part, what):
             _refuse_page(response, f'{what}: {url}')
             if not continues:
                 if start:
-                    _say(f'{what}: the server does not continue downloads, or has another file now; beginning again')
+                    _say(f'{what}: the server does not continue downloads, or has another file now; '
+                         'the download begins again')
                 part.restart(_version(response))
             _append(response, part, total, what, url)
             return total is None or part.size == total
@@ -202,9 +202,9 @@ def _extent(response):
 
 
 def _version(response):
-    """What the server calls this version of its file, where that is exact enough to put parts together; else ''."""
+    """The server's name of this version of its file, if it is exact enough to join parts; else ''."""
     etag = response.headers.get('ETag', '')
-    # W/"..." means alike, not the same
+    # W/"..." means equivalent, not equal
     return etag if etag.startswith('"') else response.headers.get('Last-Modified', '')
 
 

@@ -1,6 +1,6 @@
 """Pieces of messages."""
 
-LONGEST = 200                   # characters of a text of others
+LONGEST = 200                   # characters of a quoted text
 
 
 def some(items: list[str], count: int = 6) -> str:

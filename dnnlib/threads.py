@@ -3,10 +3,10 @@
 import os
 
 # How often a thread looks for work before it sleeps: 10000 times take 0.1 to 0.5 ms, longer than most pauses between
-# two operators. libgomp's own number is 300000: where another program has one of the cores, threads that look for work
-# for so long keep it from those that have some (docs/benchmarks.md).
+# two operators. libgomp's default is 300000: if another program uses one of the cores, threads that spin for so long
+# take time from threads that have work (docs/benchmarks.md).
 SPIN_COUNT = 10_000
-BLOCK_TIME_MS = 1               # the same for libiomp, whose own number is 200
+BLOCK_TIME_MS = 1               # the same for libiomp, whose default is 200
 USERS = ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME')          # each decides how long threads wait
 
 

@@ -100,10 +100,8 @@ def format_bytes(size: int) -> str:
 
 
 class Logger:
-    """While open, everything printed also goes to `file_name`, so that a run directory tells its own story.
-
-    Where it cannot be written any more (a full disk), that is said once, and printing goes on: whatever else is written
-    says what to do.
+    """While open, everything printed also goes to `file_name`. If that cannot be written any more (a full disk), it
+    says so once and goes on printing: other writers report what to do.
     """
 
     def __init__(self, file_name: str, file_mode: str = 'a'):
@@ -134,7 +132,7 @@ class Logger:
         name, file, self.file = self.file.name, self.file, None
         self.stdout.write(f'\nWarning: {name} cannot be written ({err.strerror or err}); what follows is '
                           'printed only.\n')
-        with contextlib.suppress(OSError):          # closing tries once more to write the rest, and then closes
+        with contextlib.suppress(OSError):          # close tries once more to write the rest
             file.close()
 
     def flush(self) -> None:

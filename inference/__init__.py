@@ -1,1 +1,1 @@
-"""What is done with a trained generator: latents, walks, projection, neighbours, export."""
+"""Uses of a trained generator: latents, walks, projection, neighbours, export."""

@@ -1,4 +1,4 @@
-"""Whether an exported file gives the images that the generator gives."""
+"""Checks that an exported file gives the same images as the generator."""
 
 import torch
 
@@ -27,9 +27,8 @@ def largest_difference(function, export):
             raise UserError(f'--format={export.format}: gives {got.dtype} {list(got.shape)}, the network {want.dtype} '
                             f'{list(want.shape)}')
         difference = (got - want).abs().max().item()
-        if not difference <= TOLERANCE * max(1.0, want.abs().max().item()):         # NaN is no match either
+        if not difference <= TOLERANCE * max(1.0, want.abs().max().item()):         # NaN is a mismatch, too
             raise UserError(f'--format={export.format}: the file does not give the images of the network (they differ '
-                            f'by {difference:.2g} '
-                            f'for {n} images, truncation {psi:g}); nothing was saved')
+                            f'by {difference:.2g} for {n} images, truncation {psi:g}); nothing was saved')
         worst = max(worst, difference)
     return sum(n for n, _ in CASES), worst

@@ -20,7 +20,7 @@ ONNX_LIMIT = 2 ** 31                # bytes in one protobuf message
 
 
 class Export(NamedTuple):
-    """What is to be written."""
+    """What to write."""
     format: str                     # a key of FORMATS
     G: torch.nn.Module              # G_ema, on the CPU
     info: dict                      # of its snapshot
@@ -38,8 +38,8 @@ class Export(NamedTuple):
 
     @property
     def metadata(self):
-        """{str: anything JSON can hold}: what one must know to use the file. The project's own format has `info`
-        instead."""
+        """{str: anything JSON can hold}: the information that users of the file need. The project's own format has
+        `info` instead."""
         G = self.G
         meaning = dict(z=f'float32 [N, {G.z_dim}], normal random numbers',
                        w=f'float32 [N, {G.num_ws}, {G.w_dim}], latents of each layer',
@@ -55,12 +55,11 @@ class Export(NamedTuple):
 
 @contextlib.contextmanager
 def _recording():
-    """Our operators as plain torch, without gradients; the exporters' remarks on themselves, and on sizes that they
-    take for constants, kept
-    back: whether the file works is found out by running it."""
+    """Our operators as plain torch, without gradients; silences the exporters' remarks about themselves and about sizes
+    that they take for constants: the file is tested by running it."""
     logs = [(log, log.level) for log in map(logging.getLogger, ('torch.onnx', 'onnxscript'))]
     logs[0][0].setLevel(logging.ERROR)
-    # Its errors are tracebacks; that it did not do its work is found out below
+    # Its errors are tracebacks; a failure is found out below
     logs[1][0].setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), torch.no_grad(), PlainOps():
@@ -104,8 +103,7 @@ def write_onnx(path, export):
     with _recording():
         program = torch.export.export(export.function, tuple(inputs.values()), dynamic_shapes=shapes, strict=False)
         model = torch.onnx.export(program, dynamo=True, opset_version=export.opset, input_names=list(inputs),
-                                  output_names=['img'],
-                                  verbose=False).model_proto
+                                  output_names=['img'], verbose=False).model_proto
     if model.opset_import[0].version != export.opset:
         raise UserError(f'--opset={export.opset}: torch {torch.__version__} and onnxscript {onnxscript.__version__} '
                         'cannot write this version; '
@@ -134,7 +132,7 @@ def read_onnx(path, export):
     import onnxruntime
     try:
         session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-    except Exception as err:                # its errors have no other class in common
+    except Exception as err:                # its errors have no narrower class in common
         reason = str(err).partition('\n')[0]
         raise UserError(f'--opset={export.opset}: onnxruntime {onnxruntime.__version__} cannot load the file '
                         f'({reason}); use a lower one') from err

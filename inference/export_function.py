@@ -1,4 +1,5 @@
-"""The generator as a function of tensors alone, in operators that every program knows: what an exported file holds."""
+"""The generator as a function of tensors alone, in operators that every program knows: the content of an exported
+file."""
 
 import torch
 
@@ -49,7 +50,7 @@ def image_function(G, latents='z', noise_mode='const'):
 
     Args:
         G:          a generator.
-        latents:    'z', or 'w' [N, num_ws, w_dim]: the labels have then done their part.
+        latents:    'z', or 'w' [N, num_ws, w_dim], which already includes the labels.
         noise_mode: 'const' or 'none': the same input always gives the same image.
     """
     if latents == 'w':
@@ -72,7 +73,7 @@ def random_inputs(G, latents, n, truncation_psi, rng):
 
 
 def network_images(G, inputs, noise_mode):
-    """What the file is to give for `inputs`, by the network's own way: nothing made for the export is in it."""
+    """The expected output for `inputs`, from the network itself, without anything made for the export."""
     truncation = dict(truncation_psi=inputs['truncation_psi'].item()) if 'truncation_psi' in inputs else {}
     if 'w' not in inputs:
         ws = G.mapping(inputs['z'], inputs.get('c'), **truncation)
@@ -96,7 +97,7 @@ class PlainOps(torch.overrides.TorchFunctionMode):
 
 
 def _upfirdn2d(x, f, upx, upy, *args):
-    """Without a tensor made on a fixed device and written into, as the definition of the operator does it."""
+    """Unlike the definition of the operator, it does not create a tensor on a fixed device and write into it."""
     if upx > 1 or upy > 1:
         n, c, h, w = x.shape
         x = torch.nn.functional.pad(x.reshape(n, c, h, 1, w, 1),

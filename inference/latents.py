@@ -1,5 +1,5 @@
-"""Images of a trained generator: which seeds, classes and truncation a user asks for, and the latents and pictures they
-give."""
+"""Images of a trained generator: seeds, classes and truncation from the command line, and their latents and
+pictures."""
 
 import math
 import os
@@ -15,7 +15,7 @@ from torch_utils.images import to_uint8
 from training.networks.architectures import abilities_of, require
 
 MAX_IMAGES = 100_000            # of one command
-MAX_TRUNC = 100                 # beyond, every generator gives noise or NaN
+MAX_TRUNC = 100                 # beyond this, every generator gives noise or NaN
 
 
 def parse_seeds(text, option='--seeds'):
@@ -36,7 +36,7 @@ def parse_seeds(text, option='--seeds'):
 
 
 def check_count(count, option):
-    """Raises UserError for more images than anyone can have meant. option: as it was given, for the message."""
+    """Raises UserError for a number of images that must be a mistake. option: as it was given, for the message."""
     if count > MAX_IMAGES:
         raise UserError(f'{option}: these are {count} images, a command makes at most {MAX_IMAGES}; run it '
                         'several times')
@@ -125,7 +125,7 @@ def onehot(G, classes, device):
 
 @torch.no_grad()
 def latents_of_seeds(G, seeds, classes, trunc, device):
-    """-> ws [n, num_ws, w_dim]. A seed gives the same image whatever the batch and the device."""
+    """-> ws [n, num_ws, w_dim]. A seed gives the same image in any batch and on any device."""
     check_trunc(trunc, G)
     truncation = {} if trunc == 1 else dict(truncation_psi=trunc)
     return G.mapping(z_of_seeds(G, seeds).to(device, torch.float32), onehot(G, classes, device), **truncation)
@@ -138,7 +138,7 @@ def classes_of(seeds, columns, chosen, c_dim):
 
 
 def labels_of(seeds, classes, class_names):
-    """What is written under each image of a grid."""
+    """The caption of each image of a grid."""
     if classes is None:
         return [f'seed {seed}' for seed in seeds]
     name = lambda k: class_names[k] if class_names else f'class {k}'

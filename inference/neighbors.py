@@ -1,4 +1,4 @@
-"""Generated images beside the training images nearest to them: is it new, or learnt by heart?"""
+"""Generated images next to the training images nearest to them: are they new, or learnt by heart?"""
 
 import math
 import os
@@ -21,7 +21,7 @@ def open_training_images(data, mirror, snapshot, network):
 
     Args:
         data:     a folder, a zip or 'demo'; None = what the snapshot says.
-        mirror:   with each image mirrored, too; None = as in the training, as far as it is known.
+        mirror: also each image mirrored; None = as in the training, if known.
         snapshot: of the generator.
         network:  what the user calls it.
     Raises:       UserError if they are not there, or are of another size or kind than what the network makes.
@@ -56,7 +56,7 @@ def cosine_distance(a, b):
 
 
 class Nearest:
-    """The k nearest of all distances shown to it; memory does not grow with their number.
+    """The k smallest of all distances that `add` has seen; memory does not grow with their number.
 
     Attributes:
         distances: [Q, k] ascending; fewer than k while fewer were shown.

@@ -11,7 +11,6 @@ trunc_option = click.option('--trunc', help='Truncation psi: 1 = none, less = mo
 class_option = click.option('--class', 'class_text', help='Class number or name  [default: one class per row]',
                             metavar='CLASS')
 noise_option = click.option('--noise-mode', help='Noise of the synthesis', default='const',
-                            type=click.Choice(['const', 'random', 'none'], case_sensitive=False),
-                            show_default=True)
+                            type=click.Choice(['const', 'random', 'none'], case_sensitive=False), show_default=True)
 batch_option = commands.batch_option(16)
 device_option = commands.device_option(names=('auto', 'cuda', 'cpu', 'mps'))

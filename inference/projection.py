@@ -16,7 +16,7 @@ W_NOISE_END = 0.75                              # share of the steps after which
 W_NOISE_START = 0.05                            # of the deviation of w
 NOISE_WEIGHT = 1e5                              # of the regularisation of the noise maps
 W_SAMPLES = 10000
-HISTORY = 240                                   # latents kept on the way, for a video
+HISTORY = 240                                   # intermediate latents kept for a video
 
 
 def learning_rate(progress, peak=0.1):
@@ -45,7 +45,7 @@ def w_statistics(G, c, seed, samples=W_SAMPLES):
 
 
 def noise_regularization(noise_maps):
-    """How much the values of noise maps have to do with those of their neighbours, at every scale: 0 for ideal noise.
+    """How strongly the values of noise maps depend on their neighbours, at every scale: 0 for ideal noise.
 
     For each map and its halvings down to 8x8 (means of 2x2, doubled to keep the deviation): the squared mean product of
     each value and its left neighbour, plus the same with the upper one; edges wrap. Source: StyleGAN2, appendix D.
@@ -66,7 +66,7 @@ def noise_regularization(noise_maps):
 
 
 class Projection:
-    """The search for one latent per target; all advance together, and none depends on which others there are.
+    """The search for one latent per target. All advance together, and none depends on the other targets.
 
     Args:
         G:            `Generator` in eval mode; its device is where the work is done.
@@ -76,8 +76,7 @@ class Projection:
         c:            [1, c_dim] label of all targets; None where G has none.
         space:        'w' = one w for all layers; 'w+' = one for each.
         num_steps:    length of the search; the schedules depend on it.
-        pixel_weight: what is minimised is the distance plus this times the mean squared difference of pixels in [-1,
-                      1].
+        pixel_weight: minimises the distance plus this times the mean squared difference of pixels in [-1, 1].
     Attributes:
         step:         steps done.
         w:            [N, 1 or num_ws, w_dim], at first all `w_mean` [w_dim].
@@ -173,5 +172,5 @@ def _normalize(noise):
 
 
 def _normal(shape, *key):
-    """Normal random numbers that depend on `key` alone: not on the device, nor on what was drawn before."""
+    """Normal random numbers that depend only on `key`, not on the device or on earlier draws."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed_of(*key)))

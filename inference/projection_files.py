@@ -1,4 +1,4 @@
-"""The files of a projection: the pictures that it starts from, its state between two sittings, its results."""
+"""The files of a projection: its target pictures, its state between two sessions, its results."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def read_targets(text, size, num_channels):
     Args:
         text:         pictures and folders of pictures, with commas between them.
         num_channels: 1 = grey, 3 = RGB.
-    Raises: UserError for what is not there, is no picture, or has the name of another.
+    Raises: UserError for a missing file, a file that is no picture, or two of the same name.
     """
     targets, sources = [], {}
     for path in [text] if os.path.exists(text) else [part.strip() for part in text.split(',')]:
@@ -40,8 +40,7 @@ def read_targets(text, size, num_channels):
             name = os.path.splitext(os.path.basename(source))[0]
             if name in sources:
                 raise UserError(f'--target={text}: the results of {sources[name]} and {source} would have the same '
-                                f'name, {name}; '
-                                'rename one of them, or project them one at a time')
+                                f'name, {name}; rename one of them, or project them one at a time')
             sources[name] = source
             targets.append(Target(name, source, _convert(source, data, size, num_channels)))
     return targets
@@ -93,9 +92,7 @@ def save_state(outdir, settings, first, projection):
 
 def load_state(outdir, settings):
     """-> (first, state dict) as `save_state` got them, threads that it was computed with; or (0, None, None) if there
-    is none.
-
-    Raises UserError if it is that of another command.
+    is none. Raises UserError if it belongs to another command.
     """
     path = os.path.join(outdir, STATE_FILE)
     if not os.path.isfile(path):
@@ -110,7 +107,7 @@ def load_state(outdir, settings):
 
 
 def remove_state(outdir):
-    """After the end."""
+    """At the end."""
     path = os.path.join(outdir, STATE_FILE)
     if os.path.isfile(path):
         os.remove(path)
@@ -122,7 +119,7 @@ def write_results(folder, target, ws, imgs, record):
     Args:
         ws:     [num_ws, w_dim].
         imgs:   two images [C, H, W]: of the latents with the network's own noise maps, and with the optimised ones.
-        record: what is known of the projection; JSON-able.
+        record: the record of the projection; JSON-able.
     """
     files.make_dir(folder)
     row = torch.stack([target.img, *(to_uint8(img).cpu() for img in imgs)])
@@ -138,8 +135,7 @@ def write_results(folder, target, ws, imgs, record):
 
 @torch.no_grad()
 def frames(projection, i, target):
-    """PIL images of how the projection of target number `i` of those that it works on came about: the target beside the
-    image so far."""
+    """PIL images for a video of the search for its target number `i`: the target next to the image so far."""
     for w in [*projection.history, projection.w]:
         img = to_uint8(projection.synthesize(w[i:i + 1], {})).cpu()
         yield image_grid.to_grid(torch.cat([target.img[None], img]), 2)

@@ -1,4 +1,4 @@
-"""The images that a network was trained on: its snapshot has their name, its run the path."""
+"""Finds the images that a network was trained on: its snapshot has their name, its run the path."""
 
 import os
 
@@ -18,14 +18,14 @@ def real_images(given, option, network, info, measured=False):
         given:    what the user named with `option`: a path, or 'demo'; None = the images of the training.
         network:  what the user calls the network.
         info:     of its snapshot.
-        measured: of the training, the images that it measured against, where these are others.
+        measured: if the training measured against other images, use those.
     Raises: UserError if the images of the training are not known or not there any more.
     """
     if given is not None:
         size = info['networks']['G_ema']['img_resolution']
         return _as_folder(demo_data.demo_set(size) if given == 'demo' else given)
     kwargs, others = metric_set(network, info) if measured else (training_set(network, info), False)
-    path = kwargs.get('path')                       # never the class: files name no code to run
+    path = kwargs.get('path')                       # never the class, since files must not name code to run
     if not isinstance(path, str):
         raise UserError(network, 'the snapshot does not say what it was trained on',
                         f'name the real images with {option}=PATH')
@@ -44,7 +44,7 @@ def _as_folder(path, **held_out):
 
 
 def training_set(network, info):
-    """Constructor arguments of the data set, as far as they are known; 'path' is missing where nothing is known of it.
+    """Constructor arguments of the data set, as far as they are known; 'path' is missing if it is unknown.
 
     Args:
         network: what the user calls the network.

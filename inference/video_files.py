@@ -1,4 +1,4 @@
-"""Pictures one after the other as an mp4 file (package imageio-ffmpeg), or as one PNG each."""
+"""Writes a sequence of pictures as an mp4 file (package imageio-ffmpeg), or as one PNG each."""
 
 import contextlib
 import itertools
@@ -29,14 +29,14 @@ def check_mp4(remedy):
 
 
 def check_size(width, height):
-    """Raises UserError for frames that are too large to be made, or to be shown by anything."""
+    """Raises UserError for frames that are too large to make or to play."""
     if max(width, height) > MAX_SIDE:
         raise UserError(f'--zoom, --grid: the frames would have {width}x{height} pixels, {MAX_SIDE} a side is the '
                         'most; choose smaller numbers')
 
 
 def write_mp4(pictures, path, fps):
-    """H.264 with the 4:2:0 colours that every player shows; a side of odd length gets a black line more.
+    """H.264 with the 4:2:0 colours that every player shows; a side of odd length gets an additional black line.
 
     Args:
         pictures: iterable of PIL images, all of one size; taken one at a time.
@@ -49,7 +49,7 @@ def write_mp4(pictures, path, fps):
     first = next(pictures)
     with files.atomic_path(path) as temp, tempfile.TemporaryFile() as messages:
         with open(temp, 'wb'):
-            pass                                    # a folder that cannot be written to is better told without ffmpeg
+            pass    # without ffmpeg, the message about a folder that cannot be written to is better
         count, code = _encode(itertools.chain([first], pictures), _command(temp, first.size, fps), messages)
         if code != 0:
             messages.seek(0)
@@ -67,7 +67,7 @@ def _command(path, size, fps):
 
 
 def _encode(pictures, command, messages):
-    """-> number of pictures, exit code. ffmpeg is run by ourselves: imageio-ffmpeg's writer does not tell when it fails
+    """-> number of pictures, exit code. Runs ffmpeg directly, since imageio-ffmpeg's writer does not report a failure
     at the end."""
     count = 0
     ffmpeg = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=messages)
@@ -97,8 +97,8 @@ def _even(picture):
 
 
 def write_pngs(pictures, folder):
-    """frame00000.png, frame00001.png, ... -> their number. Raises UserError where there are such files: a longer
-    video's last ones would stay."""
+    """frame00000.png, frame00001.png, ... -> their number. Raises UserError if there are such files already: the last
+    frames of a longer video would remain."""
     files.make_dir(folder)
     if any(re.fullmatch(r'frame\d{5,}\.png', name) for name in os.listdir(folder)):
         raise UserError(f'{folder}: there are frames of a video in it; delete them or choose another folder')

@@ -76,15 +76,15 @@ class Walk:
 
 
 def truncation_track(values, num_frames, loop):
-    """Psi of each frame, float64 [num_frames]: `values` at equal distances in time, linearly in between, back to the
-    first in a loop."""
+    """Psi of each frame, float64 [num_frames]: `values` at equal distances in time, linearly in between, and back to
+    the first in a loop."""
     values = [*values, values[0]] if loop else values
     duration = num_frames if loop else num_frames - 1
     return torch.from_numpy(np.interp(np.arange(num_frames), np.linspace(0, duration, len(values)), values))
 
 
 def noise_seed(seed, frame):
-    """32 bits, all that the CPU's generator looks at."""
+    """32 bits, as many as the CPU's generator uses."""
     return number_of(seed, frame, num_bytes=4)
 
 

@@ -24,7 +24,7 @@ def real_features(teacher, dataset, raw_input=False, items=None, batch_size=64):
 
     Args:
         raw_input: see `Teacher.encode_image`.
-        items:     [n] int; None = all images. Any other selection has to follow from the number n alone.
+        items:     [n] int; None = all images. Any other selection must depend only on the number n.
     """
     items = np.arange(len(dataset)) if items is None else items
     identity = teacher.identity.replace('/', '_').replace(':', '_')
@@ -55,7 +55,7 @@ def real_features(teacher, dataset, raw_input=False, items=None, batch_size=64):
 
 
 def _read(path):
-    """The features, or None if there are none that can be used."""
+    """The features, or None if there is no usable file."""
     try:
         feats = safetensors.torch.load_file(path)['features']
         return feats if feats.isfinite().all() else None

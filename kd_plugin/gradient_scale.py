@@ -1,9 +1,9 @@
-"""Gradients that pass through a teacher in half precision: those of single pixels are small, and would lose most of
-their digits there."""
+"""Scales gradients while they pass through a teacher in half precision: those of single pixels are small and would lose
+most of their digits."""
 
 import torch
 
-GRADIENT_SCALE = 256            # by which they are larger within the teacher; a power of two is exact
+GRADIENT_SCALE = 256            # factor on them within the teacher; a power of two is exact
 
 
 class _ScaleGradient(torch.autograd.Function):
@@ -18,11 +18,11 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def enter(x):
-    """What the teacher gets, in float32. The gradients that it sends back are brought to their true size."""
+    """The input of the teacher, in float32. Gradients that come back are scaled to their true size."""
     return _ScaleGradient.apply(x, 1 / GRADIENT_SCALE)
 
 
 def leave(feats):
-    """What the teacher gives, in any format -> the same in float32, whose gradient is larger on its way into the
+    """The output of the teacher, in any format -> the same in float32, whose gradient is scaled up on its way into the
     teacher."""
     return _ScaleGradient.apply(feats.to(torch.float32), GRADIENT_SCALE)

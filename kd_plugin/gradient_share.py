@@ -1,4 +1,4 @@
-"""How strongly the distillation pulls at the discriminator, beside the adversarial loss, at its last hidden layer."""
+"""The strength of the distillation relative to the adversarial loss, measured at the last hidden layer of D."""
 
 import torch
 
@@ -9,8 +9,8 @@ class GradientShare(torch.nn.Module):
     """|g_KD| / |g_adv|, with g = the gradient of all D losses of a kind with respect to D's last hidden layer, [N, F].
 
     N counts the fakes and the reals of a step, of all micro-batches and processes; the norm is that of all N F numbers.
-    g_KD is seen as it passes by in the one backward; g_adv is that of the adversarial loss alone, through the last
-    linear layer. Nothing goes through D again, and nothing waits for the device.
+    g_KD is recorded during the backward pass; g_adv comes from the adversarial loss alone, through the last linear
+    layer. There is no further pass through D, and nothing waits for the device.
     """
 
     def __init__(self):
@@ -26,7 +26,7 @@ class GradientShare(torch.nn.Module):
         Args:
             step:    `training.loss_terms.Step`.
             kind:    'fake' or 'real'.
-            readout: D's own way from there to the logits, a function of `DiscriminatorFeatures`.
+            readout: D's function from there to the logits, of `DiscriminatorFeatures`.
         """
         hidden = step.features.epilogue.view_as(step.features.epilogue)
         if hidden.requires_grad:
@@ -44,7 +44,7 @@ class GradientShare(torch.nn.Module):
 
 
 def _adversarial_gradient(step, kind, readout):
-    """[N, F]. Apart from the graph of the step: a compiled D does not show what its logits are made of."""
+    """[N, F]. In a graph of its own, since a compiled D does not show how its logits are made."""
     hidden = step.features.epilogue.detach().requires_grad_(True)
     cmap = None if step.features.cmap is None else step.features.cmap.detach()
     with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Knowledge distillation as a term of the loss: the training's only door into this package."""
+"""Knowledge distillation as a term of the loss: training enters this package only here."""
 
 import contextlib
 
@@ -21,14 +21,15 @@ from .gradient_share import GradientShare
 from .teacher import load_for_training, load_teacher
 from .weighting import Weighting
 
-STATISTICS_IMAGES = 10_000      # of the real images, for the statistics of targets, where not all are in the cache
+ON_CARD = {'KD/gradient_share': "its gradient in D relative to the adversarial loss's, at the end",
+           'KD/weight_factor': 'factor on its weights, at the end'}
+STATISTICS_IMAGES = 10_000      # real images for the statistics of targets, if not all are in the cache
 
 
 class Distillation(Term):
     """Distils a frozen teacher into the discriminator, in one or several of the ways of `distillers.DISTILLERS`.
 
-    Acts in the main part of the D step only (in that of the G step, too, for a method that says so); never in a
-    regularisation.
+    Acts in the main phase of D only (also in that of G for a method that says so), never in a regularisation.
 
     Args:
         teacher:       `Teacher`.
@@ -43,11 +44,15 @@ class Distillation(Term):
         batch_size:    images per step, over all processes; for --kd-share and --kd-adapt only.
     """
 
+    columns = (training_stats.Column('agree', 'KD/agreement_real', 6, 2),)
+    has_teacher = True
+    tag = 'kd-dlgan'
+
     def __init__(self, teacher, feature_dim, methods, texts, settings, cache=None, seed=0, targets=None,
                  batch_size=None):
         super().__init__()
         self.settings = settings
-        self.__dict__['teacher'] = teacher              # travels by name: neither trained nor saved
+        self.__dict__['teacher'] = teacher              # not a submodule: neither trained nor saved
         rate = dict(lr_multiplier=settings.head_lr) if settings.head == 'linear' else {}
         self.head = HEADS[settings.head](feature_dim, teacher.dim, **rate)
         chosen = {name: method for name, method in DISTILLERS.items() if name in methods}
@@ -61,8 +66,7 @@ class Distillation(Term):
 
     @classmethod
     def build(cls, device, D, methods, teacher, texts, texts_origin, settings, training_set_kwargs, seed=0,
-              teacher_fp32=True,
-              batch_size=None):
+              teacher_fp32=True, batch_size=None):
         """Loads the teacher by name and, where needed, its features of the data set. -> `Distillation` on `device`.
 
         settings: dict of `settings.Preset`'s fields; training_set_kwargs: constructor arguments of the data set.
@@ -85,6 +89,19 @@ class Distillation(Term):
                                       'not trained (--kd-pd).')
         return distillation.to(device)
 
+    # -- the model card
+
+    @classmethod
+    def summary(cls, kwargs):
+        return f'knowledge distillation from a vision-language teacher ({", ".join(kwargs.get("methods", []))})'
+
+    @classmethod
+    def card_rows(cls, kwargs, stats):
+        settings = ', '.join(f'{key} {value}' for key, value in kwargs.get('settings', {}).items())
+        return [('distillation', ', '.join(kwargs.get('methods', []))), ('teacher', kwargs.get('teacher')),
+                ('its settings and those of the methods', settings),
+                *[(name, f'{stats[key]["mean"]:.3g}') for key, name in ON_CARD.items() if key in stats]]
+
     # -- hooks
 
     def bind(self, loss):
@@ -98,7 +115,7 @@ class Distillation(Term):
             method.start_step(cur_nimg)
 
     def recording_key(self, phase):
-        """The draws of the methods that act in it; what their weights depend on is in tensors."""
+        """The draws of the methods that act in the phase; their weights are tensors."""
         return tuple(method.drawn() for method in self.methods.values() if phase[0] == 'D' or method.in_g_step)
 
     @torch.no_grad()
@@ -159,8 +176,8 @@ class Distillation(Term):
 
 
 def report_agreement(kind, student, teacher):
-    """`KD/agreement_real` and `..._fake`: cosine of the two embeddings [N, M] of an image, whether or not it is what is
-    trained."""
+    """`KD/agreement_real` and `..._fake`: cosine of the two embeddings [N, M] of an image, whether it is trained or
+    not."""
     training_stats.report(f'KD/agreement_{kind}', torch.nn.functional.cosine_similarity(student.detach(), teacher))
 
 
@@ -178,7 +195,7 @@ class KDLoss(StyleGAN2Loss):
 
 
 def _build_targets(kind, teacher, dataset, raw_input, cache):
-    """Statistics are those of the cache or, without one, of up to 10,000 clean images spread evenly over the set."""
+    """Statistics come from the cache or, without one, from up to 10,000 clean images spread evenly over the set."""
     if not kind.has_statistics:
         return kind()
     if cache is None:

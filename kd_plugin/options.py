@@ -115,7 +115,7 @@ def _refuse_idle_choices(opts, methods, settings):
 
 
 def _check_single_images(methods, settings):
-    """Raises UserError for what compares the images of a micro-batch, where that is one image."""
+    """Raises UserError for methods that compare the images of a micro-batch, if that is one image."""
     comparing = [(f'--kd={name}', f'leave {name} out') for name in methods if DISTILLERS[name].couples]
     if 'cgkd' in methods and 'weight_pd' in READINGS[settings.pd].fields and settings.weight_pd > 0:
         comparing.append((f'--kd-pd={settings.pd}', 'use --kd-pd=off'))
@@ -134,7 +134,7 @@ def _idle_fields(kd, methods, pd):
 
 
 def _unused(claims, chosen, choice):
-    """claims: name -> its fields. -> {field: whom to add}, except for the fields of the chosen ones."""
+    """claims: name -> its fields. -> {field: the options to add}, except for the fields of the chosen ones."""
     used = {field for name in chosen for field in claims[name]}
     users = lambda field: [name for name in claims if field in claims[name]]
     return {field: f'with {choice}; add {" or ".join(users(field))}' for fields in claims.values() for field in fields
@@ -142,8 +142,8 @@ def _unused(claims, chosen, choice):
 
 
 def _recorded(settings, idle):
-    """The settings as the configuration keeps them, without later additions to them that are idle or off: runs of
-    before continue."""
+    """The settings for the configuration, without later additions that are idle or off, so that older runs can be
+    continued."""
     later = Preset._field_defaults
     left_out = lambda field, value: field in later and (field in idle or field in SWITCHES and value == later[field])
     return {field: value for field, value in settings._asdict().items() if not left_out(field, value)}
@@ -157,7 +157,7 @@ def _refuse(opts, names, why):
 
 
 def _check(kwargs, config):
-    """Raises UserError for what would stop the training later: the teacher, the width of its features."""
+    """Raises UserError for mistakes that would stop the training later: the teacher, the width of its features."""
     check_distillation(feature_width(config), **{key: value for key, value in kwargs.items() if key != 'class_name'})
 
 

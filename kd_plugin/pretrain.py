@@ -14,7 +14,7 @@ from dnnlib import UserError, files
 from dnnlib.published import without_folders
 from dnnlib.util import format_time, user_errors
 
-# What stands above comes before torch: dnnlib sets how torch's threads wait.
+# The imports above come before torch: dnnlib sets how torch's threads wait.
 # isort: split
 
 import torch
@@ -51,8 +51,8 @@ def contrastive_loss(model, img, captions, bf16=False):
 
 
 class Pretraining:
-    """A model in training. What a step sees follows from (seed, step), so one that is stopped and continued is the same
-    training.
+    """A model in training. The data of a step depend only on (seed, step), so a training that is stopped and continued
+    stays the same.
 
     Args:
         data:  `CaptionedImages` or `DemoFaces`.
@@ -91,7 +91,7 @@ class Pretraining:
         return as_teacher(self.model.half().float(), 'in training')
 
     def save(self, path, settings):
-        """Writes all that changes, and what the training is."""
+        """Writes everything that changes, and the settings of the training."""
         tensors, nests = {}, {}
         for name in ('model', 'optimizer', 'schedule'):
             part, nests[name] = checkpoint.flatten(name, getattr(self, name).state_dict())
@@ -134,13 +134,13 @@ def run(training, save, should_stop):
 
 
 def pretrain(**opts):
-    """What the command does; options as of the command."""
+    """The work of the command; arguments are its options."""
     device = torch.device(torch_device(opts['device']))
     if opts['width'] % 8 or opts['text_width'] % 4:
         raise UserError(f'--width={opts["width"]} --text-width={opts["text_width"]}: must be multiples of 8 and of 4')
     data = open_data(opts)
     settings = {name: value for name, value in opts.items() if name not in WHERE}
-    settings = without_folders(settings)                # the teacher is passed on with them
+    settings = without_folders(settings)                # they are shared with the teacher
     settings['content_hash'] = data.facts.get('content_hash')
     folder = opts['out']
     files.make_dir(folder)
@@ -176,8 +176,7 @@ def open_data(opts):
                                 'drawings never end; leave it out')
         return DemoFaces(opts['size'])
     return CaptionedImages(opts['data'], opts['size'], opts['texts'], opts['test_data'], opts['exclude_subset'],
-                           opts['seed'], opts['mirror'],
-                           opts['shift'])
+                           opts['seed'], opts['mirror'], opts['shift'])
 
 
 def use_bf16(precision, device):
@@ -186,7 +185,7 @@ def use_bf16(precision, device):
 
 
 def finish(training, folder, settings):
-    """Tests the teacher, writes it and its record, and says so."""
+    """Tests the teacher, writes it with its record, and prints a line."""
     accuracy = training.data.accuracy(training.teacher())
     for name, value in accuracy.items():
         print(f'zero-shot accuracy on unseen images, {name}: {value:.3f}')
@@ -228,8 +227,7 @@ def _read_record(path):
 @click.option('--test-data', help='Data set with the same classes to test on  [default: a tenth of the images, kept '
                                   'out]', metavar='PATH')
 @click.option('--exclude-subset', help='Leave out the images that train.py --subset=N with the same --seed trains on',
-              type=click.IntRange(min=0),
-              default=0, show_default=True, metavar='N')
+              type=click.IntRange(min=0), default=0, show_default=True, metavar='N')
 @click.option('--size', help='Size of the images that the teacher sees', type=click.IntRange(min=16), default=32,
               show_default=True)
 @click.option('--width', help='Channels of the first stage, a multiple of 8', type=click.IntRange(min=8), default=32,
@@ -251,8 +249,8 @@ def _read_record(path):
 def main(**opts):
     """Train a small CLIP from scratch and report its zero-shot accuracy.
 
-    The result is a folder for --kd-teacher. Ctrl-C saves the state and stops; the same command continues, on a CPU with
-    the very result of an uninterrupted training.
+    The result is a folder for --kd-teacher. Ctrl-C saves the state and stops; the same command continues; on a CPU, the
+    result is that of an uninterrupted training.
     """
     with user_errors():
         if torch_device(opts['device']) == 'cpu':

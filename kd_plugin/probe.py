@@ -14,7 +14,7 @@ from dnnlib import UserError, files
 from dnnlib.published import without_folders
 from dnnlib.util import format_bytes, user_errors
 
-# What stands above comes before torch: dnnlib sets how torch's threads wait.
+# The imports above come before torch: dnnlib sets how torch's threads wait.
 # isort: split
 
 import numpy as np
@@ -45,7 +45,7 @@ COLUMNS = [('teacher', '{name}'), ('width', '{width}'), ('input', '{input_size}'
 
 
 class Material(NamedTuple):
-    """What the teachers are shown."""
+    """The images and texts that the teachers are compared on."""
     real: torch.Tensor                  # uint8 [N, C, H, W]
     labels: np.ndarray | None           # int [N]
     gen: torch.Tensor | None            # uint8 [N, C, H, W]
@@ -55,7 +55,7 @@ class Material(NamedTuple):
 
 
 def collect(data, network, texts, num_images, seed, device, batch):
-    """-> `Material`. Raises UserError for what cannot be used."""
+    """-> `Material`. Raises UserError if the data cannot be used."""
     path = demo_data.demo_set(32) if data == 'demo' else data
     with contextlib.closing(_open(path, num_images, seed)) as dataset:
         real = torch.from_numpy(np.stack([dataset[i][0] for i in range(len(dataset))]))
@@ -90,8 +90,8 @@ def generate(network, dataset, labels, seed, device, batch):
 
 @torch.no_grad()
 def encode(teacher, images, batch, title):
-    """-> (features [N, M] on the CPU, images per second). The first batch is encoded once more than needed, for its
-    start is slow."""
+    """-> (features [N, M] on the CPU, images per second). The first batch is encoded twice, since the first call is
+    slow."""
     device = teacher.mean.device
     parts = images.split(batch)
     teacher.encode_image(to_float(parts[0].to(device))).cpu()
@@ -134,7 +134,7 @@ def _start_counting(device):
 
 
 def _peak(device, before):
-    """Bytes of GPU memory that encoding took beside the weights; None on a CPU."""
+    """Bytes of GPU memory that encoding took in addition to the weights; None on a CPU."""
     return None if before is None else torch.cuda.max_memory_allocated(device) - before
 
 
@@ -167,7 +167,7 @@ def table(records):
 
 
 def describe(material, records):
-    """What the numbers are measured against."""
+    """Lines about the reference of the numbers."""
     chances = [f'{what} {r["chance"]:.3f}' for what, r in (('classes', records[0]['classes']),
                                                            ('real/fake', records[0]['real_or_fake'])) if r]
     facts = material.facts
@@ -182,7 +182,7 @@ def describe(material, records):
 
 
 def load_teachers(names, device):
-    """Raises UserError for the first that cannot be had."""
+    """Raises UserError for the first teacher that is not available."""
     try:
         return [load_teacher(name, device, '--teacher') for name in names]
     except UserError as err:
@@ -199,8 +199,7 @@ def load_teachers(names, device):
 @click.option('--texts', help='As --kd-texts of train.py', default='auto', show_default=True, metavar='FILE|PRESET')
 @click.option('--outdir', help='Where to write probe.json and the pictures', required=True, metavar='DIR')
 @click.option('--images', 'num_images', help='Images to look at, drawn at random from a larger set',
-              type=click.IntRange(min=10), default=1000,
-              show_default=True, metavar='INT')
+              type=click.IntRange(min=10), default=1000, show_default=True, metavar='INT')
 @batch_option(64)
 @click.option('--seed', help='Of the images, the folds and the generated images', type=click.IntRange(min=0), default=0,
               show_default=True)
@@ -211,8 +210,8 @@ def main(data, names, network, texts, outdir, num_images, batch, seed, device):
     For each: accuracy of a linear classifier on its features in 5-fold cross-validation, for the classes of the images
               and, with --network, for
     real against generated; zero-shot accuracy where the texts are those of the classes; the likeness of the images'
-    text correlations (mean cosine between two images; at 1 CGKD has nothing to tell them apart by); length of the
-    features; images per second; and a picture of the correlations.
+    text correlations (mean cosine between two images; at 1, CGKD cannot tell them apart); length of the features;
+    images per second; and a picture of the correlations.
     """
     with user_errors():
         device = torch.device(cpu_threads.settle(torch_device(device)))

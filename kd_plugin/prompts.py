@@ -1,4 +1,4 @@
-"""The texts whose correlation with an image CGKD distils: a file, a preset, or what the data set says of itself."""
+"""The texts of CGKD, which distils their correlations with images: a file, a preset, or the data set's class names."""
 
 import os
 import re
@@ -11,7 +11,7 @@ TEXT_DIR = os.path.join(os.path.dirname(__file__), 'texts')
 
 
 class TextPreset(NamedTuple):
-    """A file in kd_plugin/texts and what to put around its lines."""
+    """A file in kd_plugin/texts, and the template that its lines are put into."""
     file: str
     template: str = '{}'
     data_names: tuple[str, ...] = ()        # a data set whose name has one of these as a word is recognised
@@ -28,7 +28,7 @@ PRESETS = {
     'dog': TextPreset('dog', data_names=('dog',)),
     'demo': TextPreset('demo', data_names=('demo',)),
     'generic': TextPreset('generic', CLASS_TEMPLATES[0]),
-    'released': TextPreset('cifar10', 'a {}'),          # what the authors' code uses, whatever the data
+    'released': TextPreset('cifar10', 'a {}'),          # what the authors' code uses for all data
 }
 
 
@@ -37,7 +37,7 @@ def resolve_texts(spec, dataset_name, class_names=None):
 
     Args:
         spec:         'auto', a preset, or a file with one text per line ('#' starts a comment line).
-        dataset_name: by which 'auto' recognises well-known data sets.
+        dataset_name: 'auto' recognises well-known data sets by it.
         class_names:  names in label order, or None. Preferred by 'auto' where there are at least two.
     Returns:          (list of texts, one line on where they come from).
     Raises:           UserError if it is neither, or the file has no text.

@@ -20,8 +20,8 @@ class Preprocess(NamedTuple):
     std: tuple[float, float, float]
 
 
-# CLIP's features have a length of about 10, which the weights of AGKD are made for; those of teachers of another kind
-# are brought to it.
+# CLIP's features have a length of about 10, for which the weights of AGKD were chosen; features of other kinds of
+# teachers are scaled to it.
 COMMON_NORM = 10.0
 
 
@@ -39,7 +39,7 @@ class Teacher(torch.nn.Module):
         identity:   name and digest, for caches and for the protocol of a metric.
         dtype:      of the image encoder's weights, and of its computation unless `bf16` is set, which makes that
                     bfloat16.
-        norm:       L2 norm that every feature vector is given; None = as the encoder has it.
+        norm:       L2 norm that every feature vector is scaled to; None = unscaled.
     """
 
     def __init__(self, encoder, preprocess, dim, identity, dtype=torch.float32, norm=None):
@@ -60,7 +60,7 @@ class Teacher(torch.nn.Module):
 
     @property
     def precision(self):
-        """In which images are computed: 'float32', ..."""
+        """The precision in which images are encoded: 'float32', ..."""
         return 'bfloat16' if self.bf16 else str(self.dtype).removeprefix('torch.')
 
     @property
@@ -135,12 +135,12 @@ def _without_size(name):
 
 
 class Source(NamedTuple):
-    """Who makes the teachers of some names.
+    """A kind of teachers, recognised by name.
 
     form:    what the names look like.
     matches: (name) -> whether it is one of them.
     loader:  name of the function (name, device) -> `Teacher`.
-    check:   name of the function (name) that raises UserError if it is nobody's, or names a file that is not there.
+    check:   name of the function (name) that raises UserError if there is no such teacher or file.
     """
     form: str
     matches: Callable
@@ -166,9 +166,7 @@ SOURCES = [             # the first that matches
 
 
 def check_name(name, option='--kd-teacher'):
-    """Raises UserError, as `load_teacher`, for what can be told without loading or downloading.
-
-    That is an unknown name, or a file that is not there.
+    """Raises the errors of `load_teacher` that need no loading or download: an unknown name, a missing file.
     """
     source = _source(name)
     if source.check is not None:
@@ -193,7 +191,8 @@ def load_teacher(name, device='cpu', option='--kd-teacher'):
                 MoBY's Swin), an OpenAI
                 CLIP name such as 'ViT-B/32', or a file of it.
         option: where the user gave it, for messages.
-    Raises:     UserError if it is unknown or cannot be had, saying what to install or to download and where to put it.
+    Raises:     UserError if it is unknown or not available, saying what to install, or what to download and where to
+                put it.
     """
     check_name(name, option)
     try:

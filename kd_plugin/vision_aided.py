@@ -105,6 +105,8 @@ class VisionAided(Term):
         fp32:     no half precision in the teachers.
     """
 
+    has_teacher = True
+
     def __init__(self, teachers, recipe=DEFAULT_RECIPE, real_label=REAL_LABEL, weight=1.0, warmup=WARMUP,
                  policy='color,translation,cutout', fp32=True):
         super().__init__()

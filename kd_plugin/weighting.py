@@ -6,7 +6,7 @@ from torch_utils import training_stats
 from training.augment.ada import AdaptiveProbability
 
 CALIBRATION_NIMG = 1000         # images over which --kd-share measures
-LEAST, MOST = 1e-3, 1e3         # limits of its factor; the first step, of which nothing is known, has the least
+LEAST, MOST = 1e-3, 1e3         # limits of its factor; the first step, before any measurement, has the least
 ADAPT_START_NIMG = 20_000
 ADAPT_KIMG = 500                # in which --kd-adapt can move the weights by `ADAPT_RANGE`
 ADAPT_RANGE = 10
@@ -23,7 +23,8 @@ class Calibration(torch.nn.Module):
     """The factor with which |g_KD| is `share` |g_adv| over the first 1000 images; fixed from then on.
 
     factor = share * (sum of |g_adv|) / (sum of |g_KD| at factor 1), sums over the steps so far, within [LEAST, MOST].
-    A ratio held on and on would take distillation away just when D overfits: the adversarial gradient vanishes then.
+    Keeping the ratio all the time would take distillation away just when D overfits, since the adversarial gradient
+    then vanishes.
     """
 
     def __init__(self, share, batch_size):
@@ -64,7 +65,7 @@ class Need(torch.nn.Module):
         if cur_nimg < ADAPT_START_NIMG:
             self.p.fill_(0.5)
 
-    # The signs that wait for the next update of p; all processes must call it.
+    # The signs since the last update of p; all processes must call it.
 
     def get_extra_state(self):
         return self.controller.state_dict()
@@ -77,7 +78,7 @@ class Weighting(torch.nn.Module):
     """Factors of a step, scalars on the device: `in_d_step` = schedule * calibration * need, `in_g_step` = schedule.
 
     Args:
-        settings:   `presets.Preset`.
+        settings:   `settings.Preset`.
         batch_size: images per step, over all processes; for --kd-share and --kd-adapt only.
     """
 

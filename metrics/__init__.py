@@ -1,1 +1,1 @@
-"""Figures of merit of a generator: features -> statistics -> value, each with the protocol it was measured by."""
+"""Metrics of a generator: features -> statistics -> value, each with the protocol that it was measured by."""

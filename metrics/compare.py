@@ -8,7 +8,8 @@ from dnnlib import UserError, metric_records
 
 
 def read(paths: list[str]) -> dict[str, list[tuple[str, dict]]]:
-    """{metric, by its present name: [(path, record), ...]} of metric-NAME.jsonl files, and of folders that hold such.
+    """{metric, by its present name: [(path, record), ...]} of metric-NAME.jsonl files, and of folders that hold such
+    files.
 
     Raises: UserError for a path that is not there, or has no value of a metric.
     """
@@ -39,7 +40,7 @@ def describe(paths: list[str]) -> list[str]:
     for metric, entries in found.items():
         groups = {}
         for path, record in entries:
-            # Measured again: the latest
+            # If it was measured again, the latest counts
             groups.setdefault((path, metric_records.key(record)), {})[record.get('snapshot')] = record
         groups = {key: list(records.values()) for key, records in groups.items()}
         lines.append(f'{metric}, {entries[0][1].get("better", "lower")} is better')

@@ -1,4 +1,4 @@
-"""What turns images into the features that a metric compares: the Inception network of the FID, or a teacher."""
+"""Detectors turn images into the features that a metric compares: the Inception network of the FID, or a teacher."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ class Detector(NamedTuple):
     name:         for people.
     identity:     what its features depend on: digest of the file, or name, digest and precision of a teacher.
     num_features: width F of the features; None = it depends on the size of the images.
-    resize:       how images get to the size that it wants.
+    resize: how images are resized to its input size.
     network:      uint8 [N, 3, H, W] -> [N, F]; those of LPIPS and the teachers also take floats in 0..255, of which
                   they pass gradients on.
     """
@@ -47,7 +47,7 @@ class Detector(NamedTuple):
 
 @contextlib.contextmanager
 def full_float32():
-    """The features should not depend on the kind of GPU nor on how the generator was trained."""
+    """The features must not depend on the kind of GPU or on how the generator was trained."""
     backends = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [backend.allow_tf32 for backend in backends]
     try:
@@ -60,8 +60,8 @@ def full_float32():
 
 
 class ModelFile(NamedTuple):
-    """A file that a detector is made of: where it is, its name without folder and ending, how messages call it, and
-    what they advise."""
+    """A file that a detector is made of: where it is, its name without folder and ending, its name in messages, and
+    their advice."""
     path: str
     name: str
     label: str
@@ -99,7 +99,7 @@ def load_script(file: ModelFile, device) -> torch.jit.ScriptModule:
     """The TorchScript in a file.
 
     TorchScript is a program that runs when it is called. Only two kinds of files are ever loaded: the official ones,
-    whose SHA-256 is kept from the first download on and must stay the same, and those that the user names.
+    whose SHA-256 is recorded at the first download and must not change, and those that the user names.
     """
     try:
         with warnings.catch_warnings():             # no other loader reads this format
@@ -126,16 +126,15 @@ def load_inception(device, path: str | None = None) -> Detector:
 
 
 def script_detector(url: str, path: str | None, device, num_features: int, call: Callable, *, what: str,
-                    option: str, noun: str,
-                    output: str = '') -> Detector:
+                    option: str, noun: str, output: str = '') -> Detector:
     """A detector of the TorchScript in the user's file `path`, or in the official one of `url`.
 
     Args:
         num_features: width of the features.
         call:         (script, img uint8 [N, 3, H, W]) -> [N, num_features]; resizing is the script's business.
         what, option: as of `find_file`.
-        noun:         what a file without such features is told not to be.
-        output:       sets the identity apart from that of other outputs of the same file.
+        noun:         for the error message: '... is no {noun}'.
+        output:       distinguishes the identity from that of other outputs of the same file.
     Raises: UserError if it cannot be had, or is no such network.
     """
     file = find_file(url, path, what=what, option=option)
@@ -150,7 +149,7 @@ def check_features(detector: Detector, device, complaint: str, remedy: str) -> N
     """Tries the detector on two black images. Raises UserError if it fails, or if its features have the wrong shape."""
     try:
         features = detector(torch.zeros([2, 3, 64, 64], dtype=torch.uint8, device=device))
-    except Exception as err:                        # it is a program of others
+    except Exception as err:                        # a foreign program may raise anything
         raise UserError(f'{complaint}: it fails on 64x64 images ({gist(err, line=-1)}); {remedy}') from err
     if features.ndim != 2 or len(features) != 2 or detector.num_features not in (None, features.shape[1]):
         expected = f'[2, {detector.num_features or "F"}]'
@@ -159,7 +158,7 @@ def check_features(detector: Detector, device, complaint: str, remedy: str) -> N
 
 
 def load_teacher_detector(device, teacher_kwargs: dict) -> Detector:
-    """The image encoder of a teacher; its features are taken as it gives them.
+    """The image encoder of a teacher, with unchanged features.
 
     Args:
         teacher_kwargs: func_name of a function that takes `device` and the other entries and returns the teacher: an

@@ -12,7 +12,7 @@ CHUNK = 1 << 26             # distances at a time: 256 MB
 def chunks(x: torch.Tensor, y: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
     """(rows of x, their Euclidean distances [rows, M] to all of y), float32, as matrix products without TF32.
 
-    Both must be centred alike: the products lose what is small against the distance to the origin.
+    Both must be centred alike, since the products lose differences that are small against the distance to the origin.
     """
     squares_x, squares_y = x.square().sum(dim=1), y.square().sum(dim=1)
     step = max(CHUNK // len(y), 1)
@@ -24,7 +24,7 @@ def chunks(x: torch.Tensor, y: torch.Tensor) -> Iterator[tuple[slice, torch.Tens
 
 
 def centred(*sets: torch.Tensor) -> list[torch.Tensor]:
-    """The sets on the device of the last one, minus the mean of the first."""
+    """All sets on the device of the last set, minus the mean of the first."""
     device = sets[-1].device
     mean = sets[0].to(device, torch.float64).mean(dim=0).to(torch.float32)
     return [x.to(device, torch.float32) - mean for x in sets]

@@ -1,5 +1,5 @@
-"""The random draws behind generated images: latents, labels and noise follow from the seed and the number of the item,
-whatever the batches."""
+"""The random draws behind generated images: latents, labels and noise depend on the seed and the number of the item,
+not on the batches."""
 
 from collections.abc import Callable, Iterator
 
@@ -11,11 +11,11 @@ from torch_utils import distributed
 from torch_utils.seeds import number_of
 
 BLOCK = 64                      # items whose rows are drawn together
-NOISE_BLOCK = 8                 # items whose noise is: there are many more numbers of it
+NOISE_BLOCK = 8                 # items whose noise is drawn together: it has many more numbers
 
 
 def shares(num_items: int, batch_size: int) -> list[range]:
-    """The items of each batch that is this process's; the batches are dealt out in turn."""
+    """The items of each batch of this process; the processes take batches in turn."""
     starts = range(0, num_items, batch_size)[distributed.get_rank()::distributed.get_world_size()]
     return [range(start, min(start + batch_size, num_items)) for start in starts]
 
@@ -36,8 +36,8 @@ def batches(opts, num_items: int, batch_size: int, what: str) -> Iterator[range]
 
 
 def rows(opts, items: range, what: str, draw: Callable[[int], torch.Tensor]) -> torch.Tensor:
-    """Random rows for the items, on the CPU; `draw(seed)` gives those of a block of items. Draws for another purpose
-    have another `what`."""
+    """Random rows for the items, on the CPU; `draw(seed)` gives those of a block of items. `what` names the purpose:
+    other purposes get other numbers."""
     first = items.start // BLOCK * BLOCK
     return torch.cat([draw(_seed(opts, block, what))
                       for block in range(first, items.stop, BLOCK)])[items.start - first:][:len(items)]
@@ -63,8 +63,8 @@ def labels(opts, items: range, what: str = 'labels') -> torch.Tensor:
 
 
 class noise(torch.overrides.TorchFunctionMode):
-    """Within it, `torch.randn([len(items), ...])`, the generator's source of noise, gives each image noise of its own,
-    whatever the batches."""
+    """Within it, `torch.randn([len(items), ...])`, the generator's source of noise, gives each image its own noise,
+    independent of the batches."""
 
     def __init__(self, opts, items: range):
         super().__init__()
@@ -90,7 +90,7 @@ def truncation(opts) -> dict:
 
 
 def to_device(x: torch.Tensor, device) -> torch.Tensor:
-    """Without waiting for it."""
+    """Without waiting for the device."""
     if torch.device(device).type == 'cuda' and not x.is_pinned():
         x = x.pin_memory()
     return x.to(device, non_blocking=True)

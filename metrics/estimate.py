@@ -1,4 +1,5 @@
-"""Figures and how sure they are: each is computed for the generated images, and again for resamples of them."""
+"""Metric values with bootstrap intervals: each is computed for the generated images, and again for resamples of
+them."""
 
 import math
 
@@ -6,7 +7,7 @@ import torch
 
 from .feature_stats import FeatureStats
 
-# Features that are kept for the sake of intervals alone: 65,536 images of the Inception network
+# Limit for features that are only kept for intervals: 65,536 images of the Inception network
 MAX_FEATURE_BYTES = 1 << 29
 LEVEL = 0.95
 
@@ -30,13 +31,12 @@ def fits(num_images: int, num_features: int) -> bool:
 def evaluate(compute, real: FeatureStats | None, generated: FeatureStats, resamples: int, seed: int) -> dict:
     """-> {figure: number}, and 'intervals': {figure: [low, high]} with the 'bootstrap' that they come from.
 
-    The value is NaN and alone where a feature is infinite or NaN, as those of an image of the generator may be.
+    If a feature of a generated image is infinite or NaN, the value is NaN and nothing else is there.
 
     Args:
         compute: `compute(real, generated, weights)` -> {figure: tensor [R] or a plain value}. `weights` [R, N] says how
-                 often each generated
-                 image counts, the first row once each: a tensor holds the figure for each row, and only such figures
-                 get an interval.
+                 often each generated image counts, the first row once each: a tensor holds the figure for each row, and
+                 only such figures get an interval.
         resamples, seed: of the bootstrap; it needs the features of the generated images, and is left out where they
                          were not kept.
 

@@ -13,11 +13,11 @@ FORMAT = 'kdgan-feature-stats-1'
 
 
 class FeatureStats:
-    """What a metric keeps of a set of features, of which it sees a batch at a time.
+    """The statistics of a set of features, which arrive in batches.
 
-    Mean and covariance are kept as such, in float64, and each batch is merged into them by the pairwise update of Chan,
-    Golub and LeVeque ("Algorithms for computing the sample variance", 1983). Sums of squares would lose the covariance
-    of features whose mean is large. Nothing here waits for the device.
+    Mean and covariance are kept in float64, and each batch is merged into them by the pairwise update of Chan, Golub
+    and LeVeque ("Algorithms for computing the sample variance", 1983). Sums of squares would lose the covariance of
+    features whose mean is large. Nothing here waits for the device.
 
     Args:
         capture_all:      keep the features themselves, float32.
@@ -133,7 +133,7 @@ class FeatureStats:
 
     @classmethod
     def load(cls, path: str) -> 'FeatureStats | None':
-        """What `save` wrote, on the CPU; None if there is no such file, or it is damaged or of another format."""
+        """Loads what `save` wrote, on the CPU; None if there is no such file, or it is damaged or of another format."""
         try:
             with safetensors.safe_open(path, framework='pt') as f:
                 metadata = f.metadata() or {}

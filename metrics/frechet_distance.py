@@ -36,14 +36,13 @@ def frechet_terms(mean_r, cov_r, mean_f, cov_f) -> FrechetTerms:
     """The terms of the Frechet distance, in float64 on the CPU.
 
     With cov_r = A A^T, the product cov_r cov_f has the same eigenvalues but zeros as the symmetric A^T cov_f A, so that
-    the trace of its
-    root is the sum of their roots: no square root of an unsymmetric matrix is needed, which is unstable and comes out
+    the trace of its root is the sum of their roots: no square root of an unsymmetric matrix is needed, which is
+    unstable and comes out
                                     complex where a
     covariance is singular. A has a column for each eigenvalue of cov_r above rounding. With fewer images than features
     (100-shot sets: rank 99 of 2048) the result is thus the exact distance of the two degenerate Gaussians, no offset is
     added to the diagonal, and the work falls from F^3 to F^2 rank for all but the decomposition of cov_r. Such a
-    distance is well defined but is biased upwards by
-    the small sample: compare it only with those of equal counts.
+    distance is well defined but is biased upwards by the small sample: compare it only with those of equal counts.
 
     Args:
         mean_r, mean_f: [F] array or tensor.
@@ -58,8 +57,7 @@ def frechet_terms(mean_r, cov_r, mean_f, cov_f) -> FrechetTerms:
     num = len(mean_r)
     if mean_f.shape != (num,) or cov_r.shape != (num, num) or cov_f.shape != (num, num):
         raise ValueError(f'means {list(mean_r.shape)} and {list(mean_f.shape)}, covariances {list(cov_r.shape)} and '
-                         f'{list(cov_f.shape)}: '
-                         'they must be [F], [F], [F, F] and [F, F]')
+                         f'{list(cov_f.shape)}: they must be [F], [F], [F, F] and [F, F]')
     if not all(bool(x.isfinite().all()) for x in (mean_r, cov_r, mean_f, cov_f)):
         return FrechetTerms(math.nan, math.nan, math.nan, math.nan)
     root = factor(cov_r)

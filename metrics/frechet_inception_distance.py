@@ -3,8 +3,8 @@
 Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", NIPS 2017, eq. 6:
 |m_r - m_g|^2 + tr(C_r + C_g - 2 (C_r C_g)^(1/2)) with the means and covariances of the features of real and generated
 images. Covariances are divided by n - 1, as in the programs behind most published values (the first FID code, the
-TensorFlow code of DiffAugment, BigGAN's inception_tf, clean-fid, torch-fidelity); StyleGAN2-ADA's divides by n. Beside
-the value stands the one over n.
+TensorFlow code of DiffAugment, BigGAN's inception_tf, clean-fid, torch-fidelity); StyleGAN2-ADA's divides by n. The
+value over n is reported as well.
 """
 
 import torch
@@ -35,7 +35,8 @@ def fid(real: FeatureStats, generated: FeatureStats, weights: torch.Tensor) -> d
 
 
 def unbiased(num_items: int) -> float:
-    """The factor that turns a covariance over n into one over n - 1. That of a single image is zero over any number."""
+    """The factor that turns a covariance over n into one over n - 1. The covariance of a single image is zero either
+    way."""
     return num_items / max(num_items - 1, 1)
 
 

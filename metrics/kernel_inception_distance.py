@@ -33,10 +33,9 @@ def kernel_distance(real: torch.Tensor, gen: torch.Tensor, weights: torch.Tensor
     """KID in float64 of features [M, F] and [N, F]; unbiased, so that it may be negative.
 
     Returns: value [R] and standard_error, which is that of the mean over subsets: it tells how much the draw of subsets
-             matters, and would
-             go to zero with their number. The sampling of the images is in the resamples, to first order: the value
-             moves by twice the mean over images of (mean k to generated ones - mean k to real ones), taken over the
-             subsets that an image was in.
+             matters, and would go to zero with their number. The sampling of the images is in the resamples, to first
+             order: the value moves by twice the mean over images of (mean k to generated ones - mean k to real ones),
+             taken over the subsets that an image was in.
     """
     size = min(len(real), len(gen), max_size)
     if size < 2:

@@ -61,7 +61,7 @@ class AlexNetLpips(torch.nn.Module):
 
     def load(self, alexnet: ModelFile, heads: ModelFile) -> 'AlexNetLpips':
         """Takes the weights from a checkpoint of torchvision's AlexNet and from one of LPIPS's heads. Raises UserError
-        if they are others."""
+        for other files."""
         convolutions = dict(self.named_parameters())
         for name, value in _read_tensors(alexnet,
                                          {name: list(value.shape) for name, value in convolutions.items()}).items():
@@ -75,7 +75,7 @@ class AlexNetLpips(torch.nn.Module):
 
 
 def _read_tensors(file: ModelFile, shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
-    """The tensors of these names and shapes in a checkpoint, which may hold others. Nothing in it is run."""
+    """The tensors of these names and shapes in a checkpoint, which may hold other tensors. Nothing in it is run."""
     try:
         state = torch.load(file.path, map_location='cpu', weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as err:
@@ -95,7 +95,7 @@ def load_alexnet_lpips(device, alexnet: str | None = None, heads: str | None = N
     Args:
         alexnet: a copy of torchvision's checkpoint; None = download to the cache on first use.
         heads:   a copy of the linear heads of the LPIPS project; None = the same.
-    Raises: UserError if they cannot be had, or are others.
+    Raises: UserError if they are not available, or are other files.
     """
     sources = [find_file(ALEXNET_URL, alexnet, what='AlexNet of LPIPS', option='--alexnet'),
                find_file(HEADS_URL, heads, what='Linear heads of LPIPS', option='--lpips-heads')]

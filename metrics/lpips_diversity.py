@@ -39,9 +39,8 @@ def compute_lpips_diversity(opts, num_gen: int, same_class: bool = False) -> dic
     """Mean LPIPS over num_gen / 2 pairs of generated images, at their own size. Arguments as above.
 
     0 = all images are equal; higher is more diverse. KD-DLGAN (Cui et al., CVPR 2023), Table 5, names AlexNet LPIPS but
-    neither the number
-    of pairs, nor whether they are within a class or across, nor the size of the images: what is fixed here need not be
-    what was done there.
+    neither the number of pairs, nor whether they are within a class or across, nor the size of the images: the choices
+    here may differ from theirs.
 
     Returns: value and standard_error, NaN if the generator gives NaN; generated: the protocol. The same on all
              processes.

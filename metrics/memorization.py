@@ -4,7 +4,7 @@ With d(x) = the Euclidean distance of the features of x to those of the nearest 
 is one of them), a generated image counts as a copy if d(x) is below the 5 % quantile of d over the training images. Of
 new photos of the same kind, about 5 % would count: a generator that learns the distribution has a share near 0.05, one
 that copies has a share near 1. `below_median` is the same with the median, of which new photos have 50 %. Training
-images with an exact duplicate have no say in the quantiles. Mirrored copies are not looked for.
+images with an exact duplicate are left out of the quantiles. Mirrored copies are not searched for.
 
 The comparison of distances to the training set with those of fresh data is that of Meehan et al., "A Non-Parametric
 Test to Detect Data-Copying in Generative Models", AISTATS 2020; here each training image, left out, stands in for the

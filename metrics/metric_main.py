@@ -34,11 +34,11 @@ from .metric_utils import NOISE_MODE, MetricOptions
 from .registry import find_metric, forms, is_valid_metric, list_valid_metrics, register_metric  # noqa: F401
 from .shared_pass import generated_statistics, real_statistics
 
-# Of detectors, as a rule
+# The input of most detectors
 INPUT = 'uint8, clip(127.5 x + 128) cut to whole numbers; one channel repeated to three'
 
-# Detectors by the name that metrics know them by: functions of the device and of the user's files and settings, each
-# None where not given.
+# Detectors by the names that metrics use: functions of the device and of the user's files and settings, which are None
+# if not given.
 LOADERS = {
     'inception': lambda device, given: detectors.load_inception(device, given['detector']),
     'inception-classes': lambda device, given: script_detectors.load_inception_classes(device, given['detector']),
@@ -52,7 +52,7 @@ OTHER_FILES = dict(vgg16=None, alexnet=None, lpips_heads=None)
 
 def load_detector(metric: str, device, detector: str | Detector | None = None, teacher_kwargs: dict | None = None,
                   **given: str | None) -> Detector:
-    """What the metric compares images by.
+    """The detector of a metric.
 
     Args:
         detector:       file with the Inception network; None = the official one, from the cache or downloaded. A loaded
@@ -86,7 +86,8 @@ def check_metrics(metrics: list[str], detector: str | None = None, teacher_kwarg
 
 
 def check_names(metrics: list[str], detector: str | None) -> set[str]:
-    """What of that takes no loading: whether the user's `detector` is there. -> the names of `LOADERS` in use.
+    """The part of `check_metrics` that needs no loading: whether the user's `detector` exists. -> the names of
+    `LOADERS` in use.
 
     Raises: UserError.
     """
@@ -226,8 +227,8 @@ def _reference(opts: MetricOptions) -> dict:
 
 def report_metric(result: dict, run_dir: str | None = None, snapshot: str | None = None,
                   cur_nimg: int | None = None) -> None:
-    """Prints a result, beside the best of its protocol on record, and appends it to `metric-<name>.jsonl` in `run_dir`
-    (None = nowhere); on the first process.
+    """Prints a result with the best recorded value of its protocol, and appends it to `metric-<name>.jsonl` in
+    `run_dir` (None = nowhere); on the first process.
 
     Args:
         result:   of `calc_metric`.
@@ -255,8 +256,7 @@ def report_metric(result: dict, run_dir: str | None = None, snapshot: str | None
 
 
 def _print_best(record: dict, others: list[dict]) -> None:
-    """The best value on record beside this one, which is as a rule the last: chosen by the same measure, it
-    flatters."""
+    """Prints the best value on record. Having been chosen by the measure itself, it is biased towards good values."""
     latest = {(other.get('snapshot'), metric_records.key(other)): other for other in others}
     others, warning = metric_records.comparable(record, list(latest.values()))
     if warning:
@@ -283,7 +283,7 @@ def describe(result: dict) -> str:
 def calc_and_report(run_dir: str | None = None, snapshot: str | None = None, cur_nimg: int | None = None,
                     metric: str | None = None,
                     metrics: list[str] | None = None, **kwargs) -> list[dict]:
-    """`calc_metrics`, of one or several, then `report_metric` of each: what a training loop calls by name. -> the
+    """`calc_metrics`, of one or several, then `report_metric` of each; a training loop calls this by name. -> the
     results."""
     results = calc_metrics([metric] if metrics is None else metrics, picture_dir=run_dir, **kwargs)
     for result in results:

@@ -26,7 +26,7 @@ MAX_PIXELS = 1 << 22
 
 @dataclasses.dataclass
 class MetricOptions:
-    """What a metric works on.
+    """The inputs of a metric.
 
     G:              generator in eval mode: `G(z, c, noise_mode=...)` -> [N, 1 or 3, H, W] in [-1, 1]; z_dim, c_dim,
                     img_resolution.
@@ -35,8 +35,7 @@ class MetricOptions:
     detector:       images -> features.
     device:         where to work.
     seed:           of the latents, labels and noise.
-    batch_size:     images at a time on each process; neither it nor the number of processes changes anything but
-                    roundings.
+    batch_size:     images at a time on each process; like the number of processes, it only changes rounding.
     num_workers:    processes that read images; 0 = this one.
     cache:          keep the statistics of the data set on disk.
     progress:       show progress bars, where there is a terminal.
@@ -82,11 +81,9 @@ class MetricOptions:
 
 
 def open_reference(dataset_kwargs: dict, use_labels: bool = False, **kwargs):
-    """All images of a data set as they are: the reference of a metric is never mirrored, whatever the training did, nor
-    a part of it.
-
-    But images that are held out for validation are left out: few-shot protocols compare with the images of the
-    training.
+    """All images of a data set as they are: the reference of a metric is never mirrored and never a subset, even if the
+    training used one. Only images that were held out for validation are left out: few-shot protocols compare with the
+    training images.
     """
     as_they_are = dict(use_labels=use_labels, xflip=False, max_size=None)
     return dnnlib.util.construct_class_by_name(**{**dataset_kwargs, **as_they_are, **kwargs})
@@ -112,13 +109,14 @@ def check_reference(dataset_kwargs: dict, where: str, channels: int, resolution:
 
 
 def _open_like(dataset_kwargs: dict, where: str, resolution: int, c_dim: int, class_names: list | None):
-    """The real images, with labels if c_dim > 0. Raises UserError, whose remedies make them like the generated ones."""
+    """The real images, with labels if c_dim > 0. Raises UserError with remedies that make them fit the generated
+    ones."""
     try:
         return open_reference(dataset_kwargs, use_labels=c_dim > 0, remedy_side=resolution)
     except UserError as err:
         if c_dim == 0:
             raise
-        open_reference(dataset_kwargs, remedy_side=resolution).close()          # raises what is not of labels
+        open_reference(dataset_kwargs, remedy_side=resolution).close()      # raises errors that are not about labels
         raise UserError(f'{where}: the network takes labels of {c_dim} dimensions; {err.fact}; '
                         f'use {_same_classes(class_names)}') from err
 
@@ -133,8 +131,8 @@ def compute_feature_stats_for_dataset(opts: MetricOptions, max_items: int | None
     """Statistics of the first `max_items` (None = all) real images; complete on the first process only. Features are in
     the order of the images.
 
-    Every process takes a share of the images. The result is kept under `files.cache_dir('metrics')`, by what the images
-    and the detector are, and also serves where a part of it is asked for; a damaged file there is made again.
+    Every process takes a share of the images. The result is kept under `files.cache_dir('metrics')`, under a name made
+    from images and detector, and serves requests for a part of it, too; a damaged file is replaced.
 
     Args:
         capture: arguments of `FeatureStats`.
@@ -154,7 +152,7 @@ def compute_feature_stats_for_dataset(opts: MetricOptions, max_items: int | None
     if opts.cache and distributed.get_rank() == 0:
         try:
             stats.save(_cache_path(opts, num_items, capture))
-        except UserError as err:                    # such as a full disk; the value is no worse for it
+        except UserError as err:                    # such as a full disk; the value is not affected
             print(f'Warning: the statistics of the real images are not kept for the next time: {err}', flush=True)
     return stats
 
@@ -192,10 +190,10 @@ class Request(NamedTuple):
 def collect_generated(opts: MetricOptions, requests: dict[Any, Request]) -> dict[Any, FeatureStats]:
     """One pass over generated images -> {key of the request: its statistics}, complete on the first process only.
 
-    Every process generates a share of the batches, and each detector sees each image once. The number of images that
-    are asked for changes none of them; torch's global random state is left as it was. An image with infinite or NaN
-    pixels has NaN features. Nothing in a step waits for
-    the device, and no image is kept: on a GPU, the labels and latents of the next batches are made while it works.
+    Every process generates a share of the batches, and each detector sees each image once. The images do not depend on
+    how many are requested; torch's global random state is left as it was. An image with infinite or NaN pixels has NaN
+    features. Nothing in a step waits for the device, and no image is kept: on a GPU, the labels and latents of the next
+    batches are made while it works.
     """
     stats = {key: _empty_stats(request.detector, opts.device, request.capture) for key, request in requests.items()}
     num_items = max((request.max_items for request in requests.values()), default=0)
@@ -231,7 +229,7 @@ def generate_batch(opts: MetricOptions, items: range, same_class: bool = False) 
 
 
 def _generate(opts: MetricOptions, items: range, same_class: bool) -> torch.Tensor:
-    # StyleGAN2 computes a single image in another way, with other roundings
+    # StyleGAN2 computes a single image in another way, with other rounding errors
     made = range(items.start, max(items.stop, items.start + 2))
     z, c = draws.latents(opts, made), draws.labels(opts, made)
     if same_class:

@@ -31,8 +31,8 @@ def path_lengths(opts, num_paths: int, space: str, sampling: str, crop: bool) ->
     processes.
 
     Both images of a path have the same label, drawn as often as in the data set, and the same noise. They are compared
-    as the generator gives them, without rounding to 8 bits, and made without TF32 and half precision, in which such
-    small steps would drown.
+    as the generator gives them, without rounding to 8 bits, and made without TF32 and half precision, whose errors
+    would be larger than such small steps.
 
     Args:
         opts:      `metric_utils.MetricOptions`; the generator has `mapping` and `synthesis`; the detector takes floats
@@ -103,7 +103,7 @@ def _prepare(img: torch.Tensor, crop: bool) -> torch.Tensor:
 
 
 def trim(values: torch.Tensor) -> np.ndarray:
-    """What lies between the 1st and the 99th percentile, float64; both percentiles are rounded outwards to one of the
+    """The values between the 1st and the 99th percentile, float64; both percentiles are rounded outwards to one of the
     values."""
     values = values.to('cpu', torch.float64).numpy()
     low, high = np.percentile(values, 1, method='lower'), np.percentile(values, 99, method='higher')

@@ -2,9 +2,9 @@
 covers.
 
 Kynkaanniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models", NeurIPS 2019, eq. 1 and 2:
-an image lies on the manifold of a set if, for some image of it, it is no farther away than the k-th nearest other image
-of the set is. Precision is the share of generated images on the manifold of the real ones, recall the other way round.
-k = 3; VGG16 features, as in the paper.
+an image lies on the manifold of a set if some image of the set is at least as close to it as to its own k-th nearest
+neighbour in the set. Precision is the share of generated images on the manifold of the real ones, recall the other way
+round. k = 3; VGG16 features, as in the paper.
 """
 
 import torch

@@ -1,13 +1,13 @@
-"""The metrics by name: what each needs of real and generated images, and the function that makes values of it."""
+"""The metrics by name: what each needs of real and generated images, and the function that computes its values."""
 
 import re
 from typing import Callable, NamedTuple
 
 from dnnlib import UserError, metric_records
 
-MOMENTS = dict(capture_mean_cov=True)           # what a metric needs of features: their mean and covariance,
+MOMENTS = dict(capture_mean_cov=True)           # what a metric needs: mean and covariance of the features,
 FEATURES = dict(capture_all=True)               # or the features themselves
-MAX_IMAGES = 10_000_000                         # more than anyone can have meant
+MAX_IMAGES = 10_000_000                         # a larger number is a typing mistake
 
 
 class Metric(NamedTuple):
@@ -20,7 +20,7 @@ class Metric(NamedTuple):
              `generated` is None, the metric works on the generator itself, and `compute` is called as `compute(opts,
              number)` instead.
     compute: `compute(real, generated, weights)` -> {'value': ..., other figures}; see `estimate.evaluate`.
-    number:  of images, where the name does not say; None = it must.
+    number:  of images, if the name has none; None = the name must have one.
     figures: names of the other figures that are printed after the value.
     abilities: what a generator must offer beyond a call of it, by the names of `training.networks.interface.ABILITIES`.
     alone: whether it needs images that do not depend on the others of their batch.

@@ -12,8 +12,8 @@ def generated_statistics(options: dict[str, MetricOptions], bootstrap: int) -> d
 
     Args:
         options:   {metric: its options}, alike except for the detector.
-        bootstrap: resamples that are wanted: features are then kept where `estimate.fits`, even if the value needs
-                   their moments only.
+        bootstrap: number of resamples: features are then kept if `estimate.fits`, even if the value needs only their
+                   moments.
     """
     requests = {}
     for name, opts in options.items():

@@ -1,1 +1,1 @@
-"""Pages about runs, for a browser: one run, several side by side, all of a folder. Needs no torch."""
+"""Pages about runs, for a browser: one run, several side by side, or all of a folder. Needs no torch."""

@@ -1,4 +1,4 @@
-"""What the statistics of a run say, in words, and what to do next: the rules of docs/health.md."""
+"""Explains the statistics of a run in words, and what to do next: the rules of docs/health.md."""
 
 import statistics
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from .curves import column
 from .numbers import kimg, short
 
 LATEST = 3                      # ticks that count as now
-EARLY = 0.1                     # share of a run in which fakes are still blurred and alike
+EARLY = 0.1                     # first share of a run, in which fakes are still blurred and alike
 LEAKS, SURE, OVERFITS, RISE = 0.8, 0.9, 0.5, 0.2
 NEAR, TEACHER_ONLY, LOSES_VIEW, SLOWER = 0.15, 10, 0.1, 1.5
 WORSE_IN_A_ROW = 3
@@ -48,7 +48,7 @@ def _is_early(run):
 
 
 def _remedies(run):
-    """What helps against overfitting, and is not in use."""
+    """Remedies against overfitting that are not yet in use."""
     unused = [('`--mirror=1`', not run.part('training_set_kwargs').get('xflip')),
               ('`--aug=ada`', not run.part('augment_kwargs')), ('`--kd`', 'kd' not in run.part('terms'))]
     return ', '.join(['more data', *[option for option, missing in unused if missing], 'a larger `--gamma`'])
@@ -128,7 +128,7 @@ def _slower(run):
     values = _values(run, 'Timing/sec_per_kimg')
     if len(values) <= 3 * LATEST:
         return []
-    now, usual = statistics.median(values[-LATEST:]), statistics.median(values)     # one slow tick is no trend
+    now, usual = statistics.median(values[-LATEST:]), statistics.median(values)     # a single slow tick is no trend
     if now > SLOWER * usual:
         text = (f'{now:.3g} seconds per kimg in the latest ticks, {usual:.3g} as a rule. '
                 'Other programs may be on the same cores or GPU.')
@@ -151,7 +151,7 @@ def _metric(run):
         text = f'{where}, {since} evaluations ago. {_what_to_use(run, group)} More training may not pay.'
         return _item('act', 'It has not got better lately', text)
     if since > 0:
-        text = f'{where}. Whichever is best of many flatters a little.'
+        text = f'{where}. The best of many is a little better than it should be.'
         return _item('good', 'The best snapshot is not the last', text)
     return _item('good', 'The last snapshot is the best so far', f'{where}.')
 

@@ -14,7 +14,7 @@ PAGE_FILE = 'compare.html'
 MOST_RUNS = 8                   # as many as there are colours
 MOST_LISTED = 4                 # entries of a value
 MOST_POINTS = 400               # of a curve
-STATISTICS = {                  # those that are drawn, and how they are called
+STATISTICS = {                  # statistics that are drawn, and their titles
     'Loss/signs/real': 'r_t: mean sign of D on training images',
     'Health/overfitting': 'r_v: 0 = held-out images pass for training images, 1 = for fakes',
     'Progress/augment': 'p: how often images are augmented',
@@ -26,7 +26,7 @@ STATISTICS = {                  # those that are drawn, and how they are called
     'KD/gradient_share': 'Gradient of the distillation over the adversarial one',
     'Timing/sec_per_kimg': 'Seconds per kimg', 'Resources/cpu_mem_gb': 'Memory in GiB',
     'Resources/peak_gpu_mem_gb': 'Memory of the GPU in GiB'}
-# Entries that tell no runs apart, by themselves or because another one says the same.
+# Entries that do not distinguish runs, or repeat what another entry says.
 UNTOLD = re.compile(r'(run_dir|options_given|report_kwargs|found_out|fp32_auto|metric_kwargs)\b.*'
                     r'|terms\.\w+\.(training_set_kwargs\..*|texts_origin|settings\.texts|seed)')
 
@@ -34,7 +34,7 @@ UNTOLD = re.compile(r'(run_dir|options_given|report_kwargs|found_out|fp32_auto|m
 def write(run_dirs: list[str], out: str = PAGE_FILE, assets: str | None = None) -> str:
     """Writes the page about several runs. -> its path.
 
-    Raises UserError for a folder that is none of a run, for too few of them and too many.
+    Raises UserError if a folder is not that of a run, or if there are too few or too many.
     """
     folders = list(dict.fromkeys(os.path.realpath(folder) for folder in run_dirs))
     if not 2 <= len(folders) <= MOST_RUNS:
@@ -117,7 +117,7 @@ def _shared(runs):
 
 
 def metric_rows(runs) -> list[dict]:
-    """A row for each protocol. Values stand in the same row only if they compare."""
+    """A row for each protocol. Only values that can be compared are in one row."""
     shared = _shared(runs)
     first = {}
     rows = []

@@ -1,4 +1,4 @@
-"""The curves of a run: which statistics stand together, under which name, thinned to what a page can draw."""
+"""The curves of a run: which statistics share a panel and under which name, thinned to what a page can draw."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from .numbers import is_number, rounded
 
-OUTLIER = 8                     # times the median: a machine that was busy with something else
+OUTLIER = 8                     # times the median: higher values come from a machine that was busy otherwise
 MOST_POINTS = 800               # of a curve; of more ticks, several are averaged into one point
 
 
@@ -70,13 +70,13 @@ def panels(run) -> tuple[list[dict], int]:
 
 
 def has_outliers(series: list[dict]) -> bool:
-    """Whether a value is so far above the usual ones of its curve that these lie flat on a linear scale."""
+    """Whether a value is so far above the usual ones of its curve that a linear scale would flatten those."""
     found = [[value for value in entry['y'] if value is not None] for entry in series]
     return any(max(values) > OUTLIER * statistics.median(values) > 0 for values in found if values)
 
 
 def label_of(group: Group, name: str) -> str | None:
-    """How a statistic is called in a panel; None if it is not of it."""
+    """The name of a statistic in a panel; None if it is not part of it."""
     match = re.fullmatch(group.pattern, name)
     if match is None:
         return None
@@ -102,7 +102,7 @@ def rounded_kimg(value: float) -> float:
 
 
 def _scale(name, config):
-    """What a value is multiplied by: a phase is timed per call, and drawn per thousand images. None = not known."""
+    """The factor on a value: a phase is timed per call and drawn per thousand images. None = unknown."""
     phase = re.fullmatch(r'Timing/([GD])(main|reg|both)', name)
     if phase is None:
         return 1
@@ -112,7 +112,7 @@ def _scale(name, config):
 
 
 def _distinct(series):
-    """Labels that are not the only one of their kind are followed by the full name."""
+    """Adds the full name to labels that occur more than once."""
     labels = [entry['label'] for entry in series]
     full = lambda entry: dict(entry, label=f'{entry["label"]} ({entry["name"]})')
     return [full(entry) if labels.count(entry['label']) > 1 else entry for entry in series]

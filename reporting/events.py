@@ -1,7 +1,6 @@
-"""What happened to a run besides training: starts, steps left out, rollbacks, warnings, its end. All in our own words.
-
-A log may name folders, users and machines, which a page that is shown to others must not: what is taken from it are
-numbers, and sentences without a slash.
+"""What happened to a run besides training: starts, steps left out, rollbacks, warnings, its end. All texts are our own.
+A log may name folders, users and machines, which a page for others must not: only numbers and sentences without a slash
+are taken from it.
 """
 
 import bisect
@@ -9,7 +8,7 @@ import re
 
 from .numbers import is_number
 
-TICK = re.compile(r'tick \d+ +(?:kimg +)?([\d.]+) ')              # runs of before had titles within the line
+TICK = re.compile(r'tick \d+ +(?:kimg +)?([\d.]+) ')              # older runs have the titles within the line
 ROLLBACK = re.compile(r'Warning: .* up to ([\d.]+) kimg .*Back to ([\d.]+) kimg, with ([\d.e-]+) times the learning')
 LEFT_OUT = re.compile(r'Warning: \d+ of \d+ \w+ steps were left out')              # bad-steps.jsonl has them one by one
 ENDED = re.compile(r'Ended at ([\d.]+) kimg by \w+: (.*)')

@@ -1,4 +1,4 @@
-"""What is trained on what, and how far it is: rows of names and values for the tables of a page."""
+"""What is trained, on which data, and how far it is: rows of names and values for the tables of a page."""
 
 import datetime
 import statistics
@@ -10,7 +10,7 @@ from . import events
 from .numbers import is_number, short
 from .run_folder import as_table
 
-RECENT = 10                     # ticks whose speed the estimate of the time goes by
+RECENT = 10                     # latest ticks, whose speed the estimate of the time uses
 KNOWN_TERMS = 'class_name'
 
 
@@ -27,7 +27,7 @@ def progress(run) -> dict:
 
 
 def _seconds_left(run, total):
-    """As fast as the latest ticks, measuring and saving between them included."""
+    """At the speed of the latest ticks, including measuring and saving between them."""
     known = [tick for tick in run.ticks[-RECENT:] if 'Timing/total_sec' in tick]
     done = known[-1]['Progress/kimg'] - known[0]['Progress/kimg'] if known else 0
     if done <= 0:
@@ -83,7 +83,7 @@ def machine(run) -> list[tuple[str, str]]:
 
 
 def given(run) -> list[tuple[str, str]]:
-    """The options of the command that depart from their defaults."""
+    """The options of the command that are not at their defaults."""
     return _known([(f'--{name.replace("_", "-")}', value) for name, value in run.part('options_given').items()])
 
 

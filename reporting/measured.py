@@ -1,4 +1,4 @@
-"""The measurements of a run by protocol: only values of equal protocols stand together."""
+"""The measurements of a run by protocol: only values of equal protocols are put together."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from .numbers import interval, kimg, rounded, with_interval
 
 
 class Measured(NamedTuple):
-    """Values of a metric that compare, one per snapshot, by images seen."""
+    """Values of a metric that can be compared, one per snapshot, by images seen."""
     metric: str
     records: list[dict]
 
@@ -38,7 +38,7 @@ def by_protocol(records: list[dict]) -> dict[str, Measured]:
 
 
 def row(group: Measured) -> dict:
-    """What tables show of it."""
+    """The entries for tables."""
     found = dict(metric=group.metric, better=group.better, count=len(group.records), protocol=in_words(group.last),
                  last=with_interval(group.last), last_at=kimg(group.last['cur_nimg']))
     if group.best is None:

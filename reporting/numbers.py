@@ -1,4 +1,4 @@
-"""Numbers as files have them, and as people and pages read them."""
+"""Numbers from files, and as text for people and pages."""
 
 import math
 from typing import Any
@@ -9,12 +9,12 @@ LARGEST = 1e300
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a number that can be counted with: JSON has NaN, and whole numbers of any length."""
+    """Whether it is a finite number of usual size: JSON allows NaN, and integers of any length."""
     return type(value) in (int, float) and abs(value) < LARGEST
 
 
 def rounded(value: float | None) -> float | None:
-    """Five digits, which a curve does not need more of; None stays."""
+    """Rounded to five digits, enough for a curve; None stays."""
     return None if value is None else float(f'{value:.5g}')
 
 
@@ -43,7 +43,8 @@ def kimg(nimg: float) -> str:
 
 
 def thinned(items: list, most: int) -> list:
-    """At most `most` + 1 of a list: each 2nd, 4th, 8th, ... and the last. As it grows, what was left out stays so."""
+    """At most `most` + 1 of a list: each 2nd, 4th, 8th, ... and the last. As the list grows, items that were left out
+    stay out."""
     step = 1
     while math.ceil(len(items) / step) > most:
         step *= 2

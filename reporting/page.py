@@ -1,4 +1,5 @@
-"""Pages as HTML: templates, style and script, and how pictures are put in or linked. Nothing comes from elsewhere."""
+"""Pages as HTML: templates, style and script, and how pictures are put in or linked. Nothing is loaded from
+elsewhere."""
 
 import base64
 import functools
@@ -86,7 +87,7 @@ def _templates():
 
 
 def with_code(text: str) -> markupsafe.Markup:
-    """What stands in backticks as code, which is not broken into lines; everything else as text."""
+    """Text with the parts in backticks as code, which is not broken into lines."""
     parts = [markupsafe.escape(part) if number % 2 == 0 else markupsafe.Markup('<code>{}</code>').format(part)
              for number, part in enumerate(text.split('`'))]
     return markupsafe.Markup('').join(parts)
@@ -106,6 +107,6 @@ def render(template: str, how, data: dict, **values) -> str:
 
 
 def as_json(data) -> markupsafe.Markup:
-    """JSON that can stand within <script type="application/json">: no sign in it begins a tag."""
+    """JSON that can stand within <script type="application/json">: no character in it begins a tag."""
     text = json.dumps(data, separators=(',', ':'), allow_nan=False)
     return markupsafe.Markup(text.replace('<', '\\u003c').replace('>', '\\u003e').replace('&', '\\u0026'))

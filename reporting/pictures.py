@@ -1,4 +1,5 @@
-"""Grids of a run as small JPEG files: the same images of each, so that a slider over them shows them change."""
+"""Grids of a run as small JPEG files, with the same images of each, so that a slider over them shows how they
+change."""
 
 import base64
 import io
@@ -56,7 +57,8 @@ def sheet(run, name: str) -> bytes | None:
 
 
 def identity(run, name: str) -> str:
-    """Tells whether a grid, as it is now, has been made into a JPEG before. Raises OSError if it is gone."""
+    """Identifies the present content of a grid, to tell whether it was made into a JPEG before. Raises OSError if it is
+    gone."""
     stat = os.stat(os.path.join(run.folder, name))
     return f'{name} {stat.st_mtime_ns} {stat.st_size} {_side(run)}'
 
@@ -74,7 +76,7 @@ def _keep(key, jpeg):
 
 
 def _recall(run):
-    """Takes the grids from the last page of the run, where none is known: large ones take a second each to read."""
+    """Takes grids that are not in memory from the last page of the run: reading a large one takes a second."""
     try:
         if not run.frames or identity(run, run.frames[0][1]) in _made:
             return

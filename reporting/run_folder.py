@@ -1,4 +1,4 @@
-"""What is in the folder of a run, read as it is: one that is young, was killed, moved or partly deleted has less."""
+"""The content of a run's folder. A run that is young, or was killed, moved or partly deleted, has less of it."""
 
 import glob
 import json
@@ -31,7 +31,7 @@ class Run(NamedTuple):
     bad_steps: list[dict]
     log: list[str]
     snapshots: dict[str, int]           # {file: images seen}
-    info: dict                          # what the last snapshot says of the training
+    info: dict                          # the record of the training in the last snapshot
 
     @property
     def nimg(self) -> int:
@@ -49,7 +49,7 @@ class Run(NamedTuple):
 
 
 def as_table(value) -> dict:
-    """What should be a table, but comes from a file: {} if it is none."""
+    """A value from a file that should be a table; {} if it is none."""
     return value if isinstance(value, dict) else {}
 
 
@@ -58,7 +58,7 @@ def is_run(folder: str) -> bool:
 
 
 def read(folder: str) -> Run:
-    """Reads a run. Raises UserError if the folder is none of a run, or cannot be read."""
+    """Reads a run. Raises UserError if the folder is not that of a run, or cannot be read."""
     folder = os.path.abspath(folder)
     if os.path.isfile(folder):
         raise UserError(f'{folder}: is a file; name the directory of a run, such as {os.path.dirname(folder)}')
@@ -96,7 +96,7 @@ def _table(path):
 
 
 def _ticks(records):
-    """Each once: a run that was continued may have told the same twice."""
+    """Each once: a run that was continued may have written a line twice."""
     found = {}
     for record in records:
         tick = {name: entry['mean'] for name, entry in record.items()
@@ -136,7 +136,7 @@ def _log(path):
 
 
 def _training_of(path):
-    """What the header of a snapshot says of the training; {} if it is damaged, or none of this project."""
+    """The record of the training in the header of a snapshot; {} if it is damaged, or not from this project."""
     with open(path, 'rb') as f:
         size = int.from_bytes(f.read(8), 'little')
         header = f.read(size) if size <= HEADER_LIMIT else b''

@@ -14,7 +14,7 @@ from .run_folder import PAGE_FILE
 SHEETS = {          # of generate.py, and of the memorization metrics
     'neighbors.png': 'Generated images, each with the training images nearest to it.',
     'pairs-*.png': 'The generated images that are nearest to a training image, above it.'}
-MOST_SHEETS = 4                 # of those that are shown
+MOST_SHEETS = 4                 # sheets that are shown
 
 
 def write(run_dir: str, out: str | None = None, assets: str | None = None) -> str:
@@ -23,7 +23,7 @@ def write(run_dir: str, out: str | None = None, assets: str | None = None) -> st
     Args:
         out:    file; None = report.html in the folder of the run.
         assets: folder for style, script and pictures as files; None = all in the page.
-    Raises: UserError if the folder is none of a run, or something cannot be written.
+    Raises: UserError if the folder is not that of a run, or something cannot be written.
     """
     run = run_folder.read(run_dir)
     path = out or os.path.join(run.folder, PAGE_FILE)
@@ -32,10 +32,10 @@ def write(run_dir: str, out: str | None = None, assets: str | None = None) -> st
 
 
 def write_beside_training(run_dir: str) -> None:
-    """As `write`. What goes wrong is told and does not end the training."""
+    """As `write`. An error is printed and does not end the training."""
     try:
         write(run_dir)
-    except Exception as err:            # whatever it is, the training matters more
+    except Exception as err:            # no error of the page may end the training
         print(f'Warning: {PAGE_FILE} was not written ({type(err).__name__}: {err}). The training goes on; '
               f'python report.py {run_dir} writes it later.', flush=True)
 

@@ -15,10 +15,10 @@ from . import compare_page, facts, measured, page, pictures, run_folder, run_pag
 from .numbers import with_interval
 
 HOST, PORT = '127.0.0.1', 8765
-MORE_PORTS = 20                 # that are tried where the first one is taken
-LOOK_EVERY = 10                 # seconds between two questions of a page whether something is new
-LOOK_BACK = 3                   # grids, for one that can be read: the last may be half written
-MOST_PICTURES = 1000            # that are kept for browsers, the latest ones
+MORE_PORTS = 20                 # ports that are tried if the first one is taken
+LOOK_EVERY = 10                 # seconds after which a page asks again whether something is new
+LOOK_BACK = 3                   # latest grids to try: the last may be half written
+MOST_PICTURES = 1000            # latest pictures that are kept for browsers
 TYPES = dict(html='text/html; charset=utf-8', css='text/css; charset=utf-8', js='text/javascript; charset=utf-8',
              txt='text/plain; charset=utf-8', jpg='image/jpeg')
 POLICY = ("default-src 'none'; base-uri 'none'; form-action 'self'; img-src 'self'; style-src 'self'; "
@@ -26,7 +26,8 @@ POLICY = ("default-src 'none'; base-uri 'none'; form-action 'self'; img-src 'sel
 
 
 class Served:
-    """Pictures, style and script by addresses of the server; a picture's tells its content, so browsers may keep it."""
+    """Pictures, style and script by addresses of the server; that of a picture depends on its content, so browsers may
+    keep it."""
 
     def __init__(self):
         self.kept = OrderedDict()
@@ -44,7 +45,8 @@ class Served:
 
 
 class Site:
-    """What is at which address. Names in addresses are looked up among the runs that are there, never opened."""
+    """The content at each address. Names in addresses are looked up among the runs of the folder, and never opened as
+    paths."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -128,7 +130,7 @@ def live(folders: list[str]) -> dict:
 
 
 def stamp(folders: list[str]) -> str:
-    """Another one as soon as something in these folders of runs is new."""
+    """A value that changes as soon as something in these folders of runs is new."""
     seen = []
     for folder in folders:
         with os.scandir(folder) as entries:
@@ -143,8 +145,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         address = urllib.parse.urlsplit(self.path)
-        if self.headers.get('Host') not in self.server.hosts:       # a page from elsewhere, whose name leads here
-            return self._send(403, 'txt', 'Open this page by the address that the program has said.')
+        if self.headers.get('Host') not in self.server.hosts:       # a page from elsewhere whose host name leads here
+            return self._send(403, 'txt', 'Open this page by the address that the program has printed.')
         try:
             path = urllib.parse.unquote(address.path, errors='surrogateescape')
             found = self.server.site.answer(path, urllib.parse.parse_qs(address.query, errors='surrogateescape'))
@@ -170,12 +172,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_args):
-        pass                            # nothing is said about requests
+        pass                            # requests are not logged
 
 
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
-    allow_reuse_address = False         # or on some systems two servers listen to the same port
+    allow_reuse_address = False         # otherwise two servers could listen to the same port on some systems
 
     def __init__(self, folder, port):
         super().__init__((HOST, port), Handler)

@@ -9,7 +9,8 @@ from training.snapshots import files as snapshots
 
 KWARGS = dict(class_name='training.networks.Generator', z_dim=4, c_dim=0, w_dim=4, img_resolution=16, img_channels=3,
               mapping_kwargs=dict(num_layers=1), synthesis_kwargs=dict(channel_base=64, channel_max=8, num_fp16_res=4))
-KD = dict(methods=['agkd'], teacher='/somewhere/teacher.safetensors', settings=dict(weight_agkd=0.44, texts='auto'))
+KD = dict(class_name='kd_plugin.loss.Distillation', methods=['agkd'], teacher='/somewhere/teacher.safetensors',
+          settings=dict(weight_agkd=0.44, texts='auto'))
 
 
 def make_run(folder, data, c_dim=0, **changes):

@@ -218,7 +218,7 @@ def test_bad_answers(server, change, message):
 
 def test_a_truncated_download_is_completed(server):
     server.cuts = [1000, 0]
-    assert '1.0 kB are kept, the same command goes on from there' in refusal('panda')
+    assert '1.0 kB are kept, the same command continues from there' in refusal('panda')
     fetch('panda')
     assert ([asked for _, asked in server.asked] == [None, 'bytes=1000-', 'bytes=1000-']
             and len(read(pathlib.Path('panda.zip'))[0]) == 3)

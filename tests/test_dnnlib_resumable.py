@@ -209,7 +209,7 @@ def test_a_killed_process_is_continued(server, cache, end, code):
     process.send_signal(end)
     _, err = process.communicate(timeout=300)
     assert process.returncode == code and 'Traceback' not in err
-    assert end == signal.SIGKILL or '196.6 kB are kept, the same command goes on from there' in err
+    assert end == signal.SIGKILL or '196.6 kB are kept, the same command continues from there' in err
     server.stops = {}
     path = fetch(server, '/long.zip', lambda path: None)
     assert (pathlib.Path(path).read_bytes() == LONG and ranges_asked(server) == [None, 'bytes=196608-']

@@ -46,9 +46,8 @@ def test_agrees_with_scipy(seed):
 @pytest.mark.parametrize('num_real, num_gen', [(10, 12), (10, 200), (200, 10), (2, 3)])
 def test_fewer_images_than_features(num_real, num_gen):
     """With centred features X and Y, the trace of the root is the sum of singular values of X Y^T / sqrt(num_real
-    num_gen): small and exact,
-    where sqrtm of the singular product is not. Tolerance: a vanishing eigenvalue is known to about 1e-16 of the
-    largest, its root to 1e-8."""
+    num_gen): small and exact, where sqrtm of the singular product is not. Tolerance: a vanishing eigenvalue is known to
+    about 1e-16 of the largest, its root to 1e-8."""
     x, y = features(num_real, 40, seed=1), features(num_gen, 40, seed=2)
     singular_values = np.linalg.svd((x - x.mean(0)) @ (y - y.mean(0)).T,
                                     compute_uv=False) / math.sqrt(num_real * num_gen)

@@ -16,6 +16,7 @@ from metrics import metric_main
 from training.dataset import ImageFolderDataset
 from training.dataset.folder import held_out_kwargs
 from training.launch import launch
+from training.methods.lecam import LeCam
 from training.networks import Generator
 from training.run import card as model_card
 from training.run import files as run_files
@@ -64,6 +65,23 @@ def test_the_card_names_further_methods_and_other_augmentations(tmp_path, data):
     assert card['augmentation'] == 'DiffAugment: policy color,cutout'
     assert card['further methods'] == ('LeCam: weight 1e-06; APA: kimg 500, target 0.5; '
                                        'VisionAided: teachers ViT-B/32, own.safetensors')
+
+
+def test_a_method_says_for_itself_what_the_card_has(tmp_path, data, monkeypatch):
+    """Classes of other packages, which anybody's snapshot may name, are not imported: they are listed as they are."""
+    (tmp_path / 'foreign_methods.py').write_text('raise SystemExit')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(LeCam, 'card_rows', classmethod(lambda cls, kwargs, stats: [
+        ('anchor weight', kwargs['weight']), ('at the end', stats['Progress/augment']['mean'])]))
+    monkeypatch.setattr(LeCam, 'summary', classmethod(lambda cls, kwargs: 'anchors'))
+    monkeypatch.setattr(LeCam, 'tag', 'anchored')
+    terms = dict(lecam=dict(class_name='training.methods.lecam.LeCam', weight=3),
+                 other=dict(class_name='foreign_methods.Other', n=4),
+                 function=dict(class_name='training.launch.launch'), nothing=dict(class_name='training'))
+    card = model_card.make_card(make_run(tmp_path / '00000-photos', data, terms=terms))
+    assert (rows(card)['anchor weight'], rows(card)['at the end']) == ('3', '0.24')
+    assert rows(card)['further methods'] == 'Other: n 4; launch: ; training:'
+    assert 'trained on 12 images with anchors.' in card and '"anchored"]' in card and 'distillation' not in card
 
 
 def test_the_card_says_what_the_weights_of_distillation_came_to(tmp_path, data):
@@ -234,7 +252,9 @@ class Watched(dict):
 def has_form(path, form):
     """Whether `path` ('a.b') leads to a form within that of a table."""
     key, _, rest = path.partition('.')
-    inner = form.known.get(key, form.form) if isinstance(form, snapshot_info.Each) else form.get(key)
+    if isinstance(form, snapshot_info.Each):
+        return not rest or any(has_form(rest, inner) for inner in (form.form, *form.by_class.values()))
+    inner = form.get(key)
     return inner is not None and (not rest or has_form(rest, inner))
 
 
@@ -270,6 +290,7 @@ HISTORY = [dict(event='rollback', cur_nimg=9, to=8, lr_factor=0.5, phase='D')]
     (dict(augment_p=[]), r"augment_p is '\[\]', which it"),
     (dict(augment_kwargs={}), 'augment_kwargs has no class_name'),
     (dict(terms=dict(lecam={})), 'lecam has no class_name'),
+    (dict(terms=dict(x=dict(class_name='kd_plugin.loss.Distillation', methods=3))), "methods is '3', which it"),
     (dict(terms=dict(lecam=3)), "lecam is '3', which it"), (dict(terms=[]), r"terms is '\[\]', which it"),
     (dict(found_out=dict(fork_origin=dict(run='x'))), 'fork_origin has no cur_nimg'),
     (dict(history=[{}]), 'history has no event'),

@@ -14,7 +14,7 @@ import torch
 from torch_utils import custom_ops
 from torch_utils.native import build as native_build
 from torch_utils.native import nvrtc
-from torch_utils.ops import bias_act, upfirdn2d
+from torch_utils.ops import _library, bias_act, upfirdn2d
 
 
 class SaysItIsOnGpu(torch.Tensor):
@@ -249,3 +249,13 @@ def test_a_library_without_a_kernel_is_not_used():
 
 def test_the_names_of_operators_are_complete():
     assert sorted(name for names in custom_ops.OPERATORS.values() for name in names) == sorted(custom_ops.references)
+
+
+def test_an_operator_without_a_kernel_is_plain_torch_on_a_gpu(gpu, monkeypatch):
+    monkeypatch.setattr(custom_ops, 'references', dict(custom_ops.references))
+    twice = _library.define('without_a_kernel(Tensor x) -> Tensor', lambda x: x * 2, torch.empty_like)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')              # nothing is looked for
+        assert twice(torch.ones([2]).as_subclass(SaysItIsOnGpu)).tolist() == [2, 2]
+    with pytest.raises(RuntimeError, match="without_a_kernel: impl is 'cuda', but there is no kernel: none is written"):
+        custom_ops.require('without_a_kernel', torch.device('cuda'))

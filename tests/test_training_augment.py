@@ -36,8 +36,8 @@ def scipy_warp(images, matrix, shift=(0, 0)):
     """Result at offset o from the centre = image at matrix @ o - shift, (x, y); fifth-order splines.
 
     The wavelet is not symmetric. Its centre of mass lies `delay` beside the pixel, and the mirrored filter on the way
-    back undoes that only
-    where the image is not turned: the pipeline shows the image displaced by (matrix - 1) delay, a twentieth of a pixel
+    back undoes that only where the image is not turned: the pipeline shows the image displaced by (matrix - 1) delay, a
+    twentieth of a pixel
                                    for a quarter turn.
     """
     delay = (np.dot(np.arange(12), SYM6) / np.sum(SYM6) - 5) / 2

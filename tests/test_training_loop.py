@@ -276,7 +276,7 @@ def test_a_small_snapshot_and_the_state_of_the_same_run_as_a_start(tiny_data, tm
     weight = lambda net: net.state_dict()['b4.fc.weight']
     source = f'--init-from={tmp_path}/a/network-snapshot-000000.024.safetensors'
     second = make_run(make_config(tiny_data, '--batch=8', source), tmp_path / 'b').training
-    assert ('D: starts afresh; training-state.safetensors has it' in capsys.readouterr().out
+    assert ('D: starts from random weights; use a training-state.safetensors' in capsys.readouterr().out
             and not torch.equal(weight(second.D), weight(first.D)))
     name = 'synthesis.b8.conv0.weight'
     assert torch.equal(second.G.state_dict()[name], first.G_ema.state_dict()[name])

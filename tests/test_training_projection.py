@@ -56,8 +56,7 @@ def test_noise_regularization_of_patterns():
 
 def test_noise_regularization_of_noise():
     """Products of independent neighbours have mean 0 and variance 1, so each mean of R * R has the square 1 / R^2, at
-    every scale. The values
-    have a deviation of about 0.04: the tolerance is five standard errors of 4000 maps."""
+    every scale. The values have a deviation of about 0.04: the tolerance is five standard errors of 4000 maps."""
     noise = torch.randn([4000, 1, 16, 16], generator=torch.Generator().manual_seed(0))
     assert noise_regularization([noise]).mean().item() == pytest.approx(2 / 16 ** 2 + 2 / 8 ** 2,
                                                                         abs=5 * 0.04 / 4000 ** 0.5)

@@ -46,8 +46,7 @@ def init(device_type):
             if os.environ.get('LOCAL_WORLD_SIZE') == str(world_size):
                 _store = dist.PrefixStore(f'attempt{os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', _store)
             dist.init_process_group('cpu:gloo,cuda:nccl' if device_type == 'cuda' else 'gloo', store=_store, rank=rank,
-                                    world_size=world_size,
-                                    timeout=TIMEOUT)
+                                    world_size=world_size, timeout=TIMEOUT)
     return torch.device(device_type, local_rank) if device_type == 'cuda' else torch.device(device_type)
 
 

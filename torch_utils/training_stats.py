@@ -5,6 +5,7 @@ standard deviation of what was reported since its last update, over all processe
 """
 
 import re
+from typing import NamedTuple
 
 import torch
 
@@ -12,6 +13,14 @@ from . import distributed
 
 # Name -> device -> [count, sum, sum of squares] since the start
 _moments: dict[str, dict[torch.device, torch.Tensor]] = {}
+
+
+class Column(NamedTuple):
+    """How the table of ticks shows a statistic; it is there as soon as the statistic is."""
+    title: str
+    statistic: str
+    width: int                  # characters, with the space before it
+    decimals: int               # at most
 
 
 def report(name, value):

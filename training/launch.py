@@ -26,7 +26,7 @@ from .run.find import OPTIONS_FILE, read_options, write_options
 from .training_loop import training_loop
 
 GRACE_SEC = 20
-STARTED = (run_files.STATE_FILE, run_files.STATS_FILE)         # the first files of a run that has got somewhere
+STARTED = (run_files.STATE_FILE, run_files.STATS_FILE)         # the first files of a run that has done some work
 
 
 def launch(config, run_dir):
@@ -68,15 +68,14 @@ def _check_shared(run_dir, patience_sec=10):
     deadline = time.monotonic() + patience_sec
     while not os.path.isfile(os.path.join(run_dir, OPTIONS_FILE)):
         if time.monotonic() > deadline:
-            raise UserError(f'{run_dir}: made by the first process, not to be seen on {socket.gethostname()}; --outdir '
-                            'must be on a file system '
-                            'that all machines share, under the same path')
+            raise UserError(f'{run_dir}: made by the first process, but not visible on {socket.gethostname()}; '
+                            '--outdir must be on a file system that all machines share, under the same path')
         time.sleep(0.1)
 
 
 def _spawn(config, run_dir):
     """One process per GPU; a signal to this one goes to all, and their exit code is this one's."""
-    # Outlives any of them
+    # Lives longer than any of the processes
     store = torch.distributed.TCPStore('localhost', 0, is_master=True, wait_for_workers=False)
     context = torch.multiprocessing.spawn(_worker, args=(config, run_dir, store.port),
                                           nprocs=config.num_gpus, join=False)
@@ -92,8 +91,8 @@ def _spawn(config, run_dir):
 
 
 def _join(processes):
-    """Waits for all; where one fails, the others have `GRACE_SEC` to end. -> exit code, or a message of what nobody
-    else can tell."""
+    """Waits for all; where one fails, the others have `GRACE_SEC` to end. -> exit code, or a message if no process can
+    print one."""
     waiting = {process.sentinel: process for process in processes}
     while waiting:
         for sentinel in multiprocessing.connection.wait(waiting):
@@ -104,14 +103,13 @@ def _join(processes):
             _end(waiting.values())
             if process.exitcode < 0:
                 return (f'Error: process {processes.index(process)} of {len(processes)} was killed by '
-                        f'{signal.Signals(-process.exitcode).name}; '
-                        'the same command continues from the last state')
-            return process.exitcode             # it has said why
+                        f'{signal.Signals(-process.exitcode).name}; the same command continues from the last state')
+            return process.exitcode             # the process has printed why
     return 0
 
 
 def _end(processes):
-    """They notice that one is missing at their next exchange, except for one that waits on a GPU."""
+    """The others notice at their next exchange that a process is gone, unless they wait on a GPU."""
     deadline = time.monotonic() + GRACE_SEC
     for process in processes:
         process.join(max(deadline - time.monotonic(), 0))
@@ -123,7 +121,7 @@ def _end(processes):
 def _worker(local_rank, config, run_dir, port):
     os.environ.update(RANK=str(local_rank), LOCAL_RANK=str(local_rank), WORLD_SIZE=str(config['num_gpus']),
                       MASTER_ADDR='localhost',
-                      # As torchrun does: the store is another process's
+                      # As torchrun does: the store belongs to another process
                       MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE='True')
     with user_errors(), distributed.one_message():
         _train(config, run_dir)
@@ -140,6 +138,6 @@ def _train(config, run_dir):
             write_model_card(run_dir)
         if not complete:
             distributed.print0(f'Stopped; the state is in {run_dir}. The same command continues.')
-    # One that has ended must not look like one that failed while the first still writes
+    # A process that has finished must not look like one that failed while the first still writes
     distributed.barrier()
     distributed.leave()

@@ -91,16 +91,15 @@ class StyleGAN2Loss:
         return [self.pl_mean, *(buffer for module in modules for buffer in module.buffers())]
 
     def acting_terms(self, phase):
-        """{name: term} of those with a part in a phase: in a regularisation alone, those that may put other images in
-        the place of the reals."""
+        """{name: term} of the terms that act in a phase. In a phase of regularisation only: the terms that may replace
+        reals."""
         if not phase.endswith('reg'):
             return dict(self.terms.items())
         replace = lambda term: phase[0] == 'D' and type(term).replace_reals is not Term.replace_reals
         return {name: term for name, term in self.terms.items() if replace(term)}
 
     def recording_key(self, phase):
-        """What the terms have decided for this phase other than in tensors (`Term.recording_key`); None = not to be
-        recorded."""
+        """The `Term.recording_key` of all terms that act in this phase; None = the phase must not be recorded."""
         keys = tuple(term.recording_key(phase) for term in self.acting_terms(phase).values())
         return None if None in keys else keys
 
@@ -141,8 +140,7 @@ class StyleGAN2Loss:
     # -- the two networks
 
     def run_G(self, z, c, synthesis=None):
-        """-> gen_img, ws. synthesis: in place of the network itself, a compiled one, which cannot be differentiated
-        twice."""
+        """-> gen_img, ws. synthesis: a compiled network to use instead, which cannot be differentiated twice."""
         ws = self.G_mapping(z, c)
         if self.style_mixing_prob > 0:
             num_ws = ws.shape[1]
@@ -157,7 +155,7 @@ class StyleGAN2Loss:
         return img if self.augment_pipe is None else self.augment_pipe(img)
 
     def run_D(self, step, img, c, D=None):
-        """Puts the logits (and the features, if a term may want them) of augmented images into the record; -> logits.
+        """Puts the logits of augmented images into the record, with the features if there are terms; -> logits.
         D: as in `run_G`."""
         D = self.D if D is None else D
         if len(self.terms) > 0:
@@ -183,9 +181,9 @@ class StyleGAN2Loss:
         with no_weight_gradients():
             grads, = torch.autograd.grad((gen_img * noise).sum(), ws, create_graph=True)
         lengths = grads.square().sum(2).mean(1).sqrt()
-        # Not detached: the mean, too, is moved towards the lengths
+        # Not detached: the gradient also moves the mean towards the lengths
         pl_mean = self.pl_mean.lerp(distributed.mean(lengths.mean()), self.pl_decay)
-        # A step left out must not spoil it forever
+        # A skipped step must not spoil the mean permanently
         self.pl_mean.copy_(torch.where(pl_mean.isfinite(), pl_mean, self.pl_mean).detach())
         penalty = training_stats.report('Loss/pl_penalty', (lengths - pl_mean).square())
         loss = training_stats.report('Loss/G/reg', penalty * self.pl_weight)
@@ -247,7 +245,7 @@ class StyleGAN2Loss:
         return training_stats.report('Loss/D/reg', penalty * (self.r1_gamma / 2))
 
     def _terms(self, hook, step):
-        """Sum of what the terms give for a hook: what is reported is what is added."""
+        """Sum of the losses that the terms give for a hook. The values reported are the values added."""
         total = 0
         for term in self.terms.values():
             for name, value in getattr(term, hook)(step).items():
@@ -264,7 +262,7 @@ def _halves(features):
 
 
 def report_logits(kind, logits):
-    """`Loss/scores/...` = D's confidence, `Loss/signs/...` = the fraction it takes for real minus the rest (what ADA
-    follows)."""
+    """`Loss/scores/...` = D's confidence, `Loss/signs/...` = the fraction that D calls real minus the fraction that it
+    calls fake (what ADA follows)."""
     training_stats.report(f'Loss/scores/{kind}', logits)
     training_stats.report(f'Loss/signs/{kind}', logits.sign())

@@ -24,13 +24,13 @@ class Step:
     round_idx: int = 0                          # number of the micro-batch in its step
     gain: float = 1.0                           # factor on the losses of the phase before they are differentiated
     gan_loss: GanLoss = GAN_LOSSES['logistic']  # what the phase trains besides the terms
-    pseudo: torch.Tensor | None = None          # [N] bool: where real_img is none of the data set; None = nowhere
+    pseudo: torch.Tensor | None = None          # [N] bool: rows of real_img that are not from the data set; None = none
     gen_img: torch.Tensor | None = None         # [N, C, H, W]; None in a D step without fakes
     real_aug: torch.Tensor | None = None        # what D is fed: the images after augmentation (D step)
     gen_aug: torch.Tensor | None = None
     logits: torch.Tensor | None = None          # [N, 1] of the pass at hand
     features: Any = None                        # `DiscriminatorFeatures` of the pass at hand
-    notes: dict = field(default_factory=dict)   # what a term wants to keep from one hook to the next
+    notes: dict = field(default_factory=dict)   # for a term to keep something from one hook to the next
 
 
 class Term(torch.nn.Module):
@@ -42,7 +42,10 @@ class Term(torch.nn.Module):
     """
 
     notes: list = ()                # lines that a run prints at its start
-    # Or a method, images [N, C, H, W] in [-1, 1] -> [N, F]: what images can be compared by
+    columns: tuple = ()             # `training_stats.Column`s that the table of ticks gets for what it reports
+    has_teacher = False             # whether a frozen network takes part that metrics may use as well
+    tag = ''                        # on the Hub, of models that were trained with it
+    # Or a method, images [N, C, H, W] in [-1, 1] -> [N, F]: features to compare images by
     image_features = None
 
     @classmethod
@@ -50,6 +53,20 @@ class Term(torch.nn.Module):
         """The term for a training of `D` on `device`. kwargs: as the configuration has them; by default the
         constructor's."""
         return cls(**kwargs)
+
+    @classmethod
+    def summary(cls, kwargs: dict) -> str:
+        """What the first sentence of the model card adds, such as 'knowledge distillation'; '' = nothing. kwargs: as
+        the configuration has them."""
+        return ''
+
+    @classmethod
+    def card_rows(cls, kwargs: dict, stats: dict) -> list[tuple[str, str]]:
+        """Rows (name, value) of the model card; [] = it is listed among the further methods, with its arguments.
+
+        stats: {statistic: {'mean': number}} of the last tick; any may be missing.
+        """
+        return []
 
     def bind(self, loss) -> None:
         """Once, before the training: the `StyleGAN2Loss` that the term takes part in, for its networks and its
@@ -60,15 +77,15 @@ class Term(torch.nn.Module):
         all processes."""
 
     def recording_key(self, phase: str) -> Hashable | None:
-        """For CUDA graphs: all that the hooks of a phase ('Gmain', 'Dreg', ...) depend on except for tensors, whose
-        values may change and whose place may not; what a hook changes must be a buffer. None, as here, keeps the phase
-        from
-        being recorded: now, or, before the first step, ever."""
+        """For CUDA graphs: a hashable of everything that the hooks of a phase ('Gmain', 'Dreg', ...) decide in Python.
+        Tensors are exempt: their values may change, their addresses may not. State that a hook changes must be a
+        buffer. None, as here, keeps the phase from being recorded: this time, or for good if returned before the first
+        step."""
         return None
 
     def replace_reals(self, step: Step) -> None:
-        """At the begin of a D step, also of a regularisation alone: may put other images into the record, with `pseudo`
-        and labels."""
+        """At the start of a D step, also of one for regularisation only. May put other images into the record, with
+        `pseudo` and labels."""
 
     def prepare(self, step: Step) -> None:
         """Before the fake pass of a D step, when all images are known."""
@@ -86,5 +103,5 @@ class Term(torch.nn.Module):
         return {}
 
     def finish_step(self, batch_idx: int) -> None:
-        """After all phases of iteration number `batch_idx` (from 0); what depends on other processes is exchanged
-        here."""
+        """After all phases of iteration number `batch_idx` (from 0); the place to exchange data with other
+        processes."""

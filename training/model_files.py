@@ -15,8 +15,7 @@ from .snapshots import hub
 from .snapshots.arguments import described, laid_out, match
 
 # Networks that StyleGAN2-ADA publishes as starting points for transfer learning, by the names that its --resume takes.
-# They are pickles, of which only tensors and settings are read. Their licence, NVIDIA's, allows non-commercial use
-# only.
+# They are pickles, of which only tensors and settings are read. NVIDIA's licence allows non-commercial use only.
 SOURCE_NETS = 'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/transfer-learning-source-nets/'
 PUBLISHED = {
     'ffhq256': SOURCE_NETS + 'ffhq-res256-mirror-paper256-noaug.pkl',
@@ -86,7 +85,7 @@ def save_generator(path, G, like=None):
         G:    a generator of one of the architectures, such as `training.networks.Generator`; its tensors may have other
               values, not other shapes.
         like: `snapshots.Snapshot` that it was loaded from: its precision and the record of its training go into the
-              file, without the metrics, which hold no longer. None = the precision that G has now, and no record.
+              file, without the metrics, which are no longer valid. None = the precision that G has now, and no record.
     Raises:   UserError if the layers of G are not those that its arguments ask for, or the file cannot be written.
     """
     order = inspect.signature(type(G)).parameters

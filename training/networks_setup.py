@@ -1,5 +1,4 @@
-"""The networks of a run: built from the configuration, with the weights of another run if it says so, the same on all
-processes."""
+"""The networks of a run: built from the configuration, with the weights of --init-from, equal on all processes."""
 
 import contextlib
 import copy
@@ -59,7 +58,7 @@ def use_channels_last(network):
 def _stored_weights(layer):
     """The tensors [O, I, kh, kw] that a layer keeps its weight in.
 
-    Behind a parametrisation such as spectral_norm, `layer.weight` is computed each time; these are what from.
+    Behind a parametrisation such as spectral_norm, `layer.weight` is computed each time, from these tensors.
     """
     if parametrize.is_parametrized(layer, 'weight'):
         kept = layer.parametrizations.weight.parameters(recurse=False)
@@ -70,7 +69,8 @@ def _stored_weights(layer):
 
 
 def feature_width(config):
-    """Width of D's last hidden layer, which a teacher's features are compared with; asked of a D without memory."""
+    """Width of D's last hidden layer, which a teacher's features are compared with; read from a D that takes no
+    memory."""
     build = dnnlib.util.construct_class_by_name
     with contextlib.closing(build(**config.training_set_kwargs)) as dataset, misc.ShapesOnly():
         return build(**_network_kwargs(config, dataset)['D']).feature_dim
@@ -93,8 +93,8 @@ def _init_from(path, networks):
     for name, module in networks.items():
         found = source.networks.get(name, source.networks.get('G_ema') if name == 'G' else None)
         if found is None:
-            notes.append(f'{name}: starts afresh; training-state.safetensors has it, and a snapshot written with '
-                         '--snapshot-networks=all')
+            notes.append(f'{name}: starts from random weights; use a training-state.safetensors, or a snapshot '
+                         'written with --snapshot-networks=all')
             continue
         copied, left = checkpoint.copy_matching(found.state_dict(), module)
         if not copied:
@@ -107,7 +107,7 @@ def _init_from(path, networks):
 
 
 def _not_used(source, module, copied):
-    """What is lost of a network for images and classes of the same kind, or ''."""
+    """A note on weights left unused although resolution, channels and classes are the same, or ''."""
     lost = sorted(set(source.state_dict()) - set(copied))
     same_kind = (source.img_resolution, source.img_channels, source.c_dim) == (module.img_resolution,
                                                                                module.img_channels, module.c_dim)

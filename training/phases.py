@@ -51,8 +51,8 @@ class Phase:
     offset: int
     gain: int                               # factor on its loss: for how many steps of its network it stands
     timer: PhaseTimer
-    averages: list                          # running averages that each process keeps of its own part of the batch
-    skipped: torch.Tensor | None = None     # of the last step: 1 where it was left out, else 0
+    averages: list                          # running averages that each process updates from its part of the batch
+    skipped: torch.Tensor | None = None     # of the last step: 1 if it was left out, else 0
 
     def is_due(self, batch_idx):
         return (batch_idx - self.offset) % self.interval == 0
@@ -74,7 +74,7 @@ class Phase:
             bad = (~norms.isfinite().all()).to(torch.float32)
             training_stats.report(f'Progress/skipped_steps/{self.name}', bad)
             self.skipped = bad
-            # A fused optimiser leaves everything as it is where this is 1, without waiting
+            # A fused optimiser changes nothing if this is 1, without waiting
             self.opt.found_inf = bad
             self.opt.step()
         self.timer.stop()

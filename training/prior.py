@@ -4,7 +4,7 @@ import torch
 
 
 class Prior:
-    """Draws inputs of a generator, for the training and for what watches it.
+    """Draws inputs of a generator, for the training and its observers.
 
     Args:
         z_dim:  numbers of a latent.

@@ -1,4 +1,4 @@
-"""A training and what is kept of it: the state that a run saves, continues from, forks from and goes back to."""
+"""A training with its saved state: saving, continuing, forking, and going back after bad steps."""
 
 import dnnlib
 from dnnlib import UserError
@@ -36,13 +36,15 @@ class SavedRun:
         return self.training.cur_nimg
 
     def _start_progress(self):
-        """At the start of the run and of what follows a rollback."""
+        """At the start of the run, and again after a rollback."""
         if self.progress is not None:
             self.state.elapsed_sec = self.progress.elapsed_sec
             self.progress.close()
+        watching = [*self.observers.values(), *self.training.loss.terms.values()]
+        columns = [column for part in watching for column in part.columns]
         self.progress = Progress(self.run_dir if self.is_first else None, self.config.total_kimg, self.cur_nimg,
-                                 self.state.cur_tick,
-                                 self.state.elapsed_sec, self.state.num_rollbacks, self.state.pending_stats)
+                                 self.state.cur_tick, self.state.elapsed_sec, self.state.num_rollbacks, columns,
+                                 self.state.pending_stats)
 
     def _parts(self):
         """{name: object with `state_dict` and `load_state_dict`}: everything that changes."""
@@ -60,8 +62,7 @@ class SavedRun:
                                                **self.state.saved()))
 
     def resume(self):
-        """Continues from the run's state, if there is one, else from the state that the run is a fork of. -> whether
-        there is any."""
+        """Continues from the state of the run, or else from the state that it is a fork of. -> whether there is one."""
         if self._restore():
             distributed.print0(f'Continuing {self.run_dir} at {self.cur_nimg / 1000:.1f} kimg.')
         elif self.config.fork_from:
@@ -79,7 +80,7 @@ class SavedRun:
         for name, part in self._parts().items():
             if name in states:
                 part.load_state_dict(states[name])
-            elif name != 'bad_steps' and not name.startswith('observer_'):      # those may have joined since
+            elif name != 'bad_steps' and not name.startswith('observer_'):      # these may be newer than the state
                 raise UserError(f'{self.run_dir}: its state has no {name}; use --new-run=1, or '
                                 f'--fork-from={self.run_dir}')
         self._go_on_at(progress)
@@ -103,7 +104,7 @@ class SavedRun:
     # -- bad steps
 
     def _record_bad_steps(self):
-        """Looks for steps that were left out, which waits for the device, and writes each to bad-steps.jsonl."""
+        """Waits for the device, and writes the steps that were left out to bad-steps.jsonl."""
         found = self.bad_steps.look()
         if self.is_first:
             bad_steps.record(self.run_dir, found, self.training, self.state.num_rollbacks)

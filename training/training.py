@@ -21,7 +21,7 @@ from .speed.cuda_graphs import record_phases
 
 
 class Batch(NamedTuple):
-    """What a phase is given; rows are paired by position."""
+    """The inputs of a phase; rows are paired by position."""
     real_img: torch.Tensor          # [N, C, H, W] in [-1, 1]
     real_c: torch.Tensor            # [N, c_dim]
     real_idx: torch.Tensor          # [N] int64: numbers of the images
@@ -40,9 +40,9 @@ class Training:
         config: what training_options.json holds (see train.py).
         device: torch device.
     Attributes:
-        cur_nimg, batch_idx: images seen and iterations done. Random numbers and the order of images follow from them
-                             and the seed.
-        notes: lines that say what was found while setting up.
+        cur_nimg, batch_idx: images seen and iterations done. They and the seed determine random numbers and the order
+                             of images.
+        notes: lines for the log about the setup.
     """
 
     def __init__(self, config, device):
@@ -71,8 +71,7 @@ class Training:
         self.dataset = dnnlib.util.construct_class_by_name(**c.training_set_kwargs)
         self.batch_rank = c.batch_size // self.num_ranks
         self.reals = RealImages(self.dataset, self.batch_rank, self.device, rank=self.rank, num_ranks=self.num_ranks,
-                                seed=c.random_seed,
-                                **c.data_loader_kwargs)
+                                seed=c.random_seed, **c.data_loader_kwargs)
 
     def _build_loss(self):
         c = self.config

@@ -1,4 +1,4 @@
-"""A training in its folder: iterate, and at the end of a tick report, save and measure."""
+"""A training in its folder: iterations, and at the end of each tick reports, snapshots and metrics."""
 
 import os
 import time
@@ -36,8 +36,8 @@ class Run(SavedRun):
     # -- the run from its start to its end
 
     def run(self):
-        """Trains until total_kimg, until an observer ends the run, or until a signal, upon which the state is saved. ->
-        whether it is complete."""
+        """Trains until total_kimg, until an observer ends the run, or until a signal, which saves the state. -> whether
+        the run is complete."""
         machine.tell(self.run_dir if self.is_first else None, self.training.device, self.cur_nimg, distributed.print0)
         if not self.is_over:
             self.training.speed_up(distributed.print0)
@@ -79,10 +79,10 @@ class Run(SavedRun):
             self.grid.save_reals('reals.png')
             self.grid.save_fakes(self.training.G_ema, 'fakes_init.png')
         if self.cur_nimg > 0:
-            self.save_state()               # the state that this run is a fork of may change
+            self.save_state()               # the run that this one is a fork of may change its state
 
     def _catch_up(self):
-        """After a crash between saving the state and the last of what follows it."""
+        """Makes up for what a crash right after saving the state has prevented."""
         missing = lambda: not os.path.isfile(self.store.snapshot_path(self.cur_nimg))
         if self.is_over and distributed.agree(missing):
             self.save_fakes()
@@ -99,7 +99,7 @@ class Run(SavedRun):
         self.store.check()
 
     def _end_iteration(self):
-        """Looks for bad steps now and then, and ends the tick where it is over."""
+        """Looks for bad steps now and then, and ends the tick when it is due."""
         ends_tick = self.cur_nimg >= min(self.state.tick_end, self.total_nimg)
         if (ends_tick or self.training.batch_idx % bad_steps.LOOK_EVERY == 0) and self._too_many_bad_steps():
             self._roll_back()
@@ -155,21 +155,20 @@ class Run(SavedRun):
         c = self.config
         snapshot = self.store.snapshot_path(self.cur_nimg)
         if metrics := distributed.agree(lambda: run_files.unmeasured(self.run_dir, snapshot, c.metrics)):
-            self.store.wait()               # a value on record belongs to a snapshot on the disk
+            self.store.wait()               # a recorded value needs its snapshot on disk
             self.progress.bar.clear()
             dnnlib.util.call_func_by_name(metrics=metrics, G=self.training.G_ema, device=self.training.device,
                                           seed=c.random_seed,
                                           dataset_kwargs=c.get('metric_set_kwargs', c.training_set_kwargs),
                                           progress=False, run_dir=self.run_dir, snapshot=snapshot,
-                                          cur_nimg=self.cur_nimg,
-                                          **c.metric_kwargs)
+                                          cur_nimg=self.cur_nimg, **c.metric_kwargs)
         if self.is_first:
             self.store.metrics_measured(self.cur_nimg)
 
     # -- observers that end the run
 
     def _ask_observers(self, saved=True):
-        """Lets an observer end the run, which then is saved and measured as at its full length. All processes decide as
+        """Lets an observer end the run, which is then saved and measured as at its full length. All processes follow
         the first one."""
         verdicts = {name: observer.verdict(self.run_dir, self.cur_nimg) for name, observer in self.observers.items()}
         by, why = distributed.agree(lambda: next(((name, why) for name, why in verdicts.items() if why is not None),
@@ -185,7 +184,7 @@ class Run(SavedRun):
         self.progress.message(f'Ended at {self.cur_nimg / 1000:g} kimg by {by}: {why}.')
 
     def _resume_verdict(self):
-        """A verdict in the state holds while its terms do; one that a crash has prevented is made up for."""
+        """A verdict in the state holds while its settings do; asks again if a crash prevented one."""
         if self.state.ended is None:
             self._ask_observers()
         elif not run_files.is_ended(self.state.ended, self.config):

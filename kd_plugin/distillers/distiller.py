@@ -1,4 +1,4 @@
-"""What every way to distil has in common: the base class of the rows of `distillers.DISTILLERS`."""
+"""The base class of all ways to distil, which `table.DISTILLERS` lists."""
 
 from collections.abc import Hashable
 from typing import NamedTuple
@@ -13,26 +13,26 @@ class Pass(NamedTuple):
     own: torch.Tensor           # [N, M] by the teacher, of the same images
     other: torch.Tensor         # [N, M] by the teacher, of the other kind of images, paired by row
 
-    # For a method that compares them with texts they are embeddings, for any other targets (`targets.py`).
+    # `own` and `other` are plain embeddings for a method that compares them with texts, else targets (`targets.py`).
 
 
 class Distiller(torch.nn.Module):
-    """Base class: a subclass names itself, says which settings concern it, and gives `loss`, or `d_losses` where there
-    are several.
+    """Base class: a subclass names itself, says which settings it reads, and defines `loss`, or `d_losses` if it has
+    several.
 
     Its parameters are trained with D; parameters and buffers are part of the training state. Its weight is the setting
     `weight_{name}`.
 
     Args:
-        settings:   `presets.Preset`.
+        settings:   `settings.Preset`.
         text_feats: [K, M] the teacher's embeddings of the texts; may be None where `min_texts` is 0.
         seed:       of draws.
     """
 
     name = ''                   # in --kd and in the names of the losses
     fields = ()                 # settings, other than the weight, that have no effect without this method
-    min_texts = 0               # so many texts at least; fewer leave it without a gradient
-    # Whether it compares the images of a micro-batch: of a single one it would learn nothing
+    min_texts = 0               # with fewer texts it has no gradient
+    # Whether it compares the images of a micro-batch, and so needs more than one
     couples = False
     in_g_step = False           # whether there are `g_losses`
 
@@ -46,7 +46,7 @@ class Distiller(torch.nn.Module):
         """Before an optimiser step. Draws that must agree on all processes: functions of the seed and of `cur_nimg`."""
 
     def drawn(self) -> Hashable:
-        """What `start_step` has drawn, as a number: CUDA graphs are kept apart by it."""
+        """The result of the draw in `start_step`, as a number: part of the key of a CUDA graph."""
         return None
 
     def loss(self, rows: Pass) -> torch.Tensor:

@@ -1,5 +1,5 @@
-"""Pairwise diversity, L_PD of KD-DLGAN (CVPR 2023, section 3.3), which has no gradient as it is printed, and the
-readings that have one.
+"""Pairwise diversity, L_PD of KD-DLGAN (CVPR 2023, section 3.3), which has no gradient as printed, and the readings
+that have one.
 
 Pairs are those of a process's own micro-batch: nothing is gathered.
 """
@@ -42,12 +42,12 @@ class Reading(torch.nn.Module):
     """R0, as printed and as released: nothing is trained. Base class of the readings that train something.
 
     Args:
-        settings:    `presets.Preset`.
+        settings:    `settings.Preset`.
         correlation: function [N, M] -> [N, K], rows of length 1.
         dim:         M.
     """
 
-    fields = ()                 # settings that concern this reading; one that compares images has `weight_pd`
+    fields = ()                 # settings that it reads; a reading that compares images has `weight_pd`
     in_g_step = False
 
     def __init__(self, settings, correlation, dim):
@@ -56,7 +56,7 @@ class Reading(torch.nn.Module):
         self.correlation = correlation
 
     def adapt(self, feats):
-        """The teacher's embeddings [N, M] as CGKD is to distil them."""
+        """The teacher's embeddings [N, M] in the form that CGKD distils."""
         return feats
 
     def d_losses(self, rows, adapted):
@@ -93,9 +93,9 @@ class TeacherAdapter(Reading):
     """R3: diversify, then distil. A residual adapter I' = I + W2 s(W1 I), W2 = 0 at first, behind the teacher; CGKD
     distils C(I').
 
-    The adapter has an objective of its own in the D step, weight_pd * mean cosine of the rows C(I') of fakes
-    + weight_anchor * mean |I' - I|^2 / |I|^2, and the distillation sends no gradient into it. The anchor, without which
-    the adapter would part images at will, is relative to |I|, so that one weight suits all teachers. s = leaky ReLU.
+    The adapter has an objective of its own in the D step, weight_pd * mean cosine of the rows C(I') of fakes +
+    weight_anchor * mean |I' - I|^2 / |I|^2, and the distillation sends no gradient into it. Without the anchor the
+    adapter could separate images at will. It is relative to |I|, so that one weight suits all teachers. s = leaky ReLU.
     """
 
     fields = ('weight_pd', 'weight_anchor')

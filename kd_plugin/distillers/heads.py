@@ -8,10 +8,10 @@ from training.networks.stylegan2_layers import FullyConnectedLayer
 
 
 class LinearHead(FullyConnectedLayer):
-    """[N, in_features] -> [N, dim], one linear layer of its own beside the adversarial logit.
+    """[N, in_features] -> [N, dim], a linear layer next to the one of the adversarial logit.
 
-    With the equalised learning rate of all layers of D: a plain one would learn sqrt(in_features) times faster than D's
-    last layer, and the growing head would drown the adversarial gradient.
+    It has the equalised learning rate of all layers of D. Without it, the head would learn sqrt(in_features) times
+    faster than D's last layer, grow, and drown the adversarial gradient.
     """
 
 

@@ -17,7 +17,7 @@ def soft_label_loss(student, teacher, text_feats, temperature):
 
 
 class LabelDistillation(Distiller):
-    """Makes the student take an image for the texts that the teacher takes it for, on fakes and on reals."""
+    """Makes the student assign an image to the same texts as the teacher, on fakes and on reals."""
 
     name = 'labeldist'
     fields = ('texts', 'temperature')

@@ -21,7 +21,7 @@ def divergence(student, teacher, eps=1e-7):
 
 
 class ProbabilisticTransfer(Distiller):
-    """Gives each image the neighbours among the fakes (or the reals) of the micro-batch that it has for the teacher."""
+    """Gives each image the same neighbours as the teacher does, among the fakes (or the reals) of the micro-batch."""
 
     name = 'pkt'
     couples = True

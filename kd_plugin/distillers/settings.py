@@ -18,7 +18,7 @@ class Preset(NamedTuple):
     pd: str                     # pairwise diversity: a key of diversity.READINGS
     texts: str                  # see prompts.resolve_texts
     warmup: float               # kimg over which the weights grow from zero
-    # Not of KD-DLGAN, which publishes no weights of its baselines: these start at the gradient of AGKD's
+    # KD-DLGAN publishes no weights of its baselines. With these they start with the gradient of AGKD
     # (docs/distillation.md).
     weight_fitnets: float = 180
     weight_labeldist: float = 2
@@ -36,7 +36,7 @@ class Preset(NamedTuple):
     head_lr: float = 1          # factor on the learning rate of the linear head
 
 
-SWITCHES = ('center', 'target_norm', 'share', 'adapt', 'decay', 'decay_to', 'head_lr')      # by default without effect
+SWITCHES = ('center', 'target_norm', 'share', 'adapt', 'decay', 'decay_to', 'head_lr')   # no effect by default
 
 PRESETS = {
     # Formulas of the paper with the gradient scale of the released weights: 0.44 * (L1 summed over 512) ~ 10 *
@@ -46,8 +46,8 @@ PRESETS = {
                     samples='fake', head='linear',
                     view='clean', teacher_input='clip', pd='student', texts='auto', warmup=0),
     # github.com/cuikaiwen18/KD_DLGAN, with the slips that change its result: raw teacher input, aggregation always on,
-    # CGKD summed over the batch and on reals too, the CIFAR-10 texts whatever the data. Its diversity is a constant and
-    # only logged.
+    # CGKD summed over the batch and on reals too, the CIFAR-10 texts for all data. Its diversity is a constant and only
+    # logged.
     'released': Preset(weight_agkd=10, weight_cgkd=10, weight_pd=0, p=1, distance='l2', reduction='sum', samples='both',
                        head='released',
                        view='augmented', teacher_input='raw', pd='off', texts='released', warmup=0),

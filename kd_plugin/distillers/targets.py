@@ -1,7 +1,7 @@
-"""--kd-target-norm: what the student's embedding is pulled to, made from the teacher's embedding of an image.
+"""--kd-target-norm: the target of the student's embedding, made from the teacher's embedding of an image.
 
-The weights of the methods are made for targets of length 10 (`teacher.COMMON_NORM`): the root mean square of the length
-of a target over the real images is that for all but `raw`, which leaves the embedding as it is.
+The weights of the methods are made for targets of length 10 (`teacher.COMMON_NORM`): over the real images, the root
+mean square of the targets' length is 10 for all except `raw`, which leaves the embedding as it is.
 """
 
 import torch
@@ -25,12 +25,13 @@ class Raw(torch.nn.Module):
         return feats
 
     def embedding(self, student):
-        """The way back, for what the student gives [N, M]: an embedding to be compared with the teacher's of texts."""
+        """The inverse, for the student's output [N, M]: an embedding to compare with the teacher's embeddings of
+        texts."""
         return student
 
 
 class Unit(Raw):
-    """All of length 10, t = 10 I / |I|. No way back is needed: with texts directions are compared, not lengths."""
+    """All of length 10, t = 10 I / |I|. No inverse is needed: texts are compared by direction, not by length."""
 
     def forward(self, feats):
         return F.normalize(feats, dim=1) * COMMON_NORM
@@ -39,8 +40,8 @@ class Unit(Raw):
 class Affine(Raw):
     """t = (I - shift) / scale, with statistics of the real images that are part of the training state.
 
-    A subclass gives `statistics`: [n, M] float64 -> shift [M], scale [M] or scalar. A state with statistics of other
-    images or of another teacher, such as a run may be a fork of, leaves them as they are.
+    A subclass gives `statistics`: [n, M] float64 -> shift [M], scale [M] or scalar. Loading a state with statistics of
+    other images or another teacher, as a fork may do, leaves them unchanged.
 
     Args:
         feats:  [n, M] the teacher's embeddings of the real images.
@@ -95,7 +96,8 @@ class PerChannel(Affine):
 
 
 def _keep_own(module, state_dict, prefix, *_others):
-    """Before a state is loaded: its statistics give way to the module's own where they are of something else."""
+    """Before a state is loaded: replaces its statistics by those of the module if they belong to other images or
+    another teacher."""
     saved = state_dict.get(f'{prefix}source')
     if saved is not None and saved.item() != module.source.item():
         state_dict.update({prefix + name: value for name, value in module.named_buffers()})

@@ -1,4 +1,4 @@
-"""What `kd_plugin.pretrain` learns from: captioned drawings without end, or a data set with class names or captions."""
+"""The training data of `kd_plugin.pretrain`: endless captioned drawings, or a data set with class names or captions."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from ..prompts import CLASS_TEMPLATES
 from ..teachers.tiny_clip import words
 
 F = torch.nn.functional
-EVAL_STREAM, TRAIN_STREAM = 1, 2        # seeds of the two are never equal: what is evaluated was not seen
+EVAL_STREAM, TRAIN_STREAM = 1, 2        # the two never share a seed: test images were not seen
 
 
 class DemoFaces:
@@ -136,8 +136,7 @@ class CaptionedImages:
         with contextlib.closing(_open(path, classes=self._candidates is not None)) as dataset:
             if self._candidates is not None and dataset.class_names != class_names:
                 raise UserError(f'--test-data={path}: its classes are {dataset.class_names}, those of --data are '
-                                f'{class_names}; '
-                                'use a set with the same')
+                                f'{class_names}; use a set with the same')
             self.test_images, self.test_captions = self._load(dataset, np.arange(len(dataset)))
             self.facts['tested_on'] = dict(name=dataset.name, content_hash=dataset.content_hash(), images=len(dataset))
 

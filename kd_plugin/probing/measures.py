@@ -1,4 +1,4 @@
-"""What can be said of features: how well a linear classifier tells classes, or real from fake, by them."""
+"""Measures of features: how well a linear classifier separates classes, or real from fake, with them."""
 
 from typing import NamedTuple
 
@@ -13,12 +13,12 @@ class Separation(NamedTuple):
     """A cross-validated accuracy."""
     accuracy: float                         # mean over the folds
     std: float                              # between the folds
-    chance: float                           # of always saying the most frequent class
+    chance: float                           # accuracy of always predicting the most frequent class
 
 
 def linear_probe(feats, labels, seed=0):
-    """How well a linear classifier on the features tells the labels: `FOLDS`-fold cross-validation, each fold with its
-    share of every class.
+    """How well a linear classifier on the features predicts the labels: `FOLDS`-fold cross-validation, each fold with
+    its share of every class.
 
     Args:
         feats:  [N, M] tensor.

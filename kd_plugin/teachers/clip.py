@@ -17,7 +17,7 @@ from ..teacher import Preprocess, Teacher
 # mean and std as in clip's own transform.
 NAMES = ('RN50', 'RN101', 'RN50x4', 'RN50x16', 'RN50x64', 'ViT-B/32', 'ViT-B/16', 'ViT-L/14', 'ViT-L/14@336px')
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-# What torch and the package raise for a file that is damaged, holds objects, or has other tensors than a CLIP.
+# Raised by torch and the package for a file that is damaged, holds objects, or has other tensors than a CLIP.
 UNREADABLE = (RuntimeError, ValueError, KeyError, AttributeError, TypeError, IndexError, AssertionError,
               ArithmeticError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile)
 
@@ -82,7 +82,7 @@ def _download(clip, name):
 def _load(clip, path, device):
     """The model in a file: a TorchScript archive, as OpenAI publishes, goes to the package; else it is a state dict.
 
-    The package's own way to state dicts ends in an error in OpenAI's edition, which does not rewind the file.
+    OpenAI's edition of the package fails on state dicts, since it does not rewind the file.
     """
     if _is_torchscript(path):
         return clip.load(path, device=device)[0]

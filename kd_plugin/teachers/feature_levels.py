@@ -1,5 +1,4 @@
-"""What a frozen teacher knows of an image half-way: maps from within its image encoder, besides the embedding at its
-end."""
+"""Intermediate features of a frozen teacher: maps from within its image encoder, and the embedding at its end."""
 
 import contextlib
 import math

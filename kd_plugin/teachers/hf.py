@@ -126,8 +126,7 @@ def _check(model, encoder_class, missing):
     if missing:
         what = 'such as Salesforce/blip-itm-base-coco' if encoder_class is BlipEncoder else 'whose file is whole'
         raise UserError(f'the file has no weights for {sorted(missing)[0]} and {len(missing) - 1} others of '
-                        f'{type(model).__name__}; '
-                        f'use a model that was trained to compare images and texts, {what}')
+                        f'{type(model).__name__}; use a model that was trained to compare images and texts, {what}')
 
 
 def _version(model_name, model):

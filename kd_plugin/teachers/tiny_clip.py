@@ -1,4 +1,4 @@
-"""A small CLIP for small images: the `demo` teacher, and whatever `python -m kd_plugin.pretrain` trains."""
+"""A small CLIP for small images: the `demo` teacher, and the teachers that `python -m kd_plugin.pretrain` trains."""
 
 import json
 import math

@@ -54,8 +54,7 @@ def build(recipe, time_limit_sec=TIME_LIMIT_SEC):
     if build_cache.fcntl is None:
         raise BuildError('nvcc builds the CUDA kernels on Linux only', 'use WSL, the Linux within Windows')
     return build_cache.cached(f'{recipe.name}-{recipe.key()}.so', lambda path: _build_to(path, recipe, time_limit_sec),
-                              time_limit_sec,
-                              ANNOUNCEMENT if recipe.arch else None)
+                              time_limit_sec, ANNOUNCEMENT if recipe.arch else None)
 
 
 def _build_to(path, recipe, time_limit_sec):

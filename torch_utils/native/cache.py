@@ -2,8 +2,8 @@
 file.
 
 What makes one runs in a process group of its own, in a private folder, and its result is moved into place whole.
-Processes that start
-at once wait for the first: its lock is the operating system's and ends with the process that holds it, so none can go
+Processes that start at once wait for the first: its lock is the operating system's and ends with the process that holds
+it, so none can go
                             stale.
 """
 
@@ -136,8 +136,7 @@ def run(command, env, folder, time_limit_sec):
     log_path = os.path.join(folder, 'log.txt')
     with open(log_path, 'w') as log:
         process = subprocess.Popen(command, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=log,
-                                   stderr=subprocess.STDOUT,
-                                   start_new_session=True)
+                                   stderr=subprocess.STDOUT, start_new_session=True)
     try:
         process.wait(time_limit_sec)
     except subprocess.TimeoutExpired:

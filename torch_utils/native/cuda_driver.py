@@ -1,8 +1,7 @@
 """The few functions of the CUDA driver that it takes to load compiled kernels and to launch them, through ctypes.
 
 The driver's library comes with the GPU's driver, so nothing has to be installed. No function here allocates memory of
-the GPU or waits
-for it: launches may be recorded into a CUDA graph.
+the GPU or waits for it: launches may be recorded into a CUDA graph.
 """
 
 import ctypes

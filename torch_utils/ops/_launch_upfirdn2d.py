@@ -107,8 +107,7 @@ def plan(dtype, channels_last, batch, axis_x, axis_y, separable, flip, aligned, 
                out_h=out_h, out=_strides_of(channels_last, c, out_h, out_w), channels_last=channels_last,
                separable=separable, flip=flip,
                taps_x=axis_x.taps, taps_y=axis_y.taps, upx=axis_x.up, upy=axis_y.up, downx=axis_x.down,
-               downy=axis_y.down,
-               left=axis_x.before, top=axis_y.before)
+               downy=axis_y.down, left=axis_x.before, top=axis_y.before)
     setattr(p, 'in', _strides_of(channels_last, c, axis_y.size, axis_x.size))
     factors = (axis_x.up, axis_x.down)
     special = (dtype != torch.float64 and axis_x.taps == axis_y.taps == TAPS and factors == (axis_y.up, axis_y.down)

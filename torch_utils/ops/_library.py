@@ -11,7 +11,7 @@ library = torch.library.Library('kdgan', 'DEF')
 TAGS = (getattr(torch.Tag, 'needs_exact_strides', torch.Tag.needs_fixed_stride_order), torch.Tag.pt2_compliant_tag)
 
 
-def define(schema: str, reference, fake, kernel: str):
+def define(schema: str, reference, fake, kernel: str | None = None):
     """Declares an operator that runs `reference` wherever it has no kernel.
 
     Its first call with a CUDA tensor looks for the kernels (custom_ops.py). If there are any, torch calls them from
@@ -22,14 +22,14 @@ def define(schema: str, reference, fake, kernel: str):
         schema:    as for `torch.library.Library.define`, e.g. 'scale(Tensor x, float gain) -> Tensor'.
         reference: plain torch, called without autograd; its output must not be one of its inputs.
         fake:      gives an output of the right shape, dtype and strides without computing it.
-        kernel:    under which name custom_ops.py reports on the operator's kernel: several operators may share one.
+        kernel:    the row of `custom_ops.OPERATORS` with its CUDA kernel; None = it has none and stays plain torch.
     Returns:       the callable operator.
     """
     name = schema.partition('(')[0]
     custom_ops.references[name] = reference = torch.no_grad()(reference)
 
     def find_kernel(x, *args):
-        if x.is_cuda and custom_ops.problem_of(kernel) is None:
+        if kernel is not None and x.is_cuda and custom_ops.problem_of(kernel) is None:
             return operator(x, *args)
         return reference(x, *args)
 

@@ -2,6 +2,8 @@
 #include "bias_act.h"
 #include "device.h"
 
+#include <iterator>
+
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros_like.h>
 
@@ -10,7 +12,7 @@ namespace {
 
 Act act_of(const std::string& name) {
     static const char* const names[] = {"linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish"};
-    for (int i = 0; i < 9; i++)
+    for (size_t i = 0; i < std::size(names); i++)
         if (name == names[i])
             return static_cast<Act>(i);
     TORCH_CHECK(false, "bias_act: act is '", name, "', which has no kernel");

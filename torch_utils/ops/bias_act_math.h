@@ -1,4 +1,4 @@
-// The nine activation functions, their derivatives, and what becomes of one element. bias_act.py holds the same formulas in torch.
+// The activation functions, their derivatives, and what becomes of one element. bias_act.py holds the same formulas in torch.
 //
 // value(u)    act(u), of u = x + b.
 // slope(d, s) d * act'(u), computed from s = v = act(u), or from s = u where FROM_U.

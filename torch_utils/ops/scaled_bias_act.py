@@ -122,8 +122,7 @@ def _slope(d, y, alpha, gain, clamp):
 def _grad(dy, y, x, scale, *args):
     du, real = _slope(dy, y, *args), real_dtype(x.dtype)
     return (_laid_out_as(x, du * _per_channel(scale, x)), (du * x).sum([2, 3], dtype=real),
-            du.sum(1, keepdim=True, dtype=real).contiguous(),
-            du.sum([0, 2, 3], dtype=real))
+            du.sum(1, keepdim=True, dtype=real).contiguous(), du.sum([0, 2, 3], dtype=real))
 
 
 def _grad2(ddx, ddscale, ddnoise, ddb, dy, y, x, scale, *args):

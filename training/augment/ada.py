@@ -52,12 +52,12 @@ class AdaptiveProbability:
                 'D still overfits: more data, --kd, or a weaker --augpipe may help.')
 
     def state_dict(self):
-        """The signs, of all processes, that wait for the next update; p itself belongs to the pipeline. All processes
-        must call it."""
+        """The signs of all processes since the last update; p itself belongs to the pipeline. All processes must call
+        it."""
         return {'pending': distributed.all_reduce_sum(self._pending())}
 
     def load_state_dict(self, state):
-        """The first process takes over what was pending on all."""
+        """Gives the first process the pending signs of all."""
         self._seen = training_stats.running_moments(self.statistic, self.p.device)
         if distributed.get_rank() == 0:
             self._seen -= state['pending'].to(self.p.device)
@@ -83,7 +83,7 @@ class LinearProbability:
         self.p.fill_(self.final * min((batch_idx + 1) * self.step, 1))
 
     def warning(self):
-        """None: what p is to become was chosen."""
+        """None: the user has chosen where p ends."""
 
     def state_dict(self):
         return {}

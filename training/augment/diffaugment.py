@@ -13,7 +13,7 @@ class DiffAugment(torch.nn.Module):
     """Transforms a batch of images at random, every image on its own and again in every call.
 
     For given random numbers the result is an affine function of the images, differentiable any number of times; the
-    host reads no random number. Nothing is clamped; where nothing is left of the image it is 0, the grey in the middle.
+    host reads no random number. Nothing is clamped; empty regions are 0, mid-grey.
 
     Args:
         policy: names from POLICIES, separated by commas, applied in this order.

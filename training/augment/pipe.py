@@ -126,8 +126,8 @@ class AugmentPipe(torch.nn.Module):
     # Pixel blitting and general geometric transformations.
 
     def _geometry(self, images, draw):
-        """All geometric transformations at once. The way back from the result is the product of the inverses, that of
-        the first one leftmost."""
+        """All geometric transformations at once. The map from the result back to the image is the product of the
+        inverses, the first one leftmost."""
         height, width = images.shape[2:]
         inverses = [*self._undo_blitting(draw, width, height), *self._undo_geometric(draw, width, height)]
         return warp(images, functools.reduce(torch.matmul, inverses), self.Hz_geom) if inverses else images
@@ -208,7 +208,7 @@ class AugmentPipe(torch.nn.Module):
         change = draw.normal(num_bands) * self.imgfilter_std * (self.imgfilter_bands > 0)
         change = draw.gate(change, self.p * self.imgfilter * self.imgfilter_bands, num_bands)
         gain = torch.exp2(change)
-        # After changing one band; before, it is 1
+        # The power after changing one band; before, it is 1
         power = 1 + self.band_power * (gain.square() - 1)
         taps = (gain * power.prod(dim=1, keepdim=True).rsqrt()) @ self.Hz_fbank
         height, width = images.shape[2:]

@@ -1,8 +1,8 @@
 """Linear filtering and geometric warping of images that continue beyond their borders by reflection.
 
 All filters here are separable and are applied as one matrix per direction. Reflection, zero insertion, filter and
-cropping become a single product; derivatives of any order are products too; and how far the reflection reaches can stay
-a tensor on the device. On a CPU this is two to three times faster than padding and convolving, measured at 32 to 256
+cropping become a single product; derivatives of any order are products too, and the reach of the reflection may be a
+tensor on the device. On a CPU this is two to three times faster than padding and convolving, measured at 32 to 256
 pixels.
 
 Positions are in pixels of the image: 0 is the centre of the first one.
@@ -87,8 +87,8 @@ def upsampling(taps, size, reach, bounds) -> LineMap:
 
     Args:
         taps:   [even number] low-pass filter with sum 1.
-        reach:  how many pixels at either end continue the line by reflection, at most size - 1: integers or scalar
-                tensors; zeros follow.
+        reach:  pixels at either end that continue the line by reflection, at most size - 1: integers or scalar tensors;
+                zeros follow.
         bounds: integers not below `reach`, how many pixels at either end there is room for.
     """
     (before, after), (room_before, room_after) = reach, bounds

@@ -1,5 +1,4 @@
-"""The augmentations of train.py (--aug): rows of a table, each with the options that go with it and the configuration
-that it makes."""
+"""The augmentations of train.py (--aug): rows of a table, each with its options and the configuration that it makes."""
 
 from typing import Callable, NamedTuple
 

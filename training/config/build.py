@@ -19,8 +19,9 @@ from .presets import PRESETS
 
 GRID_IMAGES = {True: 480, False: 60}        # on a GPU: those of 256x256 then make a picture of 7680x4096
 
-MEMORIZED = 2                   # images of which nothing but copies can be learned
-ABILITY_OF = dict(style_mixing_prob='style_mixing', pl_weight='path_length')        # what arguments of the loss need
+MEMORIZED = 2                   # so many images or fewer can only be copied
+# {argument of the loss: ability that it needs}
+ABILITY_OF = dict(style_mixing_prob='style_mixing', pl_weight='path_length')
 
 
 def number_of_processes(gpus):
@@ -102,7 +103,7 @@ def add_schedule(config, opts, preset):
                   kimg_per_tick=as_number(opts.tick or preset.kimg_per_tick), image_snapshot_ticks=snap,
                   network_snapshot_ticks=snap,
                   grid_images=GRID_IMAGES[config.device == 'cuda'],
-                  batch_gpu_auto=probe)                 # until it is probed, batch_gpu is the most that it can be
+                  batch_gpu_auto=probe)                 # until the probe has run, batch_gpu is the largest candidate
     lazy = preset.lazy_regularization
     config.update(G_reg_interval=4 if lazy else None, D_reg_interval=16 if lazy else None,      # StyleGAN2, appendix B
                   D_steps=preset.D_steps, D_first=preset.D_first, uniform_labels=preset.uniform_labels)
@@ -120,7 +121,7 @@ def as_number(value):
 
 
 def half_suits(opts, device):
-    """Whether networks and teachers that can work in half precision should: as --fp32 says, else where that is fast."""
+    """Whether to use half precision where it is supported: as --fp32 says, by default where it is fast."""
     return not opts['fp32'] if opts['fp32'] is not None else device != 'cpu' or devices.cpu_has_bfloat16()
 
 
@@ -144,7 +145,7 @@ def add_networks(config, opts, preset):
         raise UserError(f'--fp32=0: the networks of --cfg={opts.cfg} compute in float32; leave it out')
     has_half = row.precision_of is not None and (preset.half_precision or opts.fp32 is not None)
     half = has_half and half_suits(opts, config.device)
-    config.fp32_auto = opts.fp32 is None and on_cpu     # a run keeps to what the processor that it began on has
+    config.fp32_auto = opts.fp32 is None and on_cpu     # a run keeps the precision of the processor that it began on
     channels_last = on_cpu if opts.nhwc is None else opts.nhwc
     config.update(channels_last=channels_last, fp32=not half)
     if opts.freezed:
@@ -167,15 +168,15 @@ def add_networks(config, opts, preset):
     config.loss_kwargs = dict(class_name='training.loss.StyleGAN2Loss', r1_gamma=gamma, **{**off, **preset.loss_kwargs})
     if opts.cuda_graphs is True and config.device != 'cuda':
         raise UserError('--cuda-graphs=1: there are none without a CUDA device; leave it out')
-    # 'auto', True (insist) or False. It is what is computed all the same: a run may go on with another one.
+    # 'auto', True (insist) or False. The results are the same, so a run may continue with another value.
     config.update(compile=opts.compile, cuda_graphs=opts.cuda_graphs if config.device == 'cuda' else False)
     config.update(init_from=opts.init_from, allow_tf32=bool(opts.allow_tf32), cudnn_benchmark=not opts.nobench)
-    # As torch has it, and as it pays: the small maps that are not in half precision are a fifth of the work of a step.
+    # torch's default. It pays: the small maps that stay in float32 are a fifth of the work of a step.
     config.conv_tf32 = not on_cpu and opts.allow_tf32 is not False
 
 
 def add_observers(config, opts):
-    """What watches the run; needs `metrics`."""
+    """Entries of the observers; needs `config.metrics`."""
     config.observers = {}
     if opts.val_fraction is not None:
         config.observers['validation'] = dict(class_name='training.observers.validation.Validation')

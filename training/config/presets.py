@@ -9,7 +9,7 @@ class Preset(NamedTuple):
     """Defaults of a training configuration; `None` in the first part = computed from resolution and number of GPUs."""
     source: str
     expect: str
-    ref_gpus: int | None            # the micro-batch is batch / ref_gpus, whatever the number of GPUs
+    ref_gpus: int | None            # the micro-batch is batch / ref_gpus for any number of GPUs
     kimg: int | None
     batch: int | None
     mbstd_group: int | None

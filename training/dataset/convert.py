@@ -25,7 +25,7 @@ class UnusableImage(ValueError):
 
 @functools.cache
 def has_heif() -> bool:
-    """Whether the package pillow-heif is there, by which Pillow reads the photos of iPhones (HEIC)."""
+    """Whether the package pillow-heif is installed: with it, Pillow reads the photos of iPhones (HEIC)."""
     try:
         import pillow_heif
     except (ImportError, OSError):                  # OSError: there, without a library that it needs
@@ -36,8 +36,8 @@ def has_heif() -> bool:
 
 @functools.cache
 def _formats() -> list[str]:
-    """Pillow's names of the formats that are read. It has more, and goes by the content: EPS, for one, would be given
-    to Ghostscript."""
+    """Pillow's names of the formats that are read. Pillow knows more formats and recognises them by content: it would
+    run Ghostscript on EPS."""
     PIL.Image.init()
     wanted = ['AVIF', 'BMP', 'GIF', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM', 'TGA', 'TIFF', 'WEBP']
     wanted += ['HEIF'] if has_heif() else []
@@ -64,9 +64,8 @@ def open_image(data: bytes) -> PIL.Image.Image:
 
 @contextlib.contextmanager
 def pixel_limit(max_pixels: int | None):
-    """While it lasts, pictures may have so many pixels; None = as many as Pillow takes, 178,956,970.
-
-    It begins before the threads that read, and ends after them.
+    """Within it, pictures may have so many pixels; None = Pillow's limit, 178,956,970. Enter it before the threads that
+    read start, and leave it after they end.
     """
     before = PIL.Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
@@ -82,8 +81,8 @@ def to_rgb_or_grey(img: PIL.Image.Image, color: str | None = None, white: int = 
     """The picture as 8-bit RGB or grey (mode 'RGB' or 'L'), in the colours of sRGB.
 
     Palettes become RGB, bilevel becomes grey, 16 bits become the nearest of 8, an alpha channel that hides nothing is
-    dropped; an embedded colour profile is applied. Photos are turned upright by their EXIF orientation. A PNG's is
-    ignored: cameras write none, and converters leave it behind in pictures that they have already turned.
+    dropped; an embedded colour profile is applied. Photos are turned upright by their EXIF orientation, except in PNG:
+    cameras do not write it, and converters leave the tag in pictures that they have already turned.
 
     Args:
         img:   an opened picture.

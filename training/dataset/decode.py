@@ -15,7 +15,7 @@ except ImportError:                 # Pillow decodes the same pixels, in two to 
 
 
 class ImageFile:
-    """The bytes of a file, or its first ones, of which the header is read.
+    """The bytes of a file, or the first ones, with the header.
 
     Attributes:
         shape: (C, H, W) as the header has it.
@@ -51,7 +51,7 @@ class ImageFile:
         return False
 
     def profile_problem(self) -> str | None:
-        """As of `image_color`."""
+        """As `color.profile_problem`."""
         return None if self._img is None else profile_problem(self._img)
 
     def largest_16_bit_value(self) -> int | None:

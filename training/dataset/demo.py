@@ -26,7 +26,7 @@ ATTRIBUTES = dict(skin=tuple(COLOURS), background=tuple(COLOURS), mood=MOODS, he
 DEMO_COUNT = 100
 DEMO_SEED = 100
 FRESH_COUNT = 1000
-FRESH_SEED = 98           # neither of the demo set nor of the teacher, which has drawings by two seeds or more
+FRESH_SEED = 98           # neither that of the demo set nor one of those that the teacher trains on
 OVERSAMPLING = 8            # drawn this much larger, then shrunk: smooth edges
 
 

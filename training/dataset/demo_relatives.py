@@ -1,9 +1,8 @@
 """Other drawn faces than those of the demo: python -m training.dataset.demo_relatives --dest=relatives.zip
 
-The network that `make demo` starts from has learnt from them (`make demo-network`). They are relatives of the demo
-faces (`demo_data`), so
-that something carries over, and none of them is one: skins, clothes and backgrounds have any colour instead of ten
-named ones, heads go from narrow to wide, and hats, hair, eyes, mouths and cheeks are others.
+The network from which `make demo` starts was trained on them (`make demo-network`). They resemble the demo faces
+(`demo.py`), so that something carries over, but none of them is one: skins, clothes and backgrounds have any colour
+instead of ten named ones, heads go from narrow to wide, and hats, hair, eyes, mouths and cheeks are others.
 """
 
 import colorsys

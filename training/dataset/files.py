@@ -1,11 +1,11 @@
 """Folders and zip archives of images, read from many processes.
 
 Both hold images and one `dataset.json`: {"labels": [["00000/img00000000.png", 3], ...] or null, "class_names": [...]},
-the names only where they are known. `image_listing.py` lists the files, `image_labels.py` reads the labels,
-`image_files_writer.py` writes both.
+the names only where they are known. `listing.py` lists the files, `labels.py` reads the labels, `building/writer.py`
+writes both.
 
-A *record* says where the images came from and how they were made. It is not a file among the images, because every tool
-for this format takes each file but `dataset.json` for an image. The record (JSON) is
+A *record* says where the images came from and how they were made. It is not a file among the images, because tools for
+this format take every file except `dataset.json` for an image. The record (JSON) is
 
 - of a zip: the archive's comment (`unzip -z data.zip` shows it); it travels with the file;
 - of a folder: the file `FOLDER.source.json` beside it; copy it along when you copy the folder.
@@ -39,7 +39,7 @@ class ImageFiles:
         path:    folder, searched with its sub-folders and those that links lead to, or .zip archive.
         largest: bytes that a file may have, unfolded.
     Attributes:
-        names:        of the images (known by their endings), as `image_names.normal_name` has them, in string order.
+        names:        of the images (known by their endings), as `names.normal_name` spells them, in string order.
         labels_files: names of the files called `dataset.json`.
         others:       names of the other files, hidden ones excepted.
         notes:        what is not used, or was guessed; one line each.
@@ -70,8 +70,9 @@ class ImageFiles:
         self.record = self._load_record()
 
     def _zip(self) -> zipfile.ZipFile:
-        """This process's own handle. There is no lock that another thread may hold while this process is forked: of two
-        that threads open at once one is kept. Nor does a child close its parent's, which may be locked within."""
+        """This process's own handle. No lock of ours is used, since another thread might hold it at a fork: if two
+        threads open a handle at once, one is kept. A child does not close its parent's handle, which may be locked
+        internally."""
         try:
             return self._handles.get(os.getpid()) or self._handles.setdefault(os.getpid(), zipfile.ZipFile(self.path))
         except (OSError, zipfile.BadZipFile) as err:
@@ -101,7 +102,7 @@ class ImageFiles:
         stored = self._stored.get(name, name)
         if not self.is_zip:
             status = os.stat(os.path.join(self.path, stored))
-            if not stat.S_ISREG(status.st_mode):                    # a pipe would be waited for
+            if not stat.S_ISREG(status.st_mode):                    # opening a pipe would block
                 raise OSError('it is no regular file')
             return status.st_size
         info = self._zip().getinfo(stored)
@@ -121,9 +122,9 @@ class ImageFiles:
         return self._zip().open(stored) if self.is_zip else open(os.path.join(self.path, stored), 'rb')
 
     def read(self, name: str, limit: int | None = None) -> bytes:
-        """The same, all bytes of it, checked against its checksum in a zip."""
+        """All bytes of a member; in a zip, checked against its checksum."""
         with self.open(name, limit) as f:
-            # Zipfile bounds what it unfolds by what it is asked for, and one more is the end
+            # zipfile unfolds at most as much as it is asked for; one byte more finds the end
             return f.read(self.size(name) + 1)
 
     def close(self) -> None:

@@ -40,7 +40,7 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         max_size:    serve only so many images, drawn by `random_seed`; None = all.
         xflip:       serve each image a second time, mirrored; doubles the length.
         random_seed: of the draws for `max_size` and `val_fraction`.
-        val_fraction: share of all images, drawn by `random_seed`, that is held out from training, whatever `max_size`.
+        val_fraction: share of all images, drawn by `random_seed`, that is held out from training, for any `max_size`.
         part:        'training' = serve what is not held out, 'validation' = what is.
         remedy_side: side that errors name for images that are not square or of several sizes; None = one that suits.
     Attributes:
@@ -137,7 +137,7 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         return self._content_hash
 
     def facts(self) -> dict:
-        """What to note beside anything that was made from these images: JSON-able, without a path of this machine."""
+        """Facts to store with everything that is made from these images: JSON-able, without paths of this machine."""
         return dict(name=self.name, content_hash=self.content_hash(), images=self.num_images,
                     resolution=self.resolution,
                     channels=self.num_channels, mirrored=self.xflip, labels=self.has_labels,
@@ -206,7 +206,7 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         return np.sort(random_state(random_seed, 'validation').permutation(total)[:count])
 
     def _draw(self, order: np.ndarray, max_size: int | None, random_seed: int) -> np.ndarray:
-        """Those of the places `order` whose images are served, ascending."""
+        """The places among `order` whose images are served, ascending."""
         if max_size is not None and max_size < 1:
             raise DatasetError(f'{self.path}: {max_size} images were asked for; ask for 1 to {len(order)}')
         if max_size is not None and max_size < len(order):
@@ -216,6 +216,6 @@ class ImageFolderDataset(torch.utils.data.Dataset):
 
 
 def held_out_kwargs(training_set_kwargs: dict) -> dict:
-    """Those of a run's arguments for `ImageFolderDataset` that say which images it did not train on."""
+    """The entries of a run's arguments for `ImageFolderDataset` that say which images were held out."""
     return {key: training_set_kwargs[key] for key in ('val_fraction', 'random_seed')
             if training_set_kwargs.get('val_fraction')}

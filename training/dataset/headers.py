@@ -13,8 +13,8 @@ from .decode import ImageFile
 from .files import ImageFiles
 from .names import DatasetError
 
-HEADER_BYTES = 1 << 20              # in which the size of a picture stands, as a rule
-LONG_HEADER_BYTES = 16 << 20        # of a format that puts it behind the pixels, or whose decoder wants the whole file
+HEADER_BYTES = 1 << 20              # usually enough to hold the size of a picture
+LONG_HEADER_BYTES = 16 << 20        # for formats with the size behind the pixels, or whose decoder needs the whole file
 NO_LONG_HEADERS = b'P', b'GIF'      # begin so; Pillow reads them byte by byte
 SMALLEST_SIDE, USUAL_SIDE = 8, 256   # of training images; of those that are made of photos
 DOZEN = 12                          # images that are decoded to see which values they have
@@ -41,14 +41,15 @@ def mixed(path: str, name: str, shape, others, side: int | None = None) -> Datas
 
 
 def _to_square(shape, side: int | None) -> str:
-    """Options that make images of this shape square: of the side that was asked for, else of one that suits them."""
+    """Options that make images of this shape square, with the side that was asked for or one that suits them."""
     largest = max(1 << (min(shape[1:]).bit_length() - 1), SMALLEST_SIDE)
     side = side or (largest if shape[1] == shape[2] else min(largest, USUAL_SIDE))
     return f'--width={side} --height={side} --transform=center-crop'
 
 
 def common_shape(files: ImageFiles, side: int | None = None) -> tuple[list[int], list[str]]:
-    """([C, H, W] of all images, notes), by their headers; by one where a record says that dataset_tool.py made them.
+    """([C, H, W] of all images, notes), by their headers; by the first one alone if a record says that dataset_tool.py
+    made them.
 
     Args:
         side: of square images that remedies name; None = one that suits the images.
@@ -94,7 +95,7 @@ def _dark_16_bits(files: ImageFiles) -> list[str]:
     """A note, if the images have 16 bits of which they use few, by the look of a dozen of them."""
     largest = []
     for name in files.names[::-(-len(files.names) // DOZEN)]:
-        with contextlib.suppress(Exception):    # damaged ones are told where they are read
+        with contextlib.suppress(Exception):    # damaged ones are reported when they are read
             largest.append(ImageFile(files.read(name)).largest_16_bit_value())
         if largest in ([], [None]):
             return []                           # one look is enough at most sets

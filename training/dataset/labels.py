@@ -21,7 +21,7 @@ MAX_LABEL_DIM = 1 << 14             # classes, or numbers of a vector: what netw
 FLOAT32_MAX = 3.4028234e38
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, EOFError, zlib.error,
               zipfile.BadZipFile)
-# in what names that mean the same picture differ
+# ways in which names of the same picture may differ
 NEARLY = {'upper and lower case': str.casefold, 'the ending': lambda name: posixpath.splitext(name)[0]}
 
 

@@ -9,7 +9,7 @@ from dnnlib.text import some
 from .names import LABELS_FILE, DatasetError, is_hidden, is_image, name_in_zip, name_on_disk
 
 METHODS = {9: 'Deflate64', 12: 'bzip2', 14: 'LZMA', 93: 'Zstandard', 95: 'XZ', 98: 'PPMd'}      # of compression
-READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)           # the others unfold without a bound in a single step
+READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)           # the others can unfold without a limit in a single step
 ENCRYPTED = 0x1                                                 # flag of a zip entry
 
 

@@ -32,7 +32,7 @@ def is_image(name: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a part of the path is hidden, or of what macOS adds to archives (`__MACOSX/._photo.jpg`)."""
+    """Whether a part of the path is hidden, or was added to the archive by macOS (`__MACOSX/._photo.jpg`)."""
     return any(part.startswith('.') or part == '__MACOSX' for part in name.split('/'))
 
 

@@ -1,4 +1,4 @@
-"""An endless source of real images whose order depends on nothing but the seed and the number of images seen."""
+"""An endless source of real images whose order depends only on the seed and the number of images seen."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from torch_utils import workers
 from torch_utils.images import to_float
 from torch_utils.seeds import random_state
 
-CHUNK = 256                                         # images that the host holds while it fills the device's memory
+CHUNK = 256                                         # images in host memory at a time while a set is loaded
 LARGE = 1000                                        # images of a data set that takes a while to read
 
 
@@ -73,9 +73,7 @@ class RealImages:
     following.
 
     A data set that fits is decoded once and kept as uint8 on the device; a larger one is streamed by worker processes.
-    The
-    batches are the same. Nothing needs to be saved to resume: asking for another position than the next one just goes
-    there.
+    The batches are the same. Nothing needs to be saved to resume: `batch` can be asked for any position at any time.
 
     Args:
         dataset:         an `ImageFolderDataset`.
@@ -93,8 +91,7 @@ class RealImages:
     """
 
     def __init__(self, dataset, batch_size: int, device, rank: int = 0, num_ranks: int = 1, seed: int = 0,
-                 num_workers: int = 2,
-                 memory_limit_gb: float | None = None):
+                 num_workers: int = 2, memory_limit_gb: float | None = None):
         self.dataset, self.batch_size, self.device = dataset, batch_size, torch.device(device)
         self.offset, self.stride = rank * batch_size, num_ranks * batch_size
         self.order = ImageOrder(len(dataset), seed)
@@ -119,8 +116,8 @@ class RealImages:
         return RealBatch(to_float(self._move(img)), self._move(c), self._move(idx))
 
     def _next(self, cur_nimg: int, again: bool = True):
-        """The next item of the stream. Where a worker died, the workers are started once more: a signal to all
-        processes may have hit them."""
+        """The next item of the stream. If a worker died, the workers are started once more: the cause may have been a
+        signal to all processes."""
         if cur_nimg != self._stream_nimg:
             self._items.reading.fill_(-1)
             self._stream = iter(self._loader(cur_nimg))
@@ -128,10 +125,10 @@ class RealImages:
         try:
             return next(self._stream)
         except (RuntimeError, OSError,
-                EOFError) as err:        # DataLoader says that one died, or what it sent cannot be had
-            if 'Caught ' in str(err):                           # an error in one that lives
+                EOFError) as err:        # DataLoader says that a worker died, or what it sent cannot be read
+            if 'Caught ' in str(err):                           # an error in a worker that is still alive
                 raise
-            # Waits for the others: what is still being read then was being read by the dead one
+            # Waits for the other workers: what is still marked as being read then belonged to the dead one
             self.close()
             if again:
                 return self._next(cur_nimg, again=False)
@@ -208,7 +205,7 @@ def _default_limit_gb(device: torch.device) -> float:
 
 
 def _load_all(dataset, device: torch.device, show: bool) -> torch.Tensor:
-    """uint8 [N, C, H, W], all images, not mirrored, on the device. `show`: how far it is with many of them."""
+    """uint8 [N, C, H, W], all images, not mirrored, on the device. `show`: print progress if there are many."""
     images = torch.empty([dataset.num_images, *dataset.image_shape], dtype=torch.uint8, device=device)
     show = show and dataset.num_images >= LARGE
     if show:

@@ -1,4 +1,4 @@
-"""What to say of pictures that are not all that their files hold, or may not look as their owner expects."""
+"""Notes on pictures: files that hold more than one, colours that may not look as their owner expects."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from dnnlib.text import some
 
 from .color import profile_problem
 
-DARK = 64                           # of 255: a set without a brighter pixel is a mistake, and no set of night pictures
+DARK = 64                           # of 255: a set without a brighter pixel is a mistake; night pictures have some
 FEW = 3                             # images that a network cannot learn from, only repeat
 
 
@@ -44,7 +44,7 @@ def remarks_on(names: list[str], remarks: list[dict[str, Any]]) -> list[str]:
 
 
 def wrong_colors(problems: dict[str, str | None]) -> list[str]:
-    """Notes on colour profiles that cannot be used. problems: {name: what `image_color.profile_problem` says}."""
+    """Notes on colour profiles that cannot be used. problems: {name: what `color.profile_problem` says}."""
     by_problem: dict[str, list[str]] = {}
     for name, problem in problems.items():
         if problem is not None:

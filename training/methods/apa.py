@@ -23,7 +23,7 @@ class AdaptivePseudoAugmentation(Term):
     from 0 on, within [0, 1].
 
     Args:
-        target:     mean sign of D's logits for what counts as real that `p` is to hold.
+        target:     the mean sign of D's logits for images shown as real, which `p` is adjusted to hold.
         kimg:       thousands of images in which `p` can move from 0 to 1.
         interval:   iterations between two updates of `p`.
         batch_size: images per iteration, over all processes.
@@ -54,7 +54,7 @@ class AdaptivePseudoAugmentation(Term):
         self.controller.update(batch_idx)
         training_stats.report('Progress/apa_p', self.p)
 
-    # The signs that wait for the next update of p; all processes must call it.
+    # The signs since the last update of p; all processes must call it.
 
     def get_extra_state(self):
         return self.controller.state_dict()

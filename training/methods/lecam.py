@@ -19,7 +19,8 @@ class LeCam(Term):
     for reals and fakes.
 
     The paper's formula has no relu, its code has. The averages move once per step, by the mean over micro-batches and
-    processes, after they were used; they are rid of their start at zero, and nothing is added before the first update.
+    processes, after they were used; they are bias-corrected for their start at zero, and nothing is added before the
+    first update.
 
     With `lead`, as in the source's BigGAN program, they move before they are used, and until `lead` before the start
     they are those of the last batch. It needs fakes and reals in one pass of D.

@@ -13,9 +13,9 @@ class Method(NamedTuple):
     term:      class name of the `Term`.
     options:   the click options; what is None is left to the constructor.
     configure: (opts, config, dataset) -> constructor arguments that do not come from options by their names, from the
-               rest of the configuration, which is complete except for the terms. Raises UserError for what does not go
-               together.
-    check_names: (constructor arguments) -> None: as `check`, of what takes no loading and no download.
+               rest of the configuration, which is complete except for the terms. Raises UserError for combinations that
+               are not possible.
+    check_names: (constructor arguments) -> None: the part of `check` that needs no loading and no download.
     check:     (constructor arguments, config) -> None: raises UserError for what would fail after the start, such as a
                file that is missing.
     by_name:   whether the options given are constructor arguments; if not, `configure` gives all of them.

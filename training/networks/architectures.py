@@ -13,7 +13,7 @@ ARCHITECTURES = {
 
 
 class UnknownArchitecture(UnusableFile):
-    """A class that no row has: the file may be whole, and of another version of the project."""
+    """A class that is in no row. The file may be intact, but from another version of the project."""
 
 
 def class_names():
@@ -52,7 +52,7 @@ def require(abilities, ability, option, remedy=None):
     """Raises UserError unless `ability` is among `abilities`, of a generator or of a row.
 
     Args:
-        option: what asks for it, as the user gave it.
+        option: the option that needs it, as the user gave it.
         remedy: what to do; None = the architectures that have it.
     """
     if ability not in abilities:

@@ -11,7 +11,7 @@ FLOAT32_CHANNELS_LAST = True    # on a CPU it is faster in any precision; StyleG
 
 
 class Block(torch.nn.Module):
-    """A part of a network with a number format and a memory format of its own: plain attributes, which tools read and
+    """A part of a network with its own number format and memory format: plain attributes, which tools read and
     change."""
 
     def __init__(self, use_fp16, half_dtype, channels_last):
@@ -46,5 +46,4 @@ def half_resolutions(img_resolution, num_fp16_res):
 
 @persistence.persistent_class
 class NotIncluded(torch.nn.Module):
-    """In a pickle for other tools, in place of a network that the snapshot does not have: they expect a module under
-    each name."""
+    """Stands in a pickle for a network that the snapshot does not have: other tools expect a module under each name."""

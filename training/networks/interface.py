@@ -5,8 +5,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-# What command lines and losses ask of a network beyond `GeneratorNetwork` and `DiscriminatorNetwork`, and how a user is
-# told that a network does not have it: "this generator ..." or "its discriminator ...".
+# Abilities that command lines and losses need beyond `GeneratorNetwork` and `DiscriminatorNetwork`, each with the
+# message to a user whose network lacks it: "this generator ..." or "its discriminator ...".
 ABILITIES = {
     'w': 'this generator has no latents w to choose, to mix or to walk through',
     'truncation': 'this generator keeps no average of w to draw towards',
@@ -52,14 +52,14 @@ class GeneratorNetwork(Protocol):
 
         noise_mode:    'random', 'const' or 'none'; without effect where the network has no noise.
         force_fp32:    compute in float32.
-        fused_modconv: how the work is done, not its result; without effect where there is no choice.
+        fused_modconv: another way to compute the same; without effect where there is no choice.
         """
 
     def __call__(self, z: torch.Tensor, c: torch.Tensor | None, **synthesis_kwargs: Any) -> torch.Tensor:
         """synthesis(mapping(z, c), **synthesis_kwargs)."""
 
     def running_averages(self) -> list[torch.Tensor]:
-        """Buffers that each process moves by its own part of a batch: averaged over processes after each phase."""
+        """Buffers that each process updates from its part of a batch: averaged over processes after each phase."""
 
 
 class DiscriminatorNetwork(Protocol):
@@ -92,7 +92,7 @@ def module_of(part: Any) -> torch.nn.Module:
 
 
 class DeviceFacts(NamedTuple):
-    """What `Architecture.configure` has to know of where a network is to be trained."""
+    """What `Architecture.configure` has to know of the device that trains the network."""
     on_cpu: bool
     half: bool                      # half precision: bfloat16 on a CPU, on a GPU what the architecture can take
     channels_last: bool
@@ -100,7 +100,8 @@ class DeviceFacts(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """A pair of networks, as training, files and command lines have to know it: a row of `architectures.ARCHITECTURES`.
+    """A row of `architectures.ARCHITECTURES`: what training, files and command lines have to know of a pair of
+    networks.
 
     title:          what people call it, for model cards.
     tag:            of a model on the Hub.
@@ -112,10 +113,11 @@ class Architecture(NamedTuple):
                     those of the data set included; a table in the place of a function = the arguments of a part.
     precision_of:   constructor arguments of G or of D, with class_name -> (the table among them that has num_fp16_res,
                     the one that has half_dtype), made where they are missing. None = always float32.
-    batch_multiple: (constructor arguments of D, images of a micro-batch, images of a process) -> a micro-batch must
-                    have a multiple of so many. All images of the process = it is never split, as batch norm needs it.
+    batch_multiple: (constructor arguments of D, images of a micro-batch, images of a process) -> the number of images
+                    in a micro-batch must be a multiple of this. All images of the process = never split, as batch norm
+                    needs it.
     abilities:      names in `ABILITIES`.
-    missing:        G -> the abilities that one made with unusual arguments does not have.
+    missing:        G -> abilities of the row that a G made with unusual arguments lacks.
     """
     title: str
     tag: str

@@ -58,7 +58,7 @@ def precision_of(kwargs):
 
 
 def batch_multiple(D_kwargs, batch_gpu, per_process):
-    """The group of the minibatch standard deviation, which a smaller micro-batch is as a whole."""
+    """The group of the minibatch standard deviation; a smaller micro-batch is one group."""
     epilogue = D_kwargs.get('epilogue_kwargs') or {}
     if epilogue.get('mbstd_num_channels') == 0:
         return 1

@@ -12,9 +12,8 @@ FORM = 'metric=fid5k_full,patience=5 or metric=fid5k_full,patience=5,min-delta=0
 class EarlyStop(Observer):
     """Ends the run after `patience` evaluations in a row without a better value than the best before them.
 
-    It goes by metric-NAME.jsonl alone, so a continued run decides as one that was never stopped. Values of other
-    protocols, and those of images yet to come where a run continues from an older state, do not count; NaN is no
-    improvement.
+    It reads metric-NAME.jsonl only, so a continued run decides like one that was never stopped. Values of other
+    protocols do not count, nor do values from beyond the state that a run continues from; NaN is no improvement.
 
     Args:
         metric:    name.
@@ -36,8 +35,8 @@ class EarlyStop(Observer):
 
 
 def history(run_dir, metric, cur_nimg):
-    """The values of a run up to `cur_nimg` images, one per snapshot in their order; [] unless the last of them is of
-    that very moment."""
+    """The values of a run up to `cur_nimg` images, one per snapshot in their order; [] unless the last one was measured
+    at `cur_nimg`."""
     records = metric_records.read_metric(run_dir, metric)
     records = [record for record in records if isinstance(record.get('cur_nimg'), int) and record['cur_nimg']
                <= cur_nimg]

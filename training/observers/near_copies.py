@@ -8,9 +8,9 @@ from torch_utils.images import to_float
 
 from .observer import Observer
 
-QUANTILE = 0.05             # of the distances between training images: nearer than that is near
-SAME = 1e-6                 # closer images are the same: they have no say in what is near
-MAX_REALS = 2000            # training images to compare with; of more, so many drawn by the seed
+QUANTILE = 0.05             # of the distances between training images: what is closer counts as near
+SAME = 1e-6                 # closer images are duplicates and do not count
+MAX_REALS = 2000            # training images to compare with; from larger sets, so many are drawn by the seed
 PIXELS = 32                 # side to which images are averaged where no method has features to offer
 
 
@@ -21,13 +21,16 @@ class NearCopies(Observer):
     Reports `Health/copies`, the share of fakes whose nearest training image is nearer than the 5 % quantile of such
     distances between training images, and `Health/repeats`, the share whose nearest other fake is nearer than that
     quantile, both among as many images. New photos of the same kind would have about 0.05. Where training images are
-    mirrored, of an image and its mirror image the nearer counts. Distances are between the directions of the features
+    mirrored, the nearer of an image and its mirror image counts. Distances are between the directions of the features
     of the first term that has `image_features` (the teacher of distillation), else between pixels averaged to 32x32.
     The metric `memorization` is the same with all training images and the features of Inception.
 
     Args:
         num_fakes: how many.
     """
+
+    columns = (training_stats.Column('copies', 'Health/copies', 7, 2),
+               training_stats.Column('repeats', 'Health/repeats', 8, 2))
 
     def __init__(self, num_fakes):
         self.num_fakes = num_fakes
@@ -54,8 +57,8 @@ class NearCopies(Observer):
 
     @torch.no_grad()
     def _features(self, training, total, images):
-        """[views, total, F] of the images that `images(numbers)` gives, [n, C, H, W]; each process works a share of
-        them out."""
+        """[views, total, F] of the images that `images(numbers)` gives, [n, C, H, W]; each process computes a share of
+        them."""
         own, size = list(range(training.rank, total, training.num_ranks)), training.config.batch_gpu
         parts = ([self._views(images(own[i:i + size])) for i in range(0, len(own), size)]
                  or [self._views(images([0]))[:, :0]])
@@ -78,7 +81,7 @@ def pixels(img):
 
 
 def distances(views, others):
-    """[views, Q, F], [N, F] -> [Q, N], of the nearest view; as matrix products, in float64 that loses nothing near
+    """[views, Q, F], [N, F] -> [Q, N], of the nearest view: as matrix products, in float64, which is exact enough near
     0."""
     return torch.cdist(views.to(torch.float64), others.to(torch.float64)[None],
                        compute_mode='use_mm_for_euclid_dist').amin(dim=0)
@@ -90,7 +93,7 @@ def to_nearest_other(views):
 
 
 def near(views):
-    """What is near among these images; 0 if there are no two different ones: then nothing is."""
+    """The largest distance that counts as near among these images; 0 (nothing is near) if no two of them differ."""
     nearest = to_nearest_other(views)
     nearest = nearest[(nearest > SAME) & nearest.isfinite()]
     return nearest.quantile(QUANTILE) if len(nearest) > 0 else nearest.new_zeros([])

@@ -8,16 +8,18 @@ class Observer:
     `state_dict` gives is part of the training state.
     """
 
+    columns: tuple = ()         # `training_stats.Column`s that the table of ticks gets for what it reports
+
     def start(self, training) -> None:
-        """Once, when `training` (`training.training.Training`), which it must not change, is set up and a state, if
-        there is one, is loaded."""
+        """Once, when `training` (`training.training.Training`) is set up and its state, if any, is loaded. It must not
+        be changed."""
 
     def report(self, training) -> None:
         """At the end of a tick, before its statistics are collected: the place for `training_stats.report`."""
 
     def verdict(self, run_dir: str, cur_nimg: int) -> str | None:
-        """At the end of a tick, when snapshot and metrics are done. Why the run should end now; None = it goes on.
-        That of the first process counts."""
+        """At the end of a tick, after snapshot and metrics: why the run should end now; None = it goes on. The answer
+        of the first process counts."""
 
     def state_dict(self) -> dict:
         return {}

@@ -1,4 +1,4 @@
-"""What D makes of images that it never trained on: the direct sign of overfitting."""
+"""How D rates images that it never trained on: the direct sign of overfitting."""
 
 import torch
 
@@ -18,11 +18,13 @@ class Validation(Observer):
     and fakes of G.
 
     All pass the training's augmentation, in batches of batch_gpu images; the last one is filled up with held-out images
-    that have no say but in the minibatch statistics. Processes share the batches. Reports `Health/scores/KIND` (logits)
-    and `Health/signs/KIND` of KINDS, and `Health/overfitting`, the heuristic r_v of ADA (Karras et al., NeurIPS 2020,
+    that only affect the minibatch statistics. Processes share the batches. Reports `Health/scores/KIND` (logits) and
+    `Health/signs/KIND` of KINDS, and `Health/overfitting`, the heuristic r_v of ADA (Karras et al., NeurIPS 2020,
     section 3.1, equation 1; there with the running means of the training instead of images drawn for it): 0 = D treats
-    held-out images as it treats those that it learns from, 1 = as it treats fakes.
+    held-out images like training images, 1 = like fakes.
     """
+
+    columns = (training_stats.Column('r_v', 'Health/overfitting', 6, 2),)
 
     def start(self, training):
         c = training.config

@@ -1,5 +1,5 @@
-"""Steps that were left out because a gradient was infinite or NaN: noticed without waiting for the device, told,
-counted in a row."""
+"""Steps that were left out because a gradient was infinite or NaN: counted without waiting for the device, and
+reported."""
 
 import os
 
@@ -17,8 +17,8 @@ DEFAULT_IN_A_ROW = 20
 
 
 class BadSteps:
-    """Which steps of a run were left out. The steps are the same on all processes; only the looking is late, never the
-    counting.
+    """Which steps of a run were left out. The steps are the same on all processes. They are read late, but the count is
+    exact.
 
     Args:
         max_in_a_row: steps of one phase, one after the other, that are too many.
@@ -55,7 +55,7 @@ class BadSteps:
         return found
 
     def check_rollback(self, run_dir, cur_nimg, num_rollbacks):
-        """-> a clause that says what was too much. Raises UserError where the run has to end instead."""
+        """-> a clause that says what went wrong. Raises UserError if the run has to end instead."""
         what = (f'the last {self.max_in_a_row} steps of {self.exceeded} up to {cur_nimg / 1000:g} kimg were left out: '
                 'a gradient was infinite or NaN')
         if self.reaction == 'stop':
@@ -66,7 +66,7 @@ class BadSteps:
         return what
 
     def state_dict(self):
-        """Of what `look` has seen."""
+        """As of the last `look`."""
         return dict(in_a_row=dict(self.in_a_row), exceeded=self.exceeded)
 
     def load_state_dict(self, state):
@@ -95,12 +95,12 @@ def warnings(phases, stats, num_ranks):
 
 
 def advice(run_dir):
-    """What a user can do about them."""
+    """Advice on bad steps, for messages."""
     return (f'{run_files.BAD_STEPS_FILE} lists them. Try --fp32=1 or a larger --gamma, with --fork-from={run_dir} if '
             'there is a state')
 
 
 def is_good(progress):
-    """Whether a state was saved when no steps were being left out; one from before they were counted is."""
+    """Whether a state was saved while no steps were left out; a state from before they were counted passes."""
     state = checkpoint.unflatten(progress['state'].get('bad_steps', {'$dict': []}), {})
     return state.get('exceeded') is None and not any(state.get('in_a_row', {}).values())

@@ -1,5 +1,5 @@
-"""The model card of a run: what it was trained on, how, and what was measured. Everything comes from files; what they
-lack is not there."""
+"""The model card of a run: what it was trained on, how, and what was measured. Everything comes from files; the card
+leaves out or marks what they lack."""
 
 import copy
 import json
@@ -10,6 +10,7 @@ from dnnlib import UserError, files, metric_records
 from dnnlib.published import without_folders
 
 from .. import model_files
+from ..loss_terms import Term
 from ..networks.architectures import of_class
 from ..snapshots import files as snapshots
 from ..snapshots.arguments import precision_of
@@ -19,8 +20,7 @@ from .changes import as_now
 
 SNAPSHOT_PREFIX, SNAPSHOT_ENDING = 'network-snapshot-', '.safetensors'
 NOT_RECORDED = 'not recorded'
-OF_DISTILLATION = {'KD/gradient_share': "its gradient in D relative to the adversarial loss's, at the end",
-                   'KD/weight_factor': 'factor on its weights, at the end'}
+PACKAGES = ('training', 'kd_plugin')    # whose terms are imported: a snapshot from anybody may name any class
 
 
 def write_model_card(run_dir):
@@ -44,16 +44,17 @@ def make_card(snapshot, title=None, load_as=None):
     Args:
         snapshot: file; the statistics, metrics and samples in its directory that belong to it are used.
         title:    None = the name of that directory.
-        load_as:  what to tell `load_generator`; None = the name of the file.
+        load_as:  the argument of `load_generator` in the example; None = the name of the file.
     Raises: UserError if the snapshot cannot be read.
     """
     folder, name = os.path.split(os.path.abspath(snapshot))
     info = snapshots.load_info(snapshot)
     G_kwargs = snapshots.network_kwargs(snapshot, info)
     architecture = of_class(G_kwargs['class_name'])
-    training = without_folders(info['training'])            # of snapshots written before they held no folders
+    training = without_folders(info['training'])            # older snapshots hold paths
     options, nimg = as_now(training.get('options', {})), training.get('cur_nimg')
     metrics = model_card_metrics.read(folder, name, nimg, options.get('metrics', []))
+    taught = any(term.has_teacher for term, _ in _terms(options))
     title = title or os.path.basename(folder)
     data = training.get('dataset', {})
     return '\n'.join([
@@ -64,7 +65,7 @@ def make_card(snapshot, title=None, load_as=None):
         '## Data', '', *table(_data_rows(data)), '',
         '## Training', '', *table(_training_rows(options, G_kwargs, nimg, _stats_at(folder, nimg),
                                                  training.get('history', []))), '',
-        '## Metrics', '', *model_card_metrics.describe(metrics, nimg, distilled='kd' in options.get('terms', {})), '',
+        '## Metrics', '', *model_card_metrics.describe(metrics, nimg, taught), '',
         '## Licence and limitations', '', *_licence(options), '',
     ])
 
@@ -89,11 +90,11 @@ def table(rows):
 
 def _header(title, architecture, options, data, metrics):
     """Lines of YAML, each value written as JSON, which YAML contains."""
-    methods = options.get('terms', {}).get('kd', {}).get('methods', [])
+    tags = [tag for term, _ in _terms(options) if (tag := term.tag)]
     task = 'unconditional-image-generation'         # the Hub knows no other name for images from class labels
     header = dict(library_name='kd-dlgan', pipeline_tag=task,
                   license='other' if options.get('init_from') in model_files.PUBLISHED else 'unknown',
-                  tags=['gan', architecture.tag, *(['kd-dlgan'] if methods else [])])
+                  tags=['gan', architecture.tag, *tags])
     values = [dict(type=group.metric, value=group.own['value']) for group in metrics
               if group.own and group.own['value'] is not None]
     if values:
@@ -108,9 +109,22 @@ def _summary(architecture, G_kwargs, options, data):
     kind = 'class-conditional' if G_kwargs['c_dim'] > 0 else 'unconditional'
     colours = 'RGB' if G_kwargs['img_channels'] == 3 else 'grey'
     images = f', trained on {data["images"]} images' if 'images' in data else ''
-    methods = options.get('terms', {}).get('kd', {}).get('methods', [])
-    distilled = f' with knowledge distillation from a vision-language teacher ({", ".join(methods)})' if methods else ''
-    return f'A {architecture.title} generator, {kind}, {side}x{side} {colours}{images}{distilled}.'
+    summaries = [text for term, kwargs in _terms(options) if (text := term.summary(kwargs))]
+    methods = f' with {" and ".join(summaries)}' if summaries else ''
+    return f'A {architecture.title} generator, {kind}, {side}x{side} {colours}{images}{methods}.'
+
+
+def _terms(options):
+    """[(class of a term, its arguments)]; of other packages, which are not imported, `Term` itself."""
+    return [(_term_class(kwargs['class_name']), kwargs) for kwargs in options.get('terms', {}).values()]
+
+
+def _term_class(name):
+    try:
+        found = dnnlib.util.get_obj_by_name(name) if name.split('.')[0] in PACKAGES else Term
+    except (ImportError, AttributeError, ValueError):           # of another version of the project
+        return Term
+    return found if isinstance(found, type) and issubclass(found, Term) else Term
 
 
 def _samples(folder, name, nimg):
@@ -157,8 +171,7 @@ def _training_rows(c, G_kwargs, nimg, stats, history):
         ('R1 weight', loss.get('r1_gamma')), ('half-life of the weight average',
                                               kimg(c['ema_kimg'] * 1000) if 'ema_kimg' in c else None),
         ('precision', _precision(G_kwargs) if c else None), ('augmentation', _augmentation(c, stats)),
-        *_distillation(c, c.get('terms', {}).get('kd'), stats),
-        *_methods({name: kwargs for name, kwargs in c.get('terms', {}).items() if name != 'kd'}),
+        *_methods(_terms(c), stats),
         ('started from', _start(c) if c else None), *_rollbacks(history), *_edits(history),
         ('seed', c.get('random_seed')),
         ('processes', f'{c["num_gpus"]} on {c.get("device", NOT_RECORDED)}' if 'num_gpus' in c else None),
@@ -211,17 +224,11 @@ def _augmentation(c, stats):
     return f'{how}; probability at the end {NOT_RECORDED if p is None else f"{p:.3f}"}; {kinds}'
 
 
-def _distillation(c, kd, stats):
-    if kd is None:
-        return [('distillation', 'none' if c else None)]
-    settings = ', '.join(f'{key} {value}' for key, value in kd.get('settings', {}).items())
-    return [('distillation', ', '.join(kd.get('methods', []))), ('teacher', kd.get('teacher', NOT_RECORDED)),
-            ('its settings and those of the methods', settings),
-            *[(name, f'{stats[key]["mean"]:.3g}') for key, name in OF_DISTILLATION.items() if key in stats]]
-
-
-def _methods(terms):
-    return [('further methods', '; '.join(_object(kwargs) for kwargs in terms.values()))] if terms else []
+def _methods(terms, stats):
+    """The rows that terms give, then a row for those that give none."""
+    rows = [(kwargs, term.card_rows(kwargs, stats)) for term, kwargs in terms]
+    others = [_object(kwargs) for kwargs, own in rows if not own]
+    return [*(row for _, own in rows for row in own), *([('further methods', '; '.join(others))] if others else [])]
 
 
 def _object(kwargs):

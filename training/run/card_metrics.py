@@ -1,4 +1,4 @@
-"""What the metric-NAME.jsonl of a run say of one of its snapshots: values by protocol, for the model card."""
+"""The metrics of a snapshot from the metric-NAME.jsonl of its run: values by protocol, for the model card."""
 
 import glob
 import os
@@ -44,7 +44,7 @@ OPTIONAL = dict(better='lower', intervals={}, formula=None)          # what a re
 
 
 def _fits(value, wanted):
-    """Whether a value from a file is what `wanted` describes; entries that nobody reads may be anything."""
+    """Whether a value from a file has the form `wanted`; entries that nobody reads may be anything."""
     if callable(wanted):
         return wanted(value)
     return type(value) is dict and all(key in value and _fits(value[key], entry) for key, entry in wanted.items())
@@ -76,7 +76,7 @@ def read(folder, snapshot, nimg, wanted):
             here = ours and os.path.basename(record['snapshot']) == record['snapshot']      # not of another folder
             if here and (nimg is None or record['cur_nimg'] is None or record['cur_nimg'] <= nimg):
                 record = without_folders(record)
-                # Measured again: the latest
+                # If it was measured again, the latest counts
                 groups.setdefault(metric_records.key(record), {})[record['snapshot']] = record
     found = [_summarize(list(records.values()), snapshot) for records in groups.values()]
     measured = {name for group in found for name in metric_records.spellings(group.metric)}
@@ -89,8 +89,8 @@ def _summarize(records, snapshot):
     return Measured(records[-1]['metric'], own, metric_records.best(records), len(records), records[-1])
 
 
-def describe(groups, nimg, distilled):
-    """Lines of Markdown: a table of values, and the protocol of each. distilled: whether a teacher took part in the
+def describe(groups, nimg, taught):
+    """Lines of Markdown: a table of values, and the protocol of each. taught: whether a teacher took part in the
     training."""
     if not groups:
         return ['Not measured.']
@@ -105,7 +105,7 @@ def describe(groups, nimg, distilled):
     if any(group.metric.startswith(('feat', 'clip')) for group in groups):
         lines += ['', 'Metrics in feat... (older: clip...) use the features of the network that is named: '
                   'other numbers than the FID.'
-                  + (' Where that is the teacher of the training, it is no impartial judge.' if distilled else '')]
+                  + (' Where that is the teacher of the training, it is no impartial judge.' if taught else '')]
     return lines
 
 

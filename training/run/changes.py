@@ -1,10 +1,10 @@
-"""In what the configurations of two commands differ, and which differences a run survives when it is continued."""
+"""How the configurations of two commands differ, and which differences may be when a run is continued."""
 
 import json
 import os
 import re
 
-# May differ when a run is continued: none of these changes what is trained. What follows a point is part of a table.
+# May differ when a run is continued: none of these changes the training. A point separates a table and its entry.
 FREE = ('total_kimg', 'run_dir', 'snapshot_keep', 'snapshot_networks', 'image_snapshot_ticks', 'network_snapshot_ticks',
         'grid_images',
         'metrics', 'metric_kwargs', 'metric_set_kwargs', 'data_loader_kwargs', 'cudnn_benchmark', 'cuda_graphs',
@@ -25,10 +25,10 @@ OPTION_OF = {
     'G_kwargs.channels': '--cbase', 'channel_base': '--cbase',
 }
 OF_PRECISION = ('num_fp16_res', 'half_dtype', 'conv_clamp', 'teacher_fp32')
-FOLLOWS = (*OF_PRECISION, 'fp16_channels_last')                 # from --device, --fp32 and --nhwc, which differ, too
-# top-level entries that are of it, or have some of it
+FOLLOWS = (*OF_PRECISION, 'fp16_channels_last')        # from --device, --fp32 and --nhwc, which are listed too
+# top-level entries that depend on the precision
 HAVE_PRECISION = ('fp32', 'G_kwargs', 'D_kwargs', 'loss_kwargs', 'terms')
-# Where classes lay that the configurations of earlier runs name.
+# Classes that have moved since earlier runs: old name -> present name.
 RENAMED = {
     'training.diffaugment.DiffAugment': 'training.augment.diffaugment.DiffAugment',
     'training.apa.AdaptivePseudoAugmentation': 'training.methods.apa.AdaptivePseudoAugmentation',
@@ -40,7 +40,7 @@ RENAMED = {
     'training.near_copies.NearCopies': 'training.observers.near_copies.NearCopies',
     'training.early_stop.EarlyStop': 'training.observers.early_stop.EarlyStop',
 }
-# What a run found out was once among its options.
+# Entries of `found_out` that earlier versions kept among the options.
 FOUND_OUT = dict(batch_gpu_probed='batch_gpu', fork_origin='fork_origin')
 # Values that runs were trained with before their configurations named them.
 UNWRITTEN = dict(G_reg_interval=4, D_reg_interval=16, D_steps=1, ema_buffers='copy', ada_interval=4,
@@ -72,10 +72,10 @@ def _with_present_names(table):
 
 
 def differences(saved, config):
-    """['--seed=0, now 1', ...]: where two configurations differ in what matters to a run. What one does not know is off
-    there."""
+    """['--seed=0, now 1', ...]: differences between two configurations that matter to a run. An entry that one of them
+    lacks counts as off."""
     saved, config = _comparable(saved), _comparable(json.loads(json.dumps(config)))
-    # Each as its processor has it: the run keeps to what it began with
+    # Either follows its processor; the run keeps the precision that it began with
     if saved.pop('fp32_auto', None) and config.pop('fp32_auto', None):
         counts = lambda key: key.rpartition('.')[2] not in ('fp32', *OF_PRECISION)
         saved, config = ({key: value for key, value in flat.items() if counts(key)} for flat in (saved, config))
@@ -88,7 +88,7 @@ def differences(saved, config):
 
 
 def _same(a, b):
-    """Whether two values mean the same: what is off may be missing, and a file has many paths."""
+    """Whether two values mean the same: missing is off, and two paths may lead to one file."""
     if isinstance(a, str) and isinstance(b, str):
         return a == b or (os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b))
     on = lambda value: None if value is False else value
@@ -106,7 +106,7 @@ def with_data_at(config, path):
 
 
 def other_reference(saved, config):
-    """A line if the metrics of a run that is continued are from now on against other images; else None."""
+    """A line for the log if a continued run measures its metrics against other images from now on; else None."""
     before, now = [(c.get('metric_set_kwargs') or c['training_set_kwargs'])['path'] for c in (saved, config)]
     if _same(before, now) or not config['metrics']:
         return None
@@ -115,12 +115,12 @@ def other_reference(saved, config):
 
 
 def precision_to_keep(saved):
-    """The entries of a configuration that go by the processor that the run began on."""
+    """The entries of a configuration that depend on the processor that the run began on."""
     return {key: saved[key] for key in HAVE_PRECISION if key in saved} if saved.get('fp32_auto') else {}
 
 
 def refusal(run_dir, lines):
-    """The sentence for a command that means a run and differs from it."""
+    """The error message for a command that means an existing run but has other options."""
     listed = '; '.join(lines[:MOST]) + (f'; ... ({len(lines)} in all)' if len(lines) > MOST else '')
     return (f'{run_dir} is not complete and was started with {listed}. To continue it, give the options that it was '
             'started with; '
@@ -128,7 +128,7 @@ def refusal(run_dir, lines):
 
 
 def same_name(name, description):
-    """Whether a run directory's name is that of a command, its number and the number of processes aside."""
+    """Whether a run directory has the name of a command, apart from its number and the number of processes."""
     return without_processes(name.partition('-')[2]) == without_processes(description)
 
 
@@ -154,7 +154,7 @@ def _comparable(config):
 
 
 def _is_free(key, saved, config):
-    """Of the micro-batch, `auto` and what it has found are the same."""
+    """'auto' and the micro-batch that it has found count as the same."""
     found = saved.get('found_out.batch_gpu')
     is_found = key == 'batch_gpu' and found is not None and config.get(key) in ('auto', found)
     return is_found or key in FREE or key.partition('.')[0] in FREE
@@ -173,4 +173,4 @@ def _short(value):
     if isinstance(value, list) and len(value) > 3:
         return f'{value[0]}, ... ({len(value)} in all)'
     text = str(int(value) if isinstance(value, bool) else value)
-    return text if len(text) <= 80 else f'{text[:30]}...{text[-50:]}'            # of a path the end tells most
+    return text if len(text) <= 80 else f'{text[:30]}...{text[-50:]}'            # the end of a path says most

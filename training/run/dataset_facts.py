@@ -1,5 +1,4 @@
-"""What is known of a run's images, read from all of them once beside the training, and whether they are still the
-same."""
+"""Facts about a run's images, read once in the background, and whether they are still the same images."""
 
 import threading
 
@@ -21,7 +20,7 @@ class DatasetFacts:
         self.thread.start()
 
     def get(self):
-        """Waits for it. Raises UserError as `check`."""
+        """The facts; waits for them. Raises UserError as `check`."""
         self.thread.join()
         self.check()
         return self.facts
@@ -46,5 +45,5 @@ class DatasetFacts:
                                        'use --new-run=1 for '
                                        f'another run, or --fork-from={self.where} to start one from its state '
                                        'on purpose')
-        except Exception as err:                # raised again where somebody looks
+        except Exception as err:                # raised again by `check`
             self.error = err

@@ -18,7 +18,8 @@ NETWORKS = 'G_ema', 'D'             # G starts from G_ema, too
 
 
 def shrink(source, dest):
-    """Writes what a training can start from of a snapshot, in half precision, without the folder of the images.
+    """Writes the networks of a snapshot that a training can start from, in half precision, without the image folder's
+    name.
 
     Raises: UserError if they are not in it.
     """

@@ -1,4 +1,4 @@
-"""What the files of a run are called, and what a run that was cut short still lacks."""
+"""The names of a run's files, and what an interrupted run still lacks."""
 
 import os
 import re
@@ -6,7 +6,7 @@ import re
 from dnnlib.metric_records import read_metric
 
 STATE_FILE = 'training-state.safetensors'
-PREVIOUS_STATE_FILE = 'training-state-previous.safetensors'         # the one before it, should it turn out damaged
+PREVIOUS_STATE_FILE = 'training-state-previous.safetensors'         # the one before it, in case the newest is damaged
 STATS_FILE = 'stats.jsonl'
 LOG_FILE = 'log.txt'
 BAD_STEPS_FILE = 'bad-steps.jsonl'
@@ -53,21 +53,21 @@ def unmeasured(run_dir, snapshot, metrics):
 
 
 def ending(by, why, config):
-    """The record of an observer's verdict, as the training state has it, with the terms on which it holds."""
+    """The record of an observer's verdict in the training state, with the settings that it depends on."""
     return dict(by=by, why=why, observer=config['observers'][by], total_kimg=config['total_kimg'])
 
 
 def is_ended(ended, config):
-    """Whether a verdict (None = there is none) holds under this configuration: the observer and the length of the run
-    are the same."""
+    """Whether a verdict (None = there is none) still holds: the configuration has the same observer and the same
+    length."""
     return (ended is not None
             and ended == {**ended, 'observer': config.get('observers', {}).get(ended['by']),
                           'total_kimg': config['total_kimg']})
 
 
 def total_images(config):
-    """How many images the run sees, at least: --kimg is a decimal fraction, which times 1000 may come out above the
-    whole number."""
+    """How many images the run sees at least. --kimg is a decimal fraction: 1000 times it may be just above a whole
+    number."""
     return round(config['total_kimg'] * 1000)
 
 

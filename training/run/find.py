@@ -20,7 +20,7 @@ def find_run(outdir, config, description, new_run):
     """-> (run directory, 'new' | 'continue' | 'complete'): the last run of the same configuration, else the next free
     number.
 
-    Raises UserError where the last run of the same name has got somewhere, is not complete, and differs.
+    Raises UserError if the last run of the same name is unfinished and has other options.
     """
     if os.path.exists(outdir) and not os.path.isdir(outdir):
         raise UserError(f'--outdir={outdir}: is a file; name a folder')
@@ -69,11 +69,11 @@ def write_options(run_dir, config):
 
 
 def is_under_way(run_dir, config):
-    """Whether the run has got somewhere and is not complete."""
+    """Whether the run has done some work and is not complete."""
     progress = progress_of(run_dir)
     return progress['cur_nimg'] > 0 and not run_files.is_complete(run_dir, progress, config)
 
 
 def progress_of(run_dir):
-    """What the newest state says besides the tensors."""
+    """The progress in the newest state."""
     return state_files.newest_info(run_dir) or dict(cur_nimg=0)

@@ -24,8 +24,7 @@ def find_origin(path):
     except UserError as err:
         weights = ("; to start from a snapshot's weights use --init-from"
                    if os.path.basename(path).startswith('network-snapshot') else '')
-        raise UserError(f'--fork-from={path}: {err.fact}; name another run, or a state '
-                        f'file{weights}') from err
+        raise UserError(f'--fork-from={path}: {err.fact}; name another run, or a state file{weights}') from err
     if file is None:
         raise UserError(f'--fork-from={path}: there is no training state in it; name a run that has saved one, or a '
                         'state file')
@@ -34,20 +33,19 @@ def find_origin(path):
 
 
 def check_start(config):
-    """Raises UserError if there is no such state, or it has come as far as --kimg already."""
+    """Raises UserError if there is no such state, or it has already reached --kimg."""
     start = find_origin(config.fork_from)[1]['cur_nimg']
     if start >= run_files.total_images(config):
         raise UserError(f'--kimg={config.total_kimg:g}: the run starts at {start / 1000:g} kimg (--fork-from); give a '
-                        'larger --kimg, '
-                        'it counts from the very beginning')
+                        'larger --kimg, which counts from the first image of the original run')
 
 
 def take_over(training, parts, config):
     """Gives a new run the state of another one -> (its progress, record of its origin); all processes must call it.
 
-    The networks must be the same. Of everything else the new run takes what it has too, by name and shape: averages of
-    the optimisers (learning rate and betas are its own), p of ADA, path length mean, terms, observers. Raises UserError
-    if the networks do not fit.
+    The networks must be the same. Of everything else the new run takes what fits by name and shape: averages of the
+    optimisers (learning rate and betas are its own), p of ADA, path length mean, terms, observers. Raises UserError if
+    the networks do not fit.
 
     Args:
         training: `Training`.
@@ -64,7 +62,7 @@ def take_over(training, parts, config):
     _take_matching(parts['loss'], states['loss'])
     followed = ['augment_pipe', 'ada'] if 'ada' in states and training.ada is not None else []
     if followed and states['ada'].keys() != training.ada.state_dict().keys():
-        followed.remove('ada')                      # of another rule; p goes on from where it was
+        followed.remove('ada')                      # of another rule; p continues from its value
     for name in [*followed, *(name for name in parts if name.startswith('observer_') and name in states)]:
         parts[name].load_state_dict(states[name])
     tick_end = min(progress['tick_end'], progress['cur_nimg'] + config.kimg_per_tick * 1000)

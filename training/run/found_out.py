@@ -1,8 +1,7 @@
-"""What a run finds out at its start and keeps to its end, in a file of its own: its options stay as they were given.
+"""What a run finds out at its start and keeps until its end. It has a file of its own, so the options stay as given.
 
 Entries: `batch_gpu`, the micro-batch that --batch-gpu=auto chose; `cpu_threads`; `fork_origin`, the state that a fork
-         began with. In the
-configuration of a run at work they are the table `found_out`, which snapshots record.
+         began with. While a run trains, they are the table `found_out` of its configuration, which snapshots record.
 """
 
 import json
@@ -14,7 +13,7 @@ FILE = 'found_out.json'
 
 
 def read(run_dir, otherwise=None):
-    """-> {entry: value}. otherwise: where there is no such file that can be read."""
+    """-> {entry: value}. otherwise: the result if there is no such file, or it cannot be read."""
     try:
         with open(os.path.join(run_dir, FILE), encoding='utf-8') as f:
             return json.load(f)

@@ -15,8 +15,7 @@ def parse(text, metrics, stop_metric=None):
 
     Args:
         metrics:     those measured during the training; `best` goes by the first.
-        stop_metric: the one that --early-stop goes by: the best snapshot by it is kept, too, as {'best_by':
-                     stop_metric}.
+        stop_metric: the metric of --early-stop: the best snapshot by it is kept as well, as {'best_by': stop_metric}.
     Raises: UserError for anything else.
     """
     if text in (None, 'all'):
@@ -32,7 +31,7 @@ def parse(text, metrics, stop_metric=None):
     if 'best' in keep and not metrics:
         raise UserError(f'--snapshot-keep={text}: nothing is measured by which to find the best; add --metrics or '
                         'leave best out')
-    # The last one belongs to a complete run
+    # The last snapshot is part of a complete run
     return {'last': 1, **keep, **({'best_by': stop_metric} if stop_metric else {})}
 
 
@@ -48,7 +47,7 @@ def expendable(snapshots, scores, keep):
     by_score = sorted((name for name in by_age if name in scores), key=scores.get)
     kept = {*by_age[-keep['last']:], *by_score[:keep.get('best', 0)]}
     if 'every' in keep:
-        # Ticks end a few images after a round number: the first snapshot after each multiple counts
+        # Ticks end a few images after a round number, so the first snapshot after each multiple counts
         passed = {}
         for name in by_age:
             passed.setdefault(snapshots[name] // (keep['every'] * 1000), name)
@@ -57,8 +56,8 @@ def expendable(snapshots, scores, keep):
 
 
 def prune(run_dir, keep, metrics):
-    """Deletes what is expendable in a run directory. Values of different protocols do not compare: the best by each
-    protocol is kept."""
+    """Deletes the snapshots of a run that no rule keeps. Values of different protocols cannot be compared, so the best
+    by each protocol is kept."""
     names = run_files.find_snapshots(run_dir)
     kept = set(names) - set(expendable(names, {}, keep))
     counts = {metric: keep.get('best', 0) for metric in metrics[:1]}
@@ -69,7 +68,7 @@ def prune(run_dir, keep, metrics):
             kept |= set(names) - set(expendable(names, scores, {**keep, 'best': count}))
     for name in names:
         if name not in kept:
-            with contextlib.suppress(FileNotFoundError):        # somebody else was faster
+            with contextlib.suppress(FileNotFoundError):        # already deleted by somebody else
                 os.remove(os.path.join(run_dir, name))
 
 

@@ -1,5 +1,4 @@
-"""What a run is computed with: a line of the log and of machine.jsonl at every start, since a run may go on
-elsewhere."""
+"""The software and hardware of a run: a line of the log and of machine.jsonl at every start, since a run may move."""
 
 import os
 

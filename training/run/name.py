@@ -1,4 +1,4 @@
-"""The name of a run: the data set, --cfg, and every option that changes the training and departs from its default."""
+"""The name of a run: the data set, --cfg, and every option that changes the training and is not at its default."""
 
 import hashlib
 import os
@@ -8,9 +8,9 @@ from dnnlib import files
 
 from .changes import without_processes
 
-OF_DATA = ('cond', 'subset', 'val_fraction', 'mirror')          # what the images are; --cfg follows them
-# Not in the name, because the same network is trained: where the run is, what watches it and what is kept of it, what
-# computes the same up to rounding. --data and --cfg have their own place.
+OF_DATA = ('cond', 'subset', 'val_fraction', 'mirror')          # options about the images, which come before --cfg
+# Not in the name, because they train the same network: the place of the run, observers, what is kept, and options that
+# only change rounding. --data and --cfg have their own place in the name.
 UNNAMED = {
     'data', 'cfg', 'outdir', 'new_run', 'dry_run',
     'snap', 'snapshot_networks', 'snapshot_keep', 'tick', 'metrics', 'metric_data', 'detector', 'metric_teacher',
@@ -43,8 +43,8 @@ def run_name(dataset_name, params, opts, num_gpus):
 
 
 def departing(params, opts):
-    """{parameter name: value} of the options that are not at their defaults; one that --cfg or another option decides
-    departs wherever it is given."""
+    """{parameter name: value} of the options that are not at their defaults; an option whose default depends on --cfg
+    or another option counts whenever it is given."""
     unset = lambda param, value: value is None or (value is False and param.is_flag)
     values = [(param, opts.get(param.name)) for param in params]
     return {param.name: value for param, value in values if not unset(param, value) and value != param.default}
@@ -65,8 +65,8 @@ def _part(word, value):
 
 
 def _text(value):
-    """Without what a file name cannot hold. Of files and addresses, which may tell where somebody keeps what, the last
-    part, with a hash that tells those of the same name apart."""
+    """Without what a file name cannot hold. Of files and addresses only the last part, since folders may be private,
+    with a hash to tell apart files of the same name."""
     if files.is_address(value) or os.path.exists(value):
         place = files.public_address(value) if files.is_address(value) else os.path.abspath(value)
         value = f'{re.split(r"[/:]", place.replace(os.sep, "/").rstrip("/"))[-1][:24]}-{_hash(place)[:6]}'
@@ -76,7 +76,7 @@ def _text(value):
 
 
 def _bounded(name):
-    """A name that is too long is cut, and ends in a hash of the whole."""
+    """Cuts a name that is too long; a hash of the whole name replaces the rest."""
     whole = os.fsencode(name)
     if len(whole) <= MAX_BYTES:
         return name

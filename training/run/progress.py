@@ -1,4 +1,4 @@
-"""What a run tells: a row per tick, stats.jsonl, TensorBoard where it is installed, a progress bar."""
+"""The output of a run: a row per tick, stats.jsonl, TensorBoard if installed, a progress bar."""
 
 import contextlib
 import os
@@ -36,10 +36,12 @@ class Progress:
         start_tick:  number of the first tick that ends in this process.
         elapsed_sec: seconds that earlier processes of the run took.
         rollbacks:   of the run so far.
-        pending:     what was reported in this tick before, as of `Collector.state_dict`.
+        columns:     `training_stats.Column`s of its methods and observers.
+        pending:     statistics reported earlier in this tick, from `Collector.state_dict`.
     """
 
-    def __init__(self, run_dir, total_kimg, start_nimg=0, start_tick=0, elapsed_sec=0.0, rollbacks=0, pending=None):
+    def __init__(self, run_dir, total_kimg, start_nimg=0, start_tick=0, elapsed_sec=0.0, rollbacks=0, columns=(),
+                 pending=None):
         self.run_dir = run_dir
         self.total_nimg = total_kimg * 1000
         self.start_nimg = start_nimg
@@ -47,7 +49,7 @@ class Progress:
         self.process_start = self.tick_start = time.time()
         self.tick_start_nimg = start_nimg
         self.maintenance_sec = 0.0
-        self.table = TickTable()
+        self.table = TickTable(columns)
         self.collector = training_stats.Collector(keep_previous=False)
         self.collector.load_state_dict(pending or {})
         if run_dir is not None:
@@ -127,5 +129,5 @@ class Progress:
     def close(self):
         self.bar.close()
         if self.writer is not None:
-            with contextlib.suppress(OSError):          # has been told before
+            with contextlib.suppress(OSError):          # `write` has reported it
                 self.writer.close()

@@ -1,5 +1,4 @@
-"""The files of a run that grow by a line at a time, and taking back what a run, continued from a state, will tell
-again."""
+"""The files of a run that grow line by line; removes the lines that a run continued from a state will write again."""
 
 import glob
 import json
@@ -24,8 +23,7 @@ def append_line(path, record):
 
 
 def forget_after(run_dir, cur_nimg, cur_tick, rollbacks=0):
-    """Leaves what belongs to the first `cur_nimg` images: before tick number `cur_tick`, and after so many
-    rollbacks."""
+    """Keeps only lines of the first `cur_nimg` images: before tick number `cur_tick`, and up to so many rollbacks."""
     _keep(os.path.join(run_dir, run_files.STATS_FILE), lambda record: round(record['Progress/kimg']['mean'] * 1000)
           <= cur_nimg)
     for path in glob.glob(os.path.join(glob.escape(run_dir), run_files.metric_name('*'))):

@@ -1,4 +1,4 @@
-"""The grids of a run: sample images, the same ones every time."""
+"""The grids of sample images of a run, of the same latents every time."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""How far a run is: what its saved state says besides the tensors."""
+"""How far a run is: the part of its saved state that is not tensors."""
 
 import dataclasses
 
@@ -8,15 +8,15 @@ class RunState:
     """What changes in a run from tick to tick; images seen and iterations are those of `Training`."""
     tick_end: float                         # images at which the tick ends
     cur_tick: int = 0
-    elapsed_sec: float = 0.0                # of all processes that have worked on the run
+    elapsed_sec: float = 0.0                # summed over all sessions of the run
     history: list = dataclasses.field(default_factory=list)         # forks and rollbacks
-    ended: dict | None = None               # why, and on which terms, an observer has ended the run
-    pending_stats: dict = dataclasses.field(default_factory=dict)   # reported in the tick that is not over
+    ended: dict | None = None               # why an observer has ended the run, and the settings that this depends on
+    pending_stats: dict = dataclasses.field(default_factory=dict)   # reported so far in the current tick
     dataset_hash: str | None = None         # content of the images that the run began with
 
     @classmethod
     def of(cls, progress):
-        """From what a state file says; entries that older ones lack have defaults."""
+        """From the record in a state file; entries that older files lack get defaults."""
         return cls(**{field.name: progress[field.name] for field in dataclasses.fields(cls) if field.name in progress})
 
     def saved(self):

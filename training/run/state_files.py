@@ -1,4 +1,4 @@
-"""The training state on the disk: the last two are kept, and a damaged one is passed over."""
+"""The training state on disk: the last two are kept, and a damaged one is skipped."""
 
 import os
 
@@ -14,11 +14,9 @@ ASIDE = '.damaged'
 
 
 def write(run_dir, tensors, info):
-    """The state becomes the newest one, and the newest one the previous one; at any moment at least one of them is
-    whole.
-
-    A state that no rollback would go to does not become the previous one, which stays: however often states are saved
-    while steps are being left out, there is one to go back to.
+    """The new state becomes the newest, and the newest becomes the previous; at any moment at least one of them is
+    whole. A state saved while steps were left out never becomes the previous one, so that a good state to go back to
+    always remains.
     """
     newest, previous = (os.path.join(run_dir, name) for name in (run_files.STATE_FILE, run_files.PREVIOUS_STATE_FILE))
     keeps = not os.path.isfile(previous) or _is_good(newest)
@@ -38,7 +36,7 @@ def find(run_dir, tell, accept=lambda _info: True, set_aside=True):
     Args:
         tell:   function of a line of text, for warnings.
         accept: function of a state's info: whether to take this one.
-        set_aside: rename a damaged state that a good one stands behind: else it would take the good one's place when
+        set_aside: rename a damaged state if there is a good one before it: otherwise it would replace the good one when
                    the next is written.
     Raises: UserError if there are states, all of them damaged.
     """
@@ -52,8 +50,7 @@ def find(run_dir, tell, accept=lambda _info: True, set_aside=True):
         for bad, err in damaged:
             if set_aside:
                 os.replace(bad, bad + ASIDE)
-            tell(f'Warning: {err.fact}. Going back to the state before it, at '
-                 f'{info["cur_nimg"] / 1000:g} kimg.')
+            tell(f'Warning: {err.fact}. Going back to the state before it, at {info["cur_nimg"] / 1000:g} kimg.')
         damaged.clear()
         if accept(info):
             return path
@@ -63,7 +60,7 @@ def find(run_dir, tell, accept=lambda _info: True, set_aside=True):
 
 
 def newest_info(run_dir):
-    """What the newest state whose header can be read says besides the tensors; None if there is none."""
+    """The record in the newest state whose header can be read; None if there is none."""
     for path in run_files.state_paths(run_dir):
         try:
             return checkpoint.load_info(path, KIND)

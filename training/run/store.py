@@ -1,5 +1,4 @@
-"""What a run keeps on the disk besides its logs: network snapshots and the training state, written while the training
-goes on."""
+"""The snapshots and the state of a run on disk, written in the background."""
 
 import functools
 import os
@@ -20,8 +19,7 @@ from .dataset_facts import DatasetFacts
 class RunStore:
     """The snapshots and the state of the run in `run_dir`; for the first process.
 
-    The caller waits only until the tensors are copied off the device. What cannot be written raises UserError at the
-    next call.
+    The caller waits only until the tensors are copied off the device. If writing fails, the next call raises UserError.
 
     Args:
         config:         of the run: snapshot_networks, snapshot_keep, kimg_per_tick, metrics.
@@ -43,7 +41,7 @@ class RunStore:
         self.facts = DatasetFacts(self.dataset, expected_hash, self.run_dir)
 
     def check(self):
-        """Raises what went wrong beside the training; does not wait."""
+        """Raises errors of the background work; does not wait."""
         self.writer.check()
         if self.facts is not None:
             self.facts.check()
@@ -74,7 +72,7 @@ class RunStore:
         """-> ({name: state dict}, progress) of the newest good state that `accept(progress)` takes, or None. All
         processes must call it.
 
-        What a killed process left unfinished is removed. tell: function of a line of text, for warnings.
+        Unfinished files of a killed process are removed. tell: function of a line of text, for warnings.
         """
         path = distributed.agree(lambda: self._find_state(tell, accept))
         return None if path is None else read_state(path)
@@ -96,7 +94,7 @@ class RunStore:
         self.write_report()
 
     def write_report(self):
-        """Has the function that the configuration names, if it does, make a page about the run."""
+        """Makes the page about the run, with the function that the configuration names, if any."""
         if report_kwargs := self.config.get('report_kwargs'):
             self.writer.submit(functools.partial(dnnlib.util.call_func_by_name, self.run_dir, **report_kwargs))
 
@@ -108,5 +106,5 @@ def read_state(path):
 
 
 def _add_metrics(path, records):
-    if os.path.isfile(path):                # somebody may have moved it away
+    if os.path.isfile(path):                # it may have been moved away
         snapshots.add_metrics(path, records)

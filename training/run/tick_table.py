@@ -2,38 +2,35 @@
 then. Long names and values in full are in stats.jsonl."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable
 
 from dnnlib.util import format_time
+from torch_utils.training_stats import Column
 
 TITLES_EVERY = 20               # rows: as many as a small terminal shows
 NOTHING = '-'
 START = 9                       # characters of 'tick 1234'
 
 
-class Column(NamedTuple):
-    title: str
-    statistic: str
-    width: int                  # characters, with the space before it
-    decimals: int               # at most
-
-
-# docs/health.md says what they tell. A column is there as soon as its statistic is.
+# Those of every run; `columns` of a method or an observer come after them. docs/health.md explains them.
 COLUMNS = [
     Column('kimg', 'Progress/kimg', 8, 1),
     Column('time', 'Timing/total_sec', 9, 0), Column('ETA', 'ETA', 9, 0),
     Column('s/kimg', 'Timing/sec_per_kimg', 7, 2), Column('maint', 'Timing/maintenance_sec', 7, 1),
     Column('mem', 'Resources/cpu_mem_gb', 6, 2), Column('gpu', 'Resources/peak_gpu_mem_gb', 6, 2),
-    Column('p', 'Progress/augment', 6, 3), Column('r_t', 'Loss/signs/real', 6, 2),
-    Column('r_v', 'Health/overfitting', 6, 2), Column('agree', 'KD/agreement_real', 6, 2),
-    Column('copies', 'Health/copies', 7, 2), Column('repeats', 'Health/repeats', 8, 2)]
+    Column('p', 'Progress/augment', 6, 3), Column('r_t', 'Loss/signs/real', 6, 2)]
 OF_TIME = ('Timing/total_sec', 'ETA')
 
 
 class TickTable:
-    """The rows of one process, one after the other."""
+    """The rows of one process, one after the other.
 
-    def __init__(self):
+    Args:
+        further: columns after those of every run.
+    """
+
+    def __init__(self, further: Iterable[Column] = ()):
+        self.columns = [*COLUMNS, *further]
         self.shown = []
         self.since_titles = 0
 
@@ -41,9 +38,9 @@ class TickTable:
         """-> the row of a tick, below the titles where they are due.
 
         Args:
-            means: {statistic: mean}; of the time that is left, in seconds, as 'ETA'.
+            means: {statistic: mean}; 'ETA' is the remaining time in seconds.
         """
-        now = [column for column in COLUMNS if column in self.shown or column.statistic in means]
+        now = [column for column in self.columns if column in self.shown or column.statistic in means]
         due = now != self.shown or self.since_titles == TITLES_EVERY
         self.shown, self.since_titles = now, 1 if due else self.since_titles + 1
         row = f'tick {tick}'.ljust(START) + ''.join(cell(column, means).rjust(column.width) for column in now)
@@ -52,7 +49,7 @@ class TickTable:
 
 
 def cell(column: Column, means: dict[str, float]) -> str:
-    """A value with as many decimals as fit; of times the two largest units."""
+    """A value with as many decimals as fit; a time with its two largest units."""
     value = means.get(column.statistic)
     if value is None or not math.isfinite(value):
         return NOTHING if value is None else str(value)

@@ -17,15 +17,15 @@ from torch_utils.pickles.machine import Span
 
 from ..networks import architectures
 
-HARMLESS = ('fused_modconv_default', 'channels_last')       # how a result is computed, not what it is
-MAX_ARGUMENTS = 60              # of a network or a part of it, settings that are dropped included
+HARMLESS = ('fused_modconv_default', 'channels_last')       # change how a result is computed, not the result
+MAX_ARGUMENTS = 60              # of a network or a part of it, counting settings that are dropped
 MAX_SHARING = 8                 # tensors that use the same bytes: G, G_ema and D in two precisions at most
 
 
 class Entry(NamedTuple):
     """A tensor that is still in the file."""
     shape: tuple | None         # None = it has another number of dimensions than its kind has
-    span: Span | None           # where the file has it; None = made from an argument
+    span: Span | None           # place in the file; None = made from an argument
     read: Callable[[], torch.Tensor]
 
 
@@ -99,7 +99,7 @@ def precision_of(kwargs):
 
 
 def laid_out(kwargs, where):
-    """A network of ours without memory: filters have their values, all other tensors a shape only."""
+    """A network that takes no memory: filters have their values, all other tensors only a shape."""
     try:
         with misc.ShapesOnly():
             return dnnlib.util.construct_class_by_name(**kwargs)
@@ -108,7 +108,7 @@ def laid_out(kwargs, where):
 
 
 def match(entries, module, where):
-    """Orders {name: tensor or `Entry`} as the state of a network. Raises UnusableFile unless names and shapes are
+    """{name: tensor or `Entry`} in the order of a network's state. Raises UnusableFile unless names and shapes are
     exactly the same."""
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     for key, shape in shapes.items():

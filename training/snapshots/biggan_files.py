@@ -22,7 +22,7 @@ HEAD = r'linear_cls_[12]\.'                 # the distillation head, which KD-DL
 
 
 class PublicNetwork(NamedTuple):
-    """What such a file holds."""
+    """The content of such a file."""
     module: torch.nn.Module                 # in eval mode, without gradients
     kwargs: dict                            # its constructor arguments, with 'class_name'
     head: dict                              # {name: tensor} of KD-DLGAN's distillation head; empty without one

@@ -1,5 +1,4 @@
-"""Network snapshots: G_ema, on request G and D, with what is needed to build them again and what is known about
-them."""
+"""Network snapshots: G_ema, on request G and D, with their constructor arguments and the record of their training."""
 
 import contextlib
 import copy
@@ -36,8 +35,8 @@ def pack(networks, kwargs, training):
     Args:
         networks: {name: module}.
         kwargs:   {name: {'class_name': ..., constructor arguments}}, for at least these networks.
-        training: JSON-able record of the run: options, cur_nimg, class_names, dataset, metrics. Snapshots are passed
-                  on: they hold the names of files, not their folders.
+        training: JSON-able record of the run: options, cur_nimg, class_names, dataset, metrics. Snapshots are shared,
+                  so they hold the names of files without their folders.
     """
     tensors = {f'{name}.{key}': value for name, module in networks.items()
                for key, value in module.state_dict().items()}
@@ -61,8 +60,8 @@ def load_networks(path, device='cpu', names=None):
     """Reads a snapshot, the networks of a run's training state, or a pickle -> `Snapshot`. Nothing in the file is
     executed.
 
-    On a CPU the weights of a .safetensors file are a view of it, read when they are first used: replace such a file, as
-    all programs here do, but do not write into it while it is in use.
+    On a CPU the weights of a .safetensors file are a view of the file, read when they are first used. Replace such a
+    file, as all programs here do; do not write into it while it is in use.
 
     Args:
         names: which networks to build; None = all.
@@ -78,8 +77,8 @@ def load_networks(path, device='cpu', names=None):
 
 
 def is_pickle(path):
-    """By the first bytes: a safetensors file begins with the size of its header, which can look like a pickle's first
-    byte, and a brace."""
+    """By the first bytes: a safetensors file begins with the size of its header, which can look like the first byte of
+    a pickle, and a brace."""
     if not os.path.isfile(path):
         return False
     with open(path, 'rb') as f:
@@ -103,7 +102,7 @@ def build_networks(path, tensors, info, device='cpu', names=None):
 
 
 def load_info(path):
-    """Only what a snapshot says of itself; raises UserError if it cannot be used."""
+    """Only the record of a snapshot (`pack`); raises UserError if it cannot be used."""
     with _user_errors(path):
         return snapshot_info.check(checkpoint.load_info(path, 'network'))
 
@@ -125,8 +124,8 @@ def _user_errors(path):
 
 
 def _build(name, kwargs, weights, device):
-    """The network with these weights. It is laid out without memory first: what the file claims is checked before any
-    is used."""
+    """The network with these weights. It is first built without memory, to check what the file claims before any is
+    allocated."""
     kwargs = network_arguments.described(kwargs, name)
     module = network_arguments.laid_out(for_inference(kwargs, device), name)
     network_arguments.match(weights, module, name)
@@ -141,8 +140,8 @@ def _build(name, kwargs, weights, device):
 
 
 def for_inference(kwargs, device):
-    """Constructor arguments of a network as they suit `device`: half precision where it was trained so and is fast,
-    else float32."""
+    """Constructor arguments for use on `device`: half precision if the network was trained with it and it is fast
+    there, else float32."""
     kwargs = copy.deepcopy(kwargs)
     precision = network_arguments.precision_of(kwargs)
     if precision is not None:

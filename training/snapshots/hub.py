@@ -30,7 +30,7 @@ def is_repo(text):
 
 
 def _is_path(text):
-    """Whether it is the name of a file or a revision, which stays where it is put."""
+    """Whether it is the name of a file or a revision that does not leave its folder."""
     return text.isprintable() and '\\' not in text and not {'', '.', '..'} & set(text.split('/'))
 
 
@@ -87,7 +87,7 @@ def upload(repo, contents, private, message):
 def user_errors(what, file=None):
     """Turns the errors of huggingface_hub into one line. what: the option, for the message; file: what is asked for."""
     from huggingface_hub import errors
-    reasons = [             # a later one may be the base class of an earlier one
+    reasons = [             # in this order, since a later one may be the base class of an earlier one
         (errors.GatedRepoError, 'its owner grants access on request; ask for it on the page of the repository, then '
                                 'log in: hf auth login'),
         (errors.RepositoryNotFoundError, 'there is no such repository, or it is private; check the spelling, or log '

@@ -1,4 +1,4 @@
-"""The form of what a snapshot says of itself (docs/formats.md): checked before anything believes it."""
+"""The form of the record in a snapshot (docs/formats.md), which is checked before it is used."""
 
 from typing import Any, NamedTuple
 
@@ -8,13 +8,13 @@ NUMBER = (int, float)
 
 
 class Whole(dict):
-    """The form of a table that lacks none of its entries."""
+    """The form of a table in which no entry may be missing."""
 
 
 class Each(NamedTuple):
-    """The form of a table with any names, whose entries have one form, except those that are known."""
+    """The form of a table with any names, whose entries have one form, except for tables of known classes."""
     form: Any
-    known: dict = {}
+    by_class: dict = {}
 
 
 # Earlier versions had it in the loss, not among the terms
@@ -25,8 +25,8 @@ OPTIONS = dict(training_set_kwargs=dict(path=str, val_fraction=NUMBER, random_se
                metric_set_kwargs=dict(path=str), init_from=str, random_seed=int, num_gpus=int, device=str,
                batch_size=int, fork_origin=ORIGIN, found_out=dict(fork_origin=ORIGIN), ema_kimg=NUMBER,
                ada_target=NUMBER, augment_p=NUMBER, augment_ramp_kimg=NUMBER, augment_kwargs=Whole(class_name=str),
-               terms=Each(Whole(class_name=str), dict(kd=DISTILLATION)), G_opt_kwargs=dict(lr=NUMBER),
-               D_opt_kwargs=dict(lr=NUMBER), G_kwargs={},
+               terms=Each(Whole(class_name=str), {'kd_plugin.loss.Distillation': DISTILLATION}),
+               G_opt_kwargs=dict(lr=NUMBER), D_opt_kwargs=dict(lr=NUMBER), G_kwargs={},
                loss_kwargs=dict(r1_gamma=NUMBER, kd_kwargs=DISTILLATION))
 DATASET = dict(name=str, content_hash=str, images=int, resolution=int, channels=int, mirrored=bool, labels=bool,
                class_names=[str], record={}, held_out=int)
@@ -41,8 +41,8 @@ def check(info):
     """-> `info` with 'training' in it. Raises UnusableFile unless each entry of `FORM` that is there, and not null, has
     its type.
 
-    Entries that are not in the form may be anything; but there are no networks besides those. Tables that are null are
-    left out.
+    Entries that are not in the form may be anything, but no other networks are allowed. Tables that are null are left
+    out.
     """
     info = _checked(info, FORM, 'it')
     networks = info.get('networks')
@@ -63,7 +63,9 @@ def _checked(value, form, where):
         return [_checked(item, form[0], where) for item in value]
     if kind is not dict:
         return value
-    forms = {key: form.known.get(key, form.form) for key in value} if isinstance(form, Each) else form
+    class_of = lambda item: str(item.get('class_name')) if isinstance(item, dict) else None
+    forms = ({key: form.by_class.get(class_of(item), form.form) for key, item in value.items()}
+             if isinstance(form, Each) else form)
     value = {key: item for key, item in value.items() if item is not None
              or not isinstance(forms.get(key), (dict, Each))}
     if isinstance(form, Whole) and (missing := [key for key in form if value.get(key) is None]):

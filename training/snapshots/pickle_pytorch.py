@@ -1,10 +1,9 @@
 """Networks from pickles of the reference implementation: StyleGAN2-ADA PyTorch, StyleGAN3's files of the same networks,
 forks that keep them.
 
-Such a file carries source text of its classes, which is not looked at. The networks are built from our classes with the
-stored constructor
-arguments, and names and shapes of all tensors must be exactly those of our networks: what a fork has changed in the
-text alone goes unseen.
+Such a file carries the source text of its classes, which is ignored. The networks are built from our classes with the
+stored constructor arguments, and names and shapes of all tensors must be exactly those of our networks. Changes that a
+fork made only in the source text are not noticed.
 """
 
 import inspect
@@ -26,7 +25,7 @@ PARTS = ('MappingNetwork', 'SynthesisNetwork', 'SynthesisBlock', 'SynthesisLayer
 BFLOAT16_RES = 'bfloat16_res'   # attribute that our writer adds: how many resolutions are bfloat16 here, float32 there
 # Of a network: modules, length of a tensor's name; a generator for 1024x1024 has about 80 modules
 MAX_PARTS, MAX_NAME = 1000, 200
-NOT_THERE = 'NotIncluded'       # the class that our writer puts in the place of a network it was not given
+NOT_THERE = 'NotIncluded'       # the class that our writer uses in place of a missing network
 DATA_ARGUMENTS = ('path', 'use_labels', 'max_size', 'xflip', 'resolution')
 
 
@@ -94,7 +93,7 @@ def _arguments(name, module):
 
 
 def _nested(kwargs):
-    """In the StyleGAN3 code and its forks, the arguments of the synthesis network stand beside the others."""
+    """In the StyleGAN3 code and its forks, the arguments of the synthesis network are among the others."""
     allowed = ARGUMENTS[GENERATOR]['synthesis_kwargs']
     flat = {key: value for key, value in kwargs.items() if key in allowed}
     if not flat or kwargs.get('synthesis_kwargs') is not None:
@@ -103,8 +102,8 @@ def _nested(kwargs):
 
 
 def _with_defaults(name, module, kwargs):
-    """StyleGAN2-ADA and StyleGAN3 have other defaults for half precision, the clamp and the average of w: what is not
-    given is read off the parts."""
+    """StyleGAN2-ADA and StyleGAN3 have other defaults for half precision, the clamp and the average of w: missing
+    values are read from the parts."""
     path = f'b{kwargs["img_resolution"]}', 'conv1', 'conv_clamp'
     if name == 'D':
         _fill(kwargs, ARGUMENTS[DISCRIMINATOR], name, num_fp16_res=_half_blocks(module),
@@ -174,7 +173,7 @@ def _items(module, kind, where):
 
 
 def _training(content):
-    """What the file tells of the training: our own record, else how the data were read."""
+    """What the file says about the training: our own record, or else how the data were read."""
     record = content.get('kdgan_training')
     if isinstance(record, str):
         try:

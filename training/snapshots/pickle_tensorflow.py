@@ -4,9 +4,9 @@ and variables.
 Facts of that format: convolutions are stored [height, width, in, out] and correlate, those that enlarge included, where
                       ours convolve; dense
 weights are [in, out]; the bias of a modulation lacks the 1; noise maps are numbered from 4x4 up. Written from the
-format's description: the tests compare with the formulas of the layers in numpy, no file of these releases was at hand.
-Of conditional networks only those of StyleGAN2-ADA can be read: StyleGAN2 normalises z and the label together, which
-our mapping network does not do.
+description of the format: no file of these releases was at hand; the tests compare with the formulas of the layers in
+numpy. Of conditional networks only those of StyleGAN2-ADA can be read: StyleGAN2 normalises z and the label together,
+which our mapping network does not do.
 """
 
 import math
@@ -119,8 +119,8 @@ def _arguments(static, tables):
 
 
 def _rest(static):
-    """What is left of the arguments: settings that are not part of the network go, those that must be as here are
-    looked at."""
+    """The remaining arguments: drops settings that are not part of the network, checks those that must have one
+    value."""
     for key, value in FIXED.items():
         if key in static and static[key] == value:
             del static[key]

@@ -1,7 +1,7 @@
 """Writes pickles that open in the reference implementation (StyleGAN2-ADA PyTorch, StyleGAN3) and in tools built on it.
 
-There every object brings the source text of its class along. The text written here is that of this project's network
-classes, which use nothing but the public API of the reference implementation's `torch_utils`.
+In such pickles every object carries the source text of its class. The text written here is that of this project's
+network classes, which use only the public API of the reference implementation's `torch_utils`.
 """
 
 import ast
@@ -27,7 +27,7 @@ PROTOCOL = 4                    # Python 3.4 and later
 NAMES = ('G', 'D', 'G_ema')
 SOURCES = (blocks, stylegan2_layers, stylegan2_generator, stylegan2_discriminator)
 HEADER = '# The networks of KD-DLGAN (Apache License 2.0) as they travel in a pickle.\n\n'
-# Which only this project has: its composition travels
+# Only this project has this operator: its composition travels
 OWN_OPERATOR = 'from torch_utils.ops.scaled_bias_act import scaled_bias_act'
 FOOTER = '\n\n\nFLOAT32_CHANNELS_LAST = False          # as in StyleGAN2-ADA, for tools that use the parts of a block\n'
 HOOKS = ('_backward_hooks', '_forward_hooks', '_forward_pre_hooks', '_state_dict_hooks', '_load_state_dict_pre_hooks')
@@ -70,7 +70,7 @@ def module_source():
         last = docstring
         while isinstance(statements[0], (ast.Import, ast.ImportFrom)):
             last = statements.pop(0)
-            if not getattr(last, 'level', 0):               # what else they import is in the text
+            if not getattr(last, 'level', 0):               # their other imports are in the text
                 imports[ast.unparse(last)] = None
         bodies.append('\n'.join(text.splitlines()[last.end_lineno:]).strip('\n'))
     imports.pop(OWN_OPERATOR)
@@ -80,7 +80,7 @@ def module_source():
 
 
 def _build(name, kwargs):
-    """The network without memory for its tensors, as the reference implementation would have made it."""
+    """The network without memory for its tensors, with the arguments that the reference implementation knows."""
     if kwargs is None:
         return NotIncluded()
     kwargs = described(kwargs, name)

@@ -15,13 +15,13 @@ from ..networks.architectures import of_class
 from ..run import found_out
 from ..run.files import total_images
 
-ITERATIONS = 5                  # from the second on, the averages of the optimisers are in memory
-# With --cuda-graphs=1, which records in the fourth of its kind: AGKD draws one of two kinds for each
+ITERATIONS = 5                  # from the second iteration on, the averages of the optimisers are in memory
+# With --cuda-graphs=1, which records the fourth call of each kind: AGKD draws one of two kinds per call
 RECORDING_ITERATIONS = 32
 
 
 def settle(config, run_dir, build):
-    """Puts the micro-batch into `config`, once per run: found out at its start, recorded, the same from then on.
+    """Puts the micro-batch into `config`: found at the start of a run, recorded, and kept from then on.
 
     Args:
         build: function of a configuration that makes a `Training`; each is used up.
@@ -40,11 +40,11 @@ def largest(config, build):
     for size in sizes(per_process, _group(config)):
         training = build(dict(config, batch_gpu=size))
         try:
-            # What is said once by the first process, each would say here
+            # Silences lines that the first process prints once; here, each process would print them
             with contextlib.redirect_stdout(io.StringIO()):
                 fits = _fits(training)
         except UserError as err:
-            # the device cannot be used any more, not even for a smaller size
+            # the device is unusable now, even for a smaller size
             raise UserError(f'--batch-gpu=auto, trying {size} images at a time: {err}') from err
         del training
         _free_memory()
@@ -86,16 +86,15 @@ def _group(config):
 
 
 def _fits(training):
-    """The last steps of the run, when all that joins in later takes part, each with all phases.
-
-    Another process may run out of memory where this one does not, so nothing is exchanged.
+    """Runs the last steps of the schedule, when every warm-up is over, each with all phases. Nothing is exchanged,
+    since another process may run out of memory where this one does not.
     """
     c = training.config
     steps = RECORDING_ITERATIONS if c.cuda_graphs is True else ITERATIONS
     training.cur_nimg = max(total_images(c) - steps * c.batch_size, 0)
     try:
         with distributed.alone():
-            training.speed_up(lambda _text: None)           # the run to come says it
+            training.speed_up(lambda _text: None)           # the run itself will print it
             for _ in range(steps):
                 training.batch_idx = training.phases[0].offset      # at which all phases are due
                 training.step()
@@ -107,7 +106,7 @@ def _fits(training):
 
 
 def _free_memory():
-    """Of trainings that nobody uses any more; they refer to themselves, so that Python would keep them for a while."""
+    """Of trainings that are no longer used; they refer to themselves, so Python would keep them for a while."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -14,17 +14,16 @@ from ..networks.interface import module_of
 
 
 def compile_main_phases(loss, batch_size, tell):
-    """Has `loss` use compiled networks in Gmain and Dmain. Where the compiler fails, except for want of memory, it says
-    so and leaves `loss` as it is.
-
-    Random numbers are drawn as without the compiler, so that results agree up to rounding.
+    """Makes `loss` use compiled networks in Gmain and Dmain. If the compiler fails, except for lack of memory, it says
+    so and leaves `loss` as it is. The same random numbers are drawn as without the compiler, so results agree up to
+    rounding.
 
     Args:
         loss:       `StyleGAN2Loss`; its networks are frozen.
         batch_size: of a micro-batch.
         tell:       function of a line of text.
     """
-    # The trials of --batch-gpu=auto count towards a limit, above which the compiler leaves functions as they are
+    # The trials of --batch-gpu=auto count towards the compiler's limit, above which it leaves functions as they are
     torch.compiler.reset()
     torch._inductor.config.fallback_random = True
     synthesis, D = (torch.compile(network, dynamic=False) for network in (loss.G_synthesis, loss.D))
@@ -34,8 +33,7 @@ def compile_main_phases(loss, batch_size, tell):
     except Exception as err:            # whatever a compiler may raise: it is no part of the training
         if out_of_memory(err):
             raise
-        tell(f'--compile: torch.compile fails here ({gist(err)}); training goes on '
-             'without it.')
+        tell(f'--compile: torch.compile fails here ({gist(err)}); training goes on without it.')
     else:
         loss.main_synthesis, loss.main_D = synthesis, D
 
@@ -71,7 +69,7 @@ def _buffers_kept(*networks):
 
 @contextlib.contextmanager
 def _trained(network, trained=True):
-    """Inside, the parameters of a network require gradients; after it they do not, and have none."""
+    """Within it, the parameters of a network require gradients; afterwards they do not, and have none."""
     network.requires_grad_(trained)
     try:
         yield

@@ -1,4 +1,4 @@
-"""--cuda-graphs: which phases are recorded as CUDA graphs, and what becomes of the others.
+"""--cuda-graphs: which phases are recorded as CUDA graphs; the others run as usual.
 
 All graphs share one memory pool: they run one after the other, and what a phase leaves behind, its gradients, is used
                                   up before the next.
@@ -19,7 +19,7 @@ TOLERANCE = {False: 1e-3, True: 1e-2}
 
 
 def record_phases(accumulate, phases, loss, insist, half, tell):
-    """Has all phases recorded from their fourth call on. Says which are not, as far as it is known before.
+    """Makes all phases be recorded from their fourth call on. Prints which phases are known not to be.
 
     Args:
         accumulate: {name of a phase: function of tensors that makes its gradients}; those recorded are replaced.
@@ -53,14 +53,14 @@ class Recorder:
     """What the recorded phases of a run share.
 
     Args:
-        state:     function without arguments: the tensors that phases change beside gradients and statistics.
+        state: function without arguments: the tensors that phases change besides gradients and statistics.
         insist:    a failure raises UserError; else a line says so, and the phase runs as usual.
         tolerance: up to what difference a replay counts as equal to what it replaces.
         tell:      function of a line of text.
     Attributes:
         pool:      memory of all graphs.
         graphs:    {(phase, key): what is recorded}.
-        off:       nothing is recorded or replayed any more.
+        off: recording and replaying are over.
     """
 
     def __init__(self, state, insist, tolerance, tell):
@@ -69,15 +69,14 @@ class Recorder:
         self.graphs, self.off, self._failed = {}, False, []
 
     def fail(self, name, why, remedy='use --cuda-graphs=auto'):
-        """One phase cannot be recorded, which the caller then leaves as it is. Raises UserError where the user
+        """Reports that a phase cannot be recorded; the caller runs it as usual. Raises UserError if the user
         insists."""
         if self.insist:
             raise UserError(f'--cuda-graphs=1: {name} {why}; {remedy}, with which the same command continues the run')
         self.tell(f'--cuda-graphs: {name} {why}; it runs as usual.')
 
     def stop(self, name, why):
-        """Nothing is recorded any more because of one phase, and all memory of graphs is free again. Raises as
-        `fail`."""
+        """Ends all recording because of one phase, and frees the memory of all graphs. Raises as `fail`."""
         self.off = True
         self.graphs.clear()
         torch.cuda.empty_cache()
@@ -86,14 +85,12 @@ class Recorder:
         self.tell(f'--cuda-graphs: {name} {why}; all phases run as usual.')
 
     def keep(self, graph):
-        """One whose recording failed, for the pool may not fall out of use while others want to share it."""
+        """Keeps a graph whose recording failed, so that the shared pool stays in use while others need it."""
         self._failed.append(graph)
 
     def lacks_memory(self):
-        """Before the first recording: why the graphs would not fit beside the usual step, which all phases have been
-        through; or None.
-
-        The pool takes at most what the phases have taken by turns, and that stays with the usual step.
+        """Before the first recording, when all phases have run as usual: why the graphs would not fit into memory as
+        well; None = they fit. The pool takes at most what the phases took in turn, and the usual step keeps that.
         """
         needed = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         free, _total = torch.cuda.mem_get_info()
@@ -102,20 +99,19 @@ class Recorder:
         return f'would need up to {needed / 2 ** 30:.1f} GiB more, and {free / 2 ** 30:.1f} GiB are free'
 
     def leave(self, name, why, stream, random_state):
-        """After a recording that could not be ended: torch's own bookkeeping holds it to be under way.
+        """After a recording that could not be ended: for torch it is still under way.
 
         Goes back to `stream`, has the allocator leave the pool, gives the device's generator a state that no graph
-        knows, with the numbers of `random_state`, and tries whether drawing, allocating and waiting work. Graphs
-        recorded before are of no use after it.
-
-        Raises UserError where they do not, or where this version of torch has no way to do so.
+        knows, with the numbers of `random_state`, and tries whether drawing, allocating and waiting work. Earlier
+        graphs cannot be used any more. Raises UserError if one of these fails, or this version of torch has no way to
+        do it.
         """
         torch.cuda.set_stream(stream)
         device = torch.cuda.current_device()
         try:
             # Until torch 2.7
             end = getattr(torch._C, '_cuda_endAllocateToPool', None) or torch._C._cuda_endAllocateCurrentStreamToPool
-            with contextlib.suppress(RuntimeError):         # where that much was ended
+            with contextlib.suppress(RuntimeError):         # if the recording had been ended that far
                 end(device, self.pool)
             torch.cuda.default_generators[device].graphsafe_set_state(torch.Generator('cuda').graphsafe_get_state())
             torch.cuda.set_rng_state(random_state)

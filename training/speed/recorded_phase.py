@@ -1,8 +1,8 @@
-"""A phase as a CUDA graph: recorded once, compared with the usual step, then replayed, which spares the host the
-launching of every kernel.
+"""A phase as a CUDA graph: recorded once, compared with the usual step, then replayed, so that the host need not launch
+every kernel.
 
-It sees new numbers only through its tensors: what a term decides in Python is part of the key that a graph is kept
-under.
+A graph sees new values only in its tensors, so everything that a term decides in Python is part of the key of its
+graph.
 """
 
 import warnings
@@ -13,19 +13,19 @@ from dnnlib.text import one_line
 from torch_utils import training_stats
 from torch_utils.devices import out_of_memory
 
-WARM_UP = 3                 # runs as usual before recording: libraries choose algorithms, statistics get their memory
-TRIALS = 2                  # replays that must equal the usual step before it is left out
-FLOOR = 0.1                 # a tensor that is small beside the others need not be exact to as many digits of its own
+WARM_UP = 3                 # usual runs before: libraries choose algorithms, statistics get their memory
+TRIALS = 2                  # replays that must equal the usual step before they replace it
+FLOOR = 0.1                 # relative to all: a small tensor need not be exact to as many digits of its own
 
 
 class RecordedPhase:
     """Calls `function(*tensors)`, which adds to the gradients of `params`; from the sixth call of a key on as a CUDA
     graph.
 
-    The fourth call records. In it and in the fifth the replay comes first, then, from the same state, `function`, whose
-    results count; only a graph that gave the same is used. Gradients must be None before each call, and must have been
-    used before another graph of the pool runs. Where anything fails, `Recorder.fail` decides, and where it does not
-    raise, `function` runs from then on.
+    The fourth call records. In the fourth and fifth the replay comes first, then `function` from the same state, whose
+    results count; a graph is only used if it gave the same. Gradients must be None before each call, and must have been
+    used before another graph of the pool runs. If anything fails, `Recorder.fail` decides; unless it raises, `function`
+    runs from then on.
 
     Args:
         function: of tensors on a GPU, without host synchronisation.
@@ -51,7 +51,7 @@ class RecordedPhase:
             self._approach(key, tensors)
 
     def _approach(self, key, tensors):
-        """The calls before a graph is trusted: whatever comes of them, the gradients are those of `function`."""
+        """The calls before a graph is trusted: their gradients always come from `function`."""
         self.calls[key] = count = self.calls.get(key, 0) + 1
         if count > WARM_UP and ((self.name, key) in self.recorder.graphs or self._record(key, tensors)):
             self._try(key, tensors)
@@ -65,12 +65,12 @@ class RecordedPhase:
     # -- before
 
     def _runs_without_waiting(self, tensors):
-        """Runs `function`. -> False, with everything as it was before, if it waits for the GPU: that would break off a
-        recording in a way that torch does not come back from by itself."""
+        """Runs `function`. -> False, with everything as it was before, if it waits for the GPU: that would abort a
+        recording in a way from which torch does not recover by itself."""
         before, mode = self._state(), torch.cuda.get_sync_debug_mode()
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter('ignore')         # torch remarks that not all waiting is seen
+                warnings.simplefilter('ignore')         # torch warns that it does not notice all waiting
                 torch.cuda.set_sync_debug_mode('error')
             self.function(*tensors)
         except RuntimeError as err:
@@ -93,7 +93,7 @@ class RecordedPhase:
         inputs = [tensor.clone() for tensor in tensors]
         graph, stream, random_state = torch.cuda.CUDAGraph(), torch.cuda.current_stream(), torch.cuda.get_rng_state()
         try:
-            # The threads that pin images aside
+            # "thread_local": threads that pin images may go on
             with torch.cuda.graph(graph, pool=self.recorder.pool, capture_error_mode='thread_local'):
                 self.function(*inputs)
         except (RuntimeError, ValueError) as err:           # torch's own errors, of CUDA, too
@@ -105,9 +105,9 @@ class RecordedPhase:
         return True
 
     def _recording_failed(self, graph, stream, random_state, err):
-        """torch goes back to `stream` only once it has ended a recording as it should."""
+        """torch returns to `stream` only after it has ended a recording properly."""
         ended = torch.cuda.current_stream() == stream
-        cause = err if ended else err.__context__ or err        # `err` may be that of the attempt to end it
+        cause = err if ended else err.__context__ or err        # `err` may come from the attempt to end it
         why = f'cannot be recorded ({one_line(cause)})'
         if not ended:
             self.recorder.keep(graph)
@@ -135,7 +135,7 @@ class RecordedPhase:
         self.function(*tensors)
         if replayed is not None:
             error = difference(replayed, self._results())
-            # A step that is left out for what is infinite in it shows nothing
+            # A step that is left out because of infinite values cannot be compared
             if error is None:
                 return
             why = f'differs by {error:.1e} when it is replayed, of which {self.recorder.tolerance:g} would be rounding'
@@ -153,7 +153,7 @@ class RecordedPhase:
             param.grad = grad                               # the memory that the graph writes to
 
     def _results(self):
-        """Copies of the gradients, and of what else a phase changes."""
+        """Copies of the gradients, and of everything else that a phase changes."""
         copy = lambda tensor: None if tensor is None else tensor.detach().clone()
         return [copy(param.grad) for param in self.params], [copy(t) for t in self.recorder.state()
                                                              if t.is_floating_point()]
@@ -182,7 +182,7 @@ def difference(results, expected):
     gradient is missing.
 
     The largest norm of a difference, relative to that of the tensor; at least relative to `FLOOR` times the norm of all
-    gradients, and beside gradients to `FLOOR` for each number.
+    gradients, and for other tensors to `FLOOR` for each number.
     """
     norm = lambda tensor: tensor.double().norm()
     largest = []

@@ -1,4 +1,4 @@
-"""Reads, checks, converts and writes a data set: what every command of dataset_tool.py ends in."""
+"""Reads, checks, converts and writes a data set: the last step of every command of dataset_tool.py."""
 
 import collections
 import io
@@ -125,7 +125,7 @@ def notes_on(usable: list[Scan], labels: list | None, source, opts: dict) -> lis
 
 
 def make_record(source, usable: list[Scan], num_scanned: int, opts: dict) -> dict:
-    """Where the images came from and how they were made. No path of this machine is in it."""
+    """The record: where the images came from and how they were made, without paths of this machine."""
     names = ['split', 'max_images', 'transform', 'resize_filter', 'width', 'height', 'color', 'pages', 'white']
     options = {name: opts[name] for name in names}
     return {
@@ -141,7 +141,7 @@ def write_images(usable: list[Scan], source, resizer: Resizer, labels: list | No
     def convert(scan):
         try:
             img = resizer(load_picture(source, scan.name, scan.page, opts)[1])
-        except Exception as err:                    # it could be read a moment ago
+        except Exception as err:                    # `scan` could read it
             raise UserError(f'{source.name}: {scan.title} cannot be read any more ({type(err).__name__}: {err}); was '
                             'it changed? Run the same command again') from err
         png = io.BytesIO()
@@ -164,7 +164,7 @@ def build(source, opts: dict) -> None:
     """Makes `opts['dest']` of a source.
 
     Args:
-        source: as `dataset_sources.py` has them.
+        source: as in `sources.py`.
         opts:   'dest' and what is in `AS_THEY_ARE`, by the names of the options of dataset_tool.py.
     Raises: UserError if the images cannot be used or nothing can be written.
     """

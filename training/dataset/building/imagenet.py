@@ -14,7 +14,7 @@ WORDNET_ID = re.compile(r'n\d{8}')
 
 
 class ImageNetSource:
-    """The images of DIR/n01440764/*.JPEG, ..., as centred squares; attributes as of `dataset_sources.FileSource`.
+    """The images of DIR/n01440764/*.JPEG, ..., as centred squares; attributes as in `sources.FileSource`.
 
     The label of a class is its place among the sorted WordNet ids; names are in order of folder, then file.
 

@@ -78,8 +78,8 @@ def check(data: PublicData, path: str) -> None:
 
 
 def open_public(name: str, path: str, test: bool):
-    """The images of an archive that `locate` gave, as a source of `dataset_sources.py`. Raises DatasetError if they
-    cannot be used."""
+    """The images of an archive that `locate` gave, as a source (`sources.py`). Raises DatasetError if they cannot be
+    used."""
     data = PUBLIC_DATA[name]
     if data.test_images:
         source = CifarSource(path, 'test' if test else 'train')
@@ -89,7 +89,7 @@ def open_public(name: str, path: str, test: bool):
                             'or another archive')
     else:
         source = FileSource(path)
-        source.labels, source.class_names = {}, None        # the low-shot sets are trained without
+        source.labels, source.class_names = {}, None        # the low-shot sets are trained without labels
     source.name, source.notes = files.name_in(data.url), []
     source.record = dict(address=data.url, sha256=files.sha256_of_file(path))
     return source

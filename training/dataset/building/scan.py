@@ -28,7 +28,7 @@ class Scan(NamedTuple):
     mode: str                                       # 'RGB' or 'L'
     problem: str | None                             # why it cannot be used; None = it can
     num_pictures: int = 1                           # pages or frames that the file has
-    remarks: dict | None = None                     # as of `image_remarks.remarks_of`
+    remarks: dict | None = None                     # from `remarks.remarks_of`
 
     @property
     def title(self) -> str:
@@ -37,7 +37,8 @@ class Scan(NamedTuple):
 
 
 def in_order(function, items: list, what: str):
-    """Like `map(function, items)`, worked out a little ahead in threads (Pillow lets them run), with a progress bar."""
+    """Like `map(function, items)`, computed a little ahead in threads (Pillow releases Python's lock), with a progress
+    bar."""
     workers = min(os.cpu_count() or 1, 8)
     pending = collections.deque()
     with ThreadPoolExecutor(workers) as pool, tqdm(total=len(items), desc=what, unit='img', disable=None) as bar:
@@ -56,7 +57,7 @@ def in_order(function, items: list, what: str):
 
 
 def select_names(source, opts: dict) -> list[str]:
-    """What --max-images leaves: the first images, of class folders the same number of each."""
+    """The images that --max-images keeps: the first ones, the same number from each class folder."""
     count = opts['max_images']
     if count is None or count >= len(source.names):
         return source.names
@@ -70,7 +71,7 @@ def select_names(source, opts: dict) -> list[str]:
 
 
 def check_packages(source, opts: dict) -> None:
-    """Raises UserError before an hour of scanning, if there are photos that a package is missing for."""
+    """Raises UserError before an hour of scanning if photos need a package that is missing."""
     heic = [name for name in source.names if name.lower().endswith(HEIC_ENDINGS)]
     if heic and opts['on_error'] == 'fail' and not has_heif():
         raise UserError(f'{source.name}: {len(heic)} of {len(source.names)} images are HEIC ({some(heic, 3)}), which '

@@ -39,8 +39,8 @@ def draw(count: int, total: int) -> np.ndarray:
 
 
 def select(source, fraction: float | None, count: int | None) -> None:
-    """Leaves a subset of the images in a source of `dataset_sources.py`, and notes it in its record. Raises UserError
-    as `count_of`."""
+    """Leaves a subset of the images in a source (`sources.py`), and notes it in its record. Raises UserError as
+    `count_of`."""
     total = len(source.names)
     wanted = count_of(fraction, count, total)
     if wanted < total:
@@ -49,7 +49,7 @@ def select(source, fraction: float | None, count: int | None) -> None:
 
 
 def first_of_each(names: list[str], labels: dict[str, int], count: int) -> list[str]:
-    """`count` of the names: the first ones of each class, the same number as far as there are so many; in order."""
+    """`count` of the names, in order: the first ones of each class, the same number of each as long as they last."""
     seen: dict[int, int] = {}
     places = []                                             # (how many of its class are before it, class, place)
     for i, name in enumerate(names):

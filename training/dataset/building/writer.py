@@ -1,4 +1,4 @@
-"""New folders and zip archives of images, written whole or not at all; `image_files.py` describes what they hold."""
+"""New folders and zip archives of images, written whole or not at all; `../files.py` describes their content."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ class ImageFilesWriter:
 def new_image_files(path: str):
     """Gives an `ImageFilesWriter` for a new .zip (entries stored uncompressed) or folder at `path`.
 
-    All appears under its name at the end; on any failure, Ctrl-C included, nothing is left behind.
+    It gets its name at the end, when it is complete; on any failure, Ctrl-C included, nothing is left behind.
     Raises: UserError with reason and remedy where it cannot be written.
     """
     path = path.rstrip('/\\')
@@ -35,7 +35,7 @@ def new_image_files(path: str):
             yield writer
     except BaseException:
         for folder in missing:
-            with contextlib.suppress(OSError):      # not made, or somebody else uses it by now
+            with contextlib.suppress(OSError):      # not made, or in use by another program
                 os.rmdir(folder)
         raise
 
