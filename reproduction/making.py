@@ -1,0 +1,61 @@
+"""Makes a cell: trains its seeds, measures the best and the last snapshot of each several times, writes it down."""
+
+import json
+import os
+
+from dnnlib import files, metric_records
+
+from .commands import call
+
+RECORDS = 'records.jsonl'
+
+
+def read(outdir):
+    """All that is on record in a folder."""
+    return metric_records.read_lines(os.path.join(outdir, RECORDS))
+
+
+def done(plan, seed, evaluations):
+    """Whether a seed is on record as it is planned."""
+    wanted = _facts(plan, seed)
+    return any(all(record.get(name) == value for name, value in wanted.items())
+               and all(len(part['values']) >= evaluations for part in record['measured'].values())
+               for record in read(plan.outdir))
+
+
+def make(plan, seeds, evaluations, tell=print):
+    """Trains and measures what is not on record; a training that was cut off goes on. Raises UserError."""
+    for seed in range(seeds):
+        if done(plan, seed, evaluations):
+            tell(f'{plan.cell.key}, seed {seed}: on record')
+            continue
+        tell(f'{plan.cell.key}, seed {seed}: training')
+        call(plan.train_command(seed))
+        measured = {which: _measure(plan, seed, network, evaluations)
+                    for which, network in plan.snapshots(seed).items()}
+        files.make_dir(plan.outdir)
+        _write(plan.outdir, dict(_facts(plan, seed), measured=measured))
+
+
+def _facts(plan, seed):
+    return dict(training=plan.cell.training, measure=plan.cell.measure, seed=seed, scale=plan.scale,
+                metric=plan.cell.metric(plan.scale, plan.judge), teacher=plan.teacher, options=plan.options,
+                further=plan.further)
+
+
+def _measure(plan, seed, network, evaluations):
+    """-> dict(snapshot, kimg, values, protocol): one value for each evaluation, which draws its own fakes."""
+    metric, found = plan.cell.metric(plan.scale, plan.judge), []
+    for evaluation in range(evaluations):
+        call(plan.measure_command(seed, network, evaluation))
+        found.append(metric_records.read_metric(plan.folder(seed), metric)[-1])
+    protocol = {key: value for key, value in metric_records.protocol_of(found[0]).items() if 'seed' not in key}
+    return dict(snapshot=os.path.basename(network), kimg=(found[0].get('cur_nimg') or 0) / 1000,
+                values=[record['value'] for record in found], protocol=protocol)
+
+
+def _write(outdir, record):
+    """Adds a line; one of the same facts with fewer evaluations goes."""
+    facts = {name: value for name, value in record.items() if name != 'measured'}
+    others = [line for line in read(outdir) if any(line.get(name) != value for name, value in facts.items())]
+    files.write_text(os.path.join(outdir, RECORDS), ''.join(json.dumps(line) + '\n' for line in [*others, record]))

@@ -1,0 +1,112 @@
+"""A page for each table, in Markdown: what is in print, what was measured here, and why the two may not be compared."""
+
+import os
+import statistics
+
+from dnnlib import UserError, files
+from dnnlib.metric_records import FRECHET
+
+from . import making
+from .cells import TITLES, all_cells
+from .data_sets import DATA
+from .paper import TABLES
+from .systems import SYSTEMS
+
+SEEDS, EVALUATIONS = 3, 3                               # of a whole cell
+INTRODUCTION = '''# Table {number}: {title}
+
+In each field: the value in print, below it ours: the mean over training seeds ± their standard deviation, the number of
+seeds in brackets. *b* is the best snapshot by its own FID, as in print, which flatters; *l* the last. A figure marked
+with * must not be compared with the printed one; below is why.
+'''
+
+
+def write(outdir):
+    """Writes `tableN.md` for every table that has records. -> files. Raises UserError if nothing is on record."""
+    records, paths = making.read(outdir), []
+    for number in TABLES:
+        text = page(number, records)
+        if text:
+            paths.append(os.path.join(outdir, f'table{number}.md'))
+            files.write_text(paths[-1], text)
+    if not paths:
+        raise UserError(f'--outdir={outdir}: nothing is on record there; python reproduce.py run CELL makes a cell')
+    return paths
+
+
+def page(number, records):
+    """The text about a table; None if none of its cells is on record."""
+    cells = all_cells(number)
+    found = {cell: _records_of(cell, records) for cell in cells}
+    if not any(found.values()):
+        return None
+    table = TABLES[number]
+    columns = [(data, measure) for data in table.data for measure in table.measures]
+    lines = [INTRODUCTION.format(number=number, title=table.title),
+             '| | ' + ' | '.join(f'{DATA[data].title}, {TITLES[measure]}' for data, measure in columns) + ' |',
+             '|---' * (len(columns) + 1) + '|']
+    for system in dict.fromkeys(cell.system for cell in cells):
+        row = [cell for cell in cells if cell.system == system]
+        fields = '| '.join(f'{cell.printed}{"".join(f"<br>{_ours(group)}" for group in found[cell])} ' for cell in row)
+        lines.append(f'| {SYSTEMS[system].title} | {fields}|')
+    lines += ['', '## What was measured', '']
+    for cell in cells:
+        for group in found[cell]:
+            lines += [f'**{cell.key}**', '', *[f'- {line}' for line in _details(cell, group)], '']
+    return '\n'.join(lines).rstrip() + '\n'
+
+
+def _records_of(cell, records):
+    """-> lists of records of the cell; those of a list differ in the seed alone."""
+    groups = {}
+    for record in records:
+        if (record['training'], record['measure']) == (cell.training, cell.measure):
+            protocols = [sorted(part['protocol'].items(), key=str) for part in record['measured'].values()]
+            groups.setdefault(str((record['options'], record['metric'], record['scale'], protocols)), []).append(record)
+    return list(groups.values())
+
+
+def _ours(group):
+    means = lambda which: [statistics.fmean(record['measured'][which]['values']) for record in group]
+    mark = '*' if _reasons(group) else ''
+    return f'b {_spread(means("best"))}{mark}, l {_spread(means("last"))}{mark} ({len(group)})'
+
+
+def _spread(values):
+    decimals = 3 if abs(statistics.fmean(values)) < 1 else 2
+    spread = f' ± {statistics.stdev(values):.{decimals}f}' if len(values) > 1 else ''
+    return f'{statistics.fmean(values):.{decimals}f}{spread}'
+
+
+def _reasons(group):
+    """Why the values are not those of the paper's protocol."""
+    record, protocol = group[0], group[0]['measured']['best']['protocol']
+    reasons = []
+    if record['scale'] < 1:
+        reasons.append(f'made with --scale={record["scale"]:g}: narrow networks, {record["scale"]:g} of the length and '
+                       'of the fakes')
+    if FRECHET.match(record['metric']) and record['metric'].startswith('feat'):
+        reasons.append(f'another detector: {protocol["detector.identity"]} instead of Inception')
+    if record['teacher'] is not None:
+        reasons.append(f'another teacher: {record["teacher"]}')
+    if record['further']:
+        reasons.append(f'further options: {" ".join(record["further"])}')
+    return reasons
+
+
+def _details(cell, group):
+    record, best = group[0], group[0]['measured']['best']
+    evaluated = [part['values'] for record in group for part in record['measured'].values()]
+    spreads = [statistics.stdev(values) for values in evaluated if len(values) > 1]
+    kimg = ', '.join(f'{other["measured"]["best"]["kimg"]:g}' for other in group)
+    reasons = _reasons(group)
+    if len(group) < SEEDS:
+        reasons.append(f'{len(group)} of {SEEDS} training seeds')
+    lines = [f'`train.py {" ".join(record["options"])}`',
+             f'best at {kimg} kimg; {record["metric"]}, {len(best["values"])} evaluations each'
+             + (f', which differ by ± {max(spreads):.3f} at most' if spreads else ''),
+             'protocol: ' + ', '.join(f'{key} {value}' for key, value in best['protocol'].items()
+                                      if value is not None and key != 'metric')]
+    if reasons:
+        lines.append(f'not to be compared with the printed value: {"; ".join(reasons)}')
+    return lines + [f'open: {note}' for note in cell.open_points()]
