@@ -10,8 +10,12 @@ from .paper import TABLES, Value, rows
 from .systems import SYSTEMS
 
 FAKES = {'low-shot': 5000, 'biggan-cifar': 10_000, 'biggan-imagenet64': 50_000}
-NARROW = {'low-shot': 1024, 'biggan-cifar': 4, 'biggan-imagenet64': 4}          # --cbase of a scaled run
-LEAST_KIMG, LEAST_FAKES = 0.6, 50                       # of a scaled run
+# Of a scaled run: --cbase, and the least that is trained (some iterations) and measured
+NARROW = {'low-shot': 1024, 'biggan-cifar': 4, 'biggan-imagenet64': 8}
+LEAST_KIMG = {'low-shot': 0.128, 'biggan-cifar': 0.8, 'biggan-imagenet64': 1.024}
+LEAST_FAKES = 50
+STARTS = {'--lecam=': '--lecam-start', '--vision-aided=': '--vision-aided-warmup'}    # after a tenth of it
+USE_TEXTS = {'cgkd', 'labeldist'}
 NAMES = {'fid': 'fid{}_full', 'is': 'is{}', 'lpips': 'lpips_diversity{}'}
 TITLES = {'fid': 'FID', 'is': 'IS', 'lpips': 'LPIPS'}
 LPIPS = 'How many pairs, of one class or of any, the paper does not say; ours are of any.'
@@ -40,10 +44,11 @@ class Cell(NamedTuple):
         """Options of train.py that make the system. teacher: in the place of CLIP."""
         data = DATA[self.data]
         options = list(SYSTEMS[self.system].for_cfg(data.cfg)[0])
-        distils = any(option.startswith('--kd=') for option in options)
-        if distils and data.texts:
+        methods = [name for option in options if option.startswith('--kd=')
+                   for name in option.removeprefix('--kd=').split(',')]
+        if data.texts and USE_TEXTS.intersection(methods):
             options.append(f'--kd-texts={data.texts}')
-        if teacher and distils:
+        if teacher and methods:
             options = [option for option in options if not option.startswith('--kd-teacher=')]
             options.append(f'--kd-teacher={teacher}')
         if teacher:
@@ -54,10 +59,14 @@ class Cell(NamedTuple):
     def train_options(self, scale=1, teacher=None):
         """Options of train.py, except those that name files and seeds."""
         data = DATA[self.data]
-        options = [f'--cfg={data.cfg}', *self.system_options(teacher), f'--kimg={data.kimg:g}']
+        kimg = data.kimg if scale >= 1 else max(data.kimg * scale, LEAST_KIMG[data.cfg])
+        options = [f'--cfg={data.cfg}', *self.system_options(teacher), f'--kimg={kimg:g}']
+        if '--aug=linear' in options:
+            options.append(f'--p-kimg={kimg:g}')
         if scale < 1:
-            kimg = max(data.kimg * scale, LEAST_KIMG)
-            options[-1:] = [f'--kimg={kimg:g}', f'--tick={kimg:g}', '--snap=1', f'--cbase={NARROW[data.cfg]}']
+            starts = [start for option, start in STARTS.items() if any(given.startswith(option) for given in options)]
+            options += [f'--tick={kimg:g}', '--snap=1', f'--cbase={NARROW[data.cfg]}',
+                        *[f'{start}={kimg / 10:g}' for start in starts]]
         return options
 
     def metric(self, scale=1, judge=None, measure=None):

@@ -31,8 +31,9 @@ def make(plan, seeds, evaluations, tell=print):
             continue
         tell(f'{plan.cell.key}, seed {seed}: training')
         call(plan.train_command(seed))
-        measured = {which: _measure(plan, seed, network, evaluations)
-                    for which, network in plan.snapshots(seed).items()}
+        networks = plan.snapshots(seed)
+        values = {network: _measure(plan, seed, network, evaluations) for network in dict.fromkeys(networks.values())}
+        measured = {which: values[network] for which, network in networks.items()}
         files.make_dir(plan.outdir)
         _write(plan.outdir, dict(_facts(plan, seed), measured=measured))
 

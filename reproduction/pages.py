@@ -91,6 +91,8 @@ def _reasons(group):
         reasons.append(f'another teacher: {record["teacher"]}')
     if record['further']:
         reasons.append(f'further options: {" ".join(record["further"])}')
+    if len(group) < SEEDS:
+        reasons.append(f'{len(group)} of {SEEDS} training seeds')
     return reasons
 
 
@@ -100,8 +102,6 @@ def _details(cell, group):
     spreads = [statistics.stdev(values) for values in evaluated if len(values) > 1]
     kimg = ', '.join(f'{other["measured"]["best"]["kimg"]:g}' for other in group)
     reasons = _reasons(group)
-    if len(group) < SEEDS:
-        reasons.append(f'{len(group)} of {SEEDS} training seeds')
     lines = [f'`train.py {" ".join(record["options"])}`',
              f'best at {kimg} kimg; {record["metric"]}, {len(best["values"])} evaluations each'
              + (f', which differ by ± {max(spreads):.3f} at most' if spreads else ''),

@@ -17,10 +17,11 @@ MAY_IMPORT = {
     'inference': {'dnnlib', 'torch_utils', 'training', 'inference'},
     'metrics': {'dnnlib', 'torch_utils', 'metrics'},
     'reporting': {'dnnlib', 'training', 'reporting'},
+    'reproduction': {'dnnlib', 'reproduction'},
     'kd_plugin': {'dnnlib', 'torch_utils', 'training', 'kd_plugin'},
 }
 TOP_LEVEL = {'train', 'generate', 'calc_metrics', 'dataset_tool', 'legacy', 'export', 'push_to_hub', 'style_mixing',
-             'projector', 'report'}
+             'projector', 'report', 'reproduce'}
 # Rooms of training/: one imports only from those of a lower rank, and from itself.
 RANKS = [
     {'gan_losses', 'ema', 'phases', 'prior', 'networks', 'augment', 'dataset'},

@@ -8,32 +8,21 @@ import numpy as np
 import pytest
 import requests
 import torch
-from toy_detectors import LargeOnly, ToyInception, save_script, save_teacher, teacher_kwargs
+from toy_detectors import (
+    ALEXNET_LAYERS,
+    LargeOnly,
+    ToyInception,
+    alexnet_state,
+    heads_state,
+    save_script,
+    save_teacher,
+    teacher_kwargs,
+)
 
 from dnnlib import UserError, files
 from metrics import lpips
 from metrics.detectors import load_teacher_detector
 from metrics.lpips import load_alexnet_lpips, load_vgg16_lpips
-
-# position: channels out, in, kernel
-LAYERS = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
-
-
-def alexnet_state():
-    """Random weights in torchvision's layout, a layer of the classifier among them."""
-    rng = np.random.RandomState(0)
-    state = {'classifier.6.bias': torch.zeros(1000)}
-    for i, (num_out, num_in, size) in LAYERS.items():
-        weight = rng.standard_normal([num_out, num_in, size, size]) * math.sqrt(2 / (num_in * size * size))
-        state[f'features.{i}.weight'] = torch.from_numpy(weight.astype(np.float32))
-        state[f'features.{i}.bias'] = torch.from_numpy(rng.standard_normal([num_out]).astype(np.float32) * 0.1)
-    return state
-
-
-def heads_state():
-    rng = np.random.RandomState(1)
-    return {f'lin{i}.model.1.weight': torch.from_numpy(rng.uniform(0, 1, [1, channels, 1, 1]).astype(np.float32))
-            for i, (channels, _, _) in enumerate(LAYERS.values())}
 
 
 def image_pairs(size):
@@ -53,7 +42,7 @@ def formula(a, b):
         x = torch.stack([(x[:, i] - shift) / scale
                          for i, (shift, scale) in enumerate([(-.030, .458), (-.088, .448), (-.188, .450)])], dim=1)
         activations = []
-        for i, (_, _, size) in LAYERS.items():
+        for i, (_, _, size) in ALEXNET_LAYERS.items():
             if i in (3, 6):
                 x = torch.nn.functional.max_pool2d(x, 3, stride=2)
             x = torch.nn.functional.conv2d(x, weights[f'features.{i}.weight'].double(),

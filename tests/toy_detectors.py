@@ -1,7 +1,9 @@
 """Networks in the place of the published detectors, as files: what the tests of metrics share."""
 
+import math
 import warnings
 
+import numpy as np
 import torch
 
 from kd_plugin.teachers.tiny_clip import TinyClip, save_tiny_clip
@@ -44,3 +46,24 @@ def save_script(path, module):
         warnings.filterwarnings('ignore', message='.*torch.jit', category=DeprecationWarning)
         torch.jit.script(module).save(str(path))
     return str(path)
+
+
+# position: channels out, in, kernel
+ALEXNET_LAYERS = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
+
+
+def alexnet_state():
+    """Random weights in torchvision's layout, a layer of the classifier among them."""
+    rng = np.random.RandomState(0)
+    state = {'classifier.6.bias': torch.zeros(1000)}
+    for i, (num_out, num_in, size) in ALEXNET_LAYERS.items():
+        weight = rng.standard_normal([num_out, num_in, size, size]) * math.sqrt(2 / (num_in * size * size))
+        state[f'features.{i}.weight'] = torch.from_numpy(weight.astype(np.float32))
+        state[f'features.{i}.bias'] = torch.from_numpy(rng.standard_normal([num_out]).astype(np.float32) * 0.1)
+    return state
+
+
+def heads_state():
+    rng = np.random.RandomState(1)
+    return {f'lin{i}.model.1.weight': torch.from_numpy(rng.uniform(0, 1, [1, channels, 1, 1]).astype(np.float32))
+            for i, (channels, _, _) in enumerate(ALEXNET_LAYERS.values())}

@@ -1,0 +1,176 @@
+"""The cells of the paper's tables: the values in print, the commands, what is refused."""
+
+import json
+import statistics
+
+import numpy as np
+import PIL.Image
+import pytest
+from conftest import parse_options, run_cli
+
+import reproduce
+import train
+from dnnlib import UserError
+from metrics import metric_main
+from reproduction import cells, pages
+from reproduction.commands import Plan
+from reproduction.data_sets import DATA
+from reproduction.systems import SYSTEMS
+from training.config.presets import PRESETS
+
+CELLS = cells.all_cells()
+TRAININGS = {cell.training: cell for cell in CELLS}
+SIZES = {'low-shot': (16, False), 'biggan-cifar': (32, True), 'biggan-imagenet64': (64, True)}
+KD_PARTS = ('+kd', 'fitnets', 'labeldist', 'pkt', 'spkd', 'agkd', 'cgkd')
+
+
+def test_all_cells_of_the_paper():
+    """9 of 11 systems in table 1, and so on: rows times columns as they are in print."""
+    count = {number: len(cells.all_cells(number)) for number in range(1, 9)}
+    assert count == {1: 55, 2: 54, 3: 42, 4: 16, 5: 6, 6: 12, 7: 8, 8: 6}
+    assert len({cell.key for cell in CELLS}) == len(CELLS) == 199
+
+
+@pytest.mark.parametrize('key, printed', [
+    ('table1/obama/da+kd', '31.54 ± 0.27'), ('table1/animalface-dog/da', '58.85'),
+    ('table2/cifar100-10/lecam+kd', '22.40 ± 0.06'), ('table3/imagenet64-2.5/ada+kd/is', '14.65 ± 0.47'),
+    ('table3/imagenet64-2.5/ada+kd/fid', '28.79 ± 0.14'), ('table4/grumpy_cat/da+agkd', '23.24 ± 0.16'),
+    ('table5/cifar100-10/da+kd', '0.264'), ('table6/cifar10-10/da+spkd', '19.11 ± 0.07'),
+    ('table7/cifar10-10/da+kd-tcl', '14.98 ± 0.09'), ('table8/cifar100-10/vision-aided', '19.11 ± 0.10')])
+def test_printed_values(key, printed):
+    assert str(cells.find(key).printed) == printed
+
+
+def test_the_same_training_has_the_same_value_in_all_tables():
+    """Only the baselines of table 4 are printed without their spread."""
+    values = {}
+    for cell in CELLS:
+        values.setdefault((cell.training, cell.measure), set()).add(cell.printed.mean)
+    assert all(len(found) == 1 for found in values.values())
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    """Files by the names of the data sets, and with the sizes that their presets ask for."""
+    folder, rng = tmp_path_factory.mktemp('data'), np.random.default_rng(0)
+    for size, labels in SIZES.values():
+        for i in range(12):
+            path = folder / str(size) / (f'{i % 3}' if labels else '') / f'{i}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            PIL.Image.fromarray(rng.integers(0, 256, size=(size, size, 3)).astype(np.uint8)).save(path)
+    return folder
+
+
+@pytest.mark.parametrize('scale', [1, 0.001])
+def test_every_training_is_a_command_of_train_py(scale, pictures):
+    for training, cell in TRAININGS.items():
+        data = DATA[cell.data]
+        folder = pictures / str(SIZES[data.cfg][0])
+        options = parse_options('--outdir=x', f'--data={folder}', '--metrics=none', '--device=cpu',
+                                *cell.train_options(scale))
+        config, _name = train.build_config(options)
+        assert config.total_kimg == pytest.approx(max(data.kimg * scale, cells.LEAST_KIMG[data.cfg]))
+        assert config.training_set_kwargs['use_labels'] == SIZES[data.cfg][1] and data.cfg in PRESETS
+        assert ('kd' in config.terms) == any(part in training for part in KD_PARTS)
+        assert cell.open_points() or cell.system == 'da'
+
+
+@pytest.mark.parametrize('scale', [1, 0.001])
+@pytest.mark.parametrize('judge', [None, 'lite0'])
+def test_every_measure_is_a_metric(scale, judge):
+    names = {cell.metric(scale, judge) for cell in CELLS} | {cell.metric(scale, judge, 'fid') for cell in CELLS}
+    for name in names:
+        metric_main.find_metric(name)
+    if scale == 1 and not judge:
+        assert names == {'fid5k_full', 'fid10k_full', 'fid50k_full', 'is50k', 'lpips_diversity10k'}
+    if scale < 1 and judge:
+        assert names == {'featfid50_full', 'is50', 'lpips_diversity50'}
+
+
+def test_lengths_are_those_of_the_launch_scripts():
+    """Iterations of 4 steps of D with 50 images, from epochs of the scripts."""
+    images = dict(full=50_000, fifth=10_000, tenth=5000)
+    epochs = {'cifar10': ('full', 1000), 'cifar100': ('full', 2000), 'cifar10-20': ('fifth', 5000),
+              'cifar100-20': ('fifth', 5000), 'cifar10-10': ('tenth', 5000), 'cifar100-10': ('tenth', 5000)}
+    assert {name: images[part] * count / 1000 for name, (part, count) in epochs.items()} == {
+        name: DATA[name].kimg for name in epochs}
+
+
+def test_another_teacher_takes_the_place_of_clip():
+    options = cells.find('table7/cifar100-10/da+kd-tcl').system_options('pocket')
+    assert options == ['--aug=diffaug', '--kd=agkd,cgkd', '--kd-preset=released', '--kd-texts=cifar100',
+                       '--kd-teacher=pocket']
+    assert '--vision-aided=pocket' in cells.find('table8/cifar10-10/vision-aided').system_options('pocket')
+    assert cells.find('table1/obama/da').system_options('pocket') == ['--aug=diffaug']
+
+
+def test_unknown_cells_and_missing_data(tmp_path):
+    with pytest.raises(UserError, match='did you mean table1/obama/da'):
+        cells.find('table1/obama/dakd')
+    with pytest.raises(UserError, match='there is no such cell; python reproduce.py list shows all'):
+        cells.find('%%%')
+    cell = cells.find('table2/cifar10-10/da')
+    with pytest.raises(UserError, match='cifar10-5000.zip is not there; it is made by: '
+                                        'python dataset_tool.py fetch cifar10 --fraction=10; python'):
+        Plan(cell, str(tmp_path), 'out')
+    (tmp_path / 'cifar10-5000.zip').write_bytes(b'')
+    with pytest.raises(UserError, match='cifar10-test.zip is not there'):
+        Plan(cell, str(tmp_path), 'out')
+    code, output = run_cli(reproduce.main, 'report', f'--outdir={tmp_path}')
+    assert code == 1 and output.count('\n') == 1 and 'nothing is on record there' in output
+
+
+def test_commands_name_the_reference_the_judge_and_the_seed(tmp_path):
+    for name in ('cifar10-5000.zip', 'cifar10-test.zip'):
+        (tmp_path / name).write_bytes(b'')
+    plan = Plan(cells.find('table2/cifar10-10/da'), str(tmp_path), 'out', judge='lite0')
+    assert {'--metric-data=' + str(tmp_path / 'cifar10-test.zip'), '--metric-teacher=lite0', '--seed=2',
+            '--metrics=featfid10k_full'} <= set(plan.train_command(2))
+    assert {'--ref=' + str(tmp_path / 'cifar10-test.zip'), '--teacher=lite0', '--seed=1', '--network=a',
+            '--metrics=featfid10k_full'} <= set(plan.measure_command(2, 'a', 1))
+    code, output = run_cli(reproduce.main, 'run', 'table2/cifar10-10/da', f'--data={tmp_path}', '-n', '--seeds=2')
+    assert code == 0 and output.count('train.py') == 2 and output.count('calc_metrics.py') == 1
+
+
+def test_show_tells_what_is_left_open():
+    code, output = run_cli(reproduce.main, 'show', 'table1/panda/lecam')
+    assert code == 0 and 'Printed:   FID 10.16' in output and 'Its weight was never published' in output
+    assert train.main.make_context('train.py', ['--outdir=x', '--data=panda.zip', '--lecam=1e-6'])
+
+
+# -- pages
+
+def record(seed, best, last, **changes):
+    part = lambda values: dict(snapshot='a', kimg=100.0, values=values, protocol={'detector.identity': 'inception',
+                                                                                  'metric': 'fid5k_full'})
+    measured = dict(best=part(best), last=part(last))
+    return dict(dict(training='obama/da', measure='fid', seed=seed, scale=1, metric='fid5k_full', teacher=None,
+                     options=['--cfg=low-shot'], further=[], measured=measured), **changes)
+
+
+def test_a_page_has_means_over_seeds_of_means_over_evaluations():
+    best = [[40.0, 42.0], [44.0, 44.0], [45.0, 47.0]]
+    text = pages.page(1, [record(seed, values, [50.0, 50.0]) for seed, values in enumerate(best)])
+    spread = statistics.stdev([41, 44, 46])
+    assert f'46.87<br>b 43.67 ± {spread:.2f}, l 50.00 ± 0.00 (3) ' in text
+    assert f'2 evaluations each, which differ by ± {2 ** 0.5:.3f} at most' in text and 'not to be compared' not in text
+    assert pages.page(4, [record(0, [40.0], [50.0])]) is not None          # the same training, in another table
+    assert pages.page(2, [record(0, [40.0], [50.0])]) is None
+
+
+@pytest.mark.parametrize('changes, reason', [
+    (dict(scale=0.001), 'made with --scale=0.001'), (dict(teacher='pocket'), 'another teacher: pocket'),
+    (dict(metric='featfid5k_full'), 'another detector: inception instead of Inception'),
+    (dict(further=['--gamma=1']), 'further options: --gamma=1')])
+def test_what_must_not_be_compared_is_marked(changes, reason):
+    text = pages.page(1, [record(seed, [40.0], [50.0], **changes) for seed in range(3)])
+    assert 'b 40.00 ± 0.00*, l 50.00 ± 0.00* (3)' in text and reason in text
+
+
+def test_other_settings_are_another_line(tmp_path):
+    lines = [record(0, [40.0], [50.0]), record(0, [30.0], [30.0], options=['--cfg=low-shot', '--gamma=1'])]
+    (tmp_path / 'records.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    assert pages.write(str(tmp_path)) == [str(tmp_path / f'table{number}.md') for number in (1, 4)]
+    text = (tmp_path / 'table1.md').read_text()
+    assert 'b 40.00*, l 50.00* (1)<br>b 30.00*, l 30.00* (1)' in text and '1 of 3 training seeds' in text
+    assert all(SYSTEMS[cell.system].title in text for cell in cells.all_cells(1))
