@@ -79,6 +79,9 @@ def test_biggan_moves_them_first_and_for_all_processes(monkeypatch):
     assert losses['LeCam/fake'].tolist() == pytest.approx([2 * (real + 1) ** 2, 2 * (real + 2) ** 2])
     assert losses['LeCam/real'].tolist() == pytest.approx([2 * (1 - fake) ** 2, 0])
     assert set(term.state_dict()) == {'average'}
+    assert term.recording_key('Dboth') == (True, 0.9)
+    monkeypatch.setattr(distributed, 'get_world_size', lambda: 2)
+    assert term.recording_key('Dboth') is None and term.recording_key('Gboth') == ()        # no exchange in a graph
 
 
 def test_start_and_overflow():
