@@ -270,7 +270,8 @@ def test_what_a_graph_is_kept_under(tiny_data, tmp_path):
                     tmp_path).training.loss
     assert [(loss.start_step(nimg), loss.recording_key('Gmain'))[1] for nimg in (500, 1000)] == [((None,),)] * 2
     loss = make_run(make_config(tiny_data, '--batch=4', '--lecam=0.3', '--lecam-start=1'), tmp_path).training.loss
-    assert [(loss.start_step(nimg), loss.recording_key('Dmain'))[1] for nimg in (996, 1000)] == [(False,), (True,)]
+    assert [(loss.start_step(nimg), loss.recording_key('Dmain'))[1] for nimg in (996, 1000)] == [((False, 0.99),),
+                                                                                                 ((True, 0.99),)]
     assert [(loss.start_step(nimg), loss.recording_key('Gmain'))[1] for nimg in (996, 1000)] == [((),), ((),)]
 
 

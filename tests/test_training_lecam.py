@@ -53,6 +53,37 @@ def test_averages_are_those_of_all_processes(monkeypatch):
     assert [x.item() for x in term.anchors()] == pytest.approx([14 / 4, -9 / 6])
 
 
+def test_biggan_moves_them_first_and_for_all_processes(monkeypatch):
+    """The same numbers; until one iteration of 0.2 kimg before the start they are those of the last step."""
+    monkeypatch.setattr(distributed, 'all_reduce_sum', lambda sums: sums + torch.tensor([10.0, 2, -6, 4]))
+    term = LeCam(weight=2.0, decay=0.9, start=1.0, lead=0.2)
+    real, fake = 14 / 4, -9 / 6
+
+    def play(cur_nimg, reals, fakes):
+        term.start_step(cur_nimg)
+        step = step_with(fakes)
+        assert term.d_fake(step) == {}
+        step.logits = torch.tensor(reals)[:, None]
+        losses = term.d_real(step)
+        term.finish_step(0)
+        return losses
+
+    for cur_nimg in (0, 750):
+        assert play(cur_nimg, [1.0, 3.0], [-1.0, -2.0]) == {}
+        assert [x.item() for x in term.anchors()] == pytest.approx([real, fake])
+    assert play(800, [5.0, 7.0], [-1.0, -2.0]) == {}
+    real = 0.9 * real + 0.1 * 22 / 4
+    assert [x.item() for x in term.anchors()] == pytest.approx([real, fake])
+    losses = play(1000, [1.0, -3.0], [-1.0, -2.0])
+    real = 0.9 * real + 0.1 * 8 / 4                                         # they have moved, and are used then
+    assert losses['LeCam/fake'].tolist() == pytest.approx([2 * (real + 1) ** 2, 2 * (real + 2) ** 2])
+    assert losses['LeCam/real'].tolist() == pytest.approx([2 * (1 - fake) ** 2, 0])
+    assert set(term.state_dict()) == {'average'}
+    assert term.recording_key('Dboth') == (True, 0.9)
+    monkeypatch.setattr(distributed, 'get_world_size', lambda: 2)
+    assert term.recording_key('Dboth') is None and term.recording_key('Gboth') == ()        # no exchange in a graph
+
+
 def test_start_and_overflow():
     term = LeCam(weight=1.0, start=0.5)
     assert play(term, [[1.0]], [[0.0]], cur_nimg=499) == {}

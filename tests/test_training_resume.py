@@ -20,6 +20,7 @@ import train
 from dnnlib import UserError
 from torch_utils import checkpoint, devices
 from training.launch import launch
+from training.methods.lecam import LeCam
 from training.observers.observer import Observer
 from training.run import card as model_card
 from training.run import changes as run_changes
@@ -423,3 +424,21 @@ def test_the_last_run_of_the_name_counts(tmp_path):
     (path / 'network-snapshot-000002.safetensors').touch()
     (path / 'model_card.md').touch()
     assert find() == (str(tmp_path / '00001-x'), 'new')
+
+
+def test_a_state_with_other_tensors(tiny_data, tmp_path, monkeypatch):
+    """As an earlier version may have left it, of a method that keeps something else now: one line, and a fork works."""
+    config = lambda **changes: make_config(tiny_data, '--batch=8', '--lecam=0.3', **changes)
+    run(config(total_kimg=0.016), tmp_path / 'run')
+    build = LeCam.__init__
+
+    def build_with_more(self, **kwargs):
+        build(self, **kwargs)
+        self.register_buffer('more', torch.ones([]))
+    monkeypatch.setattr(LeCam, '__init__', build_with_more)
+    with pytest.raises(UserError, match=r'run: its state has another loss than this version of the project '
+                                        r'\(RuntimeError: .*more.*; use --new-run=1, or --fork-from=.*run, which takes '
+                                        'what fits'):
+        make_run(config(total_kimg=0.032), tmp_path / 'run')
+    job = make_run(config(total_kimg=0.032, fork_from=str(tmp_path / 'run')), tmp_path / 'fork')
+    assert job.training.loss.terms['lecam'].average[2] > 0 and job.training.loss.terms['lecam'].more == 1

@@ -2,6 +2,7 @@
 
 import dnnlib
 from dnnlib import UserError
+from dnnlib.text import gist
 from torch_utils import distributed
 
 from .run import bad_steps, fork, found_out
@@ -79,13 +80,21 @@ class SavedRun:
         states, progress = saved
         for name, part in self._parts().items():
             if name in states:
-                part.load_state_dict(states[name])
+                self._load(name, part, states[name])
             elif name != 'bad_steps' and not name.startswith('observer_'):      # these may be newer than the state
                 raise UserError(f'{self.run_dir}: its state has no {name}; use --new-run=1, or '
                                 f'--fork-from={self.run_dir}')
         self._go_on_at(progress)
         self.continues = True
         return True
+
+    def _load(self, name, part, state):
+        try:
+            part.load_state_dict(state)
+        except RuntimeError as err:                     # an earlier version of the project may have other tensors
+            raise UserError(f'{self.run_dir}: its state has another {name} than this version of the project '
+                            f'({gist(err)}); use --new-run=1, or --fork-from={self.run_dir}, which takes what '
+                            'fits') from err
 
     def _fork(self):
         progress, self.config.found_out['fork_origin'] = fork.take_over(self.training, self._parts(), self.config)
