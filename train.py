@@ -29,8 +29,8 @@ from training.config.build import (
     check_micro_batch,
     data_path,
     metric_data_path,
-    open_dataset,
     number_of_processes,
+    open_dataset,
     warn_of_few_images,
 )
 from training.launch import launch

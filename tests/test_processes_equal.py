@@ -15,6 +15,7 @@ from kd_plugin.teachers import tiny_clip  # noqa: F401 (for `double_precision`)
 from torch_utils import distributed, training_stats
 from training import networks  # noqa: F401
 from training.dataset.real_images import RealBatch, RealImages
+from training.networks import biggan  # noqa: F401
 from training.training import Training
 
 BATCH, ITERATIONS = 16, 3
