@@ -10,11 +10,11 @@ import torch
 from biggan_golden import LAYOUT, SMALL, TOLERANCE, check_tensors, filled, onehot, part, read, reals
 from conftest import parse_options
 from cuda_standin import cuda  # noqa: F401  (a fixture)
+from float64_runs import BATCH
+from float64_runs import train as train_in_float64
 from processes import run_processes
 from resuming import differences, make_run
 from resuming import run as run_training
-from test_processes_equal import BATCH
-from test_processes_equal import train as train_in_float64
 
 import train
 from torch_utils import training_stats
