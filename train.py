@@ -30,6 +30,7 @@ from training.config.build import (
     data_path,
     metric_data_path,
     number_of_processes,
+    open_dataset,
     warn_of_few_images,
 )
 from training.launch import launch
@@ -169,13 +170,13 @@ def build_config(opts):
     """
     gpus = number_of_processes(opts.gpus)
     device = torch_device(opts.device)
-    by_cfg = presets.PRESETS[opts.cfg].cond
-    opts = dnnlib.EasyDict(opts, cond=None if opts.cond == by_cfg else opts.cond)       # one way to say it
+    conditional = presets.PRESETS[opts.cfg].cond
+    opts = dnnlib.EasyDict(opts, cond=None if opts.cond == conditional else opts.cond)      # one way to say it
     data_kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=data_path(opts),
-                       use_labels=by_cfg if opts.cond is None else opts.cond, max_size=None, xflip=False)
+                       use_labels=conditional if opts.cond is None else opts.cond, max_size=None, xflip=False)
     if opts.val_fraction is not None:
         data_kwargs.update(val_fraction=opts.val_fraction, random_seed=opts.seed)
-    with contextlib.closing(dnnlib.util.construct_class_by_name(**data_kwargs)) as dataset:
+    with contextlib.closing(open_dataset(data_kwargs, opts)) as dataset:
         num_images = min(opts.subset or dataset.num_images, dataset.num_images)
         preset = presets.resolve(opts.cfg, dataset.resolution, gpus, num_images, opts.cbase)
         check_dataset(opts, preset, dataset)

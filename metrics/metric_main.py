@@ -276,6 +276,8 @@ def describe(result: dict) -> str:
     others = [f', {name.replace("_", " ")} {figure(name)}' for name in further]
     others += [f', truncation psi {generated["truncation_psi"]:g}'] if generated['truncation_psi'] != 1 else []
     against = f'{reference["images"]} real images of {reference["dataset"]}, ' if reference else ''
+    norm = generated.get('batch_norm', sampling.MODES['running'])
+    others += [f', batch norm: {norm}'] if norm != sampling.MODES['running'] else []
     return (f'{result["metric"]} {figure("value")}{"".join(others)}  ({generated["images"]} generated, {against}'
             f'{result["detector"]["name"]}, seed {generated["seed"]}, {dnnlib.util.format_time(result["seconds"])})')
 

@@ -30,7 +30,8 @@ def check(metrics: list[str], batch_norm: str | None, option: str) -> None:
     alone = next((name for name in metrics if find_metric(name)[0].alone), None)
     if batch_norm == 'batch' and alone is not None:
         raise UserError(f'{option}: {alone} compares an image with the same image, a little changed, and with these '
-                        f'statistics both depend on the others of their batch; measure it with --bn=running')
+                        'statistics both depend on the others of their batch; measure it with calc_metrics.py '
+                        '--bn=running')
 
 
 def prepared(opts):

@@ -59,7 +59,7 @@ class Tape(TorchDispatchMode):
                 again = [t for t in tree_leaves(func(*args, **kwargs)) if isinstance(t, torch.Tensor)]
                 for tensor, value in zip(tensors, again, strict=True):
                     if tensor is not value and tensor.numel() > 0:
-                        tensor.copy_(value)
+                        tensor.copy_(value.reshape(tensor.shape))       # an in-place squeeze came after it
         self.cuda.replays += 1
         self.cuda.spoil()
 

@@ -5,6 +5,7 @@
 
 import os
 
+import dnnlib
 from dnnlib import UserError
 from torch_utils import devices, distributed
 
@@ -50,6 +51,18 @@ def metric_data_path(opts, dataset):
     return demo_data.fresh_set(dataset.resolution)
 
 
+def open_dataset(kwargs, opts):
+    """The training images. Raises UserError, whose remedy for labels is an option that the user has given, or can."""
+    try:
+        return dnnlib.util.construct_class_by_name(**kwargs)
+    except UserError as err:
+        if not kwargs['use_labels'] or opts.cond:
+            raise
+        dnnlib.util.construct_class_by_name(**dict(kwargs, use_labels=False)).close()   # raises what is not of labels
+        raise UserError(f'--cfg={opts.cfg}: trains a conditional network; {err.fact}; sort the images into one folder '
+                        'per class and run dataset_tool.py, or use --cond=0') from err
+
+
 def check_dataset(opts, preset, dataset):
     if preset.cond if opts.cond is None else opts.cond:
         check_labels(opts, preset, dataset)
@@ -70,7 +83,7 @@ def check_dataset(opts, preset, dataset):
 
 def check_labels(opts, preset, dataset):
     if not dataset.has_labels:
-        where = '--cond=1: ' if opts.cond else f'--cfg={opts.cfg}: trains a conditional network, and '
+        where = '--cond=1: ' if opts.cond else f'--cfg={opts.cfg}: trains a conditional network; '
         raise UserError(f'{where}{opts.data} has no labels; sort the images into one folder per class and run '
                         f'dataset_tool.py, or {"leave --cond out" if opts.cond else "use --cond=0"}')
     if preset.uniform_labels and not dataset.has_onehot_labels:
@@ -155,6 +168,9 @@ def add_networks(config, opts, preset):
                             '--init-from=FILE, or leave it out')
     if opts.bn_sync:
         require(row.abilities, 'batch_norm', '--bn-sync=1', 'leave it out')
+    elif 'batch_norm' in row.abilities and config.num_gpus > 1:
+        distributed.print0(f'Batch norm: each process has the statistics of its own {config.batch_gpu} images; '
+                           f'--bn-sync=1 makes them those of all {config.batch_size}.')
     G_kwargs, D_kwargs = row.configure(preset, opts, DeviceFacts(on_cpu, half, channels_last, side))
     config.G_kwargs, config.D_kwargs = dict(class_name=row.G, **G_kwargs), dict(class_name=row.D, **D_kwargs)
     check_readable(dict(G=config.G_kwargs, D=config.D_kwargs))

@@ -131,12 +131,13 @@ def _best(group):
 def _protocol(record):
     detector, reference, generated = record['detector'], record['reference'], record['generated']
     covariance = metric_records.protocol_of(record).get('formula.covariance')
+    norm = f', batch norm by {generated["batch_norm"]}' if 'batch_norm' in generated else ''
     against = '' if reference is None else (
         f' against {reference["images"]} real ones of {reference["dataset"]} '
         f'({"mirrored, too" if reference["mirrored"] else "as they are"}, SHA-256 {reference["content_hash"][:16]}...)')
     return (f'{generated["images"]} generated images (seed {generated["seed"]}, truncation psi '
             f'{generated["truncation_psi"]}, '
-            f'noise {generated["noise_mode"]}, labels {generated["labels"]}){against}; '
+            f'noise {generated["noise_mode"]}, labels {generated["labels"]}{norm}){against}; '
             f'features of {detector["identity"]}, resize {detector["resize"]}; '
             f'{f"covariances {covariance}; " if covariance else ""}'
             f'torch {record["torch"]} on {record["device"]}, {record["date"][:10]}')
