@@ -14,7 +14,10 @@ from .networks import PARTS, Look
 
 TITLE = 'Generator'
 STYLE = '''
-[data-testid="block-label"] { position: static; width: fit-content }    /* above a picture, not over it */
+:root, .dark { --block-info-text-color: var(--body-text-color) }
+/* Above a picture, not over it */
+[data-testid="block-label"] { position: static; width: fit-content; min-height: 2rem }
+.icon-button-wrapper.top-panel { top: -2rem }
 '''
 EACH_ROW = 'one for each row'
 LARGEST_SEED = 2 ** 32 - 1
