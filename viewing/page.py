@@ -2,6 +2,7 @@
 text."""
 
 import functools
+import html
 import itertools
 import os
 
@@ -31,7 +32,8 @@ def answered(function):
         try:
             return function(*args)
         except UserError as err:
-            raise gr.Error(str(err), print_exception=False) from err
+            # It takes HTML, and the message quotes names of files and what the visitor wrote
+            raise gr.Error(html.escape(str(err), quote=False), print_exception=False) from err
     return answer
 
 

@@ -12,7 +12,7 @@ from dnnlib.util import get_obj_by_name
 LOOPBACK, PORT = '127.0.0.1', 7860
 MORE_PORTS = 20                 # that are tried where the first one is taken
 # Gradio's script makes further ones, and styles, from texts. No address but the page's own is asked for anything.
-POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' "
+POLICY = ("default-src 'self'; script-src 'self' 'unsafe-inline' blob:; style-src 'self' "
           "'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; "
           "connect-src 'self'; worker-src 'self' blob:; base-uri 'self'; form-action 'self'")
 MISSING = 'the viewer needs the package gradio, which cannot be imported ({}); install it with: pip install gradio'
