@@ -95,6 +95,13 @@ def test_what_the_page_knows(tmp_path):
     assert facts_of(tmp_path, **plain) == dict(z_dim=4, classes=[], truncation=False, resolution=16, channels=1)
 
 
+def test_one_version_everywhere():
+    root = pathlib.Path(export.__file__).parent
+    for name, times in (('Makefile', 1), ('docs/export.md', 3)):
+        found = re.findall(r'onnxruntime-web[@-](\d[\d.]*\d)', (root / name).read_text())
+        assert found == [export_web.VERSION] * times, name
+
+
 # -- mistakes
 
 @pytest.mark.parametrize('args, message', [

@@ -94,7 +94,7 @@ class Page:
             chosen = [seed, columns, rows, *self.look]
             gr.on([self.blocks.load, *(control.change for control in chosen)], self.grids, chosen, pictures,
                   trigger_mode='always_last', **self.one_at_a_time)
-            more.click(lambda seed, columns, rows: (seed + columns * rows) % LARGEST_SEED, chosen[:3], seed,
+            more.click(lambda seed, columns, rows: ((seed or 0) + columns * rows) % LARGEST_SEED, chosen[:3], seed,
                        api_visibility='private')
             with gr.Row():
                 network = self._choice(list(self.networks))
