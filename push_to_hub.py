@@ -16,6 +16,7 @@ from torch_utils import checkpoint
 from training.run import card as model_card
 from training.snapshots import files as snapshots
 from training.snapshots import hub
+from viewing import space as viewer_space
 
 
 def choose_snapshot(run, network):
@@ -66,18 +67,19 @@ def describe(found):
 @click.option('--network', help='A snapshot to publish instead', metavar='FILE')
 @click.option('--repo', help='Repository on the Hub; made where it does not exist', required=True, metavar='USER/NAME')
 @click.option('--private', help='Make a new repository private', is_flag=True)
+@click.option('--space', help='Publish a Space of the same name, too: a page to play with the network', is_flag=True)
 @click.option('-n', '--dry-run', help='List the files, print the card, and exit', is_flag=True)
 def main(**opts):
     """Upload a snapshot with its model card, samples and metric records to the Hugging Face Hub.
 
     It is then loaded with --network=hf:USER/NAME. Its metadata hold all options of the training; of files and folders
-    only the names.
+    only the names. A Space (docs/viewer.md) holds no network: it loads the one that was published.
     """
     with user_errors():
         push(**opts)
 
 
-def push(run, network, repo, private, dry_run):
+def push(run, network, repo, private, space, dry_run):
     """What the command does; options as of the command."""
     if not hub.is_repo(repo):
         raise UserError(f'--repo={repo}: must be USER/NAME, of letters, digits, and - _ . between them')
@@ -85,10 +87,16 @@ def push(run, network, repo, private, dry_run):
     with tempfile.TemporaryDirectory() as folder:
         found = collect(snapshot, repo, folder)
         print('\n'.join([f'Files for hf:{repo}, from {snapshot}:', *describe(found)]))
+        page = viewer_space.collect(repo) if space else {}
+        if space:
+            print(f'Files for the Space {repo}: {", ".join(name for name in page if "/" not in name)}, and '
+                  f'{len(viewer_space.code())} of the code')
         if dry_run:
             print(f'\n{found["README.md"].decode()}\nDry run; nothing was uploaded.')
         else:
             print(f'Uploaded: {hub.upload(repo, found, private, f"Upload {os.path.basename(snapshot)}")}')
+            if space:
+                print(f'Uploaded: {hub.upload(repo, page, private, "Upload the viewer", space=True)}')
 
 
 if __name__ == '__main__':

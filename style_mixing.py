@@ -12,7 +12,7 @@ import torch
 
 from dnnlib.commands import SETTINGS
 from inference import latents as sampling
-from inference.latents import latents_of_seeds, parse_seeds
+from inference.latents import latents_of_seeds, mix, parse_seeds
 from inference.options import batch_option, device_option, network_option, noise_option, outdir_option, trunc_option
 from torch_utils import cpu_threads, image_grid
 from torch_utils.devices import torch_device
@@ -28,14 +28,6 @@ def parse_layers(text, num_ws):
     if max(layers) >= num_ws:
         raise UserError(f'--styles={text}: this generator has the layers 0 to {num_ws - 1}')
     return layers
-
-
-def mix(row_ws, col_ws, layers):
-    """ws [R, num_ws, w_dim] of the rows and [C, num_ws, w_dim] of the columns, these in `layers` -> [R, C, num_ws,
-    w_dim]."""
-    mixed = row_ws[:, None].repeat(1, len(col_ws), 1, 1)
-    mixed[:, :, layers] = col_ws[:, layers]
-    return mixed
 
 
 @click.command(context_settings=SETTINGS)

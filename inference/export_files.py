@@ -17,6 +17,7 @@ from training.snapshots import files as snapshots
 from .export_function import PlainOps, image_function, network_images, random_inputs
 
 ONNX_LIMIT = 2 ** 31                # bytes in one protobuf message
+ONNX_PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 
 
 class Export(NamedTuple):
@@ -95,8 +96,8 @@ def write_onnx(path, export):
     import onnxscript
     size = sum(tensor.nbytes for tensor in export.function.state_dict().values())
     if size >= ONNX_LIMIT:
-        raise UserError(f'--format=onnx: the generator has {size / 2 ** 30:.1f} GB, a file holds less than 2; use '
-                        '--format=torchscript')
+        raise UserError(f'--format={export.format}: the generator has {size / 2 ** 30:.1f} GB, a file holds less '
+                        'than 2; use --format=torchscript')
     inputs = export.inputs(2)
     shapes = {name: {0: torch.export.Dim('N', min=1, max=2 ** 31 - 1)} if value.ndim else None
               for name, value in inputs.items()}
@@ -154,13 +155,16 @@ class Format(NamedTuple):
     extension: str
     write: Callable
     read: Callable
+    choices: tuple[str, ...] = ()   # of the options of export.py
     packages: tuple[str, ...] = ()  # besides torch
 
 
 FORMATS = dict(
-    onnx=Format('.onnx', write_onnx, read_onnx, ('onnx', 'onnxscript', 'onnxruntime')),
-    torchscript=Format('.pt', write_torchscript, read_torchscript),
+    onnx=Format('.onnx', write_onnx, read_onnx, ('input', 'noise_mode', 'opset'), ONNX_PACKAGES),
+    torchscript=Format('.pt', write_torchscript, read_torchscript, ('input', 'noise_mode')),
     safetensors=Format('.safetensors', write_safetensors, read_safetensors),
+    # A folder, in which it is an ONNX file: see export_web
+    web=Format('', write_onnx, read_onnx, ('noise_mode', 'opset'), ONNX_PACKAGES),
 )
 
 

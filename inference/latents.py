@@ -131,6 +131,14 @@ def latents_of_seeds(G, seeds, classes, trunc, device):
     return G.mapping(z_of_seeds(G, seeds).to(device, torch.float32), onehot(G, classes, device), **truncation)
 
 
+def mix(row_ws, col_ws, layers):
+    """ws [R, num_ws, w_dim] of the rows and [C, num_ws, w_dim] of the columns, these in `layers` -> [R, C, num_ws,
+    w_dim]."""
+    mixed = row_ws[:, None].repeat(1, len(col_ws), 1, 1)
+    mixed[:, :, layers] = col_ws[:, layers]
+    return mixed
+
+
 def classes_of(seeds, columns, chosen, c_dim):
     """The class of each image: the chosen one, else one per row of the grid (one per image without a grid)."""
     return ([chosen if chosen is not None else (i // (columns or 1)) % c_dim for i in range(len(seeds))] if c_dim > 0

@@ -6,8 +6,11 @@ import json
 import os
 import pathlib
 import re
+import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 
 import pytest
 import torch
@@ -20,6 +23,7 @@ import push_to_hub
 from dnnlib import UserError
 from torch_utils import checkpoint
 from training.snapshots import hub
+from viewing import space
 
 ROOT = pathlib.Path(__file__).parent.parent
 huggingface_hub = pytest.importorskip('huggingface_hub')
@@ -50,7 +54,8 @@ class FakeHub(http.server.BaseHTTPRequestHandler):
             lines = [json.loads(line) for line in body.splitlines()]
             added = {line['value']['path']: base64.b64decode(line['value']['content']) for line in lines
                      if line['key'] == 'file'}
-            self.server.repos.setdefault('me/faces', {}).update(added)
+            repo = self.path.removeprefix('/api/models/').removeprefix('/api/').partition('/commit/')[0]
+            self.server.repos.setdefault(repo, {}).update(added)
             reply = dict(commitUrl=self.server.address + '/me/faces/commit/1', commitOid='a' * 40, success=True)
         elif self.path == '/api/repos/create':
             reply = dict(url=self.server.address + '/me/faces')
@@ -173,12 +178,55 @@ def test_offline(tmp_path, server):
                            'download it elsewhere and name the file')
 
 
+def test_a_space(run, tmp_path, server):
+    """Its app runs from the files of the Space alone, with the network that was published."""
+    pytest.importorskip('gradio', reason='pip install gradio')
+    *_, first, second = python(f'import push_to_hub; push_to_hub.main(["--run={run}", "--repo=me/faces", "--space"], '
+                               'standalone_mode=False)', tmp_path, server)
+    assert [first, second] == [f'Uploaded: {server.address}/me/faces/commit/1'] * 2
+    created = [json.loads(body) for path, _, body in server.log if path == '/api/repos/create']
+    assert created[1]['type'] == 'space' and created[1]['sdk'] == 'gradio'
+    assert set(server.repos) == {'me/faces', 'spaces/me/faces'}
+    files = server.repos['spaces/me/faces']
+    for name, content in files.items():
+        (tmp_path / 'space' / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'space' / name).write_bytes(content)
+    card = files['README.md'].decode()
+    assert card.startswith('---\ntitle: faces\nsdk: gradio\n') and '\nmodels:\n- me/faces\n---\n' in card
+    assert 'app_file: app.py' in card and '(https://huggingface.co/me/faces)' in card
+    assert files['LICENSE'] == (ROOT / 'LICENSE').read_bytes()
+    assert not any(name.endswith('.safetensors') for name in files)
+    with socket.create_server(('127.0.0.1', 0)) as free:
+        port = free.getsockname()[1]
+    env = dict(HF_ENDPOINT=server.address, HF_HOME=str(tmp_path / 'hf2'), HF_HUB_DISABLE_XET='1', HF_TOKEN='hf_secret',
+               OMP_NUM_THREADS='1', GRADIO_SERVER_PORT=str(port), PYTHONPATH='')
+    with subprocess.Popen([sys.executable, 'app.py'], cwd=tmp_path / 'space', stdout=subprocess.PIPE, text=True,
+                          env={**os.environ, **env}) as process:
+        try:
+            assert f'Showing hf:me/faces at http://0.0.0.0:{port}/' in process.stdout.readline()
+            with urllib.request.urlopen(f'http://127.0.0.1:{port}/') as answer:
+                assert 'hf:me/faces' in answer.read().decode()
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=120)
+
+
+def test_what_a_space_needs():
+    """What pyproject.toml asks for, and the version of gradio that the checks run with."""
+    tomllib = pytest.importorskip('tomllib')
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+    wanted = {line.partition(';')[0].strip() for line in project['dependencies']}
+    assert wanted | {'imageio-ffmpeg'} | set(project['optional-dependencies']['hub']) == set(space.REQUIREMENTS)
+    assert f'gradio=={space.GRADIO}\n' in (ROOT / 'constraints.txt').read_text()
+    assert {path.split('/')[0] for path in space.code()} == set(space.PACKAGES)
+
+
 def test_a_token_without_rights(run, tmp_path, server):
     code = f'''
 import push_to_hub
 from dnnlib import UserError
 try:
-    push_to_hub.push("{run}", None, "me/faces", False, False)
+    push_to_hub.push("{run}", None, "me/faces", False, False, False)
 except UserError as err:
     print(err)
 '''

@@ -1,6 +1,6 @@
 """Imports point one way: dnnlib <- torch_utils <- training <- inference and kd_plugin <- command lines, with metrics
-beside training and reporting beside kd_plugin. Within training/ the rooms have ranks, too; and none grows too large to
-look around in."""
+beside training, reporting beside kd_plugin and viewing above inference. Within training/ the rooms have ranks, too; and
+none grows too large to look around in."""
 
 import ast
 import pathlib
@@ -16,12 +16,13 @@ MAY_IMPORT = {
     'training': {'dnnlib', 'torch_utils', 'training'},
     'inference': {'dnnlib', 'torch_utils', 'training', 'inference'},
     'metrics': {'dnnlib', 'torch_utils', 'metrics'},
+    'viewing': {'dnnlib', 'torch_utils', 'training', 'inference', 'viewing'},
     'reporting': {'dnnlib', 'training', 'reporting'},
     'reproduction': {'dnnlib', 'reproduction'},
     'kd_plugin': {'dnnlib', 'torch_utils', 'training', 'kd_plugin'},
 }
 TOP_LEVEL = {'train', 'generate', 'calc_metrics', 'dataset_tool', 'legacy', 'export', 'push_to_hub', 'style_mixing',
-             'projector', 'report', 'reproduce'}
+             'projector', 'report', 'viewer', 'reproduce'}
 # Rooms of training/: one imports only from those of a lower rank, and from itself.
 RANKS = [
     {'gan_losses', 'ema', 'phases', 'prior', 'networks', 'augment', 'dataset'},
@@ -36,7 +37,7 @@ RANKS = [
 ]
 INFERENCE_MAY_USE = {'networks', 'augment', 'dataset', 'snapshots', 'model_files', 'run'}
 OPTIONAL = {'requests', 'urllib3', 'onnx', 'onnxscript', 'onnxruntime', 'imageio_ffmpeg', 'transformers', 'clip',
-            'pillow_heif', 'huggingface_hub',
+            'pillow_heif', 'huggingface_hub', 'gradio', 'uvicorn', 'fastapi', 'starlette',
             # The last three for the time that they take: dataset_tool.py starts without torch
             'torch', 'torch_utils', 'scipy'}
 MOST_LINES, LONGEST_FUNCTION, MOST_MODULES = 300, 45, 22

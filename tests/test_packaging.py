@@ -18,7 +18,8 @@ from training.networks import Generator
 from training.snapshots import files as snapshots
 
 ROOT = pathlib.Path(__file__).parent.parent
-PACKAGES = ['dnnlib', 'torch_utils', 'training', 'metrics', 'kd_plugin', 'reporting', 'reproduction']
+PACKAGES = ['dnnlib', 'torch_utils', 'training', 'inference', 'metrics', 'kd_plugin', 'reporting', 'reproduction',
+            'viewing']
 
 
 @pytest.fixture(scope='module')

@@ -61,12 +61,13 @@ def download(text, option='--network'):
         return hub.hf_hub_download(repo, file, revision=revision)
 
 
-def upload(repo, contents, private, message):
+def upload(repo, contents, private, message, space=False):
     """Puts files into a repository, in one commit, and makes the repository where there is none. -> address of the
     commit.
 
     Args:
         contents: {name: bytes, or path of a file}.
+        space:    a Space of this name, made for Gradio, instead of a repository of networks.
     Raises: UserError if it cannot be done.
     """
     where = f'--repo={repo}'
@@ -77,10 +78,12 @@ def upload(repo, contents, private, message):
     api = hub.HfApi()
     with user_errors(where):
         # The Hub may know it by another name
-        repo = api.create_repo(repo, private=private or None, exist_ok=True).repo_id
+        kind = dict(repo_type='space', space_sdk='gradio') if space else {}
+        repo = api.create_repo(repo, private=private or None, exist_ok=True, **kind).repo_id
         operations = [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
                       for name, content in contents.items()]
-        return str(api.create_commit(repo, operations, commit_message=message).commit_url)
+        return str(api.create_commit(repo, operations, commit_message=message,
+                                     repo_type='space' if space else None).commit_url)
 
 
 @contextlib.contextmanager
