@@ -58,7 +58,7 @@ def bias_act(x, b=None, dim=1, act='linear', alpha=None, gain=None, clamp=None, 
     """Adds a bias, applies an activation function, multiplies by `gain` and clamps, in this order.
 
     Differentiable twice with respect to `x` and `b`. Where the result is clamped all derivatives are zero. Within
-    torch.compile it is plain torch, which the compiler joins with what stands before and after it.
+    torch.compile it is plain torch, which the compiler fuses with the operators around it.
 
     Args:
         x:     floating point, any shape.
@@ -125,7 +125,7 @@ def _forward(x, b, dim, act, alpha, gain, clamp):
 
 
 def _source(saved, b, dim, act, alpha, gain, clamp):
-    """What the derivatives need: s, and y, by which to tell where the result is clamped."""
+    """Saves what the derivatives need: s, and y, which shows where the result is clamped."""
     spec = activation_funcs[act]
     if spec.s == 'u':
         u = _biased(saved, b, dim)
@@ -192,8 +192,8 @@ def _setup(ctx, inputs, output):
 
 
 def _with_layout(dy, saved):
-    """A gradient that was expanded from fewer numbers, as that of a sum, has no layout of its own: it takes the
-    result's."""
+    """A gradient that was expanded from fewer numbers, such as that of a sum, has no layout of its own and gets that of
+    the result."""
     expanded = any(stride == 0 and size > 1 for size, stride in zip(dy.shape, dy.stride(), strict=True))
     return dy.contiguous(memory_format=memory_format_of(saved)) if expanded else dy
 
