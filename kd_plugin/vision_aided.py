@@ -133,8 +133,7 @@ def _configure(opts, config, _dataset):
     warmup = WARMUP if opts.vision_aided_warmup is None else opts.vision_aided_warmup
     if warmup >= config.total_kimg:
         raise UserError(f'--vision-aided-warmup={warmup:g}: the run ends after {config.total_kimg:g} kimg, before the '
-                        'warm-up does; '
-                        f'use a shorter one, such as {config.total_kimg / 3:.2g}')
+                        f'warm-up does; use a shorter one, such as {config.total_kimg / 3:.2g}')
     if opts.vision_aided_policy is not None:
         parse_policy(opts.vision_aided_policy, '--vision-aided-policy')
     return dict(teachers=names, recipe=opts.vision_aided_recipe or DEFAULT_RECIPE, warmup=warmup,

@@ -199,9 +199,8 @@ class Search:
         if unserved and distributed.is_first_of_machine():
             run, their, kernels = ('run', 'their', 'kernels') if len(unserved) > 1 else ('runs', 'its', 'kernel')
             listed = ' and '.join(part for part in (', '.join(unserved[:-1]), unserved[-1]) if part)
-            self.notes.append(f'{listed} {run} without {their} CUDA {kernels} on {platform.node()}, which is '
-                              'slower but '
-                              f'gives the same results: {unbuilt}')
+            self.notes.append(f'{listed} {run} without {their} CUDA {kernels} on {platform.node()}, which is slower '
+                              f'but gives the same results: {unbuilt}')
         return problems, self.backends, self.notes
 
 

@@ -59,8 +59,7 @@ class PickledObject:
 def _reconstruct_persistent_obj(meta):
     """The name that the files call. Here it only raises: `pickle.load` must not run code from a file."""
     raise pickle.UnpicklingError(f'the pickle holds an object of the class {meta["class_name"]!r} together with source '
-                                 'text to run, '
-                                 'which this project never does; convert the file with legacy.py')
+                                 'text to run, which this project never does; convert the file with legacy.py')
 
 
 # ---------------------------------------------------------------------------

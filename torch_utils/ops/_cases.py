@@ -205,5 +205,5 @@ def failures(case, dtype, device):
                      and strides_that_matter(got) == strides_that_matter(fake))
         if not same_form or not error <= limit:
             yield (f'{what} of {case} in {dtype}: the error is {error:.2g}, the limit {limit:.2g}; shape '
-                   f'{list(got.shape)}, dtype {got.dtype}, '
-                   f'strides {list(got.stride())}, expected {list(want.shape)} and {list(fake.stride())}')
+                   f'{list(got.shape)}, dtype {got.dtype}, strides {list(got.stride())}, expected {list(want.shape)} '
+                   f'and {list(fake.stride())}')

@@ -82,8 +82,7 @@ def _check(x, scale, noise, b, clamp):
             continue
         if list(tensor.shape) not in shapes:
             raise ValueError(f'scaled_bias_act: {name} has shape {list(tensor.shape)}, with x of shape {list(x.shape)} '
-                             'it must be '
-                             f'{" or ".join(map(str, shapes))}')
+                             f'it must be {" or ".join(map(str, shapes))}')
         if tensor.device != x.device:
             raise TypeError(f'scaled_bias_act: {name} is on {tensor.device}, x on {x.device}; they must be on the '
                             'same device')
@@ -159,8 +158,8 @@ _scaled_bias_act_grad = define(f'scaled_bias_act_grad(Tensor dy, Tensor y, Tenso
                                '(Tensor, Tensor, Tensor, Tensor)',
                                _grad, _grad_fake, 'scaled_bias_act')
 _scaled_bias_act_grad2 = define('scaled_bias_act_grad2(Tensor ddx, Tensor? ddscale, Tensor? ddnoise, Tensor? ddb, '
-                                'Tensor dy, Tensor y, Tensor x, '
-                                f'Tensor scale, {_ARGS}) -> (Tensor, Tensor, Tensor)', _grad2, _grad2_fake,
+                                f'Tensor dy, Tensor y, Tensor x, Tensor scale, {_ARGS}) -> (Tensor, Tensor, '
+                                'Tensor)', _grad2, _grad2_fake,
                                 'scaled_bias_act')
 
 

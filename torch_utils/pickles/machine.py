@@ -155,8 +155,7 @@ class Machine:
         name = f'{_text(module)}.{_text(attribute)}'
         if name not in self.globals:
             raise UnusableFile(f'it names the global {name[:MAX_NAME]!r}{self._context()}; only what networks are made '
-                               'of is read, '
-                              'and nothing from a file is run')
+                               'of is read, and nothing from a file is run')
         self.push(self.globals[name])
 
     def _context(self):

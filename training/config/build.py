@@ -37,8 +37,7 @@ def number_of_processes(gpus):
 def check_dataset(opts, dataset):
     if opts.cond and not dataset.has_labels:
         raise UserError(f'--cond=1: {opts.data} has no labels; sort the images into one folder per class and run '
-                        'dataset_tool.py, '
-                        'or leave --cond out')
+                        'dataset_tool.py, or leave --cond out')
     if opts.subset is not None and opts.subset > dataset.num_images:
         raise UserError(f'--subset={opts.subset}: {opts.data} has {dataset.num_images} images; use '
                         f'--subset={dataset.num_images} or leave it out')

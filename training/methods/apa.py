@@ -63,9 +63,8 @@ class AdaptivePseudoAugmentation(Term):
 def _configure(opts, config, _dataset):
     """The length of ADA's rule, so that with equal targets both probabilities are one."""
     if config.D_steps != 1:
-        raise UserError(f'--apa: shows D the fakes of the G step of the same iteration, and --cfg={opts.cfg} '
-                        'has one in '
-                        f'{config.D_steps} iterations; leave it out')
+        raise UserError(f'--apa: shows D the fakes of the G step of the same iteration, and --cfg={opts.cfg} has one '
+                        f'in {config.D_steps} iterations; leave it out')
     return dict(batch_size=config.batch_size, **(dict(kimg=100) if opts.init_from else {}))
 
 

@@ -80,8 +80,7 @@ class LeCam(Term):
 def _configure(opts, config, _dataset):
     if opts.lecam_start is not None and opts.lecam_start >= config.total_kimg:
         raise UserError(f'--lecam-start={opts.lecam_start:g}: the run ends after {config.total_kimg:g} kimg, before it '
-                        'takes part; '
-                        f'use a smaller one, such as {config.total_kimg / 3:.2g}')
+                        f'takes part; use a smaller one, such as {config.total_kimg / 3:.2g}')
     return dict(weight=opts.lecam)
 
 

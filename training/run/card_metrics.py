@@ -135,8 +135,7 @@ def _protocol(record):
         f' against {reference["images"]} real ones of {reference["dataset"]} '
         f'({"mirrored, too" if reference["mirrored"] else "as they are"}, SHA-256 {reference["content_hash"][:16]}...)')
     return (f'{generated["images"]} generated images (seed {generated["seed"]}, truncation psi '
-            f'{generated["truncation_psi"]}, '
-            f'noise {generated["noise_mode"]}, labels {generated["labels"]}){against}; '
+            f'{generated["truncation_psi"]}, noise {generated["noise_mode"]}, labels {generated["labels"]}){against}; '
             f'features of {detector["identity"]}, resize {detector["resize"]}; '
-            f'{f"covariances {covariance}; " if covariance else ""}'
-            f'torch {record["torch"]} on {record["device"]}, {record["date"][:10]}')
+            f'{f"covariances {covariance}; " if covariance else ""}torch {record["torch"]} on {record["device"]}, '
+            f'{record["date"][:10]}')

@@ -119,5 +119,4 @@ class Recorder:
             torch.cuda.set_rng_state(random_state)
         except (RuntimeError, AttributeError) as err:
             raise UserError(f'--cuda-graphs: {name} {why}, after which torch cannot go on; give the same command with '
-                            '--cuda-graphs=0, '
-                            'which continues the run if it has a state') from err
+                            '--cuda-graphs=0, which continues the run if it has a state') from err
