@@ -225,8 +225,8 @@ def test_large_pictures_are_shrunk_for_vgg16():
 def test_video(network, photos, tmp_path, monkeypatch):
     frames = []
     monkeypatch.setattr(projector.video_files, 'check_mp4', lambda remedy: None)
-    monkeypatch.setattr(projector.video_files, 'write_mp4', lambda pictures, path,
-                        fps: frames.extend([path, *map(np.asarray, pictures)]))
+    monkeypatch.setattr(projector.video_files, 'write_mp4',
+                        lambda pictures, path, fps: frames.extend([path, *map(np.asarray, pictures)]))
     assert run(network, photos / 'wide.jpg', tmp_path, '--save-video')[0] == 0
     path, *frames = frames
     assert path == str(tmp_path / 'proj.mp4') and [frame.shape for frame in frames] == [(16, 32, 3)] * 5
