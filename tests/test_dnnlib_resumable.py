@@ -82,7 +82,7 @@ def test_what_breaks_off_is_continued_at_once(server, capsys):
 def test_the_next_call_continues(server, cache, headers):
     server.headers, server.cuts = headers, [2000, 0]
     message = refusal(server)
-    assert re.search(r'^panda: http://.*/a.zip cannot be fetched \(\w+\); 2.0 kB are kept, the same command goes on '
+    assert re.search(r'^panda: http://.*/a.zip cannot be fetched \(\w+\); 2.0 kB are kept, the same command continues '
                      r'from there; '
                      r'or download it elsewhere and name the file with --source=FILE$', message)
     fetch(server)
