@@ -126,7 +126,7 @@ def fetch_public(name, dest, source, ref, fraction, count):
     if ref and not data.test_images:
         raise UserError(f'--ref: {name} has no test images, its FID compares with the training images; leave --ref out')
     if ref and not (fraction is None and count is None):
-        raise UserError('--ref: the FID compares with all test images, whatever the training images; leave --fraction '
+        raise UserError('--ref: the FID always compares with all test images; leave --fraction '
                         'and --count out')
     wanted = subsets.count_of(fraction, count, data.images)
     dest = dest or (f'{name}-test.zip' if ref else f'{name}.zip' if wanted == data.images else f'{name}-{wanted}.zip')
@@ -161,7 +161,7 @@ def imagenet(**opts):
 
 def make_imagenet(source, dest, fraction, count):
     """What the command does; options as of the command."""
-    # Wrong options are told before a million files are listed
+    # Wrong options are reported before a million files are listed
     subsets.count_of(fraction, count, imagenet_source.NUM_IMAGES)
     check_dest(dest, source)
     images = imagenet_source.ImageNetSource(source, class_names_of('imagenet'))

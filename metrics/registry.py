@@ -57,7 +57,7 @@ def register_metric(pattern: str, needs: str, better: str = 'lower', real: dict 
                     abilities: tuple[str, ...] = (), seeks_copies: bool = False):
     """Decorator: makes a function the `compute` of a `Metric`; users see the first line of its docstring.
 
-    Raises ValueError if the pattern is taken, or `better` is none of the two.
+    Raises ValueError if the pattern is taken, or `better` is neither.
     """
     def register(compute):
         if pattern in _metrics:

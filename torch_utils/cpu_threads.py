@@ -20,7 +20,7 @@ def is_users():
 
 
 def choose(processes=1, recorded=None):
-    """-> threads for each of so many processes on this machine. Says so where they are fewer than torch would take.
+    """-> threads for each of so many processes on this machine. Prints a line if they are fewer than torch would take.
 
     Args:
         recorded: the number that a continued computation began with, which decides its last digits; None = new.

@@ -132,7 +132,7 @@ def _load(time_limit_sec):
         if left:
             try:
                 backend, functions = load(time_limit_sec)
-            except Exception as err:    # noqa: BLE001  a run must not end here, whatever the machine's tools do
+            except Exception as err:    # noqa: BLE001  no failure of the machine's tools may end a run
                 search.note_unbuilt(err)
             else:
                 for kernel in left:

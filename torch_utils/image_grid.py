@@ -54,7 +54,7 @@ def save_images(img_uint8, names, outdir, what=None):
 
 
 def save_sheet(picture, name, outdir):
-    """Writes a PIL image and says so."""
+    """Writes a PIL image and prints a line."""
     files.make_dir(outdir)
     save_image(picture, os.path.join(outdir, name))
     print(f'Saved {name} in {outdir}')

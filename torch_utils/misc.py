@@ -11,7 +11,7 @@ import torch.overrides
 class ShapesOnly(torch.overrides.TorchFunctionMode):
     """Within it, new weights have a shape but no memory: modules can be built to inspect them.
 
-    `torch.device('meta')` does that for everything, but its arithmetic imports a second's worth of modules first.
+    `torch.device('meta')` does that for everything, but its arithmetic first imports modules for a second.
     """
 
     FACTORIES = (torch.randn, torch.zeros, torch.ones, torch.full, torch.empty)

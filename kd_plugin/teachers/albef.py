@@ -99,7 +99,7 @@ def load_albef_teacher(path, device):
     """`Teacher` from FILE.pth, the checkpoint of TCL or ALBEF, pre-trained or fine-tuned for retrieval; half precision
     on a GPU.
 
-    The tokenizer is that of bert-base-uncased: a vocab.txt beside the file, else fetched from Hugging Face. Raises
+    The tokenizer is that of bert-base-uncased: a vocab.txt next to the file, else fetched from Hugging Face. Raises
     UserError if the file is of another kind, or holds anything besides tensors and plain values.
     """
     weights = _read(path)
@@ -189,4 +189,4 @@ def _tokenizer(transformers, folder):
                 else transformers.BertTokenizer.from_pretrained(TOKENIZER))
     except (OSError, ValueError) as err:
         raise UserError(f'the words of {TOKENIZER} cannot be fetched ({str(err).splitlines()[0]}); put its vocab.txt '
-                        'beside the file') from err
+                        'next to the file') from err

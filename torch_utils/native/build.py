@@ -103,7 +103,7 @@ def _remedy_of(log):
                 "e.g. '9.0+PTX', or hide a GPU that is too old for them with CUDA_VISIBLE_DEVICES")
     if re.search(r'unsupported GNU version', log):
         return ('install a C++ compiler that this CUDA toolkit supports and name it with CXX (and with CC, where that '
-                'is set: nvcc goes by it)')
+                'is set: nvcc uses it)')
     return ('python -m torch_utils.doctor checks the tools; matching versions of torch, CUDA toolkit and compiler '
             'usually help')
 

@@ -91,7 +91,7 @@ def discard(path, before):
 
 @contextlib.contextmanager
 def private_folder(path):
-    """A folder beside `path`, gone at the end."""
+    """A temporary folder next to `path`."""
     folder = os.path.abspath(tempfile.mkdtemp(prefix='build-', dir=os.path.dirname(path)))
     try:
         yield folder

@@ -14,7 +14,7 @@ def parse(text, metrics, stop_metric=None):
     """'last=2,best=1,every=1000' -> {'last': 2, 'best': 1, 'every': 1000}; 'all' -> None.
 
     Args:
-        metrics:     those measured during the training; `best` goes by the first.
+        metrics:     those measured during the training; `best` uses the first.
         stop_metric: the metric of --early-stop: the best snapshot by it is kept as well, as {'best_by': stop_metric}.
     Raises: UserError for anything else.
     """

@@ -54,7 +54,7 @@ class Recorder:
 
     Args:
         state: function without arguments: the tensors that phases change besides gradients and statistics.
-        insist:    a failure raises UserError; else a line says so, and the phase runs as usual.
+        insist:    a failure raises UserError; else it is printed, and the phase runs as usual.
         tolerance: up to what difference a replay counts as equal to what it replaces.
         tell:      function of a line of text.
     Attributes:
