@@ -30,8 +30,7 @@ def check_options(opts: dict) -> None:
     if width and height:
         if transform == 'center-crop-wide' and height >= width:
             raise UserError(f'--height={height} is not less than --width={width}; center-crop-wide is for wide '
-                            'pictures: use a smaller --height, '
-                            'or --transform=center-crop')
+                            'pictures: use a smaller --height, or --transform=center-crop')
         result = (width, width) if transform == 'center-crop-wide' else (width, height)
         if not is_trainable(*result):
             side = power_of_two(max(result))
@@ -49,10 +48,9 @@ def check_options(opts: dict) -> None:
 @click.option('--split', metavar='FOLDER', help='Take only the images under this folder of the source; of a CIFAR '
                                                 'archive: train (default) or test.')
 @click.option('--transform', type=click.Choice(TRANSFORMS),
-              help='center-crop: the centre square; center-crop-wide: the '
-              'centre band of a wide picture, on a black square (for landscapes; give --height less than --width). '
-              'Without it, images are stretched '
-              'to --width x --height.')
+              help='center-crop: the centre square; center-crop-wide: the centre band of a wide picture, on a black '
+              'square (for landscapes; give --height less than --width). Without it, images are stretched to --width x '
+              '--height.')
 @click.option('--width', metavar='PIXELS', type=click.IntRange(min=1),
               help="Width of the result; default: the images' own.")
 @click.option('--height', metavar='PIXELS', type=click.IntRange(min=1),
@@ -99,8 +97,7 @@ def convert(opts):
 @main.command('fetch', context_settings=SETTINGS, short_help='Download a public data set and make it ready.')
 @click.argument('name', metavar='NAME', type=click.Choice(list(public_data.PUBLIC_DATA)))
 @click.option('--dest', metavar='PATH', help='New folder, or new archive ending in .zip  [default: NAME.zip, '
-                                             'NAME-5000.zip of a subset, '
-              'NAME-test.zip with --ref]')
+                                             'NAME-5000.zip of a subset, NAME-test.zip with --ref]')
 @click.option('--source', metavar='FILE', help='The archive, where it was downloaded by other means.')
 @click.option('--ref', is_flag=True, help='The 10,000 test images of CIFAR instead: what the FID compares with.')
 @fraction_option
@@ -129,7 +126,7 @@ def fetch_public(name, dest, source, ref, fraction, count):
     if ref and not data.test_images:
         raise UserError(f'--ref: {name} has no test images, its FID compares with the training images; leave --ref out')
     if ref and not (fraction is None and count is None):
-        raise UserError('--ref: the FID compares with all test images, whatever the training images; leave --fraction '
+        raise UserError('--ref: the FID always compares with all test images; leave --fraction '
                         'and --count out')
     wanted = subsets.count_of(fraction, count, data.images)
     dest = dest or (f'{name}-test.zip' if ref else f'{name}.zip' if wanted == data.images else f'{name}-{wanted}.zip')
@@ -164,7 +161,7 @@ def imagenet(**opts):
 
 def make_imagenet(source, dest, fraction, count):
     """What the command does; options as of the command."""
-    # Wrong options are told before a million files are listed
+    # Wrong options are reported before a million files are listed
     subsets.count_of(fraction, count, imagenet_source.NUM_IMAGES)
     check_dest(dest, source)
     images = imagenet_source.ImageNetSource(source, class_names_of('imagenet'))

@@ -219,7 +219,7 @@ def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, 
 
 
 @main.command('neighbors', context_settings=SETTINGS,
-              short_help='Show images beside the nearest training images.')
+              short_help='Show images next to the nearest training images.')
 @options.network_option
 @options.outdir_option
 @click.option('--data', help='Training images: folder or zip from dataset_tool.py, or demo  [default: those of the '
@@ -227,7 +227,7 @@ def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, 
 @click.option('--mirror', help='Compare with the mirrored images too  [default: as in the training]', type=bool,
               metavar='BOOL')
 @click.option('--seeds', help='Random seeds, a row each', default='0-7', show_default=True, metavar='LIST')
-@click.option('--nearest', help='Training images beside each', type=click.IntRange(min=1), default=5, show_default=True,
+@click.option('--nearest', help='Training images per image', type=click.IntRange(min=1), default=5, show_default=True,
               metavar='INT')
 @click.option('--space', help='What is compared: the features of a teacher, or pixels',
               type=click.Choice(list(neighbors.DISTANCES)),
@@ -240,7 +240,7 @@ def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, 
 @options.batch_option
 @options.device_option
 def show_neighbors(**opts):
-    """Show generated images beside the training images nearest to them.
+    """Show generated images next to the training images nearest to them.
 
     \b
     generate.py neighbors --network=NETWORK --data=cats.zip --seeds=0-7 --outdir=out

@@ -269,8 +269,7 @@ def check_init_from(config, opts):
         raise UserError(f'--init-from={config.init_from}: {err}') from err
     if opts.freezed and 'D' not in networks:
         raise UserError(f'--freezed={opts.freezed}: there is no D in --init-from={config.init_from}; use a snapshot '
-                        'written with '
-                        '--snapshot-networks=all or a training-state.safetensors, or leave --freezed out')
+                        'written with --snapshot-networks=all or a training-state.safetensors, or leave --freezed out')
 
 
 def check_metrics(config, opts):

@@ -82,8 +82,7 @@ class Judge:
         stats = [x for f in (self.fresh, feats) for x in (f.mean(0), torch.cov(f.T))]
         kinds = '  '.join(f'{name} {number_of_kinds(seen):.1f}' for name, seen in self.values(feats).items())
         return (f'Fréchet {frechet_distance(*stats):5.1f}  kernel {1000 * kernel_distance(self.fresh, feats):5.0f}  '
-                f'{kinds}  '
-                f'nearest {near.median():.0f}  copies {(near < self.close).double().mean():.3f}')
+                f'{kinds}  nearest {near.median():.0f}  copies {(near < self.close).double().mean():.3f}')
 
 
 def number_of_kinds(seen):

@@ -231,8 +231,7 @@ def main():
         print(err)
         return 1
     print(f'torch {torch.__version__}, CUDA {torch.version.cuda}, {torch.cuda.get_device_name()}; built, loaded and '
-          'compared once in '
-          f'{time.perf_counter() - started:.1f} s')
+          f'compared once in {time.perf_counter() - started:.1f} s')
     failures, skipped = report(device)
     right = f'All right, except for what was skipped: {", ".join(skipped)}.' if skipped else 'All right.'
     print('\n'.join(failures[:20]) + f'\n{len(failures)} failures' if failures else right)

@@ -46,8 +46,8 @@ def seconds(run, device):
 
 
 def best_rates(parts, device, rounds):
-    """{name: images per second, the best of several rounds}; the parts take turns, so that what else the machine does
-    meets all alike.
+    """{name: images per second, the best of several rounds}; the parts take turns, so that other load on the machine
+    affects all alike.
 
     parts: {name: (function, images that it handles)}.
     """

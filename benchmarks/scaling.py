@@ -176,8 +176,7 @@ def measure(batch, repeats):
     """Time all-reduce and step at 1, 2 and 4 processes of one thread each, and compare with the model."""
     results, cores = measure_all(batch, repeats), os.cpu_count()
     print(f'torch {torch.__version__}, gloo, {cores} cores; least of {repeats}, milliseconds; gradients of the G of '
-          'auto at 256: '
-          f'{format_bytes(results[1]["bytes"])}')
+          f'auto at 256: {format_bytes(results[1]["bytes"])}')
     for name in results[1]:
         if name != 'bytes':
             print(f'  {name:<32}' + ''.join(f'{n} process{"es" if n > 1 else ""}: {r[name] * 1000:<10.2f}'
@@ -237,11 +236,9 @@ def data(images, resolution, file_kb, images_per_sec, gpus, sample):
           '(training/dataset/real_images.py)')
     print(f'  files {format_bytes(round(images * file_kb * 1000))}; {gpus} GPUs read '
           f'{format_bytes(round(gpus * images_per_sec * file_kb * 1000))}/s, {gpus * images_per_sec:.0f} images/s, a '
-          'pass takes '
-          f'{format_time(images / gpus / images_per_sec)}')
+          f'pass takes {format_time(images / gpus / images_per_sec)}')
     print(f'  order of a pass {format_bytes(images * 8)} per process (twice that with --mirror), labels '
-          f'{format_bytes(images * 8)} per '
-          f'process with --cond=1')
+          f'{format_bytes(images * 8)} per process with --cond=1')
     above = f'not cached, the limit is {MAX_IMAGES} images; the teacher sees the reals of every step'
     print(f'  teacher features (512 wide) {format_bytes(images * 512 * 4)}: '
           f'{"cached" if images <= MAX_IMAGES else above}')
@@ -274,8 +271,8 @@ def _measure_reading(images, sample):
         read = (time.perf_counter() - start) / len(range(0, sample, max(sample // 500, 1)))
         dataset.close()
     print(f'  opening a zip of {sample} images {opened:.2f} s, {memory / 1e6:.0f} MB; {images / sample:.0f} times as '
-          'many, extrapolated: '
-          f'{opened * images / sample:.0f} s and {memory * images / sample / 1e9:.2f} GB per process')
+          f'many, extrapolated: {opened * images / sample:.0f} s and {memory * images / sample / 1e9:.2f} GB per '
+          'process')
     print(f'  reading one of 32 pixels {read * 1000:.2f} ms')
 
 

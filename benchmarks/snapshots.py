@@ -49,8 +49,7 @@ def measure_write(path, G):
         submitted = time.perf_counter()
         writer.wait()
         print(f'write, {label} time: copy {copied - start:.3f} s, handing over {submitted - copied:.4f} s, in the '
-              'background '
-              f'{time.perf_counter() - submitted:.2f} s')
+              f'background {time.perf_counter() - submitted:.2f} s')
     writer.close()
 
 

@@ -61,7 +61,7 @@ def device_of(config):
 
 
 class RandomVit(torch.nn.Module):
-    """The size of CLIP's ViT-B/32 image tower, with random weights: what a teacher costs, not what it knows."""
+    """The size of CLIP's ViT-B/32 image tower, with random weights: the cost of a teacher, without its knowledge."""
 
     def __init__(self):
         super().__init__()
@@ -90,7 +90,7 @@ def random_teacher(_name, device, fp32):
 
 
 def random_features(teacher, dataset, *_args):
-    """In place of `kd_plugin.feature_cache.real_features`, which would keep them on the disk."""
+    """In place of `kd_plugin.feature_cache.real_features`, which would store them on disk."""
     return torch.randn(len(dataset), teacher.dim, device=teacher.mean.device)
 
 

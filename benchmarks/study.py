@@ -7,8 +7,8 @@
     docs/evidence.md
 
 `--folder` holds the archives and teachers that study_table.py names (docs/evidence.md has the commands that make them),
-and the runs. A run is trained once, for whatever parts ask for it, by the very code of train.py; each is a process of
-one thread. After every measurement results.jsonl, a line per run, is written again.
+and the runs. A run that several parts need is trained once, by the code of train.py; each is a process of one thread.
+After every measurement results.jsonl, a line per run, is written again.
 """
 
 import contextlib

@@ -71,8 +71,7 @@ def comparison(found, base, kimg):
     if result is None:
         return 'one seed'
     return (f'{result.mean:+.0f} [{result.low:+.0f}, {result.high:+.0f}], smaller in {result.smaller} of '
-            f'{result.seeds}, '
-            f'sign test p = {result.p_value:.2f}')
+            f'{result.seeds}, sign test p = {result.p_value:.2f}')
 
 
 def curves(lines, part, path):

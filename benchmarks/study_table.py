@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class DataSet(NamedTuple):
-    """What is trained on, and what it is measured against: images that nobody trained on.
+    """The training images, and the images to measure against, which nothing is trained on.
 
     options: of train.py.
     train, test: archives in the study's folder.

@@ -1,7 +1,7 @@
 """How torch's threads should wait for each other, alone and beside one busy program: python benchmarks/threads.py
 
 Each setting of the environment (--setting=NAME=VALUE,...) gets a process that trains the demo. They take turns of a few
-steps, alone and beside a program that keeps one core busy, so that whatever else runs on the machine hits all of them
+steps, alone and beside a program that keeps one core busy, so that other programs on the machine affect all of them
 alike; it is printed as well, in cores. `chosen` is what the command lines do: before each turn it chooses the number of
 threads as a program does at its start. Linux only; five minutes.
 """
@@ -33,7 +33,7 @@ def train_in_turns(folder, chooses):
     """In a process of its own: a line of input is a turn, a line of output its images, seconds, ... (see `turn`)."""
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)                               # what the training says is no answer
-    import torch  # before dnnlib, which would set what this process is to do without
+    import torch  # before dnnlib, which would set variables that this process must not have
 
     import train
     from dnnlib import free_cores
@@ -62,7 +62,7 @@ def start(setting, folder):
     """-> a process that has trained for a turn to warm up."""
     env = {name: value for name, value in os.environ.items() if name not in THREADS}
     if setting == CHOSEN:
-        from dnnlib import threads  # not above: there it would set what the other processes are to do without
+        from dnnlib import threads  # here, as it sets variables that the other processes must not have
         threads.wait_briefly(env)
     else:
         env.update(part.split('=') for part in setting.split(',') if setting != NOTHING)

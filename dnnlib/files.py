@@ -222,8 +222,7 @@ def _fetch(url: str, path: str, sha256: str | None, *, what: str, option: str) -
                 got = sha256_of_file(temp)
                 if sha256 not in (None, got):
                     raise UserError(f'{what}: {url}: SHA-256 is {got}, expected {sha256}: it is another file, or was '
-                                    'damaged on the way; '
-                                    'check the digest, then try again')
+                                    'damaged on the way; check the digest, then try again')
     except requests.RequestException as err:
         raise UserError(f'{what}: {url} cannot be fetched ({reason_of(err)}); '
                         f'download it elsewhere and name the file with {option}=FILE, or put it at {path}') from err

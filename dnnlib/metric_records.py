@@ -77,8 +77,7 @@ def comparable(record: dict, others: list[dict]) -> tuple[list[dict], str | None
     if odd is None:
         return same, None
     return same, (f'Warning: {len(others) - len(same)} of {len(others)} values of {record.get("metric")} were measured '
-                  'by another protocol and are '
-                  f'not compared with this one: {"; ".join(differences(record, odd))}')
+                  f'by another protocol and are not compared with this one: {"; ".join(differences(record, odd))}')
 
 
 def best(records: list[dict]) -> dict | None:

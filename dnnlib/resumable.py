@@ -48,9 +48,8 @@ def download(url: str, check, *, what: str, option: str) -> str:
             check(part.path)
         except UnusableFile as err:
             part.restart('')
-            raise UserError(f'{what}: what {url} gives {err}; try again later, or get the archive elsewhere and '
-                            'name it with '
-                            f'{option}=FILE') from err
+            raise UserError(f'{what}: what {url} gives {err}; try again later, or get the archive elsewhere and name '
+                            f'it with {option}=FILE') from err
         part.move_to(path)
     return path
 

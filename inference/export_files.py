@@ -107,8 +107,7 @@ def write_onnx(path, export):
                                   output_names=['img'], verbose=False).model_proto
     if model.opset_import[0].version != export.opset:
         raise UserError(f'--opset={export.opset}: torch {torch.__version__} and onnxscript {onnxscript.__version__} '
-                        'cannot write this version; '
-                        'use a lower one')
+                        'cannot write this version; use a lower one')
     _only_what_runs(model)
     for key, value in export.metadata.items():
         model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))

@@ -101,8 +101,8 @@ def load_state(outdir, settings):
     for name, value in settings.items():
         if info['settings'].get(name) != value:
             raise UserError(f'{path}: belongs to an unfinished projection with other settings ({name} '
-                            f'{info["settings"].get(name)}, now {value}); '
-                            'repeat that command, choose another --outdir, or delete the file')
+                            f'{info["settings"].get(name)}, now {value}); repeat that command, choose another '
+                            '--outdir, or delete the file')
     return info['first'], checkpoint.unflatten(info['projection'], tensors), info.get('threads')
 
 

@@ -122,8 +122,7 @@ def _check_single_images(methods, settings):
     if comparing:
         option, remedy = comparing[0]
         raise UserError(f'{option}: compares the images of a micro-batch, and here that is a single one; use a larger '
-                        '--batch or --batch-gpu, '
-                        f'or {remedy}')
+                        f'--batch or --batch-gpu, or {remedy}')
 
 
 def _idle_fields(kd, methods, pd):

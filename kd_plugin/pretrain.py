@@ -202,8 +202,7 @@ def _check_same(path, before, now):
     for name in now:
         if before.get(name) != now[name]:
             raise UserError(f'{path}: is of a training with {name} = {before.get(name)}, now it is {now[name]}; choose '
-                            'another --out, '
-                            'or remove the file')
+                            'another --out, or remove the file')
 
 
 def _read_record(path):

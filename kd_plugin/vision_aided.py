@@ -167,8 +167,7 @@ def _configure(opts, config, _dataset):
                         '--vision-aided-recipe=biggan, whose hinge loss knows no label; leave it out')
     if warmup >= config.total_kimg:
         raise UserError(f'--vision-aided-warmup={warmup:g}: the run ends after {config.total_kimg:g} kimg, before the '
-                        'warm-up does; '
-                        f'use a shorter one, such as {config.total_kimg / 3:.2g}')
+                        f'warm-up does; use a shorter one, such as {config.total_kimg / 3:.2g}')
     if opts.vision_aided_policy is not None:
         parse_policy(opts.vision_aided_policy, '--vision-aided-policy')
     return dict(teachers=names, recipe=recipe, warmup=warmup, fp32=not half_suits(opts, config.device))

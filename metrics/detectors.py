@@ -120,8 +120,8 @@ def load_inception(device, path: str | None = None) -> Detector:
               [N, 2048]; None = download to the cache on first use.
     Raises: UserError if it cannot be had, or is no such network.
     """
-    return script_detector(INCEPTION_URL, path, device, INCEPTION_FEATURES, lambda script,
-                           img: script(img, return_features=True),
+    return script_detector(INCEPTION_URL, path, device, INCEPTION_FEATURES,
+                           lambda script, img: script(img, return_features=True),
                            what='Inception detector of the FID', option='--detector', noun='Inception detector')
 
 

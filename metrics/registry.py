@@ -59,7 +59,7 @@ def register_metric(pattern: str, needs: str, better: str = 'lower', real: dict 
                     abilities: tuple[str, ...] = (), seeks_copies: bool = False, alone: bool = False):
     """Decorator: makes a function the `compute` of a `Metric`; the first line of its docstring is what users are told.
 
-    Raises ValueError if the pattern is taken, or `better` is none of the two.
+    Raises ValueError if the pattern is taken, or `better` is neither.
     """
     def register(compute):
         if pattern in _metrics:

@@ -15,8 +15,8 @@ def load_inception_classes(device, path: str | None = None) -> Detector:
               [N, 1008], rows that add up to 1; None = download to the cache on first use.
     Raises: UserError if it cannot be had, or is no such network.
     """
-    return script_detector(INCEPTION_URL, path, device, INCEPTION_CLASSES, lambda script,
-                           img: script(img, no_output_bias=True),
+    return script_detector(INCEPTION_URL, path, device, INCEPTION_CLASSES,
+                           lambda script, img: script(img, no_output_bias=True),
                            what='Inception detector of the FID', option='--detector', noun='Inception detector',
                            output=' classes')
 
@@ -29,6 +29,6 @@ def load_vgg16(device, path: str | None = None) -> Detector:
               [N, 4096]; None = download to the cache on first use.
     Raises: UserError if it cannot be had, or is no such network.
     """
-    return script_detector(VGG16_URL, path, device, VGG16_FEATURES, lambda script,
-                           img: script(img, return_features=True),
+    return script_detector(VGG16_URL, path, device, VGG16_FEATURES,
+                           lambda script, img: script(img, return_features=True),
                            what='VGG16 of precision and recall', option='--vgg16', noun='VGG16 of precision and recall')

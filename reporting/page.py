@@ -59,7 +59,7 @@ class Linked:
             self.prefix = os.path.relpath(os.path.abspath(folder), start).replace(os.sep, '/')
         except ValueError as err:                       # another drive of Windows
             raise UserError(f'--assets={folder}: cannot be linked from {page} ({err}); '
-                            'choose a folder beside the page') from err
+                            'choose a folder next to the page') from err
         files.make_dir(folder)
         for name, kind in [(STYLE_FILE, 'style'), (SCRIPT_FILE, 'script')]:
             files.write_text(os.path.join(folder, name), asset(kind))

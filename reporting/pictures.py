@@ -104,7 +104,8 @@ def as_jpeg(image: PIL.Image.Image) -> bytes:
 
 
 def _cropped(image, side):
-    """The first columns and rows of a grid of images of `side` pixels; a picture that is no such grid stays."""
+    """The first columns and rows of a grid of images of `side` pixels; a picture that is no such grid is returned
+    unchanged."""
     if side is None or image.width % side or image.height % side:
         return image
     columns, rows = LARGE if side > SMALLEST_CELL else SMALL

@@ -56,10 +56,15 @@ class Cell(NamedTuple):
                        for option in options]
         return options
 
+    def kimg(self, scale=1):
+        """Length of the training."""
+        data = DATA[self.data]
+        return data.kimg if scale >= 1 else max(data.kimg * scale, LEAST_KIMG[data.cfg])
+
     def train_options(self, scale=1, teacher=None):
         """Options of train.py, except those that name files and seeds."""
         data = DATA[self.data]
-        kimg = data.kimg if scale >= 1 else max(data.kimg * scale, LEAST_KIMG[data.cfg])
+        kimg = self.kimg(scale)
         options = [f'--cfg={data.cfg}', *self.system_options(teacher), f'--kimg={kimg:g}']
         if '--aug=linear' in options:
             options.append(f'--p-kimg={kimg:g}')

@@ -81,12 +81,22 @@ class Plan:
         if best is None:
             raise UserError(f'{run}: no snapshot that is there has been measured; name another --outdir')
         last = max(records, key=lambda record: record['cur_nimg'])
+        if last['cur_nimg'] < self.cell.kimg(self.scale) * 1000:
+            raise UserError(f'{run}: has stopped after {last["cur_nimg"] / 1000:g} of {self.cell.kimg(self.scale):g} '
+                            'kimg; the same command goes on from there')
         return {name: os.path.join(run, record['snapshot']) for name, record in (('best', best), ('last', last))}
 
 
 def call(command):
-    """Runs a program of the project; its output is the user's. Raises UserError if it fails."""
-    code = subprocess.run([sys.executable, os.path.join(ROOT, command[0]), *command[1:]], check=False).returncode
-    if code:
-        raise UserError(f'{command[0]} ended with code {code}, its message is above; the same command goes on from '
-                        'there')
+    """Runs a program of the project; its output is the user's. Raises UserError if it fails, or after Ctrl-C."""
+    process, interrupted = subprocess.Popen([sys.executable, os.path.join(ROOT, command[0]), *command[1:]]), False
+    while process.poll() is None:
+        try:
+            process.wait()
+        except KeyboardInterrupt:               # the program has it, too, and saves its state
+            interrupted = True
+    if interrupted:
+        raise UserError('interrupted; the same command goes on from there')
+    if process.returncode:
+        raise UserError(f'{command[0]} ended with code {process.returncode}, its message is above; the same command '
+                        'goes on from there')

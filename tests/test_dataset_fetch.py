@@ -209,8 +209,8 @@ def test_a_result_that_is_there_is_not_overwritten(server):
     (dict(files={}), r'panda: http://.* cannot be fetched \(404 Not Found\); download it elsewhere and name the file '
                      r'with --source=FILE'),
     (dict(headers={'Content-Type': 'text/html'}), 'panda: http://.* gives text/html, a page and no archive'),
-    (dict(cuts=[1000, 0]), r'panda: http://.* cannot be fetched \(.*\); 1.0 kB are kept, the same command goes on from '
-                           r'there; or')])
+    (dict(cuts=[1000, 0]), r'panda: http://.* cannot be fetched \(.*\); 1.0 kB are kept, the same command continues '
+                           r'from there; or')])
 def test_bad_answers(server, change, message):
     vars(server).update(change)
     assert re.search('^Error: ' + message, refusal('panda'))

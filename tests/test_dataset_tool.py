@@ -56,8 +56,7 @@ def test_center_crop_wide_says_why_pictures_are_left_out(tmp_path, capsys):
                                            'wide.png': noise(12, 32, 3)})
     run_tool(source, tmp_path / 'out', '--transform=center-crop-wide', '--width=16', '--height=8')
     assert ('2 of 3 images are left out, less wide than --width=16 or, at that width, less high than --height=8 (a '
-            'smaller --height takes wider '
-            'pictures): narrow.png, wide.png') in capsys.readouterr().err
+            'smaller --height takes wider pictures): narrow.png, wide.png') in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('orientation, turn', [

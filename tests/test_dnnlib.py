@@ -148,8 +148,8 @@ def test_a_download_without_end(cache, monkeypatch, headers, message):
 
 
 def test_a_compressed_answer_may_be_longer_than_it_says(cache, monkeypatch):
-    monkeypatch.setattr(requests, 'get', lambda url,
-                        **kw: FakeResponse(b'weights', Content_Length='3', Content_Encoding='gzip'))
+    monkeypatch.setattr(requests, 'get',
+                        lambda url, **kw: FakeResponse(b'weights', Content_Length='3', Content_Encoding='gzip'))
     assert pathlib.Path(fetch()).read_bytes() == b'weights'
 
 

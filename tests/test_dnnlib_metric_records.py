@@ -33,8 +33,7 @@ def test_only_equals_are_compared_and_the_others_are_told():
     assert metric_records.comparable(record(), [same]) == ([same], None)
     found, warning = metric_records.comparable(record(), [same, other])
     assert found == [same] and warning == ('Warning: 1 of 2 values of m were measured by another protocol and are not '
-                                           'compared with this one: '
-                                           'reference.images 100 and 160')
+                                           'compared with this one: reference.images 100 and 160')
 
 
 def test_the_best_in_either_direction():

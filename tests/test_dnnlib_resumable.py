@@ -82,7 +82,7 @@ def test_what_breaks_off_is_continued_at_once(server, capsys):
 def test_the_next_call_continues(server, cache, headers):
     server.headers, server.cuts = headers, [2000, 0]
     message = refusal(server)
-    assert re.search(r'^panda: http://.*/a.zip cannot be fetched \(\w+\); 2.0 kB are kept, the same command goes on '
+    assert re.search(r'^panda: http://.*/a.zip cannot be fetched \(\w+\); 2.0 kB are kept, the same command continues '
                      r'from there; '
                      r'or download it elsewhere and name the file with --source=FILE$', message)
     fetch(server)
@@ -187,11 +187,9 @@ def test_a_cache_where_nothing_can_be_made(server, cache):
 def start_process(server):
     """Another process that fetches a long file and is held up after 200 kB of it."""
     # What a shell starts in the background ignores it
-    code = ('import signal\n'
-            'from dnnlib import resumable, util\n'
-            'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
-            'with util.user_errors():\n'
-            f'    print(resumable.download({server.address + "/long.zip"!r}, lambda path: None, what="panda", '
+    code = ('import signal\nfrom dnnlib import resumable, util\nsignal.signal(signal.SIGINT, '
+            'signal.default_int_handler)\nwith util.user_errors():\n    '
+            f'print(resumable.download({server.address + "/long.zip"!r}, lambda path: None, what="panda", '
             'option="--source"))\n')
     process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                env=dict(os.environ, PYTHONPATH=str(pathlib.Path(resumable.__file__).parents[1])))

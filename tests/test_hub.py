@@ -120,9 +120,9 @@ def run(tmp_path_factory):
 
 def test_there_and_back(run, tmp_path, server):
     code = (f'import push_to_hub; push_to_hub.main(["--run={run}", "--repo=me/faces", "--private"], '
-            'standalone_mode=False)\n'
-            'from training import model_files; print(model_files.locate("hf:me/faces"))\n'
-            'print(model_files.load_generator("hf:me/faces", "cpu").img_resolution)')
+            'standalone_mode=False)\nfrom training import model_files; '
+            'print(model_files.locate("hf:me/faces"))\nprint(model_files.load_generator("hf:me/faces", '
+            '"cpu").img_resolution)')
     *printed, path, resolution = python(code, tmp_path, server)
     assert printed[-1] == f'Uploaded: {server.address}/me/faces/commit/1' and resolution == '16'
     tensors, info = checkpoint.load(path, 'network')

@@ -232,11 +232,11 @@ def test_the_configuration_of_older_runs_is_the_same(tiny_data):
     (['--kd=cgkd', '--kd-center=1'], '--kd-center=1: with 2 texts nothing but signs is left of the correlations; '
                                      '--kd-texts needs three or more'),
     (['--kd=agkd,pkt', '--batch=4', '--batch-gpu=1'], '--kd=pkt: compares the images of a micro-batch, and here that '
-                                                      'is a single one; use a larger '
-     '--batch or --batch-gpu, or leave pkt out'),
+                                                      'is a single one; use a larger --batch or --batch-gpu, or leave '
+                                                      'pkt out'),
     (['--kd=cgkd', '--batch=4', '--batch-gpu=1'], '--kd-pd=student: compares the images of a micro-batch, and here '
-                                                  'that is a single one; use a '
-     'larger --batch or --batch-gpu, or use --kd-pd=off'),
+                                                  'that is a single one; use a larger --batch or --batch-gpu, or use '
+                                                  '--kd-pd=off'),
     (['--kd=agkd,hints'], '--kd=agkd,hints: hints is no method; use one or several of ' + ', '.join(DISTILLERS))])
 def test_options_that_would_do_nothing_are_refused(args, message, tiny_data):
     with pytest.raises(UserError) as err:

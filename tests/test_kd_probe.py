@@ -129,8 +129,8 @@ def test_a_teacher_of_images_only_and_data_without_classes(tmp_path, monkeypatch
     class Mean(torch.nn.Module):
         def image_features(self, x):
             return x.mean([2, 3])
-    monkeypatch.setattr(probe, 'load_teacher', lambda name, device,
-                        option: Teacher(Mean(), Preprocess(8, (0,) * 3, (1,) * 3), 3, 'mean'))
+    monkeypatch.setattr(probe, 'load_teacher',
+                        lambda name, device, option: Teacher(Mean(), Preprocess(8, (0,) * 3, (1,) * 3), 3, 'mean'))
     for i in range(12):
         PIL.Image.new('RGB', (16, 16), (i, 0, 0)).save(tmp_path / f'{i:02d}.png')
     code, text = run_cli(probe.main, f'--data={tmp_path}', '--teacher=mean', f'--outdir={tmp_path / "out"}',

@@ -142,5 +142,5 @@ def test_without_words(transformers, tmp_path, monkeypatch):
     path = tmp_path / 'TCL_4M.pth'
     torch.save(dict(model=weights(bert(transformers))), path)
     with pytest.raises(UserError, match=r'bert-base-uncased cannot be fetched \(no network\); put its vocab\.txt '
-                                        r'beside the file'):
+                                        r'next to the file'):
         load_teacher(str(path))

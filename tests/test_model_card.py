@@ -132,9 +132,8 @@ def test_metrics_last_and_best_by_protocol(tmp_path, data):
         'fid7_full | 2 | 25.25 | 20.5 at 12 kimg, of 4 measured', 'fid7_full | 3 | 21 | 21 at 24 kimg, of 1 measured',
         'fid9_full |  | not measured | not measured']
     assert ('3. fid7_full: 7 generated images (seed 5, truncation psi 1, noise random, labels none) against 12 real '
-            'ones of photos (as they are, '
-            'SHA-256 c0ffeec0ffeec0ff...); features of sha256:12ab, resize inside the detector; covariances over n; '
-            'torch 2.13.0 on cpu, 2026-01-02') in card
+            'ones of photos (as they are, SHA-256 c0ffeec0ffeec0ff...); features of sha256:12ab, resize inside the '
+            'detector; covariances over n; torch 2.13.0 on cpu, 2026-01-02') in card
     assert 'no impartial judge' in card
     measured(folder, 24.0, 24)                                                          # again: the newest counts
     assert 'fid7_full | 2 | 24 | 20.5 at 12 kimg, of 4 measured' in model_card.make_card(snapshot)

@@ -143,8 +143,8 @@ def test_a_generator_with_its_regularisations_goes_from_kernel_to_kernel(kernels
     conv = lambda x, w: conv2d_resample.conv2d_resample(x, w, padding=1)
     got = two_layers(given, layer, lambda x, w: conv2d_resample.conv2d_resample(x, w, f, up=2, padding=1), conv, clamp)
     assert kernels == {'upfirdn2d', *custom_ops.OPERATORS['scaled_bias_act']}
-    want = two_layers(exact, layer_definition, lambda x, w: up_conv_definition(x, w, f.double()), lambda x,
-                      w: F.conv2d(x, w, padding=1), clamp)
+    want = two_layers(exact, layer_definition, lambda x, w: up_conv_definition(x, w, f.double()),
+                      lambda x, w: F.conv2d(x, w, padding=1), clamp)
     for got_one, want_one in zip(got, want, strict=True):
         error = (got_one.double() - want_one).norm() / want_one.norm()
         assert error <= (1e-6 if dtype == torch.float32 else 1e-13) * 20 and want_one.norm() > 0, error

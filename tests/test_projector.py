@@ -63,8 +63,8 @@ def test_results_of_one_target(network, photos, tmp_path):
             record['class_number']) == ('w', 4, 0, 1, None)
     assert record['perceptual'].startswith('demo_teacher.safetensors:') and record['target'].endswith('wide.jpg')
     assert re.search(f'wide.jpg: distance {record["with_noise_maps"]["distance"]:.4f} with .* '
-                     f'{record["projection"]["distance"]:.4f} without '
-                     f'.* {record["mean"]["distance"]:.4f} at the mean', output)
+                     f'{record["projection"]["distance"]:.4f} without .* {record["mean"]["distance"]:.4f} at the '
+                     'mean', output)
     img = load_generator(network, 'cpu').synthesis(torch.from_numpy(np.load(out / 'projected_w.npz')['w']),
                                                    noise_mode='const')
     target = pixels(out / 'target.png').transpose(2, 0, 1) / 127.5 - 1
@@ -225,8 +225,8 @@ def test_large_pictures_are_shrunk_for_vgg16():
 def test_video(network, photos, tmp_path, monkeypatch):
     frames = []
     monkeypatch.setattr(projector.video_files, 'check_mp4', lambda remedy: None)
-    monkeypatch.setattr(projector.video_files, 'write_mp4', lambda pictures, path,
-                        fps: frames.extend([path, *map(np.asarray, pictures)]))
+    monkeypatch.setattr(projector.video_files, 'write_mp4',
+                        lambda pictures, path, fps: frames.extend([path, *map(np.asarray, pictures)]))
     assert run(network, photos / 'wide.jpg', tmp_path, '--save-video')[0] == 0
     path, *frames = frames
     assert path == str(tmp_path / 'proj.mp4') and [frame.shape for frame in frames] == [(16, 32, 3)] * 5

@@ -12,7 +12,7 @@ import reproduce
 import train
 from dnnlib import UserError
 from metrics import metric_main
-from reproduction import cells, pages
+from reproduction import cells, commands, pages
 from reproduction.commands import Plan
 from reproduction.data_sets import DATA
 from reproduction.systems import SYSTEMS
@@ -130,6 +130,43 @@ def test_commands_name_the_reference_the_judge_and_the_seed(tmp_path):
             '--metrics=featfid10k_full'} <= set(plan.measure_command(2, 'a', 1))
     code, output = run_cli(reproduce.main, 'run', 'table2/cifar10-10/da', f'--data={tmp_path}', '-n', '--seeds=2')
     assert code == 0 and output.count('train.py') == 2 and output.count('calc_metrics.py') == 1
+
+
+def test_ctrl_c_lets_the_program_save_its_state(tmp_path, monkeypatch):
+    """It has the signal, too; subprocess.run would kill it after a quarter of a second."""
+    program = tmp_path / 'train.py'
+    program.write_text('import os, signal, sys, time\n'
+                       'def save(*_):\n    time.sleep(0.5)\n    open(sys.argv[1], "w").close()\n    sys.exit(0)\n'
+                       'signal.signal(signal.SIGINT, save)\n'
+                       'os.kill(os.getppid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGINT)\n'
+                       'time.sleep(60)\n')
+    monkeypatch.setattr(commands, 'ROOT', str(tmp_path))
+    with pytest.raises(UserError, match='interrupted; the same command goes on from there'):
+        commands.call(['train.py', str(tmp_path / 'saved')])
+    assert (tmp_path / 'saved').exists()
+    program.write_text('raise SystemExit(3)')
+    with pytest.raises(UserError, match='train.py ended with code 3'):
+        commands.call(['train.py'])
+
+
+def test_a_training_that_was_stopped_is_not_measured(tmp_path):
+    (tmp_path / 'obama.zip').write_bytes(b'')
+    plan = Plan(cells.find('table1/obama/da'), str(tmp_path), str(tmp_path))
+    run = tmp_path / 'obama' / 'da' / 'seed0' / '00000-obama'
+    with pytest.raises(UserError, match='seed0: holds 0 runs where one is expected'):
+        plan.snapshots(0)
+    run.mkdir(parents=True)
+    with pytest.raises(UserError, match='no snapshot that is there has been measured'):
+        plan.snapshots(0)
+    found = []
+    for nimg, value in [(100_000, 50.0), (200_000, 60.0), (300_000, 55.0)]:
+        (run / f'{nimg}').write_bytes(b'')
+        found.append(dict(metric='fid5k_full', value=value, snapshot=f'{nimg}', cur_nimg=nimg))
+        (run / 'metric-fid5k_full.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in found))
+        if nimg < 300_000:
+            with pytest.raises(UserError, match=f'has stopped after {nimg // 1000} of 300 kimg'):
+                plan.snapshots(0)
+    assert plan.snapshots(0) == {'best': str(run / '100000'), 'last': str(run / '300000')}
 
 
 def test_show_tells_what_is_left_open():

@@ -210,7 +210,7 @@ def test_more_drawings_for_the_metrics_of_the_demo(tiny_data):
     fresh, trained = [np.stack([data[i][0] for i in range(len(data))]).astype(np.float32) for data in (fresh, trained)]
     nearest = [np.abs(trained - image).mean(axis=(1, 2, 3)).min() for image in fresh]
     assert min(nearest) > 1 and np.abs(fresh.mean(axis=0) - trained.mean(axis=0)).mean() < 10          # of 255
-    with pytest.raises(UserError, match='--metric-data=demo: are further drawings .* of --data=demo; name real images'):
+    with pytest.raises(UserError, match='--metric-data=demo: these are further drawings .* name real images'):
         config_of(tiny_data, '--metric-data=demo')
 
 

@@ -210,8 +210,8 @@ def test_where_torch_cannot_go_on_the_run_ends_with_the_reason(cuda):  # noqa: F
     with pytest.raises(UserError) as caught:
         fails_while_recording(cuda, Toy(), RuntimeError('not permitted'), NOT_ENDED).run()
     assert str(caught.value) == ('--cuda-graphs: Gmain cannot be recorded (not permitted), after which torch cannot go '
-                                 'on; give the same command '
-                                 'with --cuda-graphs=0, which continues the run if it has a state')
+                                 'on; give the same command with --cuda-graphs=0, which continues the run if it has a '
+                                 'state')
     assert cuda.stream == 'main'
 
 
@@ -220,8 +220,7 @@ def test_who_insists_gets_an_error_with_the_remedy(cuda):  # noqa: F811
         with pytest.raises(UserError) as caught:
             fails_while_recording(cuda, Toy(insist=True), RuntimeError('not permitted'), at_end).run()
         assert str(caught.value) == ('--cuda-graphs=1: Gmain cannot be recorded (not permitted); use '
-                                     '--cuda-graphs=auto, with which the same '
-                                     'command continues the run')
+                                     '--cuda-graphs=auto, with which the same command continues the run')
         assert cuda.stream == 'main'
 
 

@@ -380,8 +380,8 @@ def test_a_crash_before_the_verdict_is_made_up_for(tiny_data, tmp_path, monkeypa
 def test_an_observer_may_end_a_run_between_snapshots(tiny_data, tmp_path, monkeypatch):
     config = stopping_config(tiny_data)
     config.network_snapshot_ticks = 5
-    monkeypatch.setattr(early_stop.EarlyStop, 'verdict', lambda self, run_dir,
-                        cur_nimg: 'enough' if cur_nimg == 16 else None)
+    monkeypatch.setattr(early_stop.EarlyStop, 'verdict',
+                        lambda self, run_dir, cur_nimg: 'enough' if cur_nimg == 16 else None)
     job = finished(config, tmp_path)
     assert job.cur_nimg == 16 and (tmp_path / 'network-snapshot-000000.016.safetensors').is_file()
     assert json.loads((tmp_path / 'metric-clipfid8_full.jsonl').read_text())['cur_nimg'] == 16

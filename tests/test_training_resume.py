@@ -319,7 +319,7 @@ def test_the_command_of_a_fork_continues_it(half_a_run, tmp_path):
     code, output = half_a_run('--gamma=6', f'--fork-from={source}', '--kimg=0.008')
     assert (code == 1
             and output.startswith('Error: --kimg=0.008: the run starts at 0.008 kimg (--fork-from); give a larger '
-                                  '--kimg, it counts from'))
+                                  '--kimg, which counts from'))
     assert half_a_run()[0] == 0                                                 # the source goes on to its end
     code, output = half_a_run('--gamma=7', f'--fork-from={source}')
     assert code == 0 and f'{fork} is complete' in output and read_json(fork / found_out.FILE)['fork_origin'] == origin

@@ -1,5 +1,4 @@
-"""Work that training need not wait for, such as writing checkpoints, done in one thread in the order in which it was
-handed over."""
+"""Work in the background, such as writing checkpoints, done by one thread in the order in which it was submitted."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,8 +8,8 @@ LONGEST_QUEUE = 3               # functions that wait: each may hold a copy of a
 class BackgroundWriter:
     """Runs functions one after the other in a thread.
 
-    What a function raises is raised again by the next `submit`, `check` or `wait`; those handed over after it are then
-    left out, because they may build on it.
+    The next `submit`, `check` or `wait` raises the error of a function; functions submitted after it are then skipped,
+    because they may build on it.
     """
 
     def __init__(self):
@@ -19,15 +18,14 @@ class BackgroundWriter:
         self.failed = False
 
     def submit(self, function, *args):
-        """Has `function(*args)` called soon; waits where too much is waiting already. Its arguments must not change
-        meanwhile."""
+        """Queues `function(*args)`; waits if the queue is full. The arguments must not change meanwhile."""
         self.check()
         while len(self.pending) > LONGEST_QUEUE:
             self.pending.pop(0).result()
         self.pending.append(self.executor.submit(self._run, function, args))
 
     def check(self):
-        """Raises what a function has raised; does not wait."""
+        """Raises the error of a function, if any; does not wait."""
         while self.pending and self.pending[0].done():
             self.pending.pop(0).result()
 

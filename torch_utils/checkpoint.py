@@ -14,7 +14,7 @@ from dnnlib import UserError, files
 from dnnlib.text import one_line
 
 VERSION = '1'
-HEADER_LIMIT = 4 << 20          # bytes; our training states of the largest networks have a tenth of it
+HEADER_LIMIT = 4 << 20          # bytes; the training states of the largest networks need a tenth of it
 
 
 def save(path, kind, tensors, info, keep_old_as=None):
@@ -24,7 +24,7 @@ def save(path, kind, tensors, info, keep_old_as=None):
         kind:    what it is ('network', or the state of a training, projection or pretraining); `load` asks for it.
         tensors: {name: tensor}.
         info:    anything JSON can hold.
-        keep_old_as: new path of the file that is there already; None = it goes.
+        keep_old_as: new path of the existing file; None = it is replaced.
     Raises:      UserError if it cannot be written (disk full, no permission).
     """
     tensors = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
@@ -54,19 +54,17 @@ def _unshared(tensors):
 
 
 def copies(tensors):
-    """{name: tensor} -> copies on the CPU, which training may not change any more.
-
-    Contiguous, as `save` needs them: a thread that reorders them there gets OpenMP threads of its own, and once there
-    are more threads than cores, those of the training wait asleep at every operator, to the end of the run (1.7 times
-    as slow on two cores).
+    """{name: tensor} -> copies on the CPU, out of reach of the training. Contiguous, as `save` needs them: if its
+    thread had to reorder them, it would get OpenMP threads of its own; with more threads than cores, those of the
+    training sleep at every operator, until the end of the run (1.7 times as slow on two cores).
     """
     return {name: value.detach().to('cpu', copy=True, memory_format=torch.contiguous_format)
             for name, value in tensors.items()}
 
 
 def checksum(tensors, info):
-    """CRC-32 in hex of the JSON text `info` and of every tensor's name, type, shape and bytes: damage shows, forgery
-    does not."""
+    """CRC-32 in hex of the JSON text `info` and of every tensor's name, type, shape and bytes: it detects damage, not
+    forgery."""
     crc = zlib.crc32(info.encode())
     for name, value in sorted(tensors.items()):
         crc = zlib.crc32(f'{name} {value.dtype} {list(value.shape)}'.encode(), crc)
@@ -80,14 +78,14 @@ def load(path, kind, device='cpu', remedy=None):
     info = load_info(path, kind, remedy)
     tensors = load_tensors(path, remedy=remedy)
     metadata = _load_metadata(path, remedy)
-    # None: written before there were checksums
+    # None: from before there were checksums
     if metadata.get('checksum') not in (None, checksum(tensors, metadata['info'])):
         raise damaged(path, 'its checksum is wrong', remedy)
     return {name: value.to(device) for name, value in tensors.items()}, info
 
 
 def load_checksum(path, kind):
-    """What the file says its checksum is; None of a file from before there were any."""
+    """The checksum recorded in the file; None for a file from before there were any."""
     load_info(path, kind)
     return _load_metadata(path).get('checksum')
 

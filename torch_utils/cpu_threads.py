@@ -1,7 +1,6 @@
-"""How many threads torch computes with on a CPU: one for each core that other programs leave, unless the user has set
-it.
-
-With more of them, each operator waits for the one whose core is taken: a training becomes five times as slow.
+"""How many threads torch computes with on a CPU: one for each core that other programs leave free, unless the user has
+set it. With more threads, each operator waits for the thread whose core is taken, and a training becomes five times as
+slow.
 """
 
 import os
@@ -21,10 +20,10 @@ def is_users():
 
 
 def choose(processes=1, recorded=None):
-    """-> threads for each of so many processes on this machine. Says so where they are fewer than torch would take.
+    """-> threads for each of so many processes on this machine. Prints a line if they are fewer than torch would take.
 
     Args:
-        recorded: what a computation that is continued was begun with, which decides its last digits; None = nothing.
+        recorded: the number that a continued computation began with, which decides its last digits; None = new.
     """
     every = torch.get_num_threads()
     if is_users():

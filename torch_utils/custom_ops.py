@@ -1,10 +1,9 @@
 """The CUDA kernels of torch_utils/ops: built and loaded when the first CUDA tensor comes, compared once with the
 reference, then used.
 
-There are two ways to them: a library made by nvcc (native_build.py), or else NVRTC, which comes with torch
-                            (nvrtc_kernels.py). Where
-neither serves, the operators go on in plain torch: one warning says why and what to do. On a machine without a GPU
-nothing here runs, and no compiler is needed.
+There are two ways to get them: a library built by nvcc (native/build.py), or else NVRTC, which comes with torch
+(native/nvrtc_kernels.py). If neither works, the operators run in plain torch, and one warning says why and what to do.
+On a machine without a GPU nothing here runs, and no compiler is needed.
 """
 
 import glob
@@ -66,8 +65,8 @@ def require(kernel, device):
 
 
 def backend_of(kernel, device):
-    """What runs a kernel's operators on a device and why, e.g. 'kernel compiled by NVRTC 13.0 (nvcc is missing)'. May
-    build, as `problem_of`."""
+    """The backend of a kernel's operators on a device and the reason, e.g. 'kernel compiled by NVRTC 13.0 (nvcc is
+    missing)'. May build, as `problem_of`."""
     if device.type != 'cuda':
         return f'plain torch (on {device.type})'
     problem_of(kernel)
@@ -117,7 +116,7 @@ def load_library(time_limit_sec=native_build.TIME_LIMIT_SEC):
             return path
         except OSError as err:
             # a file that is damaged, or was made where other libraries are installed
-            problem = err.__cause__ or err          # newer torch tells the reason there only
+            problem = err.__cause__ or err          # newer torch gives the reason only there
             build_cache.discard(path, before=started)
     raise native_build.BuildError(f'the library, built again, does not load: {problem}',
                                   'install what it lacks, with its folder in LD_LIBRARY_PATH '
@@ -133,7 +132,7 @@ def _load(time_limit_sec):
         if left:
             try:
                 backend, functions = load(time_limit_sec)
-            except Exception as err:    # noqa: BLE001  a run must not end here, whatever the machine's tools do
+            except Exception as err:    # noqa: BLE001  no failure of the machine's tools may end a run
                 search.note_unbuilt(err)
             else:
                 for kernel in left:
@@ -192,17 +191,16 @@ class Search:
         for kernel in left:
             problems[kernel] = self.wrong.get(kernel) or unbuilt
             self.backends[kernel] = f'plain torch ({problems[kernel].gist()})'
-        # Of a failed build the first process tells: the others share its tools. Of wrong results any: the GPU may be
-        # its own.
+        # A failed build is reported by the first process, since all share its tools; wrong results by any process: the
+        # GPU may be its own.
         self.notes += [f'{kernel} runs without its CUDA kernel on rank {distributed.get_rank()}: {self.wrong[kernel]}'
                        for kernel in left if kernel in self.wrong]
         unserved = [kernel for kernel in left if kernel not in self.wrong]
         if unserved and distributed.is_first_of_machine():
             run, their, kernels = ('run', 'their', 'kernels') if len(unserved) > 1 else ('runs', 'its', 'kernel')
             listed = ' and '.join(part for part in (', '.join(unserved[:-1]), unserved[-1]) if part)
-            self.notes.append(f'{listed} {run} without {their} CUDA {kernels} on {platform.node()}, which is '
-                              'slower but '
-                              f'gives the same results: {unbuilt}')
+            self.notes.append(f'{listed} {run} without {their} CUDA {kernels} on {platform.node()}, which is slower '
+                              f'but gives the same results: {unbuilt}')
         return problems, self.backends, self.notes
 
 
@@ -215,7 +213,7 @@ def _problem_in(err):
 
 
 def _either(problems):
-    """Several as one: to mend any of them is enough."""
+    """Several problems as one: fixing any of them is enough."""
     first, *others = problems
     more = ''.join(f'\nOr without a compiler: {other}' for other in others)
     return first._replace(remedy=first.remedy + more) if first.remedy else first._replace(reason=first.reason + more)
@@ -255,14 +253,14 @@ def _missing(kernel, device):
 
 
 def _install(kernel, functions, device):
-    """Has torch call these functions, {operator: function}, on such devices, in the place of a kernel that it may know
+    """Makes torch call these functions, {operator: function}, on such devices, instead of a kernel that it may know
     already."""
     new = [name for name in OPERATORS[kernel] if name not in _installed]
     _installed.update({name: functions[name] for name in OPERATORS[kernel]})
     registration = torch.library.Library('kdgan', 'IMPL')
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')         # torch remarks that a kernel is replaced
-        for name in new:                        # once: one in Python does not let another replace it
+        warnings.simplefilter('ignore')         # torch warns that a kernel is replaced
+        for name in new:                        # once, since a Python function cannot be replaced by another
             registration.impl(name, lambda *args, name=name: _installed[name](*args), device.type.upper())
     _registrations.append(registration)
 
@@ -272,7 +270,7 @@ def _use_reference(kernel, device):
 
 
 def _guarded(kernel, name, function):
-    """A launch that fails costs one warning; from then on the reference runs."""
+    """A launch that fails gives one warning; from then on the reference runs."""
     def run(*args):
         try:
             return function(*args)

@@ -1,4 +1,4 @@
-"""The device that a command line means, and what is to be known of its memory and its arithmetic."""
+"""The device of a command line, and facts about its memory and its arithmetic."""
 
 import ctypes
 import functools
@@ -29,8 +29,8 @@ def torch_device(name):
 
 def keep_freed_memory():
     """Makes the C library keep freed memory for the next tensor instead of giving it back: on a CPU, fresh pages for
-    every tensor above 32 MB cost several times the arithmetic on them (benchmarks/ops_cpu.py). Does nothing where there
-    is no glibc."""
+    every tensor above 32 MB cost several times the arithmetic on them (benchmarks/ops_cpu.py). Does nothing without
+    glibc."""
     try:
         libc = ctypes.CDLL('libc.so.6')
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
@@ -42,7 +42,7 @@ def keep_freed_memory():
 @functools.cache
 def cpu_has_bfloat16(cpuinfo='/proc/cpuinfo'):
     """Whether the processor is known to multiply in bfloat16 (AVX-512 BF16, AMX). On others torch is 1.7 (AVX-512) to
-    10 times (AVX2) slower in it than in float32 (benchmarks/train_step.py). torch.cpu's own test overlooks it on some
+    10 times (AVX2) slower in it than in float32 (benchmarks/train_step.py). The test in torch.cpu misses it on some
     processors."""
     try:
         with open(cpuinfo) as f:
@@ -53,7 +53,7 @@ def cpu_has_bfloat16(cpuinfo='/proc/cpuinfo'):
 
 
 def out_of_memory(err):
-    """Whether an exception says that a device has no memory left. What is below torch (cuBLAS, cuDNN, NCCL, CUDA
-    graphs) has no type for it."""
+    """Whether an exception says that a device has no memory left. The libraries below torch (cuBLAS, cuDNN, NCCL, CUDA
+    graphs) have no type for it."""
     return (isinstance(err, torch.OutOfMemoryError)
             or (isinstance(err, RuntimeError) and any(text in str(err) for text in OUT_OF_MEMORY)))

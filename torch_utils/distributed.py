@@ -1,7 +1,6 @@
-"""Several processes: who am I, wait for each other, average gradients. Without a process group everything acts as a
-single process.
-
-Tensors on the CPU go through gloo, those on a GPU through NCCL: what the hosts agree on never waits for a device.
+"""Several processes: ranks, waiting for each other, averaging gradients. Without a process group everything acts as a
+single process. Tensors on the CPU use gloo, those on a GPU use NCCL, so agreements between hosts never wait for a
+device.
 """
 
 import atexit
@@ -18,11 +17,11 @@ from dnnlib import UserError
 
 from .devices import out_of_memory
 
-TIMEOUT = datetime.timedelta(minutes=30)        # for a process that hangs; one that ends is noticed at once
-# Of gradients that are reduced at a time: what a cache holds; what hides latency
+TIMEOUT = datetime.timedelta(minutes=30)        # for a process that hangs; a process that ends is noticed at once
+# Bytes of gradients reduced at a time. On a CPU: the size of a cache; on a GPU: enough to hide latency
 BUCKET_BYTES = dict(cpu=4 * 2 ** 20, cuda=32 * 2 ** 20)
 
-_store = None                                   # small facts that all processes can see; None = there is no group
+_store = None                                   # a store of small facts for all processes; None = there is no group
 
 
 class PeerFailure(Exception):
@@ -42,7 +41,7 @@ def init(device_type):
     if 'RANK' in os.environ and not dist.is_initialized():
         with _together():
             _store, rank, world_size = next(dist.rendezvous('env://', timeout=TIMEOUT))
-            # torchrun's store still has the addresses of those that failed
+            # torchrun's store still has the addresses of failed processes
             if os.environ.get('LOCAL_WORLD_SIZE') == str(world_size):
                 _store = dist.PrefixStore(f'attempt{os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', _store)
             dist.init_process_group('cpu:gloo,cuda:nccl' if device_type == 'cuda' else 'gloo', store=_store, rank=rank,
@@ -76,8 +75,8 @@ _is_alone = False
 
 @contextlib.contextmanager
 def alone():
-    """Within it, this process acts as a single one: for what may fail on some processes only, while others would wait
-    for them."""
+    """Within it, this process acts as a single one: for work that may fail on some processes only, where others would
+    wait."""
     global _is_alone
     _is_alone = True
     try:
@@ -120,9 +119,10 @@ def _together():
 
 @contextlib.contextmanager
 def one_message():
-    """Around the work of a process: of all that fail, the first tells why, on stderr, and each ends with exit code 1.
+    """Around the work of a process: of all processes that fail, the first prints the reason to stderr, and each ends
+    with exit code 1.
 
-    A `UserError` is a line, anything else has its traceback. A process alone is left to Python and to
+    A `UserError` is a line, anything else has its traceback. A single process is left to Python and to
     `dnnlib.util.user_errors`.
     """
     try:
@@ -138,14 +138,14 @@ def one_message():
         sys.stdout.flush()
         sys.stderr.flush()
         atexit._run_exitfuncs()
-        # Leaving the group could wait for processes that are no more; so could its threads
+        # Leaving the group could wait for processes that are gone; so could its threads
         os._exit(1)
 
 
 def _first_to_fail():
     try:
         return _store is None or _store.add('failures', 1) == 1
-    except RuntimeError:                        # the store has gone with the process that kept it, which has told why
+    except RuntimeError:            # the store is gone with the process that kept it, which has printed the reason
         return False
 
 
@@ -159,8 +159,8 @@ def barrier():
 
 @contextlib.contextmanager
 def main_process_first():
-    """The first process of each machine runs the block, then the others do: for files that one computes or downloads
-    and all read."""
+    """The first process of each machine runs the block, then the others: for files that one process computes or
+    downloads and all read."""
     first = is_first_of_machine()
     if not first:
         barrier()
@@ -184,7 +184,7 @@ def any_process(flag):
 
 
 def broadcast_from_main(module):
-    """Makes parameters and buffers of `module` those of the first process."""
+    """Copies parameters and buffers of `module` from the first process."""
     if is_active():
         with _together():
             for tensor in [*module.parameters(), *module.buffers()]:
@@ -233,8 +233,8 @@ def mean(tensor):
 def average(tensors, bucket_bytes=None):
     """Replaces `tensors` by their means over processes. All processes must hold the same ones, in the same order.
 
-    They are copied into buckets of `bucket_bytes` (default: by the device), each reduced as one while the next is being
-    copied: no more than two are alive.
+    They are copied into buckets of `bucket_bytes` (default: by the device), each reduced while the next is being
+    copied, so at most two exist at a time.
     """
     if get_world_size() == 1 or not tensors:
         return

@@ -1,4 +1,4 @@
-"""Says what this machine can do and what hinders it: python -m torch_utils.doctor [--build]
+"""Reports what this machine can do and what is missing: python -m torch_utils.doctor [--build]
 
 Prints versions, devices, which backend each operator uses and why, and the results of a short numeric check. Ends with
 exit code 0 if all is well (a machine without a GPU is), with 1 if something is broken; every problem comes with its
@@ -50,7 +50,7 @@ def versions():
 
 
 def nvrtc_version():
-    """'13.0  (path)' of the NVRTC that would compile for torch, or why there is none."""
+    """'13.0  (path)' of the NVRTC that would compile for torch, or the reason why there is none."""
     try:
         return f'{nvrtc_kernels.version()}  ({nvrtc_kernels.library()})'
     except native_build.BuildError as err:
@@ -75,7 +75,7 @@ def backends(has_cuda, time_limit_sec=native_build.TIME_LIMIT_SEC):
         reason = 'torch is built for the CPU' if torch.version.cuda is None else 'torch sees no GPU'
         return dict.fromkeys(custom_ops.OPERATORS, (f'plain torch: {reason}', None))
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')             # what they say is printed below
+        warnings.simplefilter('ignore')             # their text is printed below
         problems = {kernel: custom_ops.problem_of(kernel, time_limit_sec) for kernel in custom_ops.OPERATORS}
     return {kernel: (f'{custom_ops.backend_of(kernel, torch.device("cuda"))} on cuda, plain torch on '
                      'cpu' if problem is None
@@ -123,7 +123,7 @@ def machine_problems(driver, has_cuda):
 
 
 def kernel_problems(problem_of_kernel):
-    """Yields (problem, fix), once where kernels share one."""
+    """Yields (problem, fix), once if kernels share it."""
     for problem in dict.fromkeys(problem_of_kernel.values()):
         kernels = ', '.join(kernel for kernel, other in problem_of_kernel.items() if other == problem)
         yield (f'{kernels}: {problem.reason}',

@@ -31,7 +31,7 @@ def to_labelled_grid(img_uint8, columns, labels, min_tile=64):
     sheet = PIL.Image.new('RGB', (columns * tile_w, math.ceil(n / columns) * tile_h), 'white')
     font = PIL.ImageFont.load_default(size=text_height)
     for i, label in enumerate(labels):
-        tile = PIL.Image.new('RGB', (tile_w, tile_h), 'white')              # of its own: it cuts off what is too long
+        tile = PIL.Image.new('RGB', (tile_w, tile_h), 'white')      # its own image cuts off long text
         tile.paste(to_grid(img_uint8[i:i + 1], 1).convert('RGB').resize((w * zoom, h * zoom),
                                                                         PIL.Image.Resampling.NEAREST))
         PIL.ImageDraw.Draw(tile).text((2, h * zoom + 1), label, fill='black', font=font)
@@ -46,7 +46,7 @@ def save_image(image, path):
 
 
 def save_images(img_uint8, names, outdir, what=None):
-    """Writes uint8 [N, C, H, W] as single files and says so, by `what` they are, or else by their names."""
+    """Writes uint8 [N, C, H, W] as single files and prints a line that names them by `what` or by their file names."""
     files.make_dir(outdir)
     for img, name in zip(img_uint8, names, strict=True):
         save_image(to_grid(img[None], 1), os.path.join(outdir, name))
@@ -54,7 +54,7 @@ def save_images(img_uint8, names, outdir, what=None):
 
 
 def save_sheet(picture, name, outdir):
-    """Writes a PIL image and says so."""
+    """Writes a PIL image and prints a line."""
     files.make_dir(outdir)
     save_image(picture, os.path.join(outdir, name))
     print(f'Saved {name} in {outdir}')

@@ -1,4 +1,4 @@
-"""Images: between what networks work on, [-1, 1], and what files hold, 0..255; whether a network makes such."""
+"""Conversion of images between networks, [-1, 1], and files, 0..255; whether a data set fits a network."""
 
 import torch
 

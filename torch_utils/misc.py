@@ -10,9 +10,9 @@ import torch.overrides
 
 
 class ShapesOnly(torch.overrides.TorchFunctionMode):
-    """Within it, new weights have a shape and no memory: modules can be built to see what they would be.
+    """Within it, new weights have a shape but no memory: modules can be built to inspect them.
 
-    `torch.device('meta')` does that for everything, but its arithmetic imports a second's worth of modules first.
+    `torch.device('meta')` does that for everything, but its arithmetic first imports modules for a second.
     """
 
     FACTORIES = (torch.randn, torch.zeros, torch.ones, torch.full, torch.empty)
@@ -81,7 +81,7 @@ def copy_params_and_buffers(src_module, dst_module, require_all=False):
 
 @contextlib.contextmanager
 def suppress_tracer_warnings():
-    """Within it, torch.jit.trace does not warn of values that it takes for constants."""
+    """Within it, torch.jit.trace does not warn about values that it treats as constants."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', torch.jit.TracerWarning)
         yield

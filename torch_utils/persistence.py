@@ -1,7 +1,6 @@
-"""Objects as pickles of the reference implementation hold them: the source text of a class, its name, and the object's
-state.
-
-Reading such an object there runs the text. Nothing here does: this project reads the files as data (legacy.py).
+"""Objects in the form of the reference implementation's pickles: the source text of a class, its name, and the state of
+the object. There, reading such an object runs the text. Here nothing does: this project reads the files as data
+(legacy.py).
 """
 
 import copy
@@ -58,10 +57,9 @@ class PickledObject:
 
 
 def _reconstruct_persistent_obj(meta):
-    """The name that the files call. Here it only refuses: `pickle.load` must not run what a file brings along."""
+    """The name that the files call. Here it only raises: `pickle.load` must not run code from a file."""
     raise pickle.UnpicklingError(f'the pickle holds an object of the class {meta["class_name"]!r} together with source '
-                                 'text to run, '
-                                 'which this project never does; convert the file with legacy.py')
+                                 'text to run, which this project never does; convert the file with legacy.py')
 
 
 # ---------------------------------------------------------------------------
@@ -110,8 +108,7 @@ class _PickledStorage:
 
 
 class _StoragePickler(pickle.Pickler):
-    """A storage stands in the pickle as: what it is, type, key, device, number of elements, the part of another that it
-    is."""
+    """The entries of a storage in the pickle: kind, type, key, device, number of elements, view of another storage."""
 
     def persistent_id(self, obj):
         return (('storage', STORAGES[obj.dtype], '0', 'cpu', obj.numel(), None) if isinstance(obj, torch.Tensor)

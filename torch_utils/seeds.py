@@ -1,4 +1,4 @@
-"""Numbers that follow from what they are for, and from nothing else: not from what was drawn before, nor by whom."""
+"""Random numbers that depend only on their purpose, not on earlier draws or on the process."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 (what SLURM can send some time before its limit): a wish to stop, which the loop fulfils
+"""Ctrl-C, SIGTERM and SIGUSR1 (what SLURM can send some time before its limit): requests to stop, which the loop obeys
 between two iterations."""
 
 import contextlib
@@ -13,9 +13,8 @@ ASK_EVERY = 4
 
 
 class StopRequest:
-    """While it is entered, the first signal is noted and told; a Ctrl-C after it raises KeyboardInterrupt.
-
-    Of the others there may be several: whoever sends one to a program often sends it to its process group as well.
+    """Within it, the first signal is noted and announced; a Ctrl-C after it raises KeyboardInterrupt. Further signals
+    of the other kinds are ignored: they are often sent to the process group as well.
 
     Args:
         tell: function of a line of text.
@@ -40,7 +39,7 @@ class StopRequest:
                 raise KeyboardInterrupt
             return
         self.requested = True
-        # Python's, where the signal has come in the middle of a print; then nothing is told
+        # Python raises it if the signal arrives in the middle of a print; then nothing is announced
         with contextlib.suppress(RuntimeError):
             self.tell(f'{signal.Signals(signum).name}: stopping after this iteration; the state will be saved. (Press '
                       'Ctrl-C again to stop at once.)')

@@ -26,7 +26,7 @@ class Column(NamedTuple):
 def report(name, value):
     """Adds the finite elements of `value` (number, list or tensor) to the statistic `name`; returns `value`.
 
-    One that is infinite or NaN would spoil the sums forever, and with them whatever follows the statistic. In a
+    An infinite or NaN element would spoil the sums permanently, and every rule that uses the statistic. In a
     distributed run every process must report the same names.
     """
     elems = value.detach() if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64)

@@ -10,12 +10,12 @@ from dnnlib import UserError
 
 
 def loader(dataset, join, device, num_workers, **order):
-    """A DataLoader of what `join(items)` makes of the items of a batch, or of the `UserError` of one that cannot be
-    read: raised across processes, it would lose its one line.
+    """A DataLoader that gives `join(items)` for the items of a batch, or the `UserError` of an item that cannot be
+    read. Raised across processes, the error would lose its one-line form.
 
     Args:
         join:        function of a list of items; with workers it has to be one of a module, for Windows.
-        device:      where the batches go, not by this: for a GPU they are pinned.
+        device: that the caller will move batches to: for a GPU they are pinned.
         num_workers: processes that read; 0 = this one.
         order:       batch_size and sampler, or batch_sampler, of the DataLoader.
     """
@@ -27,7 +27,7 @@ def loader(dataset, join, device, num_workers, **order):
 
 
 class _ErrorsAsItems(torch.utils.data.Dataset):
-    """The items of a data set, and in the place of one that cannot be read the `UserError`."""
+    """The items of a data set; for an item that cannot be read, its `UserError`."""
 
     def __init__(self, dataset):
         self.dataset = dataset
@@ -45,8 +45,7 @@ def _collate(join, items):
 
 
 def _signals(_worker_id):
-    """In a worker: Ctrl-C and SLURM's signal are the main process's business; a request to end
-    ends the worker."""
+    """In a worker: leaves Ctrl-C and SLURM's signal to the main process; a request to terminate ends the worker."""
     for name in ('SIGINT', 'SIGUSR1'):
         if hasattr(signal, name):                   # Windows has no SIGUSR1
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -54,11 +53,9 @@ def _signals(_worker_id):
 
 
 def errors_in_their_place():
-    """After the start of a DataLoader's workers: lets a dead one be noticed where the next batch is asked for, within
-    five seconds.
-
-    By a signal handler of its own, DataLoader would raise the error wherever the main thread happens to be, amid a
-    training step, too.
+    """After the start of a DataLoader's workers: makes a dead one be noticed when the next batch is requested, within
+    five seconds. Otherwise DataLoader's signal handler would raise the error anywhere in the main thread, even within a
+    training step.
     """
     if hasattr(signal, 'SIGCHLD') and threading.current_thread() is threading.main_thread():
         handler = signal.getsignal(signal.SIGCHLD)

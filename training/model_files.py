@@ -62,8 +62,7 @@ def locate(network, option='--network', sha256=None):
         raise UserError(f'{option}={network}: is a folder; name a snapshot in it, such as {newest}')
     if not os.path.isfile(address):
         raise UserError(f'{option}={network}: there is no such file; name a network-snapshot-....safetensors, an '
-                        'https:// address, '
-                        f'hf:user/repo, or one of {", ".join([*SHIPPED, *PUBLISHED])}')
+                        f'https:// address, hf:user/repo, or one of {", ".join([*SHIPPED, *PUBLISHED])}')
     return address
 
 

@@ -158,8 +158,7 @@ def _open(path, classes):
         dataset = ImageFolderDataset(path, use_labels=True)
     if classes and not (dataset.has_onehot_labels and dataset.label_dim == len(dataset.class_names)):
         raise UserError(f'--data={path}: the images have no class names; rebuild it with dataset_tool.py from folders '
-                        'named by class, '
-                        'or give captions with --texts=FILE.json')
+                        'named by class, or give captions with --texts=FILE.json')
     return dataset
 
 

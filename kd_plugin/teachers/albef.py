@@ -95,4 +95,4 @@ def _tokenizer(transformers, folder):
                 else transformers.BertTokenizer.from_pretrained(TOKENIZER))
     except (OSError, ValueError) as err:
         raise UserError(f'the words of {TOKENIZER} cannot be fetched ({str(err).splitlines()[0]}); put its vocab.txt '
-                        'beside the file') from err
+                        'next to the file') from err

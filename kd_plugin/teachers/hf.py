@@ -104,8 +104,7 @@ def load_hf_teacher(name, device):
         preprocess = _preprocess(_read_preprocessing(model_name))
     except (OSError, ValueError, KeyError, ImportError, safetensors.SafetensorError) as err:
         raise UserError(f'the model cannot be loaded ({str(err).splitlines()[0]}); give the name of a model that can '
-                        'be downloaded, '
-                        'or hf:FOLDER with its files') from err
+                        'be downloaded, or hf:FOLDER with its files') from err
     _check(model, encoder_class, report['missing_keys'])
     encoder = encoder_class(model.to(device, dtype).eval(), tokenizer)
     with torch.no_grad():

@@ -1,5 +1,5 @@
-"""Compiles C++ and CUDA sources into a library that torch loads, with nvcc, a host compiler and ninja; build_cache.py
-keeps the result."""
+"""Compiles C++ and CUDA sources into a library that torch loads, with nvcc, a host compiler and ninja; cache.py keeps
+the result."""
 
 import contextlib
 import glob
@@ -38,7 +38,8 @@ class Recipe(NamedTuple):
     ldflags: list[str] = []
 
     def key(self):
-        """Digest of all that the result depends on, the machine too: several kinds may share a home folder."""
+        """Digest of everything that the result depends on, including the machine: different machines may share a home
+        folder."""
         machine = [sys.platform, platform.machine(), platform.libc_ver()]
         torch_build = [torch.__version__, torch.version.cuda if self.arch else '', torch.compiled_with_cxx11_abi()]
         digest = hashlib.sha256(repr([machine, torch_build, *self]).encode())
@@ -102,7 +103,7 @@ def _remedy_of(log):
                 "e.g. '9.0+PTX', or hide a GPU that is too old for them with CUDA_VISIBLE_DEVICES")
     if re.search(r'unsupported GNU version', log):
         return ('install a C++ compiler that this CUDA toolkit supports and name it with CXX (and with CC, where that '
-                'is set: nvcc goes by it)')
+                'is set: nvcc uses it)')
     return ('python -m torch_utils.doctor checks the tools; matching versions of torch, CUDA toolkit and compiler '
             'usually help')
 
@@ -123,7 +124,8 @@ def find_nvcc():
 
 
 def _pip_toolkits():
-    """['.../site-packages/nvidia/cu13']: where the packages nvidia-cuda-nvcc and those beside it (extra cuda13) lie."""
+    """['.../site-packages/nvidia/cu13']: the folders of the package nvidia-cuda-nvcc and its companions (extra
+    cuda13)."""
     generation = (torch.version.cuda or '13').split('.')[0]
     return [os.path.join(folder, f'cu{generation}') for folder in nvrtc.package_folders('nvidia')]
 
@@ -213,7 +215,7 @@ def _cuda_home():
 
 
 def toolkit_of(nvcc):
-    """The folder of the toolkit. nvcc itself tells: what is on PATH may be a script that calls it."""
+    """The folder of the toolkit, from nvcc itself: the nvcc on PATH may be a script that calls it."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         dry_run = subprocess.run([nvcc, '--dryrun', '-x', 'cu', '-c', os.devnull], capture_output=True,
                                  text=True, timeout=20)

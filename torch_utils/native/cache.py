@@ -1,10 +1,9 @@
-"""Files that take a while to make, kept in the cache: made once per machine, whatever goes wrong never a hang or half a
-file.
+"""Files that take a while to make, kept in the cache: made once per machine; no failure leaves a hanging process or
+half a file.
 
-What makes one runs in a process group of its own, in a private folder, and its result is moved into place whole.
-Processes that start at once wait for the first: its lock is the operating system's and ends with the process that holds
-it, so none can go
-                            stale.
+A file is made by a process group of its own in a private folder, and moved into place when it is complete. Processes
+that start at once wait for the first: the lock belongs to the operating system and ends with the process that holds it,
+so it cannot become stale.
 """
 
 import contextlib
@@ -30,7 +29,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 
 
 class Problem(NamedTuple):
-    """Why there is no kernel: the reason, on its first line in short, and what to do about it, '' = not known."""
+    """Why there is no kernel: the reason, with a summary on its first line, and the remedy, '' = not known."""
     reason: str
     remedy: str = ''
 
@@ -60,8 +59,8 @@ def cached(name, make, time_limit_sec, announcement=None):
     """Path of the file `name` in the cache; `make(path)` writes it unless it is there, after the announcement is
     printed.
 
-    Raises what `make` raises: of a BuildError, processes that waited for it learn too. UserError where the cache cannot
-    be written.
+    Raises the errors of `make`; a BuildError is also raised in processes that waited. Raises UserError if the cache
+    cannot be written.
     """
     path = os.path.join(files.cache_dir('native-ops'), name)
     stem = os.path.splitext(path)[0]
@@ -83,8 +82,7 @@ def cached(name, make, time_limit_sec, announcement=None):
 
 
 def discard(path, before):
-    """Removes a file that cannot be used, if it was made before this time: a younger one is what a new attempt would
-    give."""
+    """Removes a file that cannot be used, if it was made before this time: a younger file comes from a new attempt."""
     # Another process was faster; or the next attempt to load it says what is wrong
     with contextlib.suppress(OSError):
         if os.path.getmtime(path) < before:
@@ -93,7 +91,7 @@ def discard(path, before):
 
 @contextlib.contextmanager
 def private_folder(path):
-    """A folder beside `path`, gone at the end."""
+    """A temporary folder next to `path`."""
     folder = os.path.abspath(tempfile.mkdtemp(prefix='build-', dir=os.path.dirname(path)))
     try:
         yield folder
@@ -124,15 +122,15 @@ def _locked(path, patience_sec):
 
 
 def _raise_if_failed_since(started, path):
-    """A failure that happened while this process waited is its failure too: it does not try again."""
+    """If another process failed while this one waited, this one does not try again."""
     if os.path.isfile(path) and os.path.getmtime(path) >= started:
         with open(path, encoding='utf-8') as f:
             raise BuildError(*json.load(f))
 
 
 def run(command, env, folder, time_limit_sec):
-    """Runs a command in a folder, where no module of the user is in its way, for at most the time limit. Returns what
-    it printed."""
+    """Runs a command in a folder where no module of the user can shadow others, for at most the time limit. Returns its
+    output."""
     log_path = os.path.join(folder, 'log.txt')
     with open(log_path, 'w') as log:
         process = subprocess.Popen(command, env=env, cwd=folder, stdin=subprocess.DEVNULL, stdout=log,

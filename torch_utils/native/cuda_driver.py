@@ -1,4 +1,4 @@
-"""The few functions of the CUDA driver that it takes to load compiled kernels and to launch them, through ctypes.
+"""The functions of the CUDA driver that load and launch compiled kernels, through ctypes.
 
 The driver's library comes with the GPU's driver, so nothing has to be installed. No function here allocates memory of
 the GPU or waits for it: launches may be recorded into a CUDA graph.
@@ -23,7 +23,7 @@ PROTOTYPES = {                          # function -> its arguments; all give a 
 
 
 class DriverError(RuntimeError):
-    """A function of the driver did not do its work."""
+    """A function of the driver failed."""
 
 
 class Driver:

@@ -1,8 +1,8 @@
 """Compiles CUDA kernels with NVRTC, the compiler as a library that comes with torch for CUDA: no nvcc, no host
 compiler, no ninja.
 
-It runs in a process of its own (`main`), which needs no torch, so that neither a crash nor a compilation without end is
-the caller's.
+It runs in a process of its own (`main`), which needs no torch, so that neither a crash nor an endless compilation
+affects the caller.
 """
 
 import concurrent.futures
@@ -134,8 +134,8 @@ def _strings(texts):
 
 def target_of(capability, architectures):
     """'sm_86' for a GPU of capability (8, 6): its own architecture, or the last before it of the same generation, whose
-    code it runs; 'compute_120' for a GPU newer than the compiler, whose driver translates. Raises NvrtcError for one
-    that is too old."""
+    code it can run; 'compute_120' for a GPU newer than the compiler, whose driver translates it. Raises NvrtcError for
+    one that is too old."""
     number = capability[0] * 10 + capability[1]
     older = [arch for arch in architectures if arch <= number]
     if not older:

@@ -9,8 +9,8 @@ import torch
 from ..custom_ops import references
 from . import bias_act, scaled_bias_act, upfirdn2d
 
-# A result in half precision is rounded once from float32, so half a unit in the last place and some of the sum's. The
-# others lose a few units more in sums and in exp.
+# A result in half precision is rounded once from float32: half a unit in the last place, and some from the sum. The
+# others lose a few more units in sums and in exp.
 TOLERANCE = {torch.float16: 1, torch.bfloat16: 1, torch.float32: 32, torch.float64: 64}       # times eps of the dtype
 LAYOUTS = ('contiguous', 'channels_last', 'unaligned', 'strided')
 FILTERS = {
@@ -173,7 +173,7 @@ def upfirdn2d_cases():
 
 
 def quick(kernel):
-    """A few cases, milliseconds on a GPU: for the look at a freshly loaded library."""
+    """A few cases, which take milliseconds on a GPU: the check of a freshly loaded library."""
     if kernel == 'bias_act':
         return [BiasActCase(act, (2, 8, 5, 4), layout=layout, clamp=0.75)
                 for act, layout in [('lrelu', 'contiguous'), ('swish', 'channels_last')]]
@@ -205,5 +205,5 @@ def failures(case, dtype, device):
                      and strides_that_matter(got) == strides_that_matter(fake))
         if not same_form or not error <= limit:
             yield (f'{what} of {case} in {dtype}: the error is {error:.2g}, the limit {limit:.2g}; shape '
-                   f'{list(got.shape)}, dtype {got.dtype}, '
-                   f'strides {list(got.stride())}, expected {list(want.shape)} and {list(fake.stride())}')
+                   f'{list(got.shape)}, dtype {got.dtype}, strides {list(got.stride())}, expected {list(want.shape)} '
+                   f'and {list(fake.stride())}')

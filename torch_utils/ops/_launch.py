@@ -1,5 +1,4 @@
-"""What the launches of all operators share where NVRTC has compiled the kernels: kernel.h, dtype.h and device.h in
-Python."""
+"""Shared parts of launching kernels compiled by NVRTC: kernel.h, dtype.h and device.h in Python."""
 
 import ctypes
 from typing import NamedTuple

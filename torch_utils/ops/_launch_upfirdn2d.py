@@ -210,9 +210,8 @@ def _check_filter(x, f):
     if f.dtype != torch.float32 or f.device != x.device:
         raise RuntimeError(f'upfirdn2d: f is {kind_of(f)} on {f.device}, it must be float32 on {x.device}')
     if f.ndim not in (1, 2) or f.numel() == 0 or max(f.shape) > KERNEL_TAPS:
-        raise RuntimeError(f'upfirdn2d: f has shape {list(f.shape)}, the kernel takes [taps] or [height, width] '
-                           'with 1 to '
-                           f'{KERNEL_TAPS} taps')
+        raise RuntimeError(f'upfirdn2d: f has shape {list(f.shape)}, the kernel takes [taps] or [height, width] with 1 '
+                           f'to {KERNEL_TAPS} taps')
 
 
 def _run(launcher, given_x, given_f, upx, upy, downx, downy, left, right, top, bottom, flip, gain):

@@ -1,4 +1,4 @@
-"""The project's operator namespace `torch.ops.kdgan` and what its operators share."""
+"""The project's operator namespace `torch.ops.kdgan`, and shared parts of its operators."""
 
 import torch
 
@@ -7,7 +7,7 @@ from .. import custom_ops
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 IMPLS = ('auto', 'cuda', 'ref')
 library = torch.library.Library('kdgan', 'DEF')
-# A compiler hands over tensors as they were laid out when it asked for the fake output: what comes out depends on it.
+# A compiler must pass tensors in the layout that the fake output was computed for, since the output depends on it.
 TAGS = (getattr(torch.Tag, 'needs_exact_strides', torch.Tag.needs_fixed_stride_order), torch.Tag.pt2_compliant_tag)
 
 
@@ -15,8 +15,7 @@ def define(schema: str, reference, fake, kernel: str | None = None):
     """Declares an operator that runs `reference` wherever it has no kernel.
 
     Its first call with a CUDA tensor looks for the kernels (custom_ops.py). If there are any, torch calls them from
-    then on, and `reference` no more. What an operator registers for autograd stays a Python function that runs on every
-    call.
+    then on instead of `reference`. The autograd formula of an operator stays a Python function that runs on every call.
 
     Args:
         schema:    as for `torch.library.Library.define`, e.g. 'scale(Tensor x, float gain) -> Tensor'.
@@ -41,7 +40,7 @@ def define(schema: str, reference, fake, kernel: str | None = None):
 
 
 def check_input(op: str, x: torch.Tensor, impl: str):
-    """Refuses an `x` or `impl` that an operator does not take, in the same words on every device."""
+    """Refuses an `x` or `impl` that an operator does not take, with the same message on every device."""
     if impl not in IMPLS:
         raise ValueError(f'{op}: impl is {impl!r}, it must be one of {", ".join(IMPLS)}')
     if x.dtype not in DTYPES:

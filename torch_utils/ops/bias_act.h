@@ -35,7 +35,7 @@ struct BiasActParams {
     int64_t step_inner, step_channel;   // how far one round of the grid moves on in (position within inner, channel)
 };
 
-// Returns nullptr, or what went wrong. n > 0 and, but for Derivative::none, gain != 0. `curve` exists for the activations that have
+// Returns nullptr, or what went wrong. n > 0 and, except for Derivative::none, gain != 0. `curve` exists for the activations that have
 // a curve; the others give zeros, which is the caller's work. `stream` is a cudaStream_t.
 const char* launch_bias_act(BiasActParams params, Dtype dtype, Act act, Derivative derivative, void* stream);
 

@@ -40,16 +40,16 @@ def _swish_curve(d, u, _alpha):
 activation_funcs = {
     'linear': Activation(lambda u, a: u, lambda d, v, a: d.clone(), None),
     'relu': Activation(lambda u, a: u.relu_(), lambda d, v, a: d * (v > 0), None, def_gain=math.sqrt(2)),
-    'lrelu': Activation(lambda u, a: F.leaky_relu_(u, a), lambda d, v,
-                        a: torch.ops.aten.leaky_relu_backward(d, v, a, True), None,
+    'lrelu': Activation(lambda u, a: F.leaky_relu_(u, a),
+                        lambda d, v, a: torch.ops.aten.leaky_relu_backward(d, v, a, True), None,
                         def_alpha=0.2, def_gain=math.sqrt(2)),
     'tanh': Activation(lambda u, a: u.tanh_(), lambda d, v, a: d * (1 - v * v), lambda d, v, a: d * v * -2),
     'sigmoid': Activation(lambda u, a: u.sigmoid_(), lambda d, v, a: d * v * (1 - v), lambda d, v, a: d * (1 - 2 * v)),
     'elu': Activation(lambda u, a: F.elu_(u), lambda d, v, a: d * (v.clamp(max=0) + 1), lambda d, v, a: d * (v < 0)),
     'selu': Activation(lambda u, a: torch.selu_(u), lambda d, v, a: d * torch.where(v < 0, v + SELU_BOTTOM, SELU_SCALE),
                        lambda d, v, a: d * (v < 0)),
-    'softplus': Activation(lambda u, a: F.softplus(u), lambda d, v, a: d * -torch.expm1(-v), lambda d, v,
-                           a: d * torch.exp(-v)),
+    'softplus': Activation(lambda u, a: F.softplus(u), lambda d, v, a: d * -torch.expm1(-v),
+                           lambda d, v, a: d * torch.exp(-v)),
     'swish': Activation(lambda u, a: u * torch.sigmoid(u), _swish_slope, _swish_curve, s='u', def_gain=math.sqrt(2)),
 }
 
@@ -58,7 +58,7 @@ def bias_act(x, b=None, dim=1, act='linear', alpha=None, gain=None, clamp=None, 
     """Adds a bias, applies an activation function, multiplies by `gain` and clamps, in this order.
 
     Differentiable twice with respect to `x` and `b`. Where the result is clamped all derivatives are zero. Within
-    torch.compile it is plain torch, which the compiler joins with what stands before and after it.
+    torch.compile it is plain torch, which the compiler fuses with the operators around it.
 
     Args:
         x:     floating point, any shape.
@@ -125,7 +125,7 @@ def _forward(x, b, dim, act, alpha, gain, clamp):
 
 
 def _source(saved, b, dim, act, alpha, gain, clamp):
-    """What the derivatives need: s, and y, by which to tell where the result is clamped."""
+    """Saves what the derivatives need: s, and y, which shows where the result is clamped."""
     spec = activation_funcs[act]
     if spec.s == 'u':
         u = _biased(saved, b, dim)
@@ -172,8 +172,8 @@ def _laid_out_as(like, value):
 
 # The operators. `saved` is the output y, or the input x where the derivatives need u (then with b).
 _ARGS = 'int dim, str act, float alpha, float gain, float clamp'
-_bias_act = define(f'bias_act(Tensor x, Tensor? b, {_ARGS}) -> Tensor', _forward, lambda x,
-                   *args: torch.empty_like(x), 'bias_act')
+_bias_act = define(f'bias_act(Tensor x, Tensor? b, {_ARGS}) -> Tensor', _forward,
+                   lambda x, *args: torch.empty_like(x), 'bias_act')
 _bias_act_slope = define(f'bias_act_slope(Tensor dy, Tensor saved, Tensor? b, {_ARGS}) -> Tensor', _slope,
                          lambda dy, *args: torch.empty_like(dy), 'bias_act')
 _bias_act_curve = define(f'bias_act_curve(Tensor ddx, Tensor dy, Tensor saved, Tensor? b, {_ARGS}) -> Tensor', _curve,
@@ -192,8 +192,8 @@ def _setup(ctx, inputs, output):
 
 
 def _with_layout(dy, saved):
-    """A gradient that was expanded from fewer numbers, as that of a sum, has no layout of its own: it takes the
-    result's."""
+    """A gradient that was expanded from fewer numbers, such as that of a sum, has no layout of its own and gets that of
+    the result."""
     expanded = any(stride == 0 and size > 1 for size, stride in zip(dy.shape, dy.stride(), strict=True))
     return dy.contiguous(memory_format=memory_format_of(saved)) if expanded else dy
 

@@ -1,5 +1,5 @@
-"""`conv2d` and `conv_transpose2d` whose gradients are again convolutions, so that a second derivative costs what it
-must.
+"""`conv2d` and `conv_transpose2d` whose gradients are convolutions again, so that a second derivative costs no more
+than necessary.
 
 Stock convolutions compute the second derivative with respect to the weight about twice slower (benchmarks/ops_cpu.py).
 A gradient penalty also needs no weight gradients in its first derivative; `no_weight_gradients()` leaves them out.

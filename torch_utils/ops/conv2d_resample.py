@@ -63,8 +63,8 @@ def _conv(x, w, groups, flip_weight, stride=1, padding=0):
 
 
 def _conv_transpose(x, w, groups, flip_weight, stride, padding):
-    """The transpose of a correlation convolves: it wants the weight turned around for a correlation, and [C, O /
-    groups, kh, kw]."""
+    """The transpose of a correlation convolves: for a correlation it needs the flipped weight, as [C, O / groups, kh,
+    kw]."""
     if flip_weight:
         w = w.flip([2, 3])
     o, c, kh, kw = w.shape

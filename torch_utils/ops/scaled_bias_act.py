@@ -1,4 +1,4 @@
-"""What follows a modulated convolution in one operator: y = clamp(lrelu(x * scale + noise + b) * gain).
+"""The operations after a modulated convolution in one operator: y = clamp(lrelu(x * scale + noise + b) * gain).
 
 One pass over memory where scale and noise, bias and activation take two, and one in the derivative where they take six.
 """
@@ -40,13 +40,13 @@ def scaled_bias_act(x, scale, noise, b, act='linear', gain=None, clamp=None, imp
 
 
 def _operator_serves(x):
-    """Not on a CPU, and on a GPU where it has a kernel: in plain torch, `composed` is faster, whose bias_act may have
-    one."""
+    """On a GPU if there is a kernel. In plain torch `composed` is faster, and its bias_act may have a kernel."""
     return x.device.type != 'cpu' and (not x.is_cuda or custom_ops.problem_of('scaled_bias_act') is None)
 
 
 def composed(x, scale, noise, b, **act_kwargs):
-    """The same of `fma` and `bias_act`. Its text travels in pickles for other programs, which know those two only."""
+    """The same, composed of `fma` and `bias_act`. Its source text is part of pickles for other programs, which only
+    know those two."""
     noise = None if noise is None else noise.to(x.dtype)
     if scale is not None:
         scale = scale.to(x.dtype)[:, :, None, None]
@@ -66,7 +66,7 @@ def by_operator(x, scale, noise, b, alpha, gain, clamp):
 
 
 def real_dtype(dtype):
-    """What sums are computed in, and what scale, noise and bias are given in: float64 for float64, else float32."""
+    """The dtype of sums, and of scale, noise and bias: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -82,8 +82,7 @@ def _check(x, scale, noise, b, clamp):
             continue
         if list(tensor.shape) not in shapes:
             raise ValueError(f'scaled_bias_act: {name} has shape {list(tensor.shape)}, with x of shape {list(x.shape)} '
-                             'it must be '
-                             f'{" or ".join(map(str, shapes))}')
+                             f'it must be {" or ".join(map(str, shapes))}')
         if tensor.device != x.device:
             raise TypeError(f'scaled_bias_act: {name} is on {tensor.device}, x on {x.device}; they must be on the '
                             'same device')
@@ -110,7 +109,7 @@ def _forward(x, scale, noise, b, alpha, gain, clamp):
 
 
 def _slope(d, y, alpha, gain, clamp):
-    """d times the derivative of clamp(lrelu(u) * gain) with respect to u, which the result y tells."""
+    """d times the derivative of clamp(lrelu(u) * gain) with respect to u, which follows from the result y."""
     d = torch.ops.aten.leaky_relu_backward(d, y, alpha, True) * gain
     if clamp < 0:
         return d
@@ -159,13 +158,14 @@ _scaled_bias_act_grad = define(f'scaled_bias_act_grad(Tensor dy, Tensor y, Tenso
                                '(Tensor, Tensor, Tensor, Tensor)',
                                _grad, _grad_fake, 'scaled_bias_act')
 _scaled_bias_act_grad2 = define('scaled_bias_act_grad2(Tensor ddx, Tensor? ddscale, Tensor? ddnoise, Tensor? ddb, '
-                                'Tensor dy, Tensor y, Tensor x, '
-                                f'Tensor scale, {_ARGS}) -> (Tensor, Tensor, Tensor)', _grad2, _grad2_fake,
+                                f'Tensor dy, Tensor y, Tensor x, Tensor scale, {_ARGS}) -> (Tensor, Tensor, '
+                                'Tensor)', _grad2, _grad2_fake,
                                 'scaled_bias_act')
 
 
 # ---------------------------------------------------------------------------
-# Derivatives. All four are made in one pass, wanted or not: what is small costs nothing beside reading dy, y and x.
+# Derivatives. All four are computed in one pass, needed or not: the small ones cost nothing compared with reading dy, y
+# and x.
 
 def _setup(ctx, inputs, output):
     x, scale, noise, _b, *ctx.args = inputs

@@ -1,6 +1,6 @@
 """The stack machine of the pickle format, for data only: nothing that a pickle names is imported or called.
 
-What a global stands for, and what calling it gives, is decided by the table that the machine is given (reader.py).
+A table (reader.py) decides what a global stands for and what a call of it gives.
 """
 
 import io
@@ -41,12 +41,12 @@ class Span(NamedTuple):
 class Global(NamedTuple):
     """A name that a pickle may mention. It is never looked up."""
     name: str                                   # 'module.attribute'
-    call: Callable[..., Any] | None = None      # what the file's call of it gives: a function of ours
+    call: Callable[..., Any] | None = None      # our function that stands for a call of it in the file
     new: Callable[..., Any] | None = None       # the same where an object is made without calling the constructor
 
 
 class Budget:
-    """What one file may still cost, the pickles inside it included."""
+    """The remaining budget of a file, including the pickles inside it."""
 
     def __init__(self):
         self.opcodes = MAX_OPCODES
@@ -155,12 +155,11 @@ class Machine:
         name = f'{_text(module)}.{_text(attribute)}'
         if name not in self.globals:
             raise UnusableFile(f'it names the global {name[:MAX_NAME]!r}{self._context()}; only what networks are made '
-                               'of is read, '
-                              'and nothing from a file is run')
+                               'of is read, and nothing from a file is run')
         self.push(self.globals[name])
 
     def _context(self):
-        """In which object the machine is, for messages."""
+        """The object that is being read, for messages."""
         for stack in [self.stack, *reversed(self.marked)]:
             for i in range(len(stack) - 1, -1, -1):
                 if hasattr(stack[i], 'class_name'):

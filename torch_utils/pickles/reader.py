@@ -1,8 +1,7 @@
 """Pickles of networks as data: containers, numbers and strings as they are; tensors, arrays and objects as descriptions
 of themselves.
 
-The table at the end names every global that a file may mention, and what stands in its place. None is imported or
-called.
+The table at the end names every global that a file may mention, and our replacement. None is imported or called.
 """
 
 import contextlib
@@ -35,7 +34,7 @@ def opened(source):
     Args:
         source: path, or an open binary file that can seek, at the start of the pickle.
     Yields:     the content: dict, list, tuple, set, str, numbers, `Span` for bytes, `Tensor`, `Array`, `Instance`.
-    Raises:     UserError if it cannot be read, is damaged, or names anything but what networks are made of; also for a
+    Raises:     UserError if it cannot be read, is damaged, or names anything that is not part of networks; also for a
                 `UnusableFile` that is raised inside the `with`.
     """
     path = source if isinstance(source, (str, os.PathLike)) else getattr(source, 'name', 'the pickle')

@@ -47,9 +47,8 @@ class AdaptiveProbability:
         if self._warned or self.p.item() <= WARN_ABOVE:
             return None
         self._warned = True
-        return (f'Warning: the augmentation probability is above {WARN_ABOVE}; augmentations may show in the '
-                'generated images. '
-                'D still overfits: more data, --kd, or a weaker --augpipe may help.')
+        return (f'Warning: the augmentation probability is above {WARN_ABOVE}; augmentations may show in the generated '
+                'images. D still overfits: more data, --kd, or a weaker --augpipe may help.')
 
     def state_dict(self):
         """The signs of all processes since the last update; p itself belongs to the pipeline. All processes must call

@@ -119,8 +119,8 @@ class AugmentPipe(torch.nn.Module):
         smallest = self.Hz_fbank.shape[1] // 2 + 1                              # lines continue by reflection, once
         if self.imgfilter > 0 and min(images.shape[2:]) < smallest:
             raise UserError(f'the images are {images.shape[3]}x{images.shape[2]}, but the filter of --augpipe=filter, '
-                            'bgcf, bgcfn and bgcfnc '
-                            f'needs at least {smallest}x{smallest}; use --augpipe=bgc or larger images')
+                            f'bgcf, bgcfn and bgcfnc needs at least {smallest}x{smallest}; use --augpipe=bgc or larger '
+                            'images')
 
     # -----------------------------------------------------------------------
     # Pixel blitting and general geometric transformations.

@@ -25,7 +25,7 @@ def profile_of(img: PIL.Image.Image) -> bytes | None:
 def to_srgb(img: PIL.Image.Image, profile: bytes | None) -> PIL.Image.Image:
     """The picture with its colours in sRGB: 'CMYK' becomes 'RGB'; 'RGB', 'RGBA', 'L' and 'LA' stay what they are.
 
-    A profile that cannot be used leaves the pixels as they are; `profile_problem` tells.
+    A profile that cannot be used leaves the pixels as they are; see `profile_problem`.
     """
     alpha = img.getchannel('A') if img.mode in ('RGBA', 'LA') else None
     color = img.convert(img.mode[:-1]) if alpha else img

@@ -133,7 +133,7 @@ def _without_alpha(img: PIL.Image.Image, profile: bytes | None, fill: bool) -> P
 
 
 class Resizer:
-    """Crops and resizes; `size_of` tells the result's size without doing it.
+    """Crops and resizes; `size_of` gives the size of the result without computing it.
 
     Args:
         transform:     None: squeeze or stretch to width x height. 'center-crop': the largest centred square, resized.

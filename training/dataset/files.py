@@ -8,7 +8,7 @@ A *record* says where the images came from and how they were made. It is not a f
 this format take every file except `dataset.json` for an image. The record (JSON) is
 
 - of a zip: the archive's comment (`unzip -z data.zip` shows it); it travels with the file;
-- of a folder: the file `FOLDER.source.json` beside it; copy it along when you copy the folder.
+- of a folder: the file `FOLDER.source.json` next to it; copy both together.
 
 Without it nothing but the history is lost.
 """

@@ -68,8 +68,8 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         self.notes = self.files.notes + notes
         if resolution not in (None, self.resolution):
             raise DatasetError(f'{path}: images are {self.resolution}x{self.resolution}, not of resolution '
-                               f'{resolution}; '
-                               f'rebuild it with dataset_tool.py --width={resolution} --height={resolution}')
+                               f'{resolution}; rebuild it with dataset_tool.py --width={resolution} '
+                               f'--height={resolution}')
         self._labels, self.class_names = self._load_labels(use_labels)
         self.has_onehot_labels = self._labels.dtype == np.int64
         self.label_shape = [self._num_classes()] if self.has_onehot_labels else [self._labels.shape[1]]
@@ -201,8 +201,8 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         count = round(val_fraction * total) if 0 <= val_fraction < 1 else total
         if val_fraction != 0 and not 0 < count < total:
             raise DatasetError(f'{self.path}: {val_fraction:g} of its {total} images cannot be held out for '
-                               'validation; that must be at least one, '
-                               f'and one must be left: use {1 / total:.2g} or more')
+                               f'validation; that must be at least one, and one must be left: use {1 / total:.2g} or '
+                               'more')
         return np.sort(random_state(random_seed, 'validation').permutation(total)[:count])
 
     def _draw(self, order: np.ndarray, max_size: int | None, random_seed: int) -> np.ndarray:

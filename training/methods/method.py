@@ -61,8 +61,7 @@ def add_methods(methods, config, opts, dataset):
         elif given:
             key, value = next(iter(given.items()))
             raise UserError(f'{flag(method.name)}-{key.replace("_", "-")}={value}: has no effect without '
-                            f'{flag(method.name)}; '
-                            f'add {method.example or "that"}, or leave this out')
+                            f'{flag(method.name)}; add {method.example or "that"}, or leave this out')
 
 
 def check_methods(methods, config, names_only=False):

@@ -154,7 +154,7 @@ class SynthesisBlock(Block):
         architecture: 'orig' = image from the last block only; 'skip' = sum of upsampled images; 'resnet' = residual
                       blocks.
         use_fp16:     whether to work in half precision, `half_dtype` = 'float16' or 'bfloat16'.
-        fp16_channels_last: memory format of the activations, whatever the precision.
+        fp16_channels_last: memory format of the activations, in any precision.
         layer_kwargs: further arguments of `SynthesisLayer`.
     """
 

@@ -90,8 +90,7 @@ def warnings(phases, stats, num_ranks):
         stat = stats.get(f'Progress/skipped_steps/{phase.name}')
         if stat is not None and (skipped := round(stat['mean'] * stat['num'] / num_ranks)) > 0:
             yield (f'Warning: {skipped} of {stat["num"] // num_ranks} {phase.name} steps were left out: a gradient was '
-                   'infinite or NaN '
-                   f'({run_files.BAD_STEPS_FILE}). If this goes on, try --fp32=1 or a larger --gamma.')
+                   f'infinite or NaN ({run_files.BAD_STEPS_FILE}). If this goes on, try --fp32=1 or a larger --gamma.')
 
 
 def advice(run_dir):

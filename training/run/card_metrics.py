@@ -139,5 +139,5 @@ def _protocol(record):
             f'{generated["truncation_psi"]}, '
             f'noise {generated["noise_mode"]}, labels {generated["labels"]}{norm}){against}; '
             f'features of {detector["identity"]}, resize {detector["resize"]}; '
-            f'{f"covariances {covariance}; " if covariance else ""}'
-            f'torch {record["torch"]} on {record["device"]}, {record["date"][:10]}')
+            f'{f"covariances {covariance}; " if covariance else ""}torch {record["torch"]} on {record["device"]}, '
+            f'{record["date"][:10]}')

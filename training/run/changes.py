@@ -123,8 +123,8 @@ def refusal(run_dir, lines):
     """The error message for a command that means an existing run but has other options."""
     listed = '; '.join(lines[:MOST]) + (f'; ... ({len(lines)} in all)' if len(lines) > MOST else '')
     return (f'{run_dir} is not complete and was started with {listed}. To continue it, give the options that it was '
-            'started with; '
-            f'use --new-run=1 for another run, or --fork-from={run_dir} to start one from its state on purpose')
+            f'started with; use --new-run=1 for another run, or --fork-from={run_dir} to start one from its state on '
+            'purpose')
 
 
 def same_name(name, description):

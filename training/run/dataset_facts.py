@@ -40,10 +40,8 @@ class DatasetFacts:
             found = self.facts['content_hash']
             if self.expected_hash not in (None, found):
                 self.error = UserError(f'{self.dataset.path}: these are not the images that {self.where} was trained '
-                                       'on so far (SHA-256 of the '
-                                       f'content {self.expected_hash[:12]}..., now {found[:12]}...); put them back, or '
-                                       'use --new-run=1 for '
-                                       f'another run, or --fork-from={self.where} to start one from its state '
-                                       'on purpose')
+                                       f'on so far (SHA-256 of the content {self.expected_hash[:12]}..., now '
+                                       f'{found[:12]}...); put them back, or use --new-run=1 for another run, or '
+                                       f'--fork-from={self.where} to start one from its state on purpose')
         except Exception as err:                # raised again by `check`
             self.error = err

@@ -74,8 +74,7 @@ def _take_network(module, state, name, path):
     own = {key: value.shape for key, value in module.state_dict().items()}
     if own != {key: value.shape for key, value in state.items()}:
         raise UserError(f'--fork-from={path}: its {name} has other layers than this one; use the same --cfg, '
-                        'resolution and labels, or '
-                        '--init-from, which takes the weights that fit')
+                        'resolution and labels, or --init-from, which takes the weights that fit')
     module.load_state_dict(state)
 
 

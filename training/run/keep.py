@@ -14,7 +14,7 @@ def parse(text, metrics, stop_metric=None):
     """'last=2,best=1,every=1000' -> {'last': 2, 'best': 1, 'every': 1000}; 'all' -> None.
 
     Args:
-        metrics:     those measured during the training; `best` goes by the first.
+        metrics:     those measured during the training; `best` uses the first.
         stop_metric: the metric of --early-stop: the best snapshot by it is kept as well, as {'best_by': stop_metric}.
     Raises: UserError for anything else.
     """
@@ -25,8 +25,7 @@ def parse(text, metrics, stop_metric=None):
         rule, _, number = part.strip().partition('=')
         if rule not in RULES or rule in keep or not number.isascii() or not number.isdigit() or int(number) < 1:
             raise UserError(f'--snapshot-keep={text}: {part.strip()!r} is none of last=COUNT, best=COUNT, every=KIMG; '
-                            'say for example '
-                            'last=2,best=1,every=1000, or all')
+                            'say for example last=2,best=1,every=1000, or all')
         keep[rule] = int(number)
     if 'best' in keep and not metrics:
         raise UserError(f'--snapshot-keep={text}: nothing is measured by which to find the best; add --metrics or '

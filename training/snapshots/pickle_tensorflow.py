@@ -78,8 +78,7 @@ def networks(content, names=None):
             kwargs = dict(class_name=target, **checked(kwargs, ARGUMENTS[target], name))
             if kwargs['c_dim'] > 0 and not any('LabelEmbed/' in key for key in variables):
                 raise UnusableFile(f'{name} is a conditional network of StyleGAN2 in TensorFlow, whose labels enter '
-                                   'otherwise; '
-                                  'unconditional ones are read, and conditional ones of StyleGAN2-ADA')
+                                   'otherwise; unconditional ones are read, and conditional ones of StyleGAN2-ADA')
             module = laid_out(kwargs, name)
             result[name] = kwargs, match(_entries(variables, module, name), module, name)
     return result

@@ -68,8 +68,7 @@ def advice(config, run_dir, err):
     """The `UserError` for a run that is out of memory."""
     if config['batch_gpu_auto'] and 'batch_gpu' not in config['found_out']:
         return UserError(f'{run_dir}: out of memory before the first step ({one_line(err)}), where no --batch-gpu '
-                         'helps; use a smaller --cfg or '
-                         'images of a lower resolution')
+                         'helps; use a smaller --cfg or images of a lower resolution')
     size = config['batch_gpu']
     smaller = next((n for n in sizes(size, _group(config)) if n < size), None)
     remedy = f'use --batch-gpu={smaller}, or --batch-gpu=auto, which finds the largest that fits' if smaller else \

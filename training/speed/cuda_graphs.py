@@ -54,7 +54,7 @@ class Recorder:
 
     Args:
         state: function without arguments: the tensors that phases change besides gradients and statistics.
-        insist:    a failure raises UserError; else a line says so, and the phase runs as usual.
+        insist:    a failure raises UserError; else it is printed, and the phase runs as usual.
         tolerance: up to what difference a replay counts as equal to what it replaces.
         tell:      function of a line of text.
     Attributes:
@@ -119,5 +119,4 @@ class Recorder:
             torch.cuda.set_rng_state(random_state)
         except (RuntimeError, AttributeError) as err:
             raise UserError(f'--cuda-graphs: {name} {why}, after which torch cannot go on; give the same command with '
-                            '--cuda-graphs=0, '
-                            'which continues the run if it has a state') from err
+                            '--cuda-graphs=0, which continues the run if it has a state') from err

@@ -73,15 +73,14 @@ def select_usable(scans: list[Scan], source, opts: dict) -> list[Scan]:
     dropped = [scan.title for scan in scans if not scan.size and not scan.problem]
     if dropped:
         click.echo(f'{len(dropped)} of {len(scans)} images are left out, less wide than --width={opts["width"]} or, at '
-                   'that width, less high than '
-                   f'--height={opts["height"]} (a smaller --height takes wider pictures): {some(dropped)}', err=True)
+                   f'that width, less high than --height={opts["height"]} (a smaller --height takes wider pictures): '
+                   f'{some(dropped)}', err=True)
     bad = len(scans) - reasons.count(None)
     if size and not trainable:
         side = power_of_two(min(size))
         raise UserError(f'{source.name}: {count} of {len(scans)} images would be {_times(size)}, training needs square '
-                        'images of one size, '
-                        f'a power of two ({SMALLEST_SIDE} or more); use --width={side} --height={side} '
-                        '--transform=center-crop')
+                        f'images of one size, a power of two ({SMALLEST_SIDE} or more); use --width={side} '
+                        f'--height={side} --transform=center-crop')
     if bad and opts['on_error'] == 'fail':
         raise UserError(f'{source.name}: {bad} of {len(scans)} images cannot be used, see the list above; '
                         'mend or remove them, or leave them out with --on-error=skip')

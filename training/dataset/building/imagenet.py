@@ -33,8 +33,8 @@ class ImageNetSource:
                          and os.path.isdir(os.path.join(path, name)))
         if not folders:
             raise DatasetError(f'--source={path}: no folders named by WordNet id (n01440764, ...) in it; give the '
-                               'folder that holds them, '
-                               'with the archive of each class unpacked into a folder of its own')
+                               'folder that holds them, with the archive of each class unpacked into a folder of its '
+                               'own')
         self.names, self.labels = [], {}
         for label, folder in enumerate(folders):
             found = [f'{folder}/{name}' for name in sorted(_list(os.path.join(path, folder)))
@@ -43,8 +43,8 @@ class ImageNetSource:
             self.labels.update(dict.fromkeys(found, label))
         if (len(self.names), len(folders)) != (NUM_IMAGES, NUM_CLASSES):
             raise DatasetError(f'--source={path}: {len(self.names)} images of {len(folders)} classes in it, the '
-                               'training set of ILSVRC-2012 has '
-                               f'{NUM_IMAGES} of {NUM_CLASSES}; complete it, otherwise the subset would be another one')
+                               f'training set of ILSVRC-2012 has {NUM_IMAGES} of {NUM_CLASSES}; complete it, otherwise '
+                               'the subset would be another one')
 
     def load(self, name: str) -> PIL.Image.Image:
         """The largest centred square of a picture, RGB, by the preparation of BigGAN: no orientation, no profile.

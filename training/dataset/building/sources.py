@@ -34,8 +34,7 @@ def open_source(path: str, split: str | None = None):
         return CifarSource(path, split)
     if os.path.isfile(path) and not path.lower().endswith('.zip'):
         raise DatasetError(f'--source={path}: cannot read this kind of file; give a folder, a .zip archive, '
-                           'cifar-10-python.tar.gz '
-                           'or cifar-100-python.tar.gz')
+                           'cifar-10-python.tar.gz or cifar-100-python.tar.gz')
     return FileSource(path, split)
 
 
