@@ -62,7 +62,7 @@ def speed(out, tiny):
 def speed_of(config, options, iterations):
     with tempfile.TemporaryDirectory() as data, tempfile.TemporaryDirectory() as run_dir:
         data = steps.pictures(data, config.resolution)
-        made = steps.build_config(data, *config.options, *options, channel_base=config.channel_base)
+        made = steps.build_config(data, *config.options, *options, **config.changes)
         step = steps.Steps(made, run_dir)
         memory = step.warm_up(iterations)
         turn = steps.least([step.turn(iterations) for _ in range(2)])
@@ -82,7 +82,7 @@ def exact(tiny):
         data = steps.pictures(os.path.join(folder, 'data'), config.resolution)
         for label, options in EXACT[:1 if tiny else None]:
             made = steps.build_config(data, *config.options, f'--batch={4 if tiny else 16}', '--snap=1',
-                                      *options.split(), channel_base=config.channel_base)
+                                      *options.split(), **config.changes)
             one, two, parts = (last_state(made, os.path.join(folder, f'{label} {i}'), stops)
                                for i, stops in enumerate([[count], [count], [count // 2, count]]))
             print(f'{label}: the same run twice: {difference(one, two)}; '

@@ -1,6 +1,7 @@
 """What the benchmarks share: the step of a configuration as train.py makes it, and the time of its iterations."""
 
 import contextlib
+import copy
 import io
 import os
 import sys
@@ -18,6 +19,7 @@ import train  # noqa: E402
 from dnnlib import EasyDict  # noqa: E402
 from kd_plugin.teacher import Preprocess, Teacher  # noqa: E402
 from training.augment.ada import set_probability  # noqa: E402
+from training.snapshots.arguments import precision_of  # noqa: E402
 from training.speed.recorded_phase import TRIALS, WARM_UP  # noqa: E402
 from training.training import Training  # noqa: E402
 
@@ -35,25 +37,18 @@ def pictures(folder, resolution, count=64):
     return folder
 
 
-def build_config(data, *options, channel_base=None):
-    """The configuration that train.py makes of these options, without metrics and health figures.
-
-    channel_base: of both networks.
-    """
+def build_config(data, *options, **changes):
+    """The configuration that train.py makes of these options, without metrics and health figures, with `changes`."""
     args = ['--outdir=none', f'--data={data}', '--metrics=none', '--health=0', *options]
     config, _name = train.build_config(EasyDict(train.main.make_context('train.py', args).params))
-    config.grid_images = 4
-    if channel_base is not None:
-        config.G_kwargs['synthesis_kwargs'].update(channel_base=channel_base)
-        config.D_kwargs.update(channel_base=channel_base)
+    config.update(changes, grid_images=4)
     return config
 
 
 def half_dtype(config):
     """Of the blocks in half precision; None = there are none."""
-    if config.D_kwargs['num_fp16_res'] == 0:
-        return None
-    return getattr(torch, config.D_kwargs['block_kwargs'].get('half_dtype', 'float16'))
+    layers, block = precision_of(copy.deepcopy(config.D_kwargs))
+    return getattr(torch, block.get('half_dtype', 'float16')) if layers['num_fp16_res'] > 0 else None
 
 
 def device_of(config):
@@ -136,14 +131,15 @@ class Steps:
             set_probability(self.training.augment_pipe, AUGMENTED)
         self.training.speed_up(print)
         self.intervals = {phase.name: phase.interval for phase in self.training.phases}
+        self.all_due = self.training.phases[0].offset
 
     def wait(self):
         if self.device.type == 'cuda':
             torch.cuda.synchronize()
 
     def run(self, iterations, first=0):
-        """Launches iterations number `first` and the following; in number 0 every phase runs."""
-        self.training.batch_idx = first
+        """Launches iterations number `first` and the following, counted from one in which every phase runs."""
+        self.training.batch_idx = self.all_due + first
         for _ in range(iterations):
             self.training.step()
 

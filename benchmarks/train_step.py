@@ -41,20 +41,26 @@ class Config(NamedTuple):
     """
     resolution: int
     options: tuple
-    channel_base: int | None = None
+    changes: dict = {}              # of the configuration
     reference_sec: float | None = None
 
 
 CONFIGS = {
-    '16-tiny': Config(16, ('--cfg=auto', '--aug=noaug', '--batch=4', '--fp32=1'), 256),      # to see whether it runs
-    '32-cb1024': Config(32, ('--cfg=auto', '--aug=noaug', '--batch=16'), 1024, 0.25 + 0.11 + 0.24 / 4 + 0.10 / 16),
-    '32-cb4096': Config(32, ('--cfg=auto', '--aug=noaug', '--batch=16'), 4096, 2.03 + 0.88 + 2.04 / 4 + 0.70 / 16),
-    '64-cb8192': Config(64, ('--cfg=auto', '--aug=noaug', '--batch=8'), 8192, 2.11 + 1.36 + 2.49 / 4 + 1.24 / 16),
+    '16-tiny': Config(16, ('--cfg=auto', '--aug=noaug', '--batch=4', '--fp32=1', '--cbase=256')),     # whether it runs
+    '32-cb1024': Config(32, ('--cfg=auto', '--aug=noaug', '--batch=16', '--cbase=1024'),
+                        reference_sec=0.25 + 0.11 + 0.24 / 4 + 0.10 / 16),
+    '32-cb4096': Config(32, ('--cfg=auto', '--aug=noaug', '--batch=16', '--cbase=4096'),
+                        reference_sec=2.03 + 0.88 + 2.04 / 4 + 0.70 / 16),
+    '64-cb8192': Config(64, ('--cfg=auto', '--aug=noaug', '--batch=8', '--cbase=8192'),
+                        reference_sec=2.11 + 1.36 + 2.49 / 4 + 1.24 / 16),
     '64-auto': Config(64, ('--cfg=auto', '--aug=ada')),
     '128-auto': Config(128, ('--cfg=auto', '--aug=ada')),
     '256-auto': Config(256, ('--cfg=auto', '--aug=ada')),
     '512-auto': Config(512, ('--cfg=auto', '--aug=ada')),
     '1024-auto': Config(1024, ('--cfg=auto', '--aug=ada')),
+    'biggan-narrow': Config(32, ('--cfg=biggan-cifar', '--cbase=16'), dict(D_steps=1)),     # a step of D for each of G
+    'biggan-cifar': Config(32, ('--cfg=biggan-cifar',)),
+    'biggan-imagenet64': Config(64, ('--cfg=biggan-imagenet64',)),
 }
 CONV_OPS = ('aten::mkldnn_convolution', 'aten::_convolution', 'aten::convolution_backward', 'aten::cudnn_convolution',
             'aten::cudnn_convolution_transpose', 'aten::_conv_depthwise2d')
@@ -119,7 +125,7 @@ def measure(config, options, data, varied, folder, iterations, rounds):
         temp = lambda: stack.enter_context(tempfile.TemporaryDirectory())
         data = data or steps.pictures(temp(), config.resolution)
         fixed = [data, *config.options, *options]
-        build = lambda *more: steps.build_config(*fixed, *more, channel_base=config.channel_base)
+        build = lambda *more: steps.build_config(*fixed, *more, **config.changes)
         plain = steps.Steps(build(), temp())
         iterations = iterations or (16 if plain.device.type == 'cuda' else 2)
         memory = plain.warm_up(iterations)
@@ -208,8 +214,8 @@ def main(context, names, data, varied, folder, iterations, rounds, profiled):
             if profiled:
                 with tempfile.TemporaryDirectory() as temp:
                     pictures = data or steps.pictures(os.path.join(temp, 'data'), config.resolution)
-                    print_profile(steps.Steps(steps.build_config(pictures, *config.options, *context.args,
-                                                                 channel_base=config.channel_base), temp))
+                    made = steps.build_config(pictures, *config.options, *context.args, **config.changes)
+                    print_profile(steps.Steps(made, temp))
             else:
                 measure(config, context.args, data, varied, folder, iterations, rounds)
 

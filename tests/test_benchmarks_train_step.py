@@ -27,7 +27,7 @@ def test_the_least_of_several_turns():
 def step(tmp_path):
     config = train_step.CONFIGS['16-tiny']
     data = steps.pictures(str(tmp_path / 'data'), config.resolution, 4)
-    made = steps.build_config(data, *config.options, '--aug=ada', '--device=cpu', channel_base=config.channel_base)
+    made = steps.build_config(data, *config.options, '--aug=ada', '--device=cpu', **config.changes)
     return steps.Steps(made, str(tmp_path))
 
 
