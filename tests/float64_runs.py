@@ -9,6 +9,7 @@ from torch.overrides import TorchFunctionMode
 from kd_plugin import teacher
 from kd_plugin.teachers import tiny_clip  # noqa: F401 (for `double_precision`)
 from torch_utils import distributed, training_stats
+from training.augment import diffaugment  # noqa: F401
 from training.dataset.real_images import RealBatch, RealImages
 from training.networks import biggan  # noqa: F401
 from training.training import Training
@@ -57,7 +58,7 @@ class SharedDraws(TorchFunctionMode):
             if fn is torch.randn_like:
                 return self.draw(torch.randn, args[0].shape)
             if fn is torch.randint:
-                return self.draw(lambda shape, **kw: torch.randint(args[0], shape, **kw), args[1])
+                return self.draw(lambda shape, **kw: torch.randint(*args[:-1], shape, **kw), args[-1])
         return fn(*args, **(kwargs or {}))
 
 

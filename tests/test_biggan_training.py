@@ -125,7 +125,12 @@ def test_d_takes_four_steps_then_g_one_and_the_average_follows(pictures, tmp_pat
     assert (labels.mean(dim=0) - 1 / 3).abs().max() < 4 * (2 / 9 / 600) ** 0.5
 
 
-@pytest.mark.parametrize('method', [KD, ['--aug=ada', '--lecam=0.3', '--apa', '--chain', *KD]], ids='+'.join)
+RELEASED = [*KD, '--kd-preset=released', '--kd-texts=demo']
+ALL = ['--aug=ada', '--lecam=0.3', '--lecam-start=0.05', '--apa', '--chain', '--ortho=1e-3', '--vision-aided=demo',
+       '--vision-aided-warmup=0.03', *RELEASED]
+
+
+@pytest.mark.parametrize('method', [KD, ALL], ids=['kd', 'all'])
 def test_a_run_in_parts_is_the_whole_run(method, pictures, tmp_path):
     config = lambda: make_config(pictures, *method)
     whole = run_training(config(), tmp_path / 'whole')
@@ -139,6 +144,7 @@ def test_a_run_in_parts_is_the_whole_run(method, pictures, tmp_path):
 @pytest.mark.parametrize('method, losses', [
     (['--insgen'], ['InsGen/fake', 'InsGen/real', 'InsGen/generator']), (['--fakeclr', '--aug=ada'], ['FakeCLR/fake']),
     (['--vision-aided=demo', '--vision-aided-warmup=0'], ['VisionAided/real', 'VisionAided/generator']),
+    (['--ortho=1e-4'], ['Ortho/G', 'Ortho/D']), (['--lecam=0.3', '--lecam-start=0'], ['LeCam/fake', 'LeCam/real']),
     (['--kd=agkd,cgkd,pkt,spkd', '--kd-teacher=demo', '--kd-preset=released'], ['KD/agkd_real', 'KD/cgkd_fake']),
     (['--aug=noaug'], [])], ids=lambda value: value[0] if value else 'plain')
 def test_an_iteration_with_every_method(method, losses, pictures, tmp_path):
@@ -153,10 +159,13 @@ def test_an_iteration_with_every_method(method, losses, pictures, tmp_path):
 
 
 def test_two_processes_are_one_where_batch_norm_is_synchronised(pictures, tmp_path):
-    """In float64 and with the same draws: networks, their buffers, the average, optimisers and statistics."""
+    """In float64 and with the same draws: networks, their buffers, the average, optimisers and statistics; with what
+    has running averages or spectral norms of its own."""
+    methods = ['--lecam=0.3', '--lecam-start=0', '--ortho=1e-3', '--vision-aided=demo', '--vision-aided-warmup=0',
+               *RELEASED, '--kd-reduction=mean']
     results = []
     for num_ranks in (1, 2):
-        config = make_config(pictures, f'--batch={BATCH}', '--bn-sync=1', '--fp32=1', '--aug=ada', *KD, '--kd-pd=off')
+        config = make_config(pictures, f'--batch={BATCH}', '--bn-sync=1', '--fp32=1', '--aug=ada', *methods)
         config.update(num_gpus=num_ranks, batch_gpu=BATCH // num_ranks, ada_interval=2, D_steps=2, ema_start_kimg=0)
         run_processes(train_in_float64, num_ranks, str(tmp_path), config)
         results.append(torch.load(tmp_path / f'{num_ranks}.pt'))
@@ -200,7 +209,7 @@ def test_recorded_phases_are_the_usual_ones(pictures, tmp_path, capsys, request)
     states = []
     for graphs in (False, True):
         training_stats._moments.clear()
-        config = make_config(pictures, '--lecam=0.3')
+        config = make_config(pictures, '--lecam=0.3', '--lecam-start=0')
         if graphs:
             request.getfixturevalue('cuda')
             config.cuda_graphs = True
