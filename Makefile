@@ -8,8 +8,7 @@ PY     := $(VENV)/bin/python
 DEMO   := runs/demo
 PIP    := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-# A tenth of the paper's weights: the learning rate is three times as high, and D has minutes to learn, not hours.
-DEMO_KD := --kd=agkd,cgkd --kd-weight-agkd=0.044 --kd-weight-cgkd=1 --kd-weight-pd=0.01
+DEMO_KD := --kd=agkd,cgkd
 
 # 5000 drawings are enough to do without augmentation and distillation.
 RELATIVES := runs/relatives.zip

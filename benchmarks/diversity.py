@@ -43,7 +43,7 @@ def parse():
     parser.add_argument('--arms', nargs='*', default=ARMS, metavar='PD[:WEIGHT][:center]')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('options', nargs='*', help='further options of train.py, after --',
-                        default=['--cfg=demo', '--kd-weight-agkd=0.044', '--kd-weight-cgkd=1'])
+                        default=['--cfg=demo'])
     return parser.parse_args()
 
 

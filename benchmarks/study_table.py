@@ -44,7 +44,7 @@ def scaled(factor):
 
 ARMS = {                                    # name -> options of train.py
     'DA': DA,
-    'paper': distilled(),
+    'paper': distilled('--kd-preset=paper'),
     'paper x 0.3': distilled(*scaled(0.3)),
     'paper x 0.1': distilled(*scaled(0.1)),
     'paper x 0.03': distilled(*scaled(0.03)),

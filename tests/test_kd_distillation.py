@@ -5,7 +5,7 @@ import torch
 from kd_toys import RES, TEXTS, N, reported_losses, setup, size, step, toy_teacher, without_kd
 
 from kd_plugin.distillers.agkd import AGKD
-from kd_plugin.distillers.settings import PRESETS
+from kd_plugin.distillers.settings import DEFAULT, PRESETS
 from kd_plugin.loss import Distillation
 from torch_utils import training_stats
 
@@ -161,7 +161,10 @@ def test_the_seed_of_the_run_is_that_of_the_draws(teacher):
 
 
 def test_presets_hold_the_published_settings():
-    paper, released = PRESETS['paper'], PRESETS['released']
+    tenth, paper, released = [PRESETS[name] for name in ('tenth', 'paper', 'released')]
+    assert DEFAULT == 'tenth' and tenth == paper._replace(weight_agkd=0.044, weight_cgkd=1, weight_pd=0.01,
+                                                          weight_fitnets=18, weight_labeldist=0.2, weight_pkt=5000,
+                                                          weight_spkd=44)
     assert (paper.weight_agkd, paper.weight_cgkd, paper.p, paper.distance,
             paper.samples) == (0.44, 10, 0.7, 'l1', 'fake')
     assert (released.weight_agkd, released.weight_cgkd, released.p, released.distance,

@@ -75,7 +75,7 @@ def test_kd_options_reach_the_configuration(tiny_data):
     assert name == 'tiny-auto1-kd-cgkd-teacher-demo-texts-dog-weight-cgkd3-head-released-pd-generator'
     assert (kd['methods'], kd['teacher'], len(kd['texts'])) == (['cgkd'], 'demo', 43)
     assert [kd['settings'][name] for name in ('head', 'weight_cgkd', 'pd',
-                                              'weight_agkd')] == ['released', 3, 'generator', 0.44]
+                                              'weight_agkd')] == ['released', 3, 'generator', 0.044]
     assert config_of(tiny_data, '--kd=agkd,cgkd')[0].terms['kd']['teacher'] == 'ViT-B/32'
     assert config_of(tiny_data, '--kd=agkd')[0].terms['kd']['texts'] == ['a photo of a blue.', 'a photo of a red.']
     assert config_of('demo', '--kd=agkd')[0].terms['kd']['teacher'] == 'demo'
