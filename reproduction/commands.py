@@ -1,11 +1,16 @@
 """The programs that make a cell, one after the other, each in a process of its own."""
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
+import zipfile
 
 from dnnlib import UserError, metric_records
+from dnnlib.files import sha256_of_file
 
+from .cells import NAMES
 from .data_sets import DATA
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -16,38 +21,61 @@ class Plan:
 
     Args:
         cell:    the `cells.Cell`.
-        data:    folder with the files of its data set.
-        outdir:  of all cells; a training has a folder there by its data, system and scale.
+        data:    folder with the files of its data set, and of its teacher where that is a file.
+        outdir:  of all cells. Trainings of equal facts share a folder there.
         scale:   share of the length and of the fakes; below 1 the networks are narrow, too.
         teacher: in the place of CLIP; None = as in the paper.
         judge:   a teacher whose features take the place of Inception's; None = Inception.
         files:   options of calc_metrics.py that name networks: {'--detector': file, ...}.
         device:  as of train.py.
         further: more options of train.py.
-    Raises: UserError if a file of the data set is missing.
+    Raises: UserError if a file of the data set is missing, or holds another number of images.
     """
 
     def __init__(self, cell, data, outdir, scale=1, teacher=None, judge=None, files=None, device='auto', further=()):
-        self.cell, self.outdir, self.scale, self.teacher, self.judge = cell, outdir, scale, teacher, judge
+        self.cell, self.outdir, self.scale, self.judge = cell, outdir, scale, judge
+        self.teacher = teacher if cell.system_options(teacher) != cell.system_options() else None
         self.device, self.further = device, list(further)
         self.files = {option: file for option, file in (files or {}).items() if file}
-        self.options = cell.train_options(scale, teacher) + self.further
         source = DATA[cell.data]
-        self.data = self._find(data, source, source.file)
-        self.reference = self._find(data, source, source.reference) if source.reference else None
+        self.data = self._find(data, source, source.file, source.images)
+        self.reference = self._find(data, source, source.reference, source.reference_images)
+        self.options = [self._with_file(data, option) for option in cell.train_options(scale, teacher)] + self.further
+        self.digests = [sha256_of_file(path) for path in (self.data, self.reference, *self.files.values()) if path]
 
-    @staticmethod
-    def _find(folder, source, file):
+    def _find(self, folder, source, file, images):
+        if file is None:
+            return None
         path = os.path.join(folder, file)
-        if not os.path.exists(path):
-            made = '; '.join(f'python {command}' for command in source.preparation)
+        made = '; '.join(f'python {command}' for command in source.preparation)
+        if not os.path.isfile(path):
             raise UserError(f'--data={folder}: {file} is not there; it is made by: {made}')
+        if self.scale >= 1 and (found := images_in(path)) != images:
+            raise UserError(f'--data={folder}: {file} holds {found} images, the paper has {images}; it is made by: '
+                            f'{made}')
         return os.path.abspath(path)
 
+    @staticmethod
+    def _with_file(folder, option):
+        """A teacher that is a file lies with the data."""
+        name, _, value = option.partition('=')
+        if not value.endswith('.pth'):
+            return option
+        path = os.path.join(folder, value)
+        if not os.path.isfile(path):
+            raise UserError(f'--data={folder}: the teacher {value} is not there; put it there, as its authors released '
+                            'it, or take another one by --teacher')
+        return f'{name}={os.path.abspath(path)}'
+
+    def facts(self):
+        """Everything that the values depend on, except the seed and the number of evaluations."""
+        return dict(training=self.cell.training, scale=self.scale, options=self.options, further=self.further,
+                    teacher=self.teacher, judge=self.judge, files=sorted(self.files), digests=self.digests)
+
     def folder(self, seed):
-        """Of a training: its runs, and what is measured."""
-        scaled = '' if self.scale >= 1 else f'-scale{self.scale:g}'
-        return os.path.join(self.outdir, self.cell.data + scaled, self.cell.system, f'seed{seed}')
+        """Of a training: its run, and what is measured of it."""
+        digest = hashlib.sha256(json.dumps(self.facts()).encode()).hexdigest()[:8]
+        return os.path.join(self.outdir, self.cell.data, f'{self.cell.system}-{digest}', f'seed{seed}')
 
     def train_command(self, seed):
         metric = self.cell.metric(self.scale, self.judge, 'fid')
@@ -58,10 +86,21 @@ class Plan:
                 *[f'{name}={file}' for name, file in self.files.items() if name == '--detector']]
 
     def measure_command(self, seed, network, evaluation):
+        fid = self.cell.measure == 'fid'
         return ['calc_metrics.py', f'--network={network}', f'--metrics={self.cell.metric(self.scale, self.judge)}',
                 f'--outdir={self.folder(seed)}', f'--seed={evaluation}', f'--device={self.device}', '--bootstrap=0',
-                *([f'--ref={self.reference or self.data}'] if self.cell.measure == 'fid' else []),
-                *([f'--teacher={self.judge}'] if self.judge and self.cell.measure == 'fid' else []),
+                *([f'--ref={self.reference or self.data}'] if fid else []),
+                *([f'--teacher={self.judge}'] if self.judge and fid else []),
+                *[f'{name}={file}' for name, file in self.files.items()]]
+
+    def try_command(self, seed):
+        """Measures a few images of the network that comes with the project: what the measure needs is there, or is
+        missed before the training. None where the training itself measures so."""
+        if self.cell.measure == 'fid':
+            return None
+        network = os.path.join(ROOT, 'training', 'demo_network.safetensors')
+        return ['calc_metrics.py', f'--network={network}', f'--metrics={NAMES[self.cell.measure].format(10)}',
+                f'--outdir={os.path.join(self.folder(seed), "try")}', f'--device={self.device}', '--bootstrap=0',
                 *[f'{name}={file}' for name, file in self.files.items()]]
 
     def run_of(self, seed):
@@ -69,7 +108,7 @@ class Plan:
         folder = self.folder(seed)
         runs = sorted(name for name in os.listdir(folder) if name[:5].isdigit()) if os.path.isdir(folder) else []
         if len(runs) != 1:
-            raise UserError(f'{folder}: holds {len(runs)} runs where one is expected; name another --outdir')
+            raise UserError(f'{folder}: holds {len(runs)} runs where one is expected; move the others away')
         return os.path.join(folder, runs[0])
 
     def snapshots(self, seed):
@@ -79,12 +118,21 @@ class Plan:
                    if os.path.exists(os.path.join(run, record.get('snapshot') or ''))]
         best = metric_records.best(records)
         if best is None:
-            raise UserError(f'{run}: no snapshot that is there has been measured; name another --outdir')
+            raise UserError(f'{run}: no snapshot that is there has been measured; move it away and start again')
         last = max(records, key=lambda record: record['cur_nimg'])
         if last['cur_nimg'] < self.cell.kimg(self.scale) * 1000:
             raise UserError(f'{run}: has stopped after {last["cur_nimg"] / 1000:g} of {self.cell.kimg(self.scale):g} '
                             'kimg; the same command goes on from there')
         return {name: os.path.join(run, record['snapshot']) for name, record in (('best', best), ('last', last))}
+
+
+def images_in(path):
+    """How many pictures an archive of dataset_tool.py holds. Raises UserError if it is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(name.lower().endswith('.png') for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile) as err:
+        raise UserError(f'{path}: is not a zip that can be read ({err}); make it again') from err
 
 
 def call(command):

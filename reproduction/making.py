@@ -29,6 +29,9 @@ def make(plan, seeds, evaluations, tell=print):
         if done(plan, seed, evaluations):
             tell(f'{plan.cell.key}, seed {seed}: on record')
             continue
+        if plan.try_command(seed):
+            tell(f'{plan.cell.key}: is everything there that {plan.cell.measure} needs?')
+            call(plan.try_command(seed))
         tell(f'{plan.cell.key}, seed {seed}: training')
         call(plan.train_command(seed))
         networks = plan.snapshots(seed)
@@ -39,20 +42,29 @@ def make(plan, seeds, evaluations, tell=print):
 
 
 def _facts(plan, seed):
-    return dict(training=plan.cell.training, measure=plan.cell.measure, seed=seed, scale=plan.scale,
-                metric=plan.cell.metric(plan.scale, plan.judge), teacher=plan.teacher, options=plan.options,
-                further=plan.further)
+    return dict(plan.facts(), measure=plan.cell.measure, metric=plan.cell.metric(plan.scale, plan.judge), seed=seed)
 
 
 def _measure(plan, seed, network, evaluations):
-    """-> dict(snapshot, kimg, values, protocol): one value for each evaluation, which draws its own fakes."""
-    metric, found = plan.cell.metric(plan.scale, plan.judge), []
-    for evaluation in range(evaluations):
-        call(plan.measure_command(seed, network, evaluation))
-        found.append(metric_records.read_metric(plan.folder(seed), metric)[-1])
+    """-> dict(snapshot, kimg, values, protocol): one value for each evaluation, which draws its own fakes.
+
+    Seed 0 has chosen the best snapshot, so the evaluations begin with 1.
+    """
+    found = [_evaluation(plan, seed, network, number) for number in range(1, evaluations + 1)]
     protocol = {key: value for key, value in metric_records.protocol_of(found[0]).items() if 'seed' not in key}
     return dict(snapshot=os.path.basename(network), kimg=(found[0].get('cur_nimg') or 0) / 1000,
                 values=[record['value'] for record in found], protocol=protocol)
+
+
+def _evaluation(plan, seed, network, number):
+    """The record of it, which may be there from a call that was cut off."""
+    name = plan.cell.metric(plan.scale, plan.judge)
+    read = lambda: [record for record in metric_records.read_metric(plan.folder(seed), name)
+                    if os.path.basename(record['snapshot']) == os.path.basename(network)
+                    and record['generated']['seed'] == number]
+    if not read():
+        call(plan.measure_command(seed, network, number))
+    return read()[-1]
 
 
 def _write(outdir, record):

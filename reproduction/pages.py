@@ -17,7 +17,8 @@ INTRODUCTION = '''# Table {number}: {title}
 
 In each field: the value in print, below it ours: the mean over training seeds ± their standard deviation, the number of
 seeds in brackets. *b* is the best snapshot by its own FID, as in print, which flatters; *l* the last. A figure marked
-with * must not be compared with the printed one; below is why.
+with * must not be compared with the printed one; below is why. The figure behind ± in print is probably that of
+repeated evaluations.
 '''
 
 
@@ -62,7 +63,8 @@ def _records_of(cell, records):
     for record in records:
         if (record['training'], record['measure']) == (cell.training, cell.measure):
             protocols = [sorted(part['protocol'].items(), key=str) for part in record['measured'].values()]
-            groups.setdefault(str((record['options'], record['metric'], record['scale'], protocols)), []).append(record)
+            same = [record[name] for name in ('options', 'metric', 'scale', 'judge', 'digests')] + protocols
+            groups.setdefault(str(same), []).append(record)
     return list(groups.values())
 
 
@@ -81,7 +83,7 @@ def _spread(values):
 def _reasons(group):
     """Why the values are not those of the paper's protocol."""
     record, protocol = group[0], group[0]['measured']['best']['protocol']
-    reasons = []
+    data, reasons = DATA[record['training'].partition('/')[0]], []
     if record['scale'] < 1:
         reasons.append(f'made with --scale={record["scale"]:g}: narrow networks, {record["scale"]:g} of the length and '
                        'of the fakes')
@@ -89,6 +91,11 @@ def _reasons(group):
         reasons.append(f'another detector: {protocol["detector.identity"]} instead of Inception')
     if record['teacher'] is not None:
         reasons.append(f'another teacher: {record["teacher"]}')
+    images, whole = protocol.get('reference.images'), data.reference_images or data.images
+    if images not in (None, whole):
+        reasons.append(f'{images} real images instead of {whole}')
+    if record['files']:
+        reasons.append(f'networks of the measure from files: {" ".join(record["files"])}')
     if record['further']:
         reasons.append(f'further options: {" ".join(record["further"])}')
     if len(group) < SEEDS:

@@ -9,6 +9,10 @@ LECAM_LOW = (f'{LECAM} Its weight was never published for these data: 1e-6 is th
 LECAM_IMAGENET = f'{LECAM} Its weight is not published: 0.01 is what others report.'
 KD_PAPER = 'The weights of the paper in the scale of its formulas (docs/distillation.md); its texts are not published.'
 KD_RELEASED = "The settings of the authors' program for CIFAR, whose diversity loss has no gradient."
+HINGE = 'With the hinge loss of BigGAN; others run this method on BigGAN with the logistic loss.'
+LENGTH = ("The features of this teacher have length 1 in its authors' program and 10 here, as CLIP's have; which "
+          'checkpoint it was, and how it was scaled, is not said.')
+FORM = "The paper's words fit squares of differences and their absolute values; ours are squares."
 SCHEDULE = 'No recipe for these data is published: the schedule is that of the DiffAugment rows.'
 STAGES = ('CLIP alone. The source adds DINO and Swin-T MoBY later, each from the best network so far, and its figure '
           'is near that of its unconditional network.')
@@ -27,6 +31,8 @@ class System(NamedTuple):
 
 DA = {'': ('--aug=diffaug',)}
 ADA = {'': ('--aug=ada',)}
+ADA_NOTES = {'low-shot': SCHEDULE, 'biggan-cifar': HINGE, 'biggan-imagenet64': HINGE}
+APA_NOTES = {'low-shot': SCHEDULE, 'biggan-cifar': HINGE}
 APA = {'low-shot': ('--aug=ada', '--apa'), 'biggan-cifar': ('--aug=noaug', '--apa')}
 INSGEN = {'low-shot': ('--aug=linear', '--p=0.6', '--insgen')}
 LECAM_OPTIONS = {'low-shot': ('--aug=diffaug', '--lecam=1e-6'), 'biggan-cifar': ('--aug=diffaug', '--lecam=0.3'),
@@ -47,28 +53,29 @@ def _with_kd(title, base, notes=None, methods='agkd,cgkd', teacher=None):
     return System(title, options, open_points)
 
 
-def _distilled(title, method):
-    return System(title, {'': ('--aug=diffaug', f'--kd={method}', '--kd-preset=paper')}, {'': NOT_PRINTED})
+def _distilled(title, method, note=NOT_PRINTED):
+    return System(title, {'': ('--aug=diffaug', f'--kd={method}', '--kd-preset=paper')}, {'': note})
 
 
 SYSTEMS = {
     'da': System('DA (DiffAugment)', DA),
-    'da+fitnets': _distilled('DA + KD (CLIP), FitNets', 'fitnets'),
+    'da+fitnets': _distilled('DA + KD (CLIP), FitNets', 'fitnets', f'{NOT_PRINTED} {FORM}'),
     'da+labeldist': _distilled('DA + label distillation', 'labeldist'),
     'da+pkt': _distilled('DA + PKD (probabilistic knowledge transfer)', 'pkt'),
     'da+spkd': _distilled('DA + SPKD', 'spkd'),
     'da+kd': _with_kd('DA + KD-DLGAN', DA),
     'da+agkd': _with_kd('DA + AGKD', DA, methods='agkd'),
     'da+cgkd': _with_kd('DA + CGKD', DA, methods='cgkd'),
-    'da+kd-tcl': _with_kd('DA + KD-DLGAN, teacher TCL', DA, teacher='TCL_4M.pth'),
-    'da+kd-blip': _with_kd('DA + KD-DLGAN, teacher BLIP', DA, teacher='hf:Salesforce/blip-itm-base-coco'),
+    'da+kd-tcl': _with_kd('DA + KD-DLGAN, teacher TCL', DA, {'biggan-cifar': LENGTH}, teacher='TCL_4M.pth'),
+    'da+kd-blip': _with_kd('DA + KD-DLGAN, teacher BLIP', DA, {'biggan-cifar': LENGTH},
+                           teacher='hf:Salesforce/blip-itm-base-coco'),
     'lecam': System('LeCam', LECAM_OPTIONS, LECAM_NOTES),
     'lecam+kd': _with_kd('LeCam + KD-DLGAN', LECAM_OPTIONS, LECAM_NOTES),
     'insgen': System('InsGen', INSGEN, {'': SCHEDULE}),
     'insgen+kd': _with_kd('InsGen + KD-DLGAN', INSGEN, {'low-shot': SCHEDULE}),
-    'apa': System('APA', APA, {'': SCHEDULE}),
-    'apa+kd': _with_kd('APA + KD-DLGAN', APA, {'low-shot': SCHEDULE, 'biggan-cifar': SCHEDULE}),
-    'ada': System('ADA', ADA, {'low-shot': SCHEDULE}),
-    'ada+kd': _with_kd('ADA + KD-DLGAN', ADA, {'low-shot': SCHEDULE}),
+    'apa': System('APA', APA, APA_NOTES),
+    'apa+kd': _with_kd('APA + KD-DLGAN', APA, APA_NOTES),
+    'ada': System('ADA', ADA, ADA_NOTES),
+    'ada+kd': _with_kd('ADA + KD-DLGAN', ADA, ADA_NOTES),
     'vision-aided': System('Vision-aided GAN', {'': ('--aug=diffaug', '--vision-aided=clip')}, {'': STAGES}),
 }

@@ -1,7 +1,9 @@
 """The cells of the paper's tables: the values in print, the commands, what is refused."""
 
 import json
+import pathlib
 import statistics
+import zipfile
 
 import numpy as np
 import PIL.Image
@@ -104,25 +106,43 @@ def test_another_teacher_takes_the_place_of_clip():
     assert cells.find('table1/obama/da').system_options('pocket') == ['--aug=diffaug']
 
 
+def archive(path, images, name='picture'):
+    """Its pictures are never read."""
+    with zipfile.ZipFile(path, 'w') as file:
+        for i in range(images):
+            file.writestr(f'{name}{i}.png', b'')
+
+
 def test_unknown_cells_and_missing_data(tmp_path):
     with pytest.raises(UserError, match='did you mean table1/obama/da'):
         cells.find('table1/obama/dakd')
     with pytest.raises(UserError, match='there is no such cell; python reproduce.py list shows all'):
         cells.find('%%%')
-    cell = cells.find('table2/cifar10-10/da')
-    with pytest.raises(UserError, match='cifar10-5000.zip is not there; it is made by: '
-                                        'python dataset_tool.py fetch cifar10 --fraction=10; python'):
+    cell = cells.find('table7/cifar10-10/da+kd-tcl')
+    made = 'it is made by: python dataset_tool.py fetch cifar10 --fraction=10; python'
+    with pytest.raises(UserError, match=f'cifar10-5000.zip is not there; {made}'):
         Plan(cell, str(tmp_path), 'out')
-    (tmp_path / 'cifar10-5000.zip').write_bytes(b'')
+    (tmp_path / 'cifar10-5000.zip').write_bytes(b'text')
+    with pytest.raises(UserError, match='cifar10-5000.zip: is not a zip that can be read'):
+        Plan(cell, str(tmp_path), 'out')
+    archive(tmp_path / 'cifar10-5000.zip', 4999)
+    with pytest.raises(UserError, match=f'cifar10-5000.zip holds 4999 images, the paper has 5000; {made}'):
+        Plan(cell, str(tmp_path), 'out')
+    archive(tmp_path / 'cifar10-5000.zip', 5000)
     with pytest.raises(UserError, match='cifar10-test.zip is not there'):
         Plan(cell, str(tmp_path), 'out')
+    archive(tmp_path / 'cifar10-test.zip', 10)
+    with pytest.raises(UserError, match='the teacher TCL_4M.pth is not there; put it there, as its authors'):
+        Plan(cell, str(tmp_path), 'out', scale=0.5)
+    (tmp_path / 'TCL_4M.pth').write_bytes(b'')
+    assert f'--kd-teacher={tmp_path / "TCL_4M.pth"}' in Plan(cell, str(tmp_path), 'out', scale=0.5).train_command(0)
     code, output = run_cli(reproduce.main, 'report', f'--outdir={tmp_path}')
     assert code == 1 and output.count('\n') == 1 and 'nothing is on record there' in output
 
 
 def test_commands_name_the_reference_the_judge_and_the_seed(tmp_path):
-    for name in ('cifar10-5000.zip', 'cifar10-test.zip'):
-        (tmp_path / name).write_bytes(b'')
+    archive(tmp_path / 'cifar10-5000.zip', 5000)
+    archive(tmp_path / 'cifar10-test.zip', 10_000)
     plan = Plan(cells.find('table2/cifar10-10/da'), str(tmp_path), 'out', judge='lite0')
     assert {'--metric-data=' + str(tmp_path / 'cifar10-test.zip'), '--metric-teacher=lite0', '--seed=2',
             '--metrics=featfid10k_full'} <= set(plan.train_command(2))
@@ -130,6 +150,29 @@ def test_commands_name_the_reference_the_judge_and_the_seed(tmp_path):
             '--metrics=featfid10k_full'} <= set(plan.measure_command(2, 'a', 1))
     code, output = run_cli(reproduce.main, 'run', 'table2/cifar10-10/da', f'--data={tmp_path}', '-n', '--seeds=2')
     assert code == 0 and output.count('train.py') == 2 and output.count('calc_metrics.py') == 1
+    lpips = Plan(cells.find('table5/cifar10-10/da'), str(tmp_path), 'out', files={'--alexnet': program()})
+    assert f'--alexnet={program()}' in lpips.try_command(0) and '--metrics=lpips_diversity10' in lpips.try_command(0)
+    assert not any(option.startswith(('--ref', '--teacher')) for option in lpips.measure_command(0, 'a', 1))
+
+
+def program():
+    return reproduce.__file__
+
+
+def test_whatever_changes_the_values_has_a_folder_of_its_own(tmp_path):
+    archive(tmp_path / 'obama.zip', 100)
+    other = tmp_path / 'other'
+    other.mkdir()
+    archive(other / 'obama.zip', 100, name='another')
+    cell = cells.find('table1/obama/da+kd')
+    plain = dict(cell=cell, data=str(tmp_path), outdir='out')
+    changes = [{}, dict(scale=0.5), dict(teacher='pocket'), dict(judge='lite0'), dict(data=str(other)),
+               dict(further=['--gamma=1']), dict(files={'--detector': program()})]
+    plans = [Plan(**dict(plain, **change)) for change in changes]
+    assert len({plan.folder(0) for plan in plans}) == len(changes)
+    assert len({json.dumps(plan.facts()) for plan in plans}) == len(changes)
+    alike = [Plan(**plain), Plan(**dict(plain, cell=cells.find('table4/obama/da+kd'), device='cpu'))]
+    assert {plan.folder(1) for plan in alike} == {plans[0].folder(1)} != {plans[0].folder(0)}
 
 
 def test_ctrl_c_lets_the_program_save_its_state(tmp_path, monkeypatch):
@@ -150,9 +193,9 @@ def test_ctrl_c_lets_the_program_save_its_state(tmp_path, monkeypatch):
 
 
 def test_a_training_that_was_stopped_is_not_measured(tmp_path):
-    (tmp_path / 'obama.zip').write_bytes(b'')
+    archive(tmp_path / 'obama.zip', 100)
     plan = Plan(cells.find('table1/obama/da'), str(tmp_path), str(tmp_path))
-    run = tmp_path / 'obama' / 'da' / 'seed0' / '00000-obama'
+    run = pathlib.Path(plan.folder(0)) / '00000-obama'
     with pytest.raises(UserError, match='seed0: holds 0 runs where one is expected'):
         plan.snapshots(0)
     run.mkdir(parents=True)
@@ -182,7 +225,8 @@ def record(seed, best, last, **changes):
                                                                                   'metric': 'fid5k_full'})
     measured = dict(best=part(best), last=part(last))
     return dict(dict(training='obama/da', measure='fid', seed=seed, scale=1, metric='fid5k_full', teacher=None,
-                     options=['--cfg=low-shot'], further=[], measured=measured), **changes)
+                     options=['--cfg=low-shot'], further=[], judge=None, files=[], digests=[], measured=measured),
+                **changes)
 
 
 def test_a_page_has_means_over_seeds_of_means_over_evaluations():
@@ -198,7 +242,8 @@ def test_a_page_has_means_over_seeds_of_means_over_evaluations():
 @pytest.mark.parametrize('changes, reason', [
     (dict(scale=0.001), 'made with --scale=0.001'), (dict(teacher='pocket'), 'another teacher: pocket'),
     (dict(metric='featfid5k_full'), 'another detector: inception instead of Inception'),
-    (dict(further=['--gamma=1']), 'further options: --gamma=1')])
+    (dict(further=['--gamma=1']), 'further options: --gamma=1'),
+    (dict(files=['--detector']), 'networks of the measure from files: --detector')])
 def test_what_must_not_be_compared_is_marked(changes, reason):
     text = pages.page(1, [record(seed, [40.0], [50.0], **changes) for seed in range(3)])
     assert 'b 40.00 ± 0.00*, l 50.00 ± 0.00* (3)' in text and reason in text
@@ -211,3 +256,13 @@ def test_other_settings_are_another_line(tmp_path):
     text = (tmp_path / 'table1.md').read_text()
     assert 'b 40.00*, l 50.00* (1)<br>b 30.00*, l 30.00* (1)' in text and '1 of 3 training seeds' in text
     assert all(SYSTEMS[cell.system].title in text for cell in cells.all_cells(1))
+
+
+def test_another_number_of_real_images_is_marked():
+    lines = [record(seed, [40.0], [50.0]) for seed in range(3)]
+    for line in lines:
+        line['measured']['best']['protocol']['reference.images'] = 99
+    assert '99 real images instead of 100' in pages.page(1, lines)
+    for line in lines:
+        line['measured']['best']['protocol']['reference.images'] = 100
+    assert 'not to be compared' not in pages.page(1, lines)

@@ -46,8 +46,8 @@ def metric_data_path(opts, dataset):
     if opts.metric_data != 'demo':
         return opts.metric_data
     if opts.data != 'demo':
-        raise UserError('--metric-data=demo: these are further drawings like those of --data=demo; name real images like '
-                        f'those of --data={opts.data}, or leave it out')
+        raise UserError('--metric-data=demo: these are further drawings like those of --data=demo; name real images '
+                        f'like those of --data={opts.data}, or leave it out')
     return demo_data.fresh_set(dataset.resolution)
 
 
