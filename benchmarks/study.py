@@ -110,7 +110,7 @@ def read_run(run_dir):
     line.update(kimg=kimgs, **{column: [curves[kimg].get(column) for kimg in kimgs] for column in FIGURES},
                 copies=last('Health/copies'),
                 r_t=curve('Loss/signs/real'), gradient_share=curve('KD/gradient_share'),
-                hours=(last('Timing/total_hours') or 0))
+                hours=(last('Timing/total_sec') or 0) / 3600)
     return line
 
 
@@ -193,11 +193,12 @@ def run(folder, names, parallel, seeds, device):
 def page(folder, page):
     """Write what was measured into the page."""
     with user_errors():
-        lines = (write_results(folder) if os.path.isdir(os.path.join(folder, 'runs'))
-                 else metric_records.read_lines(os.path.join(folder, RESULTS)))
+        at_hand = os.path.isdir(os.path.join(folder, 'runs'))
+        lines = write_results(folder) if at_hand else metric_records.read_lines(os.path.join(folder, RESULTS))
         if not lines:
             raise UserError(f'--folder={folder}: there are no results; use the folder of study.py run')
-        study_page.write(page, lines)
+        run_dir = lambda data, arm, seed: os.path.join(folder, 'runs', run_name(data, arm, seed))
+        study_page.write(page, lines, run_dir if at_hand else None)
 
 
 if __name__ == '__main__':

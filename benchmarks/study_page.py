@@ -1,8 +1,10 @@
 """Tables and curves of the study, written between the marks of a page."""
 
+import functools
 import os
 import re
 
+import study_sheets
 from study_statistics import paired
 from study_table import PARTS
 
@@ -11,6 +13,7 @@ from dnnlib import UserError, files
 COLUMNS = ('kid', 'fd', 'precision', 'recall')
 SCALE = dict(kid=1000, fd=1, precision=1, recall=1)
 NOT_RUN = ['*Not run yet.*']         # or one arm of several only
+SIDES = dict(cifar500=32, cifar5000=32, cats=64)         # pixels of an image
 DIGITS = dict(kid=0, fd=0, precision=2, recall=2)
 
 
@@ -95,9 +98,20 @@ def curves(lines, part, path):
     pyplot.close(figure)
 
 
-def write(page, lines):
-    """Puts the table of part x between <!-- part x --> and <!-- end -->, its curves into images/evidence-x.png beside
-    the page."""
+def samples(lines, part, runs, path):
+    """The sheet of a part, from the grids at its longest length. runs: (arm, seed) -> folder of the run.
+    -> its arms from above, in words; None where fewer than two have grids."""
+    kimgs = lengths(lines, part)
+    grids = {arm: [grid for seed in sorted(of_arm(lines, part.data, arm))
+                   if (grid := study_sheets.latest_grid(runs(arm, seed), kimgs[-1]))] for arm in part.arms}
+    if not study_sheets.write(grids, SIDES[part.data], path):
+        return None
+    return f'{", ".join(arm for arm, found in grids.items() if found)}, at {kimgs[-1]:g} kimg'
+
+
+def write(page, lines, runs=None):
+    """Puts the table of part x between <!-- part x --> and <!-- end -->, its curves and samples into images/ beside the
+    page. runs: (data, arm, seed) -> folder of a run; None = the samples stay as they are."""
     with open(page, encoding='utf-8') as f:
         text = f.read()
     for name, part in PARTS.items():
@@ -106,8 +120,14 @@ def write(page, lines):
             raise UserError(f'{page}: has no place for part {name}; add "<!-- part {name} -->" and "<!-- end -->"')
         content = table(lines, part)
         if len(content) > 1:
-            curves(lines, part, os.path.join(os.path.dirname(page), 'images', f'evidence-{name}.png'))
-            content += ['', f'![KID over kimg]({"images/evidence-" + name + ".png"})']
+            picture = lambda kind, name=name: os.path.join('images', f'evidence-{name}{kind}.png')
+            curves(lines, part, os.path.join(os.path.dirname(page), picture('')))
+            content += ['', f'![KID over kimg]({picture("")})']
+            old = re.search(r'!\[Samples: [^\n]*', mark.search(text)[0])
+            arms = samples(lines, part, functools.partial(runs, part.data),
+                           os.path.join(os.path.dirname(page), picture('-samples'))) if runs else None
+            line = f'![Samples: a row for each of {arms}]({picture("-samples")})' if arms else old and old[0]
+            content += ['', line] if line else []
         text = mark.sub(lambda match, content=content: match[1] + '\n'.join(content) + '\n' + match[2], text)
     with files.atomic_path(page) as temp, open(temp, 'w', encoding='utf-8') as f:
         f.write(text)

@@ -10,7 +10,8 @@ import PIL.Image
 import pytest
 
 sys.path.append(os.path.join(os.path.dirname(__file__), os.pardir, 'benchmarks'))
-study, study_page, study_table = [importlib.import_module(name) for name in ('study', 'study_page', 'study_table')]
+study, study_page, study_sheets, study_table = [importlib.import_module(name) for name in (
+    'study', 'study_page', 'study_sheets', 'study_table')]
 paired = importlib.import_module('study_statistics').paired
 
 
@@ -94,3 +95,25 @@ def test_results_of_a_run(tmp_path):
             and got['fd'] == [300, 300])
     assert got['protocol'] == dict(detector='lite0', num_gen=2000, num_real=40)
     assert json.loads((tmp_path / 'results.jsonl').read_text()) == got
+
+
+def test_a_sheet_has_a_row_for_each_arm_and_a_column_for_each_seed(tmp_path):
+    """Grids of 7x4 images of 2 pixels, of which the first 6x3 are shown."""
+    paths = {}
+    for name, color in (('a0', 'red'), ('a1', 'blue'), ('b0', 'lime')):
+        grid = PIL.Image.new('RGB', (14, 8), 'black')
+        grid.paste(color, (0, 0, 12, 6))
+        paths[name] = tmp_path / name / 'fakes000025.png'
+        paths[name].parent.mkdir()
+        grid.save(paths[name])
+    assert study_sheets.latest_grid(str(tmp_path / 'a0'), 25.6) == str(paths['a0'])
+    assert study_sheets.latest_grid(str(tmp_path / 'a0'), 51.2) is None
+    sheet = tmp_path / 'sheet.png'
+    assert study_sheets.write({'a': [paths['a0'], paths['a1']], 'b': [paths['b0']], 'c': []}, 2, str(sheet))
+    with PIL.Image.open(sheet) as found:
+        width, height = 6 * 64 + 12, 3 * 64 + 12
+        assert found.size == (2 * width - 12, 2 * height - 12)
+        corners = [(0, 0), (width - 13, height - 13), (width, 0), (0, height), (width, height), (width - 6, 0)]
+        assert [found.getpixel(at) for at in corners] == [
+            (255, 0, 0), (255, 0, 0), (0, 0, 255), (0, 255, 0), (255, 255, 255), (255, 255, 255)]
+    assert not study_sheets.write({'a': [paths['a0']], 'b': []}, 2, str(tmp_path / 'none.png'))
