@@ -182,7 +182,7 @@ def test_a_cifar_archive_of_another_size(server, monkeypatch):
 @pytest.mark.parametrize('args, message', [
     (['obamma'], "'obamma' is not one of 'obama'"), ([], "Missing argument '"),
     (['panda', '--ref'], '--ref: panda has no test images'),
-    (['cifar10', '--ref', '--fraction=10'], '--ref: the FID compares with all test images'),
+    (['cifar10', '--ref', '--fraction=10'], '--ref: the FID always compares with all test images'),
     (['cifar10', '--fraction=0'], '--fraction=0: must be a percentage above 0 and up to 100, such as 10'),
     (['cifar10', '--fraction=nan'], '--fraction=nan: must be'),
     (['cifar10', '--fraction=101'], '--fraction=101: must be'),
