@@ -68,7 +68,7 @@ class Term(torch.nn.Module):
 
     def replace_reals(self, step: Step) -> None:
         """At the begin of a D step, also of a regularisation alone: may put other images into the record, with `pseudo`
-        and labels."""
+        and labels. The fakes, `step.gen_img`, are there only where D sees them in the same pass (`one_pass`)."""
 
     def prepare(self, step: Step) -> None:
         """Before the fake pass of a D step, when all images are known."""
