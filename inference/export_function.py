@@ -90,6 +90,9 @@ class PlainOps(torch.overrides.TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is torch.addcmul:                   # torch 2.6 cannot export it where the number of images is open
             return args[0] + args[1] * args[2]
+        if func is torch.nn.functional.scaled_dot_product_attention:        # ONNX has it with a dimension of heads only
+            queries, keys, values = args
+            return torch.softmax(queries @ keys.transpose(1, 2) * kwargs['scale'], dim=2) @ values
         if getattr(func, 'namespace', None) != 'kdgan':
             return func(*args, **(kwargs or {}))
         name = func._schema.name.partition('::')[2]

@@ -155,12 +155,19 @@ def test_what_the_training_measured_by_is_the_default(pictures):
     assert calc_metrics.choose_sampling(None, None, G, dict(training={}), ['is10']) == (None, False)
 
 
-@pytest.mark.parametrize('format, extension', [('torchscript', 'pt'), ('safetensors', 'safetensors')])
-def test_it_is_exported(network, tmp_path, format, extension):
-    """The command itself compares the file with the network on random inputs."""
-    dest = f'{tmp_path}/x.{extension}'
-    code, output = run_cli(export.main, f'--network={network}', f'--format={format}', f'--dest={dest}')
-    assert code == 0 and 'differ from those of the network by at most' in output
+@pytest.mark.parametrize('format, extension', [('torchscript', 'pt'), ('safetensors', 'safetensors'),
+                                               ('onnx', 'onnx')])
+def test_it_is_exported(tmp_path, format, extension):
+    """With attention and parts of z for each block; the command compares the file with the network."""
+    if format == 'onnx':
+        pytest.importorskip('onnxruntime')
+    G = Generator(z_dim=10, c_dim=3, img_resolution=64, img_channels=3, channels=2, shared_dim=4, hier=True,
+                  attention=32)
+    torch.nn.init.ones_(G.blocks[2][1].gamma)
+    model_files.save_generator(f'{tmp_path}/x.safetensors', G.eval())
+    args = f'--network={tmp_path}/x.safetensors', f'--format={format}', f'--dest={tmp_path}/y.{extension}'
+    code, output = run_cli(export.main, *args)
+    assert code == 0 and 'differ from those of the network by at most' in output, output
 
 
 @pytest.mark.parametrize('command, args, message', [

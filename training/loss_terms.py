@@ -85,7 +85,8 @@ class Term(torch.nn.Module):
 
     def replace_reals(self, step: Step) -> None:
         """At the start of a D step, also of one for regularisation only. May put other images into the record, with
-        `pseudo` and labels."""
+        `pseudo` and labels. The fakes, `step.gen_img`, are there only where D sees them in the same pass (`one_pass`).
+        """
 
     def prepare(self, step: Step) -> None:
         """Before the fake pass of a D step, when all images are known."""
