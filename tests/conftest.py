@@ -2,10 +2,14 @@
 
 import contextlib
 import os
+import signal
 import time
 
 # Several threads wait for each other at every step, which costs minutes where the cores are shared. torch reads it.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+# A shell's background jobs ignore Ctrl-C, and so would the programs that tests start and stop by it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # isort: split
 
 import click.testing

@@ -187,5 +187,8 @@ def test_it_says_its_address_and_ends_quietly(folder):
             line,
         )
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
+        try:
+            output, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, output.strip(), errors) == (0, 'Ended.', '')

@@ -12,7 +12,7 @@ from conftest import run_cli
 from dnnlib import threads
 
 ROOT = pathlib.Path(__file__).parent.parent
-WITHOUT_TORCH = {'dataset_tool', 'report'}
+WITHOUT_TORCH = {'dataset_tool', 'report', 'reproduce'}
 PROGRAMS = sorted({path.stem for path in ROOT.glob('*.py')} - WITHOUT_TORCH) + ['kd_plugin.pretrain', 'kd_plugin.probe']
 
 # Runs a program as `python -m` does, and ends it where it asks for torch.

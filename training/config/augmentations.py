@@ -85,6 +85,7 @@ def add_augmentation(config, opts, preset):
         if opts[option] is not None and option not in AUGMENTATIONS[chosen].options:
             users = ' or '.join(f'--aug={name}' for name, row in AUGMENTATIONS.items() if option in row.options)
             raise UserError(f'{flag(option)}={opts[option]}: has no effect with --aug={chosen}; it goes with {users}')
-    complete = EasyDict(opts, diffaug_policy=opts.diffaug_policy or preset.diffaug_policy)
+    policy = preset.diffaug_policy if opts.diffaug_policy is None else opts.diffaug_policy
+    complete = EasyDict(opts, diffaug_policy=policy)
     config.update({**ENTRIES, **AUGMENTATIONS[chosen].configure(complete)})
     config.ada_interval *= preset.D_steps               # of the signs of all steps of D
