@@ -109,6 +109,19 @@ def samples(lines, part, runs, path):
     return f'{", ".join(arm for arm, found in grids.items() if found)}, at {kimgs[-1]:g} kimg'
 
 
+def sheet(lines, name, runs, page, before):
+    """-> lines of Markdown for the samples of a part whose arms all train to the same length. before: its present
+    text, which stays where the grids are not at hand."""
+    part, picture = PARTS[name], os.path.join('images', f'evidence-{name}-samples.png')
+    old = re.search(r'!\[Samples: [^\n]*', before)
+    if len(part.rounds) > 1:
+        return []
+    if runs is None:
+        return ['', old[0]] if old else []
+    arms = samples(lines, part, functools.partial(runs, part.data), os.path.join(os.path.dirname(page), picture))
+    return ['', f'![Samples: a row for each of {arms}]({picture})'] if arms else []
+
+
 def write(page, lines, runs=None):
     """Puts the table of part x between <!-- part x --> and <!-- end -->, its curves and samples into images/ beside the
     page. runs: (data, arm, seed) -> folder of a run; None = the samples stay as they are."""
@@ -120,14 +133,10 @@ def write(page, lines, runs=None):
             raise UserError(f'{page}: has no place for part {name}; add "<!-- part {name} -->" and "<!-- end -->"')
         content = table(lines, part)
         if len(content) > 1:
-            picture = lambda kind, name=name: os.path.join('images', f'evidence-{name}{kind}.png')
-            curves(lines, part, os.path.join(os.path.dirname(page), picture('')))
-            content += ['', f'![KID over kimg]({picture("")})']
-            old = re.search(r'!\[Samples: [^\n]*', mark.search(text)[0])
-            arms = samples(lines, part, functools.partial(runs, part.data),
-                           os.path.join(os.path.dirname(page), picture('-samples'))) if runs else None
-            line = f'![Samples: a row for each of {arms}]({picture("-samples")})' if arms else old and old[0]
-            content += ['', line] if line else []
+            picture = os.path.join('images', f'evidence-{name}.png')
+            curves(lines, part, os.path.join(os.path.dirname(page), picture))
+            content += ['', f'![KID over kimg]({picture})']
+            content += sheet(lines, name, runs, page, mark.search(text)[0])
         text = mark.sub(lambda match, content=content: match[1] + '\n'.join(content) + '\n' + match[2], text)
     with files.atomic_path(page) as temp, open(temp, 'w', encoding='utf-8') as f:
         f.write(text)
