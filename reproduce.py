@@ -54,16 +54,17 @@ def show_command(cell):
         print(f'Training:  python train.py --data={data.file} {shlex.join(cell.train_options())}\n'
               f'Measured:  {cell.metric()} against {data.reference or "the training images"}, '
               f'{pages.EVALUATIONS} times, of the snapshot with the best FID and of the last')
-        for note in cell.open_points():
-            print(f'Open:      {note}')
+        for title, notes in (('Open', cell.open_points()), ('Otherwise', filter(None, [cell.departure()]))):
+            for note in notes:
+                print(f'{title + ":":10} {note}')
 
 
 @main.command('run', cls=Command, context_settings=SETTINGS, short_help='Train and measure a cell.')
 @click.argument('cell', metavar='CELL')
 @click.option('--data', help='Folder with the files that `show` names', required=True, metavar='DIR')
 @outdir_option
-@click.option('--seeds', help='Trainings, with seeds from 0 on', type=click.IntRange(min=1), default=pages.SEEDS,
-              show_default=True, metavar='INT')
+@click.option('--seeds', help='Trainings, with seeds from 0 on', default=pages.SEEDS,
+              type=click.IntRange(1, making.FIRST_EVALUATION), show_default=True, metavar='INT')
 @click.option('--evaluations', help='Of each snapshot, with fakes of their own', type=click.IntRange(min=1),
               default=pages.EVALUATIONS, show_default=True, metavar='INT')
 @click.option('--scale', help='Below 1: so much of the length and of the fakes, with narrow networks, as a check of '
@@ -88,7 +89,7 @@ def run_command(cell, data, outdir, seeds, evaluations, scale, teacher, judge, d
         if dry_run:
             for seed in range(seeds):
                 print(f'python {shlex.join(plan.train_command(seed))}')
-            print(f'python {shlex.join(plan.measure_command(0, "SNAPSHOT", 0))}')
+            print(f'python {shlex.join(plan.measure_command("SNAPSHOT", making.FIRST_EVALUATION, "RUN"))}')
             return
         making.make(plan, seeds, evaluations, lambda line: print(line, flush=True))
         print(f'On record in {outdir}; python reproduce.py report --outdir={shlex.quote(outdir)} makes the pages.')

@@ -43,7 +43,7 @@ class Cell(NamedTuple):
     def system_options(self, teacher=None):
         """Options of train.py that make the system. teacher: in the place of CLIP."""
         data = DATA[self.data]
-        options = list(SYSTEMS[self.system].for_cfg(data.cfg)[0])
+        options = list(SYSTEMS[self.system].options_for(data.cfg))
         methods = [name for option in options if option.startswith('--kd=')
                    for name in option.removeprefix('--kd=').split(',')]
         if data.texts and USE_TEXTS.intersection(methods):
@@ -74,19 +74,27 @@ class Cell(NamedTuple):
                         *[f'{start}={kimg / 10:g}' for start in starts]]
         return options
 
+    def fakes(self, scale=1):
+        """How many are measured."""
+        fakes = FAKES[DATA[self.data].cfg]
+        return fakes if scale >= 1 else max(round(fakes * scale), LEAST_FAKES)
+
     def metric(self, scale=1, judge=None, measure=None):
         """The name of a measure for calc_metrics.py. judge: a teacher whose features take the place of Inception's."""
         measure = measure or self.measure
-        fakes = FAKES[DATA[self.data].cfg]
-        count = fakes if scale >= 1 else max(round(fakes * scale), LEAST_FAKES)
+        count = self.fakes(scale)
         number = f'{count // 1000}k' if count % 1000 == 0 else count
         return ('feat' if judge and measure == 'fid' else '') + NAMES[measure].format(number)
 
     def open_points(self):
-        """What the paper leaves open, or is done otherwise here, in sentences."""
-        data = DATA[self.data]
-        return [note for note in (SYSTEMS[self.system].for_cfg(data.cfg)[1], data.note,
-                                  LPIPS if self.measure == 'lpips' else '') if note]
+        """What the paper leaves open, in sentences."""
+        data, system = DATA[self.data], SYSTEMS[self.system]
+        return [note for note in (system.note_for(data.cfg), data.note, LPIPS if self.measure == 'lpips' else '')
+                if note]
+
+    def departure(self):
+        """What is done otherwise than in the paper, so that the value may differ; '' = nothing that is known."""
+        return SYSTEMS[self.system].departure_for(DATA[self.data].cfg)
 
 
 def all_cells(table=None):

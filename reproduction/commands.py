@@ -41,7 +41,9 @@ class Plan:
         self.data = self._find(data, source, source.file, source.images)
         self.reference = self._find(data, source, source.reference, source.reference_images)
         self.options = [self._with_file(data, option) for option in cell.train_options(scale, teacher)] + self.further
-        self.digests = [sha256_of_file(path) for path in (self.data, self.reference, *self.files.values()) if path]
+        values = [option.partition('=')[2] for option in self.options]
+        self.digests = [digest_of(path) for path in (self.data, self.reference, judge, *self.files.values(), *values)
+                        if path and os.path.exists(path)]
 
     def _find(self, folder, source, file, images):
         if file is None:
@@ -69,8 +71,9 @@ class Plan:
 
     def facts(self):
         """Everything that the values depend on, except the seed and the number of evaluations."""
-        return dict(training=self.cell.training, scale=self.scale, options=self.options, further=self.further,
-                    teacher=self.teacher, judge=self.judge, files=sorted(self.files), digests=self.digests)
+        return dict(training=self.cell.training, scale=self.scale, digests=self.digests, files=sorted(self.files),
+                    options=[nameless(option) for option in self.options], further=list(map(nameless, self.further)),
+                    teacher=nameless(self.teacher), judge=nameless(self.judge))
 
     def folder(self, seed):
         """Of a training: its run, and what is measured of it."""
@@ -85,10 +88,10 @@ class Plan:
                 *([f'--metric-teacher={self.judge}'] if self.judge else []),
                 *[f'{name}={file}' for name, file in self.files.items() if name == '--detector']]
 
-    def measure_command(self, seed, network, evaluation):
+    def measure_command(self, network, evaluation, outdir):
         fid = self.cell.measure == 'fid'
         return ['calc_metrics.py', f'--network={network}', f'--metrics={self.cell.metric(self.scale, self.judge)}',
-                f'--outdir={self.folder(seed)}', f'--seed={evaluation}', f'--device={self.device}', '--bootstrap=0',
+                f'--outdir={outdir}', f'--seed={evaluation}', f'--device={self.device}', '--bootstrap=0',
                 *([f'--ref={self.reference or self.data}'] if fid else []),
                 *([f'--teacher={self.judge}'] if self.judge and fid else []),
                 *[f'{name}={file}' for name, file in self.files.items()]]
@@ -102,6 +105,10 @@ class Plan:
         return ['calc_metrics.py', f'--network={network}', f'--metrics={NAMES[self.cell.measure].format(10)}',
                 f'--outdir={os.path.join(self.folder(seed), "try")}', f'--device={self.device}', '--bootstrap=0',
                 *[f'{name}={file}' for name, file in self.files.items()]]
+
+    def evaluations(self, seed):
+        """Where its measurements are: with the run, so that those of another one are not taken for them."""
+        return os.path.join(self.run_of(seed), 'evaluations')
 
     def run_of(self, seed):
         """The folder that train.py made. Raises UserError if there is none, or more than one."""
@@ -124,6 +131,22 @@ class Plan:
             raise UserError(f'{run}: has stopped after {last["cur_nimg"] / 1000:g} of {self.cell.kimg(self.scale):g} '
                             'kimg; the same command goes on from there')
         return {name: os.path.join(run, record['snapshot']) for name, record in (('best', best), ('last', last))}
+
+
+def nameless(option):
+    """An option, or its value, without the folder of a file that it names: the digest tells what is in it."""
+    name, _, value = (option or '').rpartition('=')
+    if not os.path.exists(value):
+        return option
+    return f'{name}={os.path.basename(value)}' if name else os.path.basename(value)
+
+
+def digest_of(path):
+    """SHA-256 of a file, or of all in a folder."""
+    if os.path.isfile(path):
+        return sha256_of_file(path)
+    paths = sorted(os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+    return hashlib.sha256(''.join(sha256_of_file(file) for file in paths).encode()).hexdigest()
 
 
 def images_in(path):

@@ -8,6 +8,8 @@ from dnnlib import files, metric_records
 from .commands import call
 
 RECORDS = 'records.jsonl'
+# Seeds of the evaluations; below are those of trainings, whose own measurements, with the same seed, choose the best
+FIRST_EVALUATION = 1000
 
 
 def read(outdir):
@@ -46,24 +48,21 @@ def _facts(plan, seed):
 
 
 def _measure(plan, seed, network, evaluations):
-    """-> dict(snapshot, kimg, values, protocol): one value for each evaluation, which draws its own fakes.
-
-    Seed 0 has chosen the best snapshot, so the evaluations begin with 1.
-    """
-    found = [_evaluation(plan, seed, network, number) for number in range(1, evaluations + 1)]
+    """-> dict(snapshot, kimg, values, protocol): one value for each evaluation, which draws its own fakes."""
+    found = [_evaluation(plan, seed, network, number) for number in range(evaluations)]
     protocol = {key: value for key, value in metric_records.protocol_of(found[0]).items() if 'seed' not in key}
     return dict(snapshot=os.path.basename(network), kimg=(found[0].get('cur_nimg') or 0) / 1000,
                 values=[record['value'] for record in found], protocol=protocol)
 
 
 def _evaluation(plan, seed, network, number):
-    """The record of it, which may be there from a call that was cut off."""
-    name = plan.cell.metric(plan.scale, plan.judge)
-    read = lambda: [record for record in metric_records.read_metric(plan.folder(seed), name)
+    """The record of it, which may be in the folder of the run from a call that was cut off."""
+    name, drawn = plan.cell.metric(plan.scale, plan.judge), FIRST_EVALUATION + number
+    read = lambda: [record for record in metric_records.read_metric(plan.evaluations(seed), name)
                     if os.path.basename(record['snapshot']) == os.path.basename(network)
-                    and record['generated']['seed'] == number]
+                    and record['generated']['seed'] == drawn]
     if not read():
-        call(plan.measure_command(seed, network, number))
+        call(plan.measure_command(network, drawn, plan.evaluations(seed)))
     return read()[-1]
 
 

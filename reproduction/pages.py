@@ -47,9 +47,9 @@ def page(number, records):
              '| | ' + ' | '.join(f'{DATA[data].title}, {TITLES[measure]}' for data, measure in columns) + ' |',
              '|---' * (len(columns) + 1) + '|']
     for system in dict.fromkeys(cell.system for cell in cells):
-        row = [cell for cell in cells if cell.system == system]
-        fields = '| '.join(f'{cell.printed}{"".join(f"<br>{_ours(group)}" for group in found[cell])} ' for cell in row)
-        lines.append(f'| {SYSTEMS[system].title} | {fields}|')
+        fields = ['<br>'.join([str(cell.printed), *[_ours(cell, group) for group in found[cell]]])
+                  for cell in cells if cell.system == system]
+        lines.append(f'| {" | ".join([SYSTEMS[system].title, *fields])} |')
     lines += ['', '## What was measured', '']
     for cell in cells:
         for group in found[cell]:
@@ -68,25 +68,35 @@ def _records_of(cell, records):
     return list(groups.values())
 
 
-def _ours(group):
-    means = lambda which: [statistics.fmean(record['measured'][which]['values']) for record in group]
-    mark = '*' if _reasons(group) else ''
+def _ours(cell, group):
+    means = lambda which: [_mean(record['measured'][which]['values']) for record in group]
+    mark = '*' if _reasons(cell, group) else ''
     return f'b {_spread(means("best"))}{mark}, l {_spread(means("last"))}{mark} ({len(group)})'
 
 
+def _mean(values):
+    """None where one is no number."""
+    return None if None in values else statistics.fmean(values)
+
+
 def _spread(values):
+    if None in values:
+        return 'NaN'
     decimals = 3 if abs(statistics.fmean(values)) < 1 else 2
     spread = f' ± {statistics.stdev(values):.{decimals}f}' if len(values) > 1 else ''
     return f'{statistics.fmean(values):.{decimals}f}{spread}'
 
 
-def _reasons(group):
+def _reasons(cell, group):
     """Why the values are not those of the paper's protocol."""
     record, protocol = group[0], group[0]['measured']['best']['protocol']
-    data, reasons = DATA[record['training'].partition('/')[0]], []
+    data, reasons = DATA[cell.data], []
     if record['scale'] < 1:
-        reasons.append(f'made with --scale={record["scale"]:g}: narrow networks, {record["scale"]:g} of the length and '
-                       'of the fakes')
+        scale = record['scale']
+        reasons.append(f'made with --scale={scale:g}: narrow networks, {cell.kimg(scale):g} kimg instead of '
+                       f'{cell.kimg():g}, {cell.fakes(scale)} fakes instead of {cell.fakes()}')
+    if cell.departure():
+        reasons.append(cell.departure().rstrip('.'))
     if FRECHET.match(record['metric']) and record['metric'].startswith('feat'):
         reasons.append(f'another detector: {protocol["detector.identity"]} instead of Inception')
     if record['teacher'] is not None:
@@ -100,15 +110,18 @@ def _reasons(group):
         reasons.append(f'further options: {" ".join(record["further"])}')
     if len(group) < SEEDS:
         reasons.append(f'{len(group)} of {SEEDS} training seeds')
+    evaluations = min(len(part['values']) for line in group for part in line['measured'].values())
+    if evaluations < EVALUATIONS:
+        reasons.append(f'{evaluations} of {EVALUATIONS} evaluations')
     return reasons
 
 
 def _details(cell, group):
     record, best = group[0], group[0]['measured']['best']
     evaluated = [part['values'] for record in group for part in record['measured'].values()]
-    spreads = [statistics.stdev(values) for values in evaluated if len(values) > 1]
+    spreads = [statistics.stdev(values) for values in evaluated if len(values) > 1 and None not in values]
     kimg = ', '.join(f'{other["measured"]["best"]["kimg"]:g}' for other in group)
-    reasons = _reasons(group)
+    reasons = _reasons(cell, group)
     lines = [f'`train.py {" ".join(record["options"])}`',
              f'best at {kimg} kimg; {record["metric"]}, {len(best["values"])} evaluations each'
              + (f', which differ by ± {max(spreads):.3f} at most' if spreads else ''),

@@ -19,20 +19,26 @@ STAGES = ('CLIP alone. The source adds DINO and Swin-T MoBY later, each from the
 
 
 class System(NamedTuple):
-    """A row. Options are by base configuration; '' = for all others."""
+    """A row. Tables are by base configuration; '' = for all others."""
     title: str
     options: dict
-    notes: dict = {}
+    notes: dict = {}                # what the paper leaves open
+    departures: dict = {}           # what we do otherwise, so that the values may differ
 
-    def for_cfg(self, cfg):
-        """-> (options, what is left open) on a base configuration."""
-        return self.options.get(cfg, self.options.get('')), self.notes.get(cfg, self.notes.get('', ''))
+    def options_for(self, cfg):
+        return self.options.get(cfg, self.options.get(''))
+
+    def note_for(self, cfg):
+        return self.notes.get(cfg, self.notes.get('', ''))
+
+    def departure_for(self, cfg):
+        return self.departures.get(cfg, self.departures.get('', ''))
 
 
 DA = {'': ('--aug=diffaug',)}
 ADA = {'': ('--aug=ada',)}
-ADA_NOTES = {'low-shot': SCHEDULE, 'biggan-cifar': HINGE, 'biggan-imagenet64': HINGE}
-APA_NOTES = {'low-shot': SCHEDULE, 'biggan-cifar': HINGE}
+LOW_SHOT = {'low-shot': SCHEDULE}
+ON_BIGGAN = {'biggan-cifar': HINGE, 'biggan-imagenet64': HINGE}
 APA = {'low-shot': ('--aug=ada', '--apa'), 'biggan-cifar': ('--aug=noaug', '--apa')}
 INSGEN = {'low-shot': ('--aug=linear', '--p=0.6', '--insgen')}
 LECAM_OPTIONS = {'low-shot': ('--aug=diffaug', '--lecam=1e-6'), 'biggan-cifar': ('--aug=diffaug', '--lecam=0.3'),
@@ -40,7 +46,7 @@ LECAM_OPTIONS = {'low-shot': ('--aug=diffaug', '--lecam=1e-6'), 'biggan-cifar': 
 LECAM_NOTES = {'low-shot': LECAM_LOW, 'biggan-cifar': LECAM, 'biggan-imagenet64': LECAM_IMAGENET}
 
 
-def _with_kd(title, base, notes=None, methods='agkd,cgkd', teacher=None):
+def _with_kd(title, base, notes=None, methods='agkd,cgkd', teacher=None, departures=None):
     """`base` and distillation, by the paper where its authors released no program."""
     further = () if teacher is None else (f'--kd-teacher={teacher}',)
     options, open_points = {}, {}
@@ -50,7 +56,7 @@ def _with_kd(title, base, notes=None, methods='agkd,cgkd', teacher=None):
         if before is not None:
             options[cfg] = (*before, f'--kd={methods}', f'--kd-preset={preset}', *further)
             open_points[cfg] = ' '.join(part for part in ((notes or {}).get(cfg, ''), note) if part)
-    return System(title, options, open_points)
+    return System(title, options, open_points, departures or {})
 
 
 def _distilled(title, method, note=NOT_PRINTED):
@@ -71,11 +77,12 @@ SYSTEMS = {
                            teacher='hf:Salesforce/blip-itm-base-coco'),
     'lecam': System('LeCam', LECAM_OPTIONS, LECAM_NOTES),
     'lecam+kd': _with_kd('LeCam + KD-DLGAN', LECAM_OPTIONS, LECAM_NOTES),
-    'insgen': System('InsGen', INSGEN, {'': SCHEDULE}),
-    'insgen+kd': _with_kd('InsGen + KD-DLGAN', INSGEN, {'low-shot': SCHEDULE}),
-    'apa': System('APA', APA, APA_NOTES),
-    'apa+kd': _with_kd('APA + KD-DLGAN', APA, APA_NOTES),
-    'ada': System('ADA', ADA, ADA_NOTES),
-    'ada+kd': _with_kd('ADA + KD-DLGAN', ADA, ADA_NOTES),
-    'vision-aided': System('Vision-aided GAN', {'': ('--aug=diffaug', '--vision-aided=clip')}, {'': STAGES}),
+    'insgen': System('InsGen', INSGEN, LOW_SHOT),
+    'insgen+kd': _with_kd('InsGen + KD-DLGAN', INSGEN, LOW_SHOT),
+    'apa': System('APA', APA, LOW_SHOT, ON_BIGGAN),
+    'apa+kd': _with_kd('APA + KD-DLGAN', APA, LOW_SHOT, departures=ON_BIGGAN),
+    'ada': System('ADA', ADA, LOW_SHOT, ON_BIGGAN),
+    'ada+kd': _with_kd('ADA + KD-DLGAN', ADA, LOW_SHOT, departures=ON_BIGGAN),
+    'vision-aided': System('Vision-aided GAN', {'': ('--aug=diffaug', '--vision-aided=clip')},
+                           departures={'': STAGES}),
 }

@@ -14,7 +14,7 @@ import reproduce
 import train
 from dnnlib import UserError
 from metrics import metric_main
-from reproduction import cells, commands, pages
+from reproduction import cells, commands, making, pages
 from reproduction.commands import Plan
 from reproduction.data_sets import DATA
 from reproduction.systems import SYSTEMS
@@ -74,7 +74,7 @@ def test_every_training_is_a_command_of_train_py(scale, pictures):
         assert config.total_kimg == pytest.approx(max(data.kimg * scale, cells.LEAST_KIMG[data.cfg]))
         assert config.training_set_kwargs['use_labels'] == SIZES[data.cfg][1] and data.cfg in PRESETS
         assert ('kd' in config.terms) == any(part in training for part in KD_PARTS)
-        assert cell.open_points() or cell.system == 'da'
+        assert cell.open_points() or cell.departure() or cell.system == 'da'
 
 
 @pytest.mark.parametrize('scale', [1, 0.001])
@@ -147,12 +147,12 @@ def test_commands_name_the_reference_the_judge_and_the_seed(tmp_path):
     assert {'--metric-data=' + str(tmp_path / 'cifar10-test.zip'), '--metric-teacher=lite0', '--seed=2',
             '--metrics=featfid10k_full'} <= set(plan.train_command(2))
     assert {'--ref=' + str(tmp_path / 'cifar10-test.zip'), '--teacher=lite0', '--seed=1', '--network=a',
-            '--metrics=featfid10k_full'} <= set(plan.measure_command(2, 'a', 1))
+            '--metrics=featfid10k_full'} <= set(plan.measure_command('a', 1, 'out'))
     code, output = run_cli(reproduce.main, 'run', 'table2/cifar10-10/da', f'--data={tmp_path}', '-n', '--seeds=2')
     assert code == 0 and output.count('train.py') == 2 and output.count('calc_metrics.py') == 1
     lpips = Plan(cells.find('table5/cifar10-10/da'), str(tmp_path), 'out', files={'--alexnet': program()})
     assert f'--alexnet={program()}' in lpips.try_command(0) and '--metrics=lpips_diversity10' in lpips.try_command(0)
-    assert not any(option.startswith(('--ref', '--teacher')) for option in lpips.measure_command(0, 'a', 1))
+    assert not any(option.startswith(('--ref', '--teacher')) for option in lpips.measure_command('a', 1, 'out'))
 
 
 def program():
@@ -209,6 +209,7 @@ def test_a_training_that_was_stopped_is_not_measured(tmp_path):
         if nimg < 300_000:
             with pytest.raises(UserError, match=f'has stopped after {nimg // 1000} of 300 kimg'):
                 plan.snapshots(0)
+    assert plan.evaluations(0) == str(run / 'evaluations')         # another run would have others
     assert plan.snapshots(0) == {'best': str(run / '100000'), 'last': str(run / '300000')}
 
 
@@ -230,22 +231,23 @@ def record(seed, best, last, **changes):
 
 
 def test_a_page_has_means_over_seeds_of_means_over_evaluations():
-    best = [[40.0, 42.0], [44.0, 44.0], [45.0, 47.0]]
-    text = pages.page(1, [record(seed, values, [50.0, 50.0]) for seed, values in enumerate(best)])
+    best = [[40.0, 42.0, 41.0], [44.0, 44.0, 44.0], [45.0, 47.0, 46.0]]
+    text = pages.page(1, [record(seed, values, [50.0] * 3) for seed, values in enumerate(best)])
     spread = statistics.stdev([41, 44, 46])
     assert f'46.87<br>b 43.67 ± {spread:.2f}, l 50.00 ± 0.00 (3) ' in text
-    assert f'2 evaluations each, which differ by ± {2 ** 0.5:.3f} at most' in text and 'not to be compared' not in text
+    assert '3 evaluations each, which differ by ± 1.000 at most' in text and 'not to be compared' not in text
     assert pages.page(4, [record(0, [40.0], [50.0])]) is not None          # the same training, in another table
     assert pages.page(2, [record(0, [40.0], [50.0])]) is None
 
 
 @pytest.mark.parametrize('changes, reason', [
-    (dict(scale=0.001), 'made with --scale=0.001'), (dict(teacher='pocket'), 'another teacher: pocket'),
+    (dict(scale=0.001), 'narrow networks, 0.3 kimg instead of 300, 50 fakes instead of 5000'),
+    (dict(teacher='pocket'), 'another teacher: pocket'),
     (dict(metric='featfid5k_full'), 'another detector: inception instead of Inception'),
     (dict(further=['--gamma=1']), 'further options: --gamma=1'),
     (dict(files=['--detector']), 'networks of the measure from files: --detector')])
 def test_what_must_not_be_compared_is_marked(changes, reason):
-    text = pages.page(1, [record(seed, [40.0], [50.0], **changes) for seed in range(3)])
+    text = pages.page(1, [record(seed, [40.0] * 3, [50.0] * 3, **changes) for seed in range(3)])
     assert 'b 40.00 ± 0.00*, l 50.00 ± 0.00* (3)' in text and reason in text
 
 
@@ -254,15 +256,41 @@ def test_other_settings_are_another_line(tmp_path):
     (tmp_path / 'records.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
     assert pages.write(str(tmp_path)) == [str(tmp_path / f'table{number}.md') for number in (1, 4)]
     text = (tmp_path / 'table1.md').read_text()
-    assert 'b 40.00*, l 50.00* (1)<br>b 30.00*, l 30.00* (1)' in text and '1 of 3 training seeds' in text
+    assert 'b 40.00*, l 50.00* (1)<br>b 30.00*, l 30.00* (1)' in text
+    assert '1 of 3 training seeds; 1 of 3 evaluations' in text
     assert all(SYSTEMS[cell.system].title in text for cell in cells.all_cells(1))
 
 
 def test_another_number_of_real_images_is_marked():
-    lines = [record(seed, [40.0], [50.0]) for seed in range(3)]
+    lines = [record(seed, [40.0] * 3, [50.0] * 3) for seed in range(3)]
     for line in lines:
         line['measured']['best']['protocol']['reference.images'] = 99
     assert '99 real images instead of 100' in pages.page(1, lines)
     for line in lines:
         line['measured']['best']['protocol']['reference.images'] = 100
     assert 'not to be compared' not in pages.page(1, lines)
+
+
+def test_what_is_no_number_and_what_is_done_otherwise():
+    """A diverged snapshot is null in the record; table 2 has ADA with the hinge loss."""
+    lines = [record(seed, [40.0] * 3, [50.0, None, 50.0], training='cifar10-10/ada') for seed in range(3)]
+    text = pages.page(2, lines)
+    assert 'b 40.00 ± 0.00*, l NaN* (3)' in text and 'compared with the printed value: With the hinge loss' in text
+
+
+def test_files_count_by_what_is_in_them(tmp_path):
+    archive(tmp_path / 'obama.zip', 100)
+    plans = []
+    for place, content in (('a', b'1'), ('b', b'1'), ('a', b'2')):
+        folder = tmp_path / place / 'teacher'
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / 'teacher.safetensors').write_bytes(content)
+        plans.append(Plan(cells.find('table1/obama/da+kd'), str(tmp_path), 'out', teacher=str(folder)))
+    assert plans[0].facts() == plans[1].facts() and plans[0].folder(0) == plans[1].folder(0) != plans[2].folder(0)
+    assert f'--kd-teacher={tmp_path / "a" / "teacher"}' in plans[0].train_command(0)
+    assert plans[0].facts()['teacher'] == 'teacher' and '--kd-teacher=teacher' in plans[0].facts()['options']
+
+
+def test_evaluations_draw_other_fakes_than_any_training():
+    run, = [param for param in reproduce.run_command.params if param.name == 'seeds']
+    assert run.type.max <= making.FIRST_EVALUATION
