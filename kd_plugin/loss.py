@@ -82,7 +82,8 @@ class Distillation(Term):
             if settings.target_norm != 'raw':
                 targets = _build_targets(TARGETS[settings.target_norm], loaded, dataset, raw_input, cache)
         distillation = cls(loaded, D.feature_dim, methods, texts, settings, cache, seed, targets, batch_size)
-        distillation.notes = [f'Knowledge distillation: {", ".join(methods)} from teacher {teacher}; {len(texts)} '
+        weights = ', '.join(f'{name} {getattr(settings, f"weight_{name}"):g}' for name in methods)
+        distillation.notes = [f'Knowledge distillation: {weights} from teacher {teacher}; {len(texts)} '
                               f'texts ({texts_origin}).']
         if 'cgkd' in methods and settings.pd == 'off':
             distillation.notes.append('Pairwise diversity of the teacher has no gradient in the D step: it is logged, '

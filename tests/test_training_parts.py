@@ -273,6 +273,15 @@ def test_labelled_grid_enlarges_small_images_and_leaves_room_for_text():
     assert sheet[64:76, :64].min() < 128                                # dark letters below
 
 
+def test_labels_that_are_wider_than_the_image_have_room():
+    imgs = torch.zeros([2, 3, 16, 16], dtype=torch.uint8)
+    short, long, longest = [np.asarray(image_grid.to_labelled_grid(imgs, 2, [text, text]))
+                            for text in ('a', 'triangle, seed 12', 'w' * 500)]
+    assert short.shape[1] == 2 * 64 < long.shape[1] < longest.shape[1] == 2 * 3 * 64
+    side = long.shape[1] // 2
+    assert (long[:64, 64:side] == 255).all() and long[66:, 64:side].min() < 128         # text goes on beside the image
+
+
 def test_one_class_per_row(tiny_data):
     from training.dataset import ImageFolderDataset
     dataset = ImageFolderDataset(tiny_data, use_labels=True)

@@ -10,6 +10,8 @@ import torch
 
 from dnnlib import files
 
+MOST_ROOM = 3                   # widths of an image that a text under it may take; longer ones are cut off
+
 
 def to_grid(img_uint8, columns):
     """uint8 [N, C, H, W] -> PIL image, row by row; missing images at the end stay black."""
@@ -22,14 +24,15 @@ def to_grid(img_uint8, columns):
 
 
 def to_labelled_grid(img_uint8, columns, labels, min_tile=64):
-    """As `to_grid`, with a line of text under each image; small images are enlarged, pixel by pixel, to at least
-    `min_tile`."""
+    """As `to_grid`, with a line of text under each image. Small images are enlarged, pixel by pixel, to at least
+    `min_tile`; where a text is wider than that, there is room between the images."""
     n, _c, h, w = img_uint8.shape
     zoom = -(-min_tile // w)
     text_height = max(h * zoom // 10, 9)
-    tile_w, tile_h = w * zoom, h * zoom + text_height + 4
-    sheet = PIL.Image.new('RGB', (columns * tile_w, math.ceil(n / columns) * tile_h), 'white')
     font = PIL.ImageFont.load_default(size=text_height)
+    widest = math.ceil(max(map(font.getlength, labels), default=0)) + 6
+    tile_w, tile_h = max(w * zoom, min(widest, MOST_ROOM * w * zoom)), h * zoom + text_height + 4
+    sheet = PIL.Image.new('RGB', (columns * tile_w, math.ceil(n / columns) * tile_h), 'white')
     for i, label in enumerate(labels):
         tile = PIL.Image.new('RGB', (tile_w, tile_h), 'white')      # its own image cuts off long text
         tile.paste(to_grid(img_uint8[i:i + 1], 1).convert('RGB').resize((w * zoom, h * zoom),

@@ -86,7 +86,8 @@ def _build(name, kwargs):
     kwargs = described(kwargs, name)
     row = architectures.of_class(kwargs['class_name'])
     if 'pickle' not in row.abilities:
-        raise UnusableFile(f'{name} is a network of {row.title}: {architectures.ABILITIES["pickle"]}')
+        raise UnusableFile(f'{name} is a network of {row.title}: {architectures.ABILITIES["pickle"]}; export.py writes '
+                           'ONNX and TorchScript of it')
     kwargs, bfloat16_res = _without_bfloat16(kwargs)
     module = laid_out(kwargs, name)
     if bfloat16_res:
