@@ -145,3 +145,13 @@ def test_generator_names_what_processes_average():
     assert all(norm.sync for norm in norms(G)) and len(norms(G)) == 7
     assert [value.data_ptr() for value in G.running_averages()] == [
         value.data_ptr() for name, value in G.named_buffers() if name.endswith(('stored_mean', 'stored_var'))]
+
+
+def test_a_pass_that_is_not_finite_does_not_stay_in_the_running_values():
+    """In one channel of two; the other one moves, by a tenth of mean 2 and unbiased variance 4 / 3."""
+    norm = PlainNorm(2).train()
+    x = torch.tensor([[1.0, 3.0], [3.0, 1.0]]).view(1, 1, 2, 2).repeat(1, 2, 1, 1)
+    x[0, 0, 0, 0] = float('nan')
+    norm(x)
+    assert norm.stored_mean.tolist() == [0, pytest.approx(0.2)]
+    assert norm.stored_var.tolist() == [1, pytest.approx(0.9 + 0.1 * 4 / 3)]

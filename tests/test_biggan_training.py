@@ -42,7 +42,7 @@ def make_config(data, *args):
     config, _name = train.build_config(parse_options(
         '--outdir=x', f'--data={data}', '--cfg=biggan-cifar', '--cbase=4', '--device=cpu', '--metrics=none',
         '--workers=0', '--batch=6', '--health=4', '--kimg=0.072', '--tick=0.036', '--snap=1', *args))
-    config.update(grid_images=4, ema_start_kimg=2 * 4 * 6 / 1000)
+    config.update(grid_images=4, ema_start_kimg=(3 - 1) * 4 * 6 / 1000)        # as build.py makes it of ema_start=3
     return config
 
 
@@ -90,7 +90,7 @@ def test_the_configuration(pictures):
                                       pl_weight=0, gan_loss='hinge', one_pass=True)
     assert (config.batch_size, config.batch_gpu, config.D_steps, config.D_first) == (50, 50, 4, True)
     assert 0.5 ** (4 * 50 / 1000 / config.ema_kimg) == pytest.approx(0.9999, abs=1e-12)
-    assert config.ema_start_kimg == 1000 * 0.2 and config.total_kimg == 250_000 * 0.2
+    assert config.ema_start_kimg == 999 * 0.2 and config.total_kimg == 250_000 * 0.2
     assert config.kimg_per_tick * config.network_snapshot_ticks == 4000 * 0.2
     assert config.training_set_kwargs['use_labels'] and config.training_set_kwargs['xflip'] and config.fp32
     assert config.augment_kwargs['policy'] == 'translation,cutout' and config.metrics == ['fid10k_full']

@@ -167,7 +167,9 @@ def test_options(tiny_data):
                                          target=0.5))
     one_pass = EasyDict(loss_kwargs=dict(one_pass=True), batch_size=50, D_steps=4)
     assert METHOD.configure(EasyDict(init_from=None), one_pass, None) == dict(batch_size=50, interval=16)
-    with pytest.raises(UserError, match='--apa: shows D the fakes of the G step .* one in 4 iterations; leave it out'):
-        METHOD.configure(EasyDict(init_from=None, cfg='x'), EasyDict(one_pass, loss_kwargs={}), None)
+    for schedule in (dict(), dict(D_steps=1, D_first=True)):
+        with pytest.raises(UserError, match='--apa: shows D the fakes of the G step .* before each step of D; leave'):
+            in_two_passes = EasyDict({**one_pass, 'loss_kwargs': {}, **schedule})
+            METHOD.configure(EasyDict(init_from=None, cfg='x'), in_two_passes, None)
     assert build('--apa', '--init-from=x')[0].terms['apa']['kimg'] == build('--init-from=x')[0].ada_kimg == 100
     assert name == 'tiny-auto1-batch8-apa-target0.5'

@@ -34,6 +34,14 @@ def test_two_pass_d_step_equals_one_pass():
     close(got, gradients(n.D))
 
 
+def test_a_phase_of_regularisation_alone_has_no_main_loss():
+    """Of a loss that has fakes and reals in one pass, too."""
+    n = nets()
+    for settings in (dict(), dict(one_pass=True)):
+        assert not any(grad.any() for grad in run(n, make_loss(n, r1_gamma=0, **settings), 'Dreg').values())
+        assert any(grad.any() for grad in run(n, make_loss(n, r1_gamma=0, **settings), 'Dmain').values())
+
+
 def test_merged_phase_is_the_sum_of_its_parts():
     n = nets()
     main, reg, both = [run(n, make_loss(n, pl_weight=0), phase) for phase in ('Dmain', 'Dreg', 'Dboth')]

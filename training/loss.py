@@ -125,12 +125,13 @@ class StyleGAN2Loss:
             if reg:
                 self._g_reg(gen_z, gen_c, gain)
         else:
-            if self.one_pass:
+            one_pass = self.one_pass and main
+            if one_pass:
                 self._make_fakes(step)                  # a method may show them as reals
             for term in self.terms.values() if main or reg else ():
                 term.replace_reals(step)
             step.real_img.requires_grad_(reg)
-            if self.one_pass:
+            if one_pass:
                 self._d_one_pass(step, gain)
             elif main:
                 self._d_main(step, gain, reg)

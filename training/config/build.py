@@ -124,7 +124,7 @@ def add_schedule(config, opts, preset):
     decay = preset.ema_decay
     config.update(ema_kimg=preset.ema_kimg if decay is None else half_life_kimg(decay, per_G_step),
                   ema_rampup=None if opts.init_from else preset.ema_rampup,
-                  ema_start_kimg=preset.ema_start_kimg + preset.ema_start * per_G_step / 1000,
+                  ema_start_kimg=preset.ema_start_kimg + max(preset.ema_start - 1, 0) * per_G_step / 1000,
                   ema_buffers=preset.ema_buffers)
 
 

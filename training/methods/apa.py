@@ -65,10 +65,9 @@ class AdaptivePseudoAugmentation(Term):
 
 def _configure(opts, config, _dataset):
     """The length of ADA's rule, so that with equal targets both probabilities are one."""
-    if config.D_steps != 1 and not config.loss_kwargs.get('one_pass'):
+    if (config.D_steps != 1 or config.D_first) and not config.loss_kwargs.get('one_pass'):
         raise UserError(f'--apa: shows D the fakes of the G step of the same iteration, and --cfg={opts.cfg} '
-                        'has one in '
-                        f'{config.D_steps} iterations; leave it out')
+                        'has none before each step of D; leave it out')
     return dict(batch_size=config.batch_size, **(dict(interval=4 * config.D_steps) if config.D_steps != 1 else {}),
                 **(dict(kimg=100) if opts.init_from else {}))
 

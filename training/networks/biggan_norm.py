@@ -49,7 +49,9 @@ class BatchNorm(torch.nn.Module):
     @torch.no_grad()
     def _move(self, mean, var, count):
         var = var * (count / (count - 1)) if self.unbiased else var
-        torch._foreach_lerp_([self.stored_mean, self.stored_var], [mean, var], MOMENTUM)
+        finite = mean.isfinite() & var.isfinite()       # else one bad pass would stay in the average for good
+        for stored, new in ((self.stored_mean, mean), (self.stored_var, var)):
+            stored.copy_(torch.where(finite, stored.lerp(new, MOMENTUM), stored))
 
 
 def _by_own_batch(x, eps, dtype):
