@@ -106,7 +106,7 @@ def samples(lines, part, runs, path):
                    if (grid := study_sheets.latest_grid(runs(arm, seed), kimgs[-1]))] for arm in part.arms}
     if not study_sheets.write(grids, SIDES[part.data], path):
         return None
-    return f'{", ".join(arm for arm, found in grids.items() if found)}, at {kimgs[-1]:g} kimg'
+    return f'{"; ".join(arm for arm, found in grids.items() if found)}, at {kimgs[-1]:g} kimg'
 
 
 def sheet(lines, name, runs, page, before):
