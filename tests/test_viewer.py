@@ -22,7 +22,7 @@ import toy_architecture
 from conftest import run_cli
 
 import viewer
-from dnnlib import UserError
+from dnnlib import UserError, ports
 from training.networks import architectures
 from training.snapshots import files as snapshots
 from viewing import networks as shown
@@ -244,8 +244,17 @@ def test_a_port_that_is_taken():
         with pytest.raises(UserError, match=f'--port={taken}: is taken, or may not be used; name another one'):
             serve.listen(serve.LOOPBACK, taken)
         with serve.listen(serve.LOOPBACK, None) as other:
-            assert taken < other.getsockname()[1] < serve.PORT + serve.MORE_PORTS
+            assert taken < other.getsockname()[1] < serve.PORT + ports.MORE_PORTS
             assert one.getsockname()[0] == '127.0.0.1'
+
+
+@pytest.mark.parametrize('host, names', [
+    ('127.0.0.1', ['127.0.0.1', 'localhost']), ('localhost', ['localhost', '127.0.0.1']),
+    ('127.0.0.2', ['127.0.0.2', 'localhost']), ('::1', ['[::1]', 'localhost']), ('0.0.0.0', None), ('::', None)])
+def test_the_names_that_are_answered(host, names):
+    """Wherever only this machine can ask, those of this machine."""
+    with serve.listen(host, None) as at:
+        assert serve.own_names(host, at) == names
 
 
 # -- in a browser
@@ -340,3 +349,11 @@ def test_what_the_server_says(address):
     assert 'fonts.googleapis' not in text and '"analytics_enabled":false' in text.replace(' ', '')
     with pytest.raises(urllib.error.HTTPError, match='400'):
         urllib.request.urlopen(urllib.request.Request(address, headers=dict(Host='elsewhere.example')))
+
+
+@pytest.mark.parametrize('route', ['gradio_api/upload', 'gradio_api/upload/', 'gradio_api/upload?upload_id=1'])
+def test_no_file_is_taken(address, route):
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\nhello\r\n--x--\r\n'
+    headers = {'Content-Type': 'multipart/form-data; boundary=x'}
+    with pytest.raises(urllib.error.HTTPError, match='403'):
+        urllib.request.urlopen(urllib.request.Request(address + route, body, headers))
