@@ -235,6 +235,10 @@ def test_what_a_visitor_chooses(made, address, open_page):
     page.get_by_role('button', name='Other seeds').click()
     expect(page.locator('figcaption')).to_have_text('seed 302', timeout=browsing.LIMIT)
     assert page.locator('figure a').get_attribute('download') == 'seed0302.png'
+    page.get_by_label('Seed as a number').fill('4294967294')
+    for seed in (4294967295, 0):
+        page.get_by_role('button', name='Other seeds').click()
+        expect(page.locator('figcaption')).to_have_text(f'seed {seed}', timeout=browsing.LIMIT)
     assert page.locator('option').filter(has_text='alert').all_inner_texts() == [HOSTILE[0], HOSTILE[2]]
 
 

@@ -208,6 +208,30 @@ def test_what_no_network_can_do_is_not_shown(toy, folder, tmp_path):
     assert {psi, noise, styles, choice, 'Class'} <= of_all
 
 
+FILES = '''
+import os, sys
+from viewing import networks, serve
+temp, made, network = sys.argv[1:]
+page = serve.load_gradio(temp)(networks.load_all([network], 'cpu'), {}, made)
+last = 2 ** 32 - 1
+from viewing.page import next_seed
+for first in (0, last - 15, last - 14, last - 7):
+    page.files('plain.safetensors', 0, 2, 1, 1, -1, True)
+    print([sorted(os.listdir(at.path)) for at in os.scandir(made)], next_seed(first, 4, 2))
+'''
+
+
+def test_files_of_one_request_are_kept(folder, tmp_path):
+    """Those of the latest; and other seeds are the next ones, up to the largest, and then the first ones again."""
+    pytest.importorskip('gradio', reason='pip install gradio')
+    (tmp_path / 'made').mkdir()
+    env = {**os.environ, 'PYTHONPATH': f'{ROOT}{os.pathsep}{ROOT / "tests"}'}
+    args = [str(tmp_path / 'browsers'), str(tmp_path / 'made'), str(folder / 'plain.safetensors')]
+    result = subprocess.run([sys.executable, '-c', FILES, *args], env=env, capture_output=True, text=True)
+    names = ['images.zip', 'projected_w.npz']
+    assert result.stdout.splitlines() == [f'{[names]} {seed}' for seed in (8, 4294967288, 0, 7)], result.stderr
+
+
 # -- mistakes
 
 @pytest.mark.parametrize('args, message', [
