@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import pathlib
 import re
 import shutil
 import tarfile
 import tempfile
+import zlib
 
 import jinja2
 
@@ -26,8 +28,7 @@ def check_runtime(runtime):
     if runtime is None:
         raise UserError('--format=web', 'needs the package onnxruntime-web, which the page is given a copy of',
                         f'get it with "{GET_IT}" and add --runtime=onnxruntime-web-{VERSION}.tgz')
-    with _opened(runtime):
-        pass
+    _read(runtime)
 
 
 @contextlib.contextmanager
@@ -48,10 +49,8 @@ def folder(dest, runtime, export):
             made = os.path.join(temp, 'page')
             os.makedirs(os.path.join(made, 'runtime'))
             _write_page(made, export)
-            with _opened(runtime) as read:
-                for source, target in RUNTIME.items():
-                    with open(os.path.join(made, target), 'wb') as f:
-                        f.write(read(source))
+            for name, content in _read(runtime).items():
+                pathlib.Path(made, RUNTIME[name]).write_bytes(content)
             yield os.path.join(made, MODEL_FILE)
             if os.path.isdir(dest):
                 os.rmdir(dest)
@@ -78,30 +77,27 @@ def facts(export):
                 resolution=G.img_resolution, channels=G.img_channels)
 
 
-@contextlib.contextmanager
-def _opened(runtime):
-    """-> function from the name of a file of onnxruntime-web to its bytes. Raises UserError if it is another thing."""
+def _read(runtime):
+    """-> {name of a file of onnxruntime-web: its bytes}. Raises UserError if `runtime` is another thing, or damaged."""
     where, remedy = f'--runtime={runtime}', f'get it with "{GET_IT}"'
-    if os.path.isdir(runtime):
-        place = next((place for place in (runtime, os.path.join(runtime, 'dist'))
-                      if all(os.path.isfile(os.path.join(place, name)) for name in RUNTIME)), None)
-        if place is None:
-            raise UserError(where, f'there is no {" or no ".join(RUNTIME)} in this folder', remedy)
-        yield lambda name: _content(os.path.join(place, name))
-        return
-    if not os.path.isfile(runtime):
+    if not os.path.isdir(runtime) and not os.path.isfile(runtime):
         raise UserError(where, 'there is no such file or folder', remedy)
     try:
-        archive = tarfile.open(runtime)  # noqa: SIM115
-    except (tarfile.TarError, OSError, EOFError) as err:
-        raise UserError(where, f'is no package of npm ({err})', remedy) from err
-    with archive:
-        found = {re.sub('^package/dist/', '', name): name for name in archive.getnames()}
-        if not set(RUNTIME) <= found.keys():
-            raise UserError(where, f'there is no {" or no ".join(RUNTIME)} in it', remedy)
-        yield lambda name: archive.extractfile(found[name]).read()
+        found = _of_folder(runtime) if os.path.isdir(runtime) else _of_package(runtime)
+    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as err:
+        raise UserError(where, f'cannot be read as a package of npm ({err})', remedy) from err
+    if not RUNTIME.keys() <= found.keys():
+        raise UserError(where, f'there is no {" or no ".join(RUNTIME)} in it', remedy)
+    return found
 
 
-def _content(path):
-    with open(path, 'rb') as f:
-        return f.read()
+def _of_folder(path):
+    places = [place for place in (path, os.path.join(path, 'dist'))
+              if all(os.path.isfile(os.path.join(place, name)) for name in RUNTIME)]
+    return {name: pathlib.Path(place, name).read_bytes() for place in places[:1] for name in RUNTIME}
+
+
+def _of_package(path):
+    with tarfile.open(path, 'r:gz') as archive:
+        members = {re.sub('^package/dist/', '', member.name): member for member in archive if member.isfile()}
+        return {name: archive.extractfile(members[name]).read() for name in RUNTIME if name in members}

@@ -1,6 +1,5 @@
 """A server for this machine alone: all runs of a folder, as they are now. It serves pages that it makes, no files."""
 
-import errno
 import hashlib
 import http.server
 import json
@@ -9,13 +8,12 @@ import sys
 import urllib.parse
 from collections import OrderedDict
 
-from dnnlib import UserError
+from dnnlib import UserError, ports
 
 from . import compare_page, facts, measured, page, pictures, run_folder, run_page
 from .numbers import with_interval
 
 HOST, PORT = '127.0.0.1', 8765
-MORE_PORTS = 20                 # ports that are tried if the first one is taken
 LOOK_EVERY = 10                 # seconds after which a page asks again whether something is new
 LOOK_BACK = 3                   # latest grids to try: the last may be half written
 MOST_PICTURES = 1000            # latest pictures that are kept for browsers
@@ -201,13 +199,8 @@ def start(folder: str, port: int | None = None) -> Server:
     if run_folder.is_run(folder):
         parent = os.path.dirname(os.path.abspath(folder))
         raise UserError(f'{folder}: is itself a run; name the folder that it lies in: {parent}')
-    for candidate in [port] if port is not None else range(PORT, PORT + MORE_PORTS):
-        try:
-            return Server(folder, candidate)
-        except OSError as err:
-            if err.errno not in (errno.EADDRINUSE, errno.EACCES):
-                raise UserError(f'--port={candidate}: cannot be used ({err.strerror or err}); '
-                                'name another one') from err
-    if port is not None:
-        raise UserError(f'--port={port}: is taken, or may not be used; name another one, or leave it out')
-    raise UserError(f'ports {PORT} to {PORT + MORE_PORTS - 1} are taken; name a free one with --port')
+    try:
+        return ports.listen(lambda candidate: Server(folder, candidate), port, PORT)
+    except OSError as err:
+        raise UserError(HOST, f'cannot be listened at ({err.strerror or err})',
+                        'bring up the loopback network of this machine') from err

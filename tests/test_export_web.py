@@ -18,6 +18,7 @@ import torch
 from conftest import run_cli
 
 import export
+from dnnlib import UserError
 from inference import export_files, export_web
 from training.snapshots import files as snapshots
 
@@ -109,7 +110,7 @@ def test_one_version_everywhere():
                        'it with "npm pack onnxruntime-web@'),
     (['--format=web', '--runtime=nowhere'], 'Error: --runtime=nowhere: there is no such file or folder; get it with'),
     (['--format=web', '--runtime=.'], 'Error: --runtime=.: there is no ort.wasm.bundle.min.mjs or no '),
-    (['--format=web', '--runtime=no.tgz'], 'Error: --runtime=no.tgz: is no package of npm ('),
+    (['--format=web', '--runtime=no.tgz'], 'Error: --runtime=no.tgz: cannot be read as a package of npm ('),
     (['--format=web', '--runtime=other.tgz'], 'Error: --runtime=other.tgz: there is no ort.wasm.bundle.min.mjs'),
     (['--format=web', '--input=w'], 'Error: --input=w: --format=web has no such choice; leave it out'),
     (['--format=onnx', '--dest=x.onnx', '--runtime=no.tgz'],
@@ -122,6 +123,33 @@ def test_mistakes(args, message, tmp_path, monkeypatch):
     code, output = run_cli(export.main, '--network=demo', '--dest=site', *args)
     assert code == 1 and output.startswith(message), output
     assert sorted(path.name for path in tmp_path.iterdir()) == ['no.tgz', 'other.tgz']
+
+
+def packed(path, stand_in):
+    with tarfile.open(path, 'w:gz') as archive:
+        archive.add(stand_in, 'package/dist')
+    return path.read_bytes()
+
+
+def test_a_packed_runtime(stand_in, tmp_path):
+    packed(tmp_path / 'x.tgz', stand_in)
+    assert export_web._read(str(tmp_path / 'x.tgz')) == {
+        name: (stand_in / name).read_bytes() for name in export_web.RUNTIME}
+
+
+def test_a_damaged_runtime(stand_in, tmp_path):
+    """Cut off anywhere, or with other bits, or with folders under the names of the files: one line."""
+    path, whole = tmp_path / 'x.tgz', packed(tmp_path / 'x.tgz', stand_in)
+    damaged = [whole[:length] for length in (0, 8, 40, len(whole) // 2, len(whole) - 4)]
+    for content in [*damaged, whole[:60] + bytes([whole[60] ^ 255]) + whole[61:]]:
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r'x\.tgz: cannot be read as a package of npm \(.*\); get it with "npm'):
+            export_web.check_runtime(str(path))
+    with tarfile.open(path, 'w:gz') as archive:
+        for name in export_web.RUNTIME:
+            archive.add(stand_in, f'package/dist/{name}', recursive=False)
+    with pytest.raises(UserError, match='there is no ort.wasm.bundle.min.mjs'):
+        export_web.check_runtime(str(path))
 
 
 def test_a_folder_that_is_there(tmp_path, stand_in):
@@ -235,6 +263,10 @@ def test_what_a_visitor_chooses(made, address, open_page):
     page.get_by_role('button', name='Other seeds').click()
     expect(page.locator('figcaption')).to_have_text('seed 302', timeout=browsing.LIMIT)
     assert page.locator('figure a').get_attribute('download') == 'seed0302.png'
+    page.get_by_label('Seed as a number').fill('4294967294')
+    for seed in (4294967295, 0):
+        page.get_by_role('button', name='Other seeds').click()
+        expect(page.locator('figcaption')).to_have_text(f'seed {seed}', timeout=browsing.LIMIT)
     assert page.locator('option').filter(has_text='alert').all_inner_texts() == [HOSTILE[0], HOSTILE[2]]
 
 

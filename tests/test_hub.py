@@ -214,11 +214,26 @@ def test_a_space(run, tmp_path, server):
 def test_what_a_space_needs():
     """What pyproject.toml asks for, and the version of gradio that the checks run with."""
     tomllib = pytest.importorskip('tomllib')
-    project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+    whole = tomllib.loads((ROOT / 'pyproject.toml').read_text())
+    project, data = whole['project'], whole['tool']['setuptools']['package-data']
     wanted = {line.partition(';')[0].strip() for line in project['dependencies']}
     assert wanted | {'imageio-ffmpeg'} | set(project['optional-dependencies']['hub']) == set(space.REQUIREMENTS)
     assert f'gradio=={space.GRADIO}\n' in (ROOT / 'constraints.txt').read_text()
     assert {path.split('/')[0] for path in space.code()} == set(space.PACKAGES)
+    no_weights = {package: tuple(pattern for pattern in data.get(package, []) if not pattern.endswith('.safetensors'))
+                  for package in space.PACKAGES}
+    assert {package: patterns for package, patterns in no_weights.items() if patterns} == space.DATA
+
+
+def test_what_lies_among_the_code_is_not_published(tmp_path, monkeypatch):
+    wanted = ['training/run/state.py', 'torch_utils/ops/bias_act.cu', 'inference/web/page.js']
+    stray = ['training/notes.txt', 'training/x.pth', 'training/demo_network.safetensors', 'viewing/.env',
+             'torch_utils/ops/__pycache__/x.pyc', 'inference/web/old/page.js', 'metrics/x.py']
+    for name in wanted + stray:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('x')
+    monkeypatch.setattr(space, 'ROOT', tmp_path)
+    assert space.code() == {name: str(tmp_path / name) for name in wanted}
 
 
 def test_a_token_without_rights(run, tmp_path, server):

@@ -14,6 +14,7 @@ from conftest import run_cli
 from made_runs import make_run, serving, tick, write_lines
 
 import report
+from dnnlib import ports
 from reporting import serve
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -168,7 +169,7 @@ def test_the_next_port_is_taken_where_one_is(folder, monkeypatch):
         monkeypatch.setattr(serve, 'PORT', taken)
         server = serve.start(str(folder))
         server.server_close()
-        assert taken < server.server_port < taken + serve.MORE_PORTS
+        assert taken < server.server_port < taken + ports.MORE_PORTS
 
 
 def test_what_cannot_be_served_is_refused(folder):

@@ -22,7 +22,7 @@ import toy_architecture
 from conftest import run_cli
 
 import viewer
-from dnnlib import UserError
+from dnnlib import UserError, ports
 from training.networks import architectures
 from training.snapshots import files as snapshots
 from viewing import networks as shown
@@ -208,6 +208,30 @@ def test_what_no_network_can_do_is_not_shown(toy, folder, tmp_path):
     assert {psi, noise, styles, choice, 'Class'} <= of_all
 
 
+FILES = '''
+import os, sys
+from viewing import networks, serve
+temp, made, network = sys.argv[1:]
+page = serve.load_gradio(temp)(networks.load_all([network], 'cpu'), {}, made)
+last = 2 ** 32 - 1
+from viewing.page import next_seed
+for first in (0, last - 15, last - 14, last - 7):
+    page.files('plain.safetensors', 0, 2, 1, 1, -1, True)
+    print([sorted(os.listdir(at.path)) for at in os.scandir(made)], next_seed(first, 4, 2))
+'''
+
+
+def test_files_of_one_request_are_kept(folder, tmp_path):
+    """Those of the latest; and other seeds are the next ones, up to the largest, and then the first ones again."""
+    pytest.importorskip('gradio', reason='pip install gradio')
+    (tmp_path / 'made').mkdir()
+    env = {**os.environ, 'PYTHONPATH': f'{ROOT}{os.pathsep}{ROOT / "tests"}'}
+    args = [str(tmp_path / 'browsers'), str(tmp_path / 'made'), str(folder / 'plain.safetensors')]
+    result = subprocess.run([sys.executable, '-c', FILES, *args], env=env, capture_output=True, text=True)
+    names = ['images.zip', 'projected_w.npz']
+    assert result.stdout.splitlines() == [f'{[names]} {seed}' for seed in (8, 4294967288, 0, 7)], result.stderr
+
+
 # -- mistakes
 
 @pytest.mark.parametrize('args, message', [
@@ -244,8 +268,17 @@ def test_a_port_that_is_taken():
         with pytest.raises(UserError, match=f'--port={taken}: is taken, or may not be used; name another one'):
             serve.listen(serve.LOOPBACK, taken)
         with serve.listen(serve.LOOPBACK, None) as other:
-            assert taken < other.getsockname()[1] < serve.PORT + serve.MORE_PORTS
+            assert taken < other.getsockname()[1] < serve.PORT + ports.MORE_PORTS
             assert one.getsockname()[0] == '127.0.0.1'
+
+
+@pytest.mark.parametrize('host, names', [
+    ('127.0.0.1', ['127.0.0.1', 'localhost']), ('localhost', ['localhost', '127.0.0.1']),
+    ('127.0.0.2', ['127.0.0.2', 'localhost']), ('::1', ['[::1]', 'localhost']), ('0.0.0.0', None), ('::', None)])
+def test_the_names_that_are_answered(host, names):
+    """Wherever only this machine can ask, those of this machine."""
+    with serve.listen(host, None) as at:
+        assert serve.own_names(host, at) == names
 
 
 # -- in a browser
@@ -340,3 +373,11 @@ def test_what_the_server_says(address):
     assert 'fonts.googleapis' not in text and '"analytics_enabled":false' in text.replace(' ', '')
     with pytest.raises(urllib.error.HTTPError, match='400'):
         urllib.request.urlopen(urllib.request.Request(address, headers=dict(Host='elsewhere.example')))
+
+
+@pytest.mark.parametrize('route', ['gradio_api/upload', 'gradio_api/upload/', 'gradio_api/upload?upload_id=1'])
+def test_no_file_is_taken(address, route):
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\nhello\r\n--x--\r\n'
+    headers = {'Content-Type': 'multipart/form-data; boundary=x'}
+    with pytest.raises(urllib.error.HTTPError, match='403'):
+        urllib.request.urlopen(urllib.request.Request(address + route, body, headers))

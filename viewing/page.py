@@ -3,8 +3,9 @@ text."""
 
 import functools
 import html
-import itertools
 import os
+import shutil
+import tempfile
 
 import gradio as gr
 
@@ -50,7 +51,7 @@ class Page:
 
     def __init__(self, networks, real, folder):
         self.networks, self.real, self.folder = {network.name: network for network in networks}, real, folder
-        self.numbers = itertools.count()
+        self.made = None            # the latest folder in it
         # On small machines two networks at work at once are slower than one after the other
         self.one_at_a_time = dict(concurrency_id='networks', concurrency_limit=1, api_visibility='private')
         with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as self.blocks:
@@ -94,8 +95,7 @@ class Page:
             chosen = [seed, columns, rows, *self.look]
             gr.on([self.blocks.load, *(control.change for control in chosen)], self.grids, chosen, pictures,
                   trigger_mode='always_last', **self.one_at_a_time)
-            more.click(lambda seed, columns, rows: ((seed or 0) + columns * rows) % LARGEST_SEED, chosen[:3], seed,
-                       api_visibility='private')
+            more.click(next_seed, chosen[:3], seed, api_visibility='private')
             with gr.Row():
                 network = self._choice(list(self.networks))
                 button = gr.Button('Make files: images as PNG' + (', latents w' if self.having('w') else ''))
@@ -179,9 +179,11 @@ class Page:
         return self.networks[name].neighbors(seeds_of(seeds), _look(*look), self.real[name], nearest)
 
     def _new_folder(self):
-        folder = os.path.join(self.folder, str(next(self.numbers)))
-        os.mkdir(folder)
-        return folder
+        """In place of the last one, whose files gradio has copied: it does so before the next request has its turn."""
+        if self.made is not None:
+            shutil.rmtree(self.made)
+        self.made = tempfile.mkdtemp(dir=self.folder)
+        return self.made
 
 
 def _picture(label, alt):
@@ -196,6 +198,11 @@ def _class_label(k, names):
     """'2: fox', or with the names that each network has for it, where they differ."""
     known = dict.fromkeys(of_network[k] for of_network in names if k < len(of_network))
     return f'{k}: {" or ".join(known)}' if known else str(k)
+
+
+def next_seed(first, columns, rows):
+    """-> the first of the next columns * rows seeds; near the largest it begins again with small ones."""
+    return ((first or 0) + columns * rows) % (LARGEST_SEED + 2 - columns * rows)
 
 
 def seeds_from(first, count):

@@ -6,6 +6,8 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = ('dnnlib', 'torch_utils', 'training', 'inference', 'viewing')
+# Of the package data of pyproject.toml: what is no weights, which Spaces need no copy of
+DATA = {'inference': ('web/*',), 'torch_utils': ('ops/*.cpp', 'ops/*.cu', 'ops/*.h')}
 LICENCES = ('LICENSE', 'NOTICE')
 GRADIO = '6.31.0'               # with which the page was tried
 PYTHON = '3.11'
@@ -51,9 +53,9 @@ def collect(repo):
 
 
 def code():
-    """{name: path} of the packages; without weights, which Spaces need no copy of."""
-    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob('*'))
-             if path.is_file() and '__pycache__' not in path.parts and path.suffix != '.safetensors']
+    """{name: path} of modules and `DATA`: nothing else that lies among them is published."""
+    paths = [path for package in PACKAGES for pattern in ('**/*.py', *DATA.get(package, ()))
+             for path in sorted((ROOT / package).glob(pattern)) if path.is_file()]
     return {path.relative_to(ROOT).as_posix(): str(path) for path in paths}
 
 

@@ -83,7 +83,7 @@ function listen() {
   element('label')?.addEventListener('change', draw);
   element('count').addEventListener('change', draw);
   element('other').addEventListener('click', () => {
-    number.value = (choice().seeds.at(-1) + 1) % LARGEST_SEED;
+    number.value = (choice().seeds.at(-1) + 1) % (LARGEST_SEED + 1);
     seed.value = number.value;
     draw();
   });
