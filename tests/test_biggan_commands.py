@@ -188,6 +188,11 @@ def test_no_pickle_and_no_batch_norm_elsewhere(network, tmp_path):
     assert code == 1 and 'a network of BigGAN: the pickles of StyleGAN2-ADA know no such network' in output
     code, output = run_cli(calc_metrics.main, '--network=demo', '--metrics=is10', '--bn=batch')
     assert code == 1 and '--bn=batch: this generator has no batch norm whose statistics could be chosen' in output
+    said = lambda word: dict(training=dict(options=dict(metric_kwargs=dict(batch_norm=word))))
+    for G, word in ((model_files.load_generator(network, 'cpu'), 'mood'),
+                    (model_files.load_generator('demo', 'cpu'), 'batch')):
+        with pytest.raises(UserError, match=f"measured with batch norm by '{word}', which this network does not have"):
+            calc_metrics.choose_sampling(None, None, G, said(word), ['is10'])
 
 
 @pytest.mark.parametrize('args, message', [
