@@ -102,6 +102,6 @@ def _of_folder(path):
 def _of_package(path):
     with gzip.open(path) as file:                               # all of it: its checksum stands at the end
         content = file.read()
-    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+    with tarfile.open(fileobj=io.BytesIO(content), mode='r:') as archive:
         members = {re.sub('^package/dist/', '', member.name): member for member in archive if member.isfile()}
         return {name: archive.extractfile(members[name]).read() for name in RUNTIME if name in members}
