@@ -1,6 +1,8 @@
 """A generator as a page that runs it in the browser, by ONNX Runtime Web: a folder for any server of files."""
 
 import contextlib
+import gzip
+import io
 import os
 import pathlib
 import re
@@ -98,6 +100,8 @@ def _of_folder(path):
 
 
 def _of_package(path):
-    with tarfile.open(path, 'r:gz') as archive:
+    with gzip.open(path) as file:                               # all of it: its checksum stands at the end
+        content = file.read()
+    with tarfile.open(fileobj=io.BytesIO(content), mode='r:') as archive:
         members = {re.sub('^package/dist/', '', member.name): member for member in archive if member.isfile()}
         return {name: archive.extractfile(members[name]).read() for name in RUNTIME if name in members}
