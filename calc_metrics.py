@@ -10,7 +10,7 @@ from dnnlib.commands import SETTINGS, PlainOrCommand, batch_option, device_optio
 from dnnlib.util import split_names, user_errors
 from inference import latents as sampling
 from inference.options import network_option
-from inference.trained_on import measured_with, real_images, training_set
+from inference.trained_on import labels_are_vectors, measured_with, real_images, training_set
 from kd_plugin.options import DEFAULT_TEACHER
 from metrics import compare, metric_main, metric_utils
 from torch_utils import cpu_threads, distributed
@@ -64,6 +64,13 @@ def choose_sampling(bn, labels, G, info, names):
     return bn or batch_norm, uniform if labels is None else labels == 'uniform'
 
 
+def check_uniform(network, info, c_dim):
+    """Raises UserError where labels of uniform classes are none that the network was trained with."""
+    if c_dim > 0 and labels_are_vectors(network, info):
+        raise UserError('--labels=uniform', 'draws classes, and the labels that the network was trained with are '
+                        'vectors', 'use --labels=data')
+
+
 def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, teacher, device, batch, workers, seed,
               trunc, bn, labels, bootstrap, outdir):
     """What the command does; options as of the command. Everything that can be wrong is found out before the work
@@ -79,11 +86,13 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
         for ability in metric_main.find_metric(name)[0].abilities:
             require(abilities_of(G), ability, f'--metrics={name}', 'leave it out of --metrics')
     batch_norm, uniform_labels = choose_sampling(bn, labels, G, info, names)
+    if uniform_labels:
+        check_uniform(network, info, G.c_dim)
     data_kwargs = None
     if metric_main.needs_data(names, G.c_dim, uniform_labels):
         data_kwargs = real_images(data, '--ref', network, info, measured=True)
         metric_utils.check_reference(data_kwargs, f'--ref={data_kwargs["path"]}', G.img_channels, G.img_resolution,
-                                     G.c_dim)
+                                     0 if uniform_labels else G.c_dim)
         warn_of_other_data(names, data_kwargs, info, network)
     elif data is not None:
         distributed.print0(f'Warning: --ref={data} is not looked at: {metrics} is of generated images alone.')

@@ -1,10 +1,12 @@
 """Finds the images that a network was trained on: its snapshot has their name, its run the path."""
 
+import contextlib
 import os
 
 from dnnlib import UserError
 from dnnlib.published import without_folders
 from training import model_files
+from training.dataset import ImageFolderDataset
 from training.dataset import demo as demo_data
 from training.dataset.folder import held_out_kwargs
 from training.run.find import read_options
@@ -64,6 +66,22 @@ def measured_with(info):
     """-> (batch_norm, uniform_labels) by which the run measured, as in `metrics.metric_utils.MetricOptions`."""
     kwargs = info['training'].get('options', {}).get('metric_kwargs') or {}
     return kwargs.get('batch_norm'), bool(kwargs.get('uniform_labels'))
+
+
+def labels_are_vectors(network, info):
+    """Whether the labels of the training images are vectors, not numbers of classes; False where those images cannot be
+    read any more, since snapshots do not say it.
+
+    Args: as of `training_set`.
+    """
+    path = training_set(network, info).get('path')
+    if not isinstance(path, str) or not os.path.exists(path):
+        return False
+    try:
+        with contextlib.closing(ImageFolderDataset(path, use_labels=True)) as dataset:
+            return dataset.has_labels and not dataset.has_onehot_labels
+    except UserError:
+        return False
 
 
 def _recorded(key, network, info):

@@ -120,8 +120,8 @@ def check_metric_data(metrics: list[str], dataset_kwargs: dict, option: str, tra
     if copies := next((name for name in metrics if find_metric(name)[0].seeks_copies), None):
         raise UserError(f'{where}: {copies} looks for copies of the training images; leave it out of --metrics, and '
                         f'measure it afterwards with calc_metrics.py --metrics={copies} --ref={trained.path}')
-    metric_utils.check_reference(dataset_kwargs, where, trained.num_channels, trained.resolution, trained.label_dim,
-                                 trained.class_names)
+    metric_utils.check_reference(dataset_kwargs, where, trained.num_channels, trained.resolution,
+                                 0 if uniform_labels else trained.label_dim, trained.class_names)
 
 
 def calc_metric(metric: str, *args, **kwargs) -> dict:

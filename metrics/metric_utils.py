@@ -95,7 +95,8 @@ def check_reference(dataset_kwargs: dict, where: str, channels: int, resolution:
 
     Args:
         where:       what the user gave, for messages: '--ref=photos.zip'.
-        channels, resolution, c_dim, class_names: of the generated images; class_names = None: not known.
+        channels, resolution, c_dim, class_names: of the generated images; c_dim = 0: the labels of the real ones are
+            not used; class_names = None: not known.
     Raises: UserError.
     """
     with contextlib.closing(_open_like(dataset_kwargs, where, resolution, c_dim, class_names)) as dataset:

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -223,6 +225,34 @@ def test_metrics_of_generated_images_alone_need_no_data(tmp_path, monkeypatch):
     network = make_snapshot(tmp_path / 'c.safetensors', dict(path=str(tmp_path / 'gone.zip')), c_dim=2)
     assert ('gone.zip: the data set that the snapshot was trained on is not there any '
             'more' in run(f'--network={network}', *args[1:])[1])
+
+
+def test_uniform_labels_are_none_of_the_reference(tmp_path):
+    """Its classes may be others, or none."""
+    network = make_snapshot(tmp_path / 'c.safetensors', make_data(tmp_path / 'x.zip'), c_dim=2)
+    teacher = save_teacher(tmp_path / 'teacher.safetensors')
+    args = f'--network={network}', '--metrics=featfid9_full', f'--teacher={teacher}', '--bootstrap=0'
+    assert 'labels have 3 dimensions, the network takes 2' in run(*args)[1]
+    code, output = run(*args, '--labels=uniform')
+    assert code == 0 and output.startswith('featfid9_full '), output
+    trained = types.SimpleNamespace(num_channels=3, resolution=16, label_dim=2, class_names=None, path='x')
+    other = make_data(tmp_path / 'y.zip')
+    with pytest.raises(UserError, match='labels have 3 dimensions, the network takes 2'):
+        metric_main.check_metric_data(['featfid9_full'], other, '--metric-data', trained)
+    metric_main.check_metric_data(['featfid9_full'], other, '--metric-data', trained, uniform_labels=True)
+
+
+def test_uniform_labels_for_a_network_of_vectors(tmp_path):
+    data = make_data(tmp_path / 'x.zip')
+    with zipfile.ZipFile(data['path'], 'a') as archive:
+        vectors = [[name, [0.5, i / 7]] for i, name in enumerate(archive.namelist())]
+        archive.writestr('dataset.json', json.dumps(dict(labels=vectors)))
+    network = make_snapshot(tmp_path / 'c.safetensors', data, c_dim=2)
+    teacher = save_teacher(tmp_path / 'teacher.safetensors')
+    args = f'--network={network}', '--metrics=featfid9_full', f'--teacher={teacher}', '--bootstrap=0'
+    assert run(*args, '--labels=uniform') == (1, 'Error: --labels=uniform: draws classes, and the labels that the '
+                                                 'network was trained with are vectors; use --labels=data\n')
+    assert run(*args)[0] == 0
 
 
 @pytest.mark.parametrize('option', ['--seed=4294967296', '--bootstrap=1001'])
