@@ -17,6 +17,7 @@ from resuming import differences, make_run
 from resuming import run as run_training
 
 import train
+from dnnlib import UserError
 from torch_utils import training_stats
 from training.config import presets
 from training.loss import StyleGAN2Loss
@@ -96,6 +97,14 @@ def test_the_configuration(pictures):
     assert config.augment_kwargs['policy'] == 'translation,cutout' and config.metrics == ['fid10k_full']
     assert config.metric_kwargs['batch_norm'] == 'batch' and config.metric_kwargs['uniform_labels']
     assert make_config(pictures, '--aug=ada').ada_interval == 16 and make_config(pictures).ada_target is None
+
+
+def test_one_pass_with_lazy_regularisation_is_refused(pictures, monkeypatch):
+    row = presets.PRESETS['biggan-cifar']._replace(lazy_regularization=True)
+    monkeypatch.setitem(presets.PRESETS, 'biggan-cifar', row)
+    with pytest.raises(UserError, match='--cfg=biggan-cifar: has lazy regularisation, whose phases of D would be '
+                                        'empty .* lazy_regularization=False'):
+        make_config(pictures)
 
 
 def test_d_takes_four_steps_then_g_one_and_the_average_follows(pictures, tmp_path):

@@ -34,6 +34,14 @@ def test_two_pass_d_step_equals_one_pass():
     close(got, gradients(n.D))
 
 
+def test_one_pass_has_nothing_to_regularise():
+    """Without R1 a lazy phase does nothing, as without `one_pass`; terms are not asked for reals, nor G for fakes."""
+    n = nets()
+    loss = make_loss(n, r1_gamma=0, one_pass=True, terms=dict(apa=AdaptivePseudoAugmentation(batch_size=N)))
+    loss.run_G = loss.run_D = lambda *args: pytest.fail('a network is run')
+    assert run(n, loss, 'Dreg') == {}
+
+
 def test_merged_phase_is_the_sum_of_its_parts():
     n = nets()
     main, reg, both = [run(n, make_loss(n, pl_weight=0), phase) for phase in ('Dmain', 'Dreg', 'Dboth')]

@@ -76,8 +76,8 @@ def check_methods(methods, config, names_only=False):
 
 
 def has_one_pass(config):
-    """Whether D's step has fakes and reals in one pass, as BigGAN's: several methods have a program of their own for
-    it."""
+    """Whether D's step has fakes and reals in one pass, as BigGAN's, by a configuration or a preset: several methods
+    have a program of their own for it."""
     return bool(config.loss_kwargs.get('one_pass'))
 
 
