@@ -42,6 +42,14 @@ def test_one_pass_has_nothing_to_regularise():
     assert run(n, loss, 'Dreg') == {}
 
 
+def test_average_w_survives_latents_that_are_no_numbers():
+    mapping, b = nets().G.mapping, batch()
+    mapping(b['gen_z'], None)
+    before = mapping.w_avg.clone()
+    mapping(b['gen_z'] * float('nan'), None)
+    assert torch.equal(mapping.w_avg, before) and before.abs().max() > 0
+
+
 def test_merged_phase_is_the_sum_of_its_parts():
     n = nets()
     main, reg, both = [run(n, make_loss(n, pl_weight=0), phase) for phase in ('Dmain', 'Dreg', 'Dboth')]

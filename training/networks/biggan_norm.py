@@ -49,7 +49,10 @@ class BatchNorm(torch.nn.Module):
     @torch.no_grad()
     def _move(self, mean, var, count):
         var = var * (count / (count - 1)) if self.unbiased else var
-        torch._foreach_lerp_([self.stored_mean, self.stored_var], [mean, var], MOMENTUM)
+        # A channel without numbers, in a step that is left out, must not spoil them for good
+        good = mean.isfinite() & var.isfinite()
+        for stored, value in ((self.stored_mean, mean), (self.stored_var, var)):
+            stored.copy_(torch.where(good, stored.lerp(value, MOMENTUM), stored))
 
 
 def _by_own_batch(x, eps, dtype):
