@@ -91,7 +91,7 @@ def test_the_configuration(pictures):
                                       pl_weight=0, gan_loss='hinge', one_pass=True)
     assert (config.batch_size, config.batch_gpu, config.D_steps, config.D_first) == (50, 50, 4, True)
     assert 0.5 ** (4 * 50 / 1000 / config.ema_kimg) == pytest.approx(0.9999, abs=1e-12)
-    assert config.ema_start_kimg == 1000 * 0.2 and config.total_kimg == 250_000 * 0.2
+    assert config.ema_start_kimg == 999 * 0.2 and config.total_kimg == 250_000 * 0.2
     assert config.kimg_per_tick * config.network_snapshot_ticks == 4000 * 0.2
     assert config.training_set_kwargs['use_labels'] and config.training_set_kwargs['xflip'] and config.fp32
     assert config.augment_kwargs['policy'] == 'translation,cutout' and config.metrics == ['fid10k_full']

@@ -13,7 +13,7 @@ class WeightAverage:
     Args:
         half_life_kimg: thousands of images after which an old weight counts half.
         rampup:         the half-life is at most this fraction of the images seen so far; None = no ramp.
-        start_kimg:     until then the average is a copy.
+        start_kimg:     after iterations that began earlier the average is a copy.
         buffers:        'copy'; 'average' = like parameters, as BigGAN has the values of its batch and spectral norms.
                         Buffers of whole numbers are copied; infinite and NaN entries are left out.
     """
@@ -28,7 +28,7 @@ class WeightAverage:
             (self.averaged if averaged else self.buffers).append(pair)
         self.half_life_nimg = half_life_kimg * 1000
         self.rampup = rampup
-        self.start_nimg = start_kimg * 1000
+        self.start_nimg = round(start_kimg * 1000)
 
     @torch.no_grad()
     def update(self, cur_nimg, batch_size):
@@ -42,6 +42,12 @@ class WeightAverage:
         if self.buffers:
             sources, targets = zip(*self.buffers, strict=True)
             torch._foreach_copy_(list(targets), list(sources))
+
+
+def start_kimg(number, batch_size):
+    """The `start_kimg` of an average that is a copy before iteration number `number`, counted from 1, of `batch_size`
+    images each; 0 = from the start."""
+    return max(number - 1, 0) * batch_size / 1000
 
 
 def half_life_kimg(decay, batch_size):

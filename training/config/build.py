@@ -11,7 +11,7 @@ from torch_utils import devices, distributed
 
 from ..dataset import demo as demo_data
 from ..dataset.headers import SMALLEST_SIDE
-from ..ema import half_life_kimg
+from ..ema import half_life_kimg, start_kimg
 from ..methods.method import has_one_pass
 from ..networks.architectures import ARCHITECTURES, of_class, require
 from ..networks.interface import DeviceFacts
@@ -125,7 +125,7 @@ def add_schedule(config, opts, preset):
     decay = preset.ema_decay
     config.update(ema_kimg=preset.ema_kimg if decay is None else half_life_kimg(decay, per_G_step),
                   ema_rampup=None if opts.init_from else preset.ema_rampup,
-                  ema_start_kimg=preset.ema_start_kimg + preset.ema_start * per_G_step / 1000,
+                  ema_start_kimg=preset.ema_start_kimg + start_kimg(preset.ema_start, per_G_step),
                   ema_buffers=preset.ema_buffers)
 
 

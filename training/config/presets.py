@@ -31,7 +31,7 @@ class Preset(NamedTuple):
     D_steps: int = 1                # of D for each step of G, each with images and latents of its own
     D_first: bool = False           # G's step comes after them
     ema_decay: float | None = None  # per step of G, in the place of ema_kimg
-    ema_start: int = 0              # steps of G until which G_ema is a copy
+    ema_start: int = 0              # step of G, counted from 1, with which averaging begins; before it G_ema is a copy
     ema_buffers: str = 'copy'       # as in `WeightAverage`
     cond: bool = False
     uniform_labels: bool = False    # of fakes: all classes as often as each other, not as in the data
