@@ -226,7 +226,9 @@ def add_metrics(config, opts, preset, dataset):
                                 teacher_kwargs=dict(func_name='kd_plugin.teacher.load_teacher', name=teacher))
     if 'batch_norm' in ARCHITECTURES[preset.architecture].abilities:
         metric_main.sampling.check(config.metrics, preset.batch_norm, f'--cfg={opts.cfg}')
-        config.metric_kwargs.update(batch_norm=preset.batch_norm, uniform_labels=preset.uniform_labels)
+        config.metric_kwargs.update(batch_norm=preset.batch_norm)
+    if preset.uniform_labels:
+        config.metric_kwargs.update(uniform_labels=True)
     if opts.metric_data is not None:
         path = metric_data_path(opts, dataset)
         config.metric_set_kwargs = dict(class_name='training.dataset.ImageFolderDataset', path=path)

@@ -107,6 +107,15 @@ def test_one_pass_with_lazy_regularisation_is_refused(pictures, monkeypatch):
         make_config(pictures)
 
 
+def test_uniform_labels_of_a_network_without_batch_norm(pictures, monkeypatch):
+    """The metrics draw classes as the training does, whatever norms there are; else they are not told of either."""
+    build = lambda: train.build_config(parse_options('--outdir=x', f'--data={pictures}', '--cfg=auto', '--cond=1',
+                                                     '--device=cpu'))[0].metric_kwargs
+    assert not build().keys() & {'uniform_labels', 'batch_norm'}
+    monkeypatch.setitem(presets.PRESETS, 'auto', presets.PRESETS['auto']._replace(uniform_labels=True))
+    assert build()['uniform_labels'] is True and 'batch_norm' not in build()
+
+
 def test_d_takes_four_steps_then_g_one_and_the_average_follows(pictures, tmp_path):
     """Inputs are new for each step, classes uniform; the average is a copy at first, then of parameters and buffers."""
     training = make_run(make_config(pictures), tmp_path).training

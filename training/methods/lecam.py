@@ -23,7 +23,8 @@ class LeCam(Term):
     first update.
 
     With `lead`, as in the source's BigGAN program, they move before they are used, and until `lead` before the start
-    they are those of the last batch. It needs fakes and reals in one pass of D.
+    they are those of the last batch. It needs fakes and reals in one pass of D
+    and the batch of a process as one micro-batch.
 
     Args:
         weight: of the term.
@@ -58,6 +59,9 @@ class LeCam(Term):
         return self.lead_nimg is not None
 
     def d_fake(self, step):
+        if self.moves_first and step.round_idx > 0:
+            raise ValueError(f'LeCam, micro-batch {step.round_idx}: with `lead` the averages move before they are '
+                             'used, which takes the batch of a process as a whole; make batch_gpu as large')
         self._count(step.logits, 2)
         if self.moves_first:
             step.notes['LeCam'] = step.logits
