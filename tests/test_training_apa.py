@@ -146,7 +146,7 @@ def test_teacher_features_are_those_of_the_image_fed():
     real = batch()['real_img']
     kd = Distillation(teacher, n.D.feature_dim, ('agkd',), [], PRESETS['paper'], cache=teacher.encode_image(real))
     embedded = []
-    kd.d_real = lambda step: embedded.append((step.notes['real'], step.real_img.detach())) or {}
+    kd.d_real = lambda step: embedded.append((step.kept['real'], step.real_img.detach())) or {}
     term = AdaptivePseudoAugmentation(batch_size=N)
     loss = make_loss(n, terms=dict(apa=term, kd=kd))
     term.p.fill_(0.5)

@@ -219,6 +219,11 @@ def test_every_image_is_made_and_judged_under_its_own_label(methods):
     assert len(judged) > 8 and any(labels not in plain for labels in judged) == ('apa' in methods)
 
 
+def test_lines_to_print_are_of_one_term():
+    with pytest.raises(AttributeError):
+        Term().notes.append('of all terms')
+
+
 class Recorder(Term):
     """A term with a parameter that notes which hooks saw what."""
 
@@ -232,7 +237,7 @@ class Recorder(Term):
 
     def prepare(self, step):
         assert step.gen_aug is not None and step.real_aug is not None and not step.gen_img.requires_grad
-        step.notes['mean'] = step.gen_img.mean()
+        step.kept['mean'] = step.gen_img.mean()
         self.calls.append('prepare')
 
     def d_fake(self, step):
@@ -241,7 +246,7 @@ class Recorder(Term):
 
     def d_real(self, step):
         self.calls.append('d_real')
-        return {'recorder_real': self.scale * step.features.epilogue.square().mean(1) + step.notes['mean']}
+        return {'recorder_real': self.scale * step.features.epilogue.square().mean(1) + step.kept['mean']}
 
     def g_main(self, step):
         assert step.gen_img.requires_grad

@@ -86,6 +86,13 @@ def iterations_in_kimg(config, number):
     return number * config.batch_size * config.D_steps / 1000
 
 
+def check_begins(option, kimg, config):
+    """Raises UserError if a run ends before a method takes part, after `kimg` thousand images."""
+    if kimg >= config.total_kimg:
+        raise UserError(f'{option}={kimg:g}: the run ends after {config.total_kimg:g} kimg, before it takes part; use a '
+                        f'smaller one, such as {config.total_kimg / 3:.2g}')
+
+
 def flag(name):
     """vision_aided -> --vision-aided."""
     return '--' + name.replace('_', '-')
