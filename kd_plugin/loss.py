@@ -83,11 +83,11 @@ class Distillation(Term):
                 targets = _build_targets(TARGETS[settings.target_norm], loaded, dataset, raw_input, cache)
         distillation = cls(loaded, D.feature_dim, methods, texts, settings, cache, seed, targets, batch_size)
         weights = ', '.join(f'{name} {getattr(settings, f"weight_{name}"):g}' for name in methods)
-        distillation.notes = [f'Knowledge distillation: {weights} from teacher {teacher}; {len(texts)} '
-                              f'texts ({texts_origin}).']
+        notes = [f'Knowledge distillation: {weights} from teacher {teacher}; {len(texts)} texts ({texts_origin}).']
         if 'cgkd' in methods and settings.pd == 'off':
-            distillation.notes.append('Pairwise diversity of the teacher has no gradient in the D step: it is logged, '
-                                      'not trained (--kd-pd).')
+            notes.append('Pairwise diversity of the teacher has no gradient in the D step: it is logged, not trained '
+                         '(--kd-pd).')
+        distillation.notes = tuple(notes)
         return distillation.to(device)
 
     # -- the model card
@@ -122,14 +122,14 @@ class Distillation(Term):
     @torch.no_grad()
     def prepare(self, step):
         """The teacher's features are constants of the D step: computed once here, they serve both passes."""
-        step.notes['gen'] = self._embed(step.gen_aug if self._sees_augmented else step.gen_img)
-        step.notes['real'] = self._embed_real(step)
+        step.kept['gen'] = self._embed(step.gen_aug if self._sees_augmented else step.gen_img)
+        step.kept['real'] = self._embed_real(step)
 
     def d_fake(self, step):
-        return self._d_losses(step, 'fake', own=step.notes['gen'], other=step.notes['real'])
+        return self._d_losses(step, 'fake', own=step.kept['gen'], other=step.kept['real'])
 
     def d_real(self, step):
-        return self._d_losses(step, 'real', own=step.notes['real'], other=step.notes['gen'])
+        return self._d_losses(step, 'real', own=step.kept['real'], other=step.kept['gen'])
 
     def g_main(self, step):
         if self.settings.head == 'released':            # a part of D there, whose every pass moves it

@@ -14,7 +14,7 @@ from training.augment.diffaugment import DiffAugment, parse_policy
 from training.config.build import half_suits
 from training.gan_losses import GAN_LOSSES
 from training.loss_terms import Term
-from training.methods.method import Method, has_one_pass, iterations_in_kimg
+from training.methods.method import Method, check_begins, has_one_pass, iterations_in_kimg
 
 from .teacher import check_name, load_for_training
 from .teachers.feature_levels import FeatureLevels, LastLevel
@@ -165,9 +165,7 @@ def _configure(opts, config, _dataset):
     if recipe == 'biggan' and opts.vision_aided_real_label is not None:
         raise UserError(f'--vision-aided-real-label={opts.vision_aided_real_label:g}: has no effect with '
                         '--vision-aided-recipe=biggan, whose hinge loss knows no label; leave it out')
-    if warmup >= config.total_kimg:
-        raise UserError(f'--vision-aided-warmup={warmup:g}: the run ends after {config.total_kimg:g} kimg, before the '
-                        f'warm-up does; use a shorter one, such as {config.total_kimg / 3:.2g}')
+    check_begins('--vision-aided-warmup', warmup, config)
     if opts.vision_aided_policy is not None:
         parse_policy(opts.vision_aided_policy, '--vision-aided-policy')
     return dict(teachers=names, recipe=recipe, warmup=warmup, fp32=not half_suits(opts, config.device))

@@ -100,6 +100,30 @@ def test_running_values_and_their_use():
         torch.testing.assert_close(got.float(), want, rtol=0.01, atol=0)
 
 
+def test_running_values_survive_a_batch_without_numbers():
+    """Of its channel, mean and variance both; the other channel moves. 1e30 has a finite mean and no variance."""
+    for bad in (float('nan'), float('inf'), 1e30):
+        norm, x = PlainNorm(2), torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1).repeat(1, 2, 1, 1)
+        x[0, 1] = bad
+        norm(x)
+        torch.testing.assert_close(norm.stored_mean, torch.tensor([0.1 * 2, 0]))
+        torch.testing.assert_close(norm.stored_var, torch.tensor([0.9 + 0.1 * 2, 1]))
+
+
+def test_spectral_norm_survives_a_weight_without_numbers():
+    for bad in (float('nan'), float('inf')):
+        layer = SNLinear(3, 2)
+        before = copy.deepcopy(layer.state_dict())
+        good = layer.weight[0, 0].item()
+        with torch.no_grad():
+            layer.weight[0, 0] = bad
+            layer(torch.ones(1, 3))
+            layer.weight[0, 0] = good
+        assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+        layer(torch.ones(1, 3))
+        assert not torch.equal(layer.u0, before['u0']) and layer.u0.isfinite().all()
+
+
 def part_of_batch(rank, world):
     """Values, labels and a target for this process, of 6 in all."""
     rng = torch.Generator().manual_seed(0)

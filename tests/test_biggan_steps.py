@@ -2,11 +2,13 @@
 
 import copy
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from biggan_golden import LAYOUT, SMALL, check, check_tensors, draw, fill, filled, gradients, onehot, part, read, reals
 
+from dnnlib import EasyDict
 from kd_plugin.distillers.agkd import AGKD
 from kd_plugin.distillers.cgkd import CGKD
 from kd_plugin.distillers.distiller import Pass
@@ -15,22 +17,29 @@ from kd_plugin.loss import Distillation
 from kd_plugin.teacher import Preprocess, Teacher
 from training import ema
 from training.augment import diffaugment
+from training.config.build import add_schedule
 from training.config.presets import PRESETS
 from training.gan_losses import GAN_LOSSES
 from training.loss_terms import Step
 from training.methods.lecam import LeCam
 from training.methods.ortho import Orthogonal
 from training.networks import DiscriminatorFeatures
+from training.training import Training
 
 HINGE = GAN_LOSSES['hinge']
+ADAM = dict(class_name='torch.optim.Adam', lr=1e-4, betas=[0, 0.999])
 
 RELEASED = KD_PRESETS['released']
 FULL = [pytest.param(net, marks=pytest.mark.soak) for net in ('cifar10', 'imagenet64')]      # half a minute
 
 
+def preset_of(net):
+    return PRESETS['biggan-cifar' if net.startswith('cifar') else 'biggan-imagenet64']
+
+
 def adam(net, name, params):
     """By the preset whose network this is a narrow one of."""
-    preset = PRESETS['biggan-cifar' if net.startswith('cifar') else 'biggan-imagenet64']
+    preset = preset_of(net)
     settings = {**dict(lr=preset.lr, eps=1e-8), **(preset.G_opt if name == 'G' else preset.D_opt)}
     return torch.optim.Adam(params, **dict(settings, betas=[float(beta) for beta in settings['betas']]))
 
@@ -74,17 +83,34 @@ def test_a_step_of_d_and_one_of_g(net):
 
 @torch.no_grad()
 def check_average(net, G, leave_out):
-    """Decay 0.9 from iteration 3 on, a copy until then; of batches of 50."""
-    G_ema = copy.deepcopy(G)
-    average = ema.WeightAverage(G, G_ema, ema.half_life_kimg(0.9, 50), start_kimg=3 * 50 / 1000, buffers='average')
+    """Decay 0.9 from iteration 3 on, counted from 1 as there; a copy before."""
+    training = count_of_images(net, G)
     for i in range(1, 5):
         for name, value in G.named_parameters():
             value += 0.01 * i * draw(f'ema.{i}.{name}', value.shape)
         for name, value in G.named_buffers():
             if name.endswith('stored_mean'):
                 value += 0.1 * i
-        average.update(i * 50, 50)
-        check_tensors(G_ema.state_dict(), part(net, f'ema_after_itr{i}'), leave_out)
+        while not any(phase.module is G for phase in training.step()):
+            pass
+        check_tensors(training.G_ema.state_dict(), part(net, f'ema_after_itr{i}'), leave_out)
+
+
+def count_of_images(net, G):
+    """A `Training` whose phases do nothing: what it counts, and the average by a preset, of decay 0.9 from 3 on."""
+    config = EasyDict(device='cpu', num_gpus=1, random_seed=0, ada_target=None, augment_ramp_kimg=None)
+    opts = EasyDict.fromkeys(['batch', 'batch_gpu', 'snap', 'kimg', 'tick', 'init_from'])
+    add_schedule(config, opts, preset_of(net)._replace(ema_start=3, ema_decay=0.9))
+    config.update(G_opt_kwargs=ADAM, D_opt_kwargs=ADAM)
+    training = object.__new__(Training)
+    training.__dict__.update(config=config, device=torch.device('cpu'), rank=0, cur_nimg=0, batch_idx=0, ada=None,
+                             batch_rank=1, G=G, D=torch.nn.Linear(1, 1), G_ema=copy.deepcopy(G), loss=Mock())
+    training.loss.terms.parameters.return_value = []
+    training.reals, training.prior = Mock(), Mock()
+    training.reals.batch.return_value, training.prior.sample.return_value = (), (None, None)
+    training._build_optimisers()
+    training.accumulate = {name: lambda *_inputs: None for name in training.accumulate}
+    return training
 
 
 def test_average_that_copies_buffers():
@@ -103,6 +129,20 @@ def test_average_that_copies_buffers():
         assert moved.num_batches_tracked == 7
     with pytest.raises(ValueError, match="buffers is 'none'"):
         ema.WeightAverage(module, target, 1, buffers='none')
+
+
+def test_averaged_buffers_survive_values_that_are_no_numbers():
+    """An entry stays as it is for as long; a copy follows again once there are numbers."""
+    module = torch.nn.BatchNorm1d(2)
+    target = copy.deepcopy(module)
+    for start_kimg, mean in ((0, 1.25), (1, 5.0)):
+        average = ema.WeightAverage(module, target, ema.half_life_kimg(0.75, 10), start_kimg=start_kimg,
+                                    buffers='average')
+        target.running_mean.zero_()
+        for values, want in (((5, float('nan')), (mean, 0)), ((5, float('inf')), (None, 0)), ((5, 5), (None, mean))):
+            module.running_mean.copy_(torch.tensor(values))
+            average.update(0, 10)
+            assert target.running_mean[1] == want[1] and want[0] in (None, target.running_mean[0])
 
 
 def test_hinge():

@@ -17,6 +17,7 @@ from resuming import differences, make_run
 from resuming import run as run_training
 
 import train
+from dnnlib import UserError
 from torch_utils import training_stats
 from training.config import presets
 from training.loss import StyleGAN2Loss
@@ -98,6 +99,23 @@ def test_the_configuration(pictures):
     assert make_config(pictures, '--aug=ada').ada_interval == 16 and make_config(pictures).ada_target is None
 
 
+def test_one_pass_with_lazy_regularisation_is_refused(pictures, monkeypatch):
+    row = presets.PRESETS['biggan-cifar']._replace(lazy_regularization=True)
+    monkeypatch.setitem(presets.PRESETS, 'biggan-cifar', row)
+    with pytest.raises(UserError, match='--cfg=biggan-cifar: has lazy regularisation, whose phases of D would be '
+                                        'empty.* lazy_regularization=False'):
+        make_config(pictures)
+
+
+def test_uniform_labels_of_a_network_without_batch_norm(pictures, monkeypatch):
+    """The metrics draw classes as the training does, whatever norms there are; else they are not told of either."""
+    build = lambda: train.build_config(parse_options('--outdir=x', f'--data={pictures}', '--cfg=auto', '--cond=1',
+                                                     '--device=cpu'))[0].metric_kwargs
+    assert not build().keys() & {'uniform_labels', 'batch_norm'}
+    monkeypatch.setitem(presets.PRESETS, 'auto', presets.PRESETS['auto']._replace(uniform_labels=True))
+    assert build()['uniform_labels'] is True and 'batch_norm' not in build()
+
+
 def test_d_takes_four_steps_then_g_one_and_the_average_follows(pictures, tmp_path):
     """Inputs are new for each step, classes uniform; the average is a copy at first, then of parameters and buffers."""
     training = make_run(make_config(pictures), tmp_path).training
@@ -175,6 +193,21 @@ def test_two_processes_are_one_where_batch_norm_is_synchronised(pictures, tmp_pa
                 results[-1][0][network].pop(name)
     assert results[0][0]['G_ema']['output_layer.0.stored_mean'].abs().max() > 0
     torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-12)
+
+
+def test_a_bad_step_leaves_no_trace_in_the_state(pictures, tmp_path):
+    """Latents that are no numbers in an iteration, whose steps are left out: all networks stay finite, the average
+    follows."""
+    config = make_config(pictures)
+    config.update(D_steps=1, ema_start_kimg=0)
+    training = make_run(config, tmp_path).training
+    sample, skipped = training.prior.sample, []
+    for bad in (False, True, False):
+        training.prior.sample = lambda n, bad=bad: (sample(n)[0] * (float('nan') if bad else 1), sample(n)[1])
+        skipped.append([phase.skipped.item() for phase in training.step()])
+    assert skipped == [[0, 0], [1, 1], [0, 0]]
+    for module in (training.G, training.D, training.G_ema):
+        assert all(value.isfinite().all() for value in module.state_dict().values())
 
 
 def test_apa_shows_fakes_of_the_same_step_with_the_labels_of_the_reals(pictures, tmp_path):

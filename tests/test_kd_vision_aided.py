@@ -346,8 +346,8 @@ def test_options(tiny_data):
     (['--vision-aided=clip,clip'], '--vision-aided=clip,clip: name different teachers'),
     (['--vision-aided=clip,ViT-B/32'], '--vision-aided=clip,ViT-B/32: name different teachers'),
     (['--vision-aided=,'], '--vision-aided=,: name different teachers'),
-    (['--vision-aided=demo', '--kimg=60'], '--vision-aided-warmup=100: the run ends after 60 kimg, before the warm-up '
-                                           'does; .* such as 20'),
+    (['--vision-aided=demo', '--kimg=60'], '--vision-aided-warmup=100: the run ends after 60 kimg, before it takes '
+                                           'part; .* such as 20'),
     (['--vision-aided=demo', '--vision-aided-policy=x'], '--vision-aided-policy=x: x is no transform'),
     (['--vision-aided-warmup=3'], '--vision-aided-warmup=3.0: has no effect without --vision-aided')])
 def test_what_is_refused(args, message, tiny_data):

@@ -146,7 +146,7 @@ def test_teacher_features_are_those_of_the_image_fed():
     real = batch()['real_img']
     kd = Distillation(teacher, n.D.feature_dim, ('agkd',), [], PRESETS['paper'], cache=teacher.encode_image(real))
     embedded = []
-    kd.d_real = lambda step: embedded.append((step.notes['real'], step.real_img.detach())) or {}
+    kd.d_real = lambda step: embedded.append((step.kept['real'], step.real_img.detach())) or {}
     term = AdaptivePseudoAugmentation(batch_size=N)
     loss = make_loss(n, terms=dict(apa=term, kd=kd))
     term.p.fill_(0.5)
@@ -165,11 +165,12 @@ def test_options(tiny_data):
     config, name = build('--apa', '--apa-target=0.5', '--batch=8', '--batch-gpu=4')
     assert config.terms == dict(apa=dict(class_name='training.methods.apa.AdaptivePseudoAugmentation', batch_size=8,
                                          target=0.5))
-    one_pass = EasyDict(loss_kwargs=dict(one_pass=True), batch_size=50, D_steps=4)
+    one_pass = EasyDict(loss_kwargs=dict(one_pass=True), batch_size=50, D_steps=4, D_first=True, ada_interval=16)
     assert METHOD.configure(EasyDict(init_from=None), one_pass, None) == dict(batch_size=50, interval=16)
-    for schedule in (dict(), dict(D_steps=1, D_first=True)):
-        with pytest.raises(UserError, match='--apa: shows D the fakes of the G step .* before each step of D; leave'):
-            in_two_passes = EasyDict({**one_pass, 'loss_kwargs': {}, **schedule})
-            METHOD.configure(EasyDict(init_from=None, cfg='x'), in_two_passes, None)
+    with pytest.raises(UserError, match='--apa: shows D the fakes of the G step .* takes one in 4 iterations; leave it out'):
+        METHOD.configure(EasyDict(init_from=None, cfg='x'), EasyDict(one_pass, loss_kwargs={}), None)
+    with pytest.raises(UserError, match='--cfg=x takes it after those of D; leave it out'):
+        METHOD.configure(EasyDict(init_from=None, cfg='x'), EasyDict(one_pass, loss_kwargs={}, D_steps=1, D_first=True),
+                         None)
     assert build('--apa', '--init-from=x')[0].terms['apa']['kimg'] == build('--init-from=x')[0].ada_kimg == 100
     assert name == 'tiny-auto1-batch8-apa-target0.5'

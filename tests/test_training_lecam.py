@@ -84,6 +84,17 @@ def test_biggan_moves_them_first_and_for_all_processes(monkeypatch):
     assert term.recording_key('Dboth') is None and term.recording_key('Gboth') == ()        # no exchange in a graph
 
 
+def test_biggan_has_no_micro_batches():
+    """The averages would move once for each; refused before anything has moved."""
+    term = LeCam(weight=1.0, lead=0.2)
+    term.start_step(0)
+    step = step_with([1.0])
+    step.round_idx = 1
+    with pytest.raises(ValueError, match='micro-batch 1: with `lead` .* batch_gpu'):
+        term.d_fake(step)
+    assert term.sums.tolist() == [0] * 4
+
+
 def test_start_and_overflow():
     term = LeCam(weight=1.0, start=0.5)
     assert play(term, [[1.0]], [[0.0]], cur_nimg=499) == {}

@@ -42,6 +42,22 @@ def test_a_phase_of_regularisation_alone_has_no_main_loss():
         assert any(grad.any() for grad in run(n, make_loss(n, r1_gamma=0, **settings), 'Dmain').values())
 
 
+def test_one_pass_has_nothing_to_regularise():
+    """Without R1 a lazy phase does nothing, as without `one_pass`; terms are not asked for reals, nor G for fakes."""
+    n = nets()
+    loss = make_loss(n, r1_gamma=0, one_pass=True, terms=dict(apa=AdaptivePseudoAugmentation(batch_size=N)))
+    loss.run_G = loss.run_D = lambda *args: pytest.fail('a network is run')
+    assert run(n, loss, 'Dreg') == {}
+
+
+def test_average_w_survives_latents_that_are_no_numbers():
+    mapping, b = nets().G.mapping, batch()
+    mapping(b['gen_z'], None)
+    before = mapping.w_avg.clone()
+    mapping(b['gen_z'] * float('nan'), None)
+    assert torch.equal(mapping.w_avg, before) and before.abs().max() > 0
+
+
 def test_merged_phase_is_the_sum_of_its_parts():
     n = nets()
     main, reg, both = [run(n, make_loss(n, pl_weight=0), phase) for phase in ('Dmain', 'Dreg', 'Dboth')]
@@ -211,6 +227,11 @@ def test_every_image_is_made_and_judged_under_its_own_label(methods):
     assert len(judged) > 8 and any(labels not in plain for labels in judged) == ('apa' in methods)
 
 
+def test_lines_to_print_are_of_one_term():
+    with pytest.raises(AttributeError):
+        Term().notes.append('of all terms')
+
+
 class Recorder(Term):
     """A term with a parameter that notes which hooks saw what."""
 
@@ -224,7 +245,7 @@ class Recorder(Term):
 
     def prepare(self, step):
         assert step.gen_aug is not None and step.real_aug is not None and not step.gen_img.requires_grad
-        step.notes['mean'] = step.gen_img.mean()
+        step.kept['mean'] = step.gen_img.mean()
         self.calls.append('prepare')
 
     def d_fake(self, step):
@@ -233,7 +254,7 @@ class Recorder(Term):
 
     def d_real(self, step):
         self.calls.append('d_real')
-        return {'recorder_real': self.scale * step.features.epilogue.square().mean(1) + step.notes['mean']}
+        return {'recorder_real': self.scale * step.features.epilogue.square().mean(1) + step.kept['mean']}
 
     def g_main(self, step):
         assert step.gen_img.requires_grad

@@ -8,6 +8,8 @@ import torch
 from cuda_standin import NoWaiting
 from small_runs import KD, make_config, make_run, trained
 
+from torch_utils import distributed
+from training.networks.biggan_norm import PlainNorm
 from training.speed.compiling import compile_main_phases
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
@@ -95,6 +97,39 @@ def test_compiling_again_and_again_compiles(monkeypatch):
                                             D=Network()), batch_size, told.append)
         counts.append(len(compiled))
     assert told == [] and counts == [counts[0] * (i + 1) for i in range(10)] and counts[0] >= 3
+
+
+class Normalising(Network):
+    def __init__(self):
+        super().__init__()
+        self.norm = PlainNorm(2, sync=True).requires_grad_(False)
+
+    def forward(self, x, _c=None):
+        return self.norm((x * self.weight).repeat(1, 2, 1)[..., None])
+
+
+@pytest.mark.filterwarnings('ignore')              # torch's own, of its compiler
+def test_compiling_is_alone_and_holds_for_all_processes(monkeypatch):
+    """No process waits for one whose compiler fails. In the training the synchronised norms exchange their statistics,
+    for which nothing is compiled anew."""
+    compiled, exchanged = [], []
+
+    def backend(graph, inputs):
+        compiled.append(len(inputs))
+        return graph.forward
+    monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend=backend))
+    for name, value in dict(is_initialized=True, get_world_size=2, get_rank=0).items():
+        monkeypatch.setattr(distributed.dist, name, lambda value=value: value)
+    monkeypatch.setattr(distributed.dist, 'all_reduce', lambda x: exchanged.append(x.mul_(2)))      # the other is equal
+    G = Normalising()
+    loss = SimpleNamespace(device=torch.device('cpu'), terms=[], one_pass=False, G_synthesis=G, D=Network())
+    compile_main_phases(loss, 4, pytest.fail)
+    number = len(compiled)
+    assert exchanged == [] and number > 0
+    x = torch.randn([4, 1, 3])
+    with torch.no_grad():
+        torch.testing.assert_close(loss.main_synthesis(x), G(x))
+    assert len(exchanged) == 4 and len(compiled) == number
 
 
 def test_a_failing_compiler_is_announced(tiny_data, tmp_path, capsys, monkeypatch):

@@ -28,7 +28,8 @@ class StyleGAN2Loss:
         pl_weight:         weight of path length regularisation; 0 = none.
         terms:             {name: `Term`} of further methods.
         gan_loss:          name in `gan_losses.GAN_LOSSES`: 'logistic' (non-saturating) or 'hinge'.
-        one_pass:          D's step has fakes and reals as one batch, in augmentation and D; without R1.
+        one_pass:          D's step has fakes and reals as one batch, in augmentation and D; without R1,
+                           hence with nothing to do in Dreg.
     """
 
     def __init__(self, device, G_mapping, G_synthesis, D, augment_pipe=None, style_mixing_prob=0.9, r1_gamma=10,
@@ -125,13 +126,12 @@ class StyleGAN2Loss:
             if reg:
                 self._g_reg(gen_z, gen_c, gain)
         else:
-            one_pass = self.one_pass and main
-            if one_pass:
+            if self.one_pass and main:
                 self._make_fakes(step)                  # a method may show them as reals
             for term in self.terms.values() if main or reg else ():
                 term.replace_reals(step)
             step.real_img.requires_grad_(reg)
-            if one_pass:
+            if self.one_pass and main:
                 self._d_one_pass(step, gain)
             elif main:
                 self._d_main(step, gain, reg)

@@ -30,7 +30,7 @@ class Step:
     gen_aug: torch.Tensor | None = None
     logits: torch.Tensor | None = None          # [N, 1] of the pass at hand
     features: Any = None                        # `DiscriminatorFeatures` of the pass at hand
-    notes: dict = field(default_factory=dict)   # for a term to keep something from one hook to the next
+    kept: dict = field(default_factory=dict)    # for a term to keep something from one hook to the next
 
 
 class Term(torch.nn.Module):
@@ -41,7 +41,7 @@ class Term(torch.nn.Module):
     included; it is reported as `Loss/{name}` and added to the loss.
     """
 
-    notes: list = ()                # lines that a run prints at its start
+    notes: tuple = ()               # lines that a run prints at its start
     columns: tuple = ()             # `training_stats.Column`s that the table of ticks gets for what it reports
     has_teacher = False             # whether a frozen network takes part that metrics may use as well
     tag = ''                        # on the Hub, of models that were trained with it

@@ -4,6 +4,8 @@ import torch
 
 from torch_utils import distributed, training_stats
 
+INTERVAL = 4                # iterations, for one step of D in each
+KIMG, PRETRAINED_KIMG = 500, 100    # a pre-trained D overfits sooner
 WARN_ABOVE = 0.8            # there augmentations are known to leak into the generated images
 
 
@@ -23,7 +25,7 @@ class AdaptiveProbability:
         statistic:  name under which the signs of D's logits for reals are reported.
     """
 
-    def __init__(self, p, target=0.6, interval=4, kimg=500, batch_size=1, statistic='Loss/signs/real'):
+    def __init__(self, p, target=0.6, interval=INTERVAL, kimg=KIMG, batch_size=1, statistic='Loss/signs/real'):
         self.p = p
         self.target = target
         self.interval = interval

@@ -7,6 +7,7 @@ import click
 from dnnlib import EasyDict, UserError
 from dnnlib.commands import FiniteRange
 
+from ..augment.ada import INTERVAL, KIMG, PRETRAINED_KIMG
 from ..augment.diffaugment import POLICIES, parse_policy
 from ..augment.pipe import augpipe_specs
 from ..methods.method import flag
@@ -28,7 +29,7 @@ def _pipe(opts):
 
 
 def _ada(opts):
-    kimg = dict(ada_kimg=100) if opts.init_from else {}             # a pre-trained D overfits sooner
+    kimg = dict(ada_kimg=PRETRAINED_KIMG) if opts.init_from else {}
     return dict(augment_kwargs=_pipe(opts), ada_target=0.6 if opts.target is None else opts.target, **kimg)
 
 
@@ -65,8 +66,8 @@ AUGMENTATIONS = {
     'diffaug': Augmentation(_POLICY, _diffaug),
 }
 # What the configuration holds where the augmentation does not say otherwise; the last two are of ADA's rule.
-ENTRIES = dict(augment_kwargs=None, augment_p=None, augment_ramp_kimg=None, ada_target=None, ada_interval=4,
-               ada_kimg=500)
+ENTRIES = dict(augment_kwargs=None, augment_p=None, augment_ramp_kimg=None, ada_target=None, ada_interval=INTERVAL,
+               ada_kimg=KIMG)
 
 
 def augmentation_options(command):

@@ -11,7 +11,8 @@ from torch_utils import devices, distributed
 
 from ..dataset import demo as demo_data
 from ..dataset.headers import SMALLEST_SIDE
-from ..ema import half_life_kimg
+from ..ema import half_life_kimg, start_kimg
+from ..methods.method import has_one_pass
 from ..networks.architectures import ARCHITECTURES, of_class, require
 from ..networks.interface import DeviceFacts
 from ..observers import early_stop
@@ -124,7 +125,7 @@ def add_schedule(config, opts, preset):
     decay = preset.ema_decay
     config.update(ema_kimg=preset.ema_kimg if decay is None else half_life_kimg(decay, per_G_step),
                   ema_rampup=None if opts.init_from else preset.ema_rampup,
-                  ema_start_kimg=preset.ema_start_kimg + max(preset.ema_start - 1, 0) * per_G_step / 1000,
+                  ema_start_kimg=preset.ema_start_kimg + start_kimg(preset.ema_start, per_G_step),
                   ema_buffers=preset.ema_buffers)
 
 
@@ -178,9 +179,8 @@ def add_networks(config, opts, preset):
     config.G_opt_kwargs, config.D_opt_kwargs = {**adam, **preset.G_opt}, {**adam, **preset.D_opt}
     off = {name: 0 for name, ability in ABILITY_OF.items() if ability not in row.abilities}
     gamma = preset.gamma if opts.gamma is None else opts.gamma
-    if gamma > 0 and preset.loss_kwargs.get('one_pass'):
-        raise UserError(f'--gamma={gamma:g}: R1 needs a pass of D over reals alone, and --cfg={opts.cfg} has one over '
-                        'fakes and reals; leave it out')
+    if has_one_pass(preset):
+        check_one_pass(opts, preset, gamma)
     config.loss_kwargs = dict(class_name='training.loss.StyleGAN2Loss', r1_gamma=gamma, **{**off, **preset.loss_kwargs})
     if opts.cuda_graphs is True and config.device != 'cuda':
         raise UserError('--cuda-graphs=1: there are none without a CUDA device; leave it out')
@@ -189,6 +189,16 @@ def add_networks(config, opts, preset):
     config.update(init_from=opts.init_from, allow_tf32=bool(opts.allow_tf32), cudnn_benchmark=not opts.nobench)
     # torch's default. It pays: the small maps that stay in float32 are a fifth of the work of a step.
     config.conv_tf32 = not on_cpu and opts.allow_tf32 is not False
+
+
+def check_one_pass(opts, preset, gamma):
+    """Raises UserError for what fakes and reals in one pass of D leave no room for."""
+    if gamma > 0:
+        raise UserError(f'--gamma={gamma:g}: R1 needs a pass of D over reals alone, and --cfg={opts.cfg} has one over '
+                        'fakes and reals; leave it out')
+    if preset.lazy_regularization:
+        raise UserError(f'--cfg={opts.cfg}: has lazy regularisation, whose phases of D would be empty, as fakes and '
+                        'reals are one pass; give its row lazy_regularization=False')
 
 
 def add_observers(config, opts):

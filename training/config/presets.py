@@ -9,16 +9,16 @@ class Preset(NamedTuple):
     """Defaults of a training configuration; `None` in the first part = computed from resolution and number of GPUs."""
     source: str
     expect: str
-    ref_gpus: int | None            # the micro-batch is batch / ref_gpus for any number of GPUs
-    kimg: int | None
-    batch: int | None
-    mbstd_group: int | None
-    channel_base: int | None
-    lr: float | None
-    gamma: float | None             # R1 weight
-    ema_kimg: float | None
-    ema_rampup: float | None
     mapping_layers: int
+    ref_gpus: int | None = None     # the micro-batch is batch / ref_gpus for any number of GPUs
+    kimg: int | None = None
+    batch: int | None = None
+    mbstd_group: int | None = None
+    channel_base: int | None = None
+    lr: float | None = None
+    gamma: float | None = None      # R1 weight
+    ema_kimg: float | None = None
+    ema_rampup: float | None = None # at most this share of the images seen so far; None = no ramp
     ema_start_kimg: float = 0       # until then G_ema is a copy of G
     lazy_regularization: bool = True
     loss_kwargs: dict = {}          # further arguments of `StyleGAN2Loss`
@@ -31,7 +31,7 @@ class Preset(NamedTuple):
     D_steps: int = 1                # of D for each step of G, each with images and latents of its own
     D_first: bool = False           # G's step comes after them
     ema_decay: float | None = None  # per step of G, in the place of ema_kimg
-    ema_start: int = 0              # step of G, counted from 1, from which on G_ema is more than a copy
+    ema_start: int = 0              # step of G, counted from 1, with which averaging begins; before it G_ema is a copy
     ema_buffers: str = 'copy'       # as in `WeightAverage`
     cond: bool = False
     uniform_labels: bool = False    # of fakes: all classes as often as each other, not as in the data
@@ -48,44 +48,51 @@ class Preset(NamedTuple):
 
 
 # What both nets of BigGAN have in common: hinge, fakes and reals in one pass of D after D's steps G's, no penalty.
-BIGGAN = dict(gamma=0, ema_kimg=None, ema_rampup=None, mapping_layers=0, lazy_regularization=False,
-              loss_kwargs=dict(gan_loss='hinge', one_pass=True), architecture='biggan', D_first=True, ema_decay=0.9999,
-              ema_buffers='average', cond=True, uniform_labels=True, mirror=True, half_precision=False)
+BIGGAN = dict(gamma=0, mapping_layers=0, lazy_regularization=False, loss_kwargs=dict(gan_loss='hinge', one_pass=True),
+              architecture='biggan', D_first=True, ema_decay=0.9999, ema_buffers='average', cond=True,
+              uniform_labels=True, mirror=True, half_precision=False)
 PRESETS = {
-    'auto': Preset('StyleGAN2-ADA', 'a reasonable start for any data; tune --gamma', None, 25000, None, None, None,
-                   None, None, None, 0.05, 2),
-    'stylegan2': Preset('StyleGAN2 config F', 'as the paper at 1024 pixels', 8, 25000, 32, 4, 32768, 0.002, 10,
-                        10, None, 8),
-    'paper256': Preset('StyleGAN2-ADA, FFHQ and LSUN at 256', 'as the paper', 8, 25000, 64, 8, 16384, 0.0025, 1,
-                       20, None, 8),
-    'paper512': Preset('StyleGAN2-ADA, AFHQ at 512', 'as the paper', 8, 25000, 64, 8, 32768, 0.0025, 0.5, 20, None, 8),
-    'paper1024': Preset('StyleGAN2-ADA, MetFaces at 1024', 'as the paper', 8, 25000, 32, 4, 32768, 0.002, 2,
-                        10, None, 8),
-    'cifar': Preset('StyleGAN2-ADA, CIFAR-10 at 32', 'as the paper', 2, 100000, 64, 32, 32768, 0.0025, 0.01,
-                    500, 0.05, 2,
-                    loss_kwargs=dict(pl_weight=0, style_mixing_prob=0), D_kwargs=dict(architecture='orig')),
-    'low-shot': Preset('DiffAugment, StyleGAN2 in TensorFlow, 100-shot (the baseline rows of KD-DLGAN, table 1)',
-                       '300 kimg for 100 images, 500 kimg for more', 1, None, 16, 4, 32768, 0.002, 10, 10, None, 8,
-                       ema_start_kimg=10,
-                       lazy_regularization=False, loss_kwargs=dict(pl_weight=0), mirror=True, half_precision=False,
-                       snapshot_ticks=25, metrics='fid5k_full'),
-    'demo': Preset('ours', 'with --data=demo --init-from=demo: drawn faces after three minutes on two CPU cores', 1, 16,
-                   32, 4, None, 0.007,
-                   0.05, 4, 0.05, 2, z_dim=64, channel_max=64, loss_kwargs=dict(pl_weight=0, style_mixing_prob=0),
-                   kimg_per_tick=2,
-                   snapshot_ticks=4, metrics='featfid1k_full'),
+    'auto': Preset(
+        'StyleGAN2-ADA', 'a reasonable start for any data; tune --gamma', kimg=25000, ema_rampup=0.05,
+        mapping_layers=2),
+    'stylegan2': Preset(
+        'StyleGAN2 config F', 'as the paper at 1024 pixels', ref_gpus=8, kimg=25000, batch=32, mbstd_group=4,
+        channel_base=32768, lr=0.002, gamma=10, ema_kimg=10, mapping_layers=8),
+    'paper256': Preset(
+        'StyleGAN2-ADA, FFHQ and LSUN at 256', 'as the paper', ref_gpus=8, kimg=25000, batch=64, mbstd_group=8,
+        channel_base=16384, lr=0.0025, gamma=1, ema_kimg=20, mapping_layers=8),
+    'paper512': Preset(
+        'StyleGAN2-ADA, AFHQ at 512', 'as the paper', ref_gpus=8, kimg=25000, batch=64, mbstd_group=8,
+        channel_base=32768, lr=0.0025, gamma=0.5, ema_kimg=20, mapping_layers=8),
+    'paper1024': Preset(
+        'StyleGAN2-ADA, MetFaces at 1024', 'as the paper', ref_gpus=8, kimg=25000, batch=32, mbstd_group=4,
+        channel_base=32768, lr=0.002, gamma=2, ema_kimg=10, mapping_layers=8),
+    'cifar': Preset(
+        'StyleGAN2-ADA, CIFAR-10 at 32', 'as the paper', ref_gpus=2, kimg=100000, batch=64, mbstd_group=32,
+        channel_base=32768, lr=0.0025, gamma=0.01, ema_kimg=500, ema_rampup=0.05, mapping_layers=2,
+        loss_kwargs=dict(pl_weight=0, style_mixing_prob=0), D_kwargs=dict(architecture='orig')),
+    'low-shot': Preset(
+        'DiffAugment, StyleGAN2 in TensorFlow, 100-shot (the baseline rows of KD-DLGAN, table 1)',
+        '300 kimg for 100 images, 500 kimg for more', ref_gpus=1, batch=16, mbstd_group=4, channel_base=32768, lr=0.002,
+        gamma=10, ema_kimg=10, ema_start_kimg=10, mapping_layers=8, lazy_regularization=False,
+        loss_kwargs=dict(pl_weight=0), mirror=True, half_precision=False, snapshot_ticks=25, metrics='fid5k_full'),
+    'demo': Preset(
+        'ours', 'with --data=demo --init-from=demo: drawn faces after three minutes on two CPU cores', ref_gpus=1,
+        kimg=16, batch=32, mbstd_group=4, lr=0.007, gamma=0.05, ema_kimg=4, ema_rampup=0.05, mapping_layers=2, z_dim=64,
+        channel_max=64, loss_kwargs=dict(pl_weight=0, style_mixing_prob=0), kimg_per_tick=2, snapshot_ticks=4,
+        metrics='featfid1k_full'),
     'biggan-cifar': Preset(
         'DiffAugment, LeCam and KD-DLGAN, CIFAR-10 and CIFAR-100 (rows "BigGAN + DiffAugment" of tables 2 to 8)',
         'the length for all of CIFAR-10 and for a fifth of either; all of CIFAR-100 twice that, a tenth half of it',
-        1, 50_000, 50, None, 64, 2e-4, D_steps=4, ema_start=1000, z_dim=128, resolution=32,
-        **BIGGAN, G_kwargs=PUBLISHED[32], D_kwargs=PUBLISHED[32], G_opt=dict(betas=[0, 0.999]),
+        **BIGGAN, ref_gpus=1, kimg=50_000, batch=50, channel_base=64, lr=2e-4, D_steps=4, ema_start=1000, z_dim=128,
+        resolution=32, G_kwargs=PUBLISHED[32], D_kwargs=PUBLISHED[32], G_opt=dict(betas=[0, 0.999]),
         D_opt=dict(betas=[0, 0.999]), aug='diffaug', diffaug_policy='translation,cutout', batch_norm='batch',
         kimg_per_tick=8, snapshot_ticks=100, metrics='fid10k_full'),
     'biggan-imagenet64': Preset(
         'IC-GAN, its BigGAN for ImageNet at 64 pixels (table 3)',
         'there the run ends when the FID has not improved for 50 epochs: the length is ours',
-        1, 128_000, 256, None, 64, 1e-4, ema_start=20_000, z_dim=120, resolution=64, **BIGGAN,
-        G_kwargs=dict(PUBLISHED[64], shared_dim=128, hier=True, attention=32),
+        **BIGGAN, ref_gpus=1, kimg=128_000, batch=256, channel_base=64, lr=1e-4, ema_start=20_000, z_dim=120,
+        resolution=64, G_kwargs=dict(PUBLISHED[64], shared_dim=128, hier=True, attention=32),
         D_kwargs=dict(PUBLISHED[64], attention=32), G_opt=dict(betas=[0, 0.999], eps=1e-6),
         D_opt=dict(betas=[0, 0.999], eps=1e-6), aug='noaug', diffaug_policy='translation',
         kimg_per_tick=25.6, snapshot_ticks=100, metrics='fid50k_full,is50k'),

@@ -8,9 +8,9 @@ from dnnlib import UserError
 from dnnlib.commands import FiniteRange
 from torch_utils import training_stats
 
-from ..augment.ada import AdaptiveProbability
+from ..augment.ada import INTERVAL, KIMG, PRETRAINED_KIMG, AdaptiveProbability
 from ..loss_terms import Term
-from .method import Method
+from .method import Method, has_one_pass
 
 
 class AdaptivePseudoAugmentation(Term):
@@ -29,7 +29,7 @@ class AdaptivePseudoAugmentation(Term):
         batch_size: images per iteration, over all processes.
     """
 
-    def __init__(self, batch_size, target=0.6, kimg=500, interval=4):
+    def __init__(self, batch_size, target=0.6, kimg=KIMG, interval=INTERVAL):
         super().__init__()
         self.register_buffer('p', torch.zeros([]))
         self.rule = dict(target=target, kimg=kimg, interval=interval, batch_size=batch_size)
@@ -65,11 +65,12 @@ class AdaptivePseudoAugmentation(Term):
 
 def _configure(opts, config, _dataset):
     """The length of ADA's rule, so that with equal targets both probabilities are one."""
-    if (config.D_steps != 1 or config.D_first) and not config.loss_kwargs.get('one_pass'):
-        raise UserError(f'--apa: shows D the fakes of the G step of the same iteration, and --cfg={opts.cfg} '
-                        'has none before each step of D; leave it out')
-    return dict(batch_size=config.batch_size, **(dict(interval=4 * config.D_steps) if config.D_steps != 1 else {}),
-                **(dict(kimg=100) if opts.init_from else {}))
+    if (config.D_steps != 1 or config.D_first) and not has_one_pass(config):
+        when = f'one in {config.D_steps} iterations' if config.D_steps != 1 else 'it after those of D'
+        raise UserError('--apa: shows D the fakes of the G step that comes first in an iteration, and '
+                        f'--cfg={opts.cfg} takes {when}; leave it out')
+    return dict(batch_size=config.batch_size, **(dict(interval=config.ada_interval) if config.D_steps != 1 else {}),
+                **(dict(kimg=PRETRAINED_KIMG) if opts.init_from else {}))
 
 
 METHOD = Method('apa', 'training.methods.apa.AdaptivePseudoAugmentation', [

@@ -103,19 +103,19 @@ class InsGen(Term):
     @torch.no_grad()
     def prepare(self, step):
         similar, _ws = self.gan.run_G(self.similar(step.gen_z), step.gen_c)
-        self._note(step, 'fake', self._key(self.fake, self.gan.augment(similar), step.gen_c))
+        self._keep(step, 'fake', self._key(self.fake, self.gan.augment(similar), step.gen_c))
         if 'real' in self.kinds:
-            self._note(step, 'real', self._key(self.real, self.gan.augment(step.real_img), step.real_c))
-            self.new_keys['real'].append(self._noted(step, 'real'))
+            self._keep(step, 'real', self._key(self.real, self.gan.augment(step.real_img), step.real_c))
+            self.new_keys['real'].append(self._kept(step, 'real'))
         self.new_keys['fake'].append(self._key(self.fake, step.gen_aug, step.gen_c))
 
     def d_fake(self, step):
-        return {f'{self.title}/fake': self._loss(self.fake, step, self._noted(step, 'fake')) * self.weight_fake}
+        return {f'{self.title}/fake': self._loss(self.fake, step, self._kept(step, 'fake')) * self.weight_fake}
 
     def d_real(self, step):
         if 'real' not in self.kinds:
             return {}
-        return {f'{self.title}/real': self._loss(self.real, step, self._noted(step, 'real')) * self.weight_real}
+        return {f'{self.title}/real': self._loss(self.real, step, self._kept(step, 'real')) * self.weight_real}
 
     def g_main(self, step):
         if self.weight_generator == 0:
@@ -130,11 +130,11 @@ class InsGen(Term):
         for name, keys in self.new_keys.items():
             getattr(self, name).enqueue(distributed.all_gather_rows(torch.cat(keys)))
 
-    def _note(self, step, kind, key):
-        step.notes[f'{self.title}/{kind}'] = key
+    def _keep(self, step, kind, key):
+        step.kept[f'{self.title}/{kind}'] = key
 
-    def _noted(self, step, kind):
-        return step.notes[f'{self.title}/{kind}']
+    def _kept(self, step, kind):
+        return step.kept[f'{self.title}/{kind}']
 
     def _key(self, contrast, img, c):
         _logits, features = self.slow_D(img, c, return_features=True)

@@ -4,12 +4,11 @@ Data", CVPR 2021)."""
 import click
 import torch
 
-from dnnlib import UserError
 from dnnlib.commands import FiniteRange
 from torch_utils import distributed, training_stats
 
 from ..loss_terms import Term
-from .method import Method, has_one_pass, iterations_in_kimg
+from .method import Method, check_begins, has_one_pass, iterations_in_kimg
 
 BIGGAN_START = 1000             # iterations
 
@@ -23,7 +22,8 @@ class LeCam(Term):
     first update.
 
     With `lead`, as in the source's BigGAN program, they move before they are used, and until `lead` before the start
-    they are those of the last batch. It needs fakes and reals in one pass of D.
+    they are those of the last batch. It needs fakes and reals in one pass of D
+    and the batch of a process as one micro-batch.
 
     Args:
         weight: of the term.
@@ -58,9 +58,12 @@ class LeCam(Term):
         return self.lead_nimg is not None
 
     def d_fake(self, step):
+        if self.moves_first and step.round_idx > 0:
+            raise ValueError(f'LeCam, micro-batch {step.round_idx}: with `lead` the averages move before they are '
+                             'used, which takes the batch of a process as a whole; make batch_gpu as large')
         self._count(step.logits, 2)
         if self.moves_first:
-            step.notes['LeCam'] = step.logits
+            step.kept['LeCam'] = step.logits
             return {}
         return self._of_fakes(step.logits)
 
@@ -70,7 +73,7 @@ class LeCam(Term):
             return self._of_reals(step.logits)
         self._move()
         self.sums.zero_()
-        return {**self._of_fakes(step.notes['LeCam']), **self._of_reals(step.logits)}
+        return {**self._of_fakes(step.kept['LeCam']), **self._of_reals(step.logits)}
 
     def finish_step(self, batch_idx):
         if not self.moves_first:
@@ -113,10 +116,7 @@ def _configure(opts, config, _dataset):
     biggan = dict(decay=0.9, start=iterations_in_kimg(config, BIGGAN_START), lead=iterations_in_kimg(config, 1)) \
         if has_one_pass(config) else {}
     start = biggan.get('start', 0) if opts.lecam_start is None else opts.lecam_start
-    if start >= config.total_kimg:
-        raise UserError(f'--lecam-start={start:g}: the run ends after {config.total_kimg:g} kimg, before it '
-                        'takes part; '
-                        f'use a smaller one, such as {config.total_kimg / 3:.2g}')
+    check_begins('--lecam-start', start, config)
     return dict(weight=opts.lecam, **biggan)
 
 

@@ -76,14 +76,21 @@ def check_methods(methods, config, names_only=False):
 
 
 def has_one_pass(config):
-    """Whether D's step has fakes and reals in one pass, as BigGAN's: several methods have a program of their own for
-    it."""
+    """Whether D's step has fakes and reals in one pass, as BigGAN's, by a configuration or a preset: several methods
+    have a program of their own for it."""
     return bool(config.loss_kwargs.get('one_pass'))
 
 
 def iterations_in_kimg(config, number):
     """So many iterations of a program that counts G's steps, in thousands of reals that D sees."""
     return number * config.batch_size * config.D_steps / 1000
+
+
+def check_begins(option, kimg, config):
+    """Raises UserError if a run ends before a method takes part, after `kimg` thousand images."""
+    if kimg >= config.total_kimg:
+        raise UserError(f'{option}={kimg:g}: the run ends after {config.total_kimg:g} kimg, before it takes part; use a '
+                        f'smaller one, such as {config.total_kimg / 3:.2g}')
 
 
 def flag(name):

@@ -5,6 +5,7 @@ import click
 from dnnlib.commands import FiniteRange
 
 from ..loss_terms import Term
+from ..networks.interface import module_of
 from .method import Method
 
 
@@ -24,7 +25,7 @@ class Orthogonal(Term):
         self.weight = weight
 
     def bind(self, loss):
-        modules = dict.fromkeys(getattr(part, '__self__', part) for part in (loss.G_mapping, loss.G_synthesis))
+        modules = dict.fromkeys(module_of(part) for part in (loss.G_mapping, loss.G_synthesis))
         self.of_G = [weight for module in modules for weight in matrices(module)]
         self.of_D = matrices(loss.D)
 

@@ -40,8 +40,10 @@ class SpectralNorm(torch.nn.Module):
         sigma = torch.dot(u, image)
         if self.training:
             with torch.no_grad():
-                self.u0.copy_(u[None])
-                self.sv0.copy_(sigma[None])
+                # Of a weight without numbers nothing is stored: u would never have numbers again
+                good = sigma.isfinite()
+                self.u0.copy_(torch.where(good, u, self.u0))
+                self.sv0.copy_(torch.where(good, sigma, self.sv0))
         return (self.weight / sigma).to(dtype)
 
     def bias_as(self, dtype):

@@ -32,6 +32,7 @@ class BatchNorm(torch.nn.Module):
     def __init__(self, channels, eps=1e-5, unbiased=True, sync=False):
         super().__init__()
         self.eps, self.unbiased, self.sync = eps, unbiased, sync
+        self.by_batch = _by_batch               # where it is synchronised, not compiled: see `speed.compiling`
         self.use = None                         # for a while: what is done with the statistics of each batch
         self.register_buffer('stored_mean', torch.zeros([channels]))
         self.register_buffer('stored_var', torch.ones([channels]))
@@ -39,9 +40,7 @@ class BatchNorm(torch.nn.Module):
     def normalise(self, x, gain, bias):
         """x [N, C, H, W], gain and bias [N, C] or [C] -> x^ gain + bias in the format of x, statistics in float32."""
         if self.training or self.use is not None:
-            normalised = _by_all_processes if self.sync and self.training and distributed.is_active() else _by_own_batch
-            x, mean, var, count = normalised(x, self.eps, self.stored_mean.dtype)
-            (self._move if self.use is None else self.use)(mean, var, count)
+            x = self.by_batch(self, x)
         else:
             x = F.batch_norm(x, self.stored_mean, self.stored_var, eps=self.eps)
         return torch.addcmul(bias.to(x.dtype)[..., None, None], x, gain.to(x.dtype)[..., None, None])
@@ -49,9 +48,18 @@ class BatchNorm(torch.nn.Module):
     @torch.no_grad()
     def _move(self, mean, var, count):
         var = var * (count / (count - 1)) if self.unbiased else var
-        finite = mean.isfinite() & var.isfinite()       # else one bad pass would stay in the average for good
-        for stored, new in ((self.stored_mean, mean), (self.stored_var, var)):
-            stored.copy_(torch.where(finite, stored.lerp(new, MOMENTUM), stored))
+        # A channel without numbers, in a step that is left out, must not spoil them for good
+        good = mean.isfinite() & var.isfinite()
+        for stored, value in ((self.stored_mean, mean), (self.stored_var, var)):
+            stored.copy_(torch.where(good, stored.lerp(value, MOMENTUM), stored))
+
+
+def _by_batch(norm, x):
+    """-> x^ of a `BatchNorm`, whose running values move, or what else is done with the statistics."""
+    normalised = _by_all_processes if norm.sync and norm.training and distributed.is_active() else _by_own_batch
+    x, mean, var, count = normalised(x, norm.eps, norm.stored_mean.dtype)
+    (norm._move if norm.use is None else norm.use)(mean, var, count)
+    return x
 
 
 def _by_own_batch(x, eps, dtype):

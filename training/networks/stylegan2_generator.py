@@ -70,7 +70,9 @@ class MappingNetwork(torch.nn.Module):
         for i in range(self.num_layers):
             w = getattr(self, f'fc{i}')(w)
         if self.training and self.w_avg_beta is not None and not skip_w_avg_update:
-            self.w_avg.copy_(w.detach().mean(dim=0).lerp(self.w_avg, self.w_avg_beta))
+            w_avg = w.detach().mean(dim=0).lerp(self.w_avg, self.w_avg_beta)
+            # A step that is left out must not spoil the average permanently
+            self.w_avg.copy_(torch.where(w_avg.isfinite(), w_avg, self.w_avg))
         if self.num_ws is None:
             return w
         ws = w.unsqueeze(1).repeat(1, self.num_ws, 1)

@@ -8,6 +8,7 @@ import contextlib
 import torch
 
 from dnnlib.text import gist
+from torch_utils import distributed
 from torch_utils.devices import out_of_memory
 
 from ..networks.interface import module_of
@@ -16,7 +17,7 @@ from ..networks.interface import module_of
 def compile_main_phases(loss, batch_size, tell):
     """Makes `loss` use compiled networks in Gmain and Dmain. If the compiler fails, except for lack of memory, it says
     so and leaves `loss` as it is. The same random numbers are drawn as without the compiler, so results agree up to
-    rounding.
+    rounding. Each process compiles alone: none waits for one whose compiler fails.
 
     Args:
         loss:       `StyleGAN2Loss`; its networks are frozen.
@@ -27,8 +28,10 @@ def compile_main_phases(loss, batch_size, tell):
     torch.compiler.reset()
     torch._inductor.config.fallback_random = True
     synthesis, D = (torch.compile(network, dynamic=False) for network in (loss.G_synthesis, loss.D))
+    G = module_of(loss.G_synthesis)
+    _keep_exchanges_out(G)
     try:
-        with _buffers_kept(module_of(loss.G_synthesis), loss.D):
+        with distributed.alone(), _buffers_kept(G, loss.D):
             _warm_up(loss, synthesis, D, batch_size)
     except Exception as err:            # whatever a compiler may raise: it is no part of the training
         if out_of_memory(err):
@@ -36,6 +39,14 @@ def compile_main_phases(loss, batch_size, tell):
         tell(f'--compile: torch.compile fails here ({gist(err)}); training goes on without it.')
     else:
         loss.main_synthesis, loss.main_D = synthesis, D
+
+
+def _keep_exchanges_out(G):
+    """Leaves what synchronised norms do over all processes to Python: the warm-up is without other processes, and what
+    it compiles must hold with them."""
+    for layer in G.modules():
+        if getattr(layer, 'sync', False):
+            layer.by_batch = torch.compiler.disable(layer.by_batch)
 
 
 def _warm_up(loss, synthesis, D, n):
