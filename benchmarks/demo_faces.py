@@ -1,12 +1,10 @@
-"""How good the faces of `make demo` are, against fresh drawings, which never end: python benchmarks/demo_faces.py
-NETWORK...
+"""How good the faces of `make demo` are, against fresh drawings: python benchmarks/demo_faces.py NETWORK...
 
 Per network, over 1000 fakes: the Fréchet distance and the kernel distance (x 1000) to 1000 fresh drawings in the demo
-                              teacher's features;
-for each attribute how many of its values there are (the exponential of the entropy), by a linear probe of those
-features that has learnt from 4000 other drawings; the median distance to the nearest of the 100 training images, root
-mean square over pixels from 0 to 255, and the share that is nearer than all but 1 % of fresh drawings are: copies.
-Fresh drawings of another seed are in the first line.
+teacher's features; for each attribute how many of its values there are (the exponential of the entropy), by a linear
+probe of those features that has learnt from 4000 other drawings; the median distance to the nearest of the 100 training
+images, root mean square over pixels from 0 to 255, and the share that is nearer than all but 1 % of fresh drawings are:
+copies. Fresh drawings of another seed are in the first line.
 """
 
 import os

@@ -1,5 +1,4 @@
-"""The curves of docs/health.md as a picture: python benchmarks/health_curves.py --run=runs/00000-...
---dest=health.png"""
+"""The curves of docs/health.md as a picture: python benchmarks/health_curves.py --run=RUN --dest=health.png"""
 
 import os
 import sys
@@ -11,10 +10,7 @@ import PIL.ImageFont
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from dnnlib import (
-    UserError,  # noqa: E402
-    metric_records,
-)
+from dnnlib import UserError, metric_records  # noqa: E402
 from dnnlib.util import user_errors  # noqa: E402
 from torch_utils.image_grid import save_image  # noqa: E402
 from training.run import files as run_files  # noqa: E402

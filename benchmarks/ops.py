@@ -7,9 +7,8 @@ over the kernel's. Targets on a GPU: for large tensors 90 % of the copy for bias
 upfirdn2d; for small ones, where launching dominates, 83 % of neg (1.2 times its time).
 
 These times are of the device: on a GPU, of calls recorded into a CUDA graph, so that Python does not count; on a CPU,
-                               the best of several
-calls. `eager` is what one call costs outside of a graph when calls follow each other and no gradient is asked for,
-Python included: for small tensors much more.
+the best of several calls. `eager` is what one call costs outside of a graph when calls follow each other and no
+gradient is asked for, Python included: for small tensors much more.
 """
 
 import math

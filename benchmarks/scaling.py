@@ -1,10 +1,10 @@
 """Many processes, many images: what is measured here, and a model of what is not. docs/scaling.md has the results.
 
-    python benchmarks/scaling.py volumes            bytes that a step reduces, bytes of snapshots: counted
-    python benchmarks/scaling.py measure            all-reduce and step at 1, 2 and 4 processes on this CPU (gloo), and
-    what the model says of them python benchmarks/scaling.py model              weak scaling to 64 GPUs: modelled python
-    benchmarks/scaling.py data               a set of a million images: formulas, with the speed of reading measured on
-    a small one
+    python benchmarks/scaling.py volumes      bytes that a step reduces, bytes of snapshots: counted
+    python benchmarks/scaling.py measure      all-reduce and step at 1, 2 and 4 processes on this CPU (gloo), beside the
+                                              model
+    python benchmarks/scaling.py model        weak scaling to 64 GPUs: modelled
+    python benchmarks/scaling.py data         a set of a million images: formulas, with the speed of reading a small one
 """
 
 import os

@@ -1,10 +1,8 @@
-"""Does distillation help? The study of docs/evidence.md: python benchmarks/study.py run --folder=study --part=c
-[--parallel=2]
+"""Does distillation help? The study of docs/evidence.md.
 
-    python benchmarks/study.py list                                     # parts, arms, lengths
-    python benchmarks/study.py run --folder=study --part=a              # trains and measures; the same command
-    continues python benchmarks/study.py page --folder=study                      # writes the tables and curves into
-    docs/evidence.md
+    python benchmarks/study.py list                               parts, arms, lengths
+    python benchmarks/study.py run --folder=study --part=c        trains and measures; the same command continues
+    python benchmarks/study.py page --folder=study                writes tables and curves into docs/evidence.md
 
 `--folder` holds the archives and teachers that study_table.py names (docs/evidence.md has the commands that make them),
 and the runs. A run that several parts need is trained once, by the code of train.py; each is a process of one thread.
@@ -27,11 +25,7 @@ import study_page  # noqa: E402
 from study_table import ARMS, DATA, NARROW, PARTS  # noqa: E402
 
 import train  # noqa: E402
-from dnnlib import (  # noqa: E402
-    EasyDict,
-    UserError,
-    metric_records,  # noqa: E402
-)
+from dnnlib import EasyDict, UserError, metric_records  # noqa: E402
 from dnnlib.util import user_errors  # noqa: E402
 from training import launch  # noqa: E402
 from training.run import files as run_files  # noqa: E402

@@ -208,10 +208,9 @@ def main(data, names, network, texts, outdir, num_images, batch, seed, device):
     """Compare teachers on a data set.
 
     For each: accuracy of a linear classifier on its features in 5-fold cross-validation, for the classes of the images
-              and, with --network, for
-    real against generated; zero-shot accuracy where the texts are those of the classes; the likeness of the images'
-    text correlations (mean cosine between two images; at 1, CGKD cannot tell them apart); length of the features;
-    images per second; and a picture of the correlations.
+    and, with --network, for real against generated; zero-shot accuracy where the texts are those of the classes; the
+    likeness of the images' text correlations (mean cosine between two images; at 1, CGKD cannot tell them apart);
+    length of the features; images per second; and a picture of the correlations.
     """
     with user_errors():
         device = torch.device(cpu_threads.settle(torch_device(device)))

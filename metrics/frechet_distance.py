@@ -37,12 +37,11 @@ def frechet_terms(mean_r, cov_r, mean_f, cov_f) -> FrechetTerms:
 
     With cov_r = A A^T, the product cov_r cov_f has the same eigenvalues but zeros as the symmetric A^T cov_f A, so that
     the trace of its root is the sum of their roots: no square root of an unsymmetric matrix is needed, which is
-    unstable and comes out
-                                    complex where a
-    covariance is singular. A has a column for each eigenvalue of cov_r above rounding. With fewer images than features
-    (100-shot sets: rank 99 of 2048) the result is thus the exact distance of the two degenerate Gaussians, no offset is
-    added to the diagonal, and the work falls from F^3 to F^2 rank for all but the decomposition of cov_r. Such a
-    distance is well defined but is biased upwards by the small sample: compare it only with those of equal counts.
+    unstable and comes out complex where a covariance is singular. A has a column for each eigenvalue of cov_r above
+    rounding. With fewer images than features (100-shot sets: rank 99 of 2048) the result is thus the exact distance of
+    the two degenerate Gaussians, no offset is added to the diagonal, and the work falls from F^3 to F^2 rank for all
+    but the decomposition of cov_r. Such a distance is well defined but is biased upwards by the small sample: compare
+    it only with those of equal counts.
 
     Args:
         mean_r, mean_f: [F] array or tensor.

@@ -2,9 +2,8 @@
 
 Salimans et al., "Improved Techniques for Training GANs", NIPS 2016, section 4: exp(E_x KL(p(y|x) || p(y))), where p(y)
 is the mean of p(y|x). Protocol: the images in 10 parts in the order in which they were made, mean and standard
-deviation (divided by 10) over the
-          parts; class probabilities
-of the 2015 Inception network, its output taken without the bias, as the TensorFlow code did.
+deviation (divided by 10) over the parts; class probabilities of the 2015 Inception network, its output taken without
+the bias, as the TensorFlow code did.
 """
 
 import torch

@@ -37,8 +37,7 @@ def scipy_warp(images, matrix, shift=(0, 0)):
 
     The wavelet is not symmetric. Its centre of mass lies `delay` beside the pixel, and the mirrored filter on the way
     back undoes that only where the image is not turned: the pipeline shows the image displaced by (matrix - 1) delay, a
-    twentieth of a pixel
-                                   for a quarter turn.
+    twentieth of a pixel for a quarter turn.
     """
     delay = (np.dot(np.arange(12), SYM6) / np.sum(SYM6) - 5) / 2
     matrix = np.asarray(matrix, dtype=np.float64)

@@ -22,8 +22,8 @@ class LeCam(Term):
     first update.
 
     With `lead`, as in the source's BigGAN program, they move before they are used, and until `lead` before the start
-    they are those of the last batch. It needs fakes and reals in one pass of D
-    and the batch of a process as one micro-batch.
+    they are those of the last batch. It needs fakes and reals in one pass of D and the batch of a process as one
+    micro-batch.
 
     Args:
         weight: of the term.

@@ -2,11 +2,10 @@
 and variables.
 
 Facts of that format: convolutions are stored [height, width, in, out] and correlate, those that enlarge included, where
-                      ours convolve; dense
-weights are [in, out]; the bias of a modulation lacks the 1; noise maps are numbered from 4x4 up. Written from the
-description of the format: no file of these releases was at hand; the tests compare with the formulas of the layers in
-numpy. Of conditional networks only those of StyleGAN2-ADA can be read: StyleGAN2 normalises z and the label together,
-which our mapping network does not do.
+ours convolve; dense weights are [in, out]; the bias of a modulation lacks the 1; noise maps are numbered from 4x4 up.
+Written from the description of the format: no file of these releases was at hand; the tests compare with the formulas
+of the layers in numpy. Of conditional networks only those of StyleGAN2-ADA can be read: StyleGAN2 normalises z and the
+label together, which our mapping network does not do.
 """
 
 import math
