@@ -53,8 +53,8 @@ def choose_sampling(bn, labels, G, info, names):
     """
     batch_norm, uniform = measured_with(info)
     known = metric_main.sampling.MODES if 'batch_norm' in abilities_of(G) else ()
-    if batch_norm is not None and str(batch_norm) not in known:                     # files come from strangers
-        raise UserError('--network', f'its training measured with batch norm by {str(batch_norm)[:50]!r}, which this '
+    if bn is None and batch_norm not in (None, *known):                             # files come from strangers
+        raise UserError('--network', f'its training measured with batch norm by {batch_norm[:50]!r}, which this '
                         'network does not have', 'the file is damaged, or made by another program')
     if bn is not None:
         require(abilities_of(G), 'batch_norm', f'--bn={bn}', 'leave it out')

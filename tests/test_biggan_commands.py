@@ -193,6 +193,8 @@ def test_no_pickle_and_no_batch_norm_elsewhere(network, tmp_path):
                     (model_files.load_generator('demo', 'cpu'), 'batch')):
         with pytest.raises(UserError, match=f"measured with batch norm by '{word}', which this network does not have"):
             calc_metrics.choose_sampling(None, None, G, said(word), ['is10'])
+    G = model_files.load_generator(network, 'cpu')
+    assert calc_metrics.choose_sampling('batch', None, G, said('mood'), ['is10']) == ('batch', False)
 
 
 @pytest.mark.parametrize('args, message', [

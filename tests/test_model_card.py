@@ -276,6 +276,7 @@ def test_every_option_that_is_read_has_a_form(tmp_path, data, monkeypatch):
         as_they_are()
         training_set, _ = trained_on.metric_set(path, info)
         held_out_kwargs(training_set)
+        trained_on.measured_with(info)
     assert {'options.augment_ramp_kimg', 'options.terms.lecam.class_name'} <= read
     assert 'options.training_set_kwargs.val_fraction' in read
     assert [path for path in sorted(read) if not has_form(path, dict(options=snapshot_info.OPTIONS))] == []
@@ -286,6 +287,7 @@ HISTORY = [dict(event='rollback', cur_nimg=9, to=8, lr_factor=0.5, phase='D')]
 
 @pytest.mark.parametrize('change, problem', [
     (dict(augment_ramp_kimg='x'), "augment_ramp_kimg is 'x', which it cannot be"),
+    (dict(metric_kwargs=dict(batch_norm=3)), "batch_norm is '3', which it"),
     (dict(augment_p=[]), r"augment_p is '\[\]', which it"),
     (dict(augment_kwargs={}), 'augment_kwargs has no class_name'),
     (dict(terms=dict(lecam={})), 'lecam has no class_name'),

@@ -167,7 +167,7 @@ def test_options(tiny_data):
                                          target=0.5))
     one_pass = EasyDict(loss_kwargs=dict(one_pass=True), batch_size=50, D_steps=4, D_first=True, ada_interval=16)
     assert METHOD.configure(EasyDict(init_from=None), one_pass, None) == dict(batch_size=50, interval=16)
-    with pytest.raises(UserError, match='--apa: shows D the fakes of the G step .* takes one in 4 iterations; leave it out'):
+    with pytest.raises(UserError, match='--apa: shows D the fakes of the G step .* one in 4 iterations; leave it out'):
         METHOD.configure(EasyDict(init_from=None, cfg='x'), EasyDict(one_pass, loss_kwargs={}), None)
     with pytest.raises(UserError, match='--cfg=x takes it after those of D; leave it out'):
         METHOD.configure(EasyDict(init_from=None, cfg='x'), EasyDict(one_pass, loss_kwargs={}, D_steps=1, D_first=True),

@@ -89,8 +89,8 @@ def iterations_in_kimg(config, number):
 def check_begins(option, kimg, config):
     """Raises UserError if a run ends before a method takes part, after `kimg` thousand images."""
     if kimg >= config.total_kimg:
-        raise UserError(f'{option}={kimg:g}: the run ends after {config.total_kimg:g} kimg, before it takes part; use a '
-                        f'smaller one, such as {config.total_kimg / 3:.2g}')
+        raise UserError(f'{option}={kimg:g}: the run ends after {config.total_kimg:g} kimg, before it takes part; use '
+                        f'a smaller one, such as {config.total_kimg / 3:.2g}')
 
 
 def flag(name):
