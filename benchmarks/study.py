@@ -31,7 +31,6 @@ from training import launch  # noqa: E402
 from training.run import files as run_files  # noqa: E402
 
 RESULTS = 'results.jsonl'
-JUDGE = 'lite0@128'
 METRICS = 'featkid2k_full,featfid2k_full,featpr2k3_full'
 # Column -> where it is recorded.
 FIGURES = {'kid': ('featkid2k_full', 'value'), 'fd': ('featfid2k_full', 'value'),
@@ -52,7 +51,7 @@ def configuration(folder, data, arm, seed, kimg, device):
         options.append(f'--kd-teacher={row.teacher}')
     of_data = [f'--data={os.path.join(folder, row.train)}', f'--metric-data={os.path.join(folder, row.test)}',
                *row.options]
-    of_run = [f'--outdir={folder}', f'--metrics={METRICS}', f'--metric-teacher={JUDGE}', f'--kimg={kimg:g}',
+    of_run = [f'--outdir={folder}', f'--metrics={METRICS}', f'--metric-teacher={row.judge}', f'--kimg={kimg:g}',
               f'--tick={TICK_KIMG}',
               f'--snap={round(POINT_KIMG / TICK_KIMG)}', f'--seed={seed}', f'--device={device}',
               '--snapshot-keep=best=1,last=1']

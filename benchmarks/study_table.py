@@ -10,12 +10,14 @@ class DataSet(NamedTuple):
     train, test: archives in the study's folder.
     teacher: what --kd-teacher is, DIR standing for the study's folder.
     lr:     learning rate of both networks.
+    judge:  the network whose features the metrics use.
     """
     options: tuple
     train: str
     test: str
     teacher: str
     lr: float
+    judge: str = 'lite0@128'
 
 
 # Narrow networks, so that a CPU core trains a run in an hour; z and w of 128 numbers, minibatch statistics over 4
@@ -25,7 +27,8 @@ CIFAR = ('--cfg=cifar', '--mirror=1', '--batch=16')
 DATA = {
     'cifar500': DataSet((*CIFAR, '--subset=500'), 'cifar10.zip', 'cifar10-test.zip', 'DIR/cifar_teacher', 0.005),
     'cifar5000': DataSet((*CIFAR, '--subset=5000'), 'cifar10.zip', 'cifar10-test.zip', 'DIR/cifar_teacher', 0.005),
-    'cats': DataSet((*CIFAR,), 'cats-train.zip', 'cats-test.zip', 'pocket', 0.005),
+    # lite0 is a part of this teacher, so another one judges
+    'cats': DataSet((*CIFAR,), 'cats-train.zip', 'cats-test.zip', 'pocket@128', 0.005, 'lite2@128'),
 }
 
 DA = ('--aug=diffaug', '--diffaug-policy=translation,cutout')
