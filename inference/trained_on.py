@@ -8,13 +8,13 @@ from dnnlib.published import without_folders
 from training import model_files
 from training.dataset import ImageFolderDataset
 from training.dataset import demo as demo_data
-from training.dataset.folder import held_out_kwargs
+from training.dataset.folder import chosen_kwargs
 from training.run.find import read_options
 
 
 def real_images(given, option, network, info, measured=False):
-    """class_name and arguments of the data set to compare a network's images with; those held out by the training are
-    not in it.
+    """class_name and arguments of the data set to compare a network's images with: without `given`, those that were
+    trained on.
 
     Args:
         given:    what the user named with `option`: a path, or 'demo'; None = the images of the training.
@@ -38,11 +38,11 @@ def real_images(given, option, network, info, measured=False):
         used = 'measured against' if others else 'trained on'
         raise UserError(path, f'the data set that the snapshot was {used} is not there any more',
                         f'name it with {option}=PATH')
-    return _as_folder(path, **held_out_kwargs(kwargs))
+    return _as_folder(path, **chosen_kwargs(kwargs))
 
 
-def _as_folder(path, **held_out):
-    return dict(class_name='training.dataset.ImageFolderDataset', path=path, **held_out)
+def _as_folder(path, **chosen):
+    return dict(class_name='training.dataset.ImageFolderDataset', path=path, **chosen)
 
 
 def training_set(network, info):

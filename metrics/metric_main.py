@@ -159,7 +159,8 @@ def calc_metrics(metrics: list[str], G: torch.nn.Module, dataset_kwargs: dict, d
     common = sampling.prepared(MetricOptions(G, dataset_kwargs, None, torch.device(device), seed, batch_size,
                                              num_workers, progress=progress, truncation_psi=truncation_psi,
                                              batch_norm=batch_norm, uniform_labels=uniform_labels))
-    options = {name: dataclasses.replace(common, detector=loaded[name]) for name in metrics}
+    options = {name: dataclasses.replace(common, detector=loaded[name], subset=find_metric(name)[0].seeks_copies)
+               for name in metrics}
     real, generated = real_statistics(options), generated_statistics(options, bootstrap)
     results = []
     for name, opts in options.items():
@@ -176,8 +177,8 @@ def _figures(name: str, opts: MetricOptions, real: dict, generated: dict, bootst
     if metric.generated is None:
         figures = metric.compute(opts, num_gen)
         return figures if isinstance(figures, dict) else dict(value=figures)
-    identity = opts.detector.identity
-    return distributed.agree(lambda: estimate.evaluate(metric.compute, real.get(identity), generated[identity, num_gen],
+    of_fakes = generated[opts.detector.identity, num_gen]
+    return distributed.agree(lambda: estimate.evaluate(metric.compute, real.get(opts.statistics_key), of_fakes,
                                                        bootstrap, opts.seed))
 
 

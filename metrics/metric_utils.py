@@ -32,6 +32,7 @@ class MetricOptions:
                     img_resolution.
     dataset_kwargs: class_name and arguments of the real images; labels, mirroring and number are set here, see
                     `open_reference`. None where neither metric nor generator needs them.
+    subset:         of these only the ones that the training used, for a metric that looks for copies.
     detector:       images -> features.
     device:         where to work.
     seed:           of the latents, labels and noise.
@@ -42,7 +43,7 @@ class MetricOptions:
     truncation_psi: of the generator; 1 = none, as every published value has it.
     batch_norm:     one of `sampling.MODES`; None = the usual one, where the generator has batch norm.
     uniform_labels: labels of generated images are all classes as often as each other, not as frequent as in the data.
-    opened:         the real images, without and with labels, once they have been read; shared by what
+    opened:         the real images by the arguments of `open_reference`, once they have been read; shared by what
                     `dataclasses.replace` makes of this.
     """
     G: torch.nn.Module
@@ -57,12 +58,13 @@ class MetricOptions:
     truncation_psi: float = 1
     batch_norm: str | None = None
     uniform_labels: bool = False
+    subset: bool = False
     opened: dict = dataclasses.field(default_factory=dict, repr=False)
 
     @functools.cached_property
     def reference(self):
         """The real images."""
-        return self._open(use_labels=False)
+        return self._open(subset=self._has_subset)
 
     @functools.cached_property
     def labels(self):
@@ -74,18 +76,28 @@ class MetricOptions:
         """Images that are generated at once, an even number: large ones are a part of a batch."""
         return max(2, MAX_PIXELS // self.G.img_resolution ** 2 // 2 * 2)
 
-    def _open(self, use_labels):
-        if use_labels not in self.opened:
-            self.opened[use_labels] = open_reference(self.dataset_kwargs, use_labels)
-        return self.opened[use_labels]
+    @property
+    def statistics_key(self) -> tuple:
+        """Of the statistics of the real images, among those of several metrics."""
+        return self.detector.identity, self._has_subset
+
+    @property
+    def _has_subset(self):
+        chosen = self.subset and self.dataset_kwargs.get('max_size')
+        return bool(chosen) and chosen < len(self._open())
+
+    def _open(self, use_labels=False, subset=False):
+        if (use_labels, subset) not in self.opened:
+            self.opened[use_labels, subset] = open_reference(self.dataset_kwargs, use_labels, subset)
+        return self.opened[use_labels, subset]
 
 
-def open_reference(dataset_kwargs: dict, use_labels: bool = False, **kwargs):
-    """All images of a data set as they are: the reference of a metric is never mirrored and never a subset, even if the
-    training used one. Only images that were held out for validation are left out: few-shot protocols compare with the
-    training images.
+def open_reference(dataset_kwargs: dict, use_labels: bool = False, subset: bool = False, **kwargs):
+    """The real images as they are: the reference of a metric is never mirrored, and never a subset, even if the
+    training used one, except where copies of training images are looked for (`subset`). Images that were held out for
+    validation are left out: few-shot protocols compare with the training images.
     """
-    as_they_are = dict(use_labels=use_labels, xflip=False, max_size=None)
+    as_they_are = dict(use_labels=use_labels, xflip=False, **({} if subset else dict(max_size=None)))
     return dnnlib.util.construct_class_by_name(**{**dataset_kwargs, **as_they_are, **kwargs})
 
 

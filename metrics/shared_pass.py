@@ -28,13 +28,13 @@ def generated_statistics(options: dict[str, MetricOptions], bootstrap: int) -> d
     return metric_utils.collect_generated(next(iter(options.values())), requests) if requests else {}
 
 
-def real_statistics(options: dict[str, MetricOptions]) -> dict[str, FeatureStats]:
-    """{identity of the detector: statistics}; complete on the first process only."""
+def real_statistics(options: dict[str, MetricOptions]) -> dict[tuple, FeatureStats]:
+    """{`statistics_key`: statistics}; complete on the first process only."""
     wanted = {}
     for name, opts in options.items():
         real = find_metric(name)[0].real
         if real is not None:
-            capture = wanted[opts.detector.identity][1] if opts.detector.identity in wanted else {}
-            wanted[opts.detector.identity] = opts, {**capture, **real}
-    return {identity: metric_utils.compute_feature_stats_for_dataset(opts, **capture)
-            for identity, (opts, capture) in wanted.items()}
+            capture = wanted[opts.statistics_key][1] if opts.statistics_key in wanted else {}
+            wanted[opts.statistics_key] = opts, {**capture, **real}
+    return {key: metric_utils.compute_feature_stats_for_dataset(opts, **capture)
+            for key, (opts, capture) in wanted.items()}

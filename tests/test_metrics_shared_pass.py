@@ -14,6 +14,7 @@ from dnnlib import UserError
 from metrics import detectors, metric_main, registry, script_detectors
 from metrics.inception_score import split_scores
 from torch_utils.images import to_uint8
+from training.dataset import ImageFolderDataset
 from training.run import files as run_files
 from training.run import keep as snapshot_keep
 
@@ -82,6 +83,17 @@ def test_one_pass_serves_all(data, monkeypatch):
     assert G.calls == 4 and sum(seen) == 12 + 30                    # ... and the 12 real ones
     alone = [result for metric in METRICS for result in calc(data, [metric])]
     assert_equal(figures(results), figures(alone), rel=1e-12)
+
+
+def test_copies_are_looked_for_among_the_images_that_were_trained_on(data):
+    """Of a run with --subset; other metrics compare with all images, in the same pass."""
+    of_run = dict(data, max_size=5, random_seed=3, xflip=True)
+    distance, copies = calc(of_run, ['featkid30_full', 'featmemorization30'])
+    assert distance['value'] == calc(data, ['featkid30_full'])[0]['value'] and distance['reference']['images'] == 12
+    chosen = ImageFolderDataset(data['path'], max_size=5, random_seed=3)
+    assert copies['reference'] == {**distance['reference'], 'images': 5, 'content_hash': chosen.content_hash()}
+    of_all, = calc(data, ['featmemorization30'])
+    assert of_all['reference']['images'] == 12 and of_all['threshold'] < copies['threshold']
 
 
 def test_the_size_of_a_batch_does_not_matter(data):

@@ -14,7 +14,7 @@ from dnnlib import UnusableFile, UserError
 from inference import trained_on
 from metrics import metric_main
 from training.dataset import ImageFolderDataset
-from training.dataset.folder import held_out_kwargs
+from training.dataset.folder import chosen_kwargs
 from training.launch import launch
 from training.methods.lecam import LeCam
 from training.networks import Generator
@@ -275,7 +275,7 @@ def test_every_option_that_is_read_has_a_form(tmp_path, data, monkeypatch):
         monkeypatch.undo()
         as_they_are()
         training_set, _ = trained_on.metric_set(path, info)
-        held_out_kwargs(training_set)
+        chosen_kwargs(training_set)
         trained_on.measured_with(info)
     assert {'options.augment_ramp_kimg', 'options.terms.lecam.class_name'} <= read
     assert 'options.training_set_kwargs.val_fraction' in read

@@ -78,7 +78,7 @@ def test_neither_teacher_nor_metrics_see_them(tiny_data):
     assert record['held_out'] == 3 and record['images'] == 9
     G = SimpleNamespace(img_channels=3, img_resolution=16)
     searched = open_training_images(None, None, SimpleNamespace(G_ema=G, info=info), 'x')
-    assert set(searched._raw_idx.tolist()) == set(range(12)) - held_out
+    assert len(searched) == 4 and set(searched._raw_idx.tolist()) < set(range(12)) - held_out
     assert reference.facts()['held_out'] == 3 and 'held_out' not in ImageFolderDataset(tiny_data).facts()
     assert reference.content_hash() != ImageFolderDataset(tiny_data).content_hash()
 

@@ -215,7 +215,7 @@ class ImageFolderDataset(torch.utils.data.Dataset):
         return order
 
 
-def held_out_kwargs(training_set_kwargs: dict) -> dict:
-    """The entries of a run's arguments for `ImageFolderDataset` that say which images were held out."""
-    return {key: training_set_kwargs[key] for key in ('val_fraction', 'random_seed')
-            if training_set_kwargs.get('val_fraction')}
+def chosen_kwargs(training_set_kwargs: dict) -> dict:
+    """The entries of a run's arguments for `ImageFolderDataset` that say which of the images were trained on."""
+    keys = [key for key in ('max_size', 'val_fraction') if training_set_kwargs.get(key)]
+    return {key: training_set_kwargs[key] for key in (*keys, 'random_seed') if keys and key in training_set_kwargs}

@@ -21,7 +21,7 @@ class Each(NamedTuple):
 DISTILLATION = dict(methods=[str], teacher=str, settings={})
 # Earlier versions had it among the options themselves
 ORIGIN = Whole(run=str, cur_nimg=NUMBER, checksum=str)
-OPTIONS = dict(training_set_kwargs=dict(path=str, val_fraction=NUMBER, random_seed=int), metrics=[str],
+OPTIONS = dict(training_set_kwargs=dict(path=str, max_size=int, val_fraction=NUMBER, random_seed=int), metrics=[str],
                metric_set_kwargs=dict(path=str), metric_kwargs=dict(batch_norm=str, uniform_labels=bool), init_from=str,
                random_seed=int, num_gpus=int, device=str, batch_size=int, fork_origin=ORIGIN,
                found_out=dict(fork_origin=ORIGIN), ema_kimg=NUMBER, ada_target=NUMBER, augment_p=NUMBER,

@@ -1,0 +1,122 @@
+"""The runs of the study: what train.py makes of an arm, training it, measuring it, and its line in the results."""
+
+import contextlib
+import json
+import os
+import time
+
+import click
+from study_table import ARMS, DATA, NARROW
+
+import train
+from dnnlib import EasyDict, UserError, files, metric_records
+from metrics import metric_main
+from training import launch, model_files
+from training.run import changes
+from training.run import files as run_files
+from training.run.find import progress_of, read_options
+
+METRICS = 'featkid2k_full,featfid2k_full,featpr2k3_full'
+COPIES = 'featmemorization2k'           # against the training images; once, at the end
+# Column -> where it is recorded.
+FIGURES = {'kid': ('featkid2k_full', 'value'), 'fd': ('featfid2k_full', 'value'),
+           'precision': ('featpr2k3_full', 'precision'), 'recall': ('featpr2k3_full', 'recall'),
+           'copies': (COPIES, 'value')}
+PROTOCOL = 'detector', 'reference', 'generated'
+TICK_KIMG, POINT_KIMG = 2.56, 12.8      # of a line of output, and between two measurements: whole steps of 16 images
+ABOUT_FILE = 'study.json'
+
+
+def run_name(data, arm, seed):
+    return f'{data}-{"".join(ch if ch.isalnum() or ch == "." else "-" for ch in arm.lower())}-seed{seed}'
+
+
+def configuration(folder, data, arm, seed, kimg, device):
+    """The run's configuration: that of train.py, narrowed; the images are the same with every seed.
+
+    Raises UserError for what would fail later, such as a teacher that is not there.
+    """
+    row = DATA[data]
+    options = list(ARMS[arm])
+    if (any(option.startswith('--kd=') for option in options)
+            and not any(option.startswith('--kd-teacher') for option in options)):
+        options.append(f'--kd-teacher={row.teacher}')
+    of_data = [f'--data={os.path.join(folder, row.train)}', f'--metric-data={os.path.join(folder, row.test)}',
+               *row.options]
+    of_run = [f'--outdir={folder}', f'--metrics={METRICS}', f'--metric-teacher={row.judge}', f'--kimg={kimg:g}',
+              f'--tick={TICK_KIMG}', f'--snap={round(POINT_KIMG / TICK_KIMG)}', f'--seed={seed}', f'--device={device}',
+              '--snapshot-keep=best=1,last=1']
+    command = [option.replace('DIR/', folder + os.sep) for option in (*of_run, *of_data, *options)]
+    config, _name = train.build_config(EasyDict(train.main.make_context('train.py', command).params))
+    train.check_names(config)
+    if config.training_set_kwargs.get('random_seed') is not None:
+        config.training_set_kwargs['random_seed'] = 0
+        if 'kd' in config.terms:
+            config.terms['kd']['training_set_kwargs']['random_seed'] = 0
+    for kwargs in (config.G_kwargs['synthesis_kwargs'], config.D_kwargs):
+        kwargs['channel_base'] = NARROW['channel_base']
+    config.G_kwargs.update(z_dim=NARROW['z_dim'], w_dim=NARROW['z_dim'])
+    config.D_kwargs['epilogue_kwargs']['mbstd_group_size'] = NARROW['mbstd_group']
+    config.G_opt_kwargs['lr'] = config.D_opt_kwargs['lr'] = row.lr
+    config.ema_kimg = 5
+    return config
+
+
+def train_run(folder, data, arm, seed, kimg, device):
+    """Trains and measures a run, or continues it, in a process of its own. -> its name, seconds that this took."""
+    began, run_dir = time.monotonic(), os.path.join(folder, 'runs', run_name(data, arm, seed))
+    config = configuration(folder, data, arm, seed, kimg, device)
+    check_same(run_dir, config)
+    files.make_dir(run_dir)
+    files.write_text(os.path.join(run_dir, ABOUT_FILE), json.dumps(dict(data=data, arm=arm, seed=seed,
+                                                                        options=ARMS[arm])))
+    with open(os.path.join(run_dir, 'output.txt'), 'a', encoding='utf-8') as out, contextlib.redirect_stdout(out):
+        launch.launch(config, run_dir)
+        if not run_files.is_complete(run_dir, progress_of(run_dir), config):
+            raise click.Abort                       # Ctrl-C: the run is saved
+        measure_copies(run_dir, config, device)
+    return run_name(data, arm, seed), time.monotonic() - began
+
+
+def check_same(run_dir, config):
+    """Raises UserError where a run was begun with other options, since it would go on with those of its state."""
+    saved = read_options(run_dir)
+    if saved is not None and (lines := changes.differences(saved, config)):
+        raise UserError(run_dir, f'was begun with {"; ".join(lines[:changes.MOST])}',
+                        'the table has changed: move the folder away, or give the arm another name')
+
+
+def measure_copies(run_dir, config, device):
+    """Records `COPIES` of the last snapshot, in the judge's features whatever the teacher: those that a run watches
+    while it trains are of its own teacher, and of pixels without one."""
+    snapshot = run_files.snapshot_path(run_dir, progress_of(run_dir)['cur_nimg'], config['kimg_per_tick'])
+    if run_files.unmeasured(run_dir, snapshot, [COPIES]):
+        G, info = model_files.load_generator(snapshot, device, with_info=True)
+        metric_main.calc_and_report(run_dir, snapshot, info['training']['cur_nimg'], metric=COPIES, G=G, device=device,
+                                    dataset_kwargs=config['training_set_kwargs'], progress=False,
+                                    teacher_kwargs=config['metric_kwargs']['teacher_kwargs'])
+
+
+def read_run(run_dir):
+    """The line of a run in the results, or None where nothing is measured."""
+    try:
+        with open(os.path.join(run_dir, ABOUT_FILE), encoding='utf-8') as f:
+            line = json.load(f)
+    except FileNotFoundError:
+        return None
+    curves, protocol = {}, {}
+    for column, (metric, figure) in FIGURES.items():
+        for record in metric_records.read_metric(run_dir, metric):
+            curves.setdefault(record['cur_nimg'] / 1000, {})[column] = record[figure]
+            protocol[metric] = {key: record[key] for key in PROTOCOL if key in record}
+    if not curves:
+        return None
+    stats = metric_records.read_lines(os.path.join(run_dir, run_files.STATS_FILE))
+    last = lambda name: next((record[name]['mean'] for record in reversed(stats) if name in record), None)
+    curve = lambda name: [[record['Progress/kimg']['mean'], record[name]['mean']] for record in stats if name in record]
+    kimgs = sorted(curves)
+    line.update(protocol=protocol, kimg=kimgs,
+                **{column: [curves[kimg].get(column) for kimg in kimgs] for column in FIGURES},
+                r_t=curve('Loss/signs/real'), gradient_share=curve('KD/gradient_share'),
+                hours=(last('Timing/total_sec') or 0) / 3600)
+    return line
