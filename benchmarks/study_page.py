@@ -10,15 +10,16 @@ from study_table import PARTS
 
 from dnnlib import UserError, files
 
-COLUMNS = ('kid', 'fd', 'precision', 'recall')
-SCALE = dict(kid=1000, fd=1, precision=1, recall=1)
-NOT_RUN = ['*Not run yet.*']         # or one arm of several only
+SCALE = dict(kid=1000, fd=1, precision=1, recall=1, copies=1)
+DIGITS = dict(kid=0, fd=0, precision=2, recall=2, copies=3)
+NOT_RUN = ['*Not run yet.*']                             # or less than half of the arms
 SIDES = dict(cifar500=32, cifar5000=32, cats=64)         # pixels of an image
-DIGITS = dict(kid=0, fd=0, precision=2, recall=2)
 
 
-def of_arm(lines, data, arm):
-    return {line['seed']: line for line in lines if line['data'] == data and line['arm'] == arm}
+def of_arm(lines, part, arm):
+    """{seed: line} of the part's seeds."""
+    return {line['seed']: line for line in lines
+            if line['data'] == part.data and line['arm'] == arm and line['seed'] < part.seeds}
 
 
 def at(line, column, kimg):
@@ -28,39 +29,42 @@ def at(line, column, kimg):
     return line[column][line['kimg'].index(kimg)] * SCALE[column]
 
 
-def lengths(lines, part):
-    """At which kimg the arms are compared: in the middle and at the end of each round."""
-    wanted = sorted({kimg / 2 for kimg, _ in part.rounds} | {kimg for kimg, _ in part.rounds})
-    return [kimg for kimg in wanted if any(kimg in line['kimg'] for line in lines if line['data'] == part.data
-                                           and line['arm'] in part.arms)]
+def lengths(part):
+    """At which kimg the arms are compared: the end of each round, and half of a single one."""
+    return [*([part.rounds[0][0] / 2] if len(part.rounds) == 1 else []), *[kimg for kimg, _ in part.rounds]]
+
+
+def is_run(lines, part):
+    """Whether at least half of the arms, and two where there are several, have gone through the first round."""
+    reached = [arm for arm in part.arms
+               if any(part.rounds[0][0] in line['kimg'] for line in of_arm(lines, part, arm).values())]
+    return len(reached) >= max(len(part.arms) / 2, min(2, len(part.arms)))
 
 
 def table(lines, part):
-    """Lines of Markdown: mean over seeds of what was measured at each length, and the paired difference to the first
-    arm at the last one."""
-    kimgs = lengths(lines, part)
-    if not kimgs:
+    """Lines of Markdown. A row has the means over the seeds that got as far as any of the arm, and the paired
+    difference to the first arm there."""
+    if not is_run(lines, part):
         return NOT_RUN
-    heads = ['arm', 'seeds', *[f'KID, FD at {kimg:g} kimg' for kimg in kimgs], 'precision, recall',
-             'best KID', 'copies',
-             'KID against the first arm']
+    heads = ['arm', 'seeds', *[f'KID, FD at {kimg:g} kimg' for kimg in lengths(part)], 'precision, recall', 'best KID',
+             'copies', 'KID against the first arm']
     rows = ['| ' + ' | '.join(heads) + ' |', '|---' * len(heads) + '|']
-    base = of_arm(lines, part.data, part.arms[0])
     for arm in part.arms:
-        found = {seed: line for seed, line in of_arm(lines, part.data, arm).items() if set(kimgs) & set(line['kimg'])}
-        if not found:
-            continue
-        means = lambda column, kimg, found=found: mean([at(line, column, kimg) for line in found.values()],
-                                                       DIGITS[column])
-        last = max(kimg for kimg in kimgs if any(kimg in line['kimg'] for line in found.values()))
-        best = mean([min(value for value in line['kid'] if value is not None) * SCALE['kid']
-                     for line in found.values()], 0)
-        cells = [arm, str(len(found)), *[f'{means("kid", kimg)}, {means("fd", kimg)}' for kimg in kimgs],
-                 f'{means("precision", last)}, {means("recall", last)}', best,
-                 mean([line['copies'] for line in found.values()], 3),
-                 '' if arm == part.arms[0] else comparison(found, base, last)]
-        rows.append('| ' + ' | '.join(cells) + ' |')
-    return rows if len(rows) - 2 >= min(2, len(part.arms)) else NOT_RUN
+        runs = of_arm(lines, part, arm)
+        reached = [kimg for kimg in lengths(part) if any(kimg in line['kimg'] for line in runs.values())]
+        if reached:
+            rows.append('| ' + ' | '.join([arm, *row(lines, part, arm, reached[-1])]) + ' |')
+    return rows
+
+
+def row(lines, part, arm, last):
+    """Its cells but the first, from the seeds that were measured at `last` kimg."""
+    runs = [line for line in of_arm(lines, part, arm).values() if last in line['kimg']]
+    means = lambda column, kimg: mean([at(line, column, kimg) for line in runs], DIGITS[column])
+    best = [min(at(line, 'kid', kimg) for kimg in line['kimg'] if kimg <= last) for line in runs]
+    return [str(len(runs)), *[f'{means("kid", kimg)}, {means("fd", kimg)}' for kimg in lengths(part)],
+            f'{means("precision", last)}, {means("recall", last)}', mean(best, 0), means('copies', last),
+            '' if arm == part.arms[0] else comparison(lines, part, arm, last)]
 
 
 def mean(values, digits):
@@ -68,11 +72,14 @@ def mean(values, digits):
     return f'{sum(values) / len(values):.{digits}f}' if values else '–'
 
 
-def comparison(found, base, kimg):
-    values = lambda runs: {seed: value for seed, line in runs.items() if (value := at(line, 'kid', kimg)) is not None}
-    result = paired(values(found), values(base))
+def comparison(lines, part, arm, kimg):
+    values = lambda arm: {seed: value for seed, line in of_arm(lines, part, arm).items()
+                          if (value := at(line, 'kid', kimg)) is not None}
+    arm, base = values(arm), values(part.arms[0])
+    result = paired(arm, base)
     if result is None:
-        return 'one seed'
+        both = [arm[seed] - base[seed] for seed in arm if seed in base]
+        return f'{both[0]:+.0f}, one seed' if both else 'no seed in common'
     return (f'{result.mean:+.0f} [{result.low:+.0f}, {result.high:+.0f}], smaller in {result.smaller} of '
             f'{result.seeds}, sign test p = {result.p_value:.2f}')
 
@@ -87,7 +94,7 @@ def curves(lines, part, path):
         raise UserError('the curves need matplotlib; pip install matplotlib') from err
     figure, axes = pyplot.subplots(figsize=(8, 4.5))
     for number, arm in enumerate(part.arms):
-        for i, line in enumerate(of_arm(lines, part.data, arm).values()):
+        for i, line in enumerate(of_arm(lines, part, arm).values()):
             axes.plot(line['kimg'], [None if value is None else value * SCALE['kid'] for value in line['kid']],
                       color=f'C{number % 10}',
                       linestyle='-' if number < 10 else '--', label=arm if i == 0 else None, linewidth=1.2)
@@ -101,12 +108,12 @@ def curves(lines, part, path):
 def samples(lines, part, runs, path):
     """The sheet of a part, from the grids at its longest length. runs: (arm, seed) -> folder of the run.
     -> its arms from above, in words; None where fewer than two have grids."""
-    kimgs = lengths(lines, part)
-    grids = {arm: [grid for seed in sorted(of_arm(lines, part.data, arm))
-                   if (grid := study_sheets.latest_grid(runs(arm, seed), kimgs[-1]))] for arm in part.arms}
+    longest = lengths(part)[-1]
+    grids = {arm: [grid for seed in sorted(of_arm(lines, part, arm))
+                   if (grid := study_sheets.latest_grid(runs(arm, seed), longest))] for arm in part.arms}
     if not study_sheets.write(grids, SIDES[part.data], path):
         return None
-    return f'{"; ".join(arm for arm, found in grids.items() if found)}, at {kimgs[-1]:g} kimg'
+    return f'{"; ".join(arm for arm, found in grids.items() if found)}, at {longest:g} kimg'
 
 
 def sheet(lines, name, runs, page, before):

@@ -91,9 +91,9 @@ def measure_copies(run_dir, config, device):
     while it trains are of its own teacher, and of pixels without one."""
     snapshot = run_files.snapshot_path(run_dir, progress_of(run_dir)['cur_nimg'], config['kimg_per_tick'])
     if run_files.unmeasured(run_dir, snapshot, [COPIES]):
-        G, info = model_files.load_generator(snapshot, device, with_info=True)
-        metric_main.calc_and_report(run_dir, snapshot, info['training']['cur_nimg'], metric=COPIES, G=G, device=device,
-                                    dataset_kwargs=config['training_set_kwargs'], progress=False,
+        found = model_files.load_snapshot(snapshot, device)
+        metric_main.calc_and_report(run_dir, snapshot, found.info['training']['cur_nimg'], metric=COPIES, G=found.G_ema,
+                                    device=device, dataset_kwargs=config['training_set_kwargs'], progress=False,
                                     teacher_kwargs=config['metric_kwargs']['teacher_kwargs'])
 
 

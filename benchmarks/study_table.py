@@ -33,6 +33,8 @@ DATA = {
 
 DA = ('--aug=diffaug', '--diffaug-policy=translation,cutout')
 ADA = ('--aug=ada',)
+# Its own start is at 80 kimg with this batch, its own target, 0.5, is never reached
+CHAIN = ('--chain', '--chain-start=10', '--chain-target=0.3')
 
 
 def distilled(*options, aug=DA, methods='agkd,cgkd'):
@@ -56,7 +58,7 @@ ARMS = {                                    # name -> options of train.py
     'share 3': distilled('--kd-share=3'),
     'share 1, centred': distilled('--kd-share=1', '--kd-target-norm=centred'),
     'share 1, channel': distilled('--kd-share=1', '--kd-target-norm=channel'),
-    'share 1, adapt': distilled('--kd-share=1', '--kd-adapt=0.6'),
+    'share 1, adapt': distilled('--kd-share=1', '--kd-adapt=0.3'),          # r is 0.2 to 0.45 here
     'share 1, AGKD': distilled('--kd-share=1', methods='agkd'),
     'share 1, CGKD': distilled('--kd-share=1', '--kd-pd=off', methods='cgkd'),
     'share 1, centred texts': distilled('--kd-share=1', '--kd-center=1'),
@@ -73,10 +75,11 @@ ARMS = {                                    # name -> options of train.py
     'PKT': distilled('--kd-share=1', methods='pkt'),
     'SPKD': distilled('--kd-share=1', methods='spkd'),
     'paper x 0.1, random teacher': distilled(*scaled(0.1), '--kd-teacher=DIR/random_teacher'),
+    'share 3, random teacher': distilled('--kd-share=3', '--kd-teacher=DIR/random_teacher'),
     'paper x 0.1, teacher of drawings': distilled(*scaled(0.1), '--kd-teacher=demo'),
-    'CHAIN': (*DA, '--chain'),
+    'CHAIN': (*DA, *CHAIN),
     'FakeCLR': (*DA, '--fakeclr'),
-    'CHAIN + paper x 0.1': distilled(*scaled(0.1), '--chain'),
+    'CHAIN + paper x 0.1': distilled(*scaled(0.1), *CHAIN),
     'FakeCLR + paper x 0.1': distilled(*scaled(0.1), '--fakeclr'),
 }
 
@@ -111,7 +114,10 @@ PARTS = {
     'd': Part('Other ways to distil', 'cifar500', ('DA', 'FitNets', 'label distillation', 'PKT', 'SPKD'), 3,
               ((102.4, 5),)),
     'e': Part("Is it the teacher's knowledge?", 'cifar500',
-              ('paper x 0.1', 'paper x 0.1, random teacher', 'paper x 0.1, teacher of drawings'), 3, ((102.4, 3),)),
+              ('paper x 0.1', 'DA', 'paper x 0.1, random teacher', 'paper x 0.1, teacher of drawings'), 3,
+              ((102.4, 4),)),
+    'e-share': Part('And where both teachers have the same share of the gradient?', 'cifar500',
+                    ('share 3', 'DA', 'share 3, random teacher'), 3, ((102.4, 3),)),
     'more': Part('Two methods of others, alone and with distillation', 'cifar500',
                  ('DA', 'CHAIN', 'FakeCLR', 'CHAIN + paper x 0.1', 'FakeCLR + paper x 0.1'), 3, ((102.4, 5),)),
 }

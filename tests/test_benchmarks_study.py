@@ -5,13 +5,17 @@ import json
 import math
 import os
 import sys
+from concurrent.futures import Future
 
 import PIL.Image
 import pytest
 
+from dnnlib import UserError
+from metrics import metric_main
+
 sys.path.append(os.path.join(os.path.dirname(__file__), os.pardir, 'benchmarks'))
-study, study_page, study_sheets, study_table = [importlib.import_module(name) for name in (
-    'study', 'study_page', 'study_sheets', 'study_table')]
+study, study_page, study_runs, study_sheets, study_table = [importlib.import_module(name) for name in (
+    'study', 'study_page', 'study_runs', 'study_sheets', 'study_table')]
 paired = importlib.import_module('study_statistics').paired
 
 
@@ -29,29 +33,40 @@ def test_paired_differences_by_hand():
 def line(arm, seed, *kid, data='cifar500'):
     kimg = [12.8 * (i + 1) for i in range(len(kid))]
     return dict(data=data, arm=arm, seed=seed, kimg=kimg, kid=list(kid), fd=[1000 * k for k in kid],
-                precision=[0.5] * len(kid),
-                recall=[0.25] * len(kid), copies=0.125)
+                precision=[0.5] * len(kid), recall=[0.25] * len(kid), copies=[None] * (len(kid) - 1) + [0.125])
 
 
-PART = study_table.Part('Better?', 'cifar500', ('DA', 'x', 'y', 'z'), 2, ((12.8, 2), (25.6, 1)))
-LINES = [line('DA', 0, 0.6, 0.5), line('DA', 1, 0.6, 0.4), line('x', 0, 0.9, 0.3), line('x', 1, 0.7, 0.1),
-         line('y', 0, 0.85), line('z', 0, 0.5),
-         line('z', 1, 0.75), line('x', 0, 0.01, 0.01, data='cats')]
+PART = study_table.Part('Better?', 'cifar500', ('DA', 'x', 'y', 'z', 'none'), 2, ((12.8, 2), (25.6, 1)))
+LINES = [line('DA', 0, 0.6, 0.5), line('DA', 1, 0.4, 0.4), line('x', 0, 0.9, 0.3), line('x', 1, 0.5, 0.1),
+         line('x', 2, 0.01, 0.01), line('y', 0, 0.75), line('z', 0, 0.5), line('z', 1, 0.75),
+         line('x', 0, 0.01, 0.01, data='cats')]
 
 
 def test_halving_keeps_the_baseline_and_the_best():
-    assert study.survivors(LINES, PART, 12.8, 2) == ['DA', 'z', 'x']       # means 0.625, 0.8, y: 0.85
+    """Against the baseline on the same seeds: x +0.2, y +0.15, z +0.125; the means are 0.7, 0.75 and 0.625."""
+    assert study.survivors(LINES, PART, 12.8, 2) == ['DA', 'z', 'y']
 
 
 def test_table_by_hand():
+    """Rows are of the seeds of the part that got as far as any of the arm; the third seed of x is of another part."""
     rows = [[cell.strip() for cell in row.strip('|').split('|')] for row in study_page.table(LINES, PART)]
     assert rows[0][:4] == ['arm', 'seeds', 'KID, FD at 12.8 kimg', 'KID, FD at 25.6 kimg']
     table = {row[0]: row[1:] for row in rows[2:]}
-    assert table['DA'] == ['2', '600, 600', '450, 450', '0.50, 0.25', '450', '0.125', '']
-    assert table['x'][:3] == ['2', '800, 800', '200, 200'] and table['x'][4] == '200'
+    assert table.keys() == {'DA', 'x', 'y', 'z'}
+    assert table['DA'] == ['2', '500, 500', '450, 450', '0.50, 0.25', '450', '0.125', '']
+    assert table['x'][:3] == ['2', '700, 700', '200, 200'] and table['x'][4] == '200'
     half = 12.7062 * 50                                                     # differences -200, -300
     assert table['x'][-1] == f'-250 [{-250 - half:+.0f}, {-250 + half:+.0f}], smaller in 2 of 2, sign test p = 0.50'
-    assert table['y'][2] == '–, –' and table['y'][-1] == 'one seed'
+    assert table['y'][:3] == ['1', '750, 750', '–, –'] and table['y'][-1] == '+150, one seed'
+    assert table['z'][:3] == ['2', '625, 625', '–, –'] and table['z'][-1].startswith('+125 [')
+
+
+def test_a_part_is_run_when_half_of_its_arms_are():
+    assert study_page.table([one for one in LINES if one['arm'] in ('DA', 'x')], PART) == study_page.NOT_RUN
+    single = PART._replace(arms=('DA',), rounds=((51.2, 1),))
+    assert study_page.table(LINES, single) == study_page.NOT_RUN             # shorter runs answer another question
+    assert 'no seed in common' in study_page.table([line('DA', 0, 0.6), line('x', 1, 0.5)],
+                                                   PART._replace(arms=('DA', 'x')))[-1]
 
 
 def test_page_has_a_place_for_every_part():
@@ -71,30 +86,77 @@ def test_every_arm_is_a_configuration(tmp_path, monkeypatch):
         monkeypatch.setitem(study_table.DATA, name, row._replace(options=(*options, '--subset=6'), train=str(data),
                                                                  test=str(data),
                                                                   teacher='demo'))
+    with pytest.raises(UserError, match='part e, paper x 0.1, random teacher: .*/random_teacher: there is no teacher'):
+        study.check_part(str(tmp_path), 'e', 'cpu')
+    (tmp_path / 'random_teacher').mkdir()
+    (tmp_path / 'random_teacher' / 'teacher.safetensors').touch()
     for part in study_table.PARTS.values():
         for arm in part.arms:
-            config = study.configuration(str(tmp_path), part.data, arm, 3, 12.8, 'cpu')
+            config = study_runs.configuration(str(tmp_path), part.data, arm, 3, 12.8, 'cpu')
             assert (config.random_seed, config.training_set_kwargs['random_seed']) == (3, 0)
             assert config.D_kwargs['channel_base'] == 512 and config.G_opt_kwargs['lr'] == 0.005
-    names = [study.run_name(part.data, arm, 0) for part in study_table.PARTS.values() for arm in part.arms]
+    names = [study_runs.run_name(part.data, arm, 0) for part in study_table.PARTS.values() for arm in part.arms]
     assert len(set(names)) == len({(part.data, arm) for part in study_table.PARTS.values() for arm in part.arms})
 
 
 def test_results_of_a_run(tmp_path):
+    """As `metric_main` records them; copies only at the end."""
     run = tmp_path / 'runs' / 'one'
     run.mkdir(parents=True)
     (run / 'study.json').write_text(json.dumps(dict(data='cats', arm='DA', seed=1, options=['--aug=diffaug'])))
-    record = lambda nimg, **figures: json.dumps(dict(cur_nimg=nimg, detector='lite0', num_gen=2000, num_real=40,
-                                                     **figures)) + '\n'
+    protocol = dict(detector=dict(name='lite0'), reference=dict(dataset='cats', images=40),
+                    generated=dict(images=2000, truncation_psi=1, labels='none', seed=0))
     measured = dict(featkid2k_full=dict(value=0.5), featfid2k_full=dict(value=300.0),
-                    featpr2k3_full=dict(precision=0.5, recall=0.1))
+                    featpr2k3_full=dict(value=0.2, precision=0.5, recall=0.1), featmemorization2k=dict(value=0.06))
     for metric, figures in measured.items():
-        (run / f'metric-{metric}.jsonl').write_text(record(12800, **figures) + record(25600, **figures))
+        for nimg in [12800, 25600] if metric != 'featmemorization2k' else [25600]:
+            record = dict(metric=metric, better='lower', **figures, **protocol, seconds=1)
+            snapshot = str(run / f'network-snapshot-{nimg // 1000:06d}.safetensors')
+            metric_main.report_metric(record, str(run), snapshot, nimg)
     got, = study.write_results(str(tmp_path))
-    assert (got['kimg'] == [12.8, 25.6] and got['kid'] == [0.5, 0.5] and got['recall'] == [0.1, 0.1]
-            and got['fd'] == [300, 300])
-    assert got['protocol'] == dict(detector='lite0', num_gen=2000, num_real=40)
+    assert got['kimg'] == [12.8, 25.6] and got['kid'] == [0.5, 0.5] and got['recall'] == [0.1, 0.1]
+    assert got['fd'] == [300, 300] and got['copies'] == [None, 0.06]
+    assert got['protocol'] == dict.fromkeys(measured, protocol)
     assert json.loads((tmp_path / 'results.jsonl').read_text()) == got
+
+
+def test_a_run_of_other_options_is_not_continued(tmp_path):
+    """Its state would win over the table."""
+    options = dict(batch_size=16, terms=dict(kd=dict(settings=dict(weight_agkd=0.044))))
+    (tmp_path / 'training_options.json').write_text(json.dumps(options))
+    study_runs.check_same(str(tmp_path), options)
+    study_runs.check_same(str(tmp_path / 'new'), options)
+    with pytest.raises(UserError, match='begun with .*weight.agkd=0.044, now 9; the table has changed'):
+        study_runs.check_same(str(tmp_path), dict(options, terms=dict(kd=dict(settings=dict(weight_agkd=9)))))
+
+
+def test_after_an_error_no_other_run_begins(monkeypatch):
+    begun = []
+
+    class Pool:
+        def __init__(self, *_args, **_kwargs):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def submit(self, _function, name):
+            job = Future()
+            begun.append(name)
+            if name == 'bad':
+                job.set_exception(UserError('no such teacher'))
+            else:
+                job.set_result((name, 1.0))
+            return job
+    monkeypatch.setattr(study, 'ProcessPoolExecutor', Pool)
+    assert sorted(study.results_of([('a',), ('b',), ('c',)], 2)) == [('a', 1.0), ('b', 1.0), ('c', 1.0)]
+    begun.clear()
+    with pytest.raises(UserError, match='no such teacher'):
+        list(study.results_of([('bad',), ('a',), ('b',), ('c',)], 1))
+    assert begun == ['bad']
 
 
 def test_a_sheet_has_a_row_for_each_arm_and_a_column_for_each_seed(tmp_path):
