@@ -9,11 +9,13 @@ import numpy as np
 import torch
 
 from dnnlib import UserError
+from torch_utils.remembered import remembered
 
 from .feature_stats import FeatureStats
 from .registry import FEATURES, register_metric
 
 NUM_SUBSETS, MAX_SUBSET_SIZE = 100, 1000
+CHUNK = 1 << 24             # pairs at a time: 128 MB
 
 
 @register_metric('kid<N>_full', needs='inception', real=FEATURES, generated=FEATURES, figures=('standard_error',))
@@ -40,24 +42,47 @@ def kernel_distance(real: torch.Tensor, gen: torch.Tensor, weights: torch.Tensor
     size = min(len(real), len(gen), max_size)
     if size < 2:
         raise UserError(f'--metrics=kid...: {len(real)} real and {len(gen)} generated images; two of each are needed')
-    real, rng = real.to(gen.device), np.random.RandomState(seed)
-    draw = lambda num: torch.from_numpy(rng.choice(num, size, replace=False)).to(gen.device)
-    subsets, influence, seen = [], torch.zeros_like(weights[0]), torch.zeros_like(weights[0])
-    for _ in range(num_subsets):
-        fake_items = draw(len(gen))
-        fakes, reals = gen[fake_items].to(torch.float64), real[draw(len(real))].to(torch.float64)
-        to_fakes, to_reals = _mean_kernel(fakes, fakes, others=True), _mean_kernel(fakes, reals)
-        subsets.append(to_fakes.mean() + _mean_kernel(reals, reals, others=True).mean() - 2 * to_reals.mean())
-        influence.index_add_(0, fake_items, to_fakes - to_reals)
-        seen.index_add_(0, fake_items, torch.ones_like(to_fakes))
-    subsets, influence = torch.stack(subsets), influence / seen.clamp(min=1)
+    subsets = len(real), len(gen), size, num_subsets, seed
+    items, real_items = [numbers.to(gen.device) for numbers in _draw(*subsets)]
+    fakes, reals = gen.to(torch.float64), real.to(gen.device, torch.float64)
+    to_fakes, to_reals = _to_others(fakes, items), _mean_kernels(fakes, items, reals, real_items)
+    values = to_fakes.mean(dim=1) + _among_reals(real, gen.device, *subsets).to(gen.device) - 2 * to_reals.mean(dim=1)
+    seen = torch.zeros_like(weights[0]).index_add_(0, items.flatten(), torch.ones_like(to_fakes).flatten())
+    influence = torch.zeros_like(weights[0]).index_add_(0, items.flatten(), (to_fakes - to_reals).flatten())
     share = weights * (seen > 0)
-    moved = share @ influence / share.sum(dim=1)
-    return dict(value=subsets.mean() + 2 * (moved - moved[0]),
-                standard_error=float(subsets.std(correction=0)) / num_subsets ** 0.5)
+    moved = share @ (influence / seen.clamp(min=1)) / share.sum(dim=1)
+    return dict(value=values.mean() + 2 * (moved - moved[0]),
+                standard_error=float(values.std(correction=0)) / num_subsets ** 0.5)
 
 
-def _mean_kernel(x: torch.Tensor, y: torch.Tensor, others: bool = False) -> torch.Tensor:
-    """[N]: mean of k(x_i, y_j) over j; others: over j other than i."""
-    kernel = (x @ y.T / x.shape[1] + 1) ** 3
-    return (kernel.sum(dim=1) - kernel.diagonal()) / (len(y) - 1) if others else kernel.mean(dim=1)
+def _draw(num_real, num_gen, size, num_subsets, seed):
+    """Numbers of the generated and of the real images of each subset, [R, size] each."""
+    rng = np.random.RandomState(seed)
+    draws = [[rng.choice(num, size, replace=False) for num in (num_gen, num_real)] for _ in range(num_subsets)]
+    return [torch.from_numpy(np.stack(items)) for items in zip(*draws, strict=True)]
+
+
+@remembered
+def _among_reals(real, device, *subsets):
+    """[R]: mean of k(y, y') over the pairs of different real images of each subset."""
+    return _to_others(real.to(device, torch.float64), _draw(*subsets)[1].to(device)).mean(dim=1)
+
+
+def _to_others(x, items):
+    """[R, size]: mean of k(x_i, x_j) over the other j of each subset."""
+    own = (x.square().sum(dim=1) / x.shape[1] + 1) ** 3
+    size = items.shape[1]
+    return (_mean_kernels(x, items, x, items) * size - own[items]) / (size - 1)
+
+
+def _mean_kernels(x: torch.Tensor, items_x: torch.Tensor, y: torch.Tensor, items_y: torch.Tensor) -> torch.Tensor:
+    """[R, size]: mean of k(x_i, y_j) over the j of each subset. x: [N, F]; y: [M, F]; items: [R, size]."""
+    if len(x) * len(y) > items_x.numel() * items_y.shape[1]:        # subsets have fewer pairs than there are
+        return torch.stack([_kernel(x[i], y[j]).mean(dim=1) for i, j in zip(items_x, items_y, strict=True)])
+    chosen = y.new_zeros([len(y), len(items_y)]).scatter_(0, items_y.T, 1 / items_y.shape[1])
+    means = torch.cat([_kernel(rows, y) @ chosen for rows in x.split(max(CHUNK // len(y), 1))])
+    return means.T.gather(1, items_x)
+
+
+def _kernel(x, y):
+    return (x @ y.T / x.shape[1] + 1) ** 3

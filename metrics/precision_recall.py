@@ -10,6 +10,7 @@ round. k = 3; VGG16 features, as in the paper.
 import torch
 
 from dnnlib import UserError
+from torch_utils.remembered import remembered
 
 from . import distances
 from .feature_stats import FeatureStats
@@ -48,10 +49,17 @@ def precision_and_recall(real: torch.Tensor, gen: torch.Tensor, weights: torch.T
     if min(len(real), len(gen)) <= k:
         raise UserError(f'--metrics=pr...: {len(real)} real and {len(gen)} generated images; more than {k} of each '
                         'are needed')
+    radii_real = _radii(real, gen.device, k).to(gen.device)
     real, gen = distances.centred(real, gen)
-    radii_real, radii_gen = distances.kth_nearest_other(real, k), distances.kth_nearest_other(gen, k)
+    radii_gen = distances.kth_nearest_other(gen, k)
     inside = torch.cat([(d <= radii_real).any(dim=1) for _, d in distances.chunks(gen, real)])
     precision = weights @ inside.to(weights) / weights.sum(dim=1)
     drawn = (weights > 0).to(torch.float32).T
     covered = sum(((d <= radii_gen).to(torch.float32) @ drawn > 0).sum(dim=0) for _, d in distances.chunks(real, gen))
     return precision, covered / weights.new_tensor(len(real))
+
+
+@remembered
+def _radii(real, device, k):
+    """[M]: distance of each real image to its k-th nearest neighbour."""
+    return distances.kth_nearest_other(*distances.centred(real.to(device)), k)

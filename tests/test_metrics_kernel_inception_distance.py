@@ -7,6 +7,7 @@ import torch
 from dnnlib import UserError
 from metrics.estimate import draw_weights
 from metrics.kernel_inception_distance import kernel_distance
+from torch_utils.remembered import remembered
 
 ONE = torch.ones([1, 1], dtype=torch.float64)
 
@@ -32,6 +33,40 @@ def test_agrees_with_brute_force(num_real, num_gen):
     tolerance = dict(rel=1e-12) if subsets == 1 else dict(abs=5 * got['standard_error'])
     assert got['value'][0].item() == pytest.approx(brute_force(real.double().numpy(), gen.double().numpy()),
                                                    **tolerance)
+
+
+@pytest.mark.parametrize('num_real, num_gen, num_subsets', [(300, 200, 2), (300, 20, 60), (20, 300, 60), (40, 50, 60)])
+def test_each_subset_by_brute_force(num_real, num_gen, num_subsets):
+    """Whether the subsets have more pairs or fewer than there are; a resample moves the value by the influences."""
+    real, gen, size = features(num_real, 4, 1), features(num_gen, 4, 2, 0.5), min(num_real, num_gen, 30)
+    weights = draw_weights(num_gen, 3, 0, 'cpu')
+    got = kernel_distance(real, gen, weights, num_subsets, max_size=30)
+    rng, values = np.random.RandomState(0), []
+    influence, seen = np.zeros(num_gen), np.zeros(num_gen)
+    for _ in range(num_subsets):
+        items = rng.choice(num_gen, size, replace=False)
+        x, y = gen[items].double().numpy(), real[rng.choice(num_real, size, replace=False)].double().numpy()
+        values.append(brute_force(x, y))
+        k = lambda a, b: (a @ b.T / 4 + 1) ** 3
+        own = (k(x, x).sum(axis=1) - k(x, x).diagonal()) / (size - 1)
+        influence[items] += own - k(x, y).mean(axis=1)
+        seen[items] += 1
+    share = weights.numpy() * (seen > 0)
+    moved = share @ (influence / np.maximum(seen, 1)) / share.sum(axis=1)
+    np.testing.assert_allclose(got['value'], np.mean(values) + 2 * (moved - moved[0]), rtol=1e-9)
+    assert got['standard_error'] == pytest.approx(np.std(values) / num_subsets ** 0.5, rel=1e-9)
+
+
+def test_what_follows_from_the_reals_is_worked_out_once():
+    calls = []
+    count = remembered(lambda real, factor: calls.append(factor) or real.sum() * factor)
+    a, b = features(5, 3, 0), features(5, 3, 1)
+    assert [count(x, 2).item() for x in (a, a.clone(), b, a)] == [2 * x.sum().item() for x in (a, a, b, a)]
+    assert calls == [2, 2] and count(a, 3) == 3 * a.sum() and calls == [2, 2, 3]
+    assert count(a.reshape(3, 5), 2) == 2 * a.sum() and len(calls) == 4
+    for seed in range(20):
+        count(features(5, 3, 10 + seed), 2)
+    assert count(a, 2) == 2 * a.sum() and len(calls) == 25              # the oldest are forgotten
 
 
 def test_is_unbiased():
