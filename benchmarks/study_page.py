@@ -10,8 +10,8 @@ from study_table import PARTS
 
 from dnnlib import UserError, files
 
-SCALE = dict(kid=1000, fd=1, precision=1, recall=1, copies=1)
-DIGITS = dict(kid=0, fd=0, precision=2, recall=2, copies=3)
+SCALE = dict(kid=1000, fd=1, precision=1, recall=1)
+DIGITS = dict(kid=0, fd=0, precision=2, recall=2)
 NOT_RUN = ['*Not run yet.*']                             # or less than half of the arms
 SIDES = dict(cifar500=32, cifar5000=32, cats=64)         # pixels of an image
 
@@ -47,7 +47,7 @@ def table(lines, part):
     if not is_run(lines, part):
         return NOT_RUN
     heads = ['arm', 'seeds', *[f'KID, FD at {kimg:g} kimg' for kimg in lengths(part)], 'precision, recall', 'best KID',
-             'copies', 'KID against the first arm']
+             'nearer to training', 'KID against the first arm']
     rows = ['| ' + ' | '.join(heads) + ' |', '|---' * len(heads) + '|']
     for arm in part.arms:
         runs = of_arm(lines, part, arm)
@@ -62,8 +62,9 @@ def row(lines, part, arm, last):
     runs = [line for line in of_arm(lines, part, arm).values() if last in line['kimg']]
     means = lambda column, kimg: mean([at(line, column, kimg) for line in runs], DIGITS[column])
     best = [min(at(line, 'kid', kimg) for kimg in line['kimg'] if kimg <= last) for line in runs]
+    nearer = [line['nearness']['value'] for line in runs if line['nearness'] and line['nearness']['kimg'] == last]
     return [str(len(runs)), *[f'{means("kid", kimg)}, {means("fd", kimg)}' for kimg in lengths(part)],
-            f'{means("precision", last)}, {means("recall", last)}', mean(best, 0), means('copies', last),
+            f'{means("precision", last)}, {means("recall", last)}', mean(best, 0), mean(nearer, 2),
             '' if arm == part.arms[0] else comparison(lines, part, arm, last)]
 
 

@@ -1,27 +1,28 @@
 """The runs of the study: what train.py makes of an arm, training it, measuring it, and its line in the results."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import time
 
 import click
+import torch
 from study_table import ARMS, DATA, NARROW
 
 import train
 from dnnlib import EasyDict, UserError, files, metric_records
-from metrics import metric_main
+from metrics import distances, metric_main, metric_utils
 from training import launch, model_files
 from training.run import changes
 from training.run import files as run_files
 from training.run.find import progress_of, read_options
 
 METRICS = 'featkid2k_full,featfid2k_full,featpr2k3_full'
-COPIES = 'featmemorization2k'           # against the training images; once, at the end
+FAKES, NEARNESS_FILE = 2000, 'nearness.jsonl'
 # Column -> where it is recorded.
 FIGURES = {'kid': ('featkid2k_full', 'value'), 'fd': ('featfid2k_full', 'value'),
-           'precision': ('featpr2k3_full', 'precision'), 'recall': ('featpr2k3_full', 'recall'),
-           'copies': (COPIES, 'value')}
+           'precision': ('featpr2k3_full', 'precision'), 'recall': ('featpr2k3_full', 'recall')}
 PROTOCOL = 'detector', 'reference', 'generated'
 TICK_KIMG, POINT_KIMG = 2.56, 12.8      # of a line of output, and between two measurements: whole steps of 16 images
 ABOUT_FILE = 'study.json'
@@ -74,7 +75,7 @@ def train_run(folder, data, arm, seed, kimg, device):
         launch.launch(config, run_dir)
         if not run_files.is_complete(run_dir, progress_of(run_dir), config):
             raise click.Abort                       # Ctrl-C: the run is saved
-        measure_copies(run_dir, config, device)
+        measure_nearness(run_dir, config, device)
     return run_name(data, arm, seed), time.monotonic() - began
 
 
@@ -86,15 +87,33 @@ def check_same(run_dir, config):
                         'the table has changed: move the folder away, or give the arm another name')
 
 
-def measure_copies(run_dir, config, device):
-    """Records `COPIES` of the last snapshot, in the judge's features whatever the teacher: those that a run watches
-    while it trains are of its own teacher, and of pixels without one."""
+def measure_nearness(run_dir, config, device):
+    """Writes how many of `FAKES` images of the last snapshot have a training image as their nearest one, among as many
+    training images as images that nobody trained on: about half, unless G repeats what it was trained on. In the
+    judge's features whatever the teacher; the copies that a run reports while it trains are in its teacher's."""
     snapshot = run_files.snapshot_path(run_dir, progress_of(run_dir)['cur_nimg'], config['kimg_per_tick'])
-    if run_files.unmeasured(run_dir, snapshot, [COPIES]):
-        found = model_files.load_snapshot(snapshot, device)
-        metric_main.calc_and_report(run_dir, snapshot, found.info['training']['cur_nimg'], metric=COPIES, G=found.G_ema,
-                                    device=device, dataset_kwargs=config['training_set_kwargs'], progress=False,
-                                    teacher_kwargs=config['metric_kwargs']['teacher_kwargs'])
+    found = model_files.load_snapshot(snapshot, device)
+    detector = metric_main.load_detector(METRICS.partition(',')[0], device,
+                                         teacher_kwargs=config['metric_kwargs']['teacher_kwargs'])
+    opts = metric_utils.MetricOptions(found.G_ema, config['training_set_kwargs'], detector, torch.device(device),
+                                      subset=True, progress=False)
+    fakes = metric_utils.compute_feature_stats_for_generator(opts, FAKES, capture_all=True).get_all()
+    trained_on = metric_utils.compute_feature_stats_for_dataset(opts, capture_all=True).get_all()
+    opts = dataclasses.replace(opts, dataset_kwargs=config['metric_set_kwargs'], opened={})
+    unseen = metric_utils.compute_feature_stats_for_dataset(opts, capture_all=True).get_all()
+    value, images = share_nearer(fakes, trained_on, unseen)
+    files.write_text(os.path.join(run_dir, NEARNESS_FILE), json.dumps(dict(
+        kimg=found.info['training']['cur_nimg'] / 1000, value=value, images_of_each=images, fakes=FAKES,
+        detector=detector.identity)) + '\n')
+
+
+def share_nearer(fakes, trained_on, unseen):
+    """Features [N, F], [M, F], [K, F] -> the share of fakes whose nearest image is one of `trained_on`, and how many
+    there are of each, drawn from the larger set."""
+    number, random = min(len(trained_on), len(unseen)), torch.Generator().manual_seed(0)
+    chosen = [features[torch.randperm(len(features), generator=random)[:number]] for features in (trained_on, unseen)]
+    to_trained_on, to_unseen = [distances.nearest(fakes, features)[0] for features in chosen]
+    return (to_trained_on < to_unseen).to(torch.float64).mean().item(), number
 
 
 def read_run(run_dir):
@@ -117,6 +136,7 @@ def read_run(run_dir):
     kimgs = sorted(curves)
     line.update(protocol=protocol, kimg=kimgs,
                 **{column: [curves[kimg].get(column) for kimg in kimgs] for column in FIGURES},
+                nearness=next(reversed(metric_records.read_lines(os.path.join(run_dir, NEARNESS_FILE))), None),
                 r_t=curve('Loss/signs/real'), gradient_share=curve('KD/gradient_share'),
                 hours=(last('Timing/total_sec') or 0) / 3600)
     return line

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 
 import PIL.Image
 import pytest
+import torch
 
 from dnnlib import UserError
 from metrics import metric_main
@@ -33,7 +34,7 @@ def test_paired_differences_by_hand():
 def line(arm, seed, *kid, data='cifar500'):
     kimg = [12.8 * (i + 1) for i in range(len(kid))]
     return dict(data=data, arm=arm, seed=seed, kimg=kimg, kid=list(kid), fd=[1000 * k for k in kid],
-                precision=[0.5] * len(kid), recall=[0.25] * len(kid), copies=[None] * (len(kid) - 1) + [0.125])
+                precision=[0.5] * len(kid), recall=[0.25] * len(kid), nearness=dict(kimg=25.6, value=0.625 + seed / 4))
 
 
 PART = study_table.Part('Better?', 'cifar500', ('DA', 'x', 'y', 'z', 'none'), 2, ((12.8, 2), (25.6, 1)))
@@ -53,11 +54,11 @@ def test_table_by_hand():
     assert rows[0][:4] == ['arm', 'seeds', 'KID, FD at 12.8 kimg', 'KID, FD at 25.6 kimg']
     table = {row[0]: row[1:] for row in rows[2:]}
     assert table.keys() == {'DA', 'x', 'y', 'z'}
-    assert table['DA'] == ['2', '500, 500', '450, 450', '0.50, 0.25', '450', '0.125', '']
+    assert table['DA'] == ['2', '500, 500', '450, 450', '0.50, 0.25', '450', '0.75', '']
     assert table['x'][:3] == ['2', '700, 700', '200, 200'] and table['x'][4] == '200'
     half = 12.7062 * 50                                                     # differences -200, -300
     assert table['x'][-1] == f'-250 [{-250 - half:+.0f}, {-250 + half:+.0f}], smaller in 2 of 2, sign test p = 0.50'
-    assert table['y'][:3] == ['1', '750, 750', '–, –'] and table['y'][-1] == '+150, one seed'
+    assert table['y'][:3] == ['1', '750, 750', '–, –'] and table['y'][5] == '–' and table['y'][-1] == '+150, one seed'
     assert table['z'][:3] == ['2', '625, 625', '–, –'] and table['z'][-1].startswith('+125 [')
 
 
@@ -100,24 +101,36 @@ def test_every_arm_is_a_configuration(tmp_path, monkeypatch):
 
 
 def test_results_of_a_run(tmp_path):
-    """As `metric_main` records them; copies only at the end."""
+    """As `metric_main` records them."""
     run = tmp_path / 'runs' / 'one'
     run.mkdir(parents=True)
     (run / 'study.json').write_text(json.dumps(dict(data='cats', arm='DA', seed=1, options=['--aug=diffaug'])))
     protocol = dict(detector=dict(name='lite0'), reference=dict(dataset='cats', images=40),
                     generated=dict(images=2000, truncation_psi=1, labels='none', seed=0))
     measured = dict(featkid2k_full=dict(value=0.5), featfid2k_full=dict(value=300.0),
-                    featpr2k3_full=dict(value=0.2, precision=0.5, recall=0.1), featmemorization2k=dict(value=0.06))
+                    featpr2k3_full=dict(value=0.2, precision=0.5, recall=0.1))
     for metric, figures in measured.items():
-        for nimg in [12800, 25600] if metric != 'featmemorization2k' else [25600]:
+        for nimg in (12800, 25600):
             record = dict(metric=metric, better='lower', **figures, **protocol, seconds=1)
             snapshot = str(run / f'network-snapshot-{nimg // 1000:06d}.safetensors')
             metric_main.report_metric(record, str(run), snapshot, nimg)
+    (run / 'nearness.jsonl').write_text('{"kimg": 25.6, "value": 0.5}\n')
     got, = study.write_results(str(tmp_path))
     assert got['kimg'] == [12.8, 25.6] and got['kid'] == [0.5, 0.5] and got['recall'] == [0.1, 0.1]
-    assert got['fd'] == [300, 300] and got['copies'] == [None, 0.06]
+    assert got['fd'] == [300, 300] and got['nearness'] == dict(kimg=25.6, value=0.5)
     assert got['protocol'] == dict.fromkeys(measured, protocol)
     assert json.loads((tmp_path / 'results.jsonl').read_text()) == got
+
+
+def test_the_share_that_is_nearer_to_training_images():
+    """One that repeats them has 1, one of new images about a half, however many unseen ones there are."""
+    random = torch.Generator().manual_seed(0)
+    cloud = lambda number: torch.randn([number, 6], generator=random)
+    trained_on, unseen = cloud(40), cloud(200)
+    assert study_runs.share_nearer(trained_on[:30] + 0.01 * cloud(30), trained_on, unseen) == (1, 40)
+    share, number = study_runs.share_nearer(cloud(2000), trained_on, unseen)
+    assert number == 40 and share == pytest.approx(0.5, abs=0.15)
+    assert study_runs.share_nearer(unseen, trained_on, unseen[:10])[1] == 10
 
 
 def test_a_run_of_other_options_is_not_continued(tmp_path):
