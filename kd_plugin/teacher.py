@@ -151,18 +151,24 @@ class Source(NamedTuple):
 SIZE_CHECK = 'kd_plugin.teachers.efficientnet_lite.check_size'
 SOURCES = [             # the first that matches
     Source('demo', lambda name: name == 'demo', 'kd_plugin.teachers.tiny_clip.load_demo_teacher'),
-    Source('lite0 or lite0@SIZE', lambda name: _without_size(name) in ('lite0', 'lite2'),
+    Source('lite0, lite2, lite0@SIZE', lambda name: _without_size(name) in ('lite0', 'lite2'),
            'kd_plugin.teachers.efficientnet_lite.load_lite_teacher', SIZE_CHECK),
-    Source('pocket or pocket@SIZE', lambda name: _without_size(name) == 'pocket',
+    Source('pocket, pocket@SIZE', lambda name: _without_size(name) == 'pocket',
            'kd_plugin.teachers.pocket.load_pocket_teacher', SIZE_CHECK),
-    Source('DIR or FILE.safetensors', lambda name: name.endswith('.safetensors') or os.path.isdir(name),
+    Source('DIR, FILE.safetensors', lambda name: name.endswith('.safetensors') or os.path.isdir(name),
            'kd_plugin.teachers.tiny_clip.load_tiny_teacher', 'kd_plugin.teachers.tiny_clip.find_file'),
     Source('hf:MODEL', lambda name: name.startswith('hf:'), 'kd_plugin.teachers.hf.load_hf_teacher'),
     Source('FILE.pth', lambda name: name.endswith('.pth'),
            'kd_plugin.teachers.checkpoints.load_checkpoint_teacher', 'kd_plugin.teachers.checkpoints.check_file'),
-    Source('a CLIP name or FILE.pt', lambda name: True,
+    Source('a CLIP name, its FILE.pt', lambda name: True,
            'kd_plugin.teachers.clip.load_clip_teacher', 'kd_plugin.teachers.clip.check_name'),
 ]
+
+
+def forms():
+    """What a teacher may be called, for help texts."""
+    *others, last = [source.form for source in SOURCES]
+    return f'{", ".join(others)}, or {last}'
 
 
 def check_name(name, option='--kd-teacher'):

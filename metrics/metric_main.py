@@ -97,6 +97,11 @@ def check_names(metrics: list[str], detector: str | None) -> set[str]:
     return needs
 
 
+def by_teacher(metrics: list[str]) -> list[str]:
+    """Those that compare the features of a teacher."""
+    return [name for name in metrics if find_metric(name)[0].needs == 'teacher']
+
+
 def needs_data(metrics: list[str], c_dim: int, uniform_labels: bool = False) -> bool:
     """Whether anything asks for real images: a metric, or a generator with labels (c_dim > 0) for their frequencies,
     unless they are uniform."""

@@ -4,13 +4,10 @@ import math
 
 import pytest
 import torch
-from conftest import parse_options
 from kd_toys import RES, N, setup, step, toy_teacher
 from resuming import differences, run
 from small_runs import KD, make_config
 
-import train
-from dnnlib import UserError
 from kd_plugin import weighting
 from kd_plugin.distillers.heads import HEADS
 from kd_plugin.distillers.settings import PRESETS
@@ -238,32 +235,3 @@ def test_a_run_in_parts_is_the_whole_run(tiny_data, tmp_path, monkeypatch):
     assert differences(tmp_path / 'whole', tmp_path / 'parts') == []
     kd = last.training.loss.terms['kd'].weighting
     assert kd.calibration.sums[2] == 32 and kd.need.p != 0.5 and 1e-3 < kd.calibration.factor() < 1e3
-
-
-def kd_of(data, *args):
-    options = ['--outdir=x', f'--data={data}', '--device=cpu', '--kd-teacher=demo', *args]
-    return train.build_config(parse_options(*options))[0].terms['kd']
-
-
-def test_options_reach_the_configuration(tiny_data):
-    kd = kd_of(tiny_data, '--kd=agkd', '--batch=8', '--kd-share=0.2', '--kd-adapt=0.6', '--kd-decay=50',
-               '--kd-decay-to=0.1', '--kd-head-lr=2', '--kd-target-norm=centred', '--kd-distance=cosine')
-    names = ('share', 'adapt', 'decay', 'decay_to', 'head_lr', 'target_norm', 'distance')
-    assert [kd['settings'][name] for name in names] == [0.2, 0.6, 50, 0.1, 2, 'centred', 'cosine']
-    assert kd['batch_size'] == 8
-    plain = kd_of(tiny_data, '--kd=agkd', '--kd-head-lr=1', '--kd-target-norm=raw')
-    assert 'batch_size' not in plain and not set(names[:-1]) & set(plain['settings'])
-
-
-@pytest.mark.parametrize('args, message', [
-    (['--kd=agkd', '--kd-preset=released', '--kd-head-lr=2'],
-     '--kd-head-lr=2.0: has no effect with --kd-head=released; use --kd-head=linear'),
-    (['--kd=agkd', '--kd-decay-to=0.5'],
-     '--kd-decay-to=0.5: has no effect without --kd-decay; add that, or leave it out'),
-    (['--kd=cgkd', '--kd-target-norm=unit'],
-     '--kd-target-norm=unit: has no effect with --kd=cgkd, which compares directions only; use '),
-    ([], '--kd-teacher=demo: has no effect without --kd; add --kd=agkd,cgkd, or leave this out')])
-def test_options_that_would_do_nothing_are_refused(args, message, tiny_data):
-    with pytest.raises(UserError) as err:
-        kd_of(tiny_data, *args)
-    assert str(err.value).startswith(message)

@@ -7,6 +7,7 @@ from conftest import parse_options
 from tiny_gan import N, batch, make_loss, nets, run
 
 import train
+from dnnlib import UserError
 from training.methods.chain import Chain
 
 
@@ -117,3 +118,6 @@ def test_options(tiny_data):
     assert config('--chain').terms['chain'] == dict(class_name='training.methods.chain.Chain', start=40, base=0.1)
     assert config('--chain', '--chain-base=0', '--chain-start=2', '--chain-weight=5').terms['chain'] == \
         dict(class_name='training.methods.chain.Chain', start=2, base=0, weight=5)
+    assert config('--chain', '--kimg=30').terms['chain']['start'] == 40         # its loss is there from the beginning
+    with pytest.raises(UserError, match='--chain-start=40: the run ends after 30 kimg, before it takes part; use a'):
+        config('--chain', '--kimg=30', '--chain-base=0')

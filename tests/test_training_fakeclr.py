@@ -52,5 +52,7 @@ def test_options(tiny_data):
                                                         queue=max(images // 20, 1))
     assert config('--fakeclr', '--mirror=1', '--fakeclr-weight=2').terms['fakeclr'] == \
         dict(class_name='training.methods.fakeclr.FakeCLR', queue=max(images // 10, 1), weight=2)
+    with pytest.raises(UserError, match='--fakeclr: with both weights 0 nothing of it is left; leave --fakeclr out'):
+        config('--fakeclr', '--fakeclr-weight=0', '--fakeclr-weight-generator=0')
     with pytest.raises(UserError, match='--fakeclr: without augmentation'):
         config('--fakeclr', '--aug=noaug')

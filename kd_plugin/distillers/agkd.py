@@ -38,6 +38,10 @@ class AGKD(Distiller):
     name = 'agkd'
     fields = ('p', 'distance')
 
+    @classmethod
+    def compares_directions(cls, settings):
+        return settings.distance == 'cosine'
+
     def __init__(self, settings, text_feats=None, seed=0):
         super().__init__(settings, text_feats, seed)
         self.distance = DISTANCES[settings.distance]

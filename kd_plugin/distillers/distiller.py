@@ -36,6 +36,11 @@ class Distiller(torch.nn.Module):
     couples = False
     in_g_step = False           # whether there are `g_losses`
 
+    @classmethod
+    def compares_directions(cls, settings) -> bool:
+        """Whether the length of the teacher's features is all the same to it, as where they are compared with texts."""
+        return cls.min_texts > 0
+
     def __init__(self, settings, text_feats=None, seed=0):
         super().__init__()
         self.settings = settings

@@ -26,5 +26,9 @@ class ProbabilisticTransfer(Distiller):
     name = 'pkt'
     couples = True
 
+    @classmethod
+    def compares_directions(cls, settings):
+        return True
+
     def loss(self, rows):
         return divergence(rows.student, rows.own)

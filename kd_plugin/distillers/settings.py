@@ -43,10 +43,10 @@ SWITCHES = ('center', 'target_norm', 'share', 'adapt', 'decay', 'decay_to', 'hea
 # student's rows.
 PAPER = Preset(weight_agkd=0.44, weight_cgkd=10, weight_pd=0.1, p=0.7, distance='l1', reduction='mean', samples='fake',
                head='linear', view='clean', teacher_input='clip', pd='student', texts='auto', warmup=0)
-WEIGHTS = [field for field in Preset._fields if field.startswith('weight_') and field != 'weight_anchor']
+WEIGHTS = [field for field in Preset._fields if field.startswith('weight_')]
 DEFAULT = 'tenth'
 PRESETS = {
-    # What the study of docs/evidence.md has found to help
+    # The factor that helps in the study of docs/evidence.md, of the few that it tries
     'tenth': PAPER._replace(**{field: getattr(PAPER, field) / 10 for field in WEIGHTS}),
     'paper': PAPER,
     # github.com/cuikaiwen18/KD_DLGAN, with the slips that change its result: raw teacher input, aggregation always on,

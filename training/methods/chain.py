@@ -8,7 +8,7 @@ from torch_utils import distributed, training_stats
 
 from ..loss_terms import Term
 from ..networks.architectures import of_class, require
-from .method import Method
+from .method import Method, check_begins
 
 F = torch.nn.functional
 FEW_IMAGES = 1000           # up to here the zero-mean loss acts from the start
@@ -107,7 +107,11 @@ class Chain(Term):
 def _configure(opts, config, _dataset):
     """The source waits for 5000 iterations, and adds its zero-mean loss from the start for the smallest sets."""
     require(of_class(config.D_kwargs['class_name']).abilities, 'chain', '--chain', 'leave it out')
-    return dict(start=5 * config.batch_size, base=0.1 if config.training_set_kwargs['max_size'] <= FEW_IMAGES else 0.0)
+    base = 0.1 if config.training_set_kwargs['max_size'] <= FEW_IMAGES else 0.0
+    start = 5 * config.batch_size if opts.chain_start is None else opts.chain_start
+    if (base if opts.chain_base is None else opts.chain_base) == 0:                 # else its loss is there before
+        check_begins('--chain-start', start, config)
+    return dict(start=start, base=base)
 
 
 METHOD = Method('chain', 'training.methods.chain.Chain', [

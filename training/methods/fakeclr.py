@@ -3,6 +3,7 @@
 import click
 import torch
 
+from dnnlib import UserError
 from dnnlib.commands import FiniteRange
 
 from .insgen import WEIGHT, InsGen, common_options, share_of_images
@@ -41,6 +42,8 @@ class FakeCLR(InsGen):
 
 
 def _configure(opts, config, _dataset):
+    if opts.fakeclr_weight == 0 and opts.fakeclr_weight_generator == 0:
+        raise UserError('--fakeclr: with both weights 0 nothing of it is left; leave --fakeclr out')
     return dict(queue=max(share_of_images(config, '--fakeclr', 'the key of a fake is nearly the query'), 1))
 
 
