@@ -198,10 +198,10 @@ class MetaStep:
         with fused_optimiser():
             self.phases = make_phases(self.G, self.D, list(self.loss.terms.parameters()), config.G_opt_kwargs,
                                       config.D_opt_kwargs,
-                                      config.get('G_reg_interval', 4), config.get('D_reg_interval', 16),
-                                      torch.device('cpu'))
+                                      config.G_reg_interval, config.D_reg_interval, torch.device('cpu'), config.D_steps,
+                                      config.D_first)
         self.G_ema = networks['G_ema']
-        self.ema = WeightAverage(self.G, self.G_ema, config.ema_kimg, config.get('ema_rampup'))
+        self.ema = WeightAverage(self.G, self.G_ema, config.ema_kimg, config.ema_rampup, buffers=config.ema_buffers)
 
     def traces(self):
         """{phase or 'EMA': (`Trace`, how many iterations it comes once in)}."""
@@ -219,7 +219,7 @@ class MetaStep:
             found[phase.name] = trace, phase.interval
         with Trace() as trace:
             self.ema.update(10 ** 6, n)
-        return {**found, 'EMA': (trace, 1)}
+        return {**found, 'EMA': (trace, self.config.D_steps)}
 
     def kept_bytes(self):
         """After `traces()`: what stays from one iteration to the next: weights, their average, the optimisers'

@@ -131,20 +131,6 @@ def test_average_that_copies_buffers():
         ema.WeightAverage(module, target, 1, buffers='none')
 
 
-def test_averaged_buffers_survive_values_that_are_no_numbers():
-    """An entry stays as it is for as long; a copy follows again once there are numbers."""
-    module = torch.nn.BatchNorm1d(2)
-    target = copy.deepcopy(module)
-    for start_kimg, mean in ((0, 1.25), (1, 5.0)):
-        average = ema.WeightAverage(module, target, ema.half_life_kimg(0.75, 10), start_kimg=start_kimg,
-                                    buffers='average')
-        target.running_mean.zero_()
-        for values, want in (((5, float('nan')), (mean, 0)), ((5, float('inf')), (None, 0)), ((5, 5), (None, mean))):
-            module.running_mean.copy_(torch.tensor(values))
-            average.update(0, 10)
-            assert target.running_mean[1] == want[1] and want[0] in (None, target.running_mean[0])
-
-
 def test_hinge():
     golden = read('losses')
     real, fake = [draw(f'hinge.{kind}', [8, 1]).requires_grad_() for kind in ('real', 'fake')]

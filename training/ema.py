@@ -15,17 +15,17 @@ class WeightAverage:
         rampup:         the half-life is at most this fraction of the images seen so far; None = no ramp.
         start_kimg:     after iterations that began earlier the average is a copy.
         buffers:        'copy'; 'average' = like parameters, as BigGAN has the values of its batch and spectral norms.
-                        Buffers of whole numbers are copied; infinite and NaN entries are left out.
+                        Buffers of whole numbers are copied. The layers keep theirs finite.
     """
 
     def __init__(self, module, average, half_life_kimg, rampup=None, start_kimg=0, buffers='copy'):
         if buffers not in BUFFERS:
             raise ValueError(f'buffers is {buffers!r}, it must be one of {", ".join(BUFFERS)}')
         self.pairs = [(p.detach(), q.detach()) for p, q in zip(module.parameters(), average.parameters(), strict=True)]
-        self.buffers, self.averaged = [], []
+        self.buffers = []
         for pair in zip(module.buffers(), average.buffers(), strict=True):
             averaged = buffers == 'average' and pair[0].is_floating_point()
-            (self.averaged if averaged else self.buffers).append(pair)
+            (self.pairs if averaged else self.buffers).append(pair)
         self.half_life_nimg = half_life_kimg * 1000
         self.rampup = rampup
         self.start_nimg = round(start_kimg * 1000)
@@ -37,8 +37,6 @@ class WeightAverage:
         beta = 0.5 ** (batch_size / max(half_life, 1e-8)) if cur_nimg >= self.start_nimg else 0
         sources, targets = zip(*self.pairs, strict=True)
         torch._foreach_lerp_(list(targets), list(sources), 1 - beta)
-        for source, target in self.averaged:
-            target.copy_(torch.where(source.isfinite(), target.lerp(source, 1 - beta), target))
         if self.buffers:
             sources, targets = zip(*self.buffers, strict=True)
             torch._foreach_copy_(list(targets), list(sources))
