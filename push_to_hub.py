@@ -7,9 +7,8 @@ import tempfile
 
 import click
 
-from dnnlib import UserError
+from dnnlib import UserError, metric_records
 from dnnlib.commands import SETTINGS, Command
-from dnnlib.metric_records import read_lines
 from dnnlib.published import without_folders
 from dnnlib.util import format_bytes, user_errors
 from torch_utils import checkpoint
@@ -33,6 +32,20 @@ def choose_snapshot(run, network):
     return path
 
 
+def note_on_better(run, snapshot):
+    """A line if another snapshot of the run has a better value of its first metric, by the same protocol; else None."""
+    metrics = snapshots.load_info(snapshot)['training'].get('options', {}).get('metrics') or []
+    records = [record for record in (metric_records.read_metric(run, metrics[0]) if metrics else [])
+               if os.path.isfile(os.path.join(run, str(record.get('snapshot'))))]
+    own = next((record for record in reversed(records) if record['snapshot'] == os.path.basename(snapshot)), None)
+    best = metric_records.best(metric_records.comparable(own, records)[0]) if own else None
+    if best is None or best['value'] == own['value']:
+        return None
+    values = [metric_records.number(record['value']) for record in (best, own)]
+    return (f'Note: this is the last snapshot, and {best["snapshot"]} has the better {metrics[0]}: {values[0]} against '
+            f'{values[1]}; to publish that one, use --network={os.path.join(run, best["snapshot"])}')
+
+
 def collect(snapshot, repo, folder):
     """{name in the repository: bytes, or path}: card, snapshot, its samples, all metric records of the run. folder: for
     the published snapshot."""
@@ -42,16 +55,17 @@ def collect(snapshot, repo, folder):
     card = model_card.make_card(snapshot, title=repo.split('/')[1], load_as=f'hf:{repo}')
     samples = model_card.samples_of(snapshot)
     pictures = {} if samples is None else {os.path.basename(samples): samples}
-    records = metric_records(os.path.dirname(os.path.abspath(snapshot)))
+    records = records_of(os.path.dirname(os.path.abspath(snapshot)))
     return {'README.md': card.encode(), hub.MODEL_FILE: published} | pictures | records
 
 
-def metric_records(run):
+def records_of(run):
     """{metric-NAME.jsonl: bytes} of the snapshots of a run; networks outside the folder are named by a path."""
     found = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(run), 'metric-*.jsonl'))):
         here = lambda record: os.path.basename(str(record.get('snapshot'))) == record.get('snapshot')
-        lines = [json.dumps(without_folders(record)) + '\n' for record in read_lines(path) if here(record)]
+        lines = [json.dumps(without_folders(record)) + '\n'
+                 for record in metric_records.read_lines(path) if here(record)]
         found[os.path.basename(path)] = ''.join(lines).encode()
     return {name: content for name, content in found.items() if content}
 
@@ -63,7 +77,7 @@ def describe(found):
 
 
 @click.command(cls=Command, context_settings=SETTINGS)
-@click.option('--run', help='Directory of a run; its last snapshot is published', metavar='DIR')
+@click.option('--run', help='Directory of a run; its last snapshot is published; a better one is named', metavar='DIR')
 @click.option('--network', help='A snapshot to publish instead', metavar='FILE')
 @click.option('--repo', help='Repository on the Hub; made where it does not exist', required=True, metavar='USER/NAME')
 @click.option('--private', help='Make a new repository private', is_flag=True)
@@ -84,6 +98,8 @@ def push(run, network, repo, private, space, dry_run):
     if not hub.is_repo(repo):
         raise UserError(f'--repo={repo}: must be USER/NAME, of letters, digits, and - _ . between them')
     snapshot = choose_snapshot(run, network)
+    if run is not None and (note := note_on_better(run, snapshot)):
+        print(note)
     with tempfile.TemporaryDirectory() as folder:
         found = collect(snapshot, repo, folder)
         print('\n'.join([f'Files for hf:{repo}, from {snapshot}:', *describe(found)]))

@@ -17,7 +17,7 @@ from .distillers.table import DISTILLERS
 from .distillers.targets import TARGETS
 from .loss import check_distillation
 from .prompts import resolve_texts
-from .teacher import check_name, forms
+from .teacher import check_name, forms, without_size
 from .weighting import ADAPT_START_NIMG
 
 DEFAULT_TEACHER = 'ViT-B/32'
@@ -115,7 +115,8 @@ def _refuse_idle_choices(opts, methods, settings, config):
     if settings.view == 'augmented' and config.augment_kwargs is None:
         _refuse(opts, ['kd_view'], 'where nothing is augmented; use --kd-view=clean, or another --aug')
     if all(getattr(settings, f'weight_{name}') == 0 for name in methods):
-        _refuse(opts, [f'kd_weight_{name}' for name in methods], 'but that nothing is distilled; leave --kd out')
+        raise UserError(f'--kd={opts["kd"]}: with all weights 0 nothing is distilled; leave --kd out, or give '
+                        f'--kd-weight-{methods[0]} a value')
     if config.total_kimg * 1000 <= ADAPT_START_NIMG:
         _refuse(opts, ['kd_adapt'], f'up to {ADAPT_START_NIMG / 1000:g} kimg, where this run ends; use a larger --kimg')
 
@@ -164,7 +165,6 @@ def _refuse(opts, names, why):
 def note_on_judge(judge, config):
     """A line for the start of a run whose metrics are in the features of `judge`, if its D is trained to match those;
     else None."""
-    without_size = lambda name: name.partition('@')[0]
     teacher = config.terms.get('kd', {}).get('teacher')
     if teacher is None or without_size(judge) not in (without_size(teacher), PARTS.get(without_size(teacher))):
         return None

@@ -130,7 +130,7 @@ class Teacher(torch.nn.Module):
         return feats if self.norm is None else F.normalize(feats, dim=1) * self.norm
 
 
-def _without_size(name):
+def without_size(name):
     return name.partition('@')[0]
 
 
@@ -151,9 +151,9 @@ class Source(NamedTuple):
 SIZE_CHECK = 'kd_plugin.teachers.efficientnet_lite.check_size'
 SOURCES = [             # the first that matches
     Source('demo', lambda name: name == 'demo', 'kd_plugin.teachers.tiny_clip.load_demo_teacher'),
-    Source('lite0, lite2, lite0@SIZE', lambda name: _without_size(name) in ('lite0', 'lite2'),
+    Source('lite0, lite2, lite0@SIZE', lambda name: without_size(name) in ('lite0', 'lite2'),
            'kd_plugin.teachers.efficientnet_lite.load_lite_teacher', SIZE_CHECK),
-    Source('pocket, pocket@SIZE', lambda name: _without_size(name) == 'pocket',
+    Source('pocket, pocket@SIZE', lambda name: without_size(name) == 'pocket',
            'kd_plugin.teachers.pocket.load_pocket_teacher', SIZE_CHECK),
     Source('DIR, FILE.safetensors', lambda name: name.endswith('.safetensors') or os.path.isdir(name),
            'kd_plugin.teachers.tiny_clip.load_tiny_teacher', 'kd_plugin.teachers.tiny_clip.find_file'),

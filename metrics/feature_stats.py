@@ -34,10 +34,6 @@ class FeatureStats:
         self._batches: list[torch.Tensor] = []
         self._mean = self._cov = None
 
-    def is_full(self) -> bool:
-        """Whether `max_items` is reached."""
-        return self.max_items is not None and self.num_items >= self.max_items
-
     def append_torch(self, x: torch.Tensor) -> None:
         """Adds features [N, num_features] of any float dtype; N may differ from batch to batch and be 0.
 

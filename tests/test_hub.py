@@ -287,6 +287,23 @@ def test_dry_run(run, monkeypatch):
                    for name in ('README.md', 'fakes000024.png', 'metric-fid7_full.jsonl'))
 
 
+def test_a_better_snapshot_is_named(tmp_path):
+    """By the first metric and the same protocol, if it is still there."""
+    run = tmp_path / '00000-photos'
+    make_run(run, make_data(tmp_path / 'photos.zip'))
+    note = lambda: run_cli(push_to_hub.main, f'--run={run}', '--repo=me/faces', '--dry-run')[1].split('\n')[0]
+    measured(run, 25.25, 24)
+    older = run / 'network-snapshot-000012.safetensors'
+    older.write_bytes((run / 'network-snapshot-000024.safetensors').read_bytes())
+    measured(run, 30.5, 12)
+    measured(run, 3.5, 12, seed=1)
+    measured(run, 3.5, 6)
+    assert note().startswith('Files for')
+    measured(run, 20.5, 12)
+    assert note() == (f'Note: this is the last snapshot, and {older.name} has the better fid7_full: 20.5000 against '
+                      f'25.2500; to publish that one, use --network={older}')
+
+
 @pytest.mark.parametrize('args, message', [
     ([], 'Error: give one of --run=DIR and --network=FILE'),
     (['--run=nowhere'], 'Error: --run=nowhere: there is no such folder'),

@@ -40,7 +40,7 @@ def test_options_reach_the_configuration(tiny_data):
     (['--kd=agkd', '--kd-view=augmented', '--aug=noaug'],
      '--kd-view=augmented: has no effect where nothing is augmented; use --kd-view=clean, or another --aug'),
     (['--kd=agkd,pkt', '--kd-weight-agkd=0', '--kd-weight-pkt=0'],
-     '--kd-weight-agkd=0.0: has no effect but that nothing is distilled; leave --kd out'),
+     '--kd=agkd,pkt: with all weights 0 nothing is distilled; leave --kd out, or give --kd-weight-agkd a value'),
     ([], '--kd-teacher=demo: has no effect without --kd; add --kd=agkd,cgkd, or leave this out')])
 def test_options_that_would_do_nothing_are_refused(args, message, tiny_data):
     with pytest.raises(UserError) as err:
