@@ -37,7 +37,7 @@ from training.launch import launch
 from training.methods import apa, chain, fakeclr, insgen, lecam, ortho
 from training.methods.method import add_methods, check_methods, method_options
 from training.networks.architectures import ARCHITECTURES, require
-from training.run import bad_steps, fork
+from training.run import bad_steps, fork, summary
 from training.run import keep as snapshot_keep
 from training.run.find import find_run
 from training.run.name import departing, run_name
@@ -152,7 +152,7 @@ def main(**opts):
             preflight(config, opts)
         elif status != 'complete':
             check_names(config)
-        print_summary(config, run_dir, status)
+        print_summary(config, run_dir, status, every_option=opts.dry_run)
         if opts.dry_run:
             distributed.print0('Dry run; exiting.')
         elif status == 'complete':
@@ -236,10 +236,10 @@ def add_metrics(config, opts, preset, dataset):
                                       preset.uniform_labels)
 
 
-def print_summary(config, run_dir, status):
-    distributed.print0('Training options:')
-    distributed.print0(json.dumps(config, indent=2))
-    distributed.print0(f'Output directory:   {run_dir}' + (' (continued)' if status == 'continue' else ''))
+def print_summary(config, run_dir, status, every_option=False):
+    if every_option:
+        distributed.print0('Training options:\n' + json.dumps(config, indent=2))
+    distributed.print0('\n'.join(summary.lines(config, run_dir, status == 'continue')))
     warn_of_few_images(config.training_set_kwargs['max_size'])
     judge = config.metric_kwargs['teacher_kwargs']['name']
     if metric_main.by_teacher(config.metrics) and (note := kd_options.note_on_judge(judge, config)):

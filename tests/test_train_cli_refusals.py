@@ -147,6 +147,20 @@ def test_dry_run_prints_the_options_and_writes_nothing(tiny_data, tmp_path):
     assert not (tmp_path / 'runs').exists()
 
 
+def test_what_a_run_says_at_its_start(tiny_data, tmp_path, capsys):
+    """A few lines; --dry-run has every option."""
+    config = train.build_config(parse_options('--outdir=x', f'--data={tiny_data}', '--device=cpu', '--kimg=12.5',
+                                              '--batch=8', '--kd=agkd', '--kd-teacher=demo', '--lecam=1', '--mirror=1',
+                                              '--metrics=fid50_full', '--tick=2', '--snap=3'))[0]
+    train.print_summary(config, 'runs/00007-tiny', 'continue')
+    options_file = os.path.join('runs/00007-tiny', 'training_options.json')
+    assert capsys.readouterr().out.splitlines() == [
+        f'Training images:   {tiny_data} (12 images of 16x16, mirrored, too)',
+        'Training:          12.5 kimg, 8 images per step, on cpu', 'Methods:           lecam, kd',
+        'Snapshots:         every 6 kimg, measured by fid50_full', 'Output directory:  runs/00007-tiny (continued)',
+        f'All options:       {options_file}']
+
+
 @pytest.mark.parametrize('metrics', ['none', 'None', ' NONE ', ''])
 @pytest.mark.parametrize('kd', ['none', 'None'])
 def test_none_in_any_case(metrics, kd, tiny_data):

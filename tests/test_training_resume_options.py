@@ -38,7 +38,7 @@ def test_a_run_keeps_the_precision_of_the_processor_that_it_began_on(half_a_run,
     assert saved['fp32'] is False and saved['G_kwargs']['synthesis_kwargs']['half_dtype'] == 'bfloat16'
     assert f'{run_dir} is complete' in half_a_run()[1] and f'{run_dir} is complete' in half_a_run('--fp32=0')[1]
     output = half_a_run('--fp32=1', '--dry-run')[1]
-    assert f'Output directory:   {tmp_path / "runs" / "00001-tiny-demo-kimg0.016-batch8-fp32"}\n' in output
+    assert f'Output directory:  {tmp_path / "runs" / "00001-tiny-demo-kimg0.016-batch8-fp32"}\n' in output
 
 
 def test_other_images_are_refused(half_a_run, tiny_data, tmp_path):  # noqa: F811
