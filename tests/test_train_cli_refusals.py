@@ -155,7 +155,7 @@ def test_what_a_run_says_at_its_start(tiny_data, tmp_path, capsys):
     train.print_summary(config, 'runs/00007-tiny', 'continue')
     options_file = os.path.join('runs/00007-tiny', 'training_options.json')
     assert capsys.readouterr().out.splitlines() == [
-        f'Training images:   {tiny_data} (12 images of 16x16, mirrored, too)',
+        f'Training images:   {tiny_data} (12 images of 16x16, and mirrored ones)',
         'Training:          12.5 kimg, 8 images per step, on cpu', 'Methods:           lecam, kd',
         'Snapshots:         every 6 kimg, measured by fid50_full', 'Output directory:  runs/00007-tiny (continued)',
         f'All options:       {options_file}']

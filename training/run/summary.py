@@ -8,7 +8,7 @@ from .find import OPTIONS_FILE
 def lines(config, run_dir, continued):
     """Data, length, methods, metrics and folder of a run, a line each; everything else is in its options file."""
     data, side = config.training_set_kwargs, config.training_set_kwargs['resolution']
-    images = [f'{data["max_size"]} images of {side}x{side}', *['mirrored, too'] * data['xflip'],
+    images = [f'{data["max_size"]} images of {side}x{side}', *['and mirrored ones'] * data['xflip'],
               *['with labels'] * data['use_labels']]
     processes = f' by {config.num_gpus} processes' if config.num_gpus > 1 else ''
     every = f'every {config.kimg_per_tick * config.network_snapshot_ticks:g} kimg'
