@@ -41,9 +41,8 @@ def request(config, resolution, p):
     augment = config.augment_kwargs and without_class(config.augment_kwargs)
     adam = dict(G=without_class(config.G_opt_kwargs), D=without_class(config.D_opt_kwargs))
     return dict(device=config.device, resolution=resolution, batch=config.batch_size, z_dim=G['z_dim'],
-                w_dim=G['w_dim'], G=pick(G), synthesis={**pick(G['synthesis_kwargs']), **half},
-                D={**pick(D), **half}, augment=augment, p=p, adam=adam,
-                intervals=dict(G=config.G_reg_interval, D=config.D_reg_interval),
+                w_dim=G['w_dim'], G=pick(G), synthesis={**pick(G['synthesis_kwargs']), **half}, D={**pick(D), **half},
+                augment=augment, p=p, adam=adam, intervals=dict(G=config.G_reg_interval, D=config.D_reg_interval),
                 loss={name: config.loss_kwargs[name] for name in LOSS_ARGS if name in config.loss_kwargs},
                 tf32=[config.conv_tf32, config.allow_tf32], benchmark=config.cudnn_benchmark)
 

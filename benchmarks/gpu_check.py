@@ -71,13 +71,13 @@ def check_registration(device):
         b, saved = torch.zeros(3, device=device, requires_grad=True), x.detach().clone().requires_grad_(True)
         for act in ('lrelu', 'swish'):
             args = (1, act, 0.2, 1.5, 0.7)
-            yield attempt(f'opcheck of {act}', lambda x=x, b=b,
-                          args=args: torch.library.opcheck(torch.ops.kdgan.bias_act.default, (x, b, *args)))
-            yield attempt(f'opcheck of the slope of {act}', lambda x=x, saved=saved, b=b,
-                          args=args: torch.library.opcheck(
-                torch.ops.kdgan.bias_act_slope.default, (x, saved, b, *args)))
-        scale, noise = torch.ones(2, 3, device=device,
-                                  requires_grad=True), torch.ones(1, 1, 6, 5, device=device, requires_grad=True)
+            yield attempt(f'opcheck of {act}', lambda x=x, b=b, args=args: torch.library.opcheck(
+                torch.ops.kdgan.bias_act.default, (x, b, *args)))
+            yield attempt(f'opcheck of the slope of {act}',
+                          lambda x=x, saved=saved, b=b, args=args: torch.library.opcheck(
+                              torch.ops.kdgan.bias_act_slope.default, (x, saved, b, *args)))
+        scale, noise = (torch.ones(2, 3, device=device, requires_grad=True),
+                        torch.ones(1, 1, 6, 5, device=device, requires_grad=True))
         for name, tensors in [('scaled_bias_act', (x, scale, noise, b)),
                               ('scaled_bias_act_grad', (x, saved, x, scale))]:
             yield attempt(f'opcheck of {name}', lambda name=name, tensors=tensors: torch.library.opcheck(
@@ -123,8 +123,8 @@ def check_large(device):
                          ('scaled_bias_act', lambda x, impl: scaled_bias_act.scaled_bias_act(
                               x, half.expand(len(x), 4), None, b, act='lrelu', impl=impl)),
                          ('upfirdn2d', lambda x, impl: upfirdn2d.filter2d(x, f, impl=impl))]:
-            yield attempt(f'{name} of more than 2^31 elements, {layout}', lambda fn=fn,
-                          layout=layout: compare_samples(fn, layout))
+            yield attempt(f'{name} of more than 2^31 elements, {layout}',
+                          lambda fn=fn, layout=layout: compare_samples(fn, layout))
 
 
 def on_images(device):

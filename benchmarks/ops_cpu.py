@@ -61,13 +61,12 @@ def filters():
               f'{"channels_last" if layout == torch.channels_last else "contiguous"}', {
             'copy': best_ms(x.clone),
             'depthwise convolution 4x4 (used)': best_ms(lambda x=x, w=w: F.conv2d(x, w, padding=2, groups=128)),
-            'two depthwise convolutions': best_ms(lambda x=x, v=wv,
-                                                  h=wh: F.conv2d(F.conv2d(x, v, padding=(2, 0), groups=128), h,
-                                                                                   padding=(0, 2), groups=128)),
+            'two depthwise convolutions': best_ms(lambda x=x, v=wv, h=wh: F.conv2d(
+                F.conv2d(x, v, padding=(2, 0), groups=128), h, padding=(0, 2), groups=128)),
             'sum of shifted images': best_ms(shifts, 3),
             'three 2x2 means': best_ms(boxes, 3),
-            'adjoint of stride 2 by the stock '
-            'backward': best_ms(lambda x=x, w=w: F.conv_transpose2d(x[:, :, ::2, ::2], w, stride=2, groups=128), 2),
+            'adjoint of stride 2 by the stock backward': best_ms(
+                lambda x=x, w=w: F.conv_transpose2d(x[:, :, ::2, ::2], w, stride=2, groups=128), 2),
             'adjoint of stride 2 as zero insertion and filter (used)': best_ms(
                 lambda x=x: upfirdn2d.upsample2d(x[:, :, ::2, ::2], upfirdn2d.setup_filter([1, 3, 3, 1]))),
         })

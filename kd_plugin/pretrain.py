@@ -96,8 +96,8 @@ class Pretraining:
         for name in ('model', 'optimizer', 'schedule'):
             part, nests[name] = checkpoint.flatten(name, getattr(self, name).state_dict())
             tensors.update(part)
-        checkpoint.save(path, 'pretraining-state', tensors, dict(settings=settings, step=self.step,
-                                                                 elapsed_sec=self.elapsed_sec, state=nests,
+        checkpoint.save(path, 'pretraining-state', tensors,
+                        dict(settings=settings, step=self.step, elapsed_sec=self.elapsed_sec, state=nests,
                              threads=torch.get_num_threads()))
 
     def load(self, path, settings):

@@ -38,10 +38,8 @@ from .teacher import load_teacher
 
 SHOWN = 24                              # images and texts in a picture, at most
 COLUMNS = [('teacher', '{name}'), ('width', '{width}'), ('input', '{input_size}'), ('length', '{feature_norm:.1f}'),
-           ('weights', '{weights}'),
-           ('images/s', '{images_per_sec:.1f}'), ('classes', '{classes}'), ('zero-shot', '{zero_shot}'),
-           ('real/fake', '{real_or_fake}'),
-           ('likeness', '{text_likeness}')]
+           ('weights', '{weights}'), ('images/s', '{images_per_sec:.1f}'), ('classes', '{classes}'),
+           ('zero-shot', '{zero_shot}'), ('real/fake', '{real_or_fake}'), ('likeness', '{text_likeness}')]
 
 
 class Material(NamedTuple):
