@@ -1,5 +1,4 @@
 """What the readings of pairwise diversity (--kd-pd) do to the diversity of fakes: python benchmarks/diversity.py
-[--help]
 
 A common run without any trains first; from its networks every arm then trains on, with the same seeds. Printed per arm,
 over the seeds: mean pairwise cosine of the teacher's correlations of fakes, raw and centred, mean pairwise distance of

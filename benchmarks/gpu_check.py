@@ -1,16 +1,11 @@
-"""Are the CUDA kernels right on this GPU? python benchmarks/gpu_check.py
-
-Builds and loads them, compares every case with the float64 reference in every dtype, runs gradgradcheck and opcheck,
-checks tensors of more than 2^31 elements, other streams, CUDA graphs, every further GPU, and a compiled function;
-prints a short table. Exit code 0 if all is right, 1 if not or if there is no GPU. Afterwards, benchmarks/ops.py
-measures their speed.
-"""
+"""Are the CUDA kernels right on this GPU? python benchmarks/gpu_check.py"""
 
 import os
 import sys
 import time
 import warnings
 
+import click
 import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
@@ -215,7 +210,8 @@ def report(device, dtypes=DTYPES):
     return failures, skipped
 
 
-def main():
+def check():
+    """-> exit code."""
     if not torch.cuda.is_available():
         print(f'gpu_check needs a CUDA GPU, torch {torch.__version__} sees none here; python -m torch_utils.doctor '
               'says more')
@@ -238,5 +234,17 @@ def main():
     return 1 if failures else 0
 
 
+@click.command()
+def main():
+    """Check the CUDA kernels on this GPU.
+
+    Builds and loads them, compares every case with the float64 reference in every dtype, runs gradgradcheck and
+    opcheck, checks tensors of more than 2^31 elements, other streams, CUDA graphs, every further GPU, and a compiled
+    function; prints a short table. Exit code 0 if all is right, 1 if not or if there is no GPU. Afterwards,
+    benchmarks/ops.py measures their speed.
+    """
+    sys.exit(check())
+
+
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

@@ -1,5 +1,4 @@
-"""Trains a small teacher from scratch: python -m kd_plugin.pretrain --data=photos.zip --out=DIR, used as
---kd-teacher=DIR
+"""Trains a small teacher from scratch, for --kd-teacher=DIR: python -m kd_plugin.pretrain --data=photos.zip --out=DIR
 
 With --data=demo it learns the procedural cartoon faces: that is how kd_plugin/demo_teacher.safetensors was made.
 """

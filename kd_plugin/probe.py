@@ -1,5 +1,7 @@
-"""Which teacher suits a data set? python -m kd_plugin.probe --data=photos.zip --teacher=ViT-B/32
---teacher=hf:facebook/dinov2-base --outdir=probe"""
+"""Which teacher suits a data set?
+
+    python -m kd_plugin.probe --data=photos.zip --teacher=ViT-B/32 --teacher=hf:facebook/dinov2-base --outdir=probe
+"""
 
 import contextlib
 import json
