@@ -194,8 +194,7 @@ def refused(folder, code, output, message):
 
 
 @pytest.mark.parametrize('part', ['synthesis.b4.const', 'synthesis.b8.conv0.noise_const', 'synthesis.b8.torgb.bias',
-                                  'mapping.embed.weight',
-                                  'mapping.fc1.bias', 'mapping.w_avg'])
+                                  'mapping.embed.weight', 'mapping.fc1.bias', 'mapping.w_avg'])
 def test_a_file_that_differs_is_not_saved(tmp_path, monkeypatch, part):
     save(tmp_path / 'net.safetensors')
 
