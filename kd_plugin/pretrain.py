@@ -218,9 +218,8 @@ def _read_record(path):
 @click.option('--data', help='Images with class names or captions: folder or zip from dataset_tool.py, or demo',
               required=True, metavar='PATH|demo')
 @click.option('--texts', help='classes = the class names in common templates, FILE.txt = in templates of your own, one '
-                              'per line with a {}, or '
-              'FILE.json = captions, {"image name": "caption" or [captions]}', default='classes', show_default=True,
-              metavar='classes|FILE')
+                              'per line with a {}, or FILE.json = captions, {"image name": "caption" or [captions]}',
+              default='classes', show_default=True, metavar='classes|FILE')
 @click.option('--out', help='Where to write the teacher', required=True, metavar='DIR')
 @click.option('--test-data', help='Data set with the same classes to test on  [default: a tenth of the images, kept '
                                   'out]', metavar='PATH')

@@ -151,13 +151,14 @@ def _grad2_fake(ddx, ddscale, ddnoise, ddb, dy, y, x, scale, *args):
 
 
 _ARGS = 'float alpha, float gain, float clamp'
-_scaled_bias_act = define(f'scaled_bias_act(Tensor x, Tensor scale, Tensor? noise, Tensor b, {_ARGS}) -> '
-                          'Tensor', _forward, lambda x, *args: _like(x), 'scaled_bias_act')
+_scaled_bias_act = define(f'scaled_bias_act(Tensor x, Tensor scale, Tensor? noise, Tensor b, {_ARGS}) -> Tensor',
+                          _forward, lambda x, *args: _like(x), 'scaled_bias_act')
 _scaled_bias_act_grad = define(f'scaled_bias_act_grad(Tensor dy, Tensor y, Tensor x, Tensor scale, {_ARGS}) -> '
-                               '(Tensor, Tensor, Tensor, Tensor)', _grad, _grad_fake, 'scaled_bias_act')
+                               '(Tensor, Tensor, Tensor, Tensor)',
+                               _grad, _grad_fake, 'scaled_bias_act')
 _scaled_bias_act_grad2 = define('scaled_bias_act_grad2(Tensor ddx, Tensor? ddscale, Tensor? ddnoise, Tensor? ddb, '
-                                f'Tensor dy, Tensor y, Tensor x, Tensor scale, {_ARGS}) -> (Tensor, Tensor, '
-                                'Tensor)', _grad2, _grad2_fake, 'scaled_bias_act')
+                                f'Tensor dy, Tensor y, Tensor x, Tensor scale, {_ARGS}) -> (Tensor, Tensor, Tensor)',
+                                _grad2, _grad2_fake, 'scaled_bias_act')
 
 
 # ---------------------------------------------------------------------------

@@ -199,8 +199,8 @@ def _start(c):
 
 def _rollbacks(history):
     return [('rollback', f'from {kimg(event["cur_nimg"])} to {kimg(event["to"])}, learning rate times '
-                         f'{event["lr_factor"]:g}: gradients were '
-             'infinite or NaN') for event in history if event['event'] == 'rollback']
+                         f'{event["lr_factor"]:g}: gradients were infinite or NaN')
+            for event in history if event['event'] == 'rollback']
 
 
 def _edits(history):
