@@ -104,11 +104,9 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
     if device.type == 'cpu':
         keep_freed_memory()
     metric_main.calc_and_report(outdir, model_files.address_of(network), info['training'].get('cur_nimg'),
-                                metrics=names, G=G,
-                                dataset_kwargs=data_kwargs, device=device, detector=detectors, seed=seed,
-                                batch_size=batch, num_workers=workers,
-                                truncation_psi=trunc, batch_norm=batch_norm, uniform_labels=uniform_labels,
-                                bootstrap=bootstrap)
+                                metrics=names, G=G, dataset_kwargs=data_kwargs, device=device, detector=detectors,
+                                seed=seed, batch_size=batch, num_workers=workers, truncation_psi=trunc,
+                                batch_norm=batch_norm, uniform_labels=uniform_labels, bootstrap=bootstrap)
 
 
 @click.group(cls=PlainOrCommand, invoke_without_command=True, subcommand_metavar='',

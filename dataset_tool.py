@@ -126,8 +126,7 @@ def fetch_public(name, dest, source, ref, fraction, count):
     if ref and not data.test_images:
         raise UserError(f'--ref: {name} has no test images, its FID compares with the training images; leave --ref out')
     if ref and not (fraction is None and count is None):
-        raise UserError('--ref: the FID always compares with all test images; leave --fraction '
-                        'and --count out')
+        raise UserError('--ref: the FID always compares with all test images; leave --fraction and --count out')
     wanted = subsets.count_of(fraction, count, data.images)
     dest = dest or (f'{name}-test.zip' if ref else f'{name}.zip' if wanted == data.images else f'{name}-{wanted}.zip')
     check_dest(dest)

@@ -155,8 +155,7 @@ def sweep_truncation(network, outdir, seeds, trunc, class_text, noise_mode, batc
               show_default=True, metavar='LIST')
 @options.class_option
 @click.option('--noise-mode', help='Noise of the synthesis: the same for all frames, fresh for each, or none',
-              default='const', show_default=True,
-              type=click.Choice(['const', 'random', 'none'], case_sensitive=False))
+              default='const', show_default=True, type=click.Choice(['const', 'random', 'none'], case_sensitive=False))
 @click.option('--seed', help='Seed of --noise-mode=random', type=click.IntRange(0, 2 ** 32 - 1), default=0,
               show_default=True, metavar='INT')
 @click.option('--zoom', help='Enlarge, pixel by pixel', type=click.IntRange(min=1), default=1, show_default=True,
@@ -171,9 +170,8 @@ def video(**opts):
 
     \b
     generate.py video --network=NETWORK --seeds=3,7,12,20 --trunc=0.7 --outdir=out
-    generate.py video --network=NETWORK --grid=4x2 --steps=90 --outdir=out               eight walks at once
-    generate.py video --network=NETWORK --seeds=5 --trunc=0,1 --outdir=out               one image, from the average and
-    back
+    generate.py video --network=NETWORK --grid=4x2 --steps=90 --outdir=out      eight walks at once
+    generate.py video --network=NETWORK --seeds=5 --trunc=0,1 --outdir=out      one image, from the average and back
 
     An mp4 needs the package imageio-ffmpeg; --frames does not.
     """

@@ -1,5 +1,5 @@
-"""Network pickles of the reference implementation to snapshots of this project, and back: python legacy.py
---source=X.pkl --dest=X.safetensors"""
+"""Network pickles of the reference implementation to snapshots of this project, and back:
+python legacy.py --source=X.pkl --dest=X.safetensors"""
 
 import contextlib
 import io

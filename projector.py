@@ -156,8 +156,8 @@ def project(network, target, outdir, space, class_text, num_steps, seed, percept
     features, identity, default_weight = load_features(perceptual, device)
     protocol = dict(network=model_files.address_of(network), network_sha256=files.sha256_of_file(path), space=space,
                     class_number=None if c is None else c.argmax().item(), num_steps=num_steps, seed=seed,
-                    w_samples=W_SAMPLES,
-                    perceptual=identity, pixel_weight=default_weight if pixel_weight is None else pixel_weight)
+                    w_samples=W_SAMPLES, perceptual=identity,
+                    pixel_weight=default_weight if pixel_weight is None else pixel_weight)
     settings = dict({k: v for k, v in protocol.items() if k != 'network'}, targets=describe_targets(targets),
                     batch=batch)
     make_outdir(outdir)
@@ -205,8 +205,7 @@ def project(network, target, outdir, space, class_text, num_steps, seed, percept
               '[default: 0 with vgg16, 10 with lite0, lite2 and pocket, 1 with other teachers]')
 @batch_option(8, 'Targets at a time')
 @click.option('--save-video', help='Also save a video of the search (package imageio-ffmpeg)', type=bool, is_flag=False,
-              flag_value='1',
-              default=False, show_default=True, metavar='BOOL')
+              flag_value='1', default=False, show_default=True, metavar='BOOL')
 @device_option
 def main(**opts):
     """Find the latents whose image comes closest to a given picture.

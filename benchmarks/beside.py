@@ -1,10 +1,8 @@
 """The step of another implementation with StyleGAN2-ADA's import surface, in a process of its own.
 
 train_step.py --beside=FOLDER starts `python benchmarks/beside.py FOLDER`. That imports `training.networks`,
-`training.loss`, `training.augment` and what these import from FOLDER alone, reads a line of JSON with what `request`
-gives, then for each line 'N' runs every phase N times and answers with a line of JSON, {phase: seconds of the fastest}.
-A phase is forward, backward and the step of Adam; before that, gradients that are not finite become numbers, as in the
-loop of StyleGAN2-ADA.
+`training.loss`, `training.augment` and what these import from FOLDER alone. A phase is forward, backward and the step
+of Adam; before that, gradients that are not finite become numbers, as in the loop of StyleGAN2-ADA.
 """
 
 import importlib.util
@@ -41,9 +39,8 @@ def request(config, resolution, p):
     augment = config.augment_kwargs and without_class(config.augment_kwargs)
     adam = dict(G=without_class(config.G_opt_kwargs), D=without_class(config.D_opt_kwargs))
     return dict(device=config.device, resolution=resolution, batch=config.batch_size, z_dim=G['z_dim'],
-                w_dim=G['w_dim'], G=pick(G), synthesis={**pick(G['synthesis_kwargs']), **half},
-                D={**pick(D), **half}, augment=augment, p=p, adam=adam,
-                intervals=dict(G=config.G_reg_interval, D=config.D_reg_interval),
+                w_dim=G['w_dim'], G=pick(G), synthesis={**pick(G['synthesis_kwargs']), **half}, D={**pick(D), **half},
+                augment=augment, p=p, adam=adam, intervals=dict(G=config.G_reg_interval, D=config.D_reg_interval),
                 loss={name: config.loss_kwargs[name] for name in LOSS_ARGS if name in config.loss_kwargs},
                 tf32=[config.conv_tf32, config.allow_tf32], benchmark=config.cudnn_benchmark)
 
@@ -172,7 +169,18 @@ def serve(folder, answers):
         print(json.dumps(taken), file=answers, flush=True)
 
 
-if __name__ == '__main__':
-    sys.path[0] = sys.argv[1]
+@click.command()
+@click.argument('folder')
+def main(folder):
+    """Time the step of the implementation in FOLDER, for train_step.py --beside=FOLDER.
+
+    The standard input has a line of JSON with what to build (`request`), then a line N for each turn. Each is answered
+    by a line of JSON: that it is ready, then {phase: seconds of the fastest of N}.
+    """
+    sys.path[0] = folder
     answers, sys.stdout = sys.stdout, sys.stderr        # what FOLDER prints is no answer
-    serve(sys.argv[1], answers)
+    serve(folder, answers)
+
+
+if __name__ == '__main__':
+    main()

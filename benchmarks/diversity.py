@@ -1,5 +1,4 @@
 """What the readings of pairwise diversity (--kd-pd) do to the diversity of fakes: python benchmarks/diversity.py
-[--help]
 
 A common run without any trains first; from its networks every arm then trains on, with the same seeds. Printed per arm,
 over the seeds: mean pairwise cosine of the teacher's correlations of fakes, raw and centred, mean pairwise distance of
@@ -50,8 +49,8 @@ def parse():
 def trained(args, folder, kimg, *options):
     """-> (`Run` after its run, name of the metric)."""
     command = ['--outdir=none', f'--data={args.data}', f'--kd-teacher={args.teacher}', f'--device={args.device}',
-               '--kd=agkd,cgkd', '--workers=0',
-               f'--metrics=featfid{args.images}_full', f'--kimg={kimg:g}', *args.options, *options]
+               '--kd=agkd,cgkd', '--workers=0', f'--metrics=featfid{args.images}_full', f'--kimg={kimg:g}',
+               *args.options, *options]
     config, _name = train.build_config(dnnlib.EasyDict(train.main.make_context('train.py', command).params))
     metric, config.metrics = config.metrics, []
     os.makedirs(folder)
@@ -115,8 +114,7 @@ def main():
             runs = []
             for seed in range(args.seeds):
                 job, _ = trained(args, os.path.join(folder, f'{arm}-{seed}'), args.kimg, *arm_options(arm),
-                                 f'--seed={seed}',
-                                     f'--init-from={common}/{STATE_FILE}')
+                                 f'--seed={seed}', f'--init-from={common}/{STATE_FILE}')
                 runs.append(measured(job, metric, teacher, text_feats, args.images))
             row(arm, runs)
 

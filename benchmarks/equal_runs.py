@@ -60,9 +60,8 @@ def make_data(folder):
 def train(checkout, outdir, data, options, steps):
     """A run of so many steps in all; what is there is continued. -> its state's path."""
     command = [sys.executable, 'train.py', f'--outdir={outdir}', f'--data={data}', f'--batch={BATCH}',
-               f'--kimg={steps * BATCH / 1000}',
-               f'--tick={STEPS * BATCH / 1000}', '--metrics=none', '--workers=0', '--device=cpu',
-               '--health=0', *options]
+               f'--kimg={steps * BATCH / 1000}', f'--tick={STEPS * BATCH / 1000}', '--metrics=none', '--workers=0',
+               '--device=cpu', '--health=0', *options]
     result = subprocess.run(command, cwd=checkout, text=True, capture_output=True,
                             env=dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(checkout)))
     if result.returncode != 0:

@@ -1,16 +1,11 @@
-"""Are the CUDA kernels right on this GPU? python benchmarks/gpu_check.py
-
-Builds and loads them, compares every case with the float64 reference in every dtype, runs gradgradcheck and opcheck,
-checks tensors of more than 2^31 elements, other streams, CUDA graphs, every further GPU, and a compiled function;
-prints a short table. Exit code 0 if all is right, 1 if not or if there is no GPU. Afterwards, benchmarks/ops.py
-measures their speed.
-"""
+"""Are the CUDA kernels right on this GPU? python benchmarks/gpu_check.py"""
 
 import os
 import sys
 import time
 import warnings
 
+import click
 import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
@@ -71,13 +66,13 @@ def check_registration(device):
         b, saved = torch.zeros(3, device=device, requires_grad=True), x.detach().clone().requires_grad_(True)
         for act in ('lrelu', 'swish'):
             args = (1, act, 0.2, 1.5, 0.7)
-            yield attempt(f'opcheck of {act}', lambda x=x, b=b,
-                          args=args: torch.library.opcheck(torch.ops.kdgan.bias_act.default, (x, b, *args)))
-            yield attempt(f'opcheck of the slope of {act}', lambda x=x, saved=saved, b=b,
-                          args=args: torch.library.opcheck(
-                torch.ops.kdgan.bias_act_slope.default, (x, saved, b, *args)))
-        scale, noise = torch.ones(2, 3, device=device,
-                                  requires_grad=True), torch.ones(1, 1, 6, 5, device=device, requires_grad=True)
+            yield attempt(f'opcheck of {act}', lambda x=x, b=b, args=args: torch.library.opcheck(
+                torch.ops.kdgan.bias_act.default, (x, b, *args)))
+            yield attempt(f'opcheck of the slope of {act}',
+                          lambda x=x, saved=saved, b=b, args=args: torch.library.opcheck(
+                              torch.ops.kdgan.bias_act_slope.default, (x, saved, b, *args)))
+        scale, noise = (torch.ones(2, 3, device=device, requires_grad=True),
+                        torch.ones(1, 1, 6, 5, device=device, requires_grad=True))
         for name, tensors in [('scaled_bias_act', (x, scale, noise, b)),
                               ('scaled_bias_act_grad', (x, saved, x, scale))]:
             yield attempt(f'opcheck of {name}', lambda name=name, tensors=tensors: torch.library.opcheck(
@@ -123,8 +118,8 @@ def check_large(device):
                          ('scaled_bias_act', lambda x, impl: scaled_bias_act.scaled_bias_act(
                               x, half.expand(len(x), 4), None, b, act='lrelu', impl=impl)),
                          ('upfirdn2d', lambda x, impl: upfirdn2d.filter2d(x, f, impl=impl))]:
-            yield attempt(f'{name} of more than 2^31 elements, {layout}', lambda fn=fn,
-                          layout=layout: compare_samples(fn, layout))
+            yield attempt(f'{name} of more than 2^31 elements, {layout}',
+                          lambda fn=fn, layout=layout: compare_samples(fn, layout))
 
 
 def on_images(device):
@@ -215,7 +210,8 @@ def report(device, dtypes=DTYPES):
     return failures, skipped
 
 
-def main():
+def check():
+    """-> exit code."""
     if not torch.cuda.is_available():
         print(f'gpu_check needs a CUDA GPU, torch {torch.__version__} sees none here; python -m torch_utils.doctor '
               'says more')
@@ -238,5 +234,17 @@ def main():
     return 1 if failures else 0
 
 
+@click.command()
+def main():
+    """Check the CUDA kernels on this GPU.
+
+    Builds and loads them, compares every case with the float64 reference in every dtype, runs gradgradcheck and
+    opcheck, checks tensors of more than 2^31 elements, other streams, CUDA graphs, every further GPU, and a compiled
+    function; prints a short table. Exit code 0 if all is right, 1 if not or if there is no GPU. Afterwards,
+    benchmarks/ops.py measures their speed.
+    """
+    sys.exit(check())
+
+
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

@@ -30,8 +30,7 @@ from torch_utils.ops import bias_act, upfirdn2d  # noqa: E402
 # Odd extents: a convolution that doubles the size passes 2 H + 1 to its filter, and such rows allow no access of 16
 # bytes.
 SHAPES = {'cuda': [(16, 512, 4, 4), (16, 512, 32, 32), (16, 512, 33, 33), (16, 256, 128, 128), (16, 256, 129, 129),
-                   (16, 64, 256, 256),
-                   (16, 64, 257, 257), (16, 3, 256, 256)],
+                   (16, 64, 256, 256), (16, 64, 257, 257), (16, 3, 256, 256)],
           'cpu': [(4, 128, 4, 4), (4, 128, 32, 32), (4, 32, 128, 128), (4, 3, 128, 128)]}
 DTYPES = {'cuda': [torch.float16, torch.bfloat16, torch.float32], 'cpu': [torch.bfloat16, torch.float32]}
 

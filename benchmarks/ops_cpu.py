@@ -1,16 +1,10 @@
-"""What the CPU choices in torch_utils rest on: python benchmarks/ops_cpu.py
-
-1. Ways to filter with 4 taps: one depthwise convolution is used (torch_utils/ops/upfirdn2d.py).
-2. The derivative of a gradient through stock and own convolutions (torch_utils/ops/conv2d_gradfix.py).
-3. Memory formats and layouts of weights for convolutions (training/networks_setup.py, use_channels_last).
-4. What fresh memory pages cost (torch_utils/devices.py, keep_freed_memory).
-Times are the best of several calls in milliseconds.
-"""
+"""What the CPU choices in torch_utils rest on: python benchmarks/ops_cpu.py"""
 
 import os
 import sys
 import time
 
+import click
 import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
@@ -61,13 +55,12 @@ def filters():
               f'{"channels_last" if layout == torch.channels_last else "contiguous"}', {
             'copy': best_ms(x.clone),
             'depthwise convolution 4x4 (used)': best_ms(lambda x=x, w=w: F.conv2d(x, w, padding=2, groups=128)),
-            'two depthwise convolutions': best_ms(lambda x=x, v=wv,
-                                                  h=wh: F.conv2d(F.conv2d(x, v, padding=(2, 0), groups=128), h,
-                                                                                   padding=(0, 2), groups=128)),
+            'two depthwise convolutions': best_ms(lambda x=x, v=wv, h=wh: F.conv2d(
+                F.conv2d(x, v, padding=(2, 0), groups=128), h, padding=(0, 2), groups=128)),
             'sum of shifted images': best_ms(shifts, 3),
             'three 2x2 means': best_ms(boxes, 3),
-            'adjoint of stride 2 by the stock '
-            'backward': best_ms(lambda x=x, w=w: F.conv_transpose2d(x[:, :, ::2, ::2], w, stride=2, groups=128), 2),
+            'adjoint of stride 2 by the stock backward': best_ms(
+                lambda x=x, w=w: F.conv_transpose2d(x[:, :, ::2, ::2], w, stride=2, groups=128), 2),
             'adjoint of stride 2 as zero insertion and filter (used)': best_ms(
                 lambda x=x: upfirdn2d.upsample2d(x[:, :, ::2, ::2], upfirdn2d.setup_filter([1, 3, 3, 1]))),
         })
@@ -118,9 +111,25 @@ def fresh_pages():
                                                    'after keep_freed_memory (used)': best_ms(lambda: x * 2)})
 
 
-if __name__ == '__main__':
+@click.command()
+def main():
+    """Measure what the CPU choices in torch_utils rest on; the best of several calls, in milliseconds.
+
+    \b
+    1. Ways to filter with 4 taps: one depthwise convolution is used
+       (torch_utils/ops/upfirdn2d.py).
+    2. The derivative of a gradient through stock and own convolutions
+       (torch_utils/ops/conv2d_gradfix.py).
+    3. Memory formats and layouts of weights for convolutions
+       (training/networks_setup.py, use_channels_last).
+    4. What fresh memory pages cost (torch_utils/devices.py, keep_freed_memory).
+    """
     print(f'torch {torch.__version__}, {torch.get_num_threads()} threads')
     filters()
     double_backward()
     memory_formats()
     fresh_pages()
+
+
+if __name__ == '__main__':
+    main()

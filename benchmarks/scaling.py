@@ -1,8 +1,7 @@
 """Many processes, many images: what is measured here, and a model of what is not. docs/scaling.md has the results.
 
     python benchmarks/scaling.py volumes      bytes that a step reduces, bytes of snapshots: counted
-    python benchmarks/scaling.py measure      all-reduce and step at 1, 2 and 4 processes on this CPU (gloo), beside the
-                                              model
+    python benchmarks/scaling.py measure      all-reduce and step at 1, 2, 4 processes on this CPU (gloo), and modelled
     python benchmarks/scaling.py model        weak scaling to 64 GPUs: modelled
     python benchmarks/scaling.py data         a set of a million images: formulas, with the speed of reading a small one
 """
@@ -119,8 +118,7 @@ def make_step(batch):
 def measure_process(rank, world_size, port, path, batch, repeats):
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR='localhost',
-                      MASTER_PORT=str(port),
-                      TORCHELASTIC_USE_AGENT_STORE='True')
+                      MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE='True')
     distributed.init('cpu')
     result = least_sec(dict(latency=distributed.barrier), 50 * repeats)
     tensors = [torch.ones_like(p, device='cpu') for p in networks(256, 16384, device='meta')[0].parameters()]

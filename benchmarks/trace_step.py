@@ -197,9 +197,8 @@ class MetaStep:
                           augment_pipe=pipe, **config.loss_kwargs)
         with fused_optimiser():
             self.phases = make_phases(self.G, self.D, list(self.loss.terms.parameters()), config.G_opt_kwargs,
-                                      config.D_opt_kwargs,
-                                      config.G_reg_interval, config.D_reg_interval, torch.device('cpu'), config.D_steps,
-                                      config.D_first)
+                                      config.D_opt_kwargs, config.G_reg_interval, config.D_reg_interval,
+                                      torch.device('cpu'), config.D_steps, config.D_first)
         self.G_ema = networks['G_ema']
         self.ema = WeightAverage(self.G, self.G_ema, config.ema_kimg, config.ema_rampup, buffers=config.ema_buffers)
 

@@ -56,7 +56,7 @@ def cosine_distance(a, b):
 
 
 class Nearest:
-    """The k smallest of all distances that `add` has seen; memory does not grow with their number.
+    """The k smallest of all distances that `show` has seen; memory does not grow with their number.
 
     Attributes:
         distances: [Q, k] ascending; fewer than k while fewer were shown.

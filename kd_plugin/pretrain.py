@@ -1,5 +1,4 @@
-"""Trains a small teacher from scratch: python -m kd_plugin.pretrain --data=photos.zip --out=DIR, used as
---kd-teacher=DIR
+"""Trains a small teacher from scratch, for --kd-teacher=DIR: python -m kd_plugin.pretrain --data=photos.zip --out=DIR
 
 With --data=demo it learns the procedural cartoon faces: that is how kd_plugin/demo_teacher.safetensors was made.
 """
@@ -96,8 +95,8 @@ class Pretraining:
         for name in ('model', 'optimizer', 'schedule'):
             part, nests[name] = checkpoint.flatten(name, getattr(self, name).state_dict())
             tensors.update(part)
-        checkpoint.save(path, 'pretraining-state', tensors, dict(settings=settings, step=self.step,
-                                                                 elapsed_sec=self.elapsed_sec, state=nests,
+        checkpoint.save(path, 'pretraining-state', tensors,
+                        dict(settings=settings, step=self.step, elapsed_sec=self.elapsed_sec, state=nests,
                              threads=torch.get_num_threads()))
 
     def load(self, path, settings):
@@ -219,9 +218,8 @@ def _read_record(path):
 @click.option('--data', help='Images with class names or captions: folder or zip from dataset_tool.py, or demo',
               required=True, metavar='PATH|demo')
 @click.option('--texts', help='classes = the class names in common templates, FILE.txt = in templates of your own, one '
-                              'per line with a {}, or '
-              'FILE.json = captions, {"image name": "caption" or [captions]}', default='classes', show_default=True,
-              metavar='classes|FILE')
+                              'per line with a {}, or FILE.json = captions, {"image name": "caption" or [captions]}',
+              default='classes', show_default=True, metavar='classes|FILE')
 @click.option('--out', help='Where to write the teacher', required=True, metavar='DIR')
 @click.option('--test-data', help='Data set with the same classes to test on  [default: a tenth of the images, kept '
                                   'out]', metavar='PATH')

@@ -1,5 +1,7 @@
-"""Which teacher suits a data set? python -m kd_plugin.probe --data=photos.zip --teacher=ViT-B/32
---teacher=hf:facebook/dinov2-base --outdir=probe"""
+"""Which teacher suits a data set?
+
+    python -m kd_plugin.probe --data=photos.zip --teacher=ViT-B/32 --teacher=hf:facebook/dinov2-base --outdir=probe
+"""
 
 import contextlib
 import json
@@ -38,10 +40,8 @@ from .teacher import load_teacher
 
 SHOWN = 24                              # images and texts in a picture, at most
 COLUMNS = [('teacher', '{name}'), ('width', '{width}'), ('input', '{input_size}'), ('length', '{feature_norm:.1f}'),
-           ('weights', '{weights}'),
-           ('images/s', '{images_per_sec:.1f}'), ('classes', '{classes}'), ('zero-shot', '{zero_shot}'),
-           ('real/fake', '{real_or_fake}'),
-           ('likeness', '{text_likeness}')]
+           ('weights', '{weights}'), ('images/s', '{images_per_sec:.1f}'), ('classes', '{classes}'),
+           ('zero-shot', '{zero_shot}'), ('real/fake', '{real_or_fake}'), ('likeness', '{text_likeness}')]
 
 
 class Material(NamedTuple):

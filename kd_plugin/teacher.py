@@ -194,8 +194,7 @@ def load_teacher(name, device='cpu', option='--kd-teacher'):
                 images only), 'pocket' (lite0 and a sentence encoder), these three also at another input size,
                 'lite0@128', a folder made by `kd_plugin.pretrain` or the file in it,
                 'hf:NAME' (a Hugging Face model or folder: CLIP, SigLIP, BLIP, DINOv2), FILE.pth (TCL, ALBEF, DINO,
-                MoBY's Swin), an OpenAI
-                CLIP name such as 'ViT-B/32', or a file of it.
+                MoBY's Swin), an OpenAI CLIP name such as 'ViT-B/32', or a file of it.
         option: where the user gave it, for messages.
     Raises:     UserError if it is unknown or not available, saying what to install, or what to download and where to
                 put it.

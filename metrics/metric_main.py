@@ -138,9 +138,8 @@ def calc_metric(metric: str, *args, **kwargs) -> dict:
 def calc_metrics(metrics: list[str], G: torch.nn.Module, dataset_kwargs: dict, device,
                  detector: str | Detector | dict | None = None,
                  teacher_kwargs: dict | None = None, seed: int = 0, batch_size: int = 64, num_workers: int = 2,
-                 progress: bool = True,
-                 truncation_psi: float = 1, batch_norm: str | None = None, uniform_labels: bool = False,
-                 bootstrap: int = 0, picture_dir: str | None = None) -> list[dict]:
+                 progress: bool = True, truncation_psi: float = 1, batch_norm: str | None = None,
+                 uniform_labels: bool = False, bootstrap: int = 0, picture_dir: str | None = None) -> list[dict]:
     """Values of metrics and the protocol they were measured by, the same on all processes; all of them must call it.
 
     Images are generated once for all metrics, and each detector sees them once.
@@ -215,8 +214,7 @@ def _record(name: str, opts: MetricOptions, figures: dict) -> dict:
         metric=name, better=metric.better, **{key: value for key, value in figures.items()
                                               if key not in ('generated', 'input')},
         detector=dict(name=detector.name, identity=detector.identity, num_features=detector.num_features,
-                      resize=detector.resize,
-                      input=figures.get('input', INPUT)),
+                      resize=detector.resize, input=figures.get('input', INPUT)),
         reference=_reference(opts) if metric.real is not None or of_data else None,
         generated={**generated, **figures.get('generated', {})},
         device=opts.device.type, torch=torch.__version__,
@@ -227,8 +225,7 @@ def _record(name: str, opts: MetricOptions, figures: dict) -> dict:
 def _reference(opts: MetricOptions) -> dict:
     held_out = getattr(opts.reference, 'num_held_out', 0)
     return dict(dataset=opts.reference.name, content_hash=opts.reference.content_hash(), images=len(opts.reference),
-                mirrored=False,
-                **(dict(held_out=held_out) if held_out else {}))
+                mirrored=False, **(dict(held_out=held_out) if held_out else {}))
 
 
 def report_metric(result: dict, run_dir: str | None = None, snapshot: str | None = None,
@@ -289,8 +286,7 @@ def describe(result: dict) -> str:
 
 
 def calc_and_report(run_dir: str | None = None, snapshot: str | None = None, cur_nimg: int | None = None,
-                    metric: str | None = None,
-                    metrics: list[str] | None = None, **kwargs) -> list[dict]:
+                    metric: str | None = None, metrics: list[str] | None = None, **kwargs) -> list[dict]:
     """`calc_metrics`, of one or several, then `report_metric` of each; a training loop calls this by name. -> the
     results."""
     results = calc_metrics([metric] if metrics is None else metrics, picture_dir=run_dir, **kwargs)

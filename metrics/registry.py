@@ -67,7 +67,7 @@ def register_metric(pattern: str, needs: str, better: str = 'lower', real: dict 
         if better not in ('lower', 'higher'):
             raise ValueError(f"better is {better!r}, it must be 'lower' or 'higher'")
         _metrics[pattern] = Metric(pattern, needs, better, real, generated, compute, number, figures, abilities,
-                                    seeks_copies, alone)
+                                   seeks_copies, alone)
         return compute
     return register
 

@@ -49,8 +49,8 @@ def data(run) -> list[tuple[str, str]]:
     classes = found.get('class_names')
     rows = [('name', found.get('name') or kwargs.get('path')),
             ('images', found.get('images') or kwargs.get('max_size')), ('held out', found.get('held_out')),
-            ('resolution', _side(kwargs.get('resolution'))),
-            ('mirrored, too', _yes(kwargs.get('xflip'))), ('labels used', _yes(kwargs.get('use_labels'))),
+            ('resolution', _side(kwargs.get('resolution'))), ('mirrored, too', _yes(kwargs.get('xflip'))),
+            ('labels used', _yes(kwargs.get('use_labels'))),
             ('classes', ', '.join(map(str, classes)) if isinstance(classes, list) else None),
             ('SHA-256 of the content', _digest(found.get('content_hash')))]
     return _known(rows)

@@ -36,8 +36,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _answer(self, status, body, headers):
         self.send_response(status)
         headers = {'Content-Length': str(len(body)), 'Content-Type': 'application/octet-stream',
-                   'Last-Modified': WHOLE, **headers,
-                   **(self.server.headers if status in (200, 206) else {})}
+                   'Last-Modified': WHOLE, **headers, **(self.server.headers if status in (200, 206) else {})}
         for name, value in headers.items():
             if value is not None:
                 self.send_header(name, value)

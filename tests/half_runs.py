@@ -16,8 +16,7 @@ from training.run.find import OPTIONS_FILE
 
 def command(data, outdir, *args):
     return [f'--outdir={outdir}', f'--data={data}', '--device=cpu', '--metrics=none', '--workers=0', '--cfg=demo',
-            '--batch=8', '--tick=0.008',
-            '--kimg=0.016', *args]
+            '--batch=8', '--tick=0.008', '--kimg=0.016', *args]
 
 
 @pytest.fixture

@@ -32,8 +32,7 @@ def kwargs_of(case):
     g, d = copy.deepcopy(CASES[case])
     common = dict(c_dim=g.pop('c_dim', 0), img_resolution=g.pop('res', 16), img_channels=g.pop('channels', 3))
     g = dict(class_name='training.networks.Generator', z_dim=8, w_dim=12, mapping_kwargs=dict(num_layers=2),
-             synthesis_kwargs={**SMALL, **g},
-             **common)
+             synthesis_kwargs={**SMALL, **g}, **common)
     if d is None:
         return g, None
     block = {key: d.pop(key) for key in ('freeze_layers', 'fp16_channels_last') if key in d}

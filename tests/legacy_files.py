@@ -117,8 +117,7 @@ def tensor_call(storage, shape, stride=None, offset=0):
 
 def tensorflow_network(name, static_kwargs, variables, components=None):
     state = dict(version=5, name=name, static_kwargs=easy_dict(**static_kwargs), components=components or {},
-                 build_module_src=HOSTILE_SOURCE,
-                 build_func_name='G_main', variables=list(variables.items()))
+                 build_module_src=HOSTILE_SOURCE, build_func_name='G_main', variables=list(variables.items()))
     return New('dnnlib.tflib.network.Network', state=state)
 
 
@@ -136,8 +135,7 @@ def tensorflow_generator(res=16, z_dim=8, w_dim=8, base=64, top=16, seed=0, **st
         convs = {'Conv': width(4)} if r == 4 else {'Conv0_up': width(r // 2), 'Conv1': width(r)}
         for name, fan_in in convs.items():
             layer = dict(weight=draw(3, 3, fan_in, width(r)), mod_weight=draw(w_dim, fan_in), mod_bias=draw(fan_in),
-                         noise_strength=draw(),
-                         bias=draw(width(r)))
+                         noise_strength=draw(), bias=draw(width(r)))
             synthesis.update({f'{r}x{r}/{name}/{key}': value for key, value in layer.items()})
         synthesis.update({f'{r}x{r}/ToRGB/weight': draw(1, 1, width(r), 3),
                           f'{r}x{r}/ToRGB/mod_weight': draw(w_dim, width(r)),
@@ -147,8 +145,8 @@ def tensorflow_generator(res=16, z_dim=8, w_dim=8, base=64, top=16, seed=0, **st
         synthesis[f'noise{i}'] = draw(1, 1, size, size)
     own = {'dlatent_avg': draw(w_dim)}
     kwargs = dict(func_name='training.networks_stylegan2.G_main', num_channels=3, resolution=res, label_size=0,
-                  fmap_base=base, fmap_max=top,
-                  latent_size=z_dim, dlatent_size=w_dim, mapping_layers=2, mapping_fmaps=w_dim, **static)
+                  fmap_base=base, fmap_max=top, latent_size=z_dim, dlatent_size=w_dim, mapping_layers=2,
+                  mapping_fmaps=w_dim, **static)
     parts = dict(mapping=tensorflow_network('G_mapping', {}, mapping),
                  synthesis=tensorflow_network('G_synthesis', {}, synthesis))
     return tensorflow_network('G', kwargs, own, parts), dict(own, **{f'mapping/{k}': v for k, v in mapping.items()},
@@ -172,6 +170,5 @@ def tensorflow_discriminator(res=16, base=64, top=16, seed=1, **static):
                       '4x4/Dense0/weight': draw(16 * width(4), width(4)), '4x4/Dense0/bias': draw(width(4)),
                       'Output/weight': draw(width(4), 1), 'Output/bias': draw(1)})
     kwargs = dict(func_name='training.networks_stylegan2.D_stylegan2', num_channels=3, resolution=res, label_size=0,
-                  fmap_base=base, fmap_max=top,
-                  **static)
+                  fmap_base=base, fmap_max=top, **static)
     return tensorflow_network('D', kwargs, variables), variables

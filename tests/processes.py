@@ -20,8 +20,7 @@ def run_processes(fn, num_processes, *args):
 def _process(rank, fn, num_processes, port, args):
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(num_processes), MASTER_ADDR='localhost',
-                      MASTER_PORT=str(port),
-                      TORCHELASTIC_USE_AGENT_STORE='True')
+                      MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE='True')
     distributed.init('cpu')
     fn(rank, *args)
     distributed.leave()

@@ -60,15 +60,15 @@ def calc(data, G, metric='clipfid12_full', **kwargs):
 # Names.
 
 @pytest.mark.parametrize('name, num_gen', [('fid50k_full', 50_000), ('fid5k_full', 5000), ('fid500_full', 500),
-                                           ('clipfid1k_full', 1000),
-                                           ('clipfid7_full', 7), ('fid1000k_full', 1_000_000)])
+                                           ('clipfid1k_full', 1000), ('clipfid7_full', 7),
+                                           ('fid1000k_full', 1_000_000)])
 def test_names(name, num_gen):
     assert metric_main.is_valid_metric(name) and metric_main.find_metric(name)[1] == num_gen
 
 
 @pytest.mark.parametrize('name', ['', 'none', 'fid', 'fid_full', 'fid50k', 'fid0_full', 'fid0k_full', 'fid05k_full',
-                                  'fid-5k_full', 'FID5k_full',
-                                  'fid5k_full ', 'xfid5k_full', 'fid5kk_full', 'fid5k_full_'])
+                                  'fid-5k_full', 'FID5k_full', 'fid5k_full ', 'xfid5k_full', 'fid5kk_full',
+                                  'fid5k_full_'])
 def test_names_of_nothing(name):
     assert not metric_main.is_valid_metric(name)
     guess = 'did you mean fid50k_full? Or ' if name == 'fid50k' else ''
@@ -96,9 +96,9 @@ def test_the_best_under_either_name(tmp_path, data, capsys):
 def test_a_pattern_belongs_to_one_metric():
     with pytest.raises(ValueError, match="'fid<N>_full' is already registered by metrics.frechet_inception_distance"):
         metric_main.register_metric('fid<N>_full', needs='inception')(lambda opts, num_gen: 0.0)
-    assert [line for line in metric_main.list_valid_metrics() if 'fid' in line] == ['fid<N>_full (FID of N generated '
-                                                                                    'images against all real ones)',
-                                                'featfid<N>_full (the same with the features of a teacher)']
+    assert [line for line in metric_main.list_valid_metrics() if 'fid' in line] == [
+        'fid<N>_full (FID of N generated images against all real ones)',
+        'featfid<N>_full (the same with the features of a teacher)']
 
 
 # Values and protocol.

@@ -29,9 +29,8 @@ def bad_folder(tmp_path):
     PIL.Image.new('LAB', (8, 8)).save(lab, 'tiff')
     return make_folder(tmp_path / 'bad', {
         '0.png': noise(8, 8, 3), '1.png': noise(8, 8, 3), '2.png': noise(8, 8, 3), 'cut.png': png.getvalue()[:6000],
-        'empty.jpg': b'',
-        'float.tif': np.ones([8, 8], np.float32), 'lab.tif': lab.getvalue(),
-        'grey.png': noise(8, 8), 'large.png': noise(16, 16, 3), 'text.png': b'hello',
+        'empty.jpg': b'', 'float.tif': np.ones([8, 8], np.float32), 'lab.tif': lab.getvalue(), 'grey.png': noise(8, 8),
+        'large.png': noise(16, 16, 3), 'text.png': b'hello',
     })
 
 
@@ -79,8 +78,7 @@ def test_a_damaged_zip_member(tmp_path, capsys):
 
 @pytest.mark.parametrize('content, message', [
     (b'nonsense', 'dataset.json is not of the form'), (b'[1, 2]', 'dataset.json is not of the form'),
-    (b'{}', "KeyError: 'labels'"),
-    (b'{"labels": [["a.png", 1.5]]}', 'label of a.png is 1.5'),
+    (b'{}', "KeyError: 'labels'"), (b'{"labels": [["a.png", 1.5]]}', 'label of a.png is 1.5'),
     (b'{"labels": [["a.png", -1]]}', 'label of a.png is -1'),
     (b'{"labels": [["a.png", 1], ["b.png", [0.5]]]}', 'others are of another kind'),
     (b'{"labels": null, "class_names": "cat"}', 'class_names is not a list of names'),

@@ -21,16 +21,16 @@ def demo_options():
 def distance(G, config):
     """Fréchet distance of 500 generated images to the 100 real ones."""
     result = metric_main.calc_metric('clipfid500_full', G=G, dataset_kwargs=config.training_set_kwargs,
-                                     device=torch.device('cpu'),
-                                     teacher_kwargs=config.metric_kwargs['teacher_kwargs'], progress=False)
+                                     device=torch.device('cpu'), teacher_kwargs=config.metric_kwargs['teacher_kwargs'],
+                                     progress=False)
     return result['value']
 
 
 def test_the_distance_to_the_data_falls(tmp_path):
     """A fifth of the length of `make demo`."""
     config, _name = train.build_config(parse_options(f'--outdir={tmp_path}', '--data=demo', '--cfg=demo',
-                                                     '--init-from=demo', '--aug=ada',
-                                                     '--device=cpu', '--kimg=1.6', '--health=0', *demo_options()))
+                                                     '--init-from=demo', '--aug=ada', '--device=cpu', '--kimg=1.6',
+                                                     '--health=0', *demo_options()))
     metrics, config.metrics = config.metrics, []
     assert metrics == ['featfid1k_full']
     job = Run(config, str(tmp_path), torch.device('cpu'))

@@ -26,8 +26,7 @@ def test_objects_by_name():
 
 
 @pytest.mark.parametrize('seconds, text', [(0, '0s'), (59.4, '59s'), (59.6, '1m 00s'), (3599, '59m 59s'),
-                                           (3723.2, '1h 02m 03s'),
-                                           (200000, '2d 07h 33m')])
+                                           (3723.2, '1h 02m 03s'), (200000, '2d 07h 33m')])
 def test_format_time(seconds, text):
     assert util.format_time(seconds) == text
 
@@ -171,8 +170,8 @@ def test_abandoned_downloads_are_removed(cache, monkeypatch):
     ('https://host/a/net.pkl?X-Signature=secret&b=@', 'https://host/a/net.pkl'),
     ('http://me:secret@host:8080/net.pkl#sha256=12', 'http://host:8080/net.pkl'),
     ('https://token@host?q', 'https://host'), ('https://host/a@b/net.pkl', 'https://host/a@b/net.pkl'),
-    ('https://a@b@host/x?\ny', 'https://host/x'),
-    ('hf:user/repo@v1', 'hf:user/repo@v1'), ('/data/net#1?.pkl', '/data/net#1?.pkl'), ('ffhq256', 'ffhq256'), ('', '')])
+    ('https://a@b@host/x?\ny', 'https://host/x'), ('hf:user/repo@v1', 'hf:user/repo@v1'),
+    ('/data/net#1?.pkl', '/data/net#1?.pkl'), ('ffhq256', 'ffhq256'), ('', '')])
 def test_addresses_as_they_may_be_published(text, want):
     assert files.public_address(text) == want
 

@@ -93,8 +93,8 @@ def group(root, path, **texts):
 @pytest.mark.parametrize('lines, groups, cores', [
     ('0::/', {}, None), ('0::/', {'': 'max 100000'}, None), ('0::/', {'': '250000 100000'}, 2),
     ('0::/a/b', {'a/b': '400000 100000'}, 4), ('0::/a/b', {'a/b': '400000 100000', 'a': '290000 100000'}, 3),
-    ('0::/', {'': '50000 100000'}, 1),
-    ('0::/../outside', {'': '200000 100000'}, 2), ('0::/a', {'b': '100000 100000'}, None),
+    ('0::/', {'': '50000 100000'}, 1), ('0::/../outside', {'': '200000 100000'}, 2),
+    ('0::/a', {'b': '100000 100000'}, None),
     ('nonsense', {'': '?'}, None), ('0::/', {'': '1 0'}, None)])
 def test_the_quota_of_control_groups(tmp_path, lines, groups, cores):
     """cgroup v2: '<quota> <period>' microseconds of the group and of those around it; the least counts."""

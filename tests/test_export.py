@@ -194,8 +194,7 @@ def refused(folder, code, output, message):
 
 
 @pytest.mark.parametrize('part', ['synthesis.b4.const', 'synthesis.b8.conv0.noise_const', 'synthesis.b8.torgb.bias',
-                                  'mapping.embed.weight',
-                                  'mapping.fc1.bias', 'mapping.w_avg'])
+                                  'mapping.embed.weight', 'mapping.fc1.bias', 'mapping.w_avg'])
 def test_a_file_that_differs_is_not_saved(tmp_path, monkeypatch, part):
     save(tmp_path / 'net.safetensors')
 
@@ -316,9 +315,10 @@ def test_limits_of_onnx(tmp_path, monkeypatch):
         export_files.read(str(tmp_path / 'model'), job)
 
 
-@pytest.mark.parametrize('case', ['skip'], indirect=True)
+@pytest.mark.parametrize('case', ['skip', 'orig'], indirect=True)
 def test_the_examples_of_the_documentation_run(case, monkeypatch, capsys):
-    folder, _G, _options = case
+    """As they are without classes, and with the line for classes."""
+    folder, G, _options = case
     for format in ('onnx', 'torchscript'):
         path = exported(folder, format)
         shutil.copy(path, folder / f'generator{path.suffix}')
@@ -326,6 +326,6 @@ def test_the_examples_of_the_documentation_run(case, monkeypatch, capsys):
     text = (pathlib.Path(export.__file__).parent / 'docs' / 'export.md').read_text()
     for code in re.findall(r'```python\n(.*?)```', text, re.DOTALL):
         with export_files._recording():                 # the remarks of torch.jit
-            exec(code.replace('512', '4'), {})
+            exec(code.replace('512', '4').replace('# With classes: ', '' if G.c_dim > 0 else '# '), {})
         printed = capsys.readouterr().out
         assert re.search(r'8, 3, 8, 8', printed) and 'net.safetensors' in printed

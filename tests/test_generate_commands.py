@@ -58,8 +58,7 @@ def test_video_of_several_walks(network, tmp_path):
 @pytest.mark.parametrize('space', ['z', 'w'])
 def test_the_keyframes_of_a_video_are_the_images_of_their_seeds(space, network, tmp_path):
     code, output = run('video', network[0], tmp_path / 'video', '--frames', '--seeds=3,7', '--steps=2', '--class=dog',
-                       '--trunc=0.7', '--loop=0',
-                       f'--space={space}')
+                       '--trunc=0.7', '--loop=0', f'--space={space}')
     assert code == 0 and 'Saved 3 frames in' in output
     run_cli(generate.main, f'--network={network[0]}', f'--outdir={tmp_path}', '--device=cpu', '--seeds=3,7',
             '--class=dog', '--trunc=0.7')
@@ -105,8 +104,7 @@ def test_truncation_sweep(network, tmp_path):
 @pytest.mark.parametrize('space', ['pixels', 'teacher'])
 def test_neighbors(space, network, tiny_data, tmp_path):
     code, output = run('neighbors', network[0], tmp_path, f'--data={tiny_data}', '--seeds=1,9', '--nearest=3',
-                       f'--space={space}', '--teacher=demo',
-                       '--mirror=1')
+                       f'--space={space}', '--teacher=demo', '--mirror=1')
     assert code == 0 and 'Saved neighbors.png' in output
     record = json.loads((tmp_path / 'neighbors.json').read_text())
     assert (record['data']['images'] == 12

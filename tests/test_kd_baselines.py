@@ -263,9 +263,8 @@ def test_labels_need_texts(tiny_data):
 def trained(data, run_dir, total_kimg):
     """Runs or continues; -> the training state."""
     args = ['--outdir=x', f'--data={data}', '--device=cpu', '--metrics=none', '--workers=0', '--batch=4', '--cfg=demo',
-            '--aug=ada',
-            '--kd=agkd,cgkd,fitnets,labeldist,pkt,spkd', '--kd-teacher=demo', '--kd-pd=adapter', '--kd-texts=dog',
-            '--kd-center=1']
+            '--aug=ada', '--kd=agkd,cgkd,fitnets,labeldist,pkt,spkd', '--kd-teacher=demo', '--kd-pd=adapter',
+            '--kd-texts=dog', '--kd-center=1']
     config, _name = train.build_config(parse_options(*args))
     shrink(config).update(total_kimg=total_kimg, kimg_per_tick=0.004)
     run_dir.mkdir(exist_ok=True)

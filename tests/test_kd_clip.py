@@ -32,10 +32,8 @@ def clip(monkeypatch):
 
 # name -> (input size, width of the features, patch of a ViT or None), as published; all else is small here
 CLIP_SIZES = {'RN50': (224, 1024, None), 'RN101': (224, 512, None), 'RN50x4': (288, 640, None),
-              'RN50x16': (384, 768, None),
-              'RN50x64': (448, 1024, None), 'ViT-B/32': (224, 512, 32), 'ViT-B/16': (224, 512, 16),
-              'ViT-L/14': (224, 768, 14),
-              'ViT-L/14@336px': (336, 768, 14)}
+              'RN50x16': (384, 768, None), 'RN50x64': (448, 1024, None), 'ViT-B/32': (224, 512, 32),
+              'ViT-B/16': (224, 512, 16), 'ViT-L/14': (224, 768, 14), 'ViT-L/14@336px': (336, 768, 14)}
 
 
 def save_clip(path, size, dim, patch):
@@ -46,8 +44,7 @@ def save_clip(path, size, dim, patch):
     vision = (dict(vision_layers=(1, 1, 1, 1), vision_width=8) if patch is None
               else dict(vision_layers=1, vision_width=64))
     model = CLIP(embed_dim=dim, image_resolution=size, vision_patch_size=patch, context_length=77, vocab_size=49408,
-                 transformer_width=64,
-                 transformer_heads=1, transformer_layers=1, **vision).half()
+                 transformer_width=64, transformer_heads=1, transformer_layers=1, **vision).half()
     sizes = dict(input_resolution=torch.tensor(size), context_length=torch.tensor(77), vocab_size=torch.tensor(49408))
     torch.save({**model.state_dict(), **sizes}, path)
     return model.float().eval()

@@ -16,8 +16,7 @@ from kd_plugin.teacher import COMMON_NORM, Preprocess, load_teacher
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 TEXT = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=300,
-            max_position_embeddings=40,
-            bos_token_id=0, eos_token_id=1, pad_token_id=1)
+            max_position_embeddings=40, bos_token_id=0, eos_token_id=1, pad_token_id=1)
 VISION = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32,
               patch_size=16)
 TOKENS = [[0, 2, 3, 4, 2, 5, 1], [0, 2, 3, 4, 2, 6, 1]]     # of the two texts below, with the tokenizer below
@@ -41,8 +40,7 @@ def save_model(folder, model, processor='preprocessor_config.json'):
     tokenizer.post_processor = processors.TemplateProcessing(single='<start> $A <end>',
                                                              special_tokens=[('<start>', 0), ('<end>', 1)])
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token='<start>', eos_token='<end>',
-                                         pad_token='<end>', unk_token='?',
-                                         model_max_length=16).save_pretrained(folder)
+                                         pad_token='<end>', unk_token='?', model_max_length=16).save_pretrained(folder)
     settings = dict(size=dict(shortest_edge=36), do_center_crop=True, crop_size=dict(height=32, width=32),
                     image_mean=MEAN, image_std=STD)
     (folder / processor).write_text(json.dumps(settings if processor.startswith('pre')
@@ -122,10 +120,8 @@ def test_a_blip_without_projections_is_refused(transformers, blip_config, tmp_pa
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('kind', ['Dinov2', 'Dinov2WithRegisters'])
 def test_hf_dinov2(transformers, tmp_path, kind):
-    model = getattr(transformers, f'{kind}Model')(getattr(transformers,
-                                                          f'{kind}Config')(hidden_size=32, num_hidden_layers=2,
-                                                                           num_attention_heads=2,
-                                                                                         image_size=64, patch_size=8))
+    model = getattr(transformers, f'{kind}Model')(getattr(transformers, f'{kind}Config')(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=64, patch_size=8))
     teacher = load_teacher(save_model(tmp_path, model))
     check_images(teacher, lambda x: model(pixel_values=x).last_hidden_state[:, 0], dim=32, norm=COMMON_NORM)
     with pytest.raises(UserError, match='knows images only'):

@@ -19,8 +19,7 @@ WORDS = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'a', 'photo', 'of', 'cat'
 def bert(transformers):
     torch.manual_seed(1)
     config = transformers.BertConfig(vocab_size=len(WORDS), hidden_size=WIDTH, num_hidden_layers=TEXT_LAYERS,
-                                     num_attention_heads=2,
-                                     intermediate_size=HIDDEN, max_position_embeddings=40)
+                                     num_attention_heads=2, intermediate_size=HIDDEN, max_position_embeddings=40)
     return transformers.BertModel(config, add_pooling_layer=False).eval()
 
 
@@ -30,12 +29,10 @@ def weights(model, prefix='text_encoder.bert.'):
     rand = lambda *shape: torch.randn(*shape, generator=gen) * 0.1
     state = {'cls_token': rand(1, 1, WIDTH), 'pos_embed': rand(1, (SIZE // PATCH) ** 2 + 1, WIDTH),
              'patch_embed.proj.weight': rand(WIDTH, 3, PATCH, PATCH), 'patch_embed.proj.bias': rand(WIDTH),
-             'norm.weight': rand(WIDTH) + 1,
-             'norm.bias': rand(WIDTH)}
+             'norm.weight': rand(WIDTH) + 1, 'norm.bias': rand(WIDTH)}
     for i in range(DEPTH):
         for name, rows, columns in [('attn.qkv', 3 * WIDTH, WIDTH), ('attn.proj', WIDTH, WIDTH),
-                                    ('mlp.fc1', HIDDEN, WIDTH),
-                                    ('mlp.fc2', WIDTH, HIDDEN)]:
+                                    ('mlp.fc1', HIDDEN, WIDTH), ('mlp.fc2', WIDTH, HIDDEN)]:
             state.update({f'blocks.{i}.{name}.weight': rand(rows, columns), f'blocks.{i}.{name}.bias': rand(rows)})
         for name in ('norm1', 'norm2'):
             state.update({f'blocks.{i}.{name}.weight': rand(WIDTH) + 1, f'blocks.{i}.{name}.bias': rand(WIDTH)})

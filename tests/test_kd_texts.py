@@ -25,8 +25,7 @@ def cache(tmp_path, monkeypatch):
     ('AnimalFace-cat', None, 'a photo of a cat.', 34), ('cifar10-32', None, 'a photo of a airplane.', 10),
     ('cifar100', None, 'a photo of a apple.', 100), ('imagenet64', None, 'a photo of a tench.', 1000),
     ('mine', ['red_rose', 'tulip'], 'a photo of a red rose.', 2), ('mine', ['one'], 'a photo of a person.', 67),
-    ('mine', None, 'a photo of a person.', 67),
-    ('demo32', None, 'a happy face', 31)])
+    ('mine', None, 'a photo of a person.', 67), ('demo32', None, 'a happy face', 31)])
 def test_auto_texts_recognise_the_data(name, class_names, first, count):
     texts, origin = prompts.resolve_texts('auto', name, class_names)
     assert (texts[0], len(texts)) == (first, count) and origin

@@ -51,8 +51,7 @@ def read(data, **kwargs):
 @pytest.mark.parametrize('c_dim', [0, 3])
 def test_every_tensor_and_argument_arrives(protocol, c_dim):
     modules = networks_of(c_dim, synthesis=dict(num_fp16_res=1, conv_clamp=256), architecture='skip', num_fp16_res=1,
-                          conv_clamp=256,
-                          block_kwargs=dict(freeze_layers=2), epilogue_kwargs=dict(mbstd_group_size=2))
+                          conv_clamp=256, block_kwargs=dict(freeze_layers=2), epilogue_kwargs=dict(mbstd_group_size=2))
     tensors, info = read(pickled(modules, protocol, augment_pipe=None,
                                  training_set_kwargs=easy_dict(class_name='os.system', path='cats.zip')))
     want = {f'{name}.{key}': value for name, (module, _) in modules.items()

@@ -136,8 +136,7 @@ def test_globals_in_the_file_are_those_of_the_reference_implementation(opened):
     with open(opened / 'skip.pkl', 'rb') as f:
         Names(f).load()
     assert names == {'torch_utils.persistence._reconstruct_persistent_obj', 'dnnlib.util.EasyDict',
-                     'collections.OrderedDict',
-                     'torch._utils._rebuild_parameter', 'torch._utils._rebuild_tensor_v2',
+                     'collections.OrderedDict', 'torch._utils._rebuild_parameter', 'torch._utils._rebuild_tensor_v2',
                      'torch.storage._load_from_bytes'}
 
 

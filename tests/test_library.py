@@ -234,6 +234,16 @@ def test_the_names_that_the_documentation_lists():
             assert callable(dnnlib.util.get_obj_by_name(f'{module}.{name}')), f'{module}.{name}'
 
 
+def test_the_packages_and_commands_that_the_documentation_lists():
+    """All that `pip install .` installs, in the first paragraph."""
+    root = pathlib.Path(__file__).parent.parent
+    project, text = (root / 'pyproject.toml').read_text(), (root / 'docs' / 'library.md').read_text()
+    packages = re.findall(r'"(\w+)\*"', re.search(r'^include = (.*)$', project, re.M)[1])
+    commands = re.findall(r'^(kdgan-[\w-]+) = ', project, re.M)
+    assert len(packages) > 8 and len(commands) > 11
+    assert sorted(re.findall(r'`([\w-]+)`', text.split('\n\n')[1])) == sorted(packages + commands)
+
+
 def test_names_that_scripts_import_from_earlier_versions():
     from torch_utils import safe_pickle
     from torch_utils.pickles import reader

@@ -311,8 +311,7 @@ def measure(data):
     metrics = ['clipfid10_full', 'clipkid10_full', 'clippr103_full', 'clipmemorization10']
     opts = options(data)
     results = metric_main.calc_metrics(metrics, opts.G, data, 'cpu', detector=dict.fromkeys(metrics, opts.detector),
-                                       batch_size=4, num_workers=0,
-                                       progress=False, bootstrap=5)
+                                       batch_size=4, num_workers=0, progress=False, bootstrap=5)
     figures = [torch.tensor([result['value'], *result['intervals']['value']])
                for result in results] + [torch.tensor(results[-1]['pairs'])]
     return figures + [x for stats in (few, real, gen) for x in (torch.tensor(stats.num_items), *stats.get_mean_cov(),

@@ -133,8 +133,7 @@ def test_metrics_of_an_address(server, data, tmp_path, monkeypatch):
     teacher = save_teacher(tmp_path / 'teacher.safetensors')
     url = server.address + '/good/net.safetensors'
     code, output = run_cli(calc_metrics.main, f'--network={url}?sign=secret', '--metrics=clipfid4_full',
-                           f'--teacher={teacher}',
-                           f'--ref={data["path"]}', '--device=cpu', '--workers=0')
+                           f'--teacher={teacher}', f'--ref={data["path"]}', '--device=cpu', '--workers=0')
     assert code == 0, output
     assert f'"snapshot": "{url}"' in (tmp_path / 'metric-clipfid4_full.jsonl').read_text()
 
@@ -143,8 +142,7 @@ def test_metrics_of_an_address(server, data, tmp_path, monkeypatch):
 
 def init_from(network, data, tmp_path, *args):
     return [f'--outdir={tmp_path / "runs"}', f'--data={data["path"]}', '--cfg=demo', '--metrics=none', '--device=cpu',
-            '--workers=0',
-            f'--init-from={network}', *args]
+            '--workers=0', f'--init-from={network}', *args]
 
 
 def test_the_same_command_finds_its_run_by_the_address_given(server, data, tmp_path, monkeypatch):

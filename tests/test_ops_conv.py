@@ -63,8 +63,7 @@ def test_conv2d_resample_equals_the_naive_order(up, down, k, groups, flip_weight
     x = torch.randn(2, 4, 8, 6, dtype=torch.double, requires_grad=True)
     w = torch.randn(6, 4 // groups, k, k, dtype=torch.double, requires_grad=True)
     got = conv2d_resample.conv2d_resample(x, w, FILTER if up > 1 or down > 1 else None, up=up, down=down,
-                                          padding=k // 2, groups=groups,
-                                          flip_weight=flip_weight)
+                                          padding=k // 2, groups=groups, flip_weight=flip_weight)
     assert list(got.shape) == [2, 6, 8 * up // down, 6 * up // down]
     want = naive_resample(x, w, FILTER, up, down, k // 2, groups, flip_weight)
     torch.testing.assert_close(got, want)

@@ -58,7 +58,7 @@ def test_impl_cuda_takes_what_the_kernel_takes():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='tells of a machine without a GPU')
 def test_without_a_gpu_the_check_says_so_in_one_line(gpu_check, capsys):
-    assert gpu_check.main() == 1
+    assert gpu_check.check() == 1
     out = capsys.readouterr().out
     assert out.startswith('gpu_check needs a CUDA GPU') and out.count('\n') == 1
 
@@ -88,7 +88,7 @@ def test_a_kernel_that_is_not_there_is_one_line(gpu_check, capsys, monkeypatch):
     monkeypatch.setattr('torch.cuda.is_available', lambda: True)
     monkeypatch.setattr('torch.cuda.current_device', lambda: 0)
     monkeypatch.setattr(custom_ops, '_problems', dict.fromkeys(custom_ops.OPERATORS, 'nvcc is missing'))
-    assert gpu_check.main() == 1
+    assert gpu_check.check() == 1
     assert capsys.readouterr().out == "bias_act: impl is 'cuda', but there is no kernel: nvcc is missing\n"
 
 

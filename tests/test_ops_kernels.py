@@ -86,9 +86,8 @@ def test_bias_act_to_the_second_derivative(kernels, act, clamp):
 
 
 @pytest.mark.parametrize('name, args', [('4x4', dict(up=2, padding=2)), ('4', dict(down=2, padding=1)),
-                                        ('4x4', dict(padding=[2, 1, 0, 3])),
-                                        ('12', dict(up=2, padding=[6, 5])), ('12', dict(down=2, padding=5)),
-                                        ('3x5', dict(up=4, padding=[-3, 25, 20, -2]))])
+                                        ('4x4', dict(padding=[2, 1, 0, 3])), ('12', dict(up=2, padding=[6, 5])),
+                                        ('12', dict(down=2, padding=5)), ('3x5', dict(up=4, padding=[-3, 25, 20, -2]))])
 def test_upfirdn2d_derivatives(kernels, name, args):
     x = torch.randn(1, 2, 5, 4, dtype=torch.double, requires_grad=True)
     f = _cases.FILTERS[name]

@@ -6,11 +6,10 @@ import torch
 from torch_utils.ops import upfirdn2d as op
 
 FILTERS = {'taps4': op.setup_filter([1, 3, 3, 1]), 'taps12': op.setup_filter(np.arange(1, 13)),
-           'box2': op.setup_filter([1, 1]),
-           'asymmetric3x5': op.setup_filter(np.arange(15).reshape(3, 5) + 1.0), 'none': None}
+           'box2': op.setup_filter([1, 1]), 'asymmetric3x5': op.setup_filter(np.arange(15).reshape(3, 5) + 1.0),
+           'none': None}
 CASES = [dict(up=2, padding=[12, 11, 13, 12]), dict(down=2, padding=12), dict(up=3, down=2, padding=[12, 14, 11, 13]),
-         dict(padding=[14, 15, 13, -1]),
-         dict(up=[1, 2], down=[2, 1], padding=[12, 11], flip_filter=True, gain=-1.5),
+         dict(padding=[14, 15, 13, -1]), dict(up=[1, 2], down=[2, 1], padding=[12, 11], flip_filter=True, gain=-1.5),
          dict(up=4, padding=[-3, 25, 20, -2])]
 
 

@@ -24,8 +24,7 @@ TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--np
 
 def options(outdir, data, *args):
     return [f'--outdir={outdir}', f'--data={data}', '--cfg=demo', '--batch=8', '--device=cpu', '--tick=0.008',
-            '--metrics=none', '--workers=0',
-            '--aug=ada', '--snap=1', '--kimg=0.032', *args]
+            '--metrics=none', '--workers=0', '--aug=ada', '--snap=1', '--kimg=0.032', *args]
 
 
 def failing(launcher, fail, outdir, data, *args):
@@ -33,8 +32,7 @@ def failing(launcher, fail, outdir, data, *args):
     args = [*args, '--gpus=2'] if launcher is SPAWN else args
     env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=f'{ROOT}', FAIL=f'{fail} {outdir}.failed')
     return subprocess.Popen([*launcher, str(ROOT / 'tests' / 'failing_train.py'), *options(outdir, data, *args)],
-                            cwd=ROOT, env=env, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                            cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def ours(stderr):

@@ -55,8 +55,8 @@ def test_options_of_a_method_that_only_one_run_has(tmp_path):
     """What the method repeats of the data and the seed is not listed again."""
     data = dict(class_name='a.Data', path='x.zip')
     kd = dict(class_name='kd_plugin.loss.Distillation', methods=['agkd'], texts=list('abcdef'),
-              texts_origin='x', seed=0,
-              training_set_kwargs=data, settings=dict(weight_agkd=0.5, decay=None, texts='auto'))
+              texts_origin='x', seed=0, training_set_kwargs=data,
+              settings=dict(weight_agkd=0.5, decay=None, texts='auto'))
     runs = [run_folder.read(str(make_run(tmp_path / name, terms=terms)))
             for name, terms in [('a', dict(kd=kd)), ('b', {})]]
     assert compare_page.option_rows(runs) == [

@@ -40,8 +40,8 @@ def data(tmp_path_factory):
     """Twelve pictures of noise under each name; obama of 16 pixels is a check of the path as good as one of 256."""
     folder = tmp_path_factory.mktemp('data')
     for name, size, labels in [('obama', 16, False), ('cifar10-5000', 32, True), ('cifar10-test', 32, True),
-                               ('cifar100-5000', 32, True), ('cifar100-test', 32, True),
-                               ('imagenet64-10', 64, True), ('imagenet64', 64, True)]:
+                               ('cifar100-5000', 32, True), ('cifar100-test', 32, True), ('imagenet64-10', 64, True),
+                               ('imagenet64', 64, True)]:
         make_data(folder, name, size, labels)
     torch.save(alexnet_state(), folder / 'alexnet.pth')
     torch.save(heads_state(), folder / 'heads.pth')

@@ -23,9 +23,8 @@ NP_CORE = 'numpy.core.multiarray'
 @pytest.mark.parametrize('protocol', [2, 3, 4, 5])
 def test_plain_values_come_back(protocol):
     value = dict(a=[1, -1, 255, 65536, 2 ** 40, -2 ** 70, 1.5, True, None], b=(), c=(1,), d=(1, 2), e=(1, 2, 3),
-                 f=(1, 2, 3, 4), g=set(), h={1, 'x'},
-                 i='ünïcødé', j='x' * 300, k=b'', l=b'abc', m=b'x' * 300, n={}, o={1: 2, None: 3}, p=[[]],
-                 q=collections.OrderedDict(z=1))
+                 f=(1, 2, 3, 4), g=set(), h={1, 'x'}, i='ünïcødé', j='x' * 300, k=b'', l=b'abc', m=b'x' * 300, n={},
+                 o={1: 2, None: 3}, p=[[]], q=collections.OrderedDict(z=1))
     value['again'] = value['a']
     got = load(pickle.dumps(value, protocol))
     assert (got == dict(value, q=dict(z=1))
@@ -54,8 +53,8 @@ def test_arrays_and_numpy_numbers_come_back(protocol):
 
 def test_small_things_of_modules_come_back():
     value = [easy_dict(a=1), Name('torch.float16'), Name('torch.channels_last'), torch.Size([1, 2]),
-             torch.device('cpu'),
-             persistent('Generator', dict(a=1)), New('dnnlib.tflib.network.Network', state=dict(name='Gs'))]
+             torch.device('cpu'), persistent('Generator', dict(a=1)),
+             New('dnnlib.tflib.network.Network', state=dict(name='Gs'))]
     got = load(dumps(value))
     assert got[0] == dict(a=1) and got[3:5] == [(1, 2), 'cpu']
     assert [(v.class_name, v.state) for v in got[5:]] == [('Generator', dict(a=1)),

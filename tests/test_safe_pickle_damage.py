@@ -84,8 +84,7 @@ SNIPPETS = list(pickle_machine.STEPS) + [
     b'\x80\x04', b'K\x01', b'J\xff\xff\xff\xff', b'C\x03abc', b'X\x01\x00\x00\x00a', b'\x8c\x05class', b'q\x00',
     b'h\x00', b'\x94', b'M\xff\xff',
     *[f'c{name.rpartition(".")[0]}\n{name.rpartition(".")[2]}\n'.encode() for name in safe_pickle.GLOBALS],
-    b'cos\nsystem\n',
-    b'\x8a\x08' + b'\xff' * 7 + b'\x7f', LEGACY, b'B' + struct.pack('<I', len(LEGACY)) + LEGACY,
+    b'cos\nsystem\n', b'\x8a\x08' + b'\xff' * 7 + b'\x7f', LEGACY, b'B' + struct.pack('<I', len(LEGACY)) + LEGACY,
     b'(K\x00K\x02\x85K\x01\x85t', b')R', b'\x85R', b'}b']
 
 

@@ -28,8 +28,7 @@ def start(tmp_path):
             (tmp_path / name).write_text(f'#!/bin/bash\n{text}\n')
             (tmp_path / name).chmod(0o755)
         env = dict(os.environ, PATH=f'{tmp_path}:{os.environ["PATH"]}', SLURM_JOB_ID='7', SLURM_NNODES='2',
-                   SLURM_GPUS_ON_NODE='8',
-                   SLURM_JOB_NODELIST='node[1-2]', **env)
+                   SLURM_GPUS_ON_NODE='8', SLURM_JOB_NODELIST='node[1-2]', **env)
         return subprocess.Popen(['bash', str(SCRIPT), '--kimg=1'], cwd=tmp_path, env=env)
     return start
 

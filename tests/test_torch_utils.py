@@ -163,8 +163,7 @@ def _two_processes(rank, out):
     with distributed.main_process_first(), open(out + '.order', 'a') as f:
         f.write(str(rank))
     result = dict(num=collector.num('a'), mean=collector.mean('a'), weight=module.weight.tolist(),
-                  agreed=distributed.agree(lambda: rank),
-                  any=distributed.any_process(rank == 1))
+                  agreed=distributed.agree(lambda: rank), any=distributed.any_process(rank == 1))
     with open(f'{out}.{rank}', 'w') as f:
         json.dump(result, f)
 

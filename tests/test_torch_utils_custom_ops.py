@@ -202,8 +202,7 @@ def test_one_gpu_of_each_architecture_is_checked_the_current_one_among_them(gpu,
 
 
 @pytest.mark.parametrize('capability, counts', [((6, 1), False), ((7, 5), True), ((8, 9), True), ((10, 3), True),
-                                                ((11, 0), False), ((12, 1), True),
-                                                ((13, 0), True)])
+                                                ((11, 0), False), ((12, 1), True), ((13, 0), True)])
 def test_a_second_gpu_that_torch_has_no_code_for_does_not_count(gpu, monkeypatch, capability, counts):
     monkeypatch.setattr('torch.cuda.device_count', lambda: 2)
     monkeypatch.setattr('torch.cuda.get_device_capability', lambda i: [(9, 0), capability][i])

@@ -112,10 +112,8 @@ def wrong_buffer(toy):
 def test_a_graph_that_gives_something_else_is_not_used(spoil, at, cuda, monkeypatch):  # noqa: F811
     toy = Toy()
     grads = []
-    monkeypatch.setattr(RecordedPhase, '_replay', lambda self, *args,
-                        run=RecordedPhase._replay: (run(self, *args), grads.append(1),
-                                                                                                 len(grads) == at
-                                                    and spoil(toy)))
+    monkeypatch.setattr(RecordedPhase, '_replay', lambda self, *args, run=RecordedPhase._replay: (
+        run(self, *args), grads.append(1), len(grads) == at and spoil(toy)))
     toy.run()
     line, = toy.told
     assert (line.startswith('--cuda-graphs: Gmain differs by ')

@@ -75,8 +75,8 @@ def test_what_counts_as_out_of_memory():
             RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)'),
             RuntimeError("Cuda failure 2 'out of memory'")]
     assert all(out_of_memory(err) for err in told)
-    assert not any(out_of_memory(err) for err in (RuntimeError('Connection closed by peer'),
-                                                       ValueError('out of memory')))
+    assert not any(out_of_memory(err)
+                   for err in (RuntimeError('Connection closed by peer'), ValueError('out of memory')))
 
 
 @pytest.mark.gpu
@@ -86,8 +86,7 @@ def test_recorded_phases_give_the_same_gradients_on_a_gpu(tiny_data, tmp_path, c
     """Up to the order of atomic additions, which half precision rounds in; training on would multiply the difference.
     Other draws give others."""
     config = make_config(tiny_data, '--device=cuda', '--cfg=stylegan2', '--batch=4', '--cuda-graphs=1', '--aug=fixed',
-                         '--p=0.5', *args,
-                         G_reg_interval=1, D_reg_interval=1)
+                         '--p=0.5', *args, G_reg_interval=1, D_reg_interval=1)
     training = make_run(config, tmp_path, 'cuda').training
     capsys.readouterr()
     training.speed_up(print)

@@ -20,8 +20,7 @@ from training.training_loop import Run
 
 @pytest.mark.parametrize('values, min_delta, waited', [
     ([], 0, 0), ([5], 0, 0), ([5, 4, 3], 0, 0), ([5, 4, 4], 0, 1), ([5, 6, None, 7], 0, 3), ([None, None], 0, 2),
-    ([None, 5], 0, 0),
-    ([5, 4.9, 4.8, 4.7], 0.25, 0), ([5, 4.9, 4.8], 0.25, 2), ([5, 6, 4, 7, 8], 0, 2)])
+    ([None, 5], 0, 0), ([5, 4.9, 4.8, 4.7], 0.25, 0), ([5, 4.9, 4.8], 0.25, 2), ([5, 6, 4, 7, 8], 0, 2)])
 def test_evaluations_without_improvement(values, min_delta, waited):
     assert early_stop.evaluations_since_best([dict(value=value) for value in values], min_delta) == waited
     mirrored = [dict(value=value and -value, better='higher') for value in values]
@@ -33,8 +32,7 @@ def test_the_history_of_a_run(tmp_path):
     record = lambda nimg, value, seed=0: json.dumps(dict(metric='m', value=value, cur_nimg=nimg, snapshot=f's{nimg}',
                                                          generated=dict(seed=seed)))
     lines = [record(1000, 9), record(1000, 5), record(2000, 1, seed=7), record(2000, 6), record(4000, 0),
-             record(3000, 7),
-             record(1000, 3, seed=7), 'cut']
+             record(3000, 7), record(1000, 3, seed=7), 'cut']
     (tmp_path / 'metric-m.jsonl').write_text('\n'.join(lines))
     assert [r['value'] for r in early_stop.history(str(tmp_path), 'm', 3000)] == [5, 6, 7]
     assert early_stop.history(str(tmp_path), 'm', 3500) == [] and early_stop.history(str(tmp_path), 'n', 3000) == []
@@ -84,8 +82,7 @@ def measured(metrics, run_dir, snapshot, cur_nimg, **_others):
 
 def stopping_config(data, patience=2, kimg=0.08):
     config = config_of(data, f'--kimg={kimg}', '--tick=0.008', '--snap=1', '--health=0', '--metrics=clipfid8_full',
-                       '--snapshot-keep=last=1',
-                       f'--early-stop=metric=clipfid8_full,patience={patience}')
+                       '--snapshot-keep=last=1', f'--early-stop=metric=clipfid8_full,patience={patience}')
     config.metric_kwargs = dict(func_name='test_training_early_stop.measured')
     return config
 

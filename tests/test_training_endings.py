@@ -54,8 +54,7 @@ def test_a_full_disk_at_snapshot_time_is_one_line_and_leaves_nothing(tiny_data, 
 def test_a_run_that_crashed_after_its_last_step_is_not_complete(tiny_data, tmp_path):
     """What is missing, snapshot or metric, is made up for by the same command; ticks are not told twice."""
     args = [f'--outdir={tmp_path}', f'--data={tiny_data}', '--device=cpu', '--batch=8', '--kimg=0.016', '--tick=0.008',
-            '--metrics=clipfid20_full',
-            '--metric-teacher=demo', '--workers=0']
+            '--metrics=clipfid20_full', '--metric-teacher=demo', '--workers=0']
     config = shrink(train.build_config(parse_options(*args))[0])
     run_dir, status = find_run(str(tmp_path), config, 'run', new_run=False)
     assert status == 'new'
@@ -80,16 +79,14 @@ def test_a_run_that_crashed_after_its_last_step_is_not_complete(tiny_data, tmp_p
 def test_a_run_that_never_began_leaves_nothing(tiny_data, tmp_path):
     """The filters of bgcf are larger than the images, which shows in the first step only."""
     code, output = run_cli(train.main, f'--outdir={tmp_path}', f'--data={tiny_data}', '--cfg=demo', '--batch=8',
-                           '--aug=fixed', '--p=1',
-                           '--augpipe=bgcf', '--metrics=none', '--device=cpu', '--workers=0')
+                           '--aug=fixed', '--p=1', '--augpipe=bgcf', '--metrics=none', '--device=cpu', '--workers=0')
     assert code == 1 and 'Error: ' in output and list(tmp_path.iterdir()) == []
 
 
 def two_processes(outdir, data, *args):
     """train.py on small networks."""
     command = [sys.executable, 'tests/failing_train.py', f'--outdir={outdir}', f'--data={data}', '--cfg=demo',
-               '--gpus=2', '--batch=8',
-               '--device=cpu', '--tick=0.008', '--metrics=none', '--workers=0', *args]
+               '--gpus=2', '--batch=8', '--device=cpu', '--tick=0.008', '--metrics=none', '--workers=0', *args]
     env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env, timeout=1000)
 
@@ -98,8 +95,7 @@ def test_two_processes_train_together(tiny_data, tmp_path):
     """--gpus=2 on the CPU, with every method: it runs, both halves of a batch are used, and the networks stay
     finite."""
     result = two_processes(tmp_path, tiny_data, '--kimg=0.016', '--aug=ada', '--lecam=0.1', '--apa', '--insgen',
-                           '--vision-aided=demo',
-                           '--vision-aided-warmup=0', '--val-fraction=0.25', '--health=5', *KD)
+                           '--vision-aided=demo', '--vision-aided-warmup=0', '--val-fraction=0.25', '--health=5', *KD)
     assert result.returncode == 0, result.stdout + result.stderr
     run_dir, = tmp_path.iterdir()
     stats = [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import signal
 import weakref
 
@@ -48,8 +49,7 @@ def train_command(outdir, data, *args, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(train, 'build_config', lambda opts: (lambda config, name: (shrink(config), name))(*build(opts)))
         return run_cli(train.main, f'--outdir={outdir}', f'--data={data}', '--device=cpu', '--metrics=none',
-                       '--workers=0', '--cfg=demo',
-                       '--batch=16', '--tick=0.016', '--kimg=0.032', *args)
+                       '--workers=0', '--cfg=demo', '--batch=16', '--tick=0.016', '--kimg=0.032', *args)
 
 
 def test_out_of_memory_says_which_batch_to_try(tiny_data, tmp_path, monkeypatch, small_memory):
@@ -66,8 +66,8 @@ def test_out_of_memory_says_which_batch_to_try(tiny_data, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize('epilogue, smaller', [(dict(mbstd_num_channels=0), 6), (dict(mbstd_group_size=6), 6),
-                                               (dict(mbstd_group_size=4), None),
-                                               ({}, None), (dict(mbstd_group_size=None), None)])
+                                               (dict(mbstd_group_size=4), None), ({}, None),
+                                               (dict(mbstd_group_size=None), None)])
 def test_advice_for_any_discriminator(epilogue, smaller):
     """Without minibatch statistics, in groups of 4, as by default, and None = one group of the whole batch."""
     D_kwargs = dict(class_name='training.networks.Discriminator', epilogue_kwargs=epilogue)
@@ -156,6 +156,12 @@ def test_memory_is_not_blamed_on_another_process():
         raise torch.OutOfMemoryError('CUDA out of memory.')
     with pytest.raises(distributed.PeerFailure, match='process 0 has lost another one'), distributed._together():
         raise RuntimeError('Connection closed by peer')
+
+
+def test_the_trial_is_as_long_as_the_documentation_says():
+    text = ' '.join((pathlib.Path(__file__).parent.parent / 'docs' / 'resume.md').read_text().split())
+    found = re.search(r'until (\w+) trial iterations \((\d+) with `--cuda-graphs=1`\)', text).groups()
+    assert found == ({5: 'five'}[batch_probe.ITERATIONS], str(batch_probe.RECORDING_ITERATIONS))
 
 
 def test_batches_to_try():

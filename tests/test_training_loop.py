@@ -159,22 +159,19 @@ def test_the_seed_reaches_everything_that_draws(tiny_data, tmp_path, monkeypatch
 
 def test_what_a_run_leaves_behind(tiny_data, tmp_path):
     config = make_config(tiny_data, '--cond=1', '--mirror=1', '--batch=8', '--kimg=0.032', '--tick=0.016', '--snap=1',
-                         '--aug=ada',
-                         '--snapshot-networks=all', *KD, metrics=['clipfid20_full'])
+                         '--aug=ada', '--snapshot-networks=all', *KD, metrics=['clipfid20_full'])
     assert make_run(config, tmp_path).run()
     names = sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith('events'))
     assert names == ['fakes000000.016.png', 'fakes000000.032.png', 'fakes_init.png', 'machine.jsonl',
-                     'metric-clipfid20_full.jsonl',
-                     'network-snapshot-000000.016.safetensors', 'network-snapshot-000000.032.safetensors', 'reals.png',
+                     'metric-clipfid20_full.jsonl', 'network-snapshot-000000.016.safetensors',
+                     'network-snapshot-000000.032.safetensors', 'reals.png',
                      'report.html', 'stats.jsonl', PREVIOUS_STATE_FILE, STATE_FILE]
     stats = [json.loads(line) for line in (tmp_path / 'stats.jsonl').read_text().splitlines()]
     assert len(stats) == 2 and stats[-1]['Progress/kimg']['mean'] == pytest.approx(0.032)
     wanted = {'Loss/G/loss', 'Loss/D/loss', 'Loss/KD/agkd_fake', 'Loss/KD/agkd_real', 'Loss/KD/cgkd_fake',
-              'Loss/KD/diversity_student',
-              'KD/diversity_teacher', 'KD/agreement_real', 'KD/agreement_fake',
+              'Loss/KD/diversity_student', 'KD/diversity_teacher', 'KD/agreement_real', 'KD/agreement_fake',
               'Loss/r1_penalty', 'Loss/pl_penalty', 'Loss/signs/real', 'Progress/augment', 'Timing/Gmain',
-              'Timing/Dmain',
-              'Timing/sec_per_kimg', 'Progress/skipped_steps/Dmain', 'Resources/cpu_mem_gb'}
+              'Timing/Dmain', 'Timing/sec_per_kimg', 'Progress/skipped_steps/Dmain', 'Resources/cpu_mem_gb'}
     assert wanted <= set(stats[0])
     snapshot = snapshots.load_networks(str(tmp_path / 'network-snapshot-000000.032.safetensors'))
     training = snapshot.info['training']

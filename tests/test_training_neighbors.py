@@ -41,8 +41,7 @@ def test_neighbors_of_images_in_a_data_set(mirror, batch, tiny_data):
     fakes = np.stack([np.clip(real[i].astype(int)[:, :, ::-1 if i % 2 else 1] + rng.integers(-9, 9, size=real[i].shape),
                               0, 255) for i in (3, 8)])
     found = neighbors.find_neighbors(torch.from_numpy(fakes.astype(np.uint8)), dataset, neighbors.pixel_features,
-                                     neighbors.pixel_distance, 4, batch,
-                                     'cpu')
+                                     neighbors.pixel_distance, 4, batch, 'cpu')
     for q, fake in enumerate(fakes):
         rmse = lambda img, fake=fake: np.sqrt(np.square(fake - img.astype(float)).mean())
         best = []

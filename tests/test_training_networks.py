@@ -31,8 +31,8 @@ def test_scaling_activations_equals_scaling_weights(up, demodulate):
     w, noise = torch.randn(4, 5, 3, 3, dtype=torch.double), torch.randn(3, 1, 6 * up, 6 * up, dtype=torch.double)
     f = networks.Conv2dLayer(1, 1, 3).resample_filter
     a, b = [networks.modulated_conv2d(x, w, s, noise=noise, up=up, padding=1, resample_filter=f if up > 1 else None,
-                                      demodulate=demodulate,
-                                      flip_weight=up == 1, fused_modconv=fused) for fused in (True, False)]
+                                      demodulate=demodulate, flip_weight=up == 1, fused_modconv=fused)
+            for fused in (True, False)]
     torch.testing.assert_close(a, b)
 
 

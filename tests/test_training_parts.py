@@ -258,8 +258,7 @@ def test_grid_layout():
 
 
 @pytest.mark.parametrize('size, limit, expected', [(256, 1024, (30, 16)), (1024, 1024, (7, 4)), (32, 1024, (32, 32)),
-                                                   (32, 60, (10, 6)),
-                                                   (64, 4, (2, 2))])
+                                                   (32, 60, (10, 6)), (64, 4, (2, 2))])
 def test_grid_size(size, limit, expected):
     columns, rows = sample_grid.grid_size(size, size, limit)
     assert (columns, rows) == expected and columns * rows <= limit

@@ -65,8 +65,8 @@ def test_noise_regularization_of_noise():
 def test_statistics_of_w():
     """w = 3 + 2 z in four dimensions: mean 3, root mean square distance 2 * sqrt(4). Tolerances: five standard errors
     of 10000 samples."""
-    fake = types.SimpleNamespace(z_dim=4, parameters=lambda: iter([torch.zeros(1)]), mapping=lambda z,
-                                 c: (3 + 2 * z)[:, None].repeat(1, 5, 1))
+    fake = types.SimpleNamespace(z_dim=4, parameters=lambda: iter([torch.zeros(1)]),
+                                 mapping=lambda z, c: (3 + 2 * z)[:, None].repeat(1, 5, 1))
     mean, deviation = w_statistics(fake, None, seed=0)
     assert mean.shape == (4,) and (mean - 3).abs().max() < 5 * 2 / 100
     assert deviation == pytest.approx(4, abs=5 * 4 / math.sqrt(2 * 4 * 10000))

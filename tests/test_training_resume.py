@@ -28,8 +28,7 @@ def case(data, cfg, kd, gpus=1):
     """Six iterations in ticks of two; regularisation in some of them, as it is lazy."""
     classes = ['--cond=1'] if '--kd-preset=released' in kd else []
     config = make_config(data, f'--cfg={cfg}', f'--gpus={gpus}', '--batch=8', '--aug=ada', *classes, *kd,
-                         total_kimg=0.048,
-                         kimg_per_tick=0.016)
+                         total_kimg=0.048, kimg_per_tick=0.016)
     if config.G_reg_interval is not None:
         config.update(G_reg_interval=2, D_reg_interval=4)
     return config

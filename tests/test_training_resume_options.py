@@ -85,8 +85,7 @@ def test_names_of_options_in_differences():
                metrics=[], G_kwargs=dict(z_dim=9), batch_gpu=2)
     assert run_changes.differences(saved, now) == [
         '--seed=0, now 1', '--gpus=1, now 2', '--gamma=1, now 2', '--kd-p=0.7, now 1', '--kd-input=clip, now raw',
-        'G_kwargs.z_dim=8, now 9',
-        '--batch-gpu=4, now 2']
+        'G_kwargs.z_dim=8, now 9', '--batch-gpu=4, now 2']
     growing = lambda p, kimg: dict(augment_p=p, augment_ramp_kimg=kimg)
     assert run_changes.differences(growing(0.5, 3), growing(0.2, 4)) == ['--p=0.5, now 0.2', '--p-kimg=3, now 4']
     assert (run_changes.differences({}, dict(compile=False)) == []

@@ -114,8 +114,7 @@ def test_numbers_that_no_float_can_hold(snapshot):  # noqa: F811
 
 
 @pytest.mark.parametrize('change', [set_kwargs(mapping_kwargs=dict(num_layers=10 ** 7)), set_kwargs(surprise=1),
-                                    lambda info: info.clear(),
-                                    lambda info: info.update(training=[]),
+                                    lambda info: info.clear(), lambda info: info.update(training=[]),
                                     lambda info: info['networks'].update(G_ema=[])])
 def test_nothing_is_converted_that_could_not_be_loaded(snapshot, change, tmp_path):  # noqa: F811
     with_info(snapshot, change)

@@ -19,9 +19,8 @@ def test_rules(text, keep):
 
 
 @pytest.mark.parametrize('text, message', [('first=1', "'first=1' is none of last=COUNT, best=COUNT, every=KIMG"),
-                                           ('last', "'last' is none"),
-                                           ('last=0', "'last=0' is none"), ('last=1,last=2', "'last=2' is none"),
-                                           ('', "'' is none"),
+                                           ('last', "'last' is none"), ('last=0', "'last=0' is none"),
+                                           ('last=1,last=2', "'last=2' is none"), ('', "'' is none"),
                                            ('last=²', "'last=²' is none")])
 def test_rules_that_make_no_sense(text, message):
     with pytest.raises(UserError, match=f'--snapshot-keep={text}: {message}'):

@@ -48,8 +48,8 @@ def test_no_host_synchronisation_on_a_gpu(tiny_data, tmp_path, args):
 
 def compare(states, others, tolerance):
     for name, value in states.items():
-        torch.testing.assert_close(others[name], value, rtol=tolerance, atol=tolerance, msg=lambda text,
-                                   name=name: f'{name}: {text}')
+        torch.testing.assert_close(others[name], value, rtol=tolerance, atol=tolerance,
+                                   msg=lambda text, name=name: f'{name}: {text}')
 
 
 @pytest.mark.filterwarnings('ignore')              # torch's own, of its compiler

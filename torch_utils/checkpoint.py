@@ -98,8 +98,7 @@ def load_tensors(path, device='cpu', prefixes=None, remedy=None):
             names = [name for name in f.keys()                      # noqa: SIM118 (no dict)
                      if prefixes is None or name.partition('.')[0] in prefixes]
             return {name: f.get_tensor(name) for name in names}
-    except (safetensors.SafetensorError, OSError, ValueError,
-            KeyError) as err:          # KeyError: a dtype that torch has not
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as err:  # KeyError: a dtype that torch has not
         raise damaged(path, err, remedy) from err
 
 

@@ -77,9 +77,8 @@ def backends(has_cuda, time_limit_sec=native_build.TIME_LIMIT_SEC):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')             # their text is printed below
         problems = {kernel: custom_ops.problem_of(kernel, time_limit_sec) for kernel in custom_ops.OPERATORS}
-    return {kernel: (f'{custom_ops.backend_of(kernel, torch.device("cuda"))} on cuda, plain torch on '
-                     'cpu' if problem is None
-                     else 'plain torch: the CUDA kernel is not in use', problem)
+    return {kernel: (f'{custom_ops.backend_of(kernel, torch.device("cuda"))} on cuda, plain torch on cpu'
+                     if problem is None else 'plain torch: the CUDA kernel is not in use', problem)
             for kernel, problem in problems.items()}
 
 

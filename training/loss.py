@@ -33,8 +33,7 @@ class StyleGAN2Loss:
     """
 
     def __init__(self, device, G_mapping, G_synthesis, D, augment_pipe=None, style_mixing_prob=0.9, r1_gamma=10,
-                 pl_batch_shrink=2,
-                 pl_decay=0.01, pl_weight=2, terms=None, gan_loss='logistic', one_pass=False):
+                 pl_batch_shrink=2, pl_decay=0.01, pl_weight=2, terms=None, gan_loss='logistic', one_pass=False):
         if gan_loss not in GAN_LOSSES:
             raise ValueError(f'gan_loss is {gan_loss!r}, it must be one of {", ".join(GAN_LOSSES)}')
         if one_pass and r1_gamma != 0:

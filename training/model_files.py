@@ -1,5 +1,5 @@
-"""Networks by file, address, published name or repository: `G =
-load_generator('https://host/network-snapshot-000300.safetensors')`."""
+"""Networks by file, address, published name or repository:
+`G = load_generator('https://host/network-snapshot-000300.safetensors')`."""
 
 import copy
 import inspect

@@ -53,6 +53,5 @@ PRESETS = {
     # CGKD summed over the batch and on reals too, the CIFAR-10 texts for all data. Its diversity is a constant and only
     # logged.
     'released': Preset(weight_agkd=10, weight_cgkd=10, weight_pd=0, p=1, distance='l2', reduction='sum', samples='both',
-                       head='released',
-                       view='augmented', teacher_input='raw', pd='off', texts='released', warmup=0),
+                       head='released', view='augmented', teacher_input='raw', pd='off', texts='released', warmup=0),
 }

@@ -31,8 +31,7 @@ class VisionTransformer(torch.nn.Module):
         self.cls_token = torch.nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = torch.nn.Parameter(torch.zeros(1, (size // patch) ** 2 + 1, width))
         layer = torch.nn.TransformerEncoderLayer(width, width // HEAD_WIDTH, hidden, dropout=0, activation=F.gelu,
-                                                 layer_norm_eps=1e-6,
-                                                 batch_first=True, norm_first=True)
+                                                 layer_norm_eps=1e-6, batch_first=True, norm_first=True)
         self.blocks = torch.nn.TransformerEncoder(layer, depth, norm=torch.nn.LayerNorm(width, eps=1e-6),
                                                   enable_nested_tensor=False)
 

@@ -99,8 +99,7 @@ def _last_lines(log):
 def _remedy_of(log):
     if re.search(r'Unknown CUDA arch|[Uu]nsupported gpu architecture', log):
         return ("set TORCH_CUDA_ARCH_LIST to the newest architecture that this CUDA toolkit and torch know, "
-                "with '+PTX', "
-                "e.g. '9.0+PTX', or hide a GPU that is too old for them with CUDA_VISIBLE_DEVICES")
+                "with '+PTX', e.g. '9.0+PTX', or hide a GPU that is too old for them with CUDA_VISIBLE_DEVICES")
     if re.search(r'unsupported GNU version', log):
         return ('install a C++ compiler that this CUDA toolkit supports and name it with CXX (and with CC, where that '
                 'is set: nvcc uses it)')

@@ -16,8 +16,7 @@ LAYOUTS = ('contiguous', 'channels_last', 'unaligned', 'strided')
 FILTERS = {
     '4x4': upfirdn2d.setup_filter([1, 3, 4, 2]), '4': upfirdn2d.setup_filter([1, 3, 4, 2], separable=True),
     '12': upfirdn2d.setup_filter([1, -2, 3, 4, -5, 6, 7, 8, 9, -3, 2, 1]), '1x1': torch.ones([1, 1]),
-    '3x5': torch.arange(15.).reshape(3, 5) / 105,
-    '32': upfirdn2d.setup_filter([1 + i % 5 for i in range(32)]),
+    '3x5': torch.arange(15.).reshape(3, 5) / 105, '32': upfirdn2d.setup_filter([1 + i % 5 for i in range(32)]),
     '31x32': (torch.arange(31. * 32) % 7).reshape(31, 32) / 3000,
 }
 
@@ -118,8 +117,8 @@ class Upfirdn2dCase(NamedTuple):
         x, f = random_tensor(self.shape, 0, self.layout), FILTERS[self.filter]
         fw, fh = upfirdn2d.filter_size(f)
         left, right, top, bottom = self.padding
-        args = dict(up=list(self.up), down=list(self.down), padding=[fw // 2 + left, fw // 2 + right, fh // 2 + top,
-                                                                     fh // 2 + bottom],
+        args = dict(up=list(self.up), down=list(self.down),
+                    padding=[fw // 2 + left, fw // 2 + right, fh // 2 + top, fh // 2 + bottom],
                     flip_filter=self.flip, gain=1.5)
         got, fake = run(lambda x, f: upfirdn2d.upfirdn2d(x, f, **args), laid_out(x, self.layout, dtype, device),
                         f.to(device))
@@ -133,8 +132,7 @@ def bias_act_cases():
         for shape, layout in itertools.product([(3, 5, 3, 7), (2, 8, 4, 4)], LAYOUTS):
             yield BiasActCase(act, shape, layout=layout, clamp=clamp)
     for shape, dim in [((7,), 0), ((5, 16), 1), ((3, 5), 0), ((2, 3, 4), -1), ((1, 1, 1, 1), 1), ((2, 1, 3, 1), 1),
-                       ((2, 3, 1, 5), 3), ((0, 3), 1),
-                       ((40, 3, 50, 3), 1)]:
+                       ((2, 3, 1, 5), 3), ((0, 3), 1), ((40, 3, 50, 3), 1)]:
         yield from (BiasActCase(act, shape, dim) for act in ('lrelu', 'swish'))
     yield from (BiasActCase(act, (2, 3, 4, 4), gain=gain, biased=False) for act in ('tanh', 'linear', 'swish')
                 for gain in (-1.5, 0.0, 1.0))
@@ -143,15 +141,12 @@ def bias_act_cases():
 def scaled_bias_act_cases():
     """Every layout, with and without what is optional; tiles that end inside, rows and columns of one element, nothing
     at all."""
-    for shape, layout, clamp in itertools.product([(3, 5, 3, 7), (2, 8, 4, 4), (2, 16, 8, 16), (2, 40, 5, 13),
-                                                   (1, 3, 40, 50)],
-                                                  LAYOUTS, (-1.0, 0.75)):
+    for shape, layout, clamp in itertools.product(
+            [(3, 5, 3, 7), (2, 8, 4, 4), (2, 16, 8, 16), (2, 40, 5, 13), (1, 3, 40, 50)], LAYOUTS, (-1.0, 0.75)):
         yield ScaledBiasActCase(shape, layout, clamp, noises=shape[0])
         yield ScaledBiasActCase(shape, layout, clamp, noises=None, partly=True)
     for shape in [(1, 1, 1, 1), (2, 1, 3, 1), (2, 3, 1, 5), (0, 3, 2, 2), (2, 0, 3, 2), (1, 700, 2, 2), (2, 300, 1, 1),
-                  (1, 2, 1, 600),
-                  (2, 70, 16, 16),
-                  (1, 264, 8, 8)]:
+                  (1, 2, 1, 600), (2, 70, 16, 16), (1, 264, 8, 8)]:
         yield from (ScaledBiasActCase(shape, layout, clamp=2.0) for layout in ('contiguous', 'channels_last'))
 
 

@@ -29,8 +29,7 @@ SUMS = {'forward': (0, 0), 'grad': (2, 1), 'grad2': (1, 0)}     # pass -> what i
 class Params(ctypes.Structure):
     """ScaledBiasActParams."""
     _fields_ = [*((name, ctypes.c_void_p) for name in ('x', 'y', 'dy', 'ddx', 'out', 'out_x', 'scale', 'ddscale',
-                                                       'bias', 'noise', 'row_sums',
-                                                       'column_sums')),
+                                                       'bias', 'noise', 'row_sums', 'column_sums')),
                 *((name, ctypes.c_int64) for name in ('samples', 'rows', 'columns', 'noise_step')),
                 *((name, ctypes.c_double) for name in ('alpha', 'gain', 'clamp')),
                 *((name, ctypes.c_int64) for name in ('row_tiles', 'column_tiles', 'blocks')),

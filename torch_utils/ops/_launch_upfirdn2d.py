@@ -46,8 +46,7 @@ class Params(ctypes.Structure):
     _fields_ = [*((name, ctypes.c_void_p) for name in ('x', 'f', 'y')),
                 *((name, ctypes.c_int64) for name in ('images', 'depth')),
                 *((name, ctypes.c_int) for name in ('in_w', 'in_h', 'out_w', 'out_h')), ('in', Strides),
-                ('out', Strides),
-                *((name, ctypes.c_bool) for name in ('channels_last', 'separable', 'flip')),
+                ('out', Strides), *((name, ctypes.c_bool) for name in ('channels_last', 'separable', 'flip')),
                 *((name, ctypes.c_int) for name in ('taps_x', 'taps_y', 'upx', 'upy', 'downx', 'downy', 'left', 'top')),
                 ('gain', ctypes.c_double), ('packed', ctypes.c_bool),
                 *((name, ctypes.c_int) for name in ('tile_w', 'tile_h', 'tile_k', 'box_w', 'box_h', 'shift_y')),
@@ -103,11 +102,10 @@ def plan(dtype, channels_last, batch, axis_x, axis_y, separable, flip, aligned, 
     n, c = batch
     out_h, out_w = axis_y.out(), axis_x.out()
     p = Params(images=n if channels_last else 1, depth=c if channels_last else n * c, in_w=axis_x.size,
-               in_h=axis_y.size, out_w=out_w,
-               out_h=out_h, out=_strides_of(channels_last, c, out_h, out_w), channels_last=channels_last,
-               separable=separable, flip=flip,
-               taps_x=axis_x.taps, taps_y=axis_y.taps, upx=axis_x.up, upy=axis_y.up, downx=axis_x.down,
-               downy=axis_y.down, left=axis_x.before, top=axis_y.before)
+               in_h=axis_y.size, out_w=out_w, out_h=out_h, out=_strides_of(channels_last, c, out_h, out_w),
+               channels_last=channels_last, separable=separable, flip=flip, taps_x=axis_x.taps, taps_y=axis_y.taps,
+               upx=axis_x.up, upy=axis_y.up, downx=axis_x.down, downy=axis_y.down, left=axis_x.before,
+               top=axis_y.before)
     setattr(p, 'in', _strides_of(channels_last, c, axis_y.size, axis_x.size))
     factors = (axis_x.up, axis_x.down)
     special = (dtype != torch.float64 and axis_x.taps == axis_y.taps == TAPS and factors == (axis_y.up, axis_y.down)

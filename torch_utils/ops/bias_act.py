@@ -225,5 +225,5 @@ def _curve_backward(ctx, _grad):
 
 torch.library.register_autograd('kdgan::bias_act', _backward, setup_context=_setup)
 torch.library.register_autograd('kdgan::bias_act_slope', _slope_backward, setup_context=_slope_setup)
-torch.library.register_autograd('kdgan::bias_act_curve', _curve_backward, setup_context=lambda ctx, inputs,
-                                output: None)
+torch.library.register_autograd('kdgan::bias_act_curve', _curve_backward,
+                                setup_context=lambda ctx, inputs, output: None)

@@ -151,16 +151,14 @@ def _grad2_fake(ddx, ddscale, ddnoise, ddb, dy, y, x, scale, *args):
 
 
 _ARGS = 'float alpha, float gain, float clamp'
-_scaled_bias_act = define(f'scaled_bias_act(Tensor x, Tensor scale, Tensor? noise, Tensor b, {_ARGS}) -> '
-                          'Tensor', _forward,
-                          lambda x, *args: _like(x), 'scaled_bias_act')
+_scaled_bias_act = define(f'scaled_bias_act(Tensor x, Tensor scale, Tensor? noise, Tensor b, {_ARGS}) -> Tensor',
+                          _forward, lambda x, *args: _like(x), 'scaled_bias_act')
 _scaled_bias_act_grad = define(f'scaled_bias_act_grad(Tensor dy, Tensor y, Tensor x, Tensor scale, {_ARGS}) -> '
                                '(Tensor, Tensor, Tensor, Tensor)',
                                _grad, _grad_fake, 'scaled_bias_act')
 _scaled_bias_act_grad2 = define('scaled_bias_act_grad2(Tensor ddx, Tensor? ddscale, Tensor? ddnoise, Tensor? ddb, '
-                                f'Tensor dy, Tensor y, Tensor x, Tensor scale, {_ARGS}) -> (Tensor, Tensor, '
-                                'Tensor)', _grad2, _grad2_fake,
-                                'scaled_bias_act')
+                                f'Tensor dy, Tensor y, Tensor x, Tensor scale, {_ARGS}) -> (Tensor, Tensor, Tensor)',
+                                _grad2, _grad2_fake, 'scaled_bias_act')
 
 
 # ---------------------------------------------------------------------------
@@ -200,5 +198,5 @@ def _grad2_backward(ctx, *_grads):
 
 torch.library.register_autograd('kdgan::scaled_bias_act', _backward, setup_context=_setup)
 torch.library.register_autograd('kdgan::scaled_bias_act_grad', _grad_backward, setup_context=_grad_setup)
-torch.library.register_autograd('kdgan::scaled_bias_act_grad2', _grad2_backward, setup_context=lambda ctx, inputs,
-                                output: None)
+torch.library.register_autograd('kdgan::scaled_bias_act_grad2', _grad2_backward,
+                                setup_context=lambda ctx, inputs, output: None)

@@ -213,8 +213,7 @@ def _fake(x, f, upx, upy, downx, downy, left, right, top, bottom, flip, gain):
 
 
 _upfirdn2d = define('upfirdn2d(Tensor x, Tensor f, int upx, int upy, int downx, int downy, int left, int right, int '
-                    'top, int bottom, '
-                    'bool flip, float gain) -> Tensor', _forward, _fake, 'upfirdn2d')
+                    'top, int bottom, bool flip, float gain) -> Tensor', _forward, _fake, 'upfirdn2d')
 
 
 def _setup(ctx, inputs, output):

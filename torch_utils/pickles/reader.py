@@ -193,8 +193,7 @@ def _storage(machine, span):
 def _dtype(_machine, code, *_align_and_copy):
     if type(code) is not str or len(code) > 3 or code.lstrip('<>=|') not in ARRAY_DTYPES:
         raise UnusableFile(f'it has a numpy array of the type '
-                           f'{str(code)[:20] if type(code) is str else type(code).__name__!r}; '
-                          'only numbers are read')
+                           f'{str(code)[:20] if type(code) is str else type(code).__name__!r}; only numbers are read')
     return DType(code.lstrip('<>=|'))
 
 

@@ -1,4 +1,4 @@
-"""The base configurations (--cfg) and augmentation presets: one row each, with its source and what to expect of it."""
+"""The base configurations (--cfg): one row each, with its source and what to expect of it."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from ..networks.biggan_row import PUBLISHED
 
 
 class Preset(NamedTuple):
-    """Defaults of a training configuration; `None` in the first part = computed from resolution and number of GPUs."""
+    """Defaults of a training configuration. From `batch` to `ema_kimg`, `None` is computed from resolution and GPUs."""
     source: str
     expect: str
     mapping_layers: int
@@ -77,7 +77,7 @@ PRESETS = {
         gamma=10, ema_kimg=10, ema_start_kimg=10, mapping_layers=8, lazy_regularization=False,
         loss_kwargs=dict(pl_weight=0), mirror=True, half_precision=False, snapshot_ticks=25, metrics='fid5k_full'),
     'demo': Preset(
-        'ours', 'with --data=demo --init-from=demo: drawn faces after three minutes on two CPU cores', ref_gpus=1,
+        'ours', 'with --data=demo --init-from=demo: drawn faces after 3 to 7 minutes on two CPU cores', ref_gpus=1,
         kimg=16, batch=32, mbstd_group=4, lr=0.007, gamma=0.05, ema_kimg=4, ema_rampup=0.05, mapping_layers=2, z_dim=64,
         channel_max=64, loss_kwargs=dict(pl_weight=0, style_mixing_prob=0), kimg_per_tick=2, snapshot_ticks=4,
         metrics='featfid1k_full'),

@@ -15,9 +15,8 @@ import PIL.ImageDraw
 from dnnlib import files
 
 COLOURS = dict(red=(214, 62, 54), orange=(238, 144, 48), yellow=(240, 212, 70), green=(84, 168, 82),
-               blue=(66, 116, 202),
-               purple=(140, 86, 180), pink=(240, 150, 186), brown=(140, 96, 66), white=(236, 234, 228),
-               grey=(128, 132, 138))
+               blue=(66, 116, 202), purple=(140, 86, 180), pink=(240, 150, 186), brown=(140, 96, 66),
+               white=(236, 234, 228), grey=(128, 132, 138))
 MOODS = ('happy', 'sad', 'surprised', 'calm')
 HEADWEAR = ('a hat', 'spiky hair', 'long hair', 'no hair')
 EYES = ('open', 'closed', 'one-eyed')

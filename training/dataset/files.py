@@ -115,9 +115,8 @@ class ImageFiles:
         zipfile raise."""
         size, limit = self.size(name), self.largest if limit is None else limit
         if size > limit:
-            raise zipfile.BadZipFile(f'it would unfold into {size} bytes, {limit} are the '
-                                     'limit') if self.is_zip else OSError(
-                f'it has {size} bytes, {limit} are the limit')
+            raise (zipfile.BadZipFile(f'it would unfold into {size} bytes, {limit} are the limit') if self.is_zip
+                   else OSError(f'it has {size} bytes, {limit} are the limit'))
         stored = self._stored.get(name, name)
         return self._zip().open(stored) if self.is_zip else open(os.path.join(self.path, stored), 'rb')
 

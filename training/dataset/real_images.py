@@ -124,8 +124,7 @@ class RealImages:
             workers.errors_in_their_place()
         try:
             return next(self._stream)
-        except (RuntimeError, OSError,
-                EOFError) as err:        # DataLoader says that a worker died, or what it sent cannot be read
+        except (RuntimeError, OSError, EOFError) as err:        # a worker died, or what it sent cannot be read
             if 'Caught ' in str(err):                           # an error in a worker that is still alive
                 raise
             # Waits for the other workers: what is still marked as being read then belonged to the dead one

@@ -76,6 +76,7 @@ def _configure(opts, config, _dataset):
 METHOD = Method('apa', 'training.methods.apa.AdaptivePseudoAugmentation', [
     click.option('--apa', help='Adaptive pseudo augmentation: generated images among the real ones', is_flag=True),
     click.option('--apa-target', help='Target of APA  [default: 0.6]', type=FiniteRange(0, 1)),
-    click.option('--apa-kimg', help='Thousands of images in which its probability can move from 0 to 1  [default: 500]',
+    click.option('--apa-kimg', help='Thousands of images in which its probability can move from 0 to 1  [default: 500, '
+                                    'or 100 with --init-from]',
                  type=FiniteRange(min=0, min_open=True), metavar='KIMG'),
 ], configure=_configure)

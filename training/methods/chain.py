@@ -22,14 +22,16 @@ class Chain(Term):
     After every convolution of D's blocks, before bias and activation, with the statistics of a channel over the batch
     and space:
 
-        psi = sqrt(mean x^2 + 1e-5),    y = x / psi * min over channels of psi (without gradient),    x <- (1 - M) x + M
-        y
+        psi = sqrt(mean x^2 + 1e-5)
+        y = x / psi * min over channels of psi (without gradient)
+        x <- (1 - M) x + M y
 
     M is 1 with probability p for each sample and channel. In the D step weight * (p + base) * sum over layers and
     channels of (mean x)^2 is added. p moves by `step` per iteration from `start` on, up where r > target and down where
     r < target, within [0, 1]; r is the average of sign D(reals) with decay 0.9.
 
-    Reals and fakes pass through D separately, so each has its own statistics; so has each micro-batch and each process.
+    Reals and fakes have statistics of their own where they pass through D separately (of BigGAN they are one pass); so
+    has each micro-batch and each process.
     The published code is for another network, where the normalisation follows a convolution without activation; hence
     the place before the activation here.
 

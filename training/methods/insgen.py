@@ -182,8 +182,7 @@ def _configure(opts, config, _dataset):
 METHOD = Method('insgen', 'training.methods.insgen.InsGen', [
     click.option('--insgen', help='Instance discrimination of reals and fakes (InsGen)', is_flag=True),
     click.option('--insgen-queue', help='Keys in its queues  [default: 5% of the images, at least 4 batches]',
-                 type=click.IntRange(min=1),
-                 metavar='INT'),
+                 type=click.IntRange(min=1), metavar='INT'),
     click.option('--insgen-weight-real', help='Weight for reals  [default: 1]', type=WEIGHT),
     click.option('--insgen-weight-fake', help='Weight for fakes  [default: 1]', type=WEIGHT),
     *common_options('--insgen'),

@@ -12,8 +12,6 @@ from .stylegan2_layers import (
 
 __all__ = [
     'Conv2dLayer', 'Discriminator', 'DiscriminatorBlock', 'DiscriminatorEpilogue', 'DiscriminatorFeatures',
-    'FullyConnectedLayer', 'Generator',
-    'MappingNetwork', 'MinibatchStdLayer', 'SynthesisBlock', 'SynthesisLayer', 'SynthesisNetwork', 'ToRGBLayer',
-    'modulated_conv2d',
-    'normalize_2nd_moment',
+    'FullyConnectedLayer', 'Generator', 'MappingNetwork', 'MinibatchStdLayer', 'SynthesisBlock', 'SynthesisLayer',
+    'SynthesisNetwork', 'ToRGBLayer', 'modulated_conv2d', 'normalize_2nd_moment',
 ]

@@ -33,10 +33,8 @@ class DiscriminatorBlock(Block):
     """
 
     def __init__(self, in_channels, tmp_channels, out_channels, resolution, img_channels, first_layer_idx=0,
-                 architecture='resnet',
-                 activation='lrelu', resample_filter=(1, 3, 3, 1), conv_clamp=None, use_fp16=False,
-                 half_dtype='float16',
-                 fp16_channels_last=False, freeze_layers=0):
+                 architecture='resnet', activation='lrelu', resample_filter=(1, 3, 3, 1), conv_clamp=None,
+                 use_fp16=False, half_dtype='float16', fp16_channels_last=False, freeze_layers=0):
         super().__init__(use_fp16, half_dtype, fp16_channels_last)
         if architecture not in ('orig', 'skip', 'resnet'):
             raise ValueError(f"architecture is {architecture!r}, it must be 'orig', 'skip' or 'resnet'")
@@ -58,8 +56,7 @@ class DiscriminatorBlock(Block):
                                  resample_filter=resample_filter, **act)
         if architecture == 'resnet':
             self.skip = Conv2dLayer(tmp_channels, out_channels, kernel_size=1, bias=False, down=2,
-                                    trainable=trainable(),
-                                    resample_filter=resample_filter)
+                                    trainable=trainable(), resample_filter=resample_filter)
 
     def forward(self, x, img, force_fp32=False):
         """x [N, in_channels, H, W] (None for the first block), img (None once it has been read) -> both for the next
@@ -87,8 +84,7 @@ class DiscriminatorEpilogue(torch.nn.Module):
     """
 
     def __init__(self, in_channels, cmap_dim, resolution, img_channels, architecture='resnet', mbstd_group_size=4,
-                 mbstd_num_channels=1,
-                 activation='lrelu', conv_clamp=None):
+                 mbstd_num_channels=1, activation='lrelu', conv_clamp=None):
         super().__init__()
         self.cmap_dim = cmap_dim
         if architecture == 'skip':
@@ -134,8 +130,8 @@ class Discriminator(torch.nn.Module):
     """
 
     def __init__(self, c_dim, img_resolution, img_channels, architecture='resnet', channel_base=32768, channel_max=512,
-                 num_fp16_res=0,
-                 conv_clamp=None, cmap_dim=None, block_kwargs=None, mapping_kwargs=None, epilogue_kwargs=None):
+                 num_fp16_res=0, conv_clamp=None, cmap_dim=None, block_kwargs=None, mapping_kwargs=None,
+                 epilogue_kwargs=None):
         super().__init__()
         self.c_dim = c_dim
         self.img_resolution = img_resolution
@@ -149,8 +145,7 @@ class Discriminator(torch.nn.Module):
         first_layer_idx = 0
         for res in self.block_resolutions:
             block = DiscriminatorBlock(channels[res] if res < img_resolution else 0, channels[res], channels[res // 2],
-                                       resolution=res,
-                                       first_layer_idx=first_layer_idx, use_fp16=res in half,
+                                       resolution=res, first_layer_idx=first_layer_idx, use_fp16=res in half,
                                        **(block_kwargs or {}), **common)
             setattr(self, f'b{res}', block)
             first_layer_idx += block.num_layers

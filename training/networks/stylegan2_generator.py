@@ -35,8 +35,7 @@ class MappingNetwork(torch.nn.Module):
     """
 
     def __init__(self, z_dim, c_dim, w_dim, num_ws, num_layers=8, embed_features=None, layer_features=None,
-                 activation='lrelu',
-                 lr_multiplier=0.01, w_avg_beta=0.995):
+                 activation='lrelu', lr_multiplier=0.01, w_avg_beta=0.995):
         super().__init__()
         self.z_dim = z_dim
         self.c_dim = c_dim
@@ -89,8 +88,7 @@ class SynthesisLayer(torch.nn.Module):
     """Modulated 3x3 convolution, noise, bias and activation. x [N, in_channels, H, W], w [N, w_dim]."""
 
     def __init__(self, in_channels, out_channels, w_dim, resolution, kernel_size=3, up=1, use_noise=True,
-                 activation='lrelu',
-                 resample_filter=(1, 3, 3, 1), conv_clamp=None):
+                 activation='lrelu', resample_filter=(1, 3, 3, 1), conv_clamp=None):
         super().__init__()
         self.resolution = resolution            # of the result
         self.up = up
@@ -161,8 +159,8 @@ class SynthesisBlock(Block):
     """
 
     def __init__(self, in_channels, out_channels, w_dim, resolution, img_channels, is_last, architecture='skip',
-                 resample_filter=(1, 3, 3, 1),
-                 conv_clamp=None, use_fp16=False, half_dtype='float16', fp16_channels_last=False, **layer_kwargs):
+                 resample_filter=(1, 3, 3, 1), conv_clamp=None, use_fp16=False, half_dtype='float16',
+                 fp16_channels_last=False, **layer_kwargs):
         super().__init__(use_fp16, half_dtype, fp16_channels_last)
         if architecture not in ('orig', 'skip', 'resnet'):
             raise ValueError(f"architecture is {architecture!r}, it must be 'orig', 'skip' or 'resnet'")

@@ -20,8 +20,7 @@ def normalize_2nd_moment(x, dim=1, eps=1e-8):
 
 
 def modulated_conv2d(x, weight, styles, noise=None, up=1, down=1, padding=0, resample_filter=None, demodulate=True,
-                     flip_weight=True,
-                     fused_modconv=True):
+                     flip_weight=True, fused_modconv=True):
     """Convolution whose input channels are scaled per sample (StyleGAN2, section 2.2).
 
     Args:
@@ -36,8 +35,7 @@ def modulated_conv2d(x, weight, styles, noise=None, up=1, down=1, padding=0, res
     Returns:             [N, O, H', W'] in the dtype of `x`.
     """
     x, coefs = modulated_conv2d_unscaled(x, weight, styles, demodulate, fused_modconv, f=resample_filter, up=up,
-                                         down=down, padding=padding,
-                                         flip_weight=flip_weight)
+                                         down=down, padding=padding, flip_weight=flip_weight)
     noise = None if noise is None else noise.to(x.dtype)
     if coefs is None:
         return x if noise is None else x + noise
@@ -124,8 +122,7 @@ class Conv2dLayer(torch.nn.Module):
     normalize = None
 
     def __init__(self, in_channels, out_channels, kernel_size, bias=True, activation='linear', up=1, down=1,
-                 resample_filter=(1, 3, 3, 1),
-                 conv_clamp=None, trainable=True):
+                 resample_filter=(1, 3, 3, 1), conv_clamp=None, trainable=True):
         super().__init__()
         self.activation = activation
         self.up = up

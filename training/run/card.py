@@ -171,8 +171,7 @@ def _training_rows(c, G_kwargs, nimg, stats, history):
         ('R1 weight', loss.get('r1_gamma')), ('half-life of the weight average',
                                               kimg(c['ema_kimg'] * 1000) if 'ema_kimg' in c else None),
         ('precision', _precision(G_kwargs) if c else None), ('augmentation', _augmentation(c, stats)),
-        *_methods(_terms(c), stats),
-        ('started from', _start(c) if c else None), *_rollbacks(history), *_edits(history),
+        *_methods(_terms(c), stats), ('started from', _start(c) if c else None), *_rollbacks(history), *_edits(history),
         ('seed', c.get('random_seed')),
         ('processes', f'{c["num_gpus"]} on {c.get("device", NOT_RECORDED)}' if 'num_gpus' in c else None),
         ('time', None if seconds is None else dnnlib.util.format_time(seconds)),
@@ -200,8 +199,8 @@ def _start(c):
 
 def _rollbacks(history):
     return [('rollback', f'from {kimg(event["cur_nimg"])} to {kimg(event["to"])}, learning rate times '
-                         f'{event["lr_factor"]:g}: gradients were '
-             'infinite or NaN') for event in history if event['event'] == 'rollback']
+                         f'{event["lr_factor"]:g}: gradients were infinite or NaN')
+            for event in history if event['event'] == 'rollback']
 
 
 def _edits(history):

@@ -31,13 +31,12 @@ def _or_none(wanted):
 
 
 RECORD = dict(          # what a card takes from a record
-    metric=_is_text, value=_or_none(_is_number), snapshot=_is_text, cur_nimg=_or_none(_is_count), torch=_is_text,
-              device=_is_text, date=_is_text,
-    detector=dict(identity=_is_text, resize=_is_text),
+    metric=_is_text, value=_or_none(_is_number), snapshot=_is_text, cur_nimg=_or_none(_is_count),
+    torch=_is_text, device=_is_text, date=_is_text, detector=dict(identity=_is_text, resize=_is_text),
     reference=_or_none(dict(dataset=_is_text, content_hash=_is_text, images=_is_count,
                             mirrored=lambda value: type(value) is bool)),
-    better=lambda value: value in ('lower', 'higher'), intervals=lambda value: type(value) is dict
-              and _or_none(_is_interval)(value.get('value')),
+    better=lambda value: value in ('lower', 'higher'),
+    intervals=lambda value: type(value) is dict and _or_none(_is_interval)(value.get('value')),
     formula=_or_none(dict(covariance=_or_none(_is_text))),
     generated=dict(images=_is_count, seed=_is_count, truncation_psi=_is_number, noise_mode=_is_text, labels=_is_text))
 OPTIONAL = dict(better='lower', intervals={}, formula=None)          # what a record may leave out

@@ -6,18 +6,17 @@ import re
 
 # May differ when a run is continued: none of these changes the training. A point separates a table and its entry.
 FREE = ('total_kimg', 'run_dir', 'snapshot_keep', 'snapshot_networks', 'image_snapshot_ticks', 'network_snapshot_ticks',
-        'grid_images',
-        'metrics', 'metric_kwargs', 'metric_set_kwargs', 'data_loader_kwargs', 'cudnn_benchmark', 'cuda_graphs',
-        'bad_steps_kwargs',
-        'observers', 'options_given', 'report_kwargs', 'found_out', 'terms.kd.texts_origin')
+        'grid_images', 'metrics', 'metric_kwargs', 'metric_set_kwargs', 'data_loader_kwargs', 'cudnn_benchmark',
+        'cuda_graphs', 'bad_steps_kwargs', 'observers', 'options_given', 'report_kwargs', 'found_out',
+        'terms.kd.texts_origin')
 OPTION_OF = {
     'random_seed': '--seed', 'kd.seed': '--seed', 'num_gpus': '--gpus', 'device': '--device', 'batch_size': '--batch',
     'batch_gpu': '--batch-gpu', 'training_set_kwargs.path': '--data', 'training_set_kwargs.max_size': 'images',
     'training_set_kwargs.xflip': '--mirror', 'training_set_kwargs.use_labels': '--cond',
     'training_set_kwargs.random_seed': '--seed',
     'kimg_per_tick': '--tick', 'r1_gamma': '--gamma', 'ada_target': '--target', 'augment_p': '--p',
-    'augment_ramp_kimg': '--p-kimg', 'init_from': '--init-from',
-    'fork_from': '--fork-from', 'allow_tf32': '--allow-tf32', 'conv_tf32': '--allow-tf32',
+    'augment_ramp_kimg': '--p-kimg', 'init_from': '--init-from', 'fork_from': '--fork-from',
+    'allow_tf32': '--allow-tf32', 'conv_tf32': '--allow-tf32',
     'channels_last': '--nhwc', 'fp32': '--fp32', 'teacher_fp32': '--fp32',
     'compile': '--compile', 'kd.methods': '--kd',
     'kd.settings.teacher_input': '--kd-input',

@@ -1,5 +1,7 @@
-"""Writes the network that `make demo` starts from: python -m training.run.demo_network RUN, the end of `make
-demo-network`."""
+"""Writes the network that `make demo` starts from: python -m training.run.demo_network RUN.
+
+It is the end of `make demo-network`.
+"""
 
 import os
 

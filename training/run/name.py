@@ -14,8 +14,7 @@ OF_DATA = ('cond', 'subset', 'val_fraction', 'mirror')          # options about 
 UNNAMED = {
     'data', 'cfg', 'outdir', 'new_run', 'dry_run',
     'snap', 'snapshot_networks', 'snapshot_keep', 'tick', 'metrics', 'metric_data', 'detector', 'metric_teacher',
-    'early_stop',
-    'health', 'max_bad_steps', 'on_bad_steps',
+    'early_stop', 'health', 'max_bad_steps', 'on_bad_steps',
     'gpus', 'device', 'batch_gpu', 'nhwc', 'compile', 'cuda_graphs', 'nobench', 'workers',
 }
 # Options with another word in the name; '' = the value speaks for itself.

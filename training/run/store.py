@@ -52,7 +52,7 @@ class RunStore:
         networks = {name: networks[name] for name in self.config['snapshot_networks']}
         tensors, info = snapshots.pack(networks, self.network_kwargs,
                                        dict(options=dict(self.config), cur_nimg=cur_nimg, history=list(history),
-                                                                           class_names=self.dataset.class_names))
+                                            class_names=self.dataset.class_names))
         self.writer.submit(self._write_snapshot, self.snapshot_path(cur_nimg), checkpoint.copies(tensors), info)
 
     def _write_snapshot(self, path, tensors, info):

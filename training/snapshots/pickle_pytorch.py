@@ -20,8 +20,7 @@ from .arguments import Entry, checked, described, laid_out, match, read_entries
 
 CLASSES = {'G_ema': GENERATOR, 'G': GENERATOR, 'D': DISCRIMINATOR}
 PARTS = ('MappingNetwork', 'SynthesisNetwork', 'SynthesisBlock', 'SynthesisLayer', 'ToRGBLayer', 'FullyConnectedLayer',
-         'Conv2dLayer',
-         'DiscriminatorBlock', 'DiscriminatorEpilogue', 'MinibatchStdLayer')
+         'Conv2dLayer', 'DiscriminatorBlock', 'DiscriminatorEpilogue', 'MinibatchStdLayer')
 BFLOAT16_RES = 'bfloat16_res'   # attribute that our writer adds: how many resolutions are bfloat16 here, float32 there
 # Of a network: modules, length of a tensor's name; a generator for 1024x1024 has about 80 modules
 MAX_PARTS, MAX_NAME = 1000, 200

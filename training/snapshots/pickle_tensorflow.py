@@ -24,9 +24,8 @@ NAMES = ('G', 'D', 'G_ema')             # the order in the file; G_ema is called
 MAX_VARIABLES = 1000                    # of a network; a generator for 1024x1024 has about 170
 CLASS = 'dnnlib.tflib.network.Network'
 SETTINGS = ('func_name', 'randomize_noise', 'truncation_psi', 'truncation_cutoff', 'truncation_psi_val',
-            'truncation_cutoff_val', 'style_mixing_prob',
-            'is_training', 'is_validation', 'is_template_graph', 'return_dlatents', 'fused_modconv', 'mapping_func',
-            'synthesis_func', 'components')
+            'truncation_cutoff_val', 'style_mixing_prob', 'is_training', 'is_validation', 'is_template_graph',
+            'return_dlatents', 'fused_modconv', 'mapping_func', 'synthesis_func', 'components')
 # We have no other
 FIXED = dict(fmap_min=1, fmap_decay=1.0, normalize_latents=True, use_noise=True, dtype='float32',
              dlatent_broadcast=None)

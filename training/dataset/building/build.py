@@ -130,8 +130,8 @@ def make_record(source, usable: list[Scan], num_scanned: int, opts: dict) -> dic
     return {
         'source': source.name, **options,
         'images': len(usable), 'left_out': num_scanned - len(usable), 'size': list(usable[0].size),
-        'mode': usable[0].mode,
-        'tool': f'dataset_tool {VERSION}', 'pillow': PIL.__version__, 'source_record': source.record or None,
+        'mode': usable[0].mode, 'tool': f'dataset_tool {VERSION}', 'pillow': PIL.__version__,
+        'source_record': source.record or None,
     }
 
 
