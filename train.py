@@ -26,13 +26,13 @@ from training.config.build import (
     add_observers,
     add_schedule,
     check_dataset,
-    check_micro_batch,
     data_path,
     metric_data_path,
     number_of_processes,
     open_dataset,
     warn_of_few_images,
 )
+from training.config.micro_batch import check_micro_batch
 from training.launch import launch
 from training.methods import apa, chain, fakeclr, insgen, lecam, ortho
 from training.methods.method import add_methods, check_methods, method_options
@@ -56,8 +56,7 @@ METHODS = [apa.METHOD, lecam.METHOD, ortho.METHOD, chain.METHOD, insgen.METHOD, 
 @click.option('--cfg', help='Base configuration: low-shot for about a hundred photos at 256 on a GPU, demo for a CPU, '
                             'auto for anything else '
               '(docs/configs.md)', type=click.Choice(list(presets.PRESETS)), default='auto', show_default=True)
-@click.option('--gpus', help='Number of processes, a power of two  [default: 1]', type=click.IntRange(min=1),
-              metavar='INT')
+@click.option('--gpus', help='Number of processes  [default: 1]', type=click.IntRange(min=1), metavar='INT')
 @device_option('Where to train')
 @click.option('--snap', help='Save every N ticks', type=click.IntRange(min=1), metavar='INT')
 @click.option('--snapshot-networks', help='In a snapshot: G_ema alone, or G and D as well',
