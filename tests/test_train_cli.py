@@ -112,6 +112,9 @@ def test_the_name_of_a_run_says_what_was_chosen(args, name, tiny_data):
     (['--kd=cgkd', '--kd-texts=nosuch'], '--kd-texts=nosuch: there is no such file and no such preset'),
     (['--freezed=3'], '--freezed=3: without --init-from it would keep random layers; add --init-from=FILE, or '
                       'leave it out'),
+    (['--init-from=x', '--freezed=8'], '--freezed=8: the discriminator of --cfg=auto has 7 such layers at 16 pixels; '
+                                       'use --freezed=7 or less'),
+    (['--init-from=x', '--freezed=99', '--cfg=cifar'], '--freezed=99: .* has 5 such layers .* use --freezed=5 or less'),
     (['--cuda-graphs=1'], '--cuda-graphs=1: there are none without a CUDA device; leave it out'),
     (['--device=cuda'], '--device=cuda: torch finds no CUDA device; use --device=cpu')])
 def test_what_does_not_go_together_is_refused(args, message, tiny_data, monkeypatch):
