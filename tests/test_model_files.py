@@ -197,3 +197,8 @@ def test_a_folder_is_not_a_network(snapshot, tmp_path):
     assert (code == 1
             and f'Error: --source={tmp_path}: is a folder; name a snapshot in it, such as '
                 'network-snapshot-000060.safetensors' in output)
+    (tmp_path / 'empty').mkdir()
+    code, output = run_cli(generate.main, f'--network={tmp_path / "empty"}', f'--outdir={tmp_path / "out"}')
+    assert code == 1 and output.splitlines()[0] == (
+        f'Error: --network={tmp_path / "empty"}: is a folder, and there is no snapshot in it (yet); name a '
+        'network-snapshot-....safetensors of a run')

@@ -63,8 +63,8 @@ def test_bad_data_is_one_line_and_leaves_no_run_behind(case, tmp_path):
     (['--kd=agkd', '--kd-teacher=demo', '--kd-head=none'], 'Error: --kd-head=none: .* width 512, the teacher.s 128; '
                                                            'use --kd-head=linear'),
     (['--init-from=nothing.safetensors'], 'Error: --init-from=nothing.safetensors: there is no such file'),
-    (['--init-from=.'], 'Error: --init-from=.: is a folder; name a snapshot in it, such as '
-                        'network-snapshot-000060.safetensors'),
+    (['--init-from=.'], r'Error: --init-from=.: is a folder, and there is no snapshot in it \(yet\); name a '
+                        'network-snapshot-....safetensors of a run'),
     (['--metrics=fid5k_full', '--detector=nothing.pt'], 'Error: --detector=nothing.pt'),
     (['--metrics=clipfid5k_full', '--metric-teacher=nothing.safetensors'],
      'Error: --metric-teacher=nothing.safetensors: .* does not exist'),
