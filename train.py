@@ -18,7 +18,6 @@ from kd_plugin.teacher import check_name
 from metrics import metric_main
 from torch_utils import distributed
 from torch_utils.devices import torch_device
-from training import model_files
 from training.config import presets
 from training.config.augmentations import add_augmentation, augmentation_options
 from training.config.build import (
@@ -37,11 +36,11 @@ from training.launch import launch
 from training.methods import apa, chain, fakeclr, insgen, lecam, ortho
 from training.methods.method import add_methods, check_methods, method_options
 from training.networks.architectures import ARCHITECTURES, require
+from training.networks_setup import check_init_from
 from training.run import bad_steps, fork
 from training.run import keep as snapshot_keep
 from training.run.find import find_run
 from training.run.name import departing, run_name
-from training.snapshots import files as snapshots
 
 # What can be added to the GAN loss, in the order in which it acts: a row is a module's METHOD.
 METHODS = [apa.METHOD, lecam.METHOD, ortho.METHOD, chain.METHOD, insgen.METHOD, fakeclr.METHOD, vision_aided.METHOD,
@@ -150,7 +149,7 @@ def main(**opts):
         if trains:
             preflight(config, opts)
         elif status != 'complete':
-            check_names(config)
+            check_names(config, opts)
         print_summary(config, run_dir, status)
         if opts.dry_run:
             distributed.print0('Dry run; exiting.')
@@ -248,32 +247,19 @@ def print_summary(config, run_dir, status):
 def preflight(config, opts):
     """Checks what would fail later: snapshot to start from, teacher, detector."""
     if config.init_from:
-        check_init_from(config, opts)
+        check_init_from(config.init_from, opts.freezed)
     check_methods(METHODS, config)
     check_metrics(config, opts)
 
 
-def check_names(config):
+def check_names(config, opts):
     """The part of `preflight` that --dry-run runs, with the same messages: checks without loading and downloads."""
-    if config.init_from and model_files.is_local(config.init_from):
-        model_files.locate(config.init_from, '--init-from')
+    if config.init_from:
+        check_init_from(config.init_from, opts.freezed, header_only=True)
     check_methods(METHODS, config, names_only=True)
     kwargs = config.metric_kwargs
     if 'teacher' in metric_main.check_names(config.metrics, kwargs['detector']):
         check_name(kwargs['teacher_kwargs']['name'], '--metric-teacher')
-
-
-def check_init_from(config, opts):
-    """Raises UserError if the networks are not available, or include no D whose layers --freezed could keep."""
-    with distributed.main_process_first():
-        path = model_files.locate(config.init_from, '--init-from')
-    try:
-        networks = snapshots.load_networks(path).networks
-    except UserError as err:
-        raise UserError(f'--init-from={config.init_from}: {err}') from err
-    if opts.freezed and 'D' not in networks:
-        raise UserError(f'--freezed={opts.freezed}: there is no D in --init-from={config.init_from}; use a snapshot '
-                        'written with --snapshot-networks=all or a training-state.safetensors, or leave --freezed out')
 
 
 def check_metrics(config, opts):
