@@ -1,5 +1,6 @@
 """The programs that make a cell, one after the other, each in a process of its own."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -29,14 +30,18 @@ class Plan:
         files:   options of calc_metrics.py that name networks: {'--detector': file, ...}.
         device:  as of train.py.
         further: more options of train.py.
-    Raises: UserError if a file of the data set is missing, or holds another number of images.
+        dry:     only list in `missing` what is missing; the folders of the trainings are then called DIGEST, since
+                 their names depend on it.
+    Raises: UserError if a file of the data set is missing, or holds another number of images, unless `dry`.
     """
 
-    def __init__(self, cell, data, outdir, scale=1, teacher=None, judge=None, files=None, device='auto', further=()):
+    def __init__(self, cell, data, outdir, scale=1, teacher=None, judge=None, files=None, device='auto', further=(),
+                 dry=False):
         self.cell, self.outdir, self.scale, self.judge = cell, outdir, scale, judge
         self.teacher = teacher if cell.system_options(teacher) != cell.system_options() else None
         self.device, self.further = device, list(further)
         self.files = {option: file for option, file in (files or {}).items() if file}
+        self.dry, self.missing = dry, []
         source = DATA[cell.data]
         self.data = self._find(data, source, source.file, source.images)
         self.reference = self._find(data, source, source.reference, source.reference_images)
@@ -50,23 +55,34 @@ class Plan:
             return None
         path = os.path.join(folder, file)
         made = '; '.join(f'python {command}' for command in source.preparation)
-        if not os.path.isfile(path):
-            raise UserError(f'--data={folder}: {file} is not there; it is made by: {made}')
-        if self.scale >= 1 and (found := images_in(path)) != images:
-            raise UserError(f'--data={folder}: {file} holds {found} images, the paper has {images}; it is made by: '
-                            f'{made}')
+        with self._told():
+            if not os.path.isfile(path):
+                raise UserError(f'--data={folder}: {file} is not there; it is made by: {made}')
+            if self.scale >= 1 and (found := images_in(path)) != images:
+                raise UserError(f'--data={folder}: {file} holds {found} images, the paper has {images}; it is made '
+                                f'by: {made}')
         return os.path.abspath(path)
 
-    @staticmethod
-    def _with_file(folder, option):
+    @contextlib.contextmanager
+    def _told(self):
+        """Lists what is wrong, instead of an error, where nothing is to be done yet."""
+        try:
+            yield
+        except UserError as err:
+            if not self.dry:
+                raise
+            self.missing.append(str(err))
+
+    def _with_file(self, folder, option):
         """A teacher that is a file lies with the data."""
         name, _, value = option.partition('=')
         if not value.endswith('.pth'):
             return option
         path = os.path.join(folder, value)
-        if not os.path.isfile(path):
-            raise UserError(f'--data={folder}: the teacher {value} is not there; put it there, as its authors released '
-                            'it, or take another one by --teacher')
+        with self._told():
+            if not os.path.isfile(path):
+                raise UserError(f'--data={folder}: the teacher {value} is not there; put it there, as its authors '
+                                'released it, or take another one by --teacher')
         return f'{name}={os.path.abspath(path)}'
 
     def facts(self):
@@ -77,7 +93,7 @@ class Plan:
 
     def folder(self, seed):
         """Of a training: its run, and what is measured of it."""
-        digest = hashlib.sha256(json.dumps(self.facts()).encode()).hexdigest()[:8]
+        digest = 'DIGEST' if self.missing else hashlib.sha256(json.dumps(self.facts()).encode()).hexdigest()[:8]
         return os.path.join(self.outdir, self.cell.data, f'{self.cell.system}-{digest}', f'seed{seed}')
 
     def train_command(self, seed):
