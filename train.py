@@ -9,6 +9,7 @@ import click
 import dnnlib
 from dnnlib import UserError
 from dnnlib.commands import Command, FiniteRange, NumberOrAuto, SwitchOrAuto, device_option, refused_option
+from dnnlib.errors import refuse_idle
 from dnnlib.published import without_folders
 from dnnlib.util import split_names, user_errors
 from kd_plugin import options as kd_options
@@ -214,10 +215,10 @@ def add_metrics(config, opts, preset, dataset):
         for ability in metric_main.find_metric(name)[0].abilities:
             abilities = ARCHITECTURES[preset.architecture].abilities
             require(abilities, ability, f'--metrics={name}', 'leave it out of --metrics')
-    for name in ('detector', 'metric_teacher', 'metric_data'):
-        if opts[name] is not None and not config.metrics:
-            raise UserError(f'--{name.replace("_", "-")}={opts[name]}: has no effect with --metrics=none; leave one '
-                            'of them out')
+    origin = '' if opts.metrics else f' (the default of --cfg={opts.cfg})'
+    metric_main.check_used(config.metrics, origin, detector=opts.detector, metric_teacher=opts.metric_teacher)
+    if not config.metrics:
+        refuse_idle('with --metrics=none', metric_data=opts.metric_data)
     usual = 'demo' if opts.data == 'demo' else DEFAULT_TEACHER
     teacher = opts.metric_teacher or config.terms.get('kd', {}).get('teacher', usual)
     config.metric_kwargs = dict(func_name='metrics.metric_main.calc_and_report', detector=opts.detector,

@@ -14,6 +14,7 @@ from dnnlib.files import sha256_of_file
 from .cells import NAMES
 from .data_sets import DATA
 
+NETWORKS = {'fid': ('--detector',), 'is': ('--detector',), 'lpips': ('--alexnet', '--lpips-heads')}
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -102,15 +103,14 @@ class Plan:
                 f'--metrics={metric}', '--snapshot-keep=best=1,last=1', f'--device={self.device}',
                 *([f'--metric-data={self.reference}'] if self.reference else []),
                 *([f'--metric-teacher={self.judge}'] if self.judge else []),
-                *[f'{name}={file}' for name, file in self.files.items() if name == '--detector']]
+                *self._files_of('fid')]
 
     def measure_command(self, network, evaluation, outdir):
         fid = self.cell.measure == 'fid'
         return ['calc_metrics.py', f'--network={network}', f'--metrics={self.cell.metric(self.scale, self.judge)}',
                 f'--outdir={outdir}', f'--seed={evaluation}', f'--device={self.device}', '--bootstrap=0',
                 *([f'--ref={self.reference or self.data}'] if fid else []),
-                *([f'--teacher={self.judge}'] if self.judge and fid else []),
-                *[f'{name}={file}' for name, file in self.files.items()]]
+                *([f'--teacher={self.judge}'] if self.judge and fid else []), *self._files_of(self.cell.measure)]
 
     def try_command(self, seed):
         """Measures a few images of the network that comes with the project: what the measure needs is there, or is
@@ -120,7 +120,12 @@ class Plan:
         network = os.path.join(ROOT, 'training', 'demo_network.safetensors')
         return ['calc_metrics.py', f'--network={network}', f'--metrics={NAMES[self.cell.measure].format(10)}',
                 f'--outdir={os.path.join(self.folder(seed), "try")}', f'--device={self.device}', '--bootstrap=0',
-                *[f'{name}={file}' for name, file in self.files.items()]]
+                *self._files_of(self.cell.measure)]
+
+    def _files_of(self, measure):
+        """The options that name the networks of a measure."""
+        used = () if measure == 'fid' and self.judge else NETWORKS[measure]
+        return [f'{name}={file}' for name, file in self.files.items() if name in used]
 
     def evaluations(self, seed):
         """Where its measurements are: with the run, so that those of another one are not taken for them."""

@@ -155,6 +155,20 @@ def test_commands_name_the_reference_the_judge_and_the_seed(tmp_path):
     assert not any(option.startswith(('--ref', '--teacher')) for option in lpips.measure_command('a', 1, 'out'))
 
 
+@pytest.mark.parametrize('cell, judge, trained, measured', [
+    ('table2/cifar10-10/da', None, ['--detector'], ['--detector']), ('table2/cifar10-10/da', 'lite0', [], []),
+    ('table5/cifar10-10/da', 'lite0', [], ['--alexnet', '--lpips-heads'])])
+def test_commands_name_the_networks_that_they_use(cell, judge, trained, measured, tmp_path):
+    """The others would be refused."""
+    archive(tmp_path / 'cifar10-5000.zip', 5000)
+    archive(tmp_path / 'cifar10-test.zip', 10_000)
+    names = ['--detector', '--alexnet', '--lpips-heads']
+    plan = Plan(cells.find(cell), str(tmp_path), 'out', judge=judge, files=dict.fromkeys(names, program()))
+    named = lambda command: [name for name in names if f'{name}={program()}' in command]
+    assert named(plan.train_command(0)) == trained and named(plan.measure_command('a', 1, 'out')) == measured
+    assert plan.try_command(0) is None or named(plan.try_command(0)) == measured
+
+
 def test_a_dry_run_lists_what_is_missing(tmp_path):
     """After the commands, whose folder depends on it."""
     run = lambda: run_cli(reproduce.main, 'run', 'table7/cifar10-10/da+kd-tcl', f'--data={tmp_path}', '-n', '--seeds=1')

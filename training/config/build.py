@@ -7,6 +7,7 @@ import os
 
 import dnnlib
 from dnnlib import UserError
+from dnnlib.errors import refuse_idle
 from torch_utils import devices, distributed
 
 from ..dataset import demo as demo_data
@@ -160,13 +161,20 @@ def add_networks(config, opts, preset):
     if has_one_pass(preset):
         check_one_pass(opts, preset, gamma)
     config.loss_kwargs = dict(class_name='training.loss.StyleGAN2Loss', r1_gamma=gamma, **{**off, **preset.loss_kwargs})
-    if opts.cuda_graphs is True and config.device != 'cuda':
-        raise UserError('--cuda-graphs=1: there are none without a CUDA device; leave it out')
+    if config.device != 'cuda':
+        check_without_cuda(opts)
     # 'auto', True (insist) or False. The results are the same, so a run may continue with another value.
     config.update(compile=opts.compile, cuda_graphs=opts.cuda_graphs if config.device == 'cuda' else False)
     config.update(init_from=opts.init_from, allow_tf32=bool(opts.allow_tf32), cudnn_benchmark=not opts.nobench)
     # torch's default. It pays: the small maps that stay in float32 are a fifth of the work of a step.
     config.conv_tf32 = not on_cpu and opts.allow_tf32 is not False
+
+
+def check_without_cuda(opts):
+    """Raises UserError for options that ask for what only a GPU has."""
+    if opts.cuda_graphs is True:
+        raise UserError('--cuda-graphs=1: there are none without a CUDA device; leave it out')
+    refuse_idle('without a CUDA device', allow_tf32=opts.allow_tf32 or None, nobench=opts.nobench or None)
 
 
 def check_one_pass(opts, preset, gamma):
