@@ -271,7 +271,7 @@ def snapshot_of_nothing(tmp_path):
 
 @pytest.mark.parametrize('make_args, message', [
     (lambda tmp: ['--network=/nowhere.safetensors'], '/nowhere.safetensors: there is no such file'),
-    (lambda tmp: [f'--network={tmp / "photos.zip"}'], 'photos.zip: is a zip, such as a data set; name a network-snapshot'),
+    (lambda tmp: [f'--network={tmp / "photos.zip"}'], 'photos.zip: is a zip, such as a data set; name'),
     (lambda tmp: [snapshot_of_nothing(tmp)], 'y.safetensors: there is no G_ema in it'),
     (lambda tmp: [f'--network={make_snapshot(tmp / "y.safetensors", None, training={})}'],
      'y.safetensors: the snapshot does not say what it was trained on; .* --ref=PATH'),
