@@ -76,6 +76,8 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
     """What the command does; options as of the command. Everything that can be wrong is found out before the work
     begins."""
     names = parse_metrics(metrics)
+    others = dict(vgg16=vgg16, alexnet=alexnet, lpips_heads=lpips_heads)
+    metric_main.check_used(names, detector=detector, teacher=teacher, **others)
     device = cpu_threads.settle(distributed.init(torch_device(device)))
     with distributed.main_process_first():
         model_files.locate(network)
@@ -97,10 +99,9 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
     elif data is not None:
         distributed.print0(f'Warning: --ref={data} is not looked at: {metrics} is of generated images alone.')
     outdir = choose_outdir(outdir, network)
-    detectors = metric_main.load_detectors(names, device, detector,
-                                           dict(func_name='kd_plugin.teacher.load_teacher', name=teacher,
-                                                option='--teacher'),
-                                           vgg16=vgg16, alexnet=alexnet, lpips_heads=lpips_heads)
+    teacher_kwargs = dict(func_name='kd_plugin.teacher.load_teacher', name=teacher or DEFAULT_TEACHER,
+                          option='--teacher')
+    detectors = metric_main.load_detectors(names, device, detector, teacher_kwargs, **others)
     if device.type == 'cpu':
         keep_freed_memory()
     metric_main.calc_and_report(outdir, model_files.address_of(network), info['training'].get('cur_nimg'),
@@ -123,8 +124,9 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
 @click.option('--vgg16', help='VGG16 network of pr and ppl, if it cannot be downloaded', metavar='FILE')
 @click.option('--alexnet', help='AlexNet of lpips_diversity, if it cannot be downloaded', metavar='FILE')
 @click.option('--lpips-heads', help='Linear heads of lpips_diversity, if they cannot be downloaded', metavar='FILE')
-@click.option('--teacher', '--kd-teacher', 'teacher', default=DEFAULT_TEACHER, show_default=True, metavar='NAME',
-              help='Teacher whose features the feat... metrics compare; clip... is their older name')
+@click.option('--teacher', '--kd-teacher', 'teacher', metavar='NAME',
+              help='Teacher whose features the feat... metrics compare; clip... is their older name  '
+                   f'[default: {DEFAULT_TEACHER}]')
 @device_option()
 @batch_option(64)
 @click.option('--workers', help='Processes that read the real images', type=click.IntRange(min=0), default=2,

@@ -16,6 +16,7 @@ import torch
 import tqdm
 
 from dnnlib.commands import SETTINGS, PlainOrCommand
+from dnnlib.errors import refuse_idle
 from inference import latents as sampling
 from inference import neighbors, options, video_files
 from inference import walk as latent_walk
@@ -46,8 +47,8 @@ num_range = parse_seeds         # the name in StyleGAN2-ADA, which scripts impor
 @click.option('--seeds', help='Random seeds, like 0,3,7-9  [default: 0-15, or as many as the grid holds]',
               metavar='LIST')
 @click.option('--grid', help='One image of COLS columns and ROWS rows instead of single images', metavar='COLSxROWS')
-@click.option('--labels', help='Write seed and class under the images of a grid', type=bool, default=True,
-              show_default=True, metavar='BOOL')
+@click.option('--labels', help='Write seed and class under the images of a grid  [default: 1]', type=bool,
+              metavar='BOOL')
 @options.trunc_option
 @options.class_option
 @options.noise_option
@@ -72,6 +73,8 @@ def generate(network, outdir, seeds, grid, labels, trunc, class_text, noise_mode
     sampling.check_trunc(trunc)
     if projected_w is not None and (seeds is not None or class_text is not None or trunc != 1):
         raise UserError(f'--projected-w={projected_w}: the latents are given; leave --seeds, --class and --trunc out')
+    if grid is None:
+        refuse_idle('without --grid', labels=labels)
     columns, rows = parse_grid(grid) if grid is not None else (None, None)
     seeds = parse_seeds(seeds) if seeds is not None else list(range(columns * rows if grid else 16))
     device = cpu_threads.settle(torch_device(device))
@@ -89,7 +92,8 @@ def generate(network, outdir, seeds, grid, labels, trunc, class_text, noise_mode
     imgs = synthesize(G, ws, noise_mode, batch, device)
     if grid is None:
         return image_grid.save_images(imgs, names, outdir)
-    picture = image_grid.to_labelled_grid(imgs, columns, captions) if labels else image_grid.to_grid(imgs, columns)
+    picture = (image_grid.to_grid(imgs, columns) if labels is False
+               else image_grid.to_labelled_grid(imgs, columns, captions))
     image_grid.save_sheet(picture, 'grid.png', outdir)
 
 
@@ -156,12 +160,11 @@ def sweep_truncation(network, outdir, seeds, trunc, class_text, noise_mode, batc
 @options.class_option
 @click.option('--noise-mode', help='Noise of the synthesis: the same for all frames, fresh for each, or none',
               default='const', show_default=True, type=click.Choice(['const', 'random', 'none'], case_sensitive=False))
-@click.option('--seed', help='Seed of --noise-mode=random', type=click.IntRange(0, 2 ** 32 - 1), default=0,
-              show_default=True, metavar='INT')
+@click.option('--seed', help='Seed of --noise-mode=random  [default: 0]', type=click.IntRange(0, 2 ** 32 - 1),
+              metavar='INT')
 @click.option('--zoom', help='Enlarge, pixel by pixel', type=click.IntRange(min=1), default=1, show_default=True,
               metavar='INT')
-@click.option('--fps', help='Frames per second', type=click.IntRange(1, 1000), default=30, show_default=True,
-              metavar='INT')
+@click.option('--fps', help='Frames per second  [default: 30]', type=click.IntRange(1, 1000), metavar='INT')
 @click.option('--frames', help='Save the frames as PNG instead', is_flag=True)
 @options.batch_option
 @options.device_option
@@ -170,8 +173,8 @@ def video(**opts):
 
     \b
     generate.py video --network=NETWORK --seeds=3,7,12,20 --trunc=0.7 --outdir=out
-    generate.py video --network=NETWORK --grid=4x2 --steps=90 --outdir=out      eight walks at once
-    generate.py video --network=NETWORK --seeds=5 --trunc=0,1 --outdir=out      one image, from the average and back
+    generate.py video --network=NETWORK --grid=4x2 --steps=90 --outdir=out               eight walks at once
+    generate.py video --network=NETWORK --seeds=5 --trunc=0,1 --outdir=out               an image, from the average on
 
     An mp4 needs the package imageio-ffmpeg; --frames does not.
     """
@@ -189,7 +192,11 @@ def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, 
     seeds = parse_seeds(seeds) if seeds is not None else list(range(6 * columns * rows))
     truncs = sampling.parse_truncs(trunc)
     sampling.check_count(steps, f'--steps={steps}')
-    if not frames:
+    if noise_mode != 'random':
+        refuse_idle(f'with --noise-mode={noise_mode}', seed=seed)
+    if frames:
+        refuse_idle('with --frames, which have no speed', fps=fps)
+    else:
         video_files.check_mp4('add --frames for PNG files')
     device = cpu_threads.settle(torch_device(device))
     G, class_names = load(network, device)
@@ -208,16 +215,15 @@ def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, 
     walk = latent_walk.Walk(keys, interpolation, steps, loop, center)
     sampling.check_count(walk.num_frames, f'--steps={steps} between {len(keys)} keyframes')
     video_files.check_size(columns * G.img_resolution * zoom, rows * G.img_resolution * zoom)
-    pictures = latent_walk.WalkFrames(G, walk, c, truncs, noise_mode, seed, batch, columns, zoom, device)
+    pictures = latent_walk.WalkFrames(G, walk, c, truncs, noise_mode, seed or 0, batch, columns, zoom, device)
     files.make_dir(outdir)
     with tqdm.tqdm(pictures, desc='Video', unit='frame', leave=False, disable=None) as bar:
         count = (video_files.write_pngs(bar, outdir) if frames
-                 else video_files.write_mp4(bar, os.path.join(outdir, 'video.mp4'), fps))
+                 else video_files.write_mp4(bar, os.path.join(outdir, 'video.mp4'), fps or 30))
     print(f'Saved {count} frames {"" if frames else "as video.mp4 "}in {outdir}')
 
 
-@main.command('neighbors', context_settings=SETTINGS,
-              short_help='Show images next to the nearest training images.')
+@main.command('neighbors', context_settings=SETTINGS, short_help='Show images next to the nearest training images.')
 @options.network_option
 @options.outdir_option
 @click.option('--data', help='Training images: folder or zip from dataset_tool.py, or demo  [default: those of the '
@@ -228,10 +234,9 @@ def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, 
 @click.option('--nearest', help='Training images per image', type=click.IntRange(min=1), default=5, show_default=True,
               metavar='INT')
 @click.option('--space', help='What is compared: the features of a teacher, or pixels',
-              type=click.Choice(list(neighbors.DISTANCES)),
-              default='teacher', show_default=True)
-@click.option('--teacher', '--kd-teacher', 'teacher', help='Teacher whose features are compared',
-              default=DEFAULT_TEACHER, show_default=True, metavar='NAME')
+              type=click.Choice(list(neighbors.DISTANCES)), default='teacher', show_default=True)
+@click.option('--teacher', '--kd-teacher', 'teacher', metavar='NAME',
+              help=f'Teacher whose features are compared  [default: {DEFAULT_TEACHER}]')
 @options.trunc_option
 @options.class_option
 @options.noise_option
@@ -263,6 +268,8 @@ def find_neighbors(network, outdir, data, mirror, seeds, nearest, space, teacher
                    batch, device):
     """What the command does; options as of the command."""
     sampling.check_trunc(trunc)
+    if space == 'pixels':
+        refuse_idle('with --space=pixels', teacher=teacher)
     seeds = parse_seeds(seeds)
     device = cpu_threads.settle(torch_device(device))
     snapshot = model_files.load_snapshot(network, device)
@@ -273,7 +280,7 @@ def find_neighbors(network, outdir, data, mirror, seeds, nearest, space, teacher
     if space == 'pixels':
         features, distance, identity = neighbors.pixel_features, neighbors.pixel_distance, None
     else:
-        detector = load_detector(teacher, device)
+        detector = load_detector(teacher or DEFAULT_TEACHER, device)
         features, distance, identity = neighbors.unit_features(detector), neighbors.cosine_distance, detector.identity
     torch.manual_seed(0)                    # of --noise-mode=random
     imgs = synthesize(G, ws, noise_mode, batch, device)

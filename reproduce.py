@@ -79,17 +79,20 @@ def show_command(cell):
 @device_option()
 @click.option('--train-option', 'further', help='One more option of train.py, such as --gpus=4; may be given again; '
               'the pages name it', multiple=True, metavar='OPTION')
-@click.option('-n', '--dry-run', help='Print the commands and exit', is_flag=True)
+@click.option('-n', '--dry-run', help='Print the commands and what is missing, and exit', is_flag=True)
 def run_command(cell, data, outdir, seeds, evaluations, scale, teacher, judge, detector, alexnet, lpips_heads, device,
                 further, dry_run):
     """Train the seeds of a cell, measure each, and write it down. The same command goes on where it was cut off."""
     with user_errors():
         plan = Plan(cells.find(cell), data, outdir, scale, teacher, judge,
-                    {'--detector': detector, '--alexnet': alexnet, '--lpips-heads': lpips_heads}, device, further)
+                    {'--detector': detector, '--alexnet': alexnet, '--lpips-heads': lpips_heads}, device, further,
+                    dry_run)
         if dry_run:
             for seed in range(seeds):
                 print(f'python {shlex.join(plan.train_command(seed))}')
             print(f'python {shlex.join(plan.measure_command("SNAPSHOT", making.FIRST_EVALUATION, "RUN"))}')
+            for problem in plan.missing:
+                print(f'Missing: {problem}')
             return
         making.make(plan, seeds, evaluations, lambda line: print(line, flush=True))
         print(f'On record in {outdir}; python reproduce.py report --outdir={shlex.quote(outdir)} makes the pages.')

@@ -9,6 +9,7 @@ import click
 import dnnlib
 from dnnlib import UserError
 from dnnlib.commands import Command, FiniteRange, NumberOrAuto, SwitchOrAuto, device_option, refused_option
+from dnnlib.errors import refuse_idle
 from dnnlib.published import without_folders
 from dnnlib.util import split_names, user_errors
 from kd_plugin import options as kd_options
@@ -18,7 +19,6 @@ from kd_plugin.teacher import check_name
 from metrics import metric_main
 from torch_utils import distributed
 from torch_utils.devices import torch_device
-from training import model_files
 from training.config import presets
 from training.config.augmentations import add_augmentation, augmentation_options
 from training.config.build import (
@@ -26,22 +26,22 @@ from training.config.build import (
     add_observers,
     add_schedule,
     check_dataset,
-    check_micro_batch,
     data_path,
     metric_data_path,
     number_of_processes,
     open_dataset,
     warn_of_few_images,
 )
+from training.config.micro_batch import check_micro_batch
 from training.launch import launch
 from training.methods import apa, chain, fakeclr, insgen, lecam, ortho
 from training.methods.method import add_methods, check_methods, method_options
 from training.networks.architectures import ARCHITECTURES, require
+from training.networks_setup import check_init_from
 from training.run import bad_steps, fork, summary
 from training.run import keep as snapshot_keep
 from training.run.find import find_run
 from training.run.name import departing, run_name
-from training.snapshots import files as snapshots
 
 # What can be added to the GAN loss, in the order in which it acts: a row is a module's METHOD.
 METHODS = [apa.METHOD, lecam.METHOD, ortho.METHOD, chain.METHOD, insgen.METHOD, fakeclr.METHOD, vision_aided.METHOD,
@@ -54,10 +54,8 @@ METHODS = [apa.METHOD, lecam.METHOD, ortho.METHOD, chain.METHOD, insgen.METHOD, 
 @click.option('--data', help='Training images: folder or zip from dataset_tool.py, or demo = 100 drawn faces',
               required=True, metavar='PATH|demo')
 @click.option('--cfg', help='Base configuration: low-shot for about a hundred photos at 256 on a GPU, demo for a CPU, '
-                            'auto for anything else '
-              '(docs/configs.md)', type=click.Choice(list(presets.PRESETS)), default='auto', show_default=True)
-@click.option('--gpus', help='Number of processes, a power of two  [default: 1]', type=click.IntRange(min=1),
-              metavar='INT')
+                            'auto for anything else (docs/configs.md)', type=click.Choice(list(presets.PRESETS)), default='auto', show_default=True)
+@click.option('--gpus', help='Number of processes  [default: 1]', type=click.IntRange(min=1), metavar='INT')
 @device_option('Where to train')
 @click.option('--snap', help='Save every N ticks', type=click.IntRange(min=1), metavar='INT')
 @click.option('--snapshot-networks', help='In a snapshot: G_ema alone, or G and D as well',
@@ -123,8 +121,7 @@ METHODS = [apa.METHOD, lecam.METHOD, ortho.METHOD, chain.METHOD, insgen.METHOD, 
               metavar='BOOL')
 @click.option('--nhwc', help='channels_last memory format  [default: on a CPU]', type=bool, metavar='BOOL')
 @click.option('--allow-tf32', help='TF32 in float32 work on a GPU  [default: in convolutions, not in matrix '
-                                   'products]', type=bool,
-              metavar='BOOL')
+                                   'products]', type=bool, metavar='BOOL')
 @click.option('--compile', help='torch.compile for the main phases', type=bool, default=False, metavar='BOOL')
 @click.option('--cuda-graphs', help='Record phases as CUDA graphs: auto = where it works, 1 = or end with an error, 0 '
                                     '= not  [default: auto]',
@@ -151,7 +148,7 @@ def main(**opts):
         if trains:
             preflight(config, opts)
         elif status != 'complete':
-            check_names(config)
+            check_names(config, opts)
         print_summary(config, run_dir, status, every_option=opts.dry_run)
         if opts.dry_run:
             distributed.print0('Dry run; exiting.')
@@ -216,10 +213,10 @@ def add_metrics(config, opts, preset, dataset):
         for ability in metric_main.find_metric(name)[0].abilities:
             abilities = ARCHITECTURES[preset.architecture].abilities
             require(abilities, ability, f'--metrics={name}', 'leave it out of --metrics')
-    for name in ('detector', 'metric_teacher', 'metric_data'):
-        if opts[name] is not None and not config.metrics:
-            raise UserError(f'--{name.replace("_", "-")}={opts[name]}: has no effect with --metrics=none; leave one '
-                            'of them out')
+    origin = '' if opts.metrics else f' (the default of --cfg={opts.cfg})'
+    metric_main.check_used(config.metrics, origin, detector=opts.detector, metric_teacher=opts.metric_teacher)
+    if not config.metrics:
+        refuse_idle('with --metrics=none', metric_data=opts.metric_data)
     usual = 'demo' if opts.data == 'demo' else DEFAULT_TEACHER
     teacher = opts.metric_teacher or config.terms.get('kd', {}).get('teacher', usual)
     config.metric_kwargs = dict(func_name='metrics.metric_main.calc_and_report', detector=opts.detector,
@@ -249,32 +246,19 @@ def print_summary(config, run_dir, status, every_option=False):
 def preflight(config, opts):
     """Checks what would fail later: snapshot to start from, teacher, detector."""
     if config.init_from:
-        check_init_from(config, opts)
+        check_init_from(config.init_from, opts.freezed)
     check_methods(METHODS, config)
     check_metrics(config, opts)
 
 
-def check_names(config):
+def check_names(config, opts):
     """The part of `preflight` that --dry-run runs, with the same messages: checks without loading and downloads."""
-    if config.init_from and model_files.is_local(config.init_from):
-        model_files.locate(config.init_from, '--init-from')
+    if config.init_from:
+        check_init_from(config.init_from, opts.freezed, header_only=True)
     check_methods(METHODS, config, names_only=True)
     kwargs = config.metric_kwargs
     if 'teacher' in metric_main.check_names(config.metrics, kwargs['detector']):
         check_name(kwargs['teacher_kwargs']['name'], '--metric-teacher')
-
-
-def check_init_from(config, opts):
-    """Raises UserError if the networks are not available, or include no D whose layers --freezed could keep."""
-    with distributed.main_process_first():
-        path = model_files.locate(config.init_from, '--init-from')
-    try:
-        networks = snapshots.load_networks(path).networks
-    except UserError as err:
-        raise UserError(f'--init-from={config.init_from}: {err}') from err
-    if opts.freezed and 'D' not in networks:
-        raise UserError(f'--freezed={opts.freezed}: there is no D in --init-from={config.init_from}; use a snapshot '
-                        'written with --snapshot-networks=all or a training-state.safetensors, or leave --freezed out')
 
 
 def check_metrics(config, opts):

@@ -18,7 +18,7 @@ from .distillers.table import DISTILLERS
 from .distillers.targets import TARGETS, Raw
 from .feature_cache import MAX_IMAGES, real_features
 from .gradient_share import GradientShare
-from .teacher import load_for_training, load_teacher
+from .teacher import check_name, load_for_training, load_teacher, may_know_texts
 from .weighting import Weighting
 
 ON_CARD = {'KD/gradient_share': "its gradient in D relative to the adversarial loss's, at the end",
@@ -219,13 +219,27 @@ def _build_targets(kind, teacher, dataset, raw_input, cache):
 
 def check_distillation(feature_dim, methods, teacher, texts, settings, **_others):
     """Raises UserError for whatever would stop `Distillation.build`: called before a run directory is made."""
+    check_choices(methods, teacher, texts)
     with distributed.main_process_first():
         loaded = load_teacher(teacher)
     if settings['head'] == 'none':
         HEADS['none'](feature_dim, loaded.dim)
     for name in methods:
         if DISTILLERS[name].min_texts > 0:
-            loaded.check_texts(remedy=f'leave {name} out of --kd, or give a teacher that knows texts too')
+            loaded.check_texts(remedy=_without_texts(name))
+
+
+def check_choices(methods, teacher, texts, **_others):
+    """The part of `check_distillation` that loads nothing. Raises UserError."""
+    check_name(teacher)
+    for name in methods:
+        if DISTILLERS[name].min_texts > 0 and not may_know_texts(teacher):
+            raise UserError(f'--kd-teacher={teacher}', 'knows images only, not texts', _without_texts(name))
         if len(texts) < DISTILLERS[name].min_texts:
             raise UserError(f'--kd-texts: {name} needs at least {DISTILLERS[name].min_texts} texts, there are '
                             f'{len(texts)}')
+
+
+def _without_texts(name):
+    """The remedy for a method that needs texts."""
+    return f'leave {name} out of --kd, or give a teacher that knows texts too'

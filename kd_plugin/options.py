@@ -15,9 +15,9 @@ from .distillers.heads import HEADS
 from .distillers.settings import DEFAULT, PRESETS, SWITCHES, Preset
 from .distillers.table import DISTILLERS
 from .distillers.targets import TARGETS
-from .loss import check_distillation
+from .loss import check_choices, check_distillation
 from .prompts import resolve_texts
-from .teacher import check_name, forms, without_size
+from .teacher import forms, without_size
 from .weighting import ADAPT_START_NIMG
 
 DEFAULT_TEACHER = 'ViT-B/32'
@@ -178,4 +178,4 @@ def _check(kwargs, config):
 
 
 METHOD = Method('kd', 'kd_plugin.loss.Distillation', _OPTIONS, configure=_configure, check=_check, by_name=False,
-                check_names=lambda kwargs: check_name(kwargs['teacher']), example='--kd=agkd,cgkd')
+                check_names=lambda kwargs: check_choices(**kwargs), example='--kd=agkd,cgkd')

@@ -141,18 +141,20 @@ class Source(NamedTuple):
     matches: (name) -> whether it is one of them.
     loader:  name of the function (name, device) -> `Teacher`.
     check:   name of the function (name) that raises UserError if there is no such teacher or file.
+    texts:   False = all of them know images only; True = most know texts, too: `Teacher.has_texts` says it.
     """
     form: str
     matches: Callable
     loader: str
     check: str | None = None
+    texts: bool = True
 
 
 SIZE_CHECK = 'kd_plugin.teachers.efficientnet_lite.check_size'
 SOURCES = [             # the first that matches
     Source('demo', lambda name: name == 'demo', 'kd_plugin.teachers.tiny_clip.load_demo_teacher'),
     Source('lite0, lite2, lite0@SIZE', lambda name: without_size(name) in ('lite0', 'lite2'),
-           'kd_plugin.teachers.efficientnet_lite.load_lite_teacher', SIZE_CHECK),
+           'kd_plugin.teachers.efficientnet_lite.load_lite_teacher', SIZE_CHECK, texts=False),
     Source('pocket, pocket@SIZE', lambda name: without_size(name) == 'pocket',
            'kd_plugin.teachers.pocket.load_pocket_teacher', SIZE_CHECK),
     Source('DIR, FILE.safetensors', lambda name: name.endswith('.safetensors') or os.path.isdir(name),
@@ -180,6 +182,11 @@ def check_name(name, option='--kd-teacher'):
             dnnlib.util.call_func_by_name(name, func_name=source.check)
         except UserError as err:
             raise UserError(f'{option}={name}', str(err)) from err
+
+
+def may_know_texts(name):
+    """Whether a teacher called so can know texts: False for kinds that never do."""
+    return _source(name).texts
 
 
 def _source(name):

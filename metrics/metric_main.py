@@ -31,7 +31,7 @@ from . import (  # noqa: F401  (each registers its metrics)
 )
 from .detectors import Detector
 from .metric_utils import NOISE_MODE, MetricOptions
-from .registry import find_metric, forms, is_valid_metric, list_valid_metrics, register_metric  # noqa: F401
+from .registry import check_used, find_metric, forms, is_valid_metric, list_valid_metrics, register_metric  # noqa: F401
 from .shared_pass import generated_statistics, real_statistics
 
 # The input of most detectors

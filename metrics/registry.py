@@ -4,10 +4,14 @@ import re
 from typing import Callable, NamedTuple
 
 from dnnlib import UserError, metric_records
+from dnnlib.errors import refuse_idle
 
 MOMENTS = dict(capture_mean_cov=True)           # what a metric needs: mean and covariance of the features,
 FEATURES = dict(capture_all=True)               # or the features themselves
 MAX_IMAGES = 10_000_000                         # a larger number is a typing mistake
+# {option of the command lines that names a network: the detectors made of it, by their names in `metric_main.LOADERS`}
+USED_BY = dict(detector={'inception', 'inception-classes'}, vgg16={'vgg16', 'vgg16-lpips'}, alexnet={'alexnet-lpips'},
+               lpips_heads={'alexnet-lpips'}, teacher={'teacher'}, metric_teacher={'teacher'})
 
 
 class Metric(NamedTuple):
@@ -97,3 +101,16 @@ def find_metric(name: str) -> tuple[Metric, int]:
     guess = f'did you mean {name}_full? Or ' if is_valid_metric(f'{name}_full') else ''
     raise UserError(f'--metrics={name}: there is no such metric; {guess}use {", ".join(forms())} '
                     'with a number of images such as 500 or 5k for <N>')
+
+
+def check_used(metrics: list[str], origin: str = '', **options: str | None) -> None:
+    """Raises UserError for a file or teacher that none of the metrics looks at.
+
+    Args:
+        origin:  where the metrics come from, if not from the user.
+        options: {name in `USED_BY`: value}; None = not given.
+    """
+    needs = {find_metric(metric)[0].needs for metric in metrics}
+    for name, value in options.items():
+        if not needs & USED_BY[name]:
+            refuse_idle(f'with --metrics={",".join(metrics) or "none"}{origin}', **{name: value})

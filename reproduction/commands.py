@@ -1,5 +1,6 @@
 """The programs that make a cell, one after the other, each in a process of its own."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from dnnlib.files import sha256_of_file
 from .cells import NAMES
 from .data_sets import DATA
 
+NETWORKS = {'fid': ('--detector',), 'is': ('--detector',), 'lpips': ('--alexnet', '--lpips-heads')}
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -29,14 +31,18 @@ class Plan:
         files:   options of calc_metrics.py that name networks: {'--detector': file, ...}.
         device:  as of train.py.
         further: more options of train.py.
-    Raises: UserError if a file of the data set is missing, or holds another number of images.
+        dry:     only list in `missing` what is missing; the folders of the trainings are then called DIGEST, since
+                 their names depend on it.
+    Raises: UserError if a file of the data set is missing, or holds another number of images, unless `dry`.
     """
 
-    def __init__(self, cell, data, outdir, scale=1, teacher=None, judge=None, files=None, device='auto', further=()):
+    def __init__(self, cell, data, outdir, scale=1, teacher=None, judge=None, files=None, device='auto', further=(),
+                 dry=False):
         self.cell, self.outdir, self.scale, self.judge = cell, outdir, scale, judge
         self.teacher = teacher if cell.system_options(teacher) != cell.system_options() else None
         self.device, self.further = device, list(further)
         self.files = {option: file for option, file in (files or {}).items() if file}
+        self.dry, self.missing = dry, []
         source = DATA[cell.data]
         self.data = self._find(data, source, source.file, source.images)
         self.reference = self._find(data, source, source.reference, source.reference_images)
@@ -50,23 +56,34 @@ class Plan:
             return None
         path = os.path.join(folder, file)
         made = '; '.join(f'python {command}' for command in source.preparation)
-        if not os.path.isfile(path):
-            raise UserError(f'--data={folder}: {file} is not there; it is made by: {made}')
-        if self.scale >= 1 and (found := images_in(path)) != images:
-            raise UserError(f'--data={folder}: {file} holds {found} images, the paper has {images}; it is made by: '
-                            f'{made}')
+        with self._told():
+            if not os.path.isfile(path):
+                raise UserError(f'--data={folder}: {file} is not there; it is made by: {made}')
+            if self.scale >= 1 and (found := images_in(path)) != images:
+                raise UserError(f'--data={folder}: {file} holds {found} images, the paper has {images}; it is made '
+                                f'by: {made}')
         return os.path.abspath(path)
 
-    @staticmethod
-    def _with_file(folder, option):
+    @contextlib.contextmanager
+    def _told(self):
+        """Lists what is wrong, instead of an error, where nothing is to be done yet."""
+        try:
+            yield
+        except UserError as err:
+            if not self.dry:
+                raise
+            self.missing.append(str(err))
+
+    def _with_file(self, folder, option):
         """A teacher that is a file lies with the data."""
         name, _, value = option.partition('=')
         if not value.endswith('.pth'):
             return option
         path = os.path.join(folder, value)
-        if not os.path.isfile(path):
-            raise UserError(f'--data={folder}: the teacher {value} is not there; put it there, as its authors released '
-                            'it, or take another one by --teacher')
+        with self._told():
+            if not os.path.isfile(path):
+                raise UserError(f'--data={folder}: the teacher {value} is not there; put it there, as its authors '
+                                'released it, or take another one by --teacher')
         return f'{name}={os.path.abspath(path)}'
 
     def facts(self):
@@ -77,7 +94,7 @@ class Plan:
 
     def folder(self, seed):
         """Of a training: its run, and what is measured of it."""
-        digest = hashlib.sha256(json.dumps(self.facts()).encode()).hexdigest()[:8]
+        digest = 'DIGEST' if self.missing else hashlib.sha256(json.dumps(self.facts()).encode()).hexdigest()[:8]
         return os.path.join(self.outdir, self.cell.data, f'{self.cell.system}-{digest}', f'seed{seed}')
 
     def train_command(self, seed):
@@ -86,15 +103,14 @@ class Plan:
                 f'--metrics={metric}', '--snapshot-keep=best=1,last=1', f'--device={self.device}',
                 *([f'--metric-data={self.reference}'] if self.reference else []),
                 *([f'--metric-teacher={self.judge}'] if self.judge else []),
-                *[f'{name}={file}' for name, file in self.files.items() if name == '--detector']]
+                *self._files_of('fid')]
 
     def measure_command(self, network, evaluation, outdir):
         fid = self.cell.measure == 'fid'
         return ['calc_metrics.py', f'--network={network}', f'--metrics={self.cell.metric(self.scale, self.judge)}',
                 f'--outdir={outdir}', f'--seed={evaluation}', f'--device={self.device}', '--bootstrap=0',
                 *([f'--ref={self.reference or self.data}'] if fid else []),
-                *([f'--teacher={self.judge}'] if self.judge and fid else []),
-                *[f'{name}={file}' for name, file in self.files.items()]]
+                *([f'--teacher={self.judge}'] if self.judge and fid else []), *self._files_of(self.cell.measure)]
 
     def try_command(self, seed):
         """Measures a few images of the network that comes with the project: what the measure needs is there, or is
@@ -104,7 +120,12 @@ class Plan:
         network = os.path.join(ROOT, 'training', 'demo_network.safetensors')
         return ['calc_metrics.py', f'--network={network}', f'--metrics={NAMES[self.cell.measure].format(10)}',
                 f'--outdir={os.path.join(self.folder(seed), "try")}', f'--device={self.device}', '--bootstrap=0',
-                *[f'{name}={file}' for name, file in self.files.items()]]
+                *self._files_of(self.cell.measure)]
+
+    def _files_of(self, measure):
+        """The options that name the networks of a measure."""
+        used = () if measure == 'fid' and self.judge else NETWORKS[measure]
+        return [f'{name}={file}' for name, file in self.files.items() if name in used]
 
     def evaluations(self, seed):
         """Where its measurements are: with the run, so that those of another one are not taken for them."""

@@ -201,6 +201,10 @@ def test_no_pickle_and_no_batch_norm_elsewhere(network, tmp_path):
     (['--batch=50', '--gpus=4'], '--batch=50: cannot be split evenly over 4 processes; use --batch=52'),
     (['--batch-gpu=25'],
      '--batch-gpu=25: the networks of --cfg=biggan-cifar normalise over the whole batch of 50; leave --batch-gpu out'),
+    (['--batch-gpu=7'],
+     '--batch-gpu=7: the networks of --cfg=biggan-cifar normalise over the whole batch of 50; leave --batch-gpu out'),
+    (['--gpus=4', '--batch-gpu=7'], '--batch=50 (the default of --cfg=biggan-cifar): cannot be split evenly over 4 '
+                                    'processes; use --batch=52 and leave --batch-gpu out'),
     (['--gamma=1'], '--gamma=1: R1 needs a pass of D over reals alone, and --cfg=biggan-cifar has one over fakes and '
                     'reals; leave it out'),
     (['--freezed=2', '--init-from=demo'],

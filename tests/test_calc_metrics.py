@@ -12,10 +12,12 @@ import torch
 from measuring import NETWORK, PIXELS, ToyClasses, make_data, make_snapshot, picture, run
 from toy_detectors import ToyInception, save_script, save_teacher, teacher_kwargs
 
+import calc_metrics
+import train
 from dnnlib import UserError, files
 from inference.trained_on import real_images
 from kd_plugin.teacher import load_teacher
-from metrics import detectors, metric_main, script_detectors
+from metrics import detectors, metric_main, registry, script_detectors
 from metrics.frechet_distance import frechet_distance
 from torch_utils import checkpoint
 from training.snapshots import files as snapshots
@@ -269,7 +271,7 @@ def snapshot_of_nothing(tmp_path):
 
 @pytest.mark.parametrize('make_args, message', [
     (lambda tmp: ['--network=/nowhere.safetensors'], '/nowhere.safetensors: there is no such file'),
-    (lambda tmp: [f'--network={tmp / "photos.zip"}'], 'photos.zip: the file is damaged or of another format'),
+    (lambda tmp: [f'--network={tmp / "photos.zip"}'], 'photos.zip: is a zip, such as a data set; name'),
     (lambda tmp: [snapshot_of_nothing(tmp)], 'y.safetensors: there is no G_ema in it'),
     (lambda tmp: [f'--network={make_snapshot(tmp / "y.safetensors", None, training={})}'],
      'y.safetensors: the snapshot does not say what it was trained on; .* --ref=PATH'),
@@ -288,7 +290,13 @@ def snapshot_of_nothing(tmp_path):
     (lambda tmp: ['--network=demo'],
      '--network=demo: comes with the project without the images that it was trained on; use --ref=demo, .* --ref=PATH'),
     (lambda tmp: [f'--outdir={tmp / "photos.zip"}'], 'photos.zip: cannot be written'),
-    (lambda tmp: ['--metrics=fid5_full', '--detector=/nowhere.pt'], '--detector=/nowhere.pt: there is no such file'),
+    (lambda tmp: ['--metrics=clipfid5_full,fid5_full', '--detector=/nowhere.pt'],
+     '--detector=/nowhere.pt: there is no such file'),
+    *[((lambda tmp, option=option: [f'--{option}=nope']),
+       f'--{option}=nope: has no effect with --metrics=clipfid5_full; leave it out')
+      for option in ('detector', 'vgg16', 'alexnet', 'lpips-heads')],
+    (lambda tmp: ['--metrics=fid5_full,pr5k3_full', '--teacher=demo'],
+     '--teacher=demo: has no effect with --metrics=fid5_full,pr5k3_full; leave it out'),
     (lambda tmp: ['--trunc=nan'], '--trunc=nan: must be a number such as 0.7, from -100 to 100'),
     (lambda tmp: ['--trunc=1e300'], r'--trunc=1e\+300: must be a number'),
     (lambda tmp: ['--metrics=clipfid10000001_full'], '--metrics=clipfid10000001_full: asks for 10000001 images; '
@@ -301,6 +309,12 @@ def test_refusals_before_the_work(tmp_path, network, monkeypatch, make_args, mes
     code, output = run(f'--network={network}', '--metrics=clipfid5_full', f'--teacher={teacher}', *make_args(tmp_path))
     assert code == 1 and re.match('Error: .*' + message, output) and output.count('\n') == 1
     assert not list(tmp_path.rglob('*.jsonl'))
+
+
+def test_every_detector_belongs_to_an_option():
+    assert set.union(*registry.USED_BY.values()) == set(metric_main.LOADERS)
+    options = {param.name for command in (calc_metrics.main, train.main) for param in command.params}
+    assert set(registry.USED_BY) <= options
 
 
 @pytest.mark.parametrize('option, message', [

@@ -83,6 +83,8 @@ def test_noise_modes_and_truncation_differ(network, tmp_path):
     (['--seeds=a'], "Error: --seeds=a: 'a' is neither a number nor a range"),
     (['--grid=4'], 'Error: --grid=4: must be columns x rows, like 8x6'),
     (['--grid=0x4'], 'Error: --grid=0x4'),
+    (['--labels=0'], 'Error: --labels=0: has no effect without --grid; leave it out'),
+    (['--labels=1'], 'Error: --labels=1: has no effect without --grid; leave it out'),
     (['--grid=1x1', '--seeds=0-3'], 'Error: --grid=1x1: holds 1 images, there are 4; use a larger grid'),
     (['--seeds=99999999999'], 'Error: --seeds=99999999999: a seed must be below 2^32'),
     (['--seeds=0-4000000000'], 'Error: --seeds=0-4000000000: these are 4000000001 images, a command makes at most '

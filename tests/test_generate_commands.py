@@ -104,7 +104,7 @@ def test_truncation_sweep(network, tmp_path):
 @pytest.mark.parametrize('space', ['pixels', 'teacher'])
 def test_neighbors(space, network, tiny_data, tmp_path):
     code, output = run('neighbors', network[0], tmp_path, f'--data={tiny_data}', '--seeds=1,9', '--nearest=3',
-                       f'--space={space}', '--teacher=demo', '--mirror=1')
+                       f'--space={space}', *(['--teacher=demo'] if space == 'teacher' else []), '--mirror=1')
     assert code == 0 and 'Saved neighbors.png' in output
     record = json.loads((tmp_path / 'neighbors.json').read_text())
     assert (record['data']['images'] == 12
@@ -157,7 +157,14 @@ def test_neighbors_know_the_data_of_the_training(tiny_data, tmp_path):
     ('neighbors', ['--data=demo', '--teacher=nothing'], ', or --space=pixels'),
     ('neighbors', ['--data=demo', '--teacher=nothing.safetensors'],
      'Error: --teacher=nothing.safetensors: nothing.safetensors does not exist'),
-    ('neighbors', ['--data=none.zip'], 'none.zip')])
+    ('neighbors', ['--data=none.zip'], 'none.zip'),
+    ('neighbors', ['--data=demo', '--space=pixels', '--teacher=demo'],
+     'Error: --teacher=demo: has no effect with --space=pixels; leave it out'),
+    ('video', ['--frames', '--fps=10'],
+     'Error: --fps=10: has no effect with --frames, which have no speed; leave it out'),
+    ('video', ['--frames', '--seed=0'], 'Error: --seed=0: has no effect with --noise-mode=const; leave it out'),
+    ('video', ['--frames', '--noise-mode=none', '--seed=3'],
+     'Error: --seed=3: has no effect with --noise-mode=none; leave it out')])
 def test_wrong_options(command, args, message, network, tmp_path):
     code, output = run(command, network[0], tmp_path / 'out', *args)
     assert code == 1 and message in output

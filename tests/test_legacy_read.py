@@ -297,7 +297,7 @@ def test_the_command_makes_a_snapshot(tmp_path):
 @pytest.mark.parametrize('source, dest, message', [
     ('missing.pkl', 'b.zip', 'b.zip: must end in .pkl or .safetensors'),
     ('missing.pkl', 'b.safetensors', '--source=missing.pkl: there is no such file'),
-    ('.', 'b.pkl', '--source=.: is a folder; name a snapshot in it'),
+    ('.', 'b.pkl', '--source=.: is a folder, and there is no snapshot in it'),
 ])
 def test_the_command_refuses_in_one_line(source, dest, message, tmp_path):
     code, output = run_cli(legacy.main, f'--source={source}', f'--dest={tmp_path / dest}')

@@ -160,13 +160,31 @@ def test_the_same_command_finds_its_run_by_the_address_given(server, data, tmp_p
 
 @pytest.mark.parametrize('network, message', [
     ('/none/x.safetensors', r'Error: --init-from: http.*404 Not Found.*--init-from=FILE'),
-    ('text', 'Error: --init-from=.*text.*: .*text.*: the file is damaged or of another format')])
+    ('text', 'Error: --init-from=[^ ]*/text: the file is damaged or of another format'),
+    ('text.zip', 'Error: --init-from=[^ ]*/text.zip: the file is damaged or of another format')])
 def test_what_cannot_be_started_from_is_refused_before_the_start(network, message, server, data, tmp_path):
-    (tmp_path / 'text').write_text('no network')
-    network = str(tmp_path / 'text') if network == 'text' else server.address + network
-    code, output = run_cli(train.main, *init_from(network, data, tmp_path))
-    assert code == 1 and re.search(message, output), output
+    """A file of this machine by --dry-run, too."""
+    local = not network.startswith('/')
+    if local:
+        (tmp_path / network).write_text('no network')
+    network = str(tmp_path / network) if local else server.address + network
+    for args in [[], ['-n']] if local else [[]]:
+        code, output = run_cli(train.main, *init_from(network, data, tmp_path, *args))
+        assert code == 1 and re.search(message, output) and 'Training options' not in output, output
     assert not (tmp_path / 'runs').exists()
+
+
+def test_a_data_set_is_not_a_network(data, tmp_path):
+    photos = data['path']
+    problem = f'{photos}: is a zip, such as a data set; name a network-snapshot-....safetensors'
+    for command, args, message in (
+            (generate.main, [f'--network={photos}', f'--outdir={tmp_path / "out"}'], f'Error: {problem}'),
+            (legacy.main, [f'--source={photos}', '--dest=x.pkl'], f'Error: {problem}'),
+            (train.main, init_from(photos, data, tmp_path), f'Error: --init-from={problem}'),
+            (train.main, init_from(photos, data, tmp_path, '-n'), f'Error: --init-from={problem}')):
+        code, output = run_cli(command, *args)
+        assert code == 1 and output.splitlines()[-1] == message, output
+    assert not (tmp_path / 'out').exists() and not (tmp_path / 'runs').exists()
 
 
 def test_without_a_network(data, tmp_path, monkeypatch):
@@ -180,10 +198,11 @@ def test_without_a_network(data, tmp_path, monkeypatch):
 
 
 def test_freezed_needs_a_discriminator_to_keep(snapshot, data, tmp_path):
-    code, output = run_cli(train.main, *init_from(snapshot, data, tmp_path, '--freezed=2'))
-    assert (code == 1
-            and f'Error: --freezed=2: there is no D in --init-from={snapshot}; use a snapshot written with '
-                '--snapshot-networks=all' in output)
+    for args in ([], ['-n']):
+        code, output = run_cli(train.main, *init_from(snapshot, data, tmp_path, '--freezed=2', *args))
+        assert (code == 1
+                and f'Error: --freezed=2: there is no D in --init-from={snapshot}; use a snapshot written with '
+                    '--snapshot-networks=all' in output)
     assert not (tmp_path / 'runs').exists()
 
 
@@ -195,3 +214,8 @@ def test_a_folder_is_not_a_network(snapshot, tmp_path):
     assert (code == 1
             and f'Error: --source={tmp_path}: is a folder; name a snapshot in it, such as '
                 'network-snapshot-000060.safetensors' in output)
+    (tmp_path / 'empty').mkdir()
+    code, output = run_cli(generate.main, f'--network={tmp_path / "empty"}', f'--outdir={tmp_path / "out"}')
+    assert code == 1 and output.splitlines()[0] == (
+        f'Error: --network={tmp_path / "empty"}: is a folder, and there is no snapshot in it (yet); name a '
+        'network-snapshot-....safetensors of a run')

@@ -155,6 +155,41 @@ def test_commands_name_the_reference_the_judge_and_the_seed(tmp_path):
     assert not any(option.startswith(('--ref', '--teacher')) for option in lpips.measure_command('a', 1, 'out'))
 
 
+@pytest.mark.parametrize('cell, judge, trained, measured', [
+    ('table2/cifar10-10/da', None, ['--detector'], ['--detector']), ('table2/cifar10-10/da', 'lite0', [], []),
+    ('table5/cifar10-10/da', 'lite0', [], ['--alexnet', '--lpips-heads'])])
+def test_commands_name_the_networks_that_they_use(cell, judge, trained, measured, tmp_path):
+    """The others would be refused."""
+    archive(tmp_path / 'cifar10-5000.zip', 5000)
+    archive(tmp_path / 'cifar10-test.zip', 10_000)
+    names = ['--detector', '--alexnet', '--lpips-heads']
+    plan = Plan(cells.find(cell), str(tmp_path), 'out', judge=judge, files=dict.fromkeys(names, program()))
+    named = lambda command: [name for name in names if f'{name}={program()}' in command]
+    assert named(plan.train_command(0)) == trained and named(plan.measure_command('a', 1, 'out')) == measured
+    assert plan.try_command(0) is None or named(plan.try_command(0)) == measured
+
+
+def test_a_dry_run_lists_what_is_missing(tmp_path):
+    """After the commands, whose folder depends on it."""
+    run = lambda: run_cli(reproduce.main, 'run', 'table7/cifar10-10/da+kd-tcl', f'--data={tmp_path}', '-n', '--seeds=1')
+    code, output = run()
+    train_line, measure_line, *missing = output.splitlines()
+    assert code == 0 and train_line.startswith('python train.py ') and '-DIGEST/seed0 ' in train_line
+    assert f'--data={tmp_path / "cifar10-5000.zip"}' in train_line and measure_line.startswith('python calc_metrics.py')
+    wanted = ('cifar10-5000.zip is not there', 'cifar10-test.zip is not there', 'the teacher TCL_4M.pth is not there')
+    assert len(missing) == 3
+    assert all(line.startswith(f'Missing: --data={tmp_path}: {problem}; ')
+               for line, problem in zip(missing, wanted, strict=True))
+    archive(tmp_path / 'cifar10-5000.zip', 5000)
+    archive(tmp_path / 'cifar10-test.zip', 10)
+    (tmp_path / 'TCL_4M.pth').write_bytes(b'')
+    output = run()[1]
+    assert output.count('Missing') == 1 and 'cifar10-test.zip holds 10 images, the paper has 10000; ' in output
+    archive(tmp_path / 'cifar10-test.zip', 10_000)
+    output = run()[1]
+    assert 'Missing' not in output and 'DIGEST' not in output
+
+
 def program():
     return reproduce.__file__
 

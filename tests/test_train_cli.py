@@ -101,10 +101,6 @@ def test_the_name_of_a_run_says_what_was_chosen(args, name, tiny_data):
     (['--aug=noaug', '--target=0.5'], '--target=0.5: has no effect with --aug=noaug; it goes with --aug=ada'),
     (['--aug=noaug', '--augpipe=bg'], '--augpipe=bg: has no effect with --aug=noaug; it goes with --aug=ada or '
                                       '--aug=fixed'),
-    (['--gpus=3'], '--gpus=3: must be a power of two; use --gpus=2'),
-    (['--gpus=2', '--batch=3'], '--batch=3: cannot be split evenly over 2 processes; use --batch=4'),
-    (['--batch=8', '--batch-gpu=3'], '--batch-gpu=3: does not divide the 8 images per process; use a divisor of it'),
-    (['--batch=6'], '--batch=6: 6 images at a time cannot be split into groups of 4 .* use a multiple of 4'),
     (['--subset=13'], '--subset=13: .* has 12 images; use --subset=12'),
     (['--metrics=fid'], '--metrics=fid: there is no such metric; use fid<N>_full'),
     (['--kd=xgkd'], '--kd=xgkd: xgkd is no method; use one or several of agkd, cgkd, '),
@@ -112,13 +108,69 @@ def test_the_name_of_a_run_says_what_was_chosen(args, name, tiny_data):
     (['--kd=cgkd', '--kd-p=0.5'], '--kd-p=0.5: has no effect with --kd=cgkd; add agkd'),
     (['--kd-preset=released'], '--kd-preset=released: has no effect without --kd'),
     (['--metrics=none', '--early-stop=metric=fid5k_full,patience=2'], '--early-stop=.* fid5k_full is not measured'),
-    (['--metrics=none', '--detector=x.pt'], '--detector=x.pt: has no effect with --metrics=none'),
+    (['--metrics=none', '--detector=x.pt'], '--detector=x.pt: has no effect with --metrics=none; leave it out'),
+    (['--metrics=none', '--metric-data=x'], '--metric-data=x: has no effect with --metrics=none; leave it out'),
+    (['--metrics=featfid9_full', '--metric-teacher=demo', '--detector=nope.pt'],
+     '--detector=nope.pt: has no effect with --metrics=featfid9_full; leave it out'),
+    (['--metric-teacher=demo'],
+     r'--metric-teacher=demo: has no effect with --metrics=fid50k_full \(the default of --cfg=auto\); leave it out'),
+    (['--allow-tf32=1'], '--allow-tf32=1: has no effect without a CUDA device; leave it out'),
+    (['--nobench=1'], '--nobench=1: has no effect without a CUDA device; leave it out'),
     (['--kd=cgkd', '--kd-texts=nosuch'], '--kd-texts=nosuch: there is no such file and no such preset'),
     (['--freezed=3'], '--freezed=3: without --init-from it would keep random layers; add --init-from=FILE, or '
                       'leave it out'),
+    (['--init-from=x', '--freezed=8'], '--freezed=8: the discriminator of --cfg=auto has 7 such layers at 16 pixels; '
+                                       'use --freezed=7 or less'),
+    (['--init-from=x', '--freezed=99', '--cfg=cifar'], '--freezed=99: .* has 5 such layers .* use --freezed=5 or less'),
     (['--cuda-graphs=1'], '--cuda-graphs=1: there are none without a CUDA device; leave it out'),
     (['--device=cuda'], '--device=cuda: torch finds no CUDA device; use --device=cpu')])
 def test_what_does_not_go_together_is_refused(args, message, tiny_data, monkeypatch):
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
     with pytest.raises(UserError, match=message):
         train.build_config(parse_options('--outdir=x', f'--data={tiny_data}', *args))
+
+
+GROUPS = 'images at a time cannot be split into groups of 4 for the minibatch statistics of --cfg=demo'
+UNEVEN = 'cannot be split evenly over'
+
+
+@pytest.mark.parametrize('args, message', [
+    ('--gpus=2 --batch=3', f'--batch=3: {UNEVEN} 2 processes; use --batch=4'),
+    ('--gpus=2 --batch=1', f'--batch=1: {UNEVEN} 2 processes; use --batch=2'),
+    ('--gpus=2 --batch=11', f'--batch=11: {UNEVEN} 2 processes; use --batch=16'),
+    ('--gpus=3', f'--batch=32 (the default of --cfg=demo): {UNEVEN} 3 processes; use --batch=36'),
+    ('--gpus=2 --batch=11 --batch-gpu=6',
+     f'--batch=11: {UNEVEN} 2 processes; use --batch=16 and leave --batch-gpu out'),
+    ('--batch=6', f'--batch=6: 6 {GROUPS}; use --batch=8'),
+    ('--gpus=2 --batch=12', f'--batch=12: 6 {GROUPS}; use --batch=16'),
+    ('--gpus=2 --batch=12 --batch-gpu=auto', f'--batch=12: 6 {GROUPS}; use --batch=16'),
+    ('--gpus=2 --batch=12 --batch-gpu=6', f'--batch-gpu=6: 6 {GROUPS}; use --batch=16 and leave --batch-gpu out'),
+    ('--gpus=2 --batch=12 --batch-gpu=4',
+     '--batch-gpu=4: does not divide the 6 images per process; use --batch=16'),
+    ('--batch=8 --batch-gpu=3', '--batch-gpu=3: does not divide the 8 images per process; use --batch-gpu=4'),
+    ('--batch=24 --batch-gpu=6', f'--batch-gpu=6: 6 {GROUPS}; use --batch-gpu=4'),
+    ('--batch=24 --batch-gpu=9', '--batch-gpu=9: does not divide the 24 images per process; use --batch-gpu=8'),
+    ('--batch=4 --batch-gpu=8', '--batch-gpu=8: does not divide the 4 images per process; leave --batch-gpu out')])
+def test_a_batch_that_cannot_be_divided_has_a_remedy_that_works(args, message, tiny_data):
+    """Groups of four: the smallest batch from the one given on that is whole groups on each process."""
+    args = ['--cfg=demo', *args.split()]
+    with pytest.raises(UserError) as err:
+        config_of(tiny_data, *args)
+    assert str(err.value) == message
+    remedy = message.rpartition(';')[2]
+    name = remedy.split()[1] if 'use' in remedy else ''
+    dropped = ('--batch-gpu' if 'out' in remedy else None, name.partition('=')[0])
+    config, _ = config_of(tiny_data, *[arg for arg in args if arg.partition('=')[0] not in dropped],
+                          *([name] if name else []))
+    assert config.batch_gpu % min(4, config.batch_gpu) == 0
+    assert config.batch_size % (config.num_gpus * config.batch_gpu) == 0
+
+
+def test_any_number_of_processes(tiny_data, monkeypatch):
+    """However they are started. By default at most 64 images, the same whole groups of four on each."""
+    expected = {1: 32, 2: 64, 3: 60, 4: 64, 5: 60, 7: 56, 8: 64, 64: 64, 65: 65}        # 16 pixels
+    assert {gpus: config_of(tiny_data, f'--gpus={gpus}')[0].batch_size for gpus in expected} == expected
+    given = config_of(tiny_data, '--gpus=3', '--batch=36')[0]
+    del given.options_given['gpus']
+    monkeypatch.setenv('WORLD_SIZE', '3')
+    assert config_of(tiny_data, '--batch=36')[0] == given and given.num_gpus == 3

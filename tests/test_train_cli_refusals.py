@@ -63,8 +63,8 @@ def test_bad_data_is_one_line_and_leaves_no_run_behind(case, tmp_path):
     (['--kd=agkd', '--kd-teacher=demo', '--kd-head=none'], 'Error: --kd-head=none: .* width 512, the teacher.s 128; '
                                                            'use --kd-head=linear'),
     (['--init-from=nothing.safetensors'], 'Error: --init-from=nothing.safetensors: there is no such file'),
-    (['--init-from=.'], 'Error: --init-from=.: is a folder; name a snapshot in it, such as '
-                        'network-snapshot-000060.safetensors'),
+    (['--init-from=.'], r'Error: --init-from=.: is a folder, and there is no snapshot in it \(yet\); name a '
+                        'network-snapshot-....safetensors of a run'),
     (['--metrics=fid5k_full', '--detector=nothing.pt'], 'Error: --detector=nothing.pt'),
     (['--metrics=clipfid5k_full', '--metric-teacher=nothing.safetensors'],
      'Error: --metric-teacher=nothing.safetensors: .* does not exist'),
@@ -73,6 +73,8 @@ def test_bad_data_is_one_line_and_leaves_no_run_behind(case, tmp_path):
     (['--kd=agkd', '--kd-teacher=VIT-B/32'],
      'Error: --kd-teacher=VIT-B/32: there is no teacher of this name; use demo, .*'),
     (['--kd=agkd', '--kd-teacher=lite0@big'], "Error: --kd-teacher=lite0@big: the size of the input, 'big', must be"),
+    (['--kd=agkd,cgkd', '--kd-teacher=lite0'], 'Error: --kd-teacher=lite0: knows images only, not texts; leave cgkd '
+                                               'out of --kd, or give a teacher that knows texts too'),
     (['--kd=agkd', '--kd-teacher=x.pth'], 'Error: --kd-teacher=x.pth: there is no such file'),
     (['--vision-aided=dino,vgg', '--vision-aided-warmup=1'],
      'Error: --vision-aided=vgg: there is no teacher of this name')])
@@ -91,6 +93,13 @@ def test_what_would_fail_later_fails_before_the_start(args, message, dry, tiny_d
         assert code == 0
     else:
         assert code == 1 and re.search(message, output) and 'Training options' not in output, output
+
+
+def test_too_few_texts_in_a_dry_run(tiny_data, tmp_path):
+    (tmp_path / 'one.txt').write_text('a photo of a cat.\n')
+    code, output = run_cli(train.main, f'--outdir={tmp_path / "runs"}', f'--data={tiny_data}', '--metrics=none',
+                           '--kd=labeldist', '--kd-teacher=demo', f'--kd-texts={tmp_path / "one.txt"}', '-n')
+    assert code == 1 and 'Error: --kd-texts: labeldist needs at least 2 texts, there are 1' in output, output
 
 
 def test_switches_have_no_value(tiny_data, tmp_path):

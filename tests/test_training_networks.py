@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from training import networks
+from training.networks import stylegan2
 from training.networks import stylegan2_layers as networks_layers
 from training.networks.blocks import half_resolutions
 from training.networks_setup import use_channels_last
@@ -264,3 +265,14 @@ def test_freezing_makes_buffers_of_the_first_layers():
     assert not any(name.startswith(('b16.fromrgb', 'b16.conv0')) for name in trained)
     assert 'b16.conv1.weight' in trained and math.prod(D.state_dict()['b16.conv0.weight'].shape) > 0
     assert set(D.state_dict()) == set(discriminator().state_dict())
+
+
+@pytest.mark.parametrize('architecture', ['orig', 'skip', 'resnet'])
+def test_how_many_layers_can_be_kept(architecture):
+    """All of the blocks: without them only the last part is trained."""
+    for resolution in (8, 32):
+        most = stylegan2.freezable_layers(architecture, resolution)
+        make = lambda number, resolution=resolution: discriminator(
+            resolution, architecture=architecture, block_kwargs=dict(freeze_layers=number))
+        trained = lambda D: [name for name, _ in D.named_parameters() if not name.startswith('b4.')]
+        assert trained(make(most)) == [] and trained(make(most - 1)) != []

@@ -30,7 +30,7 @@ NAMED = {
     'target': '--target=0.5', 'augpipe': '--augpipe=bg', 'diffaug_policy': '--aug=diffaug --diffaug-policy=color',
     'init_from': '--init-from=x', 'fork_from': '--fork-from=x', 'freezed': '--init-from=x --freezed=2',
     'fp32': '--fp32=0',
-    'allow_tf32': '--allow-tf32=1',
+    'allow_tf32': '--device=cuda --allow-tf32=1',
     'apa': '--apa', 'apa_target': '--apa --apa-target=0.5', 'apa_kimg': '--apa --apa-kimg=9',
     'lecam': '--lecam=0.3', 'lecam_decay': '--lecam=0.3 --lecam-decay=0.9',
     'lecam_start': '--lecam=0.3 --lecam-start=2',
@@ -71,11 +71,12 @@ WATCHES = {
     'snap': '--snap=3', 'snapshot_networks': '--snapshot-networks=all', 'snapshot_keep': '--snapshot-keep=last=2',
     'tick': '--tick=2',
     'metrics': '--metrics=none', 'metric_data': '--metric-data=DATA', 'detector': '--detector=x',
-    'metric_teacher': '--metric-teacher=demo',
+    'metric_teacher': '--metrics=featfid5k_full --metric-teacher=demo',
     'health': '--health=0',
     'early_stop': '--early-stop=metric=fid50k_full,patience=5', 'max_bad_steps': '--max-bad-steps=7',
     'on_bad_steps': '--on-bad-steps=stop',
-    'batch_gpu': '--batch-gpu=8', 'nhwc': '--nhwc=0', 'compile': '--compile=1', 'nobench': '--nobench=1',
+    'batch_gpu': '--batch-gpu=8', 'nhwc': '--nhwc=0', 'compile': '--compile=1',
+    'nobench': '--device=cuda --nobench=1',
     'workers': '--workers=0',
 }
 ELSEWHERE = {'data', 'cfg', 'outdir', 'new_run', 'dry_run', 'gpus', 'device', 'cuda_graphs'}     # other tests, or a GPU
@@ -94,6 +95,7 @@ def test_every_option_is_in_the_name_or_named_as_one_that_is_not():
 def test_the_name_differs_where_the_training_does(tiny_data, monkeypatch):
     """Each option against the same command without it, which has its own name too; all names are different."""
     monkeypatch.setattr(devices, 'cpu_has_bfloat16', lambda: False)        # so that --fp32=0 departs everywhere
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)            # for options of a GPU
     names = {}
     for option, args in NAMED.items():
         (config, names[option]), (plain, base) = built(tiny_data, args), built(tiny_data, args.rpartition(' ')[0])

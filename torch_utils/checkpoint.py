@@ -14,6 +14,7 @@ from dnnlib import UserError, files
 from dnnlib.text import one_line
 
 VERSION = '1'
+ZIP = b'PK\x03\x04', b'PK\x05\x06'        # how a zip begins; the second one is empty
 HEADER_LIMIT = 4 << 20          # bytes; the training states of the largest networks need a tenth of it
 
 
@@ -105,6 +106,9 @@ def load_tensors(path, device='cpu', prefixes=None, remedy=None):
 def load_info(path, kind, remedy=None):
     """Only the JSON part. kind: one, or several of which any will do."""
     kinds = [kind] if isinstance(kind, str) else kind
+    if _is_zip(path):
+        raise UserError(path, 'is a zip, such as a data set', remedy or
+                        ('name a network-snapshot-....safetensors' if 'network' in kinds else 'use another file'))
     metadata = _load_metadata(path, remedy)
     if metadata.get('format') not in [f'kdgan-{k}' for k in kinds]:
         found = one_line(repr(metadata.get('format')))
@@ -125,6 +129,13 @@ def update_info(path, kind, change):
     """Replaces the JSON part `info` by `change(info)`; whole or not at all, as `save`."""
     tensors, info = load(path, kind)
     save(path, kind, tensors, change(info))
+
+
+def _is_zip(path):
+    if not os.path.isfile(path):
+        return False
+    with open(path, 'rb') as f:
+        return f.read(4) in ZIP
 
 
 def _load_metadata(path, remedy=None):

@@ -58,8 +58,10 @@ def locate(network, option='--network', sha256=None):
     if os.path.isdir(address):
         found = [name for name in os.listdir(address) if name.startswith('network-snapshot-')
                  and name.endswith('.safetensors')]
-        newest = max(found, default='network-snapshot-000060.safetensors')
-        raise UserError(f'{option}={network}: is a folder; name a snapshot in it, such as {newest}')
+        if not found:
+            raise UserError(f'{option}={network}: is a folder, and there is no snapshot in it (yet); name a '
+                            'network-snapshot-....safetensors of a run')
+        raise UserError(f'{option}={network}: is a folder; name a snapshot in it, such as {max(found)}')
     if not os.path.isfile(address):
         raise UserError(f'{option}={network}: there is no such file; name a network-snapshot-....safetensors, an '
                         f'https:// address, hf:user/repo, or one of {", ".join([*SHIPPED, *PUBLISHED])}')

@@ -86,10 +86,8 @@ def _network_kwargs(config, dataset):
 def _init_from(path, networks):
     """Transfer learning: every weight of the snapshot that fits by name and shape. -> lines that say which."""
     notes, file = [], model_files.locate(path, '--init-from')
-    try:
+    with _named_once(path, file):
         source = snapshots.load_networks(file)
-    except UserError as err:
-        raise UserError(f'--init-from: {err}') from err
     for name, module in networks.items():
         found = source.networks.get(name, source.networks.get('G_ema') if name == 'G' else None)
         if found is None:
@@ -104,6 +102,33 @@ def _init_from(path, networks):
                      + (f'; new: {some(left, 4)}' if left else '')
                      + _not_used(found, module, copied))
     return notes
+
+
+def check_init_from(source, freezed, header_only=False):
+    """Finds out before the start whether --init-from can be used: raises UserError if not, or if there is no D in it
+    whose layers --freezed could keep.
+
+    header_only: without a download, and of a file in safetensors only what its header says is there.
+    """
+    if header_only and not model_files.is_local(source):
+        return
+    with distributed.main_process_first():
+        path = model_files.locate(source, '--init-from')
+    with _named_once(source, path):
+        names = snapshots.network_names(path) if header_only else snapshots.load_networks(path).networks
+    if freezed and 'D' not in names:
+        raise UserError(f'--freezed={freezed}: there is no D in --init-from={source}; use a snapshot written with '
+                        '--snapshot-networks=all or a training-state.safetensors, or leave --freezed out')
+
+
+@contextlib.contextmanager
+def _named_once(source, path):
+    """Puts the option in front of what is wrong with a file, which often is what the user calls it."""
+    try:
+        yield
+    except UserError as err:
+        problem = str(err).removeprefix(f'{path}: ') if path == source else str(err)
+        raise UserError(f'--init-from={source}: {problem}') from err
 
 
 def _not_used(source, module, copied):

@@ -7,13 +7,14 @@ import os
 
 import dnnlib
 from dnnlib import UserError
+from dnnlib.errors import refuse_idle
 from torch_utils import devices, distributed
 
 from ..dataset import demo as demo_data
 from ..dataset.headers import SMALLEST_SIDE
 from ..ema import half_life_kimg, start_kimg
 from ..methods.method import has_one_pass
-from ..networks.architectures import ARCHITECTURES, of_class, require
+from ..networks.architectures import ARCHITECTURES, require
 from ..networks.interface import DeviceFacts
 from ..observers import early_stop
 from ..snapshots.arguments import check_readable
@@ -33,10 +34,7 @@ def number_of_processes(gpus):
         if gpus not in (None, world):
             raise UserError(f'--gpus={gpus}: torchrun has started {world} processes; leave --gpus out')
         return world
-    gpus = gpus or 1
-    if gpus & (gpus - 1) != 0:
-        raise UserError(f'--gpus={gpus}: must be a power of two; use --gpus={1 << gpus.bit_length() - 1}')
-    return gpus
+    return gpus or 1
 
 
 def data_path(opts):
@@ -101,17 +99,11 @@ def warn_of_few_images(count):
 
 def add_schedule(config, opts, preset):
     batch = opts.batch or preset.batch
-    if batch % config.num_gpus != 0:
-        raise UserError(f'--batch={batch}: cannot be split evenly over {config.num_gpus} processes; '
-                        f'use --batch={(batch // config.num_gpus + 1) * config.num_gpus}')
-    per_process = batch // config.num_gpus
+    per_process = max(batch // config.num_gpus, 1)      # what cannot be divided is refused by check_micro_batch
     probe = opts.batch_gpu == 'auto'
     usual = (per_process if probe or opts.batch or preset.ref_gpus is None
              else min(batch // preset.ref_gpus, per_process))
     batch_gpu = usual if probe else opts.batch_gpu or usual
-    if per_process % batch_gpu != 0:
-        raise UserError(f'--batch-gpu={batch_gpu}: does not divide the {per_process} images per process; use a '
-                        'divisor of it')
     snap = opts.snap or preset.snapshot_ticks
     config.update(batch_size=batch, batch_gpu=batch_gpu, total_kimg=as_number(opts.kimg or preset.kimg),
                   kimg_per_tick=as_number(opts.tick or preset.kimg_per_tick), image_snapshot_ticks=snap,
@@ -137,19 +129,6 @@ def as_number(value):
 def half_suits(opts, device):
     """Whether to use half precision where it is supported: as --fp32 says, by default where it is fast."""
     return not opts['fp32'] if opts['fp32'] is not None else device != 'cpu' or devices.cpu_has_bfloat16()
-
-
-def check_micro_batch(config, opts):
-    """Raises UserError if the networks cannot take their batch in parts of batch_gpu; needs schedule and networks."""
-    per_process = config.batch_size // config.num_gpus
-    multiple = of_class(config.D_kwargs['class_name']).batch_multiple(config.D_kwargs, config.batch_gpu, per_process)
-    if config.batch_gpu % multiple == 0:
-        return
-    if multiple == per_process:
-        raise UserError(f'--batch-gpu={config.batch_gpu}: the networks of --cfg={opts.cfg} normalise over the whole '
-                        f'batch of {per_process}; leave --batch-gpu out')
-    raise UserError(f'--batch={config.batch_size}: {config.batch_gpu} images at a time cannot be split into groups of '
-                    f'{multiple} for the minibatch statistics of --cfg={opts.cfg}; use a multiple of {multiple}')
 
 
 def add_networks(config, opts, preset):
@@ -182,13 +161,20 @@ def add_networks(config, opts, preset):
     if has_one_pass(preset):
         check_one_pass(opts, preset, gamma)
     config.loss_kwargs = dict(class_name='training.loss.StyleGAN2Loss', r1_gamma=gamma, **{**off, **preset.loss_kwargs})
-    if opts.cuda_graphs is True and config.device != 'cuda':
-        raise UserError('--cuda-graphs=1: there are none without a CUDA device; leave it out')
+    if config.device != 'cuda':
+        check_without_cuda(opts)
     # 'auto', True (insist) or False. The results are the same, so a run may continue with another value.
     config.update(compile=opts.compile, cuda_graphs=opts.cuda_graphs if config.device == 'cuda' else False)
     config.update(init_from=opts.init_from, allow_tf32=bool(opts.allow_tf32), cudnn_benchmark=not opts.nobench)
     # torch's default. It pays: the small maps that stay in float32 are a fifth of the work of a step.
     config.conv_tf32 = not on_cpu and opts.allow_tf32 is not False
+
+
+def check_without_cuda(opts):
+    """Raises UserError for options that ask for what only a GPU has."""
+    if opts.cuda_graphs is True:
+        raise UserError('--cuda-graphs=1: there are none without a CUDA device; leave it out')
+    refuse_idle('without a CUDA device', allow_tf32=opts.allow_tf32 or None, nobench=opts.nobench or None)
 
 
 def check_one_pass(opts, preset, gamma):

@@ -100,9 +100,12 @@ PRESETS = {
 
 
 def auto_values(resolution, gpus):
-    """What `auto` computes: batch, mbstd_group, channel_base, lr, gamma, ema_kimg."""
-    batch = max(min(gpus * min(4096 // resolution, 32), 64), gpus)
-    return dict(batch=batch, mbstd_group=min(batch // gpus, 4), channel_base=32768 if resolution >= 512 else 16384,
+    """What `auto` computes: batch, mbstd_group, channel_base, lr, gamma, ema_kimg. The batch is at most 64, or an image
+    per process, and always whole groups: any number of processes will do."""
+    per_process = max(min(4096 // resolution, 32, 64 // gpus), 1)
+    group = min(per_process, 4)
+    batch = gpus * (per_process - per_process % group)
+    return dict(batch=batch, mbstd_group=group, channel_base=32768 if resolution >= 512 else 16384,
                 lr=0.002 if resolution >= 1024 else 0.0025, gamma=0.0002 * resolution ** 2 / batch,
                 ema_kimg=batch * 10 / 32)
 

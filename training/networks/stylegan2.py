@@ -46,8 +46,18 @@ def configure(preset, opts, device):
     D = dict(block_kwargs=dict(block_kwargs), mapping_kwargs={},
              epilogue_kwargs=dict(mbstd_group_size=preset.mbstd_group), **channels, **precision, **preset.D_kwargs)
     if opts.freezed:
+        most = freezable_layers(D.get('architecture', 'resnet'), device.resolution)
+        if opts.freezed > most:
+            raise UserError(f'--freezed={opts.freezed}: the discriminator of --cfg={opts.cfg} has {most} such layers '
+                            f'at {device.resolution} pixels; use --freezed={most} or less')
         D['block_kwargs']['freeze_layers'] = opts.freezed
     return G, D
+
+
+def freezable_layers(architecture, resolution):
+    """Number of the discriminator's layers at 8 pixels and above, which `freeze_layers` counts."""
+    blocks = resolution.bit_length() - 3
+    return {'orig': 2 * blocks + 1, 'skip': 3 * blocks, 'resnet': 3 * blocks + 1}[architecture]
 
 
 def precision_of(kwargs):

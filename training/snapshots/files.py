@@ -79,6 +79,15 @@ def load_networks(path, device='cpu', names=None):
     return build_networks(path, tensors, info, device, names)
 
 
+def network_names(path):
+    """Which networks are in a file, of a .safetensors file by its header alone. Raises UserError if it cannot be used.
+    """
+    if str(path).endswith(biggan_files.ENDING) or is_pickle(path):
+        return set(load_networks(path).networks)
+    with _user_errors(path):
+        return set(snapshot_info.check(checkpoint.load_info(path, ('network', 'training-state')))['networks'])
+
+
 def _public_biggan(path, device):
     """-> `Snapshot` of a generator, as G_ema, or of D."""
     public = biggan_files.load(path)
