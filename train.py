@@ -54,7 +54,8 @@ METHODS = [apa.METHOD, lecam.METHOD, ortho.METHOD, chain.METHOD, insgen.METHOD, 
 @click.option('--data', help='Training images: folder or zip from dataset_tool.py, or demo = 100 drawn faces',
               required=True, metavar='PATH|demo')
 @click.option('--cfg', help='Base configuration: low-shot for about a hundred photos at 256 on a GPU, demo for a CPU, '
-                            'auto for anything else (docs/configs.md)', type=click.Choice(list(presets.PRESETS)), default='auto', show_default=True)
+                            'auto for anything else (docs/configs.md)',
+              type=click.Choice(list(presets.PRESETS)), default='auto', show_default=True)
 @click.option('--gpus', help='Number of processes  [default: 1]', type=click.IntRange(min=1), metavar='INT')
 @device_option('Where to train')
 @click.option('--snap', help='Save every N ticks', type=click.IntRange(min=1), metavar='INT')

@@ -213,8 +213,8 @@ def test_files_that_it_cannot_become(network, tmp_path, command, args, message):
     (['--freezed=1', '--init-from=demo'], '--freezed=1: this discriminator cannot keep its first layers; leave it out'),
     (['--chain'],
      '--chain: the blocks of this discriminator do not name the convolutions that CHAIN normalises; leave it out'),
-    (['--apa'], '--apa: shows D the fakes of the G step of the same iteration, and --cfg=demo has none '
-     'before each step of D; leave it out'),
+    (['--apa'], '--apa: shows D the fakes of the G step that comes first in an iteration, and --cfg=demo takes one in '
+                '2 iterations; leave it out'),
     (['--fp32=0'], '--fp32=0: the networks of --cfg=demo compute in float32; leave it out'),
     (['--metrics=ppl_wfull8'], f'--metrics=ppl_wfull8: {NO_W}; leave it out of --metrics')])
 def test_what_it_cannot_be_trained_with(table, tiny_data, args, message):
