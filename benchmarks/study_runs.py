@@ -48,8 +48,9 @@ def configuration(folder, data, arm, seed, kimg, device):
               f'--tick={TICK_KIMG}', f'--snap={round(POINT_KIMG / TICK_KIMG)}', f'--seed={seed}', f'--device={device}',
               '--snapshot-keep=best=1,last=1']
     command = [option.replace('DIR/', folder + os.sep) for option in (*of_run, *of_data, *options)]
-    config, _name = train.build_config(EasyDict(train.main.make_context('train.py', command).params))
-    train.check_names(config)
+    opts = EasyDict(train.main.make_context('train.py', command).params)
+    config, _name = train.build_config(opts)
+    train.check_names(config, opts)
     if config.training_set_kwargs.get('random_seed') is not None:
         config.training_set_kwargs['random_seed'] = 0
         if 'kd' in config.terms:

@@ -164,7 +164,7 @@ def test_presets_hold_the_published_settings():
     tenth, paper, released = [PRESETS[name] for name in ('tenth', 'paper', 'released')]
     assert DEFAULT == 'tenth' and tenth == paper._replace(weight_agkd=0.044, weight_cgkd=1, weight_pd=0.01,
                                                           weight_fitnets=18, weight_labeldist=0.2, weight_pkt=5000,
-                                                          weight_spkd=44)
+                                                          weight_spkd=44, weight_anchor=0.1)
     assert (paper.weight_agkd, paper.weight_cgkd, paper.p, paper.distance,
             paper.samples) == (0.44, 10, 0.7, 'l1', 'fake')
     assert (released.weight_agkd, released.weight_cgkd, released.p, released.distance,

@@ -140,7 +140,7 @@ def test_an_image_teacher_distils_by_agkd_and_is_refused_for_cgkd(transformers, 
     assert kd.head.weight.shape == (32, 16) and size(kd.head) > 0
     with pytest.raises(UserError, match=r'--kd-teacher: hf:.*knows images only, not texts; leave cgkd out of --kd, or '
                                         r'give a teacher'):
-        check_distillation(16, ['agkd', 'cgkd'], name, ['a cat'], settings._asdict())
+        check_distillation(16, ['agkd', 'cgkd'], name, ['a cat', 'a dog'], settings._asdict())
 
 
 @pytest.mark.filterwarnings('ignore')

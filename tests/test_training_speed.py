@@ -21,7 +21,7 @@ METHODS = ['--aug=diffaug', '--lecam=0.1', '--apa', '--insgen', '--vision-aided=
     ['--aug=ada', *KD, *WEIGHTS],
     ['--aug=fixed', '--p=0.5', '--cfg=cifar', '--cond=1', *KD, '--kd-preset=released'], METHODS])
 def test_no_host_synchronisation_in_an_iteration(tiny_data, tmp_path, args):
-    job = make_run(make_config(tiny_data, '--batch=8', '--kimg=1', *args, grid_images=4), tmp_path)
+    job = make_run(make_config(tiny_data, '--batch=8', '--kimg=30', *args, grid_images=4), tmp_path)
     job.progress = type('Progress', (), dict(advance=lambda self, nimg: None))()
     with NoWaiting():
         for _ in range(4):                      # ADA moves p in the fourth
@@ -34,7 +34,7 @@ def test_no_host_synchronisation_in_an_iteration(tiny_data, tmp_path, args):
 @needs_gpu
 @pytest.mark.parametrize('args', [['--aug=ada', *KD, *WEIGHTS], METHODS])
 def test_no_host_synchronisation_on_a_gpu(tiny_data, tmp_path, args):
-    config = make_config(tiny_data, '--device=cuda', '--batch=8', '--kimg=1', *args)
+    config = make_config(tiny_data, '--device=cuda', '--batch=8', '--kimg=30', *args)
     job = make_run(config, tmp_path, 'cuda')            # its phases are not recorded: `run` would have that done
     job.progress = type('Progress', (), dict(advance=lambda self, nimg: None))()
     job._iteration()
