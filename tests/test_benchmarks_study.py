@@ -93,7 +93,7 @@ def test_every_arm_is_a_configuration(tmp_path, monkeypatch):
     (tmp_path / 'random_teacher' / 'teacher.safetensors').touch()
     for part in study_table.PARTS.values():
         for arm in part.arms:
-            config = study_runs.configuration(str(tmp_path), part.data, arm, 3, 12.8, 'cpu')
+            config = study_runs.configuration(str(tmp_path), part.data, arm, 3, part.rounds[0][0], 'cpu')
             assert (config.random_seed, config.training_set_kwargs['random_seed']) == (3, 0)
             assert config.D_kwargs['channel_base'] == 512 and config.G_opt_kwargs['lr'] == 0.005
     names = [study_runs.run_name(part.data, arm, 0) for part in study_table.PARTS.values() for arm in part.arms]
