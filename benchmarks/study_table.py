@@ -102,6 +102,7 @@ class Part(NamedTuple):
 _SETTINGS = tuple(name for name in ARMS if name.startswith(('paper x', 'share')) and 'teacher' not in name)
 PARTS = {
     'a': Part('How long until D overfits and the plain run gets worse?', 'cifar500', ('DA',), 2, ((204.8, 1),)),
+    'a-long': Part('Does it last?', 'cifar500', ('DA', 'paper x 0.1'), 2, ((204.8, 2),)),
     'b': Part('Which settings of distillation?', 'cifar500', ('DA', 'paper', *_SETTINGS), 1,
               ((38.4, 9), (76.8, 5), (153.6, 2))),
     'c': Part('Does it help?', 'cifar500', ('DA', 'paper x 0.1'), 5, ((102.4, 2),)),
