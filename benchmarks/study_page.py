@@ -96,8 +96,8 @@ def curves(lines, part, path):
     figure, axes = pyplot.subplots(figsize=(8, 4.5))
     for number, arm in enumerate(part.arms):
         for i, line in enumerate(of_arm(lines, part, arm).values()):
-            axes.plot(line['kimg'], [None if value is None else value * SCALE['kid'] for value in line['kid']],
-                      color=f'C{number % 10}',
+            kimgs = [kimg for kimg in line['kimg'] if kimg <= lengths(part)[-1]]
+            axes.plot(kimgs, [at(line, 'kid', kimg) for kimg in kimgs], color=f'C{number % 10}',
                       linestyle='-' if number < 10 else '--', label=arm if i == 0 else None, linewidth=1.2)
     axes.set(xlabel='kimg', ylabel='KID x 1000', title=part.question, ylim=(0, None))
     axes.legend(fontsize=7)
