@@ -173,8 +173,8 @@ def video(**opts):
 
     \b
     generate.py video --network=NETWORK --seeds=3,7,12,20 --trunc=0.7 --outdir=out
-    generate.py video --network=NETWORK --grid=4x2 --steps=90 --outdir=out               eight walks at once
-    generate.py video --network=NETWORK --seeds=5 --trunc=0,1 --outdir=out               an image, from the average on
+    generate.py video --network=NETWORK --grid=4x2 --steps=90 --outdir=out      eight walks at once
+    generate.py video --network=NETWORK --seeds=5 --trunc=0,1 --outdir=out      one image, from the average and back
 
     An mp4 needs the package imageio-ffmpeg; --frames does not.
     """

@@ -21,6 +21,7 @@ sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pard
 
 import study_page  # noqa: E402
 import study_runs  # noqa: E402
+from study_statistics import differences  # noqa: E402
 from study_table import PARTS  # noqa: E402
 
 from dnnlib import UserError, files, metric_records  # noqa: E402
@@ -41,17 +42,10 @@ def write_results(folder):
 def survivors(lines, part, kimg, keep):
     """The arms that go on: the baseline, and of the others those that are best against it, by the mean difference of
     KID at `kimg` over the seeds that both have; arms that were not measured there go no further."""
-    scores = {}
-    for line in lines:
-        if line['data'] == part.data and line['arm'] in part.arms and kimg in line['kimg']:
-            scores.setdefault(line['arm'], {})[line['seed']] = line['kid'][line['kimg'].index(kimg)]
-    base = scores.get(part.arms[0], {})
-    difference = {}
-    for arm in part.arms[1:]:
-        both = [seed for seed in scores.get(arm, {}) if seed in base and seed < part.seeds]
-        if both:
-            difference[arm] = sum(scores[arm][seed] - base[seed] for seed in both) / len(both)
-    return [part.arms[0], *sorted(difference, key=difference.get)[:keep]]
+    base = study_page.kids(lines, part, part.arms[0], kimg)
+    found = {arm: differences(study_page.kids(lines, part, arm, kimg), base) for arm in part.arms[1:]}
+    means = {arm: sum(values) / len(values) for arm, values in found.items() if values}
+    return [part.arms[0], *sorted(means, key=means.get)[:keep]]
 
 
 def check_part(folder, name, device):

@@ -5,7 +5,7 @@ import os
 import re
 
 import study_sheets
-from study_statistics import paired
+from study_statistics import differences, paired
 from study_table import PARTS
 
 from dnnlib import UserError, files
@@ -27,6 +27,12 @@ def at(line, column, kimg):
     if kimg not in line['kimg'] or line[column][line['kimg'].index(kimg)] is None:
         return None
     return line[column][line['kimg'].index(kimg)] * SCALE[column]
+
+
+def kids(lines, part, arm, kimg):
+    """{seed: KID} of the runs that were measured there."""
+    return {seed: value for seed, line in of_arm(lines, part, arm).items()
+            if (value := at(line, 'kid', kimg)) is not None}
 
 
 def lengths(part):
@@ -74,13 +80,11 @@ def mean(values, digits):
 
 
 def comparison(lines, part, arm, kimg):
-    values = lambda arm: {seed: value for seed, line in of_arm(lines, part, arm).items()
-                          if (value := at(line, 'kid', kimg)) is not None}
-    arm, base = values(arm), values(part.arms[0])
+    arm, base = kids(lines, part, arm, kimg), kids(lines, part, part.arms[0], kimg)
     result = paired(arm, base)
     if result is None:
-        both = [arm[seed] - base[seed] for seed in arm if seed in base]
-        return f'{both[0]:+.0f}, one seed' if both else 'no seed in common'
+        single = differences(arm, base)
+        return f'{single[0]:+.0f}, one seed' if single else 'no seed in common'
     return (f'{result.mean:+.0f} [{result.low:+.0f}, {result.high:+.0f}], smaller in {result.smaller} of '
             f'{result.seeds}, sign test p = {result.p_value:.2f}')
 

@@ -17,17 +17,21 @@ class Paired(NamedTuple):
     p_value: float
 
 
+def differences(arm, baseline):
+    """arm, baseline: {seed: value}. -> the differences over the seeds that both have, in their order."""
+    return [arm[seed] - baseline[seed] for seed in sorted(arm) if seed in baseline]
+
+
 def paired(arm, baseline):
     """arm, baseline: {seed: value}. -> `Paired` over the seeds that both have, at least two; None if there are fewer.
 
     The p-value is that of the two-sided sign test, ties left out: at 5 seeds it is 0.06 at least.
     """
-    both = sorted(set(arm) & set(baseline))
-    if len(both) < 2:
+    found = np.array(differences(arm, baseline))
+    if len(found) < 2:
         return None
-    differences = np.array([arm[seed] - baseline[seed] for seed in both])
-    half = scipy.stats.t.ppf(0.975, len(both) - 1) * differences.std(ddof=1) / np.sqrt(len(both))
-    smaller, larger = int((differences < 0).sum()), int((differences > 0).sum())
+    half = scipy.stats.t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found))
+    smaller, larger = int((found < 0).sum()), int((found > 0).sum())
     p_value = scipy.stats.binomtest(smaller, smaller + larger).pvalue if smaller + larger else 1.0
-    mean = differences.mean()
-    return Paired(mean, mean - half, mean + half, len(both), smaller, p_value)
+    mean = found.mean()
+    return Paired(mean, mean - half, mean + half, len(found), smaller, p_value)

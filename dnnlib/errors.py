@@ -27,14 +27,15 @@ class UnusableFile(Exception):
     """What is wrong with a file, in one line without its name: the caller knows the name and makes it a `UserError`."""
 
 
-def refuse_idle(why: str, **given) -> None:
+def refuse_idle(why: str, remedy: str = 'leave it out', /, **given) -> None:
     """Raises UserError for the first option that was given, but changes nothing.
 
     Args:
-        why:   such as 'with --space=pixels'.
-        given: {option with _ for -: value}; None = not given.
+        why:    such as 'with --space=pixels'.
+        remedy: what to do.
+        given:  {option with _ for -: value}; None = not given.
     """
     for name, value in given.items():
         if value is not None:
             value = int(value) if isinstance(value, bool) else value
-            raise UserError(f'--{name.replace("_", "-")}={value}: has no effect {why}; leave it out')
+            raise UserError(f'--{name.replace("_", "-")}={value}: has no effect {why}; {remedy}')

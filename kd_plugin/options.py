@@ -4,6 +4,7 @@ import click
 
 from dnnlib import UserError
 from dnnlib.commands import FiniteRange, none_is_off
+from dnnlib.errors import refuse_idle
 from dnnlib.util import split_names
 from training.config.build import half_suits
 from training.methods.method import Method
@@ -17,11 +18,10 @@ from .distillers.table import DISTILLERS
 from .distillers.targets import TARGETS
 from .loss import check_choices, check_distillation
 from .prompts import resolve_texts
-from .teacher import forms, without_size
+from .teacher import contains, forms
 from .weighting import ADAPT_START_NIMG
 
 DEFAULT_TEACHER = 'ViT-B/32'
-PARTS = {'pocket': 'lite0'}       # networks that teachers contain
 
 _WEIGHT = FiniteRange(min=0)
 _OPTIONS = [
@@ -88,7 +88,8 @@ def _configure(opts, config, dataset):
     idle = _idle_fields(opts['kd'], methods, settings.pd)
     for name, field in _FIELDS.items():
         if field in idle:
-            _refuse(opts, [name], idle[field])
+            choice, remedy = idle[field]
+            refuse_idle(f'with {choice}', remedy, **{name: opts[name]})
     _refuse_idle_choices(opts, methods, settings, config)
     if config.batch_gpu == 1:
         _check_single_images(methods, settings)
@@ -106,19 +107,21 @@ def _configure(opts, config, dataset):
 def _refuse_idle_choices(opts, methods, settings, config):
     """Raises UserError for settings that have no effect with the values of others."""
     if settings.head != 'linear':
-        _refuse(opts, ['kd_head_lr'], f'with --kd-head={settings.head}; use --kd-head=linear')
+        refuse_idle(f'with --kd-head={settings.head}', 'use --kd-head=linear, or leave it out',
+                    kd_head_lr=opts['kd_head_lr'])
     if settings.decay == 0:
-        _refuse(opts, ['kd_decay_to'], 'without --kd-decay; add that')
+        refuse_idle('without --kd-decay', 'add that, or leave it out', kd_decay_to=opts['kd_decay_to'])
     if settings.target_norm == 'unit' and all(DISTILLERS[name].compares_directions(settings) for name in methods):
-        _refuse(opts, ['kd_target_norm'],
-                f'with --kd={opts["kd"]}, which compares directions only; use --kd-target-norm=centred')
+        refuse_idle(f'with --kd={opts["kd"]}, which compares directions only',
+                    'use --kd-target-norm=centred, or leave it out', kd_target_norm=opts['kd_target_norm'])
     if settings.view == 'augmented' and config.augment_kwargs is None:
-        _refuse(opts, ['kd_view'], 'where nothing is augmented; use --kd-view=clean, or another --aug')
+        refuse_idle('where nothing is augmented', 'use --kd-view=clean, or another --aug', kd_view=opts['kd_view'])
     if all(getattr(settings, f'weight_{name}') == 0 for name in methods):
         raise UserError(f'--kd={opts["kd"]}: with all weights 0 nothing is distilled; leave --kd out, or give '
                         f'--kd-weight-{methods[0]} a value')
     if config.total_kimg * 1000 <= ADAPT_START_NIMG:
-        _refuse(opts, ['kd_adapt'], f'up to {ADAPT_START_NIMG / 1000:g} kimg, where this run ends; use a larger --kimg')
+        refuse_idle(f'up to {ADAPT_START_NIMG / 1000:g} kimg, where this run ends',
+                    'use a larger --kimg, or leave it out', kd_adapt=opts['kd_adapt'])
 
 
 def _check_single_images(methods, settings):
@@ -133,18 +136,19 @@ def _check_single_images(methods, settings):
 
 
 def _idle_fields(kd, methods, pd):
-    """{field: why it has no effect} for the settings that only other methods, or other readings of diversity, use."""
+    """{field: (what it has no effect with, the remedy)} for the settings that only other methods, or other readings of
+    diversity, use."""
     readings = {f'--kd-pd={name}': reading.fields for name, reading in READINGS.items()}
     fields = {name: (f'weight_{name}', *method.fields) for name, method in DISTILLERS.items()}
     return {**_unused(readings, [f'--kd-pd={pd}'], f'--kd-pd={pd}'), **_unused(fields, methods, f'--kd={kd}')}
 
 
 def _unused(claims, chosen, choice):
-    """claims: name -> its fields. -> {field: the options to add}, except for the fields of the chosen ones."""
+    """claims: name -> its fields. -> {field: (choice, what to add)}, except for the fields of the chosen ones."""
     used = {field for name in chosen for field in claims[name]}
     users = lambda field: [name for name in claims if field in claims[name]]
-    return {field: f'with {choice}; add {" or ".join(users(field))}' for fields in claims.values() for field in fields
-            if field not in used}
+    return {field: (choice, f'add {" or ".join(users(field))}, or leave it out')
+            for fields in claims.values() for field in fields if field not in used}
 
 
 def _recorded(settings, idle):
@@ -155,18 +159,11 @@ def _recorded(settings, idle):
     return {field: value for field, value in settings._asdict().items() if not left_out(field, value)}
 
 
-def _refuse(opts, names, why):
-    """Raises UserError for the first of these options that was given."""
-    for name in names:
-        if opts[name] is not None:
-            raise UserError(f'--{name.replace("_", "-")}={opts[name]}: has no effect {why}, or leave it out')
-
-
 def note_on_judge(judge, config):
     """A line for the start of a run whose metrics are in the features of `judge`, if its D is trained to match those;
     else None."""
     teacher = config.terms.get('kd', {}).get('teacher')
-    if teacher is None or without_size(judge) not in (without_size(teacher), PARTS.get(without_size(teacher))):
+    if teacher is None or not contains(teacher, judge):
         return None
     return (f'Note: the metrics use the features of {judge}, which D learns to match, from the teacher {teacher}; to '
             'compare with runs without it, take another judge, such as --metric-teacher=lite2.')

@@ -20,6 +20,7 @@ import torch
 import tqdm
 
 from dnnlib.commands import SETTINGS, FiniteRange, device_option
+from dnnlib.errors import refuse_idle
 from torch_utils import checkpoint, cpu_threads
 from torch_utils.devices import keep_freed_memory, torch_device
 from torch_utils.stop_request import StopRequest
@@ -171,8 +172,7 @@ def open_data(opts):
     if opts['data'] == 'demo':
         for name, default in OF_IMAGES.items():
             if opts[name] != default:
-                raise UserError(f'--{name.replace("_", "-")}={opts[name]}: has no effect with --data=demo, whose '
-                                'drawings never end; leave it out')
+                refuse_idle('with --data=demo, whose drawings never end', **{name: opts[name]})
         return DemoFaces(opts['size'])
     return CaptionedImages(opts['data'], opts['size'], opts['texts'], opts['test_data'], opts['exclude_subset'],
                            opts['seed'], opts['mirror'], opts['shift'])

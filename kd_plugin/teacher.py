@@ -142,12 +142,14 @@ class Source(NamedTuple):
     loader:  name of the function (name, device) -> `Teacher`.
     check:   name of the function (name) that raises UserError if there is no such teacher or file.
     texts:   False = all of them know images only; True = most know texts, too: `Teacher.has_texts` says it.
+    parts:   names of teachers whose network is in it.
     """
     form: str
     matches: Callable
     loader: str
     check: str | None = None
     texts: bool = True
+    parts: tuple = ()
 
 
 SIZE_CHECK = 'kd_plugin.teachers.efficientnet_lite.check_size'
@@ -156,7 +158,7 @@ SOURCES = [             # the first that matches
     Source('lite0, lite2, lite0@SIZE', lambda name: without_size(name) in ('lite0', 'lite2'),
            'kd_plugin.teachers.efficientnet_lite.load_lite_teacher', SIZE_CHECK, texts=False),
     Source('pocket, pocket@SIZE', lambda name: without_size(name) == 'pocket',
-           'kd_plugin.teachers.pocket.load_pocket_teacher', SIZE_CHECK),
+           'kd_plugin.teachers.pocket.load_pocket_teacher', SIZE_CHECK, parts=('lite0',)),
     Source('DIR, FILE.safetensors', lambda name: name.endswith('.safetensors') or os.path.isdir(name),
            'kd_plugin.teachers.tiny_clip.load_tiny_teacher', 'kd_plugin.teachers.tiny_clip.find_file'),
     Source('hf:MODEL', lambda name: name.startswith('hf:'), 'kd_plugin.teachers.hf.load_hf_teacher'),
@@ -182,6 +184,11 @@ def check_name(name, option='--kd-teacher'):
             dnnlib.util.call_func_by_name(name, func_name=source.check)
         except UserError as err:
             raise UserError(f'{option}={name}', str(err)) from err
+
+
+def contains(name, other):
+    """Whether the teacher `name` computes the features of `other`, at whatever size."""
+    return without_size(other) in (without_size(name), *_source(name).parts)
 
 
 def may_know_texts(name):

@@ -8,6 +8,7 @@ import torch
 
 from dnnlib import UserError
 from dnnlib.commands import FiniteRange
+from dnnlib.errors import refuse_idle
 from dnnlib.util import split_names
 from torch_utils import distributed
 from training.augment.diffaugment import DiffAugment, parse_policy
@@ -162,9 +163,9 @@ def _configure(opts, config, _dataset):
     usual = iterations_in_kimg(config, BIGGAN_WARMUP) if biggan else WARMUP
     warmup = usual if opts.vision_aided_warmup is None else opts.vision_aided_warmup
     recipe = opts.vision_aided_recipe or ('biggan' if biggan else DEFAULT_RECIPE)
-    if recipe == 'biggan' and opts.vision_aided_real_label is not None:
-        raise UserError(f'--vision-aided-real-label={opts.vision_aided_real_label:g}: has no effect with '
-                        '--vision-aided-recipe=biggan, whose hinge loss knows no label; leave it out')
+    if recipe == 'biggan':
+        refuse_idle('with --vision-aided-recipe=biggan, whose hinge loss knows no label',
+                    vision_aided_real_label=opts.vision_aided_real_label)
     check_begins('--vision-aided-warmup', warmup, config)
     if opts.vision_aided_policy is not None:
         parse_policy(opts.vision_aided_policy, '--vision-aided-policy')

@@ -15,7 +15,7 @@ from .feature_stats import FeatureStats
 from .registry import FEATURES, register_metric
 
 NUM_SUBSETS, MAX_SUBSET_SIZE = 100, 1000
-CHUNK = 1 << 24             # pairs at a time: 128 MB
+BLOCK = 4096                # images of a side at a time, in float64: 128 MB of pairs
 
 
 @register_metric('kid<N>_full', needs='inception', real=FEATURES, generated=FEATURES, figures=('standard_error',))
@@ -44,8 +44,7 @@ def kernel_distance(real: torch.Tensor, gen: torch.Tensor, weights: torch.Tensor
         raise UserError(f'--metrics=kid...: {len(real)} real and {len(gen)} generated images; two of each are needed')
     subsets = len(real), len(gen), size, num_subsets, seed
     items, real_items = [numbers.to(gen.device) for numbers in _draw(*subsets)]
-    fakes, reals = gen.to(torch.float64), real.to(gen.device, torch.float64)
-    to_fakes, to_reals = _to_others(fakes, items), _mean_kernels(fakes, items, reals, real_items)
+    to_fakes, to_reals = _to_others(gen, items), _mean_kernels(gen, items, real.to(gen.device), real_items)
     values = to_fakes.mean(dim=1) + _among_reals(real, gen.device, *subsets).to(gen.device) - 2 * to_reals.mean(dim=1)
     seen = torch.zeros_like(weights[0]).index_add_(0, items.flatten(), torch.ones_like(to_fakes).flatten())
     influence = torch.zeros_like(weights[0]).index_add_(0, items.flatten(), (to_fakes - to_reals).flatten())
@@ -65,13 +64,13 @@ def _draw(num_real, num_gen, size, num_subsets, seed):
 @remembered
 def _among_reals(real, device, *subsets):
     """[R]: mean of k(y, y') over the pairs of different real images of each subset."""
-    return _to_others(real.to(device, torch.float64), _draw(*subsets)[1].to(device)).mean(dim=1)
+    return _to_others(real.to(device), _draw(*subsets)[1].to(device)).mean(dim=1)
 
 
 def _to_others(x, items):
     """[R, size]: mean of k(x_i, x_j) over the other j of each subset."""
-    own = (x.square().sum(dim=1) / x.shape[1] + 1) ** 3
-    size = items.shape[1]
+    squares = torch.cat([rows.to(torch.float64).square().sum(dim=1) for rows in x.split(BLOCK)])
+    own, size = (squares / x.shape[1] + 1) ** 3, items.shape[1]
     return (_mean_kernels(x, items, x, items) * size - own[items]) / (size - 1)
 
 
@@ -79,10 +78,11 @@ def _mean_kernels(x: torch.Tensor, items_x: torch.Tensor, y: torch.Tensor, items
     """[R, size]: mean of k(x_i, y_j) over the j of each subset. x: [N, F]; y: [M, F]; items: [R, size]."""
     if len(x) * len(y) > items_x.numel() * items_y.shape[1]:        # subsets have fewer pairs than there are
         return torch.stack([_kernel(x[i], y[j]).mean(dim=1) for i, j in zip(items_x, items_y, strict=True)])
-    chosen = y.new_zeros([len(y), len(items_y)]).scatter_(0, items_y.T, 1 / items_y.shape[1])
-    means = torch.cat([_kernel(rows, y) @ chosen for rows in x.split(max(CHUNK // len(y), 1))])
+    shares = y.new_zeros([len(y), len(items_y)], dtype=torch.float64).scatter_(0, items_y.T, 1 / items_y.shape[1])
+    blocks = list(zip(y.split(BLOCK), shares.split(BLOCK), strict=True))
+    means = torch.cat([sum(_kernel(rows, columns) @ share for columns, share in blocks) for rows in x.split(BLOCK)])
     return means.T.gather(1, items_x)
 
 
 def _kernel(x, y):
-    return (x @ y.T / x.shape[1] + 1) ** 3
+    return (x.to(torch.float64) @ y.to(torch.float64).T / x.shape[1] + 1) ** 3

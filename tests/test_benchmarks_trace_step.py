@@ -51,7 +51,7 @@ def test_least_time():
 
 # Of 256x256, --cfg=auto --aug=ada, batch 16: launches, GB and peak GiB of each phase, rounded up. Whoever makes a step
 # lighter lowers them.
-LIMITS = {'Gmain': (2243, 33.6, 3.0), 'Greg': (2610, 23.9, 1.9), 'Dmain': (2110, 37.5, 1.4), 'Dreg': (1290, 39.0, 2.9),
+LIMITS = {'Gmain': (2241, 33.6, 3.0), 'Greg': (2610, 23.9, 1.9), 'Dmain': (2110, 37.5, 1.4), 'Dreg': (1290, 39.0, 2.9),
           'EMA': (5, 0.2, 0.1)}
 
 

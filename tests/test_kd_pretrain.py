@@ -124,7 +124,7 @@ def test_wrong_options(data, tmp_path, option, message):
     assert code == 1 and message in text
 
 
-@pytest.mark.parametrize('option', ['--exclude-subset=5', '--test-data=x', '--texts=x.json', '--mirror=False',
+@pytest.mark.parametrize('option', ['--exclude-subset=5', '--test-data=x', '--texts=x.json', '--mirror=0',
                                     '--shift=0'])
 def test_demo_takes_no_options_of_data_sets(option, tmp_path):
     code, text = run_cli(pretrain.main, '--data=demo', f'--out={tmp_path}', option)

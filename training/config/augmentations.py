@@ -6,6 +6,7 @@ import click
 
 from dnnlib import EasyDict, UserError
 from dnnlib.commands import FiniteRange
+from dnnlib.errors import refuse_idle
 
 from ..augment.ada import INTERVAL, KIMG, PRETRAINED_KIMG
 from ..augment.diffaugment import POLICIES, parse_policy
@@ -83,9 +84,9 @@ def add_augmentation(config, opts, preset):
     """Raises UserError for options that have no effect with the augmentation chosen."""
     chosen = opts.aug or preset.aug
     for option in sorted({option for row in AUGMENTATIONS.values() for option in row.options}):
-        if opts[option] is not None and option not in AUGMENTATIONS[chosen].options:
+        if option not in AUGMENTATIONS[chosen].options:
             users = ' or '.join(f'--aug={name}' for name, row in AUGMENTATIONS.items() if option in row.options)
-            raise UserError(f'{flag(option)}={opts[option]}: has no effect with --aug={chosen}; it goes with {users}')
+            refuse_idle(f'with --aug={chosen}', f'it goes with {users}', **{option: opts[option]})
     policy = preset.diffaug_policy if opts.diffaug_policy is None else opts.diffaug_policy
     complete = EasyDict(opts, diffaug_policy=policy)
     config.update({**ENTRIES, **AUGMENTATIONS[chosen].configure(complete)})

@@ -3,6 +3,7 @@
 from typing import Callable, NamedTuple
 
 from dnnlib import UserError
+from dnnlib.errors import refuse_idle
 
 
 class Method(NamedTuple):
@@ -58,10 +59,9 @@ def add_methods(methods, config, opts, dataset):
         if method.is_on(opts):
             arguments = method.configure(opts, config, dataset) | (given if method.by_name else {})
             config.terms[method.name] = dict(class_name=method.term, **arguments)
-        elif given:
-            key, value = next(iter(given.items()))
-            raise UserError(f'{flag(method.name)}-{key.replace("_", "-")}={value}: has no effect without '
-                            f'{flag(method.name)}; add {method.example or "that"}, or leave this out')
+        else:
+            refuse_idle(f'without {flag(method.name)}', f'add {method.example or "that"}, or leave this out',
+                        **{f'{method.name}_{key}': value for key, value in given.items()})
 
 
 def check_methods(methods, config, names_only=False):

@@ -4,6 +4,8 @@ Sources: spectral normalisation, Miyato et al., ICLR 2018; attention, SAGAN, Zha
 of the state are those of the public program BigGAN-PyTorch.
 """
 
+import math
+
 import torch
 
 F = torch.nn.functional
@@ -40,8 +42,8 @@ class SpectralNorm(torch.nn.Module):
         sigma = torch.dot(u, image)
         if self.training:
             with torch.no_grad():
-                # Of a weight without numbers nothing is stored: u would never have numbers again
-                good = sigma.isfinite()
+                # Of a weight without numbers nothing is stored: u would never have numbers again. sigma is not negative
+                good = sigma < math.inf
                 self.u0.copy_(torch.where(good, u, self.u0))
                 self.sv0.copy_(torch.where(good, sigma, self.sv0))
         return (self.weight / sigma).to(dtype)

@@ -5,6 +5,7 @@ standing statistics: BigGAN (Brock et al., ICLR 2019), appendix C.
 """
 
 import contextlib
+import math
 
 import torch
 
@@ -32,7 +33,8 @@ class BatchNorm(torch.nn.Module):
     def __init__(self, channels, eps=1e-5, unbiased=True, sync=False):
         super().__init__()
         self.eps, self.unbiased, self.sync = eps, unbiased, sync
-        self.by_batch = _by_batch               # where it is synchronised, not compiled: see `speed.compiling`
+        # The compiler's warm-up is without other processes, and what it compiles must hold with them
+        self.by_batch = torch.compiler.disable(_by_batch) if sync else _by_batch
         self.use = None                         # for a while: what is done with the statistics of each batch
         self.register_buffer('stored_mean', torch.zeros([channels]))
         self.register_buffer('stored_var', torch.ones([channels]))
@@ -48,8 +50,7 @@ class BatchNorm(torch.nn.Module):
     @torch.no_grad()
     def _move(self, mean, var, count):
         var = var * (count / (count - 1)) if self.unbiased else var
-        # A channel without numbers, in a step that is left out, must not spoil them for good
-        good = mean.isfinite() & var.isfinite()
+        good = var < math.inf               # else a step that is left out would spoil the channel for good
         for stored, value in ((self.stored_mean, mean), (self.stored_var, var)):
             stored.copy_(torch.where(good, stored.lerp(value, MOMENTUM), stored))
 

@@ -71,7 +71,7 @@ class MappingNetwork(torch.nn.Module):
         if self.training and self.w_avg_beta is not None and not skip_w_avg_update:
             w_avg = w.detach().mean(dim=0).lerp(self.w_avg, self.w_avg_beta)
             # A step that is left out must not spoil the average permanently
-            self.w_avg.copy_(torch.where(w_avg.isfinite(), w_avg, self.w_avg))
+            self.w_avg.copy_(torch.where(w_avg.abs() < math.inf, w_avg, self.w_avg))
         if self.num_ws is None:
             return w
         ws = w.unsqueeze(1).repeat(1, self.num_ws, 1)

@@ -29,7 +29,6 @@ def compile_main_phases(loss, batch_size, tell):
     torch._inductor.config.fallback_random = True
     synthesis, D = (torch.compile(network, dynamic=False) for network in (loss.G_synthesis, loss.D))
     G = module_of(loss.G_synthesis)
-    _keep_exchanges_out(G)
     try:
         with distributed.alone(), _buffers_kept(G, loss.D):
             _warm_up(loss, synthesis, D, batch_size)
@@ -39,14 +38,6 @@ def compile_main_phases(loss, batch_size, tell):
         tell(f'--compile: torch.compile fails here ({gist(err)}); training goes on without it.')
     else:
         loss.main_synthesis, loss.main_D = synthesis, D
-
-
-def _keep_exchanges_out(G):
-    """Leaves what synchronised norms do over all processes to Python: the warm-up is without other processes, and what
-    it compiles must hold with them."""
-    for layer in G.modules():
-        if getattr(layer, 'sync', False):
-            layer.by_batch = torch.compiler.disable(layer.by_batch)
 
 
 def _warm_up(loss, synthesis, D, n):

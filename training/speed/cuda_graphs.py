@@ -1,7 +1,7 @@
 """--cuda-graphs: which phases are recorded as CUDA graphs; the others run as usual.
 
-All graphs share one memory pool: they run one after the other, and what a phase leaves behind, its gradients, is used
-up before the next.
+All graphs share one memory pool: they run one after the other, and what a phase leaves behind, its gradients, is
+used up before the next.
 """
 
 import contextlib
