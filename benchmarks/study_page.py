@@ -68,7 +68,7 @@ def row(lines, part, arm, last):
     runs = [line for line in of_arm(lines, part, arm).values() if last in line['kimg']]
     means = lambda column, kimg: mean([at(line, column, kimg) for line in runs], DIGITS[column])
     best = [min(at(line, 'kid', kimg) for kimg in line['kimg'] if kimg <= last) for line in runs]
-    nearer = [line['nearness']['value'] for line in runs if line['nearness'] and line['nearness']['kimg'] == last]
+    nearer = [record['value'] for line in runs for record in line['nearness'] if record['kimg'] == last]
     return [str(len(runs)), *[f'{means("kid", kimg)}, {means("fd", kimg)}' for kimg in lengths(part)],
             f'{means("precision", last)}, {means("recall", last)}', mean(best, 0), mean(nearer, 2),
             '' if arm == part.arms[0] else comparison(lines, part, arm, last)]

@@ -89,11 +89,14 @@ def check_same(run_dir, config):
 
 
 def measure_nearness(run_dir, config, device):
-    """Writes how many of `FAKES` images of the last snapshot have a training image as their nearest one, among as many
-    training images as images that nobody trained on: about half, unless G repeats what it was trained on. In the
-    judge's features whatever the teacher; the copies that a run reports while it trains are in its teacher's."""
-    snapshot = run_files.snapshot_path(run_dir, progress_of(run_dir)['cur_nimg'], config['kimg_per_tick'])
-    found = model_files.load_snapshot(snapshot, device)
+    """Adds a line, once for a snapshot: how many of `FAKES` images of the last one have a training image as their
+    nearest, among as many training images as images that nobody trained on: about half, unless G repeats what it was
+    trained on. In the judge's features whatever the teacher; the copies that a run reports while it trains are in its
+    teacher's."""
+    nimg, path = progress_of(run_dir)['cur_nimg'], os.path.join(run_dir, NEARNESS_FILE)
+    if any(record['kimg'] == nimg / 1000 for record in metric_records.read_lines(path)):
+        return
+    found = model_files.load_snapshot(run_files.snapshot_path(run_dir, nimg, config['kimg_per_tick']), device)
     detector = metric_main.load_detector(METRICS.partition(',')[0], device,
                                          teacher_kwargs=config['metric_kwargs']['teacher_kwargs'])
     opts = metric_utils.MetricOptions(found.G_ema, config['training_set_kwargs'], detector, torch.device(device),
@@ -103,9 +106,9 @@ def measure_nearness(run_dir, config, device):
     opts = dataclasses.replace(opts, dataset_kwargs=config['metric_set_kwargs'], opened={})
     unseen = metric_utils.compute_feature_stats_for_dataset(opts, capture_all=True).get_all()
     value, images = share_nearer(fakes, trained_on, unseen)
-    files.write_text(os.path.join(run_dir, NEARNESS_FILE), json.dumps(dict(
-        kimg=found.info['training']['cur_nimg'] / 1000, value=value, images_of_each=images, fakes=FAKES,
-        detector=detector.identity)) + '\n')
+    record = dict(kimg=nimg / 1000, value=value, images_of_each=images, fakes=FAKES, detector=detector.identity)
+    with open(path, 'a', encoding='utf-8') as f:
+        f.write(json.dumps(record) + '\n')
 
 
 def share_nearer(fakes, trained_on, unseen):
@@ -137,7 +140,7 @@ def read_run(run_dir):
     kimgs = sorted(curves)
     line.update(protocol=protocol, kimg=kimgs,
                 **{column: [curves[kimg].get(column) for kimg in kimgs] for column in FIGURES},
-                nearness=next(reversed(metric_records.read_lines(os.path.join(run_dir, NEARNESS_FILE))), None),
+                nearness=metric_records.read_lines(os.path.join(run_dir, NEARNESS_FILE)),
                 r_t=curve('Loss/signs/real'), gradient_share=curve('KD/gradient_share'),
                 hours=(last('Timing/total_sec') or 0) / 3600)
     return line

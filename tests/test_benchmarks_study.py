@@ -34,7 +34,8 @@ def test_paired_differences_by_hand():
 def line(arm, seed, *kid, data='cifar500'):
     kimg = [12.8 * (i + 1) for i in range(len(kid))]
     return dict(data=data, arm=arm, seed=seed, kimg=kimg, kid=list(kid), fd=[1000 * k for k in kid],
-                precision=[0.5] * len(kid), recall=[0.25] * len(kid), nearness=dict(kimg=25.6, value=0.625 + seed / 4))
+                precision=[0.5] * len(kid), recall=[0.25] * len(kid),
+                nearness=[dict(kimg=25.6, value=0.625 + seed / 4)])
 
 
 PART = study_table.Part('Better?', 'cifar500', ('DA', 'x', 'y', 'z', 'none'), 2, ((12.8, 2), (25.6, 1)))
@@ -114,10 +115,10 @@ def test_results_of_a_run(tmp_path):
             record = dict(metric=metric, better='lower', **figures, **protocol, seconds=1)
             snapshot = str(run / f'network-snapshot-{nimg // 1000:06d}.safetensors')
             metric_main.report_metric(record, str(run), snapshot, nimg)
-    (run / 'nearness.jsonl').write_text('{"kimg": 25.6, "value": 0.5}\n')
+    (run / 'nearness.jsonl').write_text('{"kimg": 12.8, "value": 0.75}\n{"kimg": 25.6, "value": 0.5}\n')
     got, = study.write_results(str(tmp_path))
     assert got['kimg'] == [12.8, 25.6] and got['kid'] == [0.5, 0.5] and got['recall'] == [0.1, 0.1]
-    assert got['fd'] == [300, 300] and got['nearness'] == dict(kimg=25.6, value=0.5)
+    assert got['fd'] == [300, 300] and got['nearness'] == [dict(kimg=12.8, value=0.75), dict(kimg=25.6, value=0.5)]
     assert got['protocol'] == dict.fromkeys(measured, protocol)
     assert json.loads((tmp_path / 'results.jsonl').read_text()) == got
 
