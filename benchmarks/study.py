@@ -91,9 +91,9 @@ def main():
 def list_parts():
     """Print the parts of the study."""
     for name, part in PARTS.items():
-        print(f'{name:<8}{part.question}\n        {part.data}, {part.seeds} seeds, '
+        print(f'{name:<10}{part.question}\n          {part.data}, {part.seeds} seeds, '
               + ', '.join(f'{kimg} kimg' for kimg, _ in part.rounds))
-        print('        ' + '; '.join(part.arms))
+        print(' ' * 10 + '; '.join(part.arms))
 
 
 @main.command()

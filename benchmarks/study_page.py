@@ -13,7 +13,7 @@ from dnnlib import UserError, files
 SCALE = dict(kid=1000, fd=1, precision=1, recall=1)
 DIGITS = dict(kid=0, fd=0, precision=2, recall=2)
 NOT_RUN = ['*Not run yet.*']                             # or less than half of the arms
-SIDES = dict(cifar500=32, cifar5000=32, cats=64)         # pixels of an image
+SIDES = {'cifar500': 32, 'cifar500-pocket': 32, 'cifar5000': 32, 'cats': 64}     # pixels of an image
 
 
 def of_arm(lines, part, arm):

@@ -27,7 +27,9 @@ CIFAR = ('--cfg=cifar', '--mirror=1', '--batch=16')
 DATA = {
     'cifar500': DataSet((*CIFAR, '--subset=500'), 'cifar10.zip', 'cifar10-test.zip', 'DIR/cifar_teacher', 0.005),
     'cifar5000': DataSet((*CIFAR, '--subset=5000'), 'cifar10.zip', 'cifar10-test.zip', 'DIR/cifar_teacher', 0.005),
-    # lite0 is a part of this teacher, so another one judges
+    # lite0 is a part of this teacher, so another one judges; it knows no image of CIFAR-10
+    'cifar500-pocket': DataSet((*CIFAR, '--subset=500'), 'cifar10.zip', 'cifar10-test.zip', 'pocket@128', 0.005,
+                               'lite2@128'),
     'cats': DataSet((*CIFAR,), 'cats-train.zip', 'cats-test.zip', 'pocket@128', 0.005, 'lite2@128'),
 }
 
@@ -110,6 +112,8 @@ PARTS = {
                     ((102.4, 2),)),
     'c-ada': Part('Does it help with ADA?', 'cifar500', ('ADA', 'ADA + paper x 0.1'), 5, ((102.4, 2),)),
     'c-5000': Part('Does it help with ten times the images?', 'cifar5000', ('DA', 'paper x 0.1'), 3, ((102.4, 2),)),
+    'c-pocket': Part('Does it help with a teacher that has not seen this data set?', 'cifar500-pocket',
+                     ('DA', 'paper x 0.1'), 3, ((102.4, 2),)),
     'c-cats': Part('Does it help on photographs of cats, with the teacher `pocket`?', 'cats', ('DA', 'paper x 0.1'), 3,
                    ((51.2, 2),)),
     'd': Part('Other ways to distil', 'cifar500', ('DA', 'FitNets', 'label distillation', 'PKT', 'SPKD'), 3,
