@@ -6,14 +6,13 @@ import re
 
 import study_sheets
 from study_statistics import differences, paired
-from study_table import PARTS
+from study_table import DATA, PARTS
 
 from dnnlib import UserError, files
 
 SCALE = dict(kid=1000, fd=1, precision=1, recall=1)
 DIGITS = dict(kid=0, fd=0, precision=2, recall=2)
 NOT_RUN = ['*Not run yet.*']                             # or less than half of the arms
-SIDES = {'cifar500': 32, 'cifar500-pocket': 32, 'cifar5000': 32, 'cats': 64}     # pixels of an image
 
 
 def of_arm(lines, part, arm):
@@ -116,7 +115,7 @@ def samples(lines, part, runs, path):
     longest = lengths(part)[-1]
     grids = {arm: [grid for seed in sorted(of_arm(lines, part, arm))
                    if (grid := study_sheets.latest_grid(runs(arm, seed), longest))] for arm in part.arms}
-    if not study_sheets.write(grids, SIDES[part.data], path):
+    if not study_sheets.write(grids, DATA[part.data].side, path):
         return None
     return f'{"; ".join(arm for arm, found in grids.items() if found)}, at {longest:g} kimg'
 

@@ -11,6 +11,7 @@ class DataSet(NamedTuple):
     teacher: what --kd-teacher is, DIR standing for the study's folder.
     lr:     learning rate of both networks.
     judge:  the network whose features the metrics use.
+    side:   pixels of an image.
     """
     options: tuple
     train: str
@@ -18,6 +19,7 @@ class DataSet(NamedTuple):
     teacher: str
     lr: float
     judge: str = 'lite0@128'
+    side: int = 32
 
 
 # Narrow networks, so that a CPU core trains a run in an hour; z and w of 128 numbers, minibatch statistics over 4
@@ -27,10 +29,10 @@ CIFAR = ('--cfg=cifar', '--mirror=1', '--batch=16')
 DATA = {
     'cifar500': DataSet((*CIFAR, '--subset=500'), 'cifar10.zip', 'cifar10-test.zip', 'DIR/cifar_teacher', 0.005),
     'cifar5000': DataSet((*CIFAR, '--subset=5000'), 'cifar10.zip', 'cifar10-test.zip', 'DIR/cifar_teacher', 0.005),
-    # lite0 is a part of this teacher, so another one judges; it knows no image of CIFAR-10
+    # lite0 is a part of this teacher, so another one judges; it was trained on other pictures
     'cifar500-pocket': DataSet((*CIFAR, '--subset=500'), 'cifar10.zip', 'cifar10-test.zip', 'pocket@128', 0.005,
                                'lite2@128'),
-    'cats': DataSet((*CIFAR,), 'cats-train.zip', 'cats-test.zip', 'pocket@128', 0.005, 'lite2@128'),
+    'cats': DataSet((*CIFAR,), 'cats-train.zip', 'cats-test.zip', 'pocket@128', 0.005, 'lite2@128', side=64),
 }
 
 DA = ('--aug=diffaug', '--diffaug-policy=translation,cutout')
