@@ -59,7 +59,8 @@ def table(lines, part):
         reached = [kimg for kimg in lengths(part) if any(kimg in line['kimg'] for line in runs.values())]
         if reached:
             rows.append('| ' + ' | '.join([arm, *row(lines, part, arm, reached[-1])]) + ' |')
-    return rows
+    missing = [arm for arm in part.arms if not of_arm(lines, part, arm)]
+    return [*rows, '', f'Not run yet: {"; ".join(missing)}.'] if missing else rows
 
 
 def row(lines, part, arm, last):
@@ -81,10 +82,11 @@ def mean(values, digits):
 def comparison(lines, part, arm, kimg):
     arm, base = kids(lines, part, arm, kimg), kids(lines, part, part.arms[0], kimg)
     result = paired(arm, base)
+    where = f' at {kimg:g} kimg' if len(part.rounds) > 1 else ''           # arms end at different lengths
     if result is None:
         single = differences(arm, base)
-        return f'{single[0]:+.0f}, one seed' if single else 'no seed in common'
-    return (f'{result.mean:+.0f} [{result.low:+.0f}, {result.high:+.0f}], smaller in {result.smaller} of '
+        return f'{single[0]:+.0f}{where}, one seed' if single else 'no seed in common'
+    return (f'{result.mean:+.0f} [{result.low:+.0f}, {result.high:+.0f}]{where}, smaller in {result.smaller} of '
             f'{result.seeds}, sign test p = {result.p_value:.2f}')
 
 
