@@ -29,7 +29,7 @@ CIFAR = ('--cfg=cifar', '--mirror=1', '--batch=16')
 DATA = {
     'cifar500': DataSet((*CIFAR, '--subset=500'), 'cifar10.zip', 'cifar10-test.zip', 'DIR/cifar_teacher', 0.005),
     'cifar5000': DataSet((*CIFAR, '--subset=5000'), 'cifar10.zip', 'cifar10-test.zip', 'DIR/cifar_teacher', 0.005),
-    # lite0 is a part of this teacher, so another one judges; it was trained on other pictures
+    # `pocket` knows no image of CIFAR-10; lite0 is a part of it, so another network judges
     'cifar500-pocket': DataSet((*CIFAR, '--subset=500'), 'cifar10.zip', 'cifar10-test.zip', 'pocket@128', 0.005,
                                'lite2@128'),
     'cats': DataSet((*CIFAR,), 'cats-train.zip', 'cats-test.zip', 'pocket@128', 0.005, 'lite2@128', side=64),
@@ -51,7 +51,7 @@ def scaled(factor):
     return f'--kd-weight-agkd={agkd:g}', f'--kd-weight-cgkd={cgkd:g}', f'--kd-weight-pd={pd:g}'
 
 
-def shared(share, *options, methods='agkd,cgkd'):
+def calibrated(share, *options, methods='agkd,cgkd'):
     """The paper's weights, calibrated to a share of D's gradient."""
     return distilled('--kd-preset=paper', f'--kd-share={share}', *options, methods=methods)
 
@@ -62,28 +62,28 @@ ARMS = {                                    # name -> options of train.py
     'paper x 0.3': distilled(*scaled(0.3)),
     'paper x 0.1': distilled(*scaled(0.1)),
     'paper x 0.03': distilled(*scaled(0.03)),
-    'share 0.3': shared(0.3),
-    'share 1': shared(1),
-    'share 3': shared(3),
-    'share 3, centred': shared(3, '--kd-target-norm=centred'),
-    'share 3, channel': shared(3, '--kd-target-norm=channel'),
-    'share 3, adapt': shared(3, '--kd-adapt=0.3'),          # r is 0.2 to 0.45 here
-    'share 3, AGKD': shared(3, methods='agkd'),
-    'share 3, CGKD': shared(3, '--kd-pd=off', methods='cgkd'),
-    'share 3, centred texts': shared(3, '--kd-center=1'),
-    'share 3, PD off': shared(3, '--kd-pd=off'),
-    'share 3, PD in G': shared(3, '--kd-pd=generator'),
-    'share 3, augmented': shared(3, '--kd-view=augmented'),
-    'share 3, cosine': shared(3, '--kd-distance=cosine'),
-    'share 3, warm-up': shared(3, '--kd-warmup=20'),
+    'share 0.3': calibrated(0.3),
+    'share 1': calibrated(1),
+    'share 3': calibrated(3),
+    'share 3, centred': calibrated(3, '--kd-target-norm=centred'),
+    'share 3, channel': calibrated(3, '--kd-target-norm=channel'),
+    'share 3, adapt': calibrated(3, '--kd-adapt=0.3'),          # r is 0.2 to 0.45 here
+    'share 3, AGKD': calibrated(3, methods='agkd'),
+    'share 3, CGKD': calibrated(3, '--kd-pd=off', methods='cgkd'),
+    'share 3, centred texts': calibrated(3, '--kd-center=1'),
+    'share 3, PD off': calibrated(3, '--kd-pd=off'),
+    'share 3, PD in G': calibrated(3, '--kd-pd=generator'),
+    'share 3, augmented': calibrated(3, '--kd-view=augmented'),
+    'share 3, cosine': calibrated(3, '--kd-distance=cosine'),
+    'share 3, warm-up': calibrated(3, '--kd-warmup=20'),
     'ADA': ADA,
     'ADA + paper x 0.1': distilled(*scaled(0.1), aug=ADA),
-    'FitNets': shared(3, methods='fitnets'),
-    'label distillation': shared(3, methods='labeldist'),
-    'PKT': shared(3, methods='pkt'),
-    'SPKD': shared(3, methods='spkd'),
+    'FitNets': calibrated(3, methods='fitnets'),
+    'label distillation': calibrated(3, methods='labeldist'),
+    'PKT': calibrated(3, methods='pkt'),
+    'SPKD': calibrated(3, methods='spkd'),
     'paper x 0.1, random teacher': distilled(*scaled(0.1), '--kd-teacher=DIR/random_teacher'),
-    'share 3, random teacher': shared(3, '--kd-teacher=DIR/random_teacher'),
+    'share 3, random teacher': calibrated(3, '--kd-teacher=DIR/random_teacher'),
     'paper x 0.1, teacher of drawings': distilled(*scaled(0.1), '--kd-teacher=demo'),
     'CHAIN': (*DA, *CHAIN),
     'FakeCLR': (*DA, '--fakeclr'),
