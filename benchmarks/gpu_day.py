@@ -1,13 +1,14 @@
 """What benchmarks/gpu_day.sh measures that no other program does: python benchmarks/gpu_day.py speed|exact|sheet"""
 
 import contextlib
-import gc
 import glob
 import io
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 
 import click
 import PIL.Image
@@ -25,14 +26,19 @@ from training.run.files import STATE_FILE  # noqa: E402
 from training.training_loop import Run  # noqa: E402
 
 # (configuration of train_step.py, further options of train.py), by value: what comes late may be cut off.
-SPEED = [('256-auto', ''), ('256-auto', '--aug=noaug'), ('256-auto', '--nhwc=1'), ('256-auto', '--cuda-graphs=0'),
-         ('256-auto', '--nhwc=1 --cuda-graphs=0'), ('256-auto', '--allow-tf32=0'), ('256-auto', '--allow-tf32=1'),
-         ('256-auto', '--kd=agkd,cgkd'), ('64-auto', ''), ('64-auto', '--cuda-graphs=0'), ('512-auto', ''),
-         ('512-auto', '--nhwc=1'), ('128-auto', ''), ('1024-auto', ''), ('256-auto', '--batch=64'),
-         ('256-auto', '--fp32=1'), ('256-auto', '--nobench=1'), ('256-auto', '--cfg=low-shot')]
+SPEED = [('256-auto', ''), ('256-auto', '--nobench=1'), ('256-auto', '--nhwc=0'), ('biggan-cifar', ''), ('64-auto', ''),
+         ('512-auto', ''), ('1024-auto', ''), ('128-auto', ''), ('biggan-cifar', '--nhwc=0'),
+         ('256-auto', '--cuda-graphs=0'), ('256-auto', '--aug=noaug'), ('256-auto', '--kd=agkd,cgkd'),
+         ('256-auto', '--cfg=low-shot'), ('1024-auto', '--nobench=1'), ('biggan-imagenet64', ''),
+         ('256-auto', '--allow-tf32=0'), ('256-auto', '--batch=64'), ('256-auto', '--fp32=1'), ('512-auto', '--nhwc=0')]
 TINY_SPEED = [('16-tiny', ''), ('16-tiny', '--aug=ada')]
-EXACT = [('ADA', '--aug=fixed --p=0.5'), ('no augmentation, default algorithms', '--aug=noaug --nobench=1'),
-         ('no CUDA graphs', '--aug=noaug --nobench=1 --cuda-graphs=0')]
+# label -> (options of train.py, whether cuDNN may only take algorithms that repeat themselves)
+EXACT = {'no augmentation, algorithms that repeat themselves': ('--aug=noaug --nobench=1', True),
+         'the same in float32': ('--aug=noaug --nobench=1 --fp32=1', True),
+         'the same without CUDA graphs': ('--aug=noaug --nobench=1 --cuda-graphs=0', True),
+         'ADA, algorithms that repeat themselves': ('--aug=fixed --p=0.5 --nobench=1', True),
+         'no augmentation, default algorithms': ('--aug=noaug --nobench=1', False),
+         'ADA': ('--aug=fixed --p=0.5', False)}
 SHOWN = ('Progress/kimg', 'Timing/sec_per_kimg', 'Timing/maintenance_sec', 'Progress/augment')      # of stats.jsonl
 
 
@@ -45,18 +51,21 @@ def main():
 @click.option('--out', help='File to which a line of JSON is added for each setting', required=True, metavar='FILE')
 @click.option('--tiny', help='A network for a CPU, to see whether it runs', is_flag=True)
 def speed(out, tiny):
-    """Seconds per kimg of whole iterations in many settings, one after the other."""
+    """Seconds per kimg of whole iterations in many settings, one after the other, each in a process of its own: the
+    algorithms that cuDNN has chosen are kept in a process, so is the memory that it took to choose."""
     for name, options in TINY_SPEED if tiny else SPEED:
-        gc.collect()
-        try:
-            result = speed_of(CONFIGS[name], options.split(), iterations=1 if tiny else 16)
-        except Exception as err:                        # noqa: BLE001  the other settings go on
-            result = dict(failed=gist(err))
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
+            result = pool.submit(result_of, name, options, tiny).result()
         with open(out, 'a') as f:
             f.write(json.dumps(dict(config=name, options=options, **result)) + '\n')
         print(f'{name} {options}: ' + ' '.join(f'{key}={value}' for key, value in result.items()), flush=True)
+
+
+def result_of(name, options, tiny):
+    try:
+        return speed_of(CONFIGS[name], options.split(), iterations=1 if tiny else 16)
+    except Exception as err:                            # noqa: BLE001  the other settings go on
+        return dict(failed=gist(err))
 
 
 def speed_of(config, options, iterations):
@@ -76,22 +85,26 @@ def speed_of(config, options, iterations):
 @main.command()
 @click.option('--tiny', help='A network for a CPU, to see whether it runs', is_flag=True)
 def exact(tiny):
-    """Is a run repeatable, and is one that was stopped and continued the run that was not?"""
-    config, count = CONFIGS['16-tiny' if tiny else '64-auto'], 4 if tiny else 40
+    """Is a run repeatable, and is one that was stopped and continued the run that was not? After one iteration, and
+    after many, which multiply what differs."""
+    config, counts = CONFIGS['16-tiny' if tiny else '64-auto'], (1, 4 if tiny else 40)
     with tempfile.TemporaryDirectory() as folder:
         data = steps.pictures(os.path.join(folder, 'data'), config.resolution)
-        for label, options in EXACT[:1 if tiny else None]:
+        for label, (options, repeatable) in ({'ADA': EXACT['ADA']} if tiny else EXACT).items():
             made = steps.build_config(data, *config.options, f'--batch={4 if tiny else 16}', '--snap=1',
                                       *options.split(), **config.changes)
-            one, two, parts = (last_state(made, os.path.join(folder, f'{label} {i}'), stops)
-                               for i, stops in enumerate([[count], [count], [count // 2, count]]))
-            print(f'{label}: the same run twice: {difference(one, two)}; '
-                  f'stopped and continued: {difference(one, parts)}', flush=True)
+            torch.backends.cudnn.deterministic = repeatable
+            for count in counts:
+                found = difference(last_state(made, folder, [count]), last_state(made, folder, [count]))
+                print(f'{label}: the same run twice, after {count}: {found}', flush=True)
+            found = difference(last_state(made, folder, [count]), last_state(made, folder, [count // 2, count]))
+            print(f'{label}: stopped and continued: {found}', flush=True)
 
 
-def last_state(config, run_dir, stops):
-    """Runs until each number of iterations in turn, each time as a new job. -> the tensors of the last state."""
-    os.makedirs(run_dir)
+def last_state(config, folder, stops):
+    """Runs until each number of iterations in turn, each time as a new job, in a new folder in `folder`. -> the tensors
+    of the last state."""
+    run_dir = tempfile.mkdtemp(dir=folder)
     for stop in stops:
         kimg = stop * config.batch_size / 1000
         with contextlib.redirect_stdout(io.StringIO()):
@@ -102,12 +115,14 @@ def last_state(config, run_dir, stops):
 
 
 def difference(a, b):
-    """Of two states in words: how many tensors are equal bit for bit, the largest relative difference of a weight."""
+    """Of two states in words: how many tensors are equal bit for bit, and the norm of the difference of all weights,
+    relative to theirs."""
     tensors = {name: value for name, value in a.items() if torch.is_tensor(value)}
     equal = sum(torch.equal(value, b[name]) for name, value in tensors.items()) / len(tensors)
     weights = [name for name in tensors if name.startswith(('G.', 'D.')) and tensors[name].is_floating_point()]
-    largest = max(((a[name] - b[name]).norm() / a[name].norm().clamp(min=1e-12)).item() for name in weights)
-    return f'{equal:.0%} equal, weights differ by {largest:.1e}'
+    norm = lambda values: torch.stack([value.double().norm() for value in values]).norm()
+    off = (norm([a[name] - b[name] for name in weights]) / norm([a[name] for name in weights])).item()
+    return f'{equal:.0%} equal, weights differ by {off:.1e}'
 
 
 @main.command()

@@ -18,7 +18,7 @@ case $PART in A|B|C) ;; *) grep '^# ' benchmarks/gpu_day.sh; exit 2 ;; esac
 WORK=$(mktemp -d); trap 'rm -rf "$WORK"' EXIT
 LOG=$OUT/$PART.log; FAILED=(); SECONDS=0
 mkdir -p "$OUT"; : > "$LOG"
-export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 PYTHONWARNINGS=default::RuntimeWarning
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONWARNINGS=default::RuntimeWarning
 TINY=() CONFIG=256-auto TURN=(--iterations=16 --rounds=2)
 if [ "$DEVICE" = cpu ]; then
     export CUDA_VISIBLE_DEVICES=

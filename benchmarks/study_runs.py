@@ -8,7 +8,7 @@ import time
 
 import click
 import torch
-from study_table import ARMS, DATA, NARROW
+from study_table import ARMS, DATA
 
 import train
 from dnnlib import EasyDict, UserError, files, metric_records
@@ -24,7 +24,6 @@ FAKES, NEARNESS_FILE = 2000, 'nearness.jsonl'
 FIGURES = {'kid': ('featkid2k_full', 'value'), 'fd': ('featfid2k_full', 'value'),
            'precision': ('featpr2k3_full', 'precision'), 'recall': ('featpr2k3_full', 'recall')}
 PROTOCOL = 'detector', 'reference', 'generated'
-TICK_KIMG, POINT_KIMG = 2.56, 12.8      # of a line of output, and between two measurements: whole steps of 16 images
 ABOUT_FILE = 'study.json'
 
 
@@ -45,7 +44,7 @@ def configuration(folder, data, arm, seed, kimg, device):
     of_data = [f'--data={os.path.join(folder, row.train)}', f'--metric-data={os.path.join(folder, row.test)}',
                *row.options]
     of_run = [f'--outdir={folder}', f'--metrics={METRICS}', f'--metric-teacher={row.judge}', f'--kimg={kimg:g}',
-              f'--tick={TICK_KIMG}', f'--snap={round(POINT_KIMG / TICK_KIMG)}', f'--seed={seed}', f'--device={device}',
+              f'--tick={row.tick}', f'--snap={row.ticks}', f'--seed={seed}', f'--device={device}',
               '--snapshot-keep=best=1,last=1']
     command = [option.replace('DIR/', folder + os.sep) for option in (*of_run, *of_data, *options)]
     opts = EasyDict(train.main.make_context('train.py', command).params)
@@ -55,13 +54,19 @@ def configuration(folder, data, arm, seed, kimg, device):
         config.training_set_kwargs['random_seed'] = 0
         if 'kd' in config.terms:
             config.terms['kd']['training_set_kwargs']['random_seed'] = 0
-    for kwargs in (config.G_kwargs['synthesis_kwargs'], config.D_kwargs):
-        kwargs['channel_base'] = NARROW['channel_base']
-    config.G_kwargs.update(z_dim=NARROW['z_dim'], w_dim=NARROW['z_dim'])
-    config.D_kwargs['epilogue_kwargs']['mbstd_group_size'] = NARROW['mbstd_group']
+    resize(config, row.networks)
     config.G_opt_kwargs['lr'] = config.D_opt_kwargs['lr'] = row.lr
     config.ema_kimg = 5
     return config
+
+
+def resize(config, networks):
+    for kwargs in (config.G_kwargs['synthesis_kwargs'], config.D_kwargs):
+        kwargs['channel_base'] = networks.channel_base
+    if networks.z_dim is not None:
+        config.G_kwargs.update(z_dim=networks.z_dim, w_dim=networks.z_dim)
+    if networks.mbstd_group is not None:
+        config.D_kwargs['epilogue_kwargs']['mbstd_group_size'] = networks.mbstd_group
 
 
 def train_run(folder, data, arm, seed, kimg, device):
@@ -105,19 +110,28 @@ def measure_nearness(run_dir, config, device):
     trained_on = metric_utils.compute_feature_stats_for_dataset(opts, capture_all=True).get_all()
     opts = dataclasses.replace(opts, dataset_kwargs=config['metric_set_kwargs'], opened={})
     unseen = metric_utils.compute_feature_stats_for_dataset(opts, capture_all=True).get_all()
-    value, images = share_nearer(fakes, trained_on, unseen)
-    record = dict(kimg=nimg / 1000, value=value, images_of_each=images, fakes=FAKES, detector=detector.identity)
+    value, control, images = share_nearer(fakes, trained_on, unseen)
+    record = dict(kimg=nimg / 1000, value=value, control=control, images_of_each=images, fakes=FAKES,
+                  detector=detector.identity)
     with open(path, 'a', encoding='utf-8') as f:
         f.write(json.dumps(record) + '\n')
 
 
 def share_nearer(fakes, trained_on, unseen):
-    """Features [N, F], [M, F], [K, F] -> the share of fakes whose nearest image is one of `trained_on`, and how many
-    there are of each, drawn from the larger set."""
+    """Features [N, F], [M, F], [K, F] -> the share of fakes whose nearest image is one of `trained_on`; the same share
+    of unseen images that were not drawn, which no G has made, or None where all were drawn; how many there are of each,
+    drawn from the larger set."""
+    trained_on, unseen, fakes = distances.centred(trained_on, unseen, fakes)
     number, random = min(len(trained_on), len(unseen)), torch.Generator().manual_seed(0)
-    chosen = [features[torch.randperm(len(features), generator=random)[:number]] for features in (trained_on, unseen)]
-    to_trained_on, to_unseen = [distances.nearest(fakes, features)[0] for features in chosen]
-    return (to_trained_on < to_unseen).to(torch.float64).mean().item(), number
+    order_trained_on, order_unseen = [torch.randperm(len(features), generator=random)
+                                      for features in (trained_on, unseen)]
+    drawn = trained_on[order_trained_on[:number]], unseen[order_unseen[:number]]
+
+    def share(images):
+        to_trained_on, to_unseen = [distances.nearest(images, features)[0] for features in drawn]
+        return (to_trained_on < to_unseen).to(torch.float64).mean().item()
+    rest = unseen[order_unseen[number:number + len(fakes)]]
+    return share(fakes), share(rest) if len(rest) else None, number
 
 
 def read_run(run_dir):

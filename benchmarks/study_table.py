@@ -3,8 +3,19 @@
 from typing import NamedTuple
 
 
+class Networks(NamedTuple):
+    """Of both networks; None = as the configuration has it. z and w have `z_dim` numbers."""
+    channel_base: int
+    z_dim: int | None = None
+    mbstd_group: int | None = None
+
+
+# So narrow that a CPU core trains a run in a quarter of an hour; four times as wide, for a GPU
+NARROW, WIDE = Networks(512, 128, 4), Networks(2048)
+
+
 class DataSet(NamedTuple):
-    """The training images, and the images to measure against, which nothing is trained on.
+    """The training images, the images to measure against, which nothing is trained on, and how they are trained on.
 
     options: of train.py.
     train, test: archives in the study's folder.
@@ -12,6 +23,7 @@ class DataSet(NamedTuple):
     lr:     learning rate of both networks.
     judge:  the network whose features the metrics use.
     side:   pixels of an image.
+    tick, ticks: kimg of a line of output, and how many of them between two measurements.
     """
     options: tuple
     train: str
@@ -20,11 +32,11 @@ class DataSet(NamedTuple):
     lr: float
     judge: str = 'lite0@128'
     side: int = 32
+    networks: Networks = NARROW
+    tick: float = 2.56
+    ticks: int = 5
 
 
-# Narrow networks, so that a CPU core trains a run in an hour; z and w of 128 numbers, minibatch statistics over 4
-# images.
-NARROW = dict(channel_base=512, z_dim=128, mbstd_group=4)
 CIFAR = ('--cfg=cifar', '--mirror=1', '--batch=16')
 DATA = {
     'cifar500': DataSet((*CIFAR, '--subset=500'), 'cifar10.zip', 'cifar10-test.zip', 'DIR/cifar_teacher', 0.005),
@@ -32,11 +44,15 @@ DATA = {
     # `pocket` knows no image of CIFAR-10; lite0 is a part of it, so another network judges
     'cifar500-pocket': DataSet((*CIFAR, '--subset=500'), 'cifar10.zip', 'cifar10-test.zip', 'pocket@128', 0.005,
                                'lite2@128'),
+    # batch and learning rate are those of --cfg=cifar
+    'cifar500-wide': DataSet(('--cfg=cifar', '--mirror=1', '--subset=500'), 'cifar10.zip', 'cifar10-test.zip',
+                             'DIR/cifar_teacher', 0.0025, networks=WIDE, tick=12.8, ticks=8),
     'cats': DataSet((*CIFAR,), 'cats-train.zip', 'cats-test.zip', 'pocket@128', 0.005, 'lite2@128', side=64),
 }
 
 DA = ('--aug=diffaug', '--diffaug-policy=translation,cutout')
 ADA = ('--aug=ada',)
+PLAIN = ('--aug=noaug',)
 # Its own start is at 80 kimg with this batch, its own target, 0.5, is never reached
 CHAIN = ('--chain', '--chain-start=10', '--chain-target=0.3')
 
@@ -76,6 +92,8 @@ ARMS = {                                    # name -> options of train.py
     'share 3, augmented': calibrated(3, '--kd-view=augmented'),
     'share 3, cosine': calibrated(3, '--kd-distance=cosine'),
     'share 3, warm-up': calibrated(3, '--kd-warmup=20'),
+    'no augmentation': PLAIN,
+    'no augmentation + paper x 0.1': distilled(*scaled(0.1), aug=PLAIN),
     'ADA': ADA,
     'ADA + paper x 0.1': distilled(*scaled(0.1), aug=ADA),
     'FitNets': calibrated(3, methods='fitnets'),
@@ -122,6 +140,10 @@ PARTS = {
                      ('DA', 'paper x 0.1'), 5, ((102.4, 2),)),
     'c-cats': Part('Does it help on photographs of cats, with the teacher `pocket`?', 'cats', ('DA', 'paper x 0.1'), 3,
                    ((102.4, 2),)),
+    'wide': Part('Does it help in wider networks?', 'cifar500-wide', ('DA', 'paper x 0.1'), 3, ((409.6, 2),)),
+    'wide-ada': Part('And with ADA?', 'cifar500-wide', ('ADA', 'ADA + paper x 0.1'), 3, ((409.6, 2),)),
+    'wide-noaug': Part('And without augmentation, where D overfits?', 'cifar500-wide',
+                       ('no augmentation', 'no augmentation + paper x 0.1'), 3, ((409.6, 2),)),
     'd': Part('Other ways to distil', 'cifar500', ('DA', 'share 3', 'FitNets', 'label distillation', 'PKT', 'SPKD'), 3,
               ((102.4, 6),)),
     'e': Part("Is it the teacher's knowledge?", 'cifar500',

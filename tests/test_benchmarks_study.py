@@ -100,7 +100,11 @@ def test_every_arm_is_a_configuration(tmp_path, monkeypatch):
         for arm in part.arms:
             config = study_runs.configuration(str(tmp_path), part.data, arm, 3, part.rounds[0][0], 'cpu')
             assert (config.random_seed, config.training_set_kwargs['random_seed']) == (3, 0)
-            assert config.D_kwargs['channel_base'] == 512 and config.G_opt_kwargs['lr'] == 0.005
+            wide = part.data == 'cifar500-wide'
+            assert config.D_kwargs['channel_base'] == (2048 if wide else 512)
+            assert config.G_opt_kwargs['lr'] == (0.0025 if wide else 0.005)
+            steps_of_point = config.kimg_per_tick * config.network_snapshot_ticks * 1000 / config.batch_size
+            assert steps_of_point == pytest.approx(1600 if wide else 800)
     names = [study_runs.run_name(part.data, arm, 0) for part in study_table.PARTS.values() for arm in part.arms]
     assert len(set(names)) == len({(part.data, arm) for part in study_table.PARTS.values() for arm in part.arms})
 
@@ -132,10 +136,14 @@ def test_the_share_that_is_nearer_to_training_images():
     random = torch.Generator().manual_seed(0)
     cloud = lambda number: torch.randn([number, 6], generator=random)
     trained_on, unseen = cloud(40), cloud(200)
-    assert study_runs.share_nearer(trained_on[:30] + 0.01 * cloud(30), trained_on, unseen) == (1, 40)
-    share, number = study_runs.share_nearer(cloud(2000), trained_on, unseen)
+    share, control, number = study_runs.share_nearer(trained_on[:30] + 0.01 * cloud(30), trained_on, unseen)
+    assert (share, number) == (1, 40) and control == pytest.approx(0.5, abs=0.25)       # of 30 unseen images
+    share, control, number = study_runs.share_nearer(cloud(2000), trained_on, unseen)
     assert number == 40 and share == pytest.approx(0.5, abs=0.15)
-    assert study_runs.share_nearer(unseen, trained_on, unseen[:10])[1] == 10
+    assert control == pytest.approx(share, abs=0.1)                                     # of the other 160
+    assert study_runs.share_nearer(unseen, trained_on, unseen[:10])[1:] == (None, 10)
+    far = 1000 * torch.ones(6)                              # all features have a mean, as those of a network do
+    assert study_runs.share_nearer(trained_on + far, trained_on + far, unseen + far)[0] == 1
 
 
 def test_a_run_of_other_options_is_not_continued(tmp_path):

@@ -151,7 +151,7 @@ def test_a_generator_with_its_regularisations_goes_from_kernel_to_kernel(kernels
 
 @pytest.mark.parametrize('layout', ['contiguous', 'channels_last', 'strided'])
 def test_opcheck_and_strides(kernels, layout):
-    """opcheck compares shapes, dtypes and strides with what the fake promises to a compiler."""
+    """opcheck compares shapes, dtypes, strides and offsets with what the fake promises to a compiler."""
     x = _cases.laid_out(_cases.random_tensor((2, 3, 6, 5), 0, layout), layout, torch.float32, CPU)
     b, args = torch.zeros(3), (1, 'swish', 0.2, 1.0, -1.0)
     test = ('test_schema', 'test_faketensor')
@@ -160,6 +160,11 @@ def test_opcheck_and_strides(kernels, layout):
     torch.library.opcheck(torch.ops.kdgan.bias_act_curve.default, (x, x.contiguous(), x, b, *args), test_utils=test)
     torch.library.opcheck(torch.ops.kdgan.upfirdn2d.default, (x, _cases.FILTERS['4x4'], 2, 2, 1, 1, 2, 1, 2, 1, False,
                                                               1.0), test_utils=test)
+    scale, noise, tail = torch.ones(2, 3), torch.ones(1, 1, 6, 5), (0.2, 1.5, 0.7)
+    torch.library.opcheck(torch.ops.kdgan.scaled_bias_act.default, (x, scale, noise, b, *tail), test_utils=test)
+    torch.library.opcheck(torch.ops.kdgan.scaled_bias_act_grad.default, (x, x, x, scale, *tail), test_utils=test)
+    torch.library.opcheck(torch.ops.kdgan.scaled_bias_act_grad2.default, (x, scale, noise, b, x, x, x, scale, *tail),
+                          test_utils=test)
 
 
 def test_a_result_in_another_layout_is_a_failure():

@@ -49,6 +49,7 @@ def test_what_a_graph_is_kept_under(tiny_data, tmp_path):
 @pytest.mark.parametrize('args, world, names, told', [
     (['--cfg=stylegan2', '--lecam=0.3', *KD, '--kd-warmup=1'], 1, ['Gmain', 'Greg', 'Dmain', 'Dreg'], []),
     (['--cfg=stylegan2'], 2, ['Gmain', 'Dmain', 'Dreg'], ['Greg; the processes exchange numbers in the midst of it.']),
+    (['--cfg=cifar', '--gamma=0'], 1, ['Gmain', 'Dmain'], []),         # nothing to do in the others
     (['--cfg=low-shot'], 2, ['Gboth', 'Dboth'], []),
     (['--cfg=stylegan2', '--apa', *KD], 1, ['Greg'], ['Gmain, Dmain, Dreg; apa decide in Python.']),
     (['--cfg=stylegan2', '--apa', '--insgen'], 1, ['Greg'], ['Gmain, Dmain; apa, insgen decide in Python.',
@@ -97,7 +98,7 @@ def test_recorded_phases_give_the_same_gradients_on_a_gpu(tiny_data, tmp_path, c
     for name, phase in recorded(training).items():
         assert phase.proven and set(phase.proven.values()) == {TRIALS}
         batch, (z, c) = training.reals.batch(16), training.prior.sample(4)
-        grads = {}
+        grads, before = {}, phase._state()
         for seed in (1, 2):
             for way in (phase.function, phase):
                 phases[name].begin()
@@ -105,6 +106,7 @@ def test_recorded_phases_give_the_same_gradients_on_a_gpu(tiny_data, tmp_path, c
                 way(*batch, z, c)
                 grads[seed, way] = torch.cat([param.grad.flatten() for param in phases[name].params
                                               if param.grad is not None])
+                phase._restore(before)              # the mean length of paths moves by a hundredth, and Greg with it
             usual, replayed = grads[seed, phase.function], grads[seed, phase]
             assert (usual - replayed).norm() <= tolerance * usual.norm() and usual.norm() > 0
         assert (grads[1, phase] - grads[2, phase]).norm() > 10 * tolerance * grads[1, phase].norm()

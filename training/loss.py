@@ -78,6 +78,10 @@ class StyleGAN2Loss:
         """Whether a regularisation is part of the phase: a derivative of a derivative."""
         return not phase.endswith('main') and (self.pl_weight if phase[0] == 'G' else self.r1_gamma) != 0
 
+    def makes_gradients(self, phase):
+        """Whether there is anything to do: a regularisation of weight 0 has nothing."""
+        return not phase.endswith('reg') or self.regularises(phase)
+
     def exchanges(self, phase):
         """Whether processes exchange something in the midst of a phase: lengths of paths, statistics of batches."""
         synchronised = any(getattr(layer, 'sync', False) for layer in module_of(self.G_synthesis).modules())
@@ -117,6 +121,8 @@ class StyleGAN2Loss:
         """
         if phase not in PHASES:
             raise ValueError(f'phase is {phase!r}, it must be one of {", ".join(PHASES)}')
+        if not self.makes_gradients(phase):
+            return
         main, reg = not phase.endswith('reg'), self.regularises(phase)
         step = Step(real_img.detach(), real_c, real_idx, gen_z, gen_c, round_idx, gain, self.gan_loss)
         if phase[0] == 'G':
@@ -127,14 +133,14 @@ class StyleGAN2Loss:
         else:
             if self.one_pass and main:
                 self._make_fakes(step)                  # a method may show them as reals
-            for term in self.terms.values() if main or reg else ():
+            for term in self.terms.values():
                 term.replace_reals(step)
             step.real_img.requires_grad_(reg)
             if self.one_pass and main:
                 self._d_one_pass(step, gain)
             elif main:
                 self._d_main(step, gain, reg)
-            elif reg:
+            else:
                 self._d_real(step, gain, main=False, reg=True)
 
     # -- the two networks

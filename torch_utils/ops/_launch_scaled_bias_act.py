@@ -79,7 +79,7 @@ def operators(launcher):
         work = _Work(x, scale, *args)
         work.p.dy, work.p.y = work.large('dy', dy), work.large('y', y)
         dx = work.out('out')
-        (db, dscale), dnoise = work.run(launcher, 'grad')
+        (dscale, db), dnoise = work.run(launcher, 'grad')
         return dx, dscale, dnoise, db.sum(0)
 
     def scaled_bias_act_grad2(ddx, ddscale, ddnoise, ddb, dy, y, x, scale, *args):

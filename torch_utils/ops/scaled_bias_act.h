@@ -34,7 +34,7 @@ struct ScaledBiasActParams {
 };
 
 // What is summed over pixels (dscale, db) and over channels (dnoise), as the sums of one layout lie: those over a row end up in
-// row_sums, those over a column in column_sums. grad: [db, dscale] and [dnoise]; grad2: [dscale] and none.
+// row_sums, those over a column in column_sums. grad: [dscale, db] and [dnoise]; grad2: [dscale] and none.
 constexpr int sums_over_pixels(Pass pass) { return pass == Pass::grad ? 2 : pass == Pass::grad2 ? 1 : 0; }
 constexpr int sums_over_channels(Pass pass) { return pass == Pass::grad ? 1 : 0; }
 

@@ -154,7 +154,7 @@ template <class T, bool LAST, Pass PASS> struct ScaledBiasAct {
                 const C du = slope<Lrelu>(dy.at[k], y.at[k], C(0), a);
                 if constexpr (PASS == Pass::grad) {
                     out.at[k] = du * s.scale.at[k];
-                    const C of_pixels[] = {du, du * x.at[k]}, of_channels[] = {du};
+                    const C of_pixels[] = {du * x.at[k], du}, of_channels[] = {du};
                     add<LAST>(of_pixels, of_channels, over_columns, over_rows, k);
                 } else {
                     const C ddu = ddx.at[k] * s.scale.at[k] + s.ddscale.at[k] * x.at[k] + s.noise.at[k] + s.bias.at[k];

@@ -139,7 +139,7 @@ def add_networks(config, opts, preset):
     has_half = row.precision_of is not None and (preset.half_precision or opts.fp32 is not None)
     half = has_half and half_suits(opts, config.device)
     config.fp32_auto = opts.fp32 is None and on_cpu     # a run keeps the precision of the processor that it began on
-    channels_last = on_cpu if opts.nhwc is None else opts.nhwc
+    channels_last = on_cpu or half if opts.nhwc is None else opts.nhwc
     config.update(channels_last=channels_last, fp32=not half)
     if opts.freezed:
         require(row.abilities, 'freezing', f'--freezed={opts.freezed}', 'leave it out')

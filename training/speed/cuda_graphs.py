@@ -34,6 +34,8 @@ def record_phases(accumulate, phases, loss, insist, half, tell):
     usual = {}                              # why -> phases that run as usual
     for phase in phases:
         name = phase.name
+        if not loss.makes_gradients(name):
+            continue
         deciding = [term for term, acting in loss.acting_terms(name).items() if acting.recording_key(name) is None]
         if deciding:
             usual.setdefault(f'{", ".join(deciding)} decide in Python', []).append(name)
