@@ -120,7 +120,8 @@ METHODS = [apa.METHOD, lecam.METHOD, ortho.METHOD, chain.METHOD, insgen.METHOD, 
 # Performance.
 @click.option('--fp32', help='No half precision  [default: by --cfg; 1 on a CPU without bfloat16]', type=bool,
               metavar='BOOL')
-@click.option('--nhwc', help='channels_last memory format  [default: on, but for float32 on a GPU]', type=bool, metavar='BOOL')
+@click.option('--nhwc', help='channels_last memory format  [default: on, but for float32 on a GPU]', type=bool,
+              metavar='BOOL')
 @click.option('--allow-tf32', help='TF32 in float32 work on a GPU  [default: in convolutions, not in matrix '
                                    'products]', type=bool, metavar='BOOL')
 @click.option('--compile', help='torch.compile for the main phases', type=bool, default=False, metavar='BOOL')

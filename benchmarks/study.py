@@ -111,6 +111,9 @@ def run(folder, names, parallel, seeds, device):
     with user_errors():
         for name in names or PARTS:
             check_part(folder, name, device)
+            if too_large := [seed for seed in seeds if seed >= PARTS[name].seeds]:
+                raise UserError(f'--seed={too_large[0]}: part {name} has {PARTS[name].seeds} seeds, from 0; a further '
+                                'one would not be in its table')
         for name in names or PARTS:
             run_part(folder, PARTS[name], parallel, device, seeds)
 

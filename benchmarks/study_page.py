@@ -138,8 +138,12 @@ def sheet(lines, name, runs, page, before):
 def write(page, lines, runs=None):
     """Puts the table of part x between <!-- part x --> and <!-- end -->, its curves and samples into images/ beside the
     page. runs: (data, arm, seed) -> folder of a run; None = the samples stay as they are."""
-    with open(page, encoding='utf-8') as f:
-        text = f.read()
+    try:
+        with open(page, encoding='utf-8') as f:
+            text = f.read()
+    except OSError as err:
+        raise UserError(f'--page={page}: {err.strerror}; name a file that has <!-- part NAME --> and <!-- end --> for '
+                        'every part, such as docs/evidence.md') from err
     for name, part in PARTS.items():
         mark = re.compile(rf'(<!-- part {re.escape(name)} -->\n).*?(<!-- end -->)', re.S)
         if mark.search(text) is None:

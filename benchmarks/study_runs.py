@@ -156,5 +156,6 @@ def read_run(run_dir):
                 **{column: [curves[kimg].get(column) for kimg in kimgs] for column in FIGURES},
                 nearness=metric_records.read_lines(os.path.join(run_dir, NEARNESS_FILE)),
                 r_t=curve('Loss/signs/real'), gradient_share=curve('KD/gradient_share'),
+                weight_factor=curve('KD/weight_factor'),
                 hours=(last('Timing/total_sec') or 0) / 3600)
     return line

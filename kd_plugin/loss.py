@@ -19,7 +19,7 @@ from .distillers.targets import TARGETS, Raw
 from .feature_cache import MAX_IMAGES, real_features
 from .gradient_share import GradientShare
 from .teacher import check_name, load_for_training, load_teacher, may_know_texts
-from .weighting import Weighting
+from .weighting import FACTORS, Weighting
 
 ON_CARD = {'KD/gradient_share': "its gradient in D relative to the adversarial loss's, at the end",
            'KD/weight_factor': 'factor on its weights, at the end'}
@@ -71,7 +71,8 @@ class Distillation(Term):
         self.register_buffer('cache', cache, persistent=False)
         self.targets = targets or Raw()
         self.share = GradientShare()
-        self.weighting = Weighting(settings, batch_size)
+        distilled = {key: value for key, value in settings._asdict().items() if key not in FACTORS}
+        self.weighting = Weighting(settings, batch_size, source=f'{teacher.identity} {[*chosen]} {distilled} {texts}')
 
     @classmethod
     def build(cls, device, D, methods, teacher, texts, texts_origin, settings, training_set_kwargs, seed=0,
@@ -231,13 +232,13 @@ def check_distillation(feature_dim, methods, teacher, texts, settings, **_others
 
 def check_choices(methods, teacher, texts, **_others):
     """The part of `check_distillation` that loads nothing. Raises UserError."""
-    check_name(teacher)
     for name in methods:
         if DISTILLERS[name].min_texts > 0 and not may_know_texts(teacher):
             raise UserError(f'--kd-teacher={teacher}', 'knows images only, not texts', _without_texts(name))
         if len(texts) < DISTILLERS[name].min_texts:
             raise UserError(f'--kd-texts: {name} needs at least {DISTILLERS[name].min_texts} texts, there are '
                             f'{len(texts)}')
+    check_name(teacher)
 
 
 def _without_texts(name):

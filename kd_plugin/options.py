@@ -116,18 +116,36 @@ def _refuse_idle_choices(opts, methods, settings, config):
                     'use --kd-target-norm=centred, or leave it out', kd_target_norm=opts['kd_target_norm'])
     if settings.view == 'augmented' and config.augment_kwargs is None:
         refuse_idle('where nothing is augmented', 'use --kd-view=clean, or another --aug', kd_view=opts['kd_view'])
-    if all(getattr(settings, f'weight_{name}') == 0 for name in methods):
-        raise UserError(f'--kd={opts["kd"]}: with all weights 0 nothing is distilled; leave --kd out, or give '
-                        f'--kd-weight-{methods[0]} a value')
+    _check_schedule(opts, settings, config)
+    for name in methods:
+        if not _acts(name, settings):
+            raise UserError(f'--kd-weight-{name}=0: {name} then does nothing; leave {name} out of --kd, or give it a '
+                            'weight')
     if config.total_kimg * 1000 <= ADAPT_START_NIMG:
         refuse_idle(f'up to {ADAPT_START_NIMG / 1000:g} kimg, where this run ends',
                     'use a larger --kimg, or leave it out', kd_adapt=opts['kd_adapt'])
 
 
+def _acts(name, settings):
+    """Whether a method of the table has a weight; CGKD also acts by its diversity."""
+    diversity = name == 'cgkd' and 'weight_pd' in READINGS[settings.pd].fields and settings.weight_pd > 0
+    return getattr(settings, f'weight_{name}') > 0 or diversity
+
+
+def _check_schedule(opts, settings, config):
+    """Raises UserError for weights that are never full, or gone at once."""
+    if opts['kd_warmup'] is not None and settings.warmup >= config.total_kimg:
+        raise UserError(f'--kd-warmup={settings.warmup:g}: the run ends after {config.total_kimg:g} kimg, before the '
+                        f'weights are full; use a smaller one, such as {config.total_kimg / 10:.2g}')
+    if 0 < settings.decay * 1000 < config.batch_size:
+        raise UserError(f'--kd-decay={settings.decay:g}: the weights would be gone after the first step; use a larger '
+                        f'one, such as {config.total_kimg / 2:.2g}')
+
+
 def _check_single_images(methods, settings):
     """Raises UserError for methods that compare the images of a micro-batch, if that is one image."""
     comparing = [(f'--kd={name}', f'leave {name} out') for name in methods if DISTILLERS[name].couples]
-    if 'cgkd' in methods and 'weight_pd' in READINGS[settings.pd].fields and settings.weight_pd > 0:
+    if 'cgkd' in methods and _acts('cgkd', settings._replace(weight_cgkd=0)):
         comparing.append((f'--kd-pd={settings.pd}', 'use --kd-pd=off'))
     if comparing:
         option, remedy = comparing[0]

@@ -152,13 +152,13 @@ class Source(NamedTuple):
     parts: tuple = ()
 
 
-SIZE_CHECK = 'kd_plugin.teachers.efficientnet_lite.check_size'
 SOURCES = [             # the first that matches
     Source('demo', lambda name: name == 'demo', 'kd_plugin.teachers.tiny_clip.load_demo_teacher'),
     Source('lite0, lite2, lite0@SIZE', lambda name: without_size(name) in ('lite0', 'lite2'),
-           'kd_plugin.teachers.efficientnet_lite.load_lite_teacher', SIZE_CHECK, texts=False),
+           'kd_plugin.teachers.efficientnet_lite.load_lite_teacher', 'kd_plugin.teachers.efficientnet_lite.check_name',
+           texts=False),
     Source('pocket, pocket@SIZE', lambda name: without_size(name) == 'pocket',
-           'kd_plugin.teachers.pocket.load_pocket_teacher', SIZE_CHECK, parts=('lite0',)),
+           'kd_plugin.teachers.pocket.load_pocket_teacher', 'kd_plugin.teachers.pocket.check_name', parts=('lite0',)),
     Source('DIR, FILE.safetensors', lambda name: name.endswith('.safetensors') or os.path.isdir(name),
            'kd_plugin.teachers.tiny_clip.load_tiny_teacher', 'kd_plugin.teachers.tiny_clip.find_file'),
     Source('hf:MODEL', lambda name: name.startswith('hf:'), 'kd_plugin.teachers.hf.load_hf_teacher'),

@@ -5,8 +5,11 @@ import torch
 from torch_utils import training_stats
 from training.augment.ada import AdaptiveProbability
 
+from .measured import belongs_to
+
 CALIBRATION_NIMG = 1000         # images over which --kd-share measures
 LEAST, MOST = 1e-3, 1e3         # limits of its factor; the first step, before any measurement, has the least
+FACTORS = ('warmup', 'decay', 'decay_to', 'share', 'adapt')    # settings that are no part of what is calibrated
 ADAPT_START_NIMG = 20_000
 ADAPT_KIMG = 500                # in which --kd-adapt can move the weights by `ADAPT_RANGE`
 ADAPT_RANGE = 10
@@ -25,12 +28,18 @@ class Calibration(torch.nn.Module):
     factor = share * (sum of |g_adv|) / (sum of |g_KD| at factor 1), sums over the steps so far, within [LEAST, MOST].
     Keeping the ratio all the time would take distillation away just when D overfits, since the adversarial gradient
     then vanishes.
+
+    Args:
+        batch_size: images per step, over all processes.
+        source:     text that names what is distilled, and how; a state of something else, as a fork may bring it,
+                    leaves the measurement to be done.
     """
 
-    def __init__(self, share, batch_size):
+    def __init__(self, share, batch_size, source):
         super().__init__()
         self.share, self.batch_size = share, batch_size
         self.register_buffer('sums', torch.zeros([3]))          # |g_KD| at factor 1, |g_adv|, images
+        belongs_to(self, source)
 
     def factor(self):
         kd, adv, _images = self.sums
@@ -80,12 +89,13 @@ class Weighting(torch.nn.Module):
     Args:
         settings:   `settings.Preset`.
         batch_size: images per step, over all processes; for --kd-share and --kd-adapt only.
+        source:     see `Calibration`.
     """
 
-    def __init__(self, settings, batch_size=None):
+    def __init__(self, settings, batch_size=None, source=''):
         super().__init__()
         self.settings = settings
-        self.calibration = Calibration(settings.share, batch_size) if settings.share > 0 else None
+        self.calibration = Calibration(settings.share, batch_size, source) if settings.share > 0 else None
         self.need = Need(settings.adapt, batch_size) if settings.adapt > 0 else None
         self.varies = any(value > 0 for value in (settings.share, settings.adapt, settings.warmup, settings.decay))
         for name in ('in_d_step', 'in_g_step'):

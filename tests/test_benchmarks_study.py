@@ -10,6 +10,7 @@ from concurrent.futures import Future
 import PIL.Image
 import pytest
 import torch
+from conftest import run_cli
 
 from dnnlib import UserError
 from metrics import metric_main
@@ -79,6 +80,21 @@ def test_page_has_a_place_for_every_part():
     with open(os.path.join(os.path.dirname(__file__), os.pardir, 'docs', 'evidence.md'), encoding='utf-8') as f:
         text = f.read()
     assert all(f'<!-- part {name} -->' in text for name in study_table.PARTS)
+
+
+def test_wrong_words_are_refused(tmp_path):
+    (tmp_path / 'results.jsonl').write_text(json.dumps(line('DA', 0, 0.5)) + '\n')
+    code, output = run_cli(study.main, 'page', f'--folder={tmp_path}', f'--page={tmp_path / "no.md"}')
+    assert code == 1 and f'Error: --page={tmp_path / "no.md"}: No such file or directory; name a file that' in output
+    code, output = run_cli(study.main, 'run', f'--folder={tmp_path}', '--part=a', '--seed=2')
+    assert code == 1 and 'Error: part a, DA: ' in output                    # there is no data
+    data = tmp_path / 'cifar10.zip'
+    data.mkdir()
+    for i in range(500):
+        PIL.Image.new('RGB', (32, 32), (i % 256, 0, 0)).save(data / f'{i}.png')
+    (tmp_path / 'cifar10-test.zip').symlink_to(data)
+    code, output = run_cli(study.main, 'run', f'--folder={tmp_path}', '--part=a', '--seed=2')
+    assert code == 1 and 'Error: --seed=2: part a has 2 seeds, from 0; a further one would not be in its' in output
 
 
 def test_every_arm_is_a_configuration(tmp_path, monkeypatch):

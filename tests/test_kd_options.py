@@ -39,8 +39,13 @@ def test_options_reach_the_configuration(tiny_data):
      '--kd-adapt=0.6: has no effect up to 20 kimg, where this run ends; use a larger --kimg'),
     (['--kd=agkd', '--kd-view=augmented', '--aug=noaug'],
      '--kd-view=augmented: has no effect where nothing is augmented; use --kd-view=clean, or another --aug'),
-    (['--kd=agkd,pkt', '--kd-weight-agkd=0', '--kd-weight-pkt=0'],
-     '--kd=agkd,pkt: with all weights 0 nothing is distilled; leave --kd out, or give --kd-weight-agkd a value'),
+    (['--kd=agkd,pkt', '--kd-weight-pkt=0'],
+     '--kd-weight-pkt=0: pkt then does nothing; leave pkt out of --kd, or give it a weight'),
+    (['--kd=agkd,cgkd', '--kd-weight-cgkd=0', '--kd-pd=off'], '--kd-weight-cgkd=0: cgkd then does nothing; leave'),
+    (['--kd=agkd', '--kd-warmup=25', '--kimg=25'],
+     '--kd-warmup=25: the run ends after 25 kimg, before the weights are full; use a smaller one, such as 2.5'),
+    (['--kd=agkd', '--kd-decay=1e-9', '--kimg=25'],
+     '--kd-decay=1e-09: the weights would be gone after the first step; use a larger one, such as 12'),
     ([], '--kd-teacher=demo: has no effect without --kd; add --kd=agkd,cgkd, or leave this out')])
 def test_options_that_would_do_nothing_are_refused(args, message, tiny_data):
     with pytest.raises(UserError) as err:

@@ -1,5 +1,6 @@
 """The share of distillation in D's gradient against brute force, and what scales its weights."""
 
+import copy
 import math
 
 import pytest
@@ -134,7 +135,7 @@ def test_schedule_by_hand():
 
 def test_calibration_by_hand():
     """Norms at factor 1 of 8 and 2 to 1 and 1, 600 images each: after both share * 2 / 10, for good."""
-    calibration = weighting.Calibration(0.5, 600)
+    calibration = weighting.Calibration(0.5, 600, 'x')
     assert calibration.factor().item() == pytest.approx(0.001)
     note = lambda kd, adv, factor: calibration.note(torch.tensor([kd, adv]), torch.tensor(factor))
     note(0.008, 1, 0.001)
@@ -147,12 +148,30 @@ def test_calibration_by_hand():
     assert calibration.factor().item() == pytest.approx(0.5 * 2 / 10)
     note(100, 1, 0.1)
     assert calibration.factor().item() == pytest.approx(0.1)
-    assert weighting.Calibration(1e9, 1).factor() == pytest.approx(0.001)
+    assert weighting.Calibration(1e9, 1, 'x').factor() == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize('changed, keeps', [
+    ({}, True), (dict(warmup=5.0, share=0.5, adapt=0.6), True), (dict(weight_cgkd=1.0), False),
+    (dict(target_norm='unit'), False), (dict(methods=('agkd',)), False), (dict(teacher='other'), False)])
+def test_a_fork_measures_anew_what_it_distils_otherwise(teacher, changed, keeps):
+    settings = {**dict(batch_size=N, share=0.1), **changed}
+    of_fork = toy_teacher()
+    of_fork.identity += settings.pop('teacher', '')
+    old, new = setup(teacher, batch_size=N, share=0.1)[2].weighting, setup(of_fork, **settings)[2].weighting
+    old.calibration.sums.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    new.load_state_dict({**new.state_dict(), **old.state_dict()})
+    assert new.calibration.sums.tolist() == ([1, 2, 3] if keeps else [0, 0, 0])
+    new.calibration.sums += 1
+    saved = copy.deepcopy(new.state_dict())
+    new.calibration.sums += 1
+    new.load_state_dict(saved)                                              # its own state, as a continued run has it
+    assert new.calibration.sums.tolist() == ([2, 3, 4] if keeps else [1, 1, 1])
 
 
 def test_calibration_has_limits():
     for adv, want in ((1e-6, 1e-3), (1e6, 1e3)):
-        calibration = weighting.Calibration(0.5, 600)
+        calibration = weighting.Calibration(0.5, 600, 'x')
         calibration.note(torch.tensor([1, adv]), torch.tensor(1.0))
         assert calibration.factor().item() == pytest.approx(want)
 
@@ -196,7 +215,8 @@ def test_the_g_step_follows_the_schedule_alone(teacher):
 
 
 @pytest.mark.parametrize('settings, names', [
-    ({}, set()), (dict(share=0.1), {'calibration.sums'}), (dict(adapt=0.6), {'need.p', 'need._extra_state'})])
+    ({}, set()), (dict(share=0.1), {'calibration.sums', 'calibration.source'}),
+    (dict(adapt=0.6), {'need.p', 'need._extra_state'})])
 def test_what_is_off_leaves_nothing_in_the_state(teacher, settings, names):
     """States of before can be continued."""
     _G, _D, kd, _loss = setup(teacher, batch_size=N, **settings)

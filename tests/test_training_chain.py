@@ -7,8 +7,8 @@ from conftest import parse_options
 from tiny_gan import N, batch, make_loss, nets, run
 
 import train
-from dnnlib import UserError
-from training.methods.chain import Chain
+from dnnlib import EasyDict, UserError
+from training.methods.chain import METHOD, Chain
 
 
 def numpy_normalized(x):
@@ -113,11 +113,15 @@ def test_every_phase_leaves_nothing_behind():
     assert not term.means and set(n.D.state_dict()) == names
 
 
-def test_options(tiny_data):
+def test_options(tiny_data, capsys):
     config = lambda *args: train.build_config(parse_options('--outdir=x', f'--data={tiny_data}', '--batch=8', *args))[0]
     assert config('--chain').terms['chain'] == dict(class_name='training.methods.chain.Chain', start=40, base=0.1)
     assert config('--chain', '--chain-base=0', '--chain-start=2', '--chain-weight=5').terms['chain'] == \
         dict(class_name='training.methods.chain.Chain', start=2, base=0, weight=5)
     assert config('--chain', '--kimg=30').terms['chain']['start'] == 40         # its loss is there from the beginning
+    assert 'CHAIN: normalises nothing before 40 kimg, where this run has ended; its' in capsys.readouterr().out
     with pytest.raises(UserError, match='--chain-start=40: the run ends after 30 kimg, before it takes part; use a'):
         config('--chain', '--kimg=30', '--chain-base=0')
+    biggan = EasyDict(training_set_kwargs=dict(max_size=5000), batch_size=50, D_steps=4, total_kimg=50_000,
+                      D_kwargs=dict(class_name='training.networks.Discriminator'))
+    assert METHOD.configure(EasyDict(chain_start=None, chain_base=None), biggan, None)['start'] == 1000  # by G's steps

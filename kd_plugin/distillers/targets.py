@@ -7,8 +7,8 @@ mean square of the targets' length is 10 for all except `raw`, which leaves the 
 import torch
 
 from dnnlib import UserError
-from torch_utils.seeds import number_of
 
+from ..measured import belongs_to
 from ..teacher import COMMON_NORM
 
 F = torch.nn.functional
@@ -58,8 +58,7 @@ class Affine(Raw):
                             'use --kd-target-norm=raw')
         for name, value in (('shift', shift), ('scale', scale)):
             self.register_buffer(name, value.to(feats.device, torch.float32))
-        self.register_buffer('source', torch.tensor(number_of(source, num_bytes=7), device=feats.device))
-        self.register_load_state_dict_pre_hook(_keep_own)
+        belongs_to(self, source, feats.device)
 
     def forward(self, feats):
         return (feats - self.shift) / self.scale
@@ -93,14 +92,6 @@ class PerChannel(Affine):
         std = (feats - mean).square().mean(0).sqrt()
         divisor = std.clamp(min=FLOOR * std.square().mean().sqrt())
         return mean, divisor * (std / divisor).square().sum().sqrt() / COMMON_NORM
-
-
-def _keep_own(module, state_dict, prefix, *_others):
-    """Before a state is loaded: replaces its statistics by those of the module if they belong to other images or
-    another teacher."""
-    saved = state_dict.get(f'{prefix}source')
-    if saved is not None and saved.item() != module.source.item():
-        state_dict.update({prefix + name: value for name, value in module.named_buffers()})
 
 
 TARGETS = {'raw': Raw, 'unit': Unit, 'centred': Centred, 'channel': PerChannel}

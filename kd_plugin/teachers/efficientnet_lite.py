@@ -156,11 +156,6 @@ def split_size(name, default):
     return base, int(size)
 
 
-def check_size(name):
-    """Raises UserError for 'lite0@much'."""
-    split_size(name, None)
-
-
 def package_folder(package, extra):
     """Folder of an installed package of weights; no code of it runs. Raises UserError if it is not installed."""
     spec = importlib.util.find_spec(package)
@@ -181,6 +176,11 @@ def weights_path(variant_name, extra='lite'):
     """Raises UserError if the package is not installed."""
     variant = VARIANTS[variant_name]
     return os.path.join(package_folder(variant.package, extra), 'models', variant.file)
+
+
+def check_name(name):
+    """Raises UserError for 'lite0@much', or if the package is not installed."""
+    weights_path(split_size(name, None)[0])
 
 
 def load_network(variant_name, extra='lite'):

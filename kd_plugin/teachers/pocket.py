@@ -15,7 +15,17 @@ from dnnlib import UserError, files
 
 from ..prompts import class_names_of
 from ..teacher import COMMON_NORM, Preprocess, Teacher
-from .efficientnet_lite import CLASSES, MEAN, STD, VARIANTS, load_network, package_folder, split_size, unreadable
+from .efficientnet_lite import (
+    CLASSES,
+    MEAN,
+    STD,
+    VARIANTS,
+    load_network,
+    package_folder,
+    split_size,
+    unreadable,
+    weights_path,
+)
 
 F = torch.nn.functional
 
@@ -74,6 +84,14 @@ class Conse(torch.nn.Module):
 
     def text_features(self, texts):
         return self.sentences(texts)
+
+
+def check_name(name):
+    """Raises UserError for 'pocket@much', or if a package is not installed."""
+    split_size(name, None)
+    weights_path(CLASSIFIER, extra='pocket')
+    for package in (SENTENCE_PACKAGE, 'transformers'):
+        package_folder(package, 'pocket')
 
 
 def load_sentence_encoder(folder):

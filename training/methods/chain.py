@@ -8,10 +8,11 @@ from torch_utils import distributed, training_stats
 
 from ..loss_terms import Term
 from ..networks.architectures import of_class, require
-from .method import Method, check_begins
+from .method import Method, check_begins, iterations_in_kimg
 
 F = torch.nn.functional
 FEW_IMAGES = 1000           # up to here the zero-mean loss acts from the start
+START = 5000                # iterations before p moves
 
 
 class Chain(Term):
@@ -110,9 +111,12 @@ def _configure(opts, config, _dataset):
     """The source waits for 5000 iterations, and adds its zero-mean loss from the start for the smallest sets."""
     require(of_class(config.D_kwargs['class_name']).abilities, 'chain', '--chain', 'leave it out')
     base = 0.1 if config.training_set_kwargs['max_size'] <= FEW_IMAGES else 0.0
-    start = 5 * config.batch_size if opts.chain_start is None else opts.chain_start
+    start = iterations_in_kimg(config, START) if opts.chain_start is None else opts.chain_start
     if (base if opts.chain_base is None else opts.chain_base) == 0:                 # else its loss is there before
         check_begins('--chain-start', start, config)
+    elif start >= config.total_kimg:
+        distributed.print0(f'CHAIN: normalises nothing before {start:g} kimg, where this run has ended; its zero-mean '
+                           f'loss acts. For both use a smaller --chain-start, such as {config.total_kimg / 3:.2g}.')
     return dict(start=start, base=base)
 
 
