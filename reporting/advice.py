@@ -12,6 +12,7 @@ from .numbers import kimg, short
 LATEST = 3                      # ticks that count as now
 EARLY = 0.1                     # first share of a run, in which fakes are still blurred and alike
 LEAKS, SURE, OVERFITS, RISE = 0.8, 0.9, 0.5, 0.2
+LARGEST_FACTOR = 999            # of weights; what --kd-share may choose ends at 1000
 NEAR, TEACHER_ONLY, LOSES_VIEW, SLOWER = 0.15, 10, 0.1, 1.5
 WORSE_IN_A_ROW = 3
 
@@ -87,6 +88,9 @@ LIMITS = [
     Limit('Health/repeats', NEAR, 'watch', 'Fakes repeat each other',
           '{now:.0%} of the fakes nearly repeat another one, where new photos would have about 5 %: few motifs, '
           'or a collapse where it came within a few ticks. An earlier snapshot may be better.', late=True),
+    Limit('KD/weight_factor', LARGEST_FACTOR, 'watch', 'The share of distillation is not reached',
+          'The factor of `--kd-share` is at its limit, 1000: with these weights distillation has next to no gradient. '
+          'Give the methods larger ones.'),
 ]
 
 
