@@ -13,6 +13,11 @@ def size_of(channels: int, height: int, width: int) -> str:
     return f'{width}x{height} {"grey" if channels == 1 else "RGB"}'
 
 
+def yes_or_no(value: object) -> str | None:
+    """In tables, which leave out what is None."""
+    return None if value is None else 'yes' if value else 'no'
+
+
 def one_line(text: object) -> str:
     """The beginning of what an exception or a file says, in one line."""
     line = ' '.join(str(text).split())

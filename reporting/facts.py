@@ -3,6 +3,7 @@
 import datetime
 import statistics
 
+from dnnlib.text import yes_or_no
 from dnnlib.util import format_time
 from training.run import files as run_files
 
@@ -49,8 +50,8 @@ def data(run) -> list[tuple[str, str]]:
     classes = found.get('class_names')
     rows = [('name', found.get('name') or kwargs.get('path')),
             ('images', found.get('images') or kwargs.get('max_size')), ('held out', found.get('held_out')),
-            ('resolution', _side(kwargs.get('resolution'))), ('mirrored, too', _yes(kwargs.get('xflip'))),
-            ('labels used', _yes(kwargs.get('use_labels'))),
+            ('resolution', _side(kwargs.get('resolution'))), ('mirrored, too', yes_or_no(kwargs.get('xflip'))),
+            ('labels used', yes_or_no(kwargs.get('use_labels'))),
             ('classes', ', '.join(map(str, classes)) if isinstance(classes, list) else None),
             ('SHA-256 of the content', _digest(found.get('content_hash')))]
     return _known(rows)
@@ -100,10 +101,6 @@ def _text(value):
     if isinstance(value, float):
         return f'{value:g}'
     return ', '.join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _yes(value):
-    return None if value is None else 'yes' if value else 'no'
 
 
 def _digest(value):

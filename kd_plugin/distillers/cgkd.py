@@ -4,6 +4,7 @@ import torch
 
 from torch_utils import training_stats
 
+from .agkd import l1
 from .distiller import Distiller
 from .diversity import READINGS, mean_pairwise_cosine
 
@@ -23,11 +24,6 @@ def image_text_correlation(feats, text_feats, center=False):
     """
     corr = feats.to(torch.float32) @ text_feats.to(torch.float32).t()
     return F.normalize(corr - corr.mean(1, keepdim=True) if center else corr, dim=1)
-
-
-def l1(a, b):
-    """[N, K], [N, K] -> [N]: sum of absolute differences (paper)."""
-    return (a - b).abs().sum(1)
 
 
 def squared(a, b):

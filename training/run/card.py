@@ -8,6 +8,7 @@ import os
 import dnnlib
 from dnnlib import UserError, files, metric_records
 from dnnlib.published import without_folders
+from dnnlib.text import yes_or_no
 
 from .. import model_files
 from ..loss_terms import Term
@@ -153,13 +154,9 @@ def _data_rows(data):
     return [('name', data.get('name')), ('SHA-256 of the content as trained on', data.get('content_hash')),
             ('images', data.get('images')),
             *([('images held out for validation', data['held_out'])] if data.get('held_out') else []),
-            ('resolution', data.get('resolution')), ('mirrored images added', _yes(data.get('mirrored'))),
-            ('labels used', _yes(data.get('labels'))), ('classes', ', '.join(classes) if classes else None),
+            ('resolution', data.get('resolution')), ('mirrored images added', yes_or_no(data.get('mirrored'))),
+            ('labels used', yes_or_no(data.get('labels'))), ('classes', ', '.join(classes) if classes else None),
             ('made by', '; '.join(made) or None)]
-
-
-def _yes(value):
-    return None if value is None else 'yes' if value else 'no'
 
 
 def _training_rows(c, G_kwargs, nimg, stats, history):
