@@ -26,8 +26,9 @@ from training.run.files import STATE_FILE  # noqa: E402
 from training.training_loop import Run  # noqa: E402
 
 # (configuration of train_step.py, further options of train.py), by value: what comes late may be cut off.
-SPEED = [('256-auto', ''), ('256-auto', '--nobench=1'), ('256-auto', '--nhwc=0'), ('biggan-cifar', ''), ('64-auto', ''),
-         ('512-auto', ''), ('1024-auto', ''), ('128-auto', ''), ('biggan-cifar', '--nhwc=0'),
+SPEED = [('256-auto', ''), ('256-auto', '--nobench=1'), ('256-auto', '--nhwc=0'), ('biggan-cifar', '--fp32=0'),
+         ('64-auto', ''), ('512-auto', ''), ('1024-auto', ''), ('128-auto', ''),
+         ('biggan-cifar', '--fp32=0 --nhwc=0'),
          ('256-auto', '--cuda-graphs=0'), ('256-auto', '--aug=noaug'), ('256-auto', '--kd=agkd,cgkd'),
          ('256-auto', '--cfg=low-shot'), ('1024-auto', '--nobench=1'), ('biggan-imagenet64', ''),
          ('256-auto', '--allow-tf32=0'), ('256-auto', '--batch=64'), ('256-auto', '--fp32=1'), ('512-auto', '--nhwc=0')]
@@ -55,20 +56,17 @@ def speed(out, tiny):
     algorithms that cuDNN has chosen are kept in a process, so is the memory that it took to choose."""
     for name, options in TINY_SPEED if tiny else SPEED:
         with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
-            result = pool.submit(result_of, name, options, tiny).result()
+            try:
+                result = pool.submit(speed_of, name, options.split(), 1 if tiny else 16).result()
+            except Exception as err:                    # noqa: BLE001  the other settings go on
+                result = dict(failed=gist(err))
         with open(out, 'a') as f:
             f.write(json.dumps(dict(config=name, options=options, **result)) + '\n')
         print(f'{name} {options}: ' + ' '.join(f'{key}={value}' for key, value in result.items()), flush=True)
 
 
-def result_of(name, options, tiny):
-    try:
-        return speed_of(CONFIGS[name], options.split(), iterations=1 if tiny else 16)
-    except Exception as err:                            # noqa: BLE001  the other settings go on
-        return dict(failed=gist(err))
-
-
-def speed_of(config, options, iterations):
+def speed_of(name, options, iterations):
+    config = CONFIGS[name]
     with tempfile.TemporaryDirectory() as data, tempfile.TemporaryDirectory() as run_dir:
         data = steps.pictures(data, config.resolution)
         made = steps.build_config(data, *config.options, *options, **config.changes)

@@ -2,7 +2,7 @@
 # What only a GPU can tell, in three parts of less than ten minutes each, by value: bash benchmarks/gpu_day.sh A
 #     A   right or wrong: build, values and derivatives, graphs, no waiting for the device, exact continuation
 #     B   how fast: the step by options at 64 to 1024 pixels, memory, profile, bandwidth of the operators
-#     C   a run on pictures of your own: DATA=FILE.zip OPTS='--nhwc=1' bash benchmarks/gpu_day.sh C
+#     C   a run on pictures of your own: DATA=FILE.zip OPTS='--nhwc=0' bash benchmarks/gpu_day.sh C
 # Nothing stops at a failure; each step has a time limit of its own, and the last line names the steps that failed.
 # $OUT/A.log, ... hold all that they print. No network is needed. Settings, as environment variables:
 #     OUT         where the results go                     [gpu_day]

@@ -1,6 +1,6 @@
 """Speed of a training step: python benchmarks/train_step.py [--config=NAME] [--vary=...] [OPTIONS OF train.py]
 
-    python benchmarks/train_step.py --config=256-auto --vary=--cuda-graphs=0 --vary='--nhwc=1 --kd=agkd,cgkd'
+    python benchmarks/train_step.py --config=256-auto --vary=--cuda-graphs=0 --vary='--nhwc=0 --kd=agkd,cgkd'
     python benchmarks/train_step.py --config=256-auto --beside=FOLDER
 
 Runs iterations of the training loop's own `Training`: data in memory, augmentation, optimisers, average of the weights.

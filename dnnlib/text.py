@@ -18,6 +18,11 @@ def yes_or_no(value: object) -> str | None:
     return None if value is None else 'yes' if value else 'no'
 
 
+def rounded(value: float) -> str:
+    """Two digits of a number that is suggested: 333.3 -> '330'."""
+    return f'{float(f"{value:.2g}"):g}'
+
+
 def one_line(text: object) -> str:
     """The beginning of what an exception or a file says, in one line."""
     line = ' '.join(str(text).split())

@@ -35,6 +35,13 @@ def alike(text_feats):
     return bool((rows @ rows.T).min() > SAME_TEXTS)
 
 
+def _that_matter(settings):
+    """What is calibrated, without later additions that are off, so that they change no run that was begun before."""
+    later = Preset._field_defaults
+    return {field: value for field, value in settings._asdict().items()
+            if field not in FACTORS and not (field in later and value == later[field])}
+
+
 class Distillation(Term):
     """Distils a frozen teacher into the discriminator, in one or several of the ways of `distillers.DISTILLERS`.
 
@@ -71,8 +78,8 @@ class Distillation(Term):
         self.register_buffer('cache', cache, persistent=False)
         self.targets = targets or Raw()
         self.share = GradientShare()
-        distilled = {key: value for key, value in settings._asdict().items() if key not in FACTORS}
-        self.weighting = Weighting(settings, batch_size, source=f'{teacher.identity} {[*chosen]} {distilled} {texts}')
+        distilled = teacher.identity, [*chosen], _that_matter(settings), texts if text_feats is not None else None
+        self.weighting = Weighting(settings, batch_size, source=repr(distilled))
 
     @classmethod
     def build(cls, device, D, methods, teacher, texts, texts_origin, settings, training_set_kwargs, seed=0,

@@ -14,6 +14,8 @@ def belongs_to(module, source, device=None):
 
 
 def _keep_own(module, state_dict, prefix, *_others):
-    saved = state_dict.get(f'{prefix}source')
-    if saved is not None and saved.item() != module.source.item():
-        state_dict.update({prefix + name: value for name, value in module.named_buffers(recurse=False)})
+    own = {prefix + name: value for name, value in module.named_buffers(recurse=False)}
+    if any(name in state_dict for name in own):
+        state_dict.setdefault(f'{prefix}source', module.source)     # states of before name none
+        if state_dict[f'{prefix}source'].item() != module.source.item():
+            state_dict.update(own)

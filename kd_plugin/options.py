@@ -5,6 +5,7 @@ import click
 from dnnlib import UserError
 from dnnlib.commands import FiniteRange, none_is_off
 from dnnlib.errors import refuse_idle
+from dnnlib.text import rounded
 from dnnlib.util import split_names
 from training.config.build import half_suits
 from training.methods.method import Method
@@ -121,14 +122,23 @@ def _refuse_idle_choices(opts, methods, settings, config):
         if not _acts(name, settings):
             raise UserError(f'--kd-weight-{name}=0: {name} then does nothing; leave {name} out of --kd, or give it a '
                             'weight')
+    if not any(_acts(name, settings, in_d=True) for name in methods):
+        refuse_idle('where nothing is distilled into D', 'give a method a weight, or leave it out',
+                    kd_share=opts['kd_share'], kd_adapt=opts['kd_adapt'])
     if config.total_kimg * 1000 <= ADAPT_START_NIMG:
         refuse_idle(f'up to {ADAPT_START_NIMG / 1000:g} kimg, where this run ends',
                     'use a larger --kimg, or leave it out', kd_adapt=opts['kd_adapt'])
 
 
-def _acts(name, settings):
-    """Whether a method of the table has a weight; CGKD also acts by its diversity."""
-    diversity = name == 'cgkd' and 'weight_pd' in READINGS[settings.pd].fields and settings.weight_pd > 0
+def _has_diversity(settings):
+    return 'weight_pd' in READINGS[settings.pd].fields and settings.weight_pd > 0
+
+
+def _acts(name, settings, in_d=False):
+    """Whether a method has any effect on the networks, or on D: its weight, or in CGKD diversity. That of the adapter
+    reaches them through CGKD's weight only."""
+    readings = ('student',) if in_d else ('student', 'generator')
+    diversity = name == 'cgkd' and _has_diversity(settings) and settings.pd in readings
     return getattr(settings, f'weight_{name}') > 0 or diversity
 
 
@@ -136,16 +146,16 @@ def _check_schedule(opts, settings, config):
     """Raises UserError for weights that are never full, or gone at once."""
     if opts['kd_warmup'] is not None and settings.warmup >= config.total_kimg:
         raise UserError(f'--kd-warmup={settings.warmup:g}: the run ends after {config.total_kimg:g} kimg, before the '
-                        f'weights are full; use a smaller one, such as {config.total_kimg / 10:.2g}')
-    if 0 < settings.decay * 1000 < config.batch_size:
-        raise UserError(f'--kd-decay={settings.decay:g}: the weights would be gone after the first step; use a larger '
-                        f'one, such as {config.total_kimg / 2:.2g}')
+                        f'weights are full; use a smaller one, such as {rounded(config.total_kimg / 10)}')
+    if settings.decay_to == 0 and 0 < settings.decay * 1000 <= config.batch_size:
+        raise UserError(f'--kd-decay={settings.decay:g}: the weights would fall to nothing within a step; use a larger '
+                        f'one, such as {rounded(config.total_kimg / 2)}')
 
 
 def _check_single_images(methods, settings):
     """Raises UserError for methods that compare the images of a micro-batch, if that is one image."""
     comparing = [(f'--kd={name}', f'leave {name} out') for name in methods if DISTILLERS[name].couples]
-    if 'cgkd' in methods and _acts('cgkd', settings._replace(weight_cgkd=0)):
+    if 'cgkd' in methods and _has_diversity(settings):
         comparing.append((f'--kd-pd={settings.pd}', 'use --kd-pd=off'))
     if comparing:
         option, remedy = comparing[0]

@@ -128,6 +128,7 @@ class Weighting(torch.nn.Module):
         if self.varies:
             training_stats.report('KD/weight_factor', self.in_d_step)
         if self.calibration is not None:
+            training_stats.report('KD/calibration', self.calibration.factor())
             self.calibration.note(norms, self.in_d_step)
         if self.need is not None:
             self.need.update(batch_idx, self.cur_nimg)

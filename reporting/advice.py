@@ -88,7 +88,7 @@ LIMITS = [
     Limit('Health/repeats', NEAR, 'watch', 'Fakes repeat each other',
           '{now:.0%} of the fakes nearly repeat another one, where new photos would have about 5 %: few motifs, '
           'or a collapse where it came within a few ticks. An earlier snapshot may be better.', late=True),
-    Limit('KD/weight_factor', LARGEST_FACTOR, 'watch', 'The share of distillation is not reached',
+    Limit('KD/calibration', LARGEST_FACTOR, 'watch', 'The share of distillation is not reached',
           'The factor of `--kd-share` is at its limit, 1000: with these weights distillation has next to no gradient. '
           'Give the methods larger ones.'),
 ]

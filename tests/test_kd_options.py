@@ -45,7 +45,13 @@ def test_options_reach_the_configuration(tiny_data):
     (['--kd=agkd', '--kd-warmup=25', '--kimg=25'],
      '--kd-warmup=25: the run ends after 25 kimg, before the weights are full; use a smaller one, such as 2.5'),
     (['--kd=agkd', '--kd-decay=1e-9', '--kimg=25'],
-     '--kd-decay=1e-09: the weights would be gone after the first step; use a larger one, such as 12'),
+     '--kd-decay=1e-09: the weights would fall to nothing within a step; use a larger one, such as 12'),
+    (['--kd=agkd', '--batch=16', '--kd-decay=0.016'], '--kd-decay=0.016: the weights would fall to nothing within a'),
+    (['--kd=agkd', '--kd-warmup=30000'],
+     '--kd-warmup=30000: the run ends after 25000 kimg, before the weights are full; use a smaller one, such as 2500'),
+    (['--kd=cgkd', '--kd-weight-cgkd=0', '--kd-pd=adapter'], '--kd-weight-cgkd=0: cgkd then does nothing; leave cgkd'),
+    (['--kd=cgkd', '--kd-weight-cgkd=0', '--kd-pd=generator', '--kd-share=1'],
+     '--kd-share=1.0: has no effect where nothing is distilled into D; give a method a weight, or leave it out'),
     ([], '--kd-teacher=demo: has no effect without --kd; add --kd=agkd,cgkd, or leave this out')])
 def test_options_that_would_do_nothing_are_refused(args, message, tiny_data):
     with pytest.raises(UserError) as err:

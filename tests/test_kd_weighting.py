@@ -9,9 +9,10 @@ from kd_toys import RES, N, setup, step, toy_teacher
 from resuming import differences, run
 from small_runs import KD, make_config
 
+from kd_plugin import loss as loss_module
 from kd_plugin import weighting
 from kd_plugin.distillers.heads import HEADS
-from kd_plugin.distillers.settings import PRESETS
+from kd_plugin.distillers.settings import PRESETS, Preset
 from torch_utils import training_stats
 from training.networks import DiscriminatorFeatures
 from training.speed.compiling import compile_main_phases
@@ -167,6 +168,21 @@ def test_a_fork_measures_anew_what_it_distils_otherwise(teacher, changed, keeps)
     new.calibration.sums += 1
     new.load_state_dict(saved)                                              # its own state, as a continued run has it
     assert new.calibration.sums.tolist() == ([2, 3, 4] if keeps else [1, 1, 1])
+
+
+def test_a_calibration_of_before_goes_on(teacher, monkeypatch):
+    """In a state without a source, and after a setting was added to the table, which is off."""
+    weights = lambda: setup(teacher, batch_size=N, share=0.1)[2].weighting
+    old = weights()
+    old.calibration.sums.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    saved = old.state_dict()
+    monkeypatch.setattr(loss_module.Preset, '_asdict', lambda self, usual=Preset._asdict: dict(usual(self), later=0))
+    monkeypatch.setattr(loss_module.Preset, '_field_defaults', dict(Preset._field_defaults, later=0))
+    for state in (saved, {name: value for name, value in saved.items() if not name.endswith('source')}):
+        new = weights()
+        new.load_state_dict(state)
+        assert new.calibration.sums.tolist() == [1, 2, 3]
+        assert new.calibration.source == weights().calibration.source
 
 
 def test_calibration_has_limits():

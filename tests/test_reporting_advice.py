@@ -20,7 +20,7 @@ def said(folder, finished=False):
     ({'Health/copies': [0.0] * 7 + [0.3] * 3}, 'G copies training images'),
     ({'Health/repeats': [0.0] * 7 + [0.3] * 3}, 'Fakes repeat each other'),
     ({'KD/gradient_share': [1.0] * 7 + [12.0] * 3}, 'D learns the teacher and little else'),
-    ({'KD/weight_factor': [0.1] * 7 + [1000.0] * 3}, 'The share of distillation is not reached'),
+    ({'KD/calibration': [0.1] * 7 + [1000.0] * 3}, 'The share of distillation is not reached'),
     ({'KD/agreement_real': [0.8] * 7 + [0.6] * 3}, "D gives up the teacher's view"),
     ({'Progress/skipped_steps/Gmain': [0.0] * 7 + [0.1] * 3}, 'Steps are being left out'),
     ({'Timing/sec_per_kimg': [3.0] * 7 + [6.0] * 3}, 'The training has become slower')])

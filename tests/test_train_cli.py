@@ -50,6 +50,14 @@ def test_precision_on_a_cpu(tiny_data, monkeypatch, fast):
     assert half.channels_last and not config_of(tiny_data, '--nhwc=0')[0].channels_last
 
 
+@pytest.mark.parametrize('args, wanted', [([], True), (['--nhwc=0'], False), (['--fp32=1'], False),
+                                          (['--fp32=1', '--nhwc=1'], True), (['--cfg=low-shot'], False)])
+def test_half_precision_on_a_gpu_is_channels_last(args, wanted, tiny_data, monkeypatch):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
+    config = config_of(tiny_data, '--device=cuda', *args)[0]
+    assert config.channels_last == wanted == config.D_kwargs.get('block_kwargs', {}).get('fp16_channels_last', False)
+
+
 def test_kd_options_reach_the_configuration(tiny_data):
     config, name = config_of(tiny_data, '--kd=cgkd', '--kd-head=released', '--kd-weight-cgkd=3', '--kd-texts=dog',
                              '--kd-teacher=demo',

@@ -4,6 +4,7 @@ import click
 import torch
 
 from dnnlib.commands import FiniteRange
+from dnnlib.text import rounded
 from torch_utils import distributed, training_stats
 
 from ..loss_terms import Term
@@ -116,7 +117,8 @@ def _configure(opts, config, _dataset):
         check_begins('--chain-start', start, config)
     elif start >= config.total_kimg:
         distributed.print0(f'CHAIN: normalises nothing before {start:g} kimg, where this run has ended; its zero-mean '
-                           f'loss acts. For both use a smaller --chain-start, such as {config.total_kimg / 3:.2g}.')
+                           'loss acts. For both use a smaller --chain-start, such as '
+                           f'{rounded(config.total_kimg / 3)}.')
     return dict(start=start, base=base)
 
 

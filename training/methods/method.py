@@ -4,6 +4,7 @@ from typing import Callable, NamedTuple
 
 from dnnlib import UserError
 from dnnlib.errors import refuse_idle
+from dnnlib.text import rounded
 
 
 class Method(NamedTuple):
@@ -90,7 +91,7 @@ def check_begins(option, kimg, config):
     """Raises UserError if a run ends before a method takes part, after `kimg` thousand images."""
     if kimg >= config.total_kimg:
         raise UserError(f'{option}={kimg:g}: the run ends after {config.total_kimg:g} kimg, before it takes part; use '
-                        f'a smaller one, such as {config.total_kimg / 3:.2g}')
+                        f'a smaller one, such as {rounded(config.total_kimg / 3)}')
 
 
 def flag(name):
