@@ -35,8 +35,8 @@ def alike(text_feats):
     return bool((rows @ rows.T).min() > SAME_TEXTS)
 
 
-def _that_matter(settings):
-    """What is calibrated, without later additions that are off, so that they change no run that was begun before."""
+def _as_calibrated(settings):
+    """{field: value} of what is calibrated, without later additions that are off: they change no run begun before."""
     later = Preset._field_defaults
     return {field: value for field, value in settings._asdict().items()
             if field not in FACTORS and not (field in later and value == later[field])}
@@ -78,7 +78,7 @@ class Distillation(Term):
         self.register_buffer('cache', cache, persistent=False)
         self.targets = targets or Raw()
         self.share = GradientShare()
-        distilled = teacher.identity, [*chosen], _that_matter(settings), texts if text_feats is not None else None
+        distilled = teacher.identity, [*chosen], _as_calibrated(settings), texts if text_feats is not None else None
         self.weighting = Weighting(settings, batch_size, source=repr(distilled))
 
     @classmethod

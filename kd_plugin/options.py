@@ -135,11 +135,11 @@ def _has_diversity(settings):
 
 
 def _acts(name, settings, in_d=False):
-    """Whether a method has any effect on the networks, or on D: its weight, or in CGKD diversity. That of the adapter
-    reaches them through CGKD's weight only."""
-    readings = ('student',) if in_d else ('student', 'generator')
-    diversity = name == 'cgkd' and _has_diversity(settings) and settings.pd in readings
-    return getattr(settings, f'weight_{name}') > 0 or diversity
+    """Whether a method has any effect on D or G, or on D: by its weight or, CGKD, by a reading of diversity that trains
+    one of them itself."""
+    reading = READINGS[settings.pd]
+    trains = reading.trains_d or reading.in_g_step and not in_d
+    return getattr(settings, f'weight_{name}') > 0 or name == 'cgkd' and trains and settings.weight_pd > 0
 
 
 def _check_schedule(opts, settings, config):

@@ -113,9 +113,10 @@ class Weighting(torch.nn.Module):
             return
         for factor in (self.in_d_step, self.in_g_step):
             factor.fill_(schedule(cur_nimg / 1000, self.settings))
-        for part in (self.calibration, self.need):
+        for name, part in (('calibration', self.calibration), ('need', self.need)):
             if part is not None:
-                self.in_d_step.mul_(part.factor())
+                training_stats.report(f'KD/{name}', factor := part.factor())
+                self.in_d_step.mul_(factor)
 
     def weighted(self, losses, factor):
         """List of {name: (loss, weight)} -> {name: loss * weight * factor}, all in one; factor: one of the two."""
@@ -128,7 +129,6 @@ class Weighting(torch.nn.Module):
         if self.varies:
             training_stats.report('KD/weight_factor', self.in_d_step)
         if self.calibration is not None:
-            training_stats.report('KD/calibration', self.calibration.factor())
             self.calibration.note(norms, self.in_d_step)
         if self.need is not None:
             self.need.update(batch_idx, self.cur_nimg)

@@ -48,7 +48,7 @@ class Reading(torch.nn.Module):
     """
 
     fields = ()                 # settings that it reads; a reading that compares images has `weight_pd`
-    in_g_step = False
+    trains_d = in_g_step = False
 
     def __init__(self, settings, correlation, dim):
         super().__init__()
@@ -72,6 +72,7 @@ class StudentRows(Reading):
     """R1: the mean cosine of the student's rows of fakes, in the D step. Trains head and D."""
 
     fields = ('weight_pd',)
+    trains_d = True
 
     def d_losses(self, rows, adapted):
         return {'diversity_student': (mean_pairwise_cosine(self.correlation(rows.student)), self.settings.weight_pd)}
