@@ -80,3 +80,9 @@ def quiet_pages(browser):
     for context in contexts:
         context.close()
     assert said == []
+
+
+def bad_images(page):
+    """Sources of the images that have no alternative text or could not be loaded, once all have ended loading."""
+    page.wait_for_function('[...document.images].every(image => image.complete)', timeout=LIMIT)
+    return page.evaluate('[...document.images].filter(i => !i.alt || i.naturalWidth === 0).map(i => i.src)')

@@ -279,7 +279,7 @@ def test_the_page_is_legible(width, scheme, address, open_page):
     assert page.evaluate('document.documentElement.scrollWidth') <= width
     found = page.evaluate(browsing.CONTRAST)
     assert len(found) > 8 and [entry for entry in found if entry[0] < 4.5] == []
-    assert page.evaluate("[...document.images].filter(image => !image.alt || image.naturalWidth === 0).length") == 0
+    assert browsing.bad_images(page) == []
     for name in ('Seed', 'Seed as a number', 'Psi (low: typical) 0.70', 'Class', 'Images'):
         assert page.get_by_label(name, exact=True).count() == 1, name
 
