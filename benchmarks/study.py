@@ -6,7 +6,8 @@
 
 `--folder` holds the archives and teachers that study_table.py names (docs/evidence.md has the commands that make them),
 and the runs. A run that several parts need is trained once, by the code of train.py; each is a process of one thread.
-After every run results.jsonl, a line per run, is written again.
+After every run results.jsonl, a line per run, is written again. A run that is there but not in the folder, such as one
+of another machine, is not trained again: with docs/evidence/results.jsonl in it a new folder has only the rest to do.
 """
 
 import json
@@ -22,7 +23,7 @@ sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), os.pard
 import study_page  # noqa: E402
 import study_runs  # noqa: E402
 from study_statistics import differences  # noqa: E402
-from study_table import PARTS  # noqa: E402
+from study_table import ARMS, PARTS  # noqa: E402
 
 from dnnlib import UserError, files, metric_records  # noqa: E402
 from dnnlib.util import user_errors  # noqa: E402
@@ -30,12 +31,20 @@ from dnnlib.util import user_errors  # noqa: E402
 RESULTS = 'results.jsonl'
 
 
+def name_of(line):
+    return study_runs.run_name(line['data'], line['arm'], line['seed'])
+
+
 def write_results(folder):
-    """-> the lines, which are also in results.jsonl."""
-    runs = os.path.join(folder, 'runs')
-    names = sorted(os.listdir(runs)) if os.path.isdir(runs) else []
-    lines = [line for name in names if (line := study_runs.read_run(os.path.join(runs, name))) is not None]
-    files.write_text(os.path.join(folder, RESULTS), ''.join(json.dumps(line) + '\n' for line in lines))
+    """Puts a line for every run into results.jsonl; those of runs that are not in the folder, such as of another
+    machine, stay. -> the lines."""
+    path, runs = os.path.join(folder, RESULTS), os.path.join(folder, 'runs')
+    names = os.listdir(runs) if os.path.isdir(runs) else []
+    at_hand = [line for name in names if (line := study_runs.read_run(os.path.join(runs, name))) is not None]
+    of_run = {name_of(line): line for line in (*metric_records.read_lines(path), *at_hand)}
+    lines = [of_run[name] for name in sorted(of_run)]
+    if lines:
+        files.write_text(path, ''.join(json.dumps(line) + '\n' for line in lines))
     return lines
 
 
@@ -58,10 +67,18 @@ def check_part(folder, name, device):
             raise UserError(f'part {name}, {arm}: {err}') from err
 
 
+def is_elsewhere(folder, line, kimg):
+    """Whether a run of results.jsonl got to `kimg` with the options that its arm has now, and is not in the folder."""
+    return (kimg in line['kimg'] and line['options'] == list(ARMS.get(line['arm'], []))
+            and not os.path.isdir(os.path.join(folder, 'runs', name_of(line))))
+
+
 def run_part(folder, part, parallel, device, seeds):
     arms = list(part.arms)
     for kimg, keep in part.rounds:
-        jobs = [(folder, part.data, arm, seed, kimg, device) for seed in seeds or range(part.seeds) for arm in arms]
+        elsewhere = {name_of(line) for line in write_results(folder) if is_elsewhere(folder, line, kimg)}
+        jobs = [(folder, part.data, arm, seed, kimg, device) for seed in seeds or range(part.seeds) for arm in arms
+                if study_runs.run_name(part.data, arm, seed) not in elsewhere]
         for name, seconds in results_of(jobs, parallel):
             write_results(folder)
             print(f'{name}: {kimg:g} kimg, {seconds / 60:.1f} minutes', flush=True)
@@ -125,12 +142,11 @@ def run(folder, names, parallel, seeds, device):
 def page(folder, page):
     """Write what was measured into the page."""
     with user_errors():
-        at_hand = os.path.isdir(os.path.join(folder, 'runs'))
-        lines = write_results(folder) if at_hand else metric_records.read_lines(os.path.join(folder, RESULTS))
+        lines = write_results(folder)
         if not lines:
             raise UserError(f'--folder={folder}: there are no results; use the folder of study.py run')
         run_dir = lambda data, arm, seed: os.path.join(folder, 'runs', study_runs.run_name(data, arm, seed))
-        study_page.write(page, lines, run_dir if at_hand else None)
+        study_page.write(page, lines, run_dir)
 
 
 if __name__ == '__main__':

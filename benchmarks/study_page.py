@@ -111,33 +111,28 @@ def curves(lines, part, path):
     pyplot.close(figure)
 
 
-def samples(lines, part, runs, path):
-    """The sheet of a part, from the grids at its longest length. runs: (arm, seed) -> folder of the run.
-    -> its arms from above, in words; None where fewer than two have grids."""
+def sheet(lines, name, runs, page, before):
+    """Writes the samples of a part whose arms all train to the same length, from the grids there. -> lines of Markdown
+    for them. runs: (arm, seed) -> folder of the run. before: the part's present text; where the grids of an arm of its
+    sheet are not at hand, that one stays."""
+    part, picture = PARTS[name], os.path.join('images', f'evidence-{name}-samples.png')
+    if len(part.rounds) > 1:
+        return []
     longest = lengths(part)[-1]
     grids = {arm: [grid for seed in sorted(of_arm(lines, part, arm))
                    if (grid := study_sheets.latest_grid(runs(arm, seed), longest))] for arm in part.arms}
-    if not study_sheets.write(grids, DATA[part.data].side, path):
-        return None
-    return f'{"; ".join(arm for arm, found in grids.items() if found)}, at {longest:g} kimg'
-
-
-def sheet(lines, name, runs, page, before):
-    """-> lines of Markdown for the samples of a part whose arms all train to the same length. before: its present
-    text, which stays where the grids are not at hand."""
-    part, picture = PARTS[name], os.path.join('images', f'evidence-{name}-samples.png')
-    old = re.search(r'!\[Samples: [^\n]*', before)
-    if len(part.rounds) > 1:
+    old = re.search(r'!\[Samples: a row for each of (.*), at [^\n]*', before)
+    if old and not all(grids.get(arm) for arm in old[1].split('; ')):
+        return ['', old[0]]
+    if not study_sheets.write(grids, DATA[part.data].side, os.path.join(os.path.dirname(page), picture)):
         return []
-    if runs is None:
-        return ['', old[0]] if old else []
-    arms = samples(lines, part, functools.partial(runs, part.data), os.path.join(os.path.dirname(page), picture))
-    return ['', f'![Samples: a row for each of {arms}]({picture})'] if arms else []
+    arms = '; '.join(arm for arm, found in grids.items() if found)
+    return ['', f'![Samples: a row for each of {arms}, at {longest:g} kimg]({picture})']
 
 
-def write(page, lines, runs=None):
+def write(page, lines, runs):
     """Puts the table of part x between <!-- part x --> and <!-- end -->, its curves and samples into images/ beside the
-    page. runs: (data, arm, seed) -> folder of a run; None = the samples stay as they are."""
+    page. runs: (data, arm, seed) -> folder of a run."""
     try:
         with open(page, encoding='utf-8') as f:
             text = f.read()
@@ -153,7 +148,7 @@ def write(page, lines, runs=None):
             picture = os.path.join('images', f'evidence-{name}.png')
             curves(lines, part, os.path.join(os.path.dirname(page), picture))
             content += ['', f'![KID over kimg]({picture})']
-            content += sheet(lines, name, runs, page, mark.search(text)[0])
+            content += sheet(lines, name, functools.partial(runs, part.data), page, mark.search(text)[0])
         text = mark.sub(lambda match, content=content: match[1] + '\n'.join(content) + '\n' + match[2], text)
     with files.atomic_path(page) as temp, open(temp, 'w', encoding='utf-8') as f:
         f.write(text)

@@ -147,6 +147,44 @@ def test_results_of_a_run(tmp_path):
     assert json.loads((tmp_path / 'results.jsonl').read_text()) == got
 
 
+def test_runs_of_another_machine_count(tmp_path, monkeypatch):
+    """Their lines stay, and they are not trained again, unless their arm has other options now."""
+    lines = [dict(line('DA', 0, 0.5, 0.4), options=list(study_table.DA)),
+             dict(line('DA', 1, 0.5), options=list(study_table.DA)),        # shorter
+             dict(line('CHAIN', 0, 0.5, 0.3), options=['--chain'])]
+    (tmp_path / 'results.jsonl').write_text(''.join(json.dumps(one) + '\n' for one in lines))
+    part = study_table.PARTS['more']._replace(arms=('DA', 'CHAIN'), seeds=2, rounds=((25.6, 2),))
+    asked = []
+    monkeypatch.setattr(study, 'results_of', lambda jobs, _parallel: asked.extend(jobs) or [])
+    study.run_part(str(tmp_path), part, 1, 'cpu', ())
+    assert [job[2:4] for job in asked] == [('CHAIN', 0), ('DA', 1), ('CHAIN', 1)]
+    (tmp_path / 'runs' / 'cifar500-da-seed0').mkdir(parents=True)            # begun here
+    asked.clear()
+    study.run_part(str(tmp_path), part, 1, 'cpu', ())
+    assert [job[2:4] for job in asked] == [('DA', 0), ('CHAIN', 0), ('DA', 1), ('CHAIN', 1)]
+    assert [study.name_of(one) for one in study.write_results(str(tmp_path))] == [
+        'cifar500-chain-seed0', 'cifar500-da-seed0', 'cifar500-da-seed1']
+
+
+def test_a_sheet_stays_where_one_of_its_arms_is_not_at_hand(tmp_path):
+    lines = [line(arm, 0, *[0.5] * 8) for arm in ('ADA', 'ADA + paper x 0.1')]
+    runs = lambda arm, seed: str(tmp_path / 'runs' / arm)
+    page = str(tmp_path / 'evidence.md')
+    old = '![Samples: a row for each of ADA; ADA + paper x 0.1, at 102.4 kimg](x.png)'
+    (tmp_path / 'images').mkdir()
+
+    def grid(arm):
+        os.makedirs(runs(arm, 0))
+        PIL.Image.new('RGB', (320, 160), 'red').save(os.path.join(runs(arm, 0), 'fakes000102.png'))
+    grid('ADA')
+    assert study_page.sheet(lines, 'c-ada', runs, page, '') == []           # nothing to put beside it
+    assert study_page.sheet(lines, 'c-ada', runs, page, old) == ['', old]
+    grid('ADA + paper x 0.1')
+    assert study_page.sheet(lines, 'c-ada', runs, page, old) == [
+        '', old.replace('x.png', 'images/evidence-c-ada-samples.png')]
+    assert (tmp_path / 'images' / 'evidence-c-ada-samples.png').is_file()
+
+
 def test_the_share_that_is_nearer_to_training_images():
     """One that repeats them has 1, one of new images about a half, however many unseen ones there are."""
     random = torch.Generator().manual_seed(0)
