@@ -16,6 +16,7 @@ from training.dataset.building.sources import open_source
 from training.dataset.convert import RESIZE_FILTERS, TRANSFORMS, WHITE, pixel_limit
 from training.dataset.headers import SMALLEST_SIDE
 
+LEVEL = click.IntRange(-2 ** 31, 2 ** 32 - 1)       # of pixels
 fraction_option = click.option('--fraction', metavar='PERCENT', type=float,
                                help='Take only this percentage of the images, drawn with seed 0.')
 count_option = click.option('--count', metavar='N', type=int, help='Take only N images, drawn with seed 0.')
@@ -24,6 +25,9 @@ count_option = click.option('--count', metavar='N', type=int, help='Take only N 
 def check_options(opts: dict) -> None:
     """Refuses options that cannot give square images with a power of two on each side."""
     width, height, transform = opts['width'], opts['height'], opts['transform']
+    if opts['black'] >= opts['white']:
+        raise UserError(f'--black={opts["black"]} --white={opts["white"]}: black must be the smaller value; pictures '
+                        'stored as negatives (TIFF) are turned anyway')
     if transform and not (width and height):
         missing = '--width and --height' if not (width or height) else '--height' if width else '--width'
         raise UserError(f'--transform={transform} needs {missing} too; for example --width=256 --height=256')
@@ -59,8 +63,10 @@ def check_options(opts: dict) -> None:
               help='How to resize.')
 @click.option('--color', type=click.Choice(['rgb', 'grey']), help='Make all images RGB or grey, transparent parts '
                                                                   'white; default: as they are.')
-@click.option('--white', metavar='VALUE', type=click.IntRange(min=1, max=WHITE), default=WHITE, show_default=True,
-              help='The value of 16-bit grey pixels that becomes white: 4095 for 12 bits.')
+@click.option('--black', metavar='VALUE', type=LEVEL, default=0, show_default=True,
+              help='The value of grey pixels of 16 or 32 bits that becomes black, and all below: -1024 for CT.')
+@click.option('--white', metavar='VALUE', type=LEVEL, default=WHITE, show_default=True,
+              help='The value that becomes white, and all above: 4095 for 12 bits.')
 @click.option('--pages', type=click.Choice(['first', 'all']), default='first', show_default=True,
               help='Of files with several pages or frames (TIFF stacks, animations): the first, or an image of each.')
 @click.option('--max-pixels', metavar='N', type=click.IntRange(min=1),

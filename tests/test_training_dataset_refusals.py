@@ -128,8 +128,7 @@ def test_a_member_that_unfolds_without_end(tmp_path):
                 f.write(bytes(1 << 20))
         archive.comment = json.dumps({'tool': 'dataset_tool 1', 'images': 2}).encode()
     data = ImageFolderDataset(str(path))
-    with pytest.raises(DatasetError, match=r'bomb.zip: b.png is damaged \(BadZipFile: it would unfold into 83886080 '
-                                           r'bytes, 67108864 are the limit'):
+    with pytest.raises(DatasetError, match='bomb.zip: b.png has 83,886,080 bytes, 67,108,864 are the limit; rebuild'):
         data[1]
 
 
@@ -138,7 +137,7 @@ def test_a_member_that_unfolds_without_end(tmp_path):
                                           ('.gif', b'GIF89a'),
                                           ('.avif', b'\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf'), ('.ppm', b'P6\n#'),
                                           ('.jpg', b'\xff\xd8\xff')])
-@pytest.mark.parametrize('size, message', [(5 << 20, 'it would unfold into'), (3 << 20, '')])
+@pytest.mark.parametrize('size, message', [(5 << 20, 'has 5,242,.* bytes, 4,194,304 are the limit'), (3 << 20, '')])
 def test_headers_that_unfold_without_end(tmp_path, monkeypatch, ending, head, size, message):
     """What is unfolded is bounded, and how often a decoder asks: some read byte by byte. Limits are a sixteenth
     here."""
@@ -163,8 +162,8 @@ def test_headers_that_unfold_without_end(tmp_path, monkeypatch, ending, head, si
             return super().read(n)
     monkeypatch.setattr(zipfile.ZipExtFile, 'read', read_counted)
     monkeypatch.setattr(image_convert, 'io', SimpleNamespace(BytesIO=CountedBytes))
-    assert re.search(rf'bomb.zip: a{ending} is (damaged \(.*|not an image, or damaged at its beginning){message}',
-                     error(path))
+    damaged = r'is (damaged \(|not an image, or damaged at its beginning)'
+    assert re.search(f'bomb.zip: a{ending} {message or damaged}', error(path))
     limit = image_headers.HEADER_BYTES if ending in ('.gif', '.ppm') else image_headers.LONG_HEADER_BYTES
     assert sum(map(len, unfolded)) <= (0 if message else limit) and len(asked) <= limit + 2 * image_headers.HEADER_BYTES
 
@@ -225,8 +224,7 @@ def test_what_is_no_file(tmp_path):
     with open(tmp_path / 'folder' / 'b.png', 'wb') as f:
         f.truncate(1 << 40)                             # takes no room on the disk
     os.remove(tmp_path / 'folder' / 'a.png')
-    assert ('b.png is damaged (OSError: it has 1099511627776 bytes, 67108864 are the '
-            'limit)' in error(tmp_path / 'folder'))
+    assert 'b.png has 1,099,511,627,776 bytes, 67,108,864 are the limit; rebuild' in error(tmp_path / 'folder')
 
 
 @pytest.mark.parametrize('label', ['16384', '1' + '0' * 400, '[1' + '0' * 400 + ']', '[NaN]', '[Infinity]', '[-1e39]',
@@ -250,7 +248,7 @@ def test_labels_at_the_limits(tmp_path):
 def test_labels_that_are_deep_or_long(tmp_path, text):
     path = write(tmp_path / 'data.zip', {'a.png': encode(noise(8, 8, 3)),
                                          'dataset.json': text.encode() + b' ' * (2 << 20)})
-    with pytest.raises(DatasetError, match='data.zip: dataset.json is not of the form.*would unfold into'):
+    with pytest.raises(DatasetError, match='dataset.json is not of the form.*has 2,1.* bytes, 1,052,672 are the limit'):
         ImageFolderDataset(path, use_labels=True)
     path = write(tmp_path / 'deep.zip', {'a.png': encode(noise(8, 8, 3)), 'dataset.json': b'[' * 100_000})
     with pytest.raises(DatasetError, match='deep.zip: dataset.json is not of the form.*RecursionError'):

@@ -15,6 +15,7 @@ RESIZE_FILTERS = {'box': PIL.Image.Resampling.BOX, 'bilinear': PIL.Image.Resampl
                   'lanczos': PIL.Image.Resampling.LANCZOS}
 TRANSFORMS = ('center-crop', 'center-crop-wide')
 WHITE = 65535                       # of 16 bits
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0     # a tag of TIFF, and its value for negatives
 HEIC_BRANDS = (b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1')
 HEIC_REMEDY = "pip install pillow-heif (the extra [heif]), or export it as JPEG"
 
@@ -77,7 +78,8 @@ def pixel_limit(max_pixels: int | None):
             PIL.Image.MAX_IMAGE_PIXELS = before
 
 
-def to_rgb_or_grey(img: PIL.Image.Image, color: str | None = None, white: int = WHITE) -> PIL.Image.Image:
+def to_rgb_or_grey(img: PIL.Image.Image, color: str | None = None, black: int = 0,
+                   white: int = WHITE) -> PIL.Image.Image:
     """The picture as 8-bit RGB or grey (mode 'RGB' or 'L'), in the colours of sRGB.
 
     Palettes become RGB, bilevel becomes grey, 16 bits become the nearest of 8, an alpha channel that hides nothing is
@@ -87,16 +89,18 @@ def to_rgb_or_grey(img: PIL.Image.Image, color: str | None = None, white: int = 
     Args:
         img:   an opened picture.
         color: 'rgb' or 'grey' converts to that, with white behind transparent parts; None = as the picture is.
-        white: of 16-bit grey pictures, the value that becomes white, and all above it.
-    Raises: UnusableImage for transparent parts (if color is None), for pixels of more than 16 bits and for Lab.
+        black, white: of grey pictures of 16 or 32 bits, the values that become black, with all below, and white, with
+               all above. Where the file says that 0 is white (TIFF), they change places.
+    Raises: UnusableImage for transparent parts (if color is None), for values beyond 16 bits where `black` and `white`
+            are those of 16 bits, and for Lab.
             Whatever Pillow raises for damaged files.
     """
     img.load()
-    profile = profile_of(img)
+    profile, negative = profile_of(img), img.format == 'TIFF' and img.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO
     if img.format != 'PNG':
         img = PIL.ImageOps.exif_transpose(img)
     if img.mode.startswith('I'):
-        img = _from_16_bit(img, white)
+        img = _to_8_bit(img, black, white, negative)
     elif img.mode == 'F':
         raise UnusableImage('has floating-point pixels; save it with 8 or 16 bits')
     elif img.mode == 'LAB':
@@ -115,11 +119,14 @@ def num_channels(mode: str) -> int:
     return 1 if mode in ('1', 'L', 'LA', 'La') or mode.startswith('I') else 3
 
 
-def _from_16_bit(img: PIL.Image.Image, white: int) -> PIL.Image.Image:
+def _to_8_bit(img: PIL.Image.Image, black: int, white: int, negative: bool) -> PIL.Image.Image:
+    """negative: 0 is white; of up to 8 bits Pillow turns them itself."""
     value = np.asarray(img).astype(np.int64)
-    if value.min() < 0 or value.max() > WHITE:
-        raise UnusableImage('has 32-bit pixels; save it with 8 or 16 bits')
-    return PIL.Image.fromarray(np.minimum((2 * 255 * value + white) // (2 * white), 255).astype(np.uint8))
+    if value.min() < 0 and black == 0 or value.max() > WHITE and white == WHITE:
+        raise UnusableImage(f'has values from {value.min()} to {value.max()}; dataset_tool.py --black=VALUE '
+                            '--white=VALUE say which of them become black and white')
+    value, span = (white - value if negative else value - black), white - black
+    return PIL.Image.fromarray(((2 * 255 * value + span) // (2 * span)).clip(0, 255).astype(np.uint8))
 
 
 def _without_alpha(img: PIL.Image.Image, profile: bytes | None, fill: bool) -> PIL.Image.Image:

@@ -21,10 +21,11 @@ import zipfile
 
 from dnnlib.text import some
 
+from .convert import UnusableImage
 from .listing import READABLE, list_folder, list_zip
 from .names import LABELS_FILE, DatasetError, is_image
 
-LARGEST_IMAGE = 256 << 20           # bytes of a file; archives can unfold into any size
+LARGEST_IMAGE = 256 << 20           # bytes of a file in an archive, which can unfold into any size
 
 
 def record_path(folder: str) -> str:
@@ -37,7 +38,7 @@ class ImageFiles:
 
     Args:
         path:    folder, searched with its sub-folders and those that links lead to, or .zip archive.
-        largest: bytes that a file may have, unfolded.
+        largest: bytes that a file may have, unfolded; None = any number in a folder, `LARGEST_IMAGE` in an archive.
     Attributes:
         names:        of the images (known by their endings), as `names.normal_name` spells them, in string order.
         labels_files: names of the files called `dataset.json`.
@@ -47,7 +48,7 @@ class ImageFiles:
     Raises: DatasetError if there is nothing at `path`, it is neither folder nor readable zip, or is encrypted.
     """
 
-    def __init__(self, path: str, largest: int = LARGEST_IMAGE):
+    def __init__(self, path: str, largest: int | None = None):
         self.path, self.largest = path, largest
         self.is_zip = not os.path.isdir(path)
         # By process, one each: a shared one would share its file position
@@ -75,7 +76,7 @@ class ImageFiles:
         internally."""
         try:
             return self._handles.get(os.getpid()) or self._handles.setdefault(os.getpid(), zipfile.ZipFile(self.path))
-        except (OSError, zipfile.BadZipFile) as err:
+        except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as err:
             raise DatasetError(f'{self.path}: not a readable zip archive ({err}); copy or download it again, '
                                'or give a folder of images') from err
 
@@ -111,12 +112,14 @@ class ImageFiles:
         return info.file_size
 
     def open(self, name: str, limit: int | None = None):
-        """Binary file of one member of at most `limit` bytes, by default `largest`. Raises what the file system or
-        zipfile raise."""
+        """Binary file of one member, of at most `limit` bytes, by default as the constructor says. Raises UnusableImage
+        for larger ones, and what the file system or zipfile raise."""
         size, limit = self.size(name), self.largest if limit is None else limit
-        if size > limit:
-            raise (zipfile.BadZipFile(f'it would unfold into {size} bytes, {limit} are the limit') if self.is_zip
-                   else OSError(f'it has {size} bytes, {limit} are the limit'))
+        if limit is not None and size > limit:
+            raise UnusableImage(f'has {size:,} bytes, {limit:,} are the limit')
+        if limit is None and self.is_zip and size > LARGEST_IMAGE:
+            raise UnusableImage(f'would unfold into {size:,} bytes, {LARGEST_IMAGE:,} are the limit in an archive; if '
+                                'you trust it, unpack it and give the folder')
         stored = self._stored.get(name, name)
         return self._zip().open(stored) if self.is_zip else open(os.path.join(self.path, stored), 'rb')
 

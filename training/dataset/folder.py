@@ -156,7 +156,9 @@ class ImageFolderDataset(torch.utils.data.Dataset):
     def _read(self, name: str) -> bytes:
         try:
             return self.files.read(name)
-        except (OSError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as err:
+        except UnusableImage as err:
+            raise image_headers.unusable(self.path, name, err) from err
+        except (OSError, ValueError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as err:
             raise image_headers.damaged(self.path, name, err) from err
 
     def _decode(self, name: str) -> np.ndarray:

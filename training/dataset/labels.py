@@ -167,11 +167,14 @@ def folder_labels(names: list[str]) -> tuple[dict[str, int], list[str] | None, l
     """
     folders = {name: name.split('/')[-2] for name in names if '/' in name}
     class_names = sorted(set(folders.values()))
-    if len(folders) < len(names) or len(class_names) < 2:
+    if len(class_names) < 2:
         return {}, None, []
-    if all(_is_stored_by_number(name) for name in names):
+    if all(_is_stored_by_number(name) for name in folders):
         return {}, None, [f'folders that hold images by their number are no classes ({some(class_names, 3)}); '
                           'give them other names if they are']
+    if outside := [name for name in names if name not in folders]:
+        return {}, None, [f'{len(outside)} of {len(names)} images lie beside the folders ({some(outside, 3)}), so that '
+                          f'{some(class_names, 3)} are not taken for classes; for labels, move them into a folder']
     number = {class_name: i for i, class_name in enumerate(class_names)}
     notes = []
     if all(class_name.isdecimal() for class_name in class_names):

@@ -21,11 +21,11 @@ from ..names import LABELS_FILE
 from .scan import Scan, in_order, load_picture, scan_images
 from .writer import new_image_files
 
-VERSION = 2                                         # in the record; raise it when the same input gives other pixels
+VERSION = 3                                         # in the record; raise it when the same input gives other pixels
 COLORS = {'RGB': 'RGB', 'L': 'grey'}                # Pillow's name of a format -> ours
 OTHER_ARCHIVES = ('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar', '.lmdb', '.h5', '.hdf5', '.tfrecords', '.npz')
 AS_THEY_ARE = dict(split=None, max_images=None, transform=None, resize_filter='lanczos', width=None, height=None,
-                   color=None, on_error='fail', pages='first', white=WHITE)
+                   color=None, on_error='fail', pages='first', black=0, white=WHITE)
 
 
 def check_dest(dest: str, source: str | None = None) -> None:
@@ -125,7 +125,7 @@ def notes_on(usable: list[Scan], labels: list | None, source, opts: dict) -> lis
 
 def make_record(source, usable: list[Scan], num_scanned: int, opts: dict) -> dict:
     """The record: where the images came from and how they were made, without paths of this machine."""
-    names = ['split', 'max_images', 'transform', 'resize_filter', 'width', 'height', 'color', 'pages', 'white']
+    names = ['split', 'max_images', 'transform', 'resize_filter', 'width', 'height', 'color', 'pages', 'black', 'white']
     options = {name: opts[name] for name in names}
     return {
         'source': source.name, **options,

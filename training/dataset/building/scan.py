@@ -2,6 +2,7 @@
 
 import collections
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -17,6 +18,9 @@ from .. import remarks as image_remarks
 from ..convert import HEIC_REMEDY, Resizer, UnusableImage, has_heif, to_rgb_or_grey
 from ..names import HEIC_ENDINGS
 from . import subsets
+
+# The file whose pages a thread is going through: to open it for each would take a time that grows with their square
+_paged = threading.local()
 
 
 class Scan(NamedTuple):
@@ -80,10 +84,15 @@ def check_packages(source, opts: dict) -> None:
 
 def load_picture(source, name: str, page: int | None, opts: dict) -> tuple[PIL.Image.Image, PIL.Image.Image]:
     """(a picture as Pillow opens it, as 8-bit RGB or grey). Raises what `source.load` and `to_rgb_or_grey` raise."""
-    opened = source.load(name)
-    if page is not None:
-        opened.seek(page)
-    return opened, to_rgb_or_grey(opened, opts['color'], opts['white'])
+    opened = source.load(name) if page is None else _at_page(source, name, page)
+    return opened, to_rgb_or_grey(opened, opts['color'], opts['black'], opts['white'])
+
+
+def _at_page(source, name: str, page: int) -> PIL.Image.Image:
+    if getattr(_paged, 'file', None) != (source, name):
+        _paged.file, _paged.opened = (source, name), source.load(name)
+    _paged.opened.seek(page)
+    return _paged.opened
 
 
 def scan_file(source, name: str, resizer: Resizer, opts: dict) -> list[Scan]:
