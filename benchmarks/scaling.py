@@ -93,7 +93,7 @@ def make_step(batch):
     torch.manual_seed(0)
     G, D = networks(32, 1024)
     loss = StyleGAN2Loss(torch.device('cpu'), G.train().mapping, G.synthesis, D.train(), r1_gamma=1)
-    phases = make_phases(G, D, [], ADAM, ADAM, 4, 16, torch.device('cpu'))
+    phases = make_phases(G, D, {}, ADAM, ADAM, 4, 16, torch.device('cpu'))
     img, z, c = torch.randn(batch, 3, 32, 32), torch.randn(batch, 512), torch.zeros(batch, 0)
     average, spent = distributed.average, []
 

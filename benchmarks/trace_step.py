@@ -196,7 +196,7 @@ class MetaStep:
         self.loss = build(device=META, G_mapping=self.G.mapping, G_synthesis=self.G.synthesis, D=self.D,
                           augment_pipe=pipe, **config.loss_kwargs)
         with fused_optimiser():
-            self.phases = make_phases(self.G, self.D, list(self.loss.terms.parameters()), config.G_opt_kwargs,
+            self.phases = make_phases(self.G, self.D, dict(self.loss.terms.named_parameters()), config.G_opt_kwargs,
                                       config.D_opt_kwargs, config.G_reg_interval, config.D_reg_interval,
                                       torch.device('cpu'), config.D_steps, config.D_first)
         self.G_ema = networks['G_ema']

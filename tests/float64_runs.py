@@ -77,6 +77,8 @@ def train(rank, folder, config):
             training.step()
         statistics.update()
         states = training.state_dict()
+        for group in states['G_opt']['param_groups'] + states['D_opt']['param_groups']:
+            del group['param_names']                        # numbers alone are compared
     if rank == 0:
         torch.save((states, {name: value['mean'] for name, value in statistics.as_dict().items()}),
                    f'{folder}/{num_ranks}.pt')

@@ -61,7 +61,7 @@ def test_the_phases_are_the_step_of_the_public_program(net):
     adam = dict(class_name='torch.optim.Adam', lr=row.lr, betas=[0, 0.99], eps=1e-8)
     loss = StyleGAN2Loss('cpu', G.mapping, G.synthesis, D, r1_gamma=0, pl_weight=0, style_mixing_prob=0,
                          **row.loss_kwargs)
-    first, second = make_phases(G, D, [], {**adam, **row.G_opt}, {**adam, **row.D_opt}, None, None,
+    first, second = make_phases(G, D, {}, {**adam, **row.G_opt}, {**adam, **row.D_opt}, None, None,
                                 torch.device('cpu'), row.D_steps, row.D_first)
     assert (first.name, second.name, first.gain, second.gain) == ('Dboth', 'Gboth', 1, 1)
     training_stats._moments.clear()

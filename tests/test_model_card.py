@@ -165,7 +165,8 @@ def test_lines_that_are_no_records_are_left_out(tmp_path, data):
     path.write_bytes(json.dumps(good).encode() + b'\n\xff\xfe\n')
     assert model_card.make_card(snapshot) == want
     (tmp_path / 'run' / 'metric-fid9_full.jsonl').write_text('5\n{}\n')
-    assert run_files.unmeasured(str(tmp_path / 'run'), snapshot, ['fid7_full', 'fid9_full']) == ['fid9_full']
+    assert run_files.unmeasured(str(tmp_path / 'run'), snapshot, ['fid7_full', 'fid9_full'],
+                                24_000) == ['fid9_full']
 
 
 def test_the_header_is_what_the_hub_reads(tmp_path, data):

@@ -51,11 +51,18 @@ def test_precision_on_a_cpu(tiny_data, monkeypatch, fast):
 
 
 @pytest.mark.parametrize('args, wanted', [([], True), (['--nhwc=0'], False), (['--fp32=1'], False),
-                                          (['--fp32=1', '--nhwc=1'], True), (['--cfg=low-shot'], False)])
+                                          (['--cfg=low-shot'], False)])
 def test_half_precision_on_a_gpu_is_channels_last(args, wanted, tiny_data, monkeypatch):
     monkeypatch.setattr('torch.cuda.is_available', lambda: True)
     config = config_of(tiny_data, '--device=cuda', *args)[0]
     assert config.channels_last == wanted == config.D_kwargs.get('block_kwargs', {}).get('fp16_channels_last', False)
+
+
+@pytest.mark.parametrize('args', [['--fp32=1'], ['--cfg=low-shot']])
+def test_channels_last_where_it_does_nothing(args, tiny_data, monkeypatch):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
+    with pytest.raises(UserError, match='--nhwc=1: has no effect in float32 on a GPU, where .*; leave it out'):
+        config_of(tiny_data, '--device=cuda', '--nhwc=1', *args)
 
 
 def test_kd_options_reach_the_configuration(tiny_data):

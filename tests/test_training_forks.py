@@ -82,6 +82,55 @@ def test_a_fork_with_another_rule_for_the_augmentation(before, after, p, end, ti
     assert job.training.augment_pipe.p.item() == pytest.approx(end)
 
 
+def test_a_linear_probability_counts_images(tiny_data, tmp_path):
+    """A fork with another batch has seen as many."""
+    linear = ['--aug=linear', '--p=0.5', '--p-kimg=0.064']
+    run(make_config(tiny_data, '--batch=8', *linear, total_kimg=0.016, kimg_per_tick=0.016), tmp_path / 'source')
+    job = make_run(make_config(tiny_data, '--batch=16', *linear, f'--fork-from={tmp_path / "source"}', total_kimg=0.032,
+                               kimg_per_tick=0.016), tmp_path / 'fork')
+    job.run()
+    assert job.training.augment_pipe.p.item() == pytest.approx(0.5 * 32 / 64)
+
+
+def test_the_averages_of_the_optimisers_go_by_name(tiny_data, tmp_path):
+    """Frozen layers are trained no more, and heads of a further term stand before those of distillation."""
+    args = ['--batch=8', '--aug=ada', *KD]
+    run(make_config(tiny_data, *args, total_kimg=0.016, kimg_per_tick=0.016), tmp_path / 'source')
+    tensors, info = checkpoint.load(str(tmp_path / 'source' / STATE_FILE), 'training-state')
+    group, = dict(checkpoint.unflatten(info['state']['D_opt'], tensors))['param_groups']
+    names = group['param_names']
+    assert any(name.startswith('terms.kd.') for name in names) and 'b16.conv0.weight' in names
+    for more in ['--freezed=1'], ['--insgen']:
+        job = make_run(make_config(tiny_data, *args, *more, f'--fork-from={tmp_path / "source"}', total_kimg=0.032),
+                       tmp_path / more[0].strip('-'))
+        opt = job.training.phases[-1].opt
+        own = opt.param_groups[0]['param_names']
+        assert own != names
+        for name, param in zip(own, opt.param_groups[0]['params'], strict=True):
+            if name in names:
+                before = tensors[f'D_opt.state.{names.index(name)}.exp_avg_sq']
+                assert torch.equal(opt.state[param]['exp_avg_sq'], before), name
+            else:
+                assert param not in opt.state, name
+
+
+@pytest.mark.parametrize('method', ['insgen', 'fakeclr'])
+def test_a_copy_of_D_that_a_fork_adds_is_of_the_D_it_took(tiny_data, tmp_path, method):
+    args = ['--batch=8', '--aug=ada']
+    run(make_config(tiny_data, *args, total_kimg=0.016, kimg_per_tick=0.016), tmp_path / 'source')
+    fork = lambda origin, name: make_run(
+        make_config(tiny_data, *args, f'--{method}', f'--fork-from={tmp_path / origin}', total_kimg=0.032,
+                    kimg_per_tick=0.016), tmp_path / name)
+    job = fork('source', 'added')
+    D, slow = job.training.D.state_dict(), job.training.loss.terms[method].slow_D.state_dict()
+    assert all(torch.equal(slow[name], value) for name, value in D.items())
+    job.run()
+    taken = fork('added', 'taken').training.loss.terms[method].slow_D.state_dict()
+    kept = job.training.loss.terms[method].slow_D.state_dict()
+    assert all(torch.equal(taken[name], value) for name, value in kept.items())
+    assert not torch.equal(taken['b16.conv0.weight'], job.training.D.state_dict()['b16.conv0.weight'])
+
+
 def test_the_command_of_a_fork_continues_it(half_a_run, tmp_path):  # noqa: F811
     source = tmp_path / 'runs' / '00000-tiny-demo-kimg0.016-batch8'
     code, output = half_a_run('--gamma=7', f'--fork-from={source}', '--kimg=0.016')
@@ -197,6 +246,19 @@ def test_the_last_run_of_the_name_counts(tmp_path):
     (path / 'network-snapshot-000002.safetensors').touch()
     (path / 'model_card.md').touch()
     assert find() == (str(tmp_path / '00001-x'), 'new')
+
+
+def test_runs_of_one_number_do_not_hide_each_other(tmp_path):
+    """Commands that were given at once have taken the same one."""
+    config = lambda seed: dict(random_seed=seed, total_kimg=2, kimg_per_tick=1, metrics=[])
+    for seed in range(3):
+        path = tmp_path / f'00000-x-seed{seed}'
+        path.mkdir()
+        (path / OPTIONS_FILE).write_text(json.dumps(config(seed)))
+    for seed in range(3):
+        assert find_run(str(tmp_path), config(seed), f'x-seed{seed}', False) == (
+            str(tmp_path / f'00000-x-seed{seed}'), 'continue')
+    assert find_run(str(tmp_path), config(3), 'x-seed3', False) == (str(tmp_path / '00001-x-seed3'), 'new')
 
 
 def test_a_state_with_other_tensors(tiny_data, tmp_path, monkeypatch):

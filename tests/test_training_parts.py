@@ -134,7 +134,8 @@ class OneWeight(torch.nn.Linear):
 
 def phases_of(G_interval=4, D_interval=16, D_steps=1):
     G, D, extra = OneWeight(), torch.nn.Linear(1, 1), torch.nn.Parameter(torch.zeros(1))
-    return make_phases(G, D, [extra], ADAM, ADAM, G_interval, D_interval, torch.device('cpu'), D_steps), G, D, extra
+    phases = make_phases(G, D, {'extra': extra}, ADAM, ADAM, G_interval, D_interval, torch.device('cpu'), D_steps)
+    return phases, G, D, extra
 
 
 def test_lazy_regularisation_rescales_the_optimiser():

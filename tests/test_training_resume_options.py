@@ -9,10 +9,13 @@ from half_runs import half_a_run  # noqa: F401  (a fixture)
 from resuming import read_json
 
 import dnnlib
+from dnnlib.metric_records import read_lines
 from torch_utils import devices
 from training.run import changes as run_changes
+from training.run import files as run_files
 from training.run.files import STATE_FILE
 from training.run.find import OPTIONS_FILE
+from training.run.lock import RunLock
 
 
 def test_other_options_are_refused_with_the_list_of_differences(half_a_run, tmp_path):  # noqa: F811
@@ -39,6 +42,41 @@ def test_a_run_keeps_the_precision_of_the_processor_that_it_began_on(half_a_run,
     assert f'{run_dir} is complete' in half_a_run()[1] and f'{run_dir} is complete' in half_a_run('--fp32=0')[1]
     output = half_a_run('--fp32=1', '--dry-run')[1]
     assert f'Output directory:  {tmp_path / "runs" / "00001-tiny-demo-kimg0.016-batch8-fp32"}\n' in output
+
+
+def test_moved_images_are_those_of_all_parts(half_a_run, tiny_data, tmp_path):  # noqa: F811
+    """On a CPU, where the precision of the run's first processor is kept."""
+    here, moved = shutil.copytree(tiny_data, tmp_path / 'here' / 'tiny'), tmp_path / 'tiny'
+    kd = '--kd=agkd', '--kd-teacher=demo'
+    assert half_a_run(*kd, data=here)[0] == 0
+    shutil.move(here, moved)
+    code, output = half_a_run(*kd, '--kimg=0.024', data=moved)
+    run_dir, = (tmp_path / 'runs').glob('00001-*')
+    assert code == 0 and f'Continuing {run_dir} at' in output
+    saved = read_json(run_dir / OPTIONS_FILE)
+    assert saved['terms']['kd']['training_set_kwargs']['path'] == str(moved)
+
+
+def test_one_command_at_a_time_trains_in_a_folder(half_a_run, tmp_path):  # noqa: F811
+    run_dir = tmp_path / 'runs' / '00000-tiny-demo-kimg0.016-batch8'
+    state = (run_dir / STATE_FILE).read_bytes()
+    other = RunLock(str(run_dir))
+    other.take()
+    code, output = half_a_run()
+    assert code == 1 and (f'Error: {run_dir}: another process is training in this folder; wait until it has ended, or '
+                          'use --new-run=1') in output
+    assert (run_dir / STATE_FILE).read_bytes() == state
+    other.release()
+    assert half_a_run()[0] == 0
+
+
+def test_a_snapshot_of_the_same_thousand_images_is_measured(half_a_run, tmp_path, monkeypatch):  # noqa: F811
+    """Its name is that of the one before it."""
+    monkeypatch.setattr(run_files, 'kimg_label', lambda _cur_nimg, _kimg_per_tick: '000000')
+    args = '--metrics=featfid16_full', '--metric-teacher=demo'
+    assert half_a_run(*args)[0] == 0 and half_a_run(*args, '--kimg=0.024')[0] == 0
+    path = tmp_path / 'runs' / '00000-tiny-demo-kimg0.016-batch8' / 'metric-featfid16_full.jsonl'
+    assert [record['cur_nimg'] for record in read_lines(str(path))] == [16, 24]
 
 
 def test_other_images_are_refused(half_a_run, tiny_data, tmp_path):  # noqa: F811

@@ -66,8 +66,8 @@ def is_first_of_machine():
 
 
 def is_restart():
-    """Whether torchrun has started this process in place of one that failed."""
-    return int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
+    """Whether this process takes the place of one that failed (torchrun), or of a job that was queued again (SLURM)."""
+    return any(int(os.environ.get(name, 0)) > 0 for name in ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT'))
 
 
 _is_alone = False

@@ -23,6 +23,7 @@ from .run import files as run_files
 from .run import found_out
 from .run.card import write_model_card
 from .run.find import OPTIONS_FILE, read_options, write_options
+from .run.lock import RunLock
 from .training_loop import training_loop
 
 GRACE_SEC = 20
@@ -34,8 +35,8 @@ def launch(config, run_dir):
     if config.device == 'cuda' and 'RANK' not in os.environ and config.num_gpus > torch.cuda.device_count():
         raise UserError(f'--gpus={config.num_gpus}: this machine has {torch.cuda.device_count()}; use torchrun to '
                         'train on several machines')
-    made = not os.path.exists(run_dir)
-    config.update(distributed.agree(lambda: _prepare(config, run_dir)))
+    made, lock = not os.path.exists(run_dir), RunLock(run_dir)
+    config.update(distributed.agree(lambda: _prepare(config, run_dir, lock)))
     _check_shared(run_dir)
     try:
         if config.num_gpus > 1 and 'RANK' not in os.environ:
@@ -46,14 +47,17 @@ def launch(config, run_dir):
         if made and distributed.launched_rank() == 0 and not any(name in os.listdir(run_dir) for name in STARTED):
             shutil.rmtree(run_dir)              # the run never began: leave nothing behind
         raise
+    finally:
+        lock.release()
 
 
-def _prepare(config, run_dir):
+def _prepare(config, run_dir, lock):
     files.make_dir(run_dir)
+    lock.take()
     saved = read_options(run_dir) or json.loads(json.dumps(config))
     if line := run_changes.other_reference(saved, config):
         print(line, flush=True)
-    kept = run_changes.precision_to_keep(saved)
+    kept = run_changes.precision_to_keep(saved, config)
     found = found_out.read(run_dir, saved.get('found_out'))
     if config['device'] == 'cpu':
         processes = int(os.environ.get('LOCAL_WORLD_SIZE', config['num_gpus']))         # of this machine

@@ -72,6 +72,10 @@ class Term(torch.nn.Module):
         """Once, before the training: the `StyleGAN2Loss` that the term takes part in, for its networks and its
         augmentation."""
 
+    def networks_loaded(self) -> None:
+        """In a run that starts from the state of another one: G and D have got its weights. What fits of that run's
+        terms follows."""
+
     def start_step(self, cur_nimg: int) -> None:
         """Before the first micro-batch of an optimiser step; `cur_nimg` images have been seen. Draws that must agree on
         all processes."""

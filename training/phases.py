@@ -100,21 +100,22 @@ def make_phases(G, D, extra_D_params, G_opt_kwargs, D_opt_kwargs, G_reg_interval
     whose learning rate and betas are adjusted for the extra steps: lr * c, beta ** c with c = k / (k + 1).
 
     Args:
-        extra_D_params: parameters of further terms, trained with D.
+        extra_D_params: {name: parameter} of further terms, trained with D.
         G_reg_interval, D_reg_interval: steps of the network; None = regularise in every main phase.
         D_steps: steps of D for each step of G.
         D_first: D takes its steps before G.
     """
     phases = []
     averages = G.running_averages()         # G makes images in all phases
-    networks = [('G', G, [], G_opt_kwargs, G_reg_interval, D_steps),
+    networks = [('G', G, {}, G_opt_kwargs, G_reg_interval, D_steps),
                 ('D', D, extra_D_params, D_opt_kwargs, D_reg_interval, 1)]
     for name, module, extra, opt_kwargs, interval, spacing in networks[::-1] if D_first else networks:
-        params = [*module.parameters(), *extra]
+        named = {**dict(module.named_parameters()), **extra}        # names, by which a fork finds its averages
+        params = list(named.values())
         c = 1 if interval is None else interval / (interval + 1)
         opt_kwargs = dict(opt_kwargs, lr=opt_kwargs['lr'] * c, betas=[float(beta) ** c for beta in opt_kwargs['betas']],
                           fused=True)
-        opt = dnnlib.util.construct_class_by_name(params, **opt_kwargs)
+        opt = dnnlib.util.construct_class_by_name(list(named.items()), **opt_kwargs)
         for part, steps in [('both', 1)] if interval is None else [('main', 1), ('reg', interval)]:
             phases.append(Phase(name + part, module, params, opt, steps * spacing, D_steps - 1 if D_first else 0, steps,
                                 PhaseTimer(device), averages))

@@ -96,8 +96,8 @@ class Training:
         if c.ada_target is not None:
             self.ada = AdaptiveProbability(self.augment_pipe.p, c.ada_target, c.ada_interval, c.ada_kimg, c.batch_size)
         elif c.augment_ramp_kimg is not None:
-            self.ada = LinearProbability(self.augment_pipe.p, c.augment_p, c.augment_ramp_kimg, c.batch_size)
-        trained = [param for param in self.loss.terms.parameters() if param.requires_grad]
+            self.ada = LinearProbability(self.augment_pipe.p, c.augment_p, c.augment_ramp_kimg)
+        trained = {f'terms.{name}': param for name, param in self.loss.terms.named_parameters() if param.requires_grad}
         self.phases = make_phases(self.G, self.D, trained, c.G_opt_kwargs, c.D_opt_kwargs, c.G_reg_interval,
                                   c.D_reg_interval, self.device, c.D_steps, c.D_first)
         self.loss.terms.requires_grad_(False)
@@ -136,7 +136,7 @@ class Training:
         if any(phase.module is self.G for phase in due):
             self.ema.update(self.cur_nimg, c.batch_size * c.D_steps)
         if self.ada is not None:
-            self.ada.update(self.batch_idx)
+            self.ada.update(self.batch_idx, self.cur_nimg + c.batch_size)
         self.cur_nimg += c.batch_size
         self.batch_idx += 1
         return due

@@ -154,7 +154,8 @@ class Run(SavedRun):
         names."""
         c = self.config
         snapshot = self.store.snapshot_path(self.cur_nimg)
-        if metrics := distributed.agree(lambda: run_files.unmeasured(self.run_dir, snapshot, c.metrics)):
+        missing = lambda: run_files.unmeasured(self.run_dir, snapshot, c.metrics, self.cur_nimg)
+        if metrics := distributed.agree(missing):
             self.store.wait()               # a recorded value needs its snapshot on disk
             self.progress.bar.clear()
             dnnlib.util.call_func_by_name(metrics=metrics, G=self.training.G_ema, device=self.training.device,

@@ -34,8 +34,8 @@ class AdaptiveProbability:
         self._seen = training_stats.running_moments(statistic, p.device)
         self._warned = False
 
-    def update(self, batch_idx):
-        """After iteration number `batch_idx` (from 0)."""
+    def update(self, batch_idx, _cur_nimg=None):
+        """After iteration number `batch_idx` (from 0); how many images have been seen makes no difference."""
         if (batch_idx + 1) % self.interval != 0:
             return
         count, total, _ = distributed.all_reduce_sum(self._pending())
@@ -72,16 +72,15 @@ class LinearProbability:
     few images.
 
     Args:
-        p:          scalar tensor, changed in place: the `p` of the augmentation pipeline.
-        batch_size: images per iteration, over all processes.
+        p: scalar tensor, changed in place: the `p` of the augmentation pipeline.
     """
 
-    def __init__(self, p, final, kimg, batch_size):
-        self.p, self.final, self.step = p, final, batch_size / (kimg * 1000)
+    def __init__(self, p, final, kimg):
+        self.p, self.final, self.kimg = p, final, kimg
 
-    def update(self, batch_idx):
-        """After iteration number `batch_idx` (from 0)."""
-        self.p.fill_(self.final * min((batch_idx + 1) * self.step, 1))
+    def update(self, _batch_idx, cur_nimg):
+        """After an iteration, when `cur_nimg` images have been seen."""
+        self.p.fill_(self.final * min(cur_nimg / (self.kimg * 1000), 1))
 
     def warning(self):
         """None: the user has chosen where p ends."""
@@ -90,7 +89,7 @@ class LinearProbability:
         return {}
 
     def load_state_dict(self, state):
-        """p follows from the number of the iteration."""
+        """p follows from the number of images."""
 
 
 def set_probability(augment_pipe, p):

@@ -66,7 +66,8 @@ def check_dataset(opts, preset, dataset):
     if preset.cond if opts.cond is None else opts.cond:
         check_labels(opts, preset, dataset)
     if opts.subset is not None and opts.subset > dataset.num_images:
-        raise UserError(f'--subset={opts.subset}: {opts.data} has {dataset.num_images} images; use '
+        rest = f' besides the {dataset.num_held_out} of --val-fraction' if dataset.num_held_out else ''
+        raise UserError(f'--subset={opts.subset}: {opts.data} has {dataset.num_images} images{rest}; use '
                         f'--subset={dataset.num_images} or leave it out')
     side = dataset.resolution
     if preset.resolution not in (None, side):
@@ -139,6 +140,8 @@ def add_networks(config, opts, preset):
     has_half = row.precision_of is not None and (preset.half_precision or opts.fp32 is not None)
     half = has_half and half_suits(opts, config.device)
     config.fp32_auto = opts.fp32 is None and on_cpu     # a run keeps the precision of the processor that it began on
+    if opts.nhwc and not (on_cpu or half):
+        refuse_idle('in float32 on a GPU, where channels_last is several times slower', nhwc=True)
     channels_last = on_cpu or half if opts.nhwc is None else opts.nhwc
     config.update(channels_last=channels_last, fp32=not half)
     if opts.freezed:

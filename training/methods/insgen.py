@@ -93,6 +93,9 @@ class InsGen(Term):
         self.fast, self.slow = [list(params) for params in zip(*[pair for pairs in followed for pair in pairs],
                                                                strict=True)]
 
+    def networks_loaded(self):
+        self.slow_D.load_state_dict(self.gan.D.state_dict())
+
     def start_step(self, cur_nimg):
         self.new_keys = {kind: [] for kind in self.kinds}
 
@@ -151,7 +154,7 @@ def share_of_images(config, option, without):
         option, without: for the `UserError` that is raised where nothing is augmented, and what that leads to.
     """
     if config.get('augment_kwargs') is None:
-        raise UserError(f'{option}: without augmentation {without}; leave --aug=noaug and --p=0 out')
+        raise UserError(f'{option}: without augmentation {without}; use --aug=ada or --aug=diffaug, without --p=0')
     return config.training_set_kwargs['max_size'] * (2 if config.training_set_kwargs['xflip'] else 1) // 20
 
 

@@ -113,9 +113,25 @@ def other_reference(saved, config):
             'not compared, --early-stop begins to count again, and --snapshot-keep=best keeps the best by each.')
 
 
-def precision_to_keep(saved):
-    """The entries of a configuration that depend on the processor that the run began on."""
-    return {key: saved[key] for key in HAVE_PRECISION if key in saved} if saved.get('fp32_auto') else {}
+def precision_to_keep(saved, config):
+    """The entries of `config` that depend on the processor, with the precision of a run that began on another one."""
+    if not saved.get('fp32_auto'):
+        return {}
+    return {key: _in_precision_of(saved[key], config[key]) for key in HAVE_PRECISION if key in saved and key in config}
+
+
+def _in_precision_of(saved, value):
+    """`value` with what says a precision as `saved` has it; of nested tables, too."""
+    if not isinstance(value, dict):
+        return saved
+    says = lambda key: key == 'fp32' or key in FOLLOWS
+    result = {key: item for key, item in value.items() if not says(key)}
+    for key, item in saved.items():
+        if says(key):
+            result[key] = item
+        elif isinstance(item, dict) and (inner := _in_precision_of(item, value.get(key) or {})):
+            result[key] = inner
+    return result
 
 
 def refusal(run_dir, lines):

@@ -39,16 +39,18 @@ def metric_name(metric):
     return f'metric-{metric}.jsonl'
 
 
-def measurements(run_dir, snapshot, metrics):
-    """{metric: its last record of this snapshot}; those that are not measured are missing."""
+def measurements(run_dir, snapshot, metrics, cur_nimg):
+    """{metric: its last record of this snapshot, made after `cur_nimg` images}; those that are not measured are
+    missing. A snapshot may have replaced one of the same name, within the same thousand images."""
     name = os.path.basename(snapshot)
     records = [(metric, record) for metric in metrics for record in read_metric(run_dir, metric)]
-    return {metric: record for metric, record in records if record.get('snapshot') == name}
+    return {metric: record for metric, record in records
+            if (record.get('snapshot'), record.get('cur_nimg')) == (name, cur_nimg)}
 
 
-def unmeasured(run_dir, snapshot, metrics):
+def unmeasured(run_dir, snapshot, metrics, cur_nimg):
     """Those of `metrics` that are not on record of this snapshot."""
-    measured = measurements(run_dir, snapshot, metrics)
+    measured = measurements(run_dir, snapshot, metrics, cur_nimg)
     return [metric for metric in metrics if metric not in measured]
 
 
@@ -78,4 +80,4 @@ def is_complete(run_dir, progress, config):
     snapshot = snapshot_path(run_dir, cur_nimg, config['kimg_per_tick'])
     written = all(os.path.isfile(path) for path in (snapshot, os.path.join(run_dir, CARD_FILE)))
     trained = cur_nimg >= total_images(config) or is_ended(progress.get('ended'), config)
-    return trained and written and not unmeasured(run_dir, snapshot, config['metrics'])
+    return trained and written and not unmeasured(run_dir, snapshot, config['metrics'], cur_nimg)

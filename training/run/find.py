@@ -24,9 +24,10 @@ def find_run(outdir, config, description, new_run):
     """
     if os.path.exists(outdir) and not os.path.isdir(outdir):
         raise UserError(f'--outdir={outdir}: is a file; name a folder')
-    runs = {int(m[0]): name for name in sorted(os.listdir(outdir) if os.path.isdir(outdir) else [])
-            if (m := re.match(r'\d{5,}', name))}
-    paths = [os.path.join(outdir, runs[number]) for number in sorted(runs, reverse=True)]
+    # Several runs have one number where their commands were given at once
+    runs = sorted([(int(m[0]), name) for name in (os.listdir(outdir) if os.path.isdir(outdir) else [])
+                   if (m := re.match(r'\d{5,}', name))], reverse=True)
+    paths = [os.path.join(outdir, name) for _number, name in runs]
     found = {path: saved for path in paths if not new_run and (saved := read_options(path)) is not None}
     content_hash = functools.cache(lambda: _content_hash(config))
     for path, saved in found.items():
@@ -35,7 +36,7 @@ def find_run(outdir, config, description, new_run):
     alike = next((path for path in found if run_changes.same_name(os.path.basename(path), description)), None)
     if alike is not None and not config.get('fork_from') and is_under_way(alike, found[alike]):
         raise UserError(run_changes.refusal(alike, run_changes.differences(found[alike], config)))
-    return os.path.join(outdir, f'{max(runs, default=-1) + 1:05d}-{description}'), 'new'
+    return os.path.join(outdir, f'{runs[0][0] + 1 if runs else 0:05d}-{description}'), 'new'
 
 
 def _is_same(run_dir, saved, config, content_hash):

@@ -59,6 +59,8 @@ def take_over(training, parts, config):
         _take_network(parts[name], states[name], name, path)
     for name in ('G_opt', 'D_opt'):
         _take_averages(parts[name], states[name])
+    for term in parts['loss'].terms.values():
+        term.networks_loaded()
     _take_matching(parts['loss'], states['loss'])
     followed = ['augment_pipe', 'ada'] if 'ada' in states and training.ada is not None else []
     if followed and states['ada'].keys() != training.ada.state_dict().keys():
@@ -86,9 +88,13 @@ def _take_matching(loss, state):
 
 
 def _take_averages(opt, state):
-    """By position, where shapes agree: parameters of further terms come last. Settings such as the learning rate
-    stay."""
-    params = [param for group in opt.param_groups for param in group['params']]
-    fits = lambda i, averages: i < len(params) and averages['exp_avg'].shape == params[i].shape
-    opt.load_state_dict(dict(opt.state_dict(), state={i: averages for i, averages in state['state'].items()
-                                                      if fits(i, averages)}))
+    """By the names of the parameters, where shapes agree: frozen layers and further terms move their places. Settings
+    such as the learning rate stay."""
+    names = lambda groups: {name: i for group in groups
+                            for name, i in zip(group.get('param_names', []), group['params'], strict=False)}
+    before, own = names(state['param_groups']), opt.state_dict()
+    shapes = {name: param.shape for name, param in names(opt.param_groups).items()}
+    averages = {i: state['state'].get(before.get(name)) for name, i in names(own['param_groups']).items()}
+    fits = {i: averages[i] for name, i in names(own['param_groups']).items()
+            if averages[i] is not None and averages[i]['exp_avg'].shape == shapes[name]}
+    opt.load_state_dict(dict(own, state=fits))

@@ -86,7 +86,7 @@ class RunStore:
         """Copies the metrics on record into the snapshot of `cur_nimg`, deletes the snapshots that need not be kept,
         and has the page about the run written again."""
         path = self.snapshot_path(cur_nimg)
-        measured = run_files.measurements(self.run_dir, path, self.config['metrics'])
+        measured = run_files.measurements(self.run_dir, path, self.config['metrics'], cur_nimg)
         if measured:
             self.writer.submit(_add_metrics, path, list(measured.values()))
         if self.config['snapshot_keep'] is not None:
