@@ -41,7 +41,11 @@ def write_results(folder):
     path, runs = os.path.join(folder, RESULTS), os.path.join(folder, 'runs')
     names = os.listdir(runs) if os.path.isdir(runs) else []
     at_hand = [line for name in names if (line := study_runs.read_run(os.path.join(runs, name))) is not None]
-    of_run = {name_of(line): line for line in (*metric_records.read_lines(path), *at_hand)}
+    of_run = {}
+    for line in (*metric_records.read_lines(path), *at_hand):
+        before = of_run.setdefault(name_of(line), line)
+        if line['kimg'][-1] >= before['kimg'][-1]:          # one that is begun anew counts once it has got as far
+            of_run[name_of(line)] = line
     lines = [of_run[name] for name in sorted(of_run)]
     if lines:
         files.write_text(path, ''.join(json.dumps(line) + '\n' for line in lines))

@@ -60,14 +60,26 @@ def table(lines, part):
         if reached:
             rows.append('| ' + ' | '.join([arm, *row(lines, part, arm, reached[-1])]) + ' |')
     missing = [arm for arm in part.arms if not of_arm(lines, part, arm)]
-    return [*rows, '', f'Not run yet: {"; ".join(missing)}.'] if missing else rows
+    rows += ['', f'Not run yet: {"; ".join(missing)}.'] if missing else []
+    return rows + arithmetics(lines, part)
+
+
+def arithmetics(lines, part):
+    """A sentence where not all arms were trained alike."""
+    of_arms = {arm: sorted({line['arithmetic'] for line in of_arm(lines, part, arm).values()}) for arm in part.arms}
+    kinds = sorted({kind for found in of_arms.values() for kind in found})
+    if len(kinds) < 2:
+        return []
+    return ['', 'Trained in ' + '; in '.join(
+        f'{kind}: {", ".join(arm for arm in part.arms if kind in of_arms[arm])}' for kind in kinds) + '.']
 
 
 def row(lines, part, arm, last):
     """Its cells but the first, from the seeds that were measured at `last` kimg."""
     runs = [line for line in of_arm(lines, part, arm).values() if last in line['kimg']]
     means = lambda column, kimg: mean([at(line, column, kimg) for line in runs], DIGITS[column])
-    best = [min(at(line, 'kid', kimg) for kimg in line['kimg'] if kimg <= last) for line in runs]
+    best = [min((value for kimg in line['kimg'] if kimg <= last and (value := at(line, 'kid', kimg)) is not None),
+                default=None) for line in runs]
     nearer = [record['value'] for line in runs for record in line['nearness'] if record['kimg'] == last]
     return [str(len(runs)), *[f'{means("kid", kimg)}, {means("fd", kimg)}' for kimg in lengths(part)],
             f'{means("precision", last)}, {means("recall", last)}', mean(best, 0), mean(nearer, 2),

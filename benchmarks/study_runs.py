@@ -25,6 +25,9 @@ FIGURES = {'kid': ('featkid2k_full', 'value'), 'fd': ('featfid2k_full', 'value')
            'precision': ('featpr2k3_full', 'precision'), 'recall': ('featpr2k3_full', 'recall')}
 PROTOCOL = 'detector', 'reference', 'generated'
 ABOUT_FILE = 'study.json'
+# (device, whether all is in float32) -> name
+ARITHMETIC = {('cpu', False): 'bfloat16 on a CPU', ('cpu', True): 'float32 on a CPU',
+              ('cuda', False): 'float16 on a GPU', ('cuda', True): 'float32 on a GPU'}
 
 
 def run_name(data, arm, seed):
@@ -144,15 +147,15 @@ def read_run(run_dir):
     curves, protocol = {}, {}
     for column, (metric, figure) in FIGURES.items():
         for record in metric_records.read_metric(run_dir, metric):
-            curves.setdefault(record['cur_nimg'] / 1000, {})[column] = record[figure]
+            curves.setdefault(record['cur_nimg'] / 1000, {})[column] = record.get(figure)     # none of NaN
             protocol[metric] = {key: record[key] for key in PROTOCOL if key in record}
     if not curves:
         return None
     stats = metric_records.read_lines(os.path.join(run_dir, run_files.STATS_FILE))
     last = lambda name: next((record[name]['mean'] for record in reversed(stats) if name in record), None)
     curve = lambda name: [[record['Progress/kimg']['mean'], record[name]['mean']] for record in stats if name in record]
-    kimgs = sorted(curves)
-    line.update(protocol=protocol, kimg=kimgs,
+    kimgs, options = sorted(curves), read_options(run_dir) or {}
+    line.update(arithmetic=ARITHMETIC[options.get('device'), options.get('fp32')], protocol=protocol, kimg=kimgs,
                 **{column: [curves[kimg].get(column) for kimg in kimgs] for column in FIGURES},
                 nearness=metric_records.read_lines(os.path.join(run_dir, NEARNESS_FILE)),
                 r_t=curve('Loss/signs/real'), gradient_share=curve('KD/gradient_share'),

@@ -36,9 +36,11 @@ def alike(text_feats):
 
 
 def _as_calibrated(settings):
-    """{field: value} of what is calibrated, without later additions that are off: they change no run begun before."""
+    """{field: value} of what is calibrated, numbers as floats, without later additions that are off: they change no run
+    begun before."""
     later = Preset._field_defaults
-    return {field: value for field, value in settings._asdict().items()
+    number = lambda value: float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    return {field: number(value) for field, value in settings._asdict().items()
             if field not in FACTORS and not (field in later and value == later[field])}
 
 
@@ -73,9 +75,13 @@ class Distillation(Term):
         self.head = HEADS[settings.head](feature_dim, teacher.dim, **rate)
         chosen = {name: method for name, method in DISTILLERS.items() if name in methods}
         text_feats = teacher.encode_text(texts) if any(method.min_texts > 0 for method in chosen.values()) else None
+        if text_feats is not None and not text_feats.isfinite().all():
+            bad = texts[int(torch.nonzero(~text_feats.isfinite().all(1))[0])]
+            raise UserError(f'{teacher.option}: its features of the text {bad!r} are infinite or NaN; use other '
+                            '--kd-texts, or another teacher')
         self.methods = torch.nn.ModuleDict({name: method(settings, text_feats, seed)
                                             for name, method in chosen.items()})
-        self.register_buffer('cache', cache, persistent=False)
+        self.cache = cache                              # no buffer: nothing changes it, and it may be large
         self.targets = targets or Raw()
         self.share = GradientShare()
         distilled = teacher.identity, [*chosen], _as_calibrated(settings), texts if text_feats is not None else None

@@ -19,7 +19,7 @@ from .distillers.table import DISTILLERS
 from .distillers.targets import TARGETS
 from .loss import check_choices, check_distillation
 from .prompts import resolve_texts
-from .teacher import contains, forms
+from .teacher import forms, share_network
 from .weighting import ADAPT_START_NIMG
 
 DEFAULT_TEACHER = 'ViT-B/32'
@@ -188,13 +188,17 @@ def _recorded(settings, idle):
 
 
 def note_on_judge(judge, config):
-    """A line for the start of a run whose metrics are in the features of `judge`, if its D is trained to match those;
+    """A line for the start of a run whose metrics are in the features of `judge`, if these take part in its training;
     else None."""
-    teacher = config.terms.get('kd', {}).get('teacher')
-    if teacher is None or not contains(teacher, judge):
+    of_D, of_G = config.terms.get('kd', {}).get('teacher'), config.terms.get('vision_aided', {}).get('teachers', [])
+    ways = [(name, f'which D learns to match, from the teacher {name}') for name in [of_D] if name is not None]
+    ways += [(name, f'through which G is trained, by --vision-aided={name}') for name in of_G]
+    way = next((way for name, way in ways if share_network(name, judge)), None)
+    if way is None:
         return None
-    return (f'Note: the metrics use the features of {judge}, which D learns to match, from the teacher {teacher}; to '
-            'compare with runs without it, take another judge, such as --metric-teacher=lite2.')
+    other = 'lite0' if share_network('lite2', judge) else 'lite2'
+    return (f'Note: the metrics use the features of {judge}, {way}; to compare with runs without it, take another '
+            f'judge, such as --metric-teacher={other}.')
 
 
 def _check(kwargs, config):

@@ -33,7 +33,7 @@ STATE_FILE, RECORD_FILE = 'pretraining-state.safetensors', 'pretraining.json'
 SAVE_SEC = 60               # between two states
 WHERE = 'device', 'out'     # options that a continued training may change
 # Options without effect on drawings: defaults
-OF_IMAGES = dict(texts='classes', test_data=None, exclude_subset=0, mirror=True, shift=4)
+OF_IMAGES = dict(texts='classes', test_data=None, exclude_subset=0, val_fraction=0.0, mirror=True, shift=4)
 
 
 def contrastive_loss(model, img, captions, bf16=False):
@@ -175,7 +175,7 @@ def open_data(opts):
                 refuse_idle('with --data=demo, whose drawings never end', **{name: opts[name]})
         return DemoFaces(opts['size'])
     return CaptionedImages(opts['data'], opts['size'], opts['texts'], opts['test_data'], opts['exclude_subset'],
-                           opts['seed'], opts['mirror'], opts['shift'])
+                           opts['seed'], opts['mirror'], opts['shift'], opts['val_fraction'])
 
 
 def use_bf16(precision, device):
@@ -225,6 +225,9 @@ def _read_record(path):
                                   'out]', metavar='PATH')
 @click.option('--exclude-subset', help='Leave out the images that train.py --subset=N with the same --seed trains on',
               type=click.IntRange(min=0), default=0, show_default=True, metavar='N')
+@click.option('--val-fraction', help='Leave out the images that train.py --val-fraction=F with the same --seed '
+                                     'holds out', type=FiniteRange(0, 1, max_open=True), default=0.0,
+              show_default=True, metavar='F')
 @click.option('--size', help='Size of the images that the teacher sees', type=click.IntRange(min=16), default=32,
               show_default=True)
 @click.option('--width', help='Channels of the first stage, a multiple of 8', type=click.IntRange(min=8), default=32,

@@ -110,7 +110,8 @@ def probe(name, teacher, material, seed, batch):
     if material.gen is not None:
         both = torch.cat([feats, encode(teacher, material.gen, batch, f'{name}, generated images')[0]])
         real_or_fake = linear_probe(both, np.repeat([0, 1], [len(feats), len(material.gen)]), seed)
-    corr = image_text_correlation(feats, teacher.encode_text(material.texts).cpu()) if teacher.has_texts else None
+    text_feats = teacher.encode_text(material.texts).cpu() if teacher.has_texts else None
+    corr = None if text_feats is None else image_text_correlation(feats, text_feats)
     classes = None if material.labels is None else linear_probe(feats, material.labels, seed)
     mean, std = norms(feats)
     record = dict(
@@ -120,7 +121,7 @@ def probe(name, teacher, material, seed, batch):
                          for tensor in [*teacher.parameters(), *teacher.buffers()]), peak_gpu_bytes=peak,
         images_per_sec=speed, classes=classes and classes._asdict(), real_or_fake=real_or_fake
         and real_or_fake._asdict(),
-        zero_shot=zero_shot(corr, material.labels) if corr is not None and material.text_of_class
+        zero_shot=zero_shot(feats, text_feats, material.labels) if text_feats is not None and material.text_of_class
         and material.labels is not None else None,
         text_likeness=float(mean_pairwise_cosine(corr)) if corr is not None and len(corr) > 1 else None)
     return record, corr

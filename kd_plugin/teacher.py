@@ -186,9 +186,10 @@ def check_name(name, option='--kd-teacher'):
             raise UserError(f'{option}={name}', str(err)) from err
 
 
-def contains(name, other):
-    """Whether the teacher `name` computes the features of `other`, at whatever size."""
-    return without_size(other) in (without_size(name), *_source(name).parts)
+def share_network(name, other):
+    """Whether two teachers are, at whatever size, the same network or have a part in common."""
+    networks = lambda name: {without_size(name), *_source(name).parts}
+    return not networks(name).isdisjoint(networks(other))
 
 
 def may_know_texts(name):

@@ -34,7 +34,8 @@ def test_paired_differences_by_hand():
 
 def line(arm, seed, *kid, data='cifar500'):
     kimg = [12.8 * (i + 1) for i in range(len(kid))]
-    return dict(data=data, arm=arm, seed=seed, kimg=kimg, kid=list(kid), fd=[1000 * k for k in kid],
+    return dict(data=data, arm=arm, seed=seed, arithmetic='bfloat16 on a CPU', kimg=kimg, kid=list(kid),
+                fd=[None if k is None else 1000 * k for k in kid],
                 precision=[0.5] * len(kid), recall=[0.25] * len(kid),
                 nearness=[dict(kimg=25.6, value=0.625 + seed / 4)])
 
@@ -66,6 +67,18 @@ def test_table_by_hand():
     assert table['y'][:3] == ['1', '750, 750', '–, –'] and table['y'][5] == '–'
     assert table['y'][-1] == '+150 at 12.8 kimg, one seed'
     assert table['z'][:3] == ['2', '625, 625', '–, –'] and table['z'][-1].startswith('+125 [')
+
+
+def test_arms_that_were_not_trained_alike_are_named():
+    lines = [dict(one, arithmetic='float32 on a CPU') if one['arm'] == 'x' else one for one in LINES]
+    assert study_page.table(lines, PART)[-1] == ('Trained in bfloat16 on a CPU: DA, y, z; in float32 on a CPU: x.')
+
+
+def test_a_measurement_that_is_no_number_is_left_out():
+    """As of a G that has diverged."""
+    lines = [line('DA', 0, 0.6, 0.5), line('x', 0, None, 0.3), line('x', 1, None, None)]
+    row = study_page.row(lines, PART, 'x', 25.6)
+    assert row[:3] == ['2', '–, –', '300, 300'] and row[4] == '300'
 
 
 def test_a_part_is_run_when_half_of_its_arms_are():
@@ -139,8 +152,10 @@ def test_results_of_a_run(tmp_path):
             record = dict(metric=metric, better='lower', **figures, **protocol, seconds=1)
             snapshot = str(run / f'network-snapshot-{nimg // 1000:06d}.safetensors')
             metric_main.report_metric(record, str(run), snapshot, nimg)
+    (run / 'training_options.json').write_text('{"device": "cpu", "fp32": true}')
     (run / 'nearness.jsonl').write_text('{"kimg": 12.8, "value": 0.75}\n{"kimg": 25.6, "value": 0.5}\n')
     got, = study.write_results(str(tmp_path))
+    assert got['arithmetic'] == 'float32 on a CPU'
     assert got['kimg'] == [12.8, 25.6] and got['kid'] == [0.5, 0.5] and got['recall'] == [0.1, 0.1]
     assert got['fd'] == [300, 300] and got['nearness'] == [dict(kimg=12.8, value=0.75), dict(kimg=25.6, value=0.5)]
     assert got['protocol'] == dict.fromkeys(measured, protocol)
@@ -164,6 +179,11 @@ def test_runs_of_another_machine_count(tmp_path, monkeypatch):
     assert [job[2:4] for job in asked] == [('DA', 0), ('CHAIN', 0), ('DA', 1), ('CHAIN', 1)]
     assert [study.name_of(one) for one in study.write_results(str(tmp_path))] == [
         'cifar500-chain-seed0', 'cifar500-da-seed0', 'cifar500-da-seed1']
+    here = line('DA', 0, 0.7)
+    monkeypatch.setattr(study_runs, 'read_run', lambda _run_dir: here)
+    assert study.write_results(str(tmp_path))[1]['kid'] == [0.5, 0.4]        # until it has got as far
+    here = line('DA', 0, 0.7, 0.6)
+    assert study.write_results(str(tmp_path))[1]['kid'] == [0.7, 0.6]
 
 
 def test_a_sheet_stays_where_one_of_its_arms_is_not_at_hand(tmp_path):

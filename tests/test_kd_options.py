@@ -3,12 +3,15 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import parse_options
 
 import train
 from dnnlib import UserError
+from kd_plugin.distillers.settings import PRESETS
 from kd_plugin.loss import Distillation
 from kd_plugin.prompts import resolve_texts
+from kd_plugin.teacher import load_teacher
 
 
 def kd_of(data, *args):
@@ -59,6 +62,18 @@ def test_options_that_would_do_nothing_are_refused(args, message, tiny_data):
     assert str(err.value).startswith(message)
 
 
+def test_texts_without_words(tiny_data):
+    """Words may be of any script; features that are no numbers are refused whatever the teacher."""
+    teacher = load_teacher('demo')
+    assert teacher.encode_text(['кошка', '猫', 'naïve']).isfinite().all()
+    kwargs = {key: value for key, value in kd_of(tiny_data, '--kd=cgkd').items() if key != 'class_name'}
+    with pytest.raises(UserError, match=r"the text '\?!' has no words; give one in letters"):
+        Distillation.build('cpu', SimpleNamespace(feature_dim=8), **dict(kwargs, texts=['a face', '?!']))
+    teacher.encode_text = lambda texts: torch.tensor([[1.0, 2], [3, float('nan')]])
+    with pytest.raises(UserError, match="--kd-teacher: its features of the text 'b' are infinite or NaN; use other"):
+        Distillation(teacher, 8, ['cgkd'], ['a', 'b'], PRESETS['paper'])
+
+
 @pytest.mark.parametrize('texts, warned', [(['zzz', 'qqq'], True), (resolve_texts('demo', 'x', None)[0], False)])
 def test_texts_that_the_teacher_does_not_tell_apart(texts, warned, tiny_data):
     """Words that it does not know are one token."""
@@ -73,6 +88,9 @@ def test_texts_that_the_teacher_does_not_tell_apart(texts, warned, tiny_data):
     (['--kd=agkd', '--kd-teacher=demo', '--metrics=featfid50_full', '--metric-teacher=lite0'], False),
     (['--kd=agkd', '--kd-teacher=pocket', '--metrics=featfid50_full', '--metric-teacher=lite0@128'], True),
     (['--kd=agkd', '--kd-teacher=pocket', '--metrics=featfid50_full', '--metric-teacher=lite2'], False),
+    (['--kd=agkd', '--kd-teacher=lite0', '--metrics=featfid50_full', '--metric-teacher=pocket'], True),
+    (['--vision-aided=lite2', '--aug=ada', '--metrics=featfid50_full', '--metric-teacher=lite2@128'], True),
+    (['--vision-aided=lite2', '--aug=ada', '--metrics=featfid50_full', '--metric-teacher=lite0'], False),
     (['--kd=agkd', '--kd-teacher=demo', '--metrics=fid50_full'], False), (['--metrics=featfid50_full'], False)])
 def test_a_judge_that_is_also_the_teacher_is_announced(args, noted, tiny_data, capsys):
     config = train.build_config(parse_options('--outdir=x', f'--data={tiny_data}', '--device=cpu', *args))[0]

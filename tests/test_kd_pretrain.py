@@ -13,7 +13,7 @@ from conftest import run_cli
 from dnnlib import UserError
 from kd_plugin import pretrain
 from kd_plugin.pretraining import data as pretrain_data
-from kd_plugin.pretraining.data import CaptionedImages, DemoFaces, subset_items
+from kd_plugin.pretraining.data import CaptionedImages, DemoFaces, items_of_gan
 from kd_plugin.teacher import load_teacher
 from kd_plugin.teachers import tiny_clip
 from training.dataset import ImageFolderDataset
@@ -138,12 +138,22 @@ def test_excluded_subset_is_what_a_gan_trains_on(data):
     for seed in (0, 5):
         gan = ImageFolderDataset(data, max_size=15, random_seed=seed)
         used = {gan.files.names[gan.get_details(i).raw_idx] for i in range(len(gan))}
-        assert {gan.files.names[i] for i in subset_items(data, 15, seed)} == used and len(used) == 15
+        assert {gan.files.names[i] for i in items_of_gan(data, 15, seed)} == used and len(used) == 15
         images = CaptionedImages(data, 16, exclude_subset=15, seed=seed)
         names = ImageFolderDataset(data).files.names
         train, test = ({names[i] for i in items} for items in (images.train_items, images.test_items))
         assert not train & test and not (train | test) & used and train | test | used == set(names)
-    assert set(subset_items(data, 15, 0)) != set(subset_items(data, 15, 5))
+    assert set(items_of_gan(data, 15, 0)) != set(items_of_gan(data, 15, 5))
+
+
+def test_excluded_images_are_those_of_a_gan_with_held_out_ones(data):
+    parts = [ImageFolderDataset(data, val_fraction=0.25, random_seed=3, **part)
+             for part in (dict(max_size=9), dict(part='validation'))]
+    gan = {part.files.names[part.get_details(i).raw_idx] for part in parts for i in range(len(part))}
+    images, names = CaptionedImages(data, 16, exclude_subset=9, seed=3, val_fraction=0.25), parts[0].files.names
+    assert len(gan) == 19 and {names[i] for i in [*images.train_items, *images.test_items]} == set(names) - gan
+    held_out = set(items_of_gan(data, 0, 3, 0.25))
+    assert len(held_out) == 10 and {names[i] for i in held_out} < gan
 
 
 def test_images_and_texts_belong_together(data):

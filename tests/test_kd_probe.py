@@ -64,8 +64,10 @@ def test_every_fold_has_its_share_of_every_class(monkeypatch):
 
 
 def test_zero_shot():
-    corr = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.5], [0.1, 0.9]])
-    assert zero_shot(corr, [0, 1, 1, 1]) == 0.75
+    """By cosine: the second text is long."""
+    feats = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.5], [0.1, 0.9]])
+    texts = torch.tensor([[1.0, 0], [0, 7]])
+    assert zero_shot(feats, texts, [0, 1, 1, 1]) == 0.75
 
 
 def test_picture():

@@ -170,6 +170,14 @@ def test_a_fork_measures_anew_what_it_distils_otherwise(teacher, changed, keeps)
     assert new.calibration.sums.tolist() == ([2, 3, 4] if keeps else [1, 1, 1])
 
 
+def test_a_weight_is_the_same_however_it_is_spelled():
+    """A preset has 10 where an option gives 10.0."""
+    calibrated = lambda settings: repr(loss_module._as_calibrated(settings))
+    paper = PRESETS['paper']
+    assert calibrated(paper._replace(weight_cgkd=10.0, p=0.7)) == calibrated(paper)
+    assert calibrated(paper._replace(weight_cgkd=10.5)) != calibrated(paper)
+
+
 def test_a_calibration_of_before_goes_on(teacher, monkeypatch):
     """In a state without a source, and after a setting was added to the table, which is off."""
     weights = lambda: setup(teacher, batch_size=N, share=0.1)[2].weighting

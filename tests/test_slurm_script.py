@@ -9,6 +9,8 @@ import subprocess
 import pytest
 from conftest import wait_until
 
+from torch_utils import distributed
+
 SCRIPT = pathlib.Path(__file__).parent.parent / 'docs' / 'slurm.sh'
 COMMANDS = dict(
     srun='''echo "srun $*" >> log
@@ -46,3 +48,13 @@ def test_a_signal_saves_and_queues_again(start, tmp_path):
 def test_a_failure_is_not_tried_for_ever(start, tmp_path):
     assert start(FAIL='3').wait(timeout=300) == 3
     assert len((tmp_path / 'log').read_text().splitlines()) == 1
+
+
+def test_a_job_that_was_queued_again_is_a_restart(monkeypatch):
+    """--new-run=1 counts for its first start only."""
+    monkeypatch.delenv('SLURM_RESTART_COUNT', raising=False)
+    assert not distributed.is_restart()
+    monkeypatch.setenv('SLURM_RESTART_COUNT', '0')
+    assert not distributed.is_restart()
+    monkeypatch.setenv('SLURM_RESTART_COUNT', '1')
+    assert distributed.is_restart()

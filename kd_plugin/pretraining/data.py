@@ -69,16 +69,18 @@ class CaptionedImages:
         test_path:      data set with the same classes to test on; None = a tenth of `path`, which training does not
                         see.
         exclude_subset: leave out the images that `train.py --subset=N --seed=SEED` trains on; 0 = none.
-        seed:           SEED of that.
+        val_fraction:   leave out those that `train.py --val-fraction=FRACTION --seed=SEED` holds out; 0 = none.
+        seed:           SEED of both.
         mirror:         give out half of the images mirrored.
         shift:          move images by up to so many pixels.
     Raises: UserError if texts or images cannot be used.
     """
 
-    def __init__(self, path, size, texts='classes', test_path=None, exclude_subset=0, seed=0, mirror=True, shift=4):
+    def __init__(self, path, size, texts='classes', test_path=None, exclude_subset=0, seed=0, mirror=True, shift=4,
+                 val_fraction=0):
         self.size, self.mirror, self.shift = size, mirror, shift
         with contextlib.closing(_open(path, classes=not texts.endswith('.json'))) as dataset:
-            used = np.setdiff1d(np.arange(len(dataset)), subset_items(path, exclude_subset, seed))
+            used = np.setdiff1d(np.arange(len(dataset)), items_of_gan(path, exclude_subset, seed, val_fraction))
             order = np.random.default_rng(0).permutation(used)
             num_test = 0 if test_path else max(len(order) // 10, 1)
             if len(order) < num_test + 2:
@@ -141,13 +143,17 @@ class CaptionedImages:
             self.facts['tested_on'] = dict(name=dataset.name, content_hash=dataset.content_hash(), images=len(dataset))
 
 
-def subset_items(path, count, seed):
-    """int64 [min(count, images)]: the images of a data set that `train.py --subset=COUNT --seed=SEED` trains on; none
-    for 0."""
-    if count == 0:
-        return np.empty(0, dtype=np.int64)
-    with contextlib.closing(ImageFolderDataset(path, max_size=count, random_seed=seed)) as dataset:
-        return np.array([dataset.get_details(i).raw_idx for i in range(len(dataset))])
+def items_of_gan(path, count, seed, val_fraction=0):
+    """int64 [n]: the images of a data set that `train.py --subset=COUNT --val-fraction=FRACTION --seed=SEED` trains on
+    or holds out; none for COUNT 0 or FRACTION 0."""
+    draws = [dict(max_size=count)] if count else []
+    draws += [dict(part='validation')] if val_fraction else []
+    items = [np.empty(0, dtype=np.int64)]
+    for draw in draws:
+        with contextlib.closing(ImageFolderDataset(path, random_seed=seed, val_fraction=val_fraction,
+                                                   **draw)) as dataset:
+            items.append(np.array([dataset.get_details(i).raw_idx for i in range(len(dataset))]))
+    return np.concatenate(items)
 
 
 def _open(path, classes):

@@ -66,9 +66,14 @@ def ridge_scores(x, y, x_new):
     return (x_new - x_mean) @ vt.T @ weights + y_mean
 
 
-def zero_shot(corr, labels):
-    """Share of images [N] whose own class is the text that fits best, for corr [N, K] with one text per class."""
-    return float((corr.argmax(1).numpy() == np.asarray(labels)).mean())
+def zero_shot(feats, text_feats, labels):
+    """Share of images [N] whose own class is the text that fits best, by cosine as in CLIP.
+
+    Args:
+        feats, text_feats: [N, M], [K, M]; one text per class.
+    """
+    choice = (feats @ torch.nn.functional.normalize(text_feats, dim=1).T).argmax(1)
+    return float((choice.numpy() == np.asarray(labels)).mean())
 
 
 def norms(feats):

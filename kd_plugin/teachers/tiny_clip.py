@@ -74,7 +74,9 @@ class TinyClip(torch.nn.Module):
         return self.image_projection(x.flatten(1))
 
     def tokenize(self, texts):
-        """list of str -> [K, max_words] int64, padded with PAD."""
+        """list of str -> [K, max_words] int64, padded with PAD. Raises UserError for a text without words."""
+        if (empty := next((text for text in texts if not words(text)), None)) is not None:
+            raise UserError(f'the text {empty!r} has no words; give one in letters')
         rows = [[self.token_of.get(word, UNKNOWN) for word in words(text)][:self.max_words] for text in texts]
         return torch.tensor([row + [PAD] * (self.max_words - len(row)) for row in rows], device=self.positions.device)
 
@@ -87,8 +89,8 @@ class TinyClip(torch.nn.Module):
 
 
 def words(text):
-    """Lower-case words of a text."""
-    return re.findall(r'[a-z0-9]+(?:-[a-z0-9]+)*', text.lower())
+    """Lower-case words of a text, in any script."""
+    return re.findall(r'[^\W_]+(?:-[^\W_]+)*', text.lower())
 
 
 def save_tiny_clip(model, path, notes):
