@@ -64,9 +64,9 @@ def choose_sampling(bn, labels, G, info, names):
     return bn or batch_norm, uniform if labels is None else labels == 'uniform'
 
 
-def check_uniform(network, info, c_dim):
+def check_uniform(info, c_dim):
     """Raises UserError where labels of uniform classes are none that the network was trained with."""
-    if c_dim > 0 and labels_are_vectors(network, info):
+    if c_dim > 0 and labels_are_vectors(info):
         raise UserError('--labels=uniform', 'draws classes, and the labels that the network was trained with are '
                         'vectors', 'use --labels=data')
 
@@ -89,7 +89,7 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
             require(abilities_of(G), ability, f'--metrics={name}', 'leave it out of --metrics')
     batch_norm, uniform_labels = choose_sampling(bn, labels, G, info, names)
     if uniform_labels:
-        check_uniform(network, info, G.c_dim)
+        check_uniform(info, G.c_dim)
     data_kwargs = None
     if metric_main.needs_data(names, G.c_dim, uniform_labels):
         data_kwargs = real_images(data, '--ref', network, info, measured=True)

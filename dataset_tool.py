@@ -13,10 +13,10 @@ from training.dataset.building import public as public_data
 from training.dataset.building import subsets
 from training.dataset.building.build import AS_THEY_ARE, build, check_dest, is_trainable, power_of_two
 from training.dataset.building.sources import open_source
-from training.dataset.convert import RESIZE_FILTERS, TRANSFORMS, WHITE, pixel_limit
+from training.dataset.convert import LEVELS, RESIZE_FILTERS, TRANSFORMS, WHITE, check_levels, pixel_limit
 from training.dataset.headers import SMALLEST_SIDE
 
-LEVEL = click.IntRange(-2 ** 31, 2 ** 32 - 1)       # of pixels
+LEVEL = click.IntRange(*LEVELS)
 fraction_option = click.option('--fraction', metavar='PERCENT', type=float,
                                help='Take only this percentage of the images, drawn with seed 0.')
 count_option = click.option('--count', metavar='N', type=int, help='Take only N images, drawn with seed 0.')
@@ -25,9 +25,7 @@ count_option = click.option('--count', metavar='N', type=int, help='Take only N 
 def check_options(opts: dict) -> None:
     """Refuses options that cannot give square images with a power of two on each side."""
     width, height, transform = opts['width'], opts['height'], opts['transform']
-    if opts['black'] >= opts['white']:
-        raise UserError(f'--black={opts["black"]} --white={opts["white"]}: black must be the smaller value; pictures '
-                        'stored as negatives (TIFF) are turned anyway')
+    check_levels(opts['black'], opts['white'])
     if transform and not (width and height):
         missing = '--width and --height' if not (width or height) else '--height' if width else '--width'
         raise UserError(f'--transform={transform} needs {missing} too; for example --width=256 --height=256')

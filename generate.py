@@ -31,7 +31,6 @@ from inference.latents import (
     synthesize,
 )
 from kd_plugin.options import DEFAULT_TEACHER
-from metrics import detectors
 from torch_utils import cpu_threads, image_grid
 from torch_utils.devices import torch_device
 from training import model_files
@@ -78,29 +77,33 @@ def generate(network, outdir, seeds, grid, labels, trunc, class_text, noise_mode
     columns, rows = parse_grid(grid) if grid is not None else (None, None)
     seeds = parse_seeds(seeds) if seeds is not None else list(range(columns * rows if grid else 16))
     device = cpu_threads.settle(torch_device(device))
-    G, class_names = load(network, device)
+    G, info = load(network, device)
     torch.manual_seed(0)                    # of --noise-mode=random
     if projected_w is not None:
         ws = load_projected_w(projected_w, G)
-        captions, names = [f'w {i}' for i in range(len(ws))], [f'proj{i:02d}.png' for i in range(len(ws))]
+        parts, captions = ws.split(batch), [f'w {i}' for i in range(len(ws))]
+        names = [f'proj{i:02d}.png' for i in range(len(ws))]
     else:
-        classes = classes_of(seeds, columns, parse_class(class_text, G.c_dim, class_names), G.c_dim)
-        ws = latents_of_seeds(G, seeds, classes, trunc, device)
-        captions, names = labels_of(seeds, classes, class_names), [f'seed{seed:04d}.png' for seed in seeds]
-    if grid is not None and len(ws) > columns * rows:
-        raise UserError(f'--grid={grid}: holds {columns * rows} images, there are {len(ws)}; use a larger grid')
-    imgs = synthesize(G, ws, noise_mode, batch, device)
+        chosen = parse_class(class_text, G, info)
+        classes = classes_of(seeds, columns, chosen, G.c_dim)
+        parts = sampling.latents_in_parts(G, seeds, classes, trunc, batch, device)
+        captions = labels_of(seeds, classes, info['training'].get('class_names'))
+        names = [f'{stem}.png' for stem in sampling.file_stems(seeds, classes, chosen)]
+    if grid is not None and len(names) > columns * rows:
+        raise UserError(f'--grid={grid}: holds {columns * rows} images, there are {len(names)}; use a larger grid')
+    made = sampling.synthesize_parts(G, parts, len(names), noise_mode, device)
     if grid is None:
-        return image_grid.save_images(imgs, names, outdir)
+        return image_grid.save_images((img for part in made for img in part), names, outdir)
+    imgs = torch.cat(list(made))
     picture = (image_grid.to_grid(imgs, columns) if labels is False
                else image_grid.to_labelled_grid(imgs, columns, captions))
     image_grid.save_sheet(picture, 'grid.png', outdir)
 
 
 def load(network, device):
-    """-> generator, names of its classes or None."""
+    """-> generator, information of its snapshot."""
     snapshot = model_files.load_snapshot(network, device)
-    return snapshot.G_ema, snapshot.info['training'].get('class_names')
+    return snapshot.G_ema, snapshot.info
 
 
 @main.command(context_settings=SETTINGS)
@@ -130,13 +133,16 @@ def sweep_truncation(network, outdir, seeds, trunc, class_text, noise_mode, batc
     seeds, psis = parse_seeds(seeds), sampling.parse_truncs(trunc)
     sampling.check_count(len(seeds) * len(psis), f'{len(seeds)} --seeds and {len(psis)} --trunc')
     device = cpu_threads.settle(torch_device(device))
-    G, class_names = load(network, device)
-    classes = classes_of(seeds, 1, parse_class(class_text, G.c_dim, class_names), G.c_dim)
+    G, info = load(network, device)
+    chosen = parse_class(class_text, G, info)
+    classes = classes_of(seeds, 1, chosen, G.c_dim)
     ws = torch.stack([latents_of_seeds(G, seeds, classes, psi, device) for psi in psis], dim=1)
     torch.manual_seed(0)                    # of --noise-mode=random
     imgs = synthesize(G, ws.flatten(0, 1), noise_mode, batch, device)
-    captions = [f'{label}, {psi:g}' for label in labels_of(seeds, classes, class_names) for psi in psis]
-    image_grid.save_images(imgs, [f'seed{seed:04d}-trunc{psi:g}.png' for seed in seeds for psi in psis], outdir)
+    labels = labels_of(seeds, classes, info['training'].get('class_names'))
+    captions = [f'{label}, {psi:g}' for label in labels for psi in psis]
+    stems = sampling.file_stems(seeds, classes, chosen)
+    image_grid.save_images(imgs, [f'{stem}-trunc{psi:g}.png' for stem in stems for psi in psis], outdir)
     image_grid.save_sheet(image_grid.to_labelled_grid(imgs, len(psis), captions, min_tile=96), 'truncation.png', outdir)
 
 
@@ -199,7 +205,7 @@ def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, 
     else:
         video_files.check_mp4('add --frames for PNG files')
     device = cpu_threads.settle(torch_device(device))
-    G, class_names = load(network, device)
+    G, info = load(network, device)
     if space == 'w' and projected_w is None:
         require(abilities_of(G), 'w', '--space=w', 'use --space=z')
     sampling.check_noise(noise_mode, G)
@@ -209,7 +215,7 @@ def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, 
     if len(latents) % (columns * rows) != 0:
         raise UserError(f'--grid={grid}: {len(latents)} keyframes cannot be shared by {columns * rows} walks; each '
                         'takes as many as the others')
-    classes = classes_of(range(columns * rows), columns, parse_class(class_text, G.c_dim, class_names), G.c_dim)
+    classes = classes_of(range(columns * rows), columns, parse_class(class_text, G, info), G.c_dim)
     keys, c = latent_walk.make_keys(G, latents, columns * rows, classes, space, device)
     center = latent_walk.center_of(G) if space == 'w' else None
     walk = latent_walk.Walk(keys, interpolation, steps, loop, center)
@@ -255,15 +261,6 @@ def show_neighbors(**opts):
         find_neighbors(**opts)
 
 
-def load_detector(teacher, device):
-    """Raises UserError if the teacher cannot be had."""
-    try:
-        return detectors.load_teacher_detector(device, dict(func_name='kd_plugin.teacher.load_teacher', name=teacher,
-                                                            option='--teacher'))
-    except UserError as err:
-        raise UserError(f'{err}, or --space=pixels') from err
-
-
 def find_neighbors(network, outdir, data, mirror, seeds, nearest, space, teacher, trunc, class_text, noise_mode,
                    batch, device):
     """What the command does; options as of the command."""
@@ -274,13 +271,13 @@ def find_neighbors(network, outdir, data, mirror, seeds, nearest, space, teacher
     device = cpu_threads.settle(torch_device(device))
     snapshot = model_files.load_snapshot(network, device)
     G, class_names = snapshot.G_ema, snapshot.info['training'].get('class_names')
-    classes = classes_of(seeds, 1, parse_class(class_text, G.c_dim, class_names), G.c_dim)
+    classes = classes_of(seeds, 1, parse_class(class_text, G, snapshot.info), G.c_dim)
     ws = latents_of_seeds(G, seeds, classes, trunc, device)
     dataset = neighbors.open_training_images(data, mirror, snapshot, network)
     if space == 'pixels':
         features, distance, identity = neighbors.pixel_features, neighbors.pixel_distance, None
     else:
-        detector = load_detector(teacher or DEFAULT_TEACHER, device)
+        detector = neighbors.load_detector(teacher or DEFAULT_TEACHER, device)
         features, distance, identity = neighbors.unit_features(detector), neighbors.cosine_distance, detector.identity
     torch.manual_seed(0)                    # of --noise-mode=random
     imgs = synthesize(G, ws, noise_mode, batch, device)

@@ -19,15 +19,17 @@ import tqdm
 
 from dnnlib.commands import SETTINGS, FiniteRange, batch_option
 from inference import projection_files, video_files
-from inference.latents import parse_class
+from inference.latents import label_rows, parse_class
 from inference.options import device_option, network_option
 from inference.projection import SPACES, W_SAMPLES, Projection
+from inference.trained_on import labels_are_vectors, levels
 from kd_plugin.teacher import load_teacher
 from metrics.lpips import load_vgg16_lpips
 from torch_utils import cpu_threads
 from torch_utils.devices import keep_freed_memory, torch_device
 from torch_utils.stop_request import StopRequest
 from training import model_files
+from training.dataset.convert import LEVELS
 from training.networks.architectures import abilities_of, require
 
 F = torch.nn.functional
@@ -73,15 +75,23 @@ def to_vgg16(img):
     return F.interpolate(img, size=[256, 256], mode='area') if img.shape[-1] > 256 else img
 
 
-def choose_label(G, class_text, class_names):
-    """--class -> [1, c_dim], or None for a network without classes. Raises UserError where it is missing or wrong."""
-    number = parse_class(class_text, G.c_dim, class_names)
+def choose_label(G, class_text, info):
+    """--class -> [1, c_dim], or None for a network without classes. Raises UserError where it is missing or wrong.
+    info: of the snapshot."""
+    number, class_names = parse_class(class_text, G, info), info['training'].get('class_names')
     if G.c_dim == 0:
         return None
     if number is None:
         raise UserError(f'--class: this network has classes; say which the picture belongs to, from 0 to {G.c_dim - 1}'
                         + (f' or one of {", ".join(class_names[:10])}' if class_names else ''))
-    return F.one_hot(torch.tensor([number]), G.c_dim).to(next(G.parameters()).device, torch.float32)
+    return label_rows(G, [number], next(G.parameters()).device)
+
+
+def describe_label(c, info):
+    """Of `choose_label`, for the record."""
+    if c is not None and labels_are_vectors(info):
+        return dict(label=c[0].tolist())
+    return dict(class_number=None if c is None else c.argmax().item())
 
 
 def make_outdir(outdir):
@@ -140,8 +150,8 @@ def write_all(projection, targets, outdir, several, protocol, video):
               f'({folder}/proj.png), {mean:.4f} at the mean')
 
 
-def project(network, target, outdir, space, class_text, num_steps, seed, perceptual, pixel_weight, batch,
-            save_video, device):
+def project(network, target, outdir, space, class_text, num_steps, seed, perceptual, pixel_weight, black, white,
+            batch, save_video, device):
     """What the command does; options as of the command. Everything that can be wrong is found out before the work
     begins."""
     if save_video:
@@ -151,11 +161,12 @@ def project(network, target, outdir, space, class_text, num_steps, seed, percept
     snapshot = model_files.load_snapshot(network, device)
     G = snapshot.G_ema
     require(abilities_of(G), 'projection', f'--network={network}')
-    c = choose_label(G, class_text, snapshot.info['training'].get('class_names'))
-    targets = projection_files.read_targets(target, G.img_resolution, G.img_channels)
+    c = choose_label(G, class_text, snapshot.info)
+    targets = projection_files.read_targets(target, G.img_resolution, G.img_channels,
+                                            *levels(snapshot.info, black, white))
     features, identity, default_weight = load_features(perceptual, device)
     protocol = dict(network=model_files.address_of(network), network_sha256=files.sha256_of_file(path), space=space,
-                    class_number=None if c is None else c.argmax().item(), num_steps=num_steps, seed=seed,
+                    **describe_label(c, snapshot.info), num_steps=num_steps, seed=seed,
                     w_samples=W_SAMPLES, perceptual=identity,
                     pixel_weight=default_weight if pixel_weight is None else pixel_weight)
     settings = dict({k: v for k, v in protocol.items() if k != 'network'}, targets=describe_targets(targets),
@@ -200,6 +211,10 @@ def project(network, target, outdir, space, class_text, num_steps, seed, percept
 @click.option('--seed', help='Random seed', type=click.IntRange(min=0), default=0, show_default=True, metavar='INT')
 @click.option('--perceptual', default='vgg16', show_default=True, metavar='NAME|FILE',
               help='What compares pictures: vgg16, a copy of its file (.pt), or a teacher: lite0, demo, ViT-B/32, ...')
+@click.option('--black', help='The value of grey pixels of 16 bits that becomes black  [default: as in the training '
+                              'images]', type=click.IntRange(*LEVELS), metavar='VALUE')
+@click.option('--white', help='The value that becomes white  [default: as in the training images]',
+              type=click.IntRange(*LEVELS), metavar='VALUE')
 @click.option('--pixel-weight', type=FiniteRange(min=0), metavar='FLOAT',
               help='Weight of the mean squared difference of the pixels  '
               '[default: 0 with vgg16, 10 with lite0, lite2 and pocket, 1 with other teachers]')

@@ -68,7 +68,7 @@ def mix_styles(network, outdir, rows, cols, styles, trunc, class_text, noise_mod
     G = snapshot.G_ema
     require(abilities_of(G), 'style_mixing', f'--network={network}')
     layers = parse_layers(styles, G.num_ws)
-    chosen = sampling.parse_class(class_text, G.c_dim, snapshot.info['training'].get('class_names')) or 0
+    chosen = sampling.parse_class(class_text, G, snapshot.info) or 0
     classes = sampling.classes_of(rows + cols, None, chosen, G.c_dim)
     row_ws, col_ws = latents_of_seeds(G, rows + cols, classes, trunc, device).split([len(rows), len(cols)])
     torch.manual_seed(0)                    # of --noise-mode=random

@@ -15,6 +15,7 @@ from dnnlib import UserError
 from training.snapshots import files as snapshots
 
 from .export_function import PlainOps, image_function, network_images, random_inputs
+from .trained_on import labels_are_vectors
 
 ONNX_LIMIT = 2 ** 31                # bytes in one protobuf message
 ONNX_PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
@@ -44,7 +45,8 @@ class Export(NamedTuple):
         G = self.G
         meaning = dict(z=f'float32 [N, {G.z_dim}], normal random numbers',
                        w=f'float32 [N, {G.num_ws}, {G.w_dim}], latents of each layer',
-                       c=f'float32 [N, {G.c_dim}], 1 for the class, else 0',
+                       c=f'float32 [N, {G.c_dim}], ' + ('the label' if labels_are_vectors(self.info)
+                                                        else '1 for the class, else 0'),
                        truncation_psi='float32 scalar: 1 = none, less = more typical')
         return dict(self.source, images_seen=self.info['training'].get('cur_nimg'),
                     inputs={name: meaning[name] for name in self.inputs(1)},

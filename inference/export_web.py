@@ -16,6 +16,8 @@ import jinja2
 from dnnlib import UserError, files
 from training.networks.architectures import abilities_of
 
+from .trained_on import labels_are_vectors
+
 HERE = os.path.join(os.path.dirname(__file__), 'web')
 MODEL_FILE = 'generator.onnx'
 VERSION = '1.30.0'              # of onnxruntime-web, with which the page was tried
@@ -45,6 +47,9 @@ def folder(dest, runtime, export):
     """
     if os.path.lexists(dest) and not (os.path.isdir(dest) and not os.listdir(dest)):
         raise UserError(f'--dest={dest}', 'is there already', 'name a new folder, or delete it')
+    if export.G.c_dim > 0 and labels_are_vectors(export.info):
+        raise UserError('--format=web', 'the network was trained with vectors for labels, and the page knows classes',
+                        'use --format=onnx')
     parent, name = os.path.split(os.path.abspath(dest))
     try:
         with tempfile.TemporaryDirectory(prefix=f'{name}.', suffix='.tmp', dir=parent) as temp:

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import zipfile
+import zlib
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ import tqdm
 from dnnlib import UserError
 from torch_utils.images import to_uint8
 from training.networks.architectures import abilities_of, require
+
+from .trained_on import labels_are_vectors
 
 MAX_IMAGES = 100_000            # of one command
 MAX_TRUNC = 100                 # beyond this, every generator gives noise or NaN
@@ -63,8 +66,12 @@ def parse_truncs(text):
     return values
 
 
-def parse_class(text, c_dim, class_names):
-    """Class number or name -> number; None stays None."""
+def parse_class(text, G, info):
+    """--class, a class number or name -> number; None stays None. Of a generator trained with vectors for labels, its
+    numbers with commas between them -> tuple; there it must be given. info: of its snapshot."""
+    c_dim, class_names = G.c_dim, info['training'].get('class_names')
+    if c_dim > 0 and labels_are_vectors(info):
+        return _parse_vector(text, c_dim)
     if text is None:
         return None
     if c_dim == 0:
@@ -76,6 +83,18 @@ def parse_class(text, c_dim, class_names):
                  else '')
         raise UserError(f'--class={text}: must be a number from 0 to {c_dim - 1}{names}')
     return int(text)
+
+
+def _parse_vector(text, c_dim):
+    try:
+        vector = tuple(float(part) for part in (text or '').split(','))
+    except ValueError:
+        vector = ()
+    if len(vector) != c_dim or not all(map(math.isfinite, vector)):
+        given = '--class' if text is None else f'--class={text}'
+        raise UserError(f'{given}: this generator was trained with labels of {c_dim} numbers; give such a one, like '
+                        f'--class={",".join(["0.5"] * min(c_dim, 3))}{",..." if c_dim > 3 else ""}')
+    return vector
 
 
 def check_trunc(trunc, G=None):
@@ -101,13 +120,16 @@ def load_projected_w(path, G):
     if not zipfile.is_zipfile(path):
         raise UserError(f'--projected-w={path}: is not an .npz file, or damaged; {remedy}')
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, 'rb') as f, np.load(f, allow_pickle=False) as archive:
             ws = torch.from_numpy(archive['w'].astype(np.float32))
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as err:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, zlib.error, zipfile.BadZipFile) as err:
         raise UserError(f'--projected-w={path}: cannot be read ({err}); {remedy}') from err
     if ws.ndim != 3 or list(ws.shape[1:]) != [G.num_ws, G.w_dim]:
         raise UserError(f'--projected-w={path}: w has shape {list(ws.shape)}, this generator takes [n, {G.num_ws}, '
                         f'{G.w_dim}]')
+    if len(ws) == 0 or not ws.isfinite().all():
+        what = 'has numbers that are infinite or NaN' if len(ws) else 'is empty'
+        raise UserError(f'--projected-w={path}: w {what}; {remedy}')
     return ws
 
 
@@ -116,11 +138,12 @@ def z_of_seeds(G, seeds):
     return torch.from_numpy(np.concatenate([np.random.RandomState(seed).randn(1, G.z_dim) for seed in seeds]))
 
 
-def onehot(G, classes, device):
-    """Class numbers -> c [n, c_dim]; None for an unconditional generator."""
+def label_rows(G, classes, device):
+    """Class numbers or vectors of `parse_class` -> c [n, c_dim]; None for an unconditional generator."""
     if G.c_dim == 0:
         return None
-    return torch.nn.functional.one_hot(torch.as_tensor(classes), G.c_dim).to(device, torch.float32)
+    row = lambda k: torch.tensor(k) if isinstance(k, tuple) else torch.nn.functional.one_hot(torch.tensor(k), G.c_dim)
+    return torch.stack([row(k) for k in classes]).to(device, torch.float32)
 
 
 @torch.no_grad()
@@ -128,7 +151,14 @@ def latents_of_seeds(G, seeds, classes, trunc, device):
     """-> ws [n, num_ws, w_dim]. A seed gives the same image in any batch and on any device."""
     check_trunc(trunc, G)
     truncation = {} if trunc == 1 else dict(truncation_psi=trunc)
-    return G.mapping(z_of_seeds(G, seeds).to(device, torch.float32), onehot(G, classes, device), **truncation)
+    return G.mapping(z_of_seeds(G, seeds).to(device, torch.float32), label_rows(G, classes, device), **truncation)
+
+
+def latents_in_parts(G, seeds, classes, trunc, batch, device):
+    """As `latents_of_seeds`, `batch` images at a time."""
+    for i in range(0, len(seeds), batch):
+        part = None if classes is None else classes[i:i + batch]
+        yield latents_of_seeds(G, seeds[i:i + batch], part, trunc, device)
 
 
 def mix(row_ws, col_ws, layers):
@@ -149,20 +179,32 @@ def labels_of(seeds, classes, class_names):
     """The caption of each image of a grid."""
     if classes is None:
         return [f'seed {seed}' for seed in seeds]
-    name = lambda k: class_names[k] if class_names else f'class {k}'
+    name = lambda k: (' '.join(f'{value:g}' for value in k) if isinstance(k, tuple)
+                      else class_names[k] if class_names else f'class {k}')
     return [f'{name(k)}, seed {seed}' for seed, k in zip(seeds, classes, strict=True)]
 
 
+def file_stems(seeds, classes, chosen):
+    """The name of each image without its ending. Where the classes take turns (`chosen` is None), the class is in
+    it."""
+    turns = [''] * len(seeds) if classes is None or chosen is not None else [f'-class{k}' for k in classes]
+    return [f'seed{seed:04d}{turn}' for seed, turn in zip(seeds, turns, strict=True)]
+
+
 @torch.no_grad()
-def synthesize(G, ws, noise_mode, batch, device):
-    """ws [n, num_ws, w_dim] -> uint8 [n, C, H, W] on the CPU; a progress bar where there is a terminal.
+def synthesize_parts(G, parts, total, noise_mode, device):
+    """ws [n, num_ws, w_dim] of each part -> uint8 [n, C, H, W] on the CPU, one after the other; a progress bar up to
+    `total` images where there is a terminal.
 
     Raises UserError for noise that G does not have.
     """
     check_noise(noise_mode, G)
-    parts = []
-    with tqdm.tqdm(desc='Images', total=len(ws), unit='img', leave=False, disable=None) as bar:
-        for part in ws.split(batch):
-            parts.append(to_uint8(G.synthesis(part.to(device), noise_mode=noise_mode)).cpu())
-            bar.update(len(part))
-    return torch.cat(parts)
+    with tqdm.tqdm(desc='Images', total=total, unit='img', leave=False, disable=None) as bar:
+        for ws in parts:
+            yield to_uint8(G.synthesis(ws.to(device), noise_mode=noise_mode)).cpu()
+            bar.update(len(ws))
+
+
+def synthesize(G, ws, noise_mode, batch, device):
+    """ws [n, num_ws, w_dim] -> uint8 [n, C, H, W] on the CPU, `batch` at a time; otherwise as `synthesize_parts`."""
+    return torch.cat(list(synthesize_parts(G, ws.split(batch), len(ws), noise_mode, device)))

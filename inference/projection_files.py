@@ -1,7 +1,9 @@
 """The files of a projection: its target pictures, its state between two sessions, its results."""
 
+import functools
 import json
 import os
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +14,7 @@ from dnnlib import UserError, files
 from dnnlib.published import without_folders
 from torch_utils import checkpoint, image_grid
 from torch_utils.images import to_uint8
-from training.dataset.convert import Resizer, UnusableImage, open_image, to_rgb_or_grey
+from training.dataset.convert import WHITE, Resizer, UnusableImage, open_image, to_rgb_or_grey
 from training.dataset.files import ImageFiles
 
 STATE_FILE = 'projection-state.safetensors'
@@ -25,13 +27,14 @@ class Target(NamedTuple):
     img: torch.Tensor               # uint8 [C, H, W]
 
 
-def read_targets(text, size, num_channels):
+def read_targets(text, size, num_channels, black=0, white=WHITE):
     """'photo.png,folder' -> list of `Target`, each centre-cropped and resized to size x size, as `dataset_tool.py` does
     it.
 
     Args:
         text:         pictures and folders of pictures, with commas between them.
         num_channels: 1 = grey, 3 = RGB.
+        black, white: of 16-bit pictures, as in `to_rgb_or_grey`.
     Raises: UserError for a missing file, a file that is no picture, or two of the same name.
     """
     targets, sources = [], {}
@@ -42,34 +45,33 @@ def read_targets(text, size, num_channels):
                 raise UserError(f'--target={text}: the results of {sources[name]} and {source} would have the same '
                                 f'name, {name}; rename one of them, or project them one at a time')
             sources[name] = source
-            targets.append(Target(name, source, _convert(source, data, size, num_channels)))
+            targets.append(Target(name, source, _convert(source, data, size, num_channels, black, white)))
     return targets
 
 
 def _pictures(path):
     """-> (where, bytes) of each picture."""
     if os.path.isdir(path):
-        names = ImageFiles(path).names
-        if not names:
+        folder = ImageFiles(path)
+        if not folder.names:
             raise UserError(f'--target={path}: there is no picture in this folder; name a picture, or a folder '
                             'of pictures')
-        paths = [os.path.join(path, name) for name in names]
+        reads = {os.path.join(path, name): functools.partial(folder.read, name) for name in folder.names}
     elif os.path.isfile(path):
-        paths = [path]
+        reads = {path: pathlib.Path(path).read_bytes}
     else:
         raise UserError(f'--target={path}: there is no such file; name a picture, or a folder of pictures')
-    for path in paths:
+    for path, read in reads.items():
         try:
-            with open(path, 'rb') as f:
-                yield path, f.read()
+            yield path, read()
         except OSError as err:
-            raise UserError(f'--target={path}: cannot be read ({err.strerror}); correct its permissions, or leave it '
-                            'out') from err
+            raise UserError(f'--target={path}: cannot be read ({err.strerror or err}); correct its permissions, or '
+                            'leave it out') from err
 
 
-def _convert(source, data, size, num_channels):
+def _convert(source, data, size, num_channels, black, white):
     try:
-        img = to_rgb_or_grey(open_image(data), 'rgb' if num_channels == 3 else 'grey')
+        img = to_rgb_or_grey(open_image(data), 'rgb' if num_channels == 3 else 'grey', black, white)
     except UnusableImage as err:
         raise UserError(f'--target={source}: {err}') from err
     except PIL.UnidentifiedImageError as err:

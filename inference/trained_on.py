@@ -1,15 +1,16 @@
 """Finds the images that a network was trained on: its snapshot has their name, its run the path."""
 
-import contextlib
 import os
 
 from dnnlib import UserError
 from dnnlib.published import without_folders
 from training import model_files
-from training.dataset import ImageFolderDataset
 from training.dataset import demo as demo_data
+from training.dataset.convert import WHITE, check_levels
 from training.dataset.folder import chosen_kwargs
 from training.run.find import read_options
+
+MOST_TIMES = 9          # that a data set was made of another one
 
 
 def real_images(given, option, network, info, measured=False):
@@ -68,20 +69,25 @@ def measured_with(info):
     return kwargs.get('batch_norm'), bool(kwargs.get('uniform_labels'))
 
 
-def labels_are_vectors(network, info):
-    """Whether the labels of the training images are vectors, not numbers of classes; False where those images cannot be
-    read any more, since snapshots do not say it.
+def labels_are_vectors(info):
+    """Whether a network was trained with labels that are vectors, not classes. info: of its snapshot."""
+    return bool(info['training'].get('dataset', {}).get('label_vectors'))
 
-    Args: as of `training_set`.
-    """
-    path = training_set(network, info).get('path')
-    if not isinstance(path, str) or not os.path.exists(path):
-        return False
-    try:
-        with contextlib.closing(ImageFolderDataset(path, use_labels=True)) as dataset:
-            return dataset.has_labels and not dataset.has_onehot_labels
-    except UserError:
-        return False
+
+def levels(info, black=None, white=None):
+    """-> (black, white) by which 16-bit pictures become 8 bits: as given or, where that is None, as those of the
+    training did, by the record. info: of the snapshot. Raises UserError if they are none."""
+    record = info['training'].get('dataset', {}).get('record') or {}
+    for _ in range(MOST_TIMES):                         # a data set may be made of another one
+        if not isinstance(record.get('source_record'), dict):
+            break
+        record = record['source_record']
+    found = [record.get(name) if type(record.get(name)) is int else default
+             for name, default in (('black', 0), ('white', WHITE))]
+    usual = found if found[0] < found[1] else (0, WHITE)            # files come from strangers
+    black, white = [usual[i] if value is None else value for i, value in enumerate((black, white))]
+    check_levels(black, white)
+    return black, white
 
 
 def _recorded(key, network, info):

@@ -154,7 +154,7 @@ def make_keys(G, latents, walks, classes, space, device):
         space:   where the walks are to be, 'z' or 'w'.
     Returns:     [K, walks, z_dim] or [K, walks, num_ws, w_dim]; c [walks, c_dim] of walks in z, else None.
     """
-    c = sampling.onehot(G, classes, device)
+    c = sampling.label_rows(G, classes, device)
     if space == 'w' and latents.ndim == 2:
         c_of_key = None if c is None else c.repeat_interleave(len(latents) // walks, dim=0)
         latents = G.mapping(latents.to(device, torch.float32), c_of_key)

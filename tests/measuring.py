@@ -32,11 +32,12 @@ def make_data(path, num=12, size=16, channels=3, classes=3):
                 xflip=True, resolution=size)
 
 
-def make_snapshot(path, data_kwargs, c_dim=0, img_channels=3, training=None):
+def make_snapshot(path, data_kwargs, c_dim=0, img_channels=3, training=None, dataset=None):
     kwargs = dict(NETWORK, c_dim=c_dim, img_channels=img_channels)
     torch.manual_seed(0)
     if training is None:
-        training = dict(options=dict(training_set_kwargs=data_kwargs), cur_nimg=12345, class_names=None)
+        training = dict(options=dict(training_set_kwargs=data_kwargs), cur_nimg=12345, class_names=None,
+                        dataset=dataset)
         (path.parent / 'training_options.json').write_text(json.dumps(training['options']))         # as a run has it
     snapshots.save_networks(str(path), dict(G_ema=Generator(**kwargs)),
                             dict(G_ema=dict(kwargs, class_name='training.networks.Generator')), training)

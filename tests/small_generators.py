@@ -13,7 +13,8 @@ KWARGS = dict(class_name='training.networks.Generator', z_dim=4, c_dim=3, w_dim=
               mapping_kwargs=dict(num_layers=1), synthesis_kwargs=dict(channel_base=64, channel_max=8))
 
 
-def save(path, **changes):
+def save(path, dataset=None, class_names=('cat', 'dog', 'fox'), **changes):
+    """dataset: what the snapshot says of it; changes: of the network's arguments."""
     kwargs = {**KWARGS, **changes}
     torch.manual_seed(0)
     G = networks.Generator(**{k: v for k, v in kwargs.items() if k != 'class_name'})
@@ -21,7 +22,7 @@ def save(path, **changes):
         if name.endswith('noise_strength'):
             p.data.fill_(0.3)
     snapshots.save_networks(str(path), dict(G_ema=G), dict(G_ema=kwargs),
-                            dict(class_names=['cat', 'dog', 'fox'], cur_nimg=0))
+                            dict(class_names=list(class_names), cur_nimg=0, dataset=dataset))
     return G.eval()
 
 

@@ -249,7 +249,7 @@ def test_uniform_labels_for_a_network_of_vectors(tmp_path):
     with zipfile.ZipFile(data['path'], 'a') as archive:
         vectors = [[name, [0.5, i / 7]] for i, name in enumerate(archive.namelist())]
         archive.writestr('dataset.json', json.dumps(dict(labels=vectors)))
-    network = make_snapshot(tmp_path / 'c.safetensors', data, c_dim=2)
+    network = make_snapshot(tmp_path / 'c.safetensors', data, c_dim=2, dataset=dict(label_vectors=True))
     teacher = save_teacher(tmp_path / 'teacher.safetensors')
     args = f'--network={network}', '--metrics=featfid9_full', f'--teacher={teacher}', '--bootstrap=0'
     assert run(*args, '--labels=uniform') == (1, 'Error: --labels=uniform: draws classes, and the labels that the '

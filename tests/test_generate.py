@@ -35,6 +35,69 @@ def test_a_seed_gives_the_image_of_its_latent(network, tmp_path):
     assert np.abs(pixels(tmp_path / 'seed0007.png').astype(int) - want).max() <= 1
 
 
+def test_names_have_the_class_where_classes_take_turns(network, tmp_path):
+    assert run(network[0], tmp_path, '--seeds=3,7-8')[0] == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['seed0003-class0.png', 'seed0007-class1.png',
+                                                          'seed0008-class2.png']
+
+
+def test_images_are_written_as_they_are_made(network, tmp_path, monkeypatch):
+    """So that those before Ctrl-C stay, and memory does not grow with their number."""
+    path, G = network
+    made = []
+
+    def stop(self, ws, **kwargs):
+        made.append(len(ws))
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return torch.zeros([len(ws), 3, 16, 16])
+    monkeypatch.setattr(type(G.synthesis), 'forward', stop)
+    code, _output = run(path, tmp_path, '--seeds=0-9', '--class=0', '--batch=2')
+    assert code != 0 and made == [2, 2, 2] and len(list(tmp_path.iterdir())) == 4
+
+
+def test_vectors_for_labels(tmp_path):
+    """Of a network that was trained with them, the numbers are given, and no class is made up."""
+    G = save(tmp_path / 'net.safetensors', dataset=dict(label_vectors=True))
+    message = ('Error: --class{}: this generator was trained with labels of 3 numbers; give such a one, like '
+               '--class=0.5,0.5,0.5')
+    for text in ('', '=1', '=0.5,nan,1', '=a,b,c'):
+        code, output = run(tmp_path / 'net.safetensors', tmp_path / 'out', *([f'--class{text}'] if text else []))
+        assert code == 1 and message.format(text) in output
+    assert run(tmp_path / 'net.safetensors', tmp_path / 'out', '--class=0.3,-1,2', '--seeds=7')[0] == 0
+    z = torch.from_numpy(np.random.RandomState(7).randn(1, 4)).float()
+    img = G(z, torch.tensor([[0.3, -1, 2]]), noise_mode='const')
+    want = ((img[0] + 1) * 127.5).round().clamp(0, 255).permute(1, 2, 0).detach().numpy()
+    assert np.abs(pixels(tmp_path / 'out' / 'seed0007.png').astype(int) - want).max() <= 1
+    assert run(tmp_path / 'net.safetensors', tmp_path / 'out', '--class=0.3,-1,2', '--grid=2x1')[0] == 0
+
+
+def test_fewer_names_than_classes(tmp_path):
+    save(tmp_path / 'net.safetensors', class_names=['cat'])
+    code, output = run(tmp_path / 'net.safetensors', tmp_path / 'out')
+    assert code == 1 and 'it has 1 names for 3 classes' in output
+
+
+@pytest.mark.parametrize('w, message', [
+    (np.zeros([0, 6, 4]), 'w is empty'), (np.full([1, 6, 4], np.nan), 'w has numbers that are infinite or NaN')])
+def test_latents_that_are_none(network, tmp_path, w, message):
+    np.savez(tmp_path / 'w.npz', w=np.broadcast_to(w[..., :1], [len(w), network[1].num_ws, network[1].w_dim]))
+    code, output = run(network[0], tmp_path / 'out', f'--projected-w={tmp_path / "w.npz"}')
+    assert code == 1 and f'{message}; name a projected_w.npz of projector.py' in output
+
+
+def test_damaged_latents(network, tmp_path):
+    """In any place of the file."""
+    np.savez_compressed(tmp_path / 'w.npz', w=np.random.rand(1, network[1].num_ws, network[1].w_dim))
+    data, random = (tmp_path / 'w.npz').read_bytes(), np.random.RandomState(0)
+    for _ in range(30):
+        damaged = bytearray(data)
+        damaged[random.randint(len(data))] ^= 1 << random.randint(8)
+        (tmp_path / 'bad.npz').write_bytes(damaged)
+        code, output = run(network[0], tmp_path / 'out', f'--projected-w={tmp_path / "bad.npz"}')
+        assert code == 0 or (code == 1 and output.startswith('Error: --projected-w=')), output
+
+
 def test_images_do_not_depend_on_the_batch(network, tmp_path):
     for batch in (1, 5):
         run(network[0], tmp_path / str(batch), '--seeds=0-4', '--class=0', f'--batch={batch}', '--trunc=0.7')

@@ -80,6 +80,26 @@ def test_generate_makes_the_picture_again(network, photos, tmp_path):
     assert np.abs(pixels(tmp_path / 'proj00.png') - pixels(tmp_path / 'a' / 'proj.png')).max() <= 1
 
 
+def test_targets_of_16_bits_become_what_the_training_images_became(network, tmp_path):
+    """By the record of the data set, the innermost one; or as it is asked for."""
+    values = np.linspace(0, 4095, 256).round().astype(np.uint16).reshape(16, 16)
+    (tmp_path / 'photos').mkdir()
+    name = 'Zoe\u0308.png'                                                   # accents apart, as macOS has them
+    PIL.Image.fromarray(values).save(tmp_path / 'photos' / name)
+    record = dict(white=65535, source_record=dict(white=4095, black=0))
+    save(tmp_path / 'net.safetensors', c_dim=0, dataset=dict(record=record))
+    for given, args, white in ((tmp_path / 'net.safetensors', [], 4095), (network, [], 65535),
+                               (network, ['--white=8190'], 8190)):
+        out = tmp_path / str(white)
+        code, output = run(given, tmp_path / 'photos', out, *args)
+        assert code == 0, output
+        want = np.repeat(np.round(values / white * 255)[:, :, None], 3, axis=2)
+        assert np.abs(pixels(out / 'Zo\u00eb' / 'target.png' if (out / 'Zo\u00eb').exists()
+                             else out / 'target.png') - want).max() <= 1
+    code, output = run(network, tmp_path / 'photos', tmp_path / 'out', '--black=9', '--white=9')
+    assert code == 1 and '--black=9 --white=9: black must be the smaller value' in output
+
+
 def test_several_targets_have_folders_whatever_the_batch(network, photos, tmp_path):
     assert run(network, photos, tmp_path / 'a', '--batch=1')[0] == 0
     assert run(network, f'{photos / "high.png"},{photos / "wide.jpg"}', tmp_path / 'b')[0] == 0

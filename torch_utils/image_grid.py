@@ -48,10 +48,11 @@ def save_image(image, path):
         image.save(temp, format='png')
 
 
-def save_images(img_uint8, names, outdir, what=None):
-    """Writes uint8 [N, C, H, W] as single files and prints a line that names them by `what` or by their file names."""
+def save_images(imgs, names, outdir, what=None):
+    """Writes images, uint8 [C, H, W] each, as single files as they come, and prints a line that names them by `what` or
+    by their file names."""
     files.make_dir(outdir)
-    for img, name in zip(img_uint8, names, strict=True):
+    for img, name in zip(imgs, names, strict=True):
         save_image(to_grid(img[None], 1), os.path.join(outdir, name))
     print(f'Saved {what or " to ".join(dict.fromkeys([names[0], names[-1]]))} in {outdir}')
 

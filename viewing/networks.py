@@ -12,6 +12,7 @@ import torch
 from dnnlib import UserError, files
 from inference import latents as sampling
 from inference import neighbors, video_files, walk
+from inference.trained_on import labels_are_vectors
 from torch_utils import image_grid
 from training import model_files
 from training.networks.architectures import abilities_of
@@ -44,6 +45,9 @@ class Network:
         self.given, self.device = given, device
         self.snapshot = model_files.load_snapshot(given, device)
         self.G = self.snapshot.G_ema
+        if self.G.c_dim > 0 and labels_are_vectors(self.snapshot.info):
+            raise UserError(f'--network={given}', 'was trained with vectors for labels, and the page knows classes',
+                            'use generate.py --class=NUMBERS')
         self.abilities = abilities_of(self.G)
         self.class_names = self.snapshot.info['training'].get('class_names')
         self.name = _short(given)
@@ -116,11 +120,12 @@ class Network:
 
     def save(self, folder, seeds, columns, look):
         """Writes the images, one file each, and their w where there is one -> paths."""
-        ws, _ = self.ws(seeds, columns, look)
+        ws, classes = self.ws(seeds, columns, look)
+        stems = sampling.file_stems(seeds, classes, look.chosen)
         paths = [os.path.join(folder, 'images.zip')]
         with zipfile.ZipFile(paths[0], 'w', zipfile.ZIP_STORED) as archive:
-            for seed, img in zip(seeds, self.images(ws, look), strict=True):
-                archive.writestr(f'seed{seed:04d}.png', _png(image_grid.to_grid(img[None], 1)))
+            for stem, img in zip(stems, self.images(ws, look), strict=True):
+                archive.writestr(f'{stem}.png', _png(image_grid.to_grid(img[None], 1)))
         if 'w' in self.abilities:
             paths.append(os.path.join(folder, 'projected_w.npz'))
             np.savez(paths[1], w=ws.cpu().numpy())

@@ -9,12 +9,15 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from dnnlib import UserError
+
 from .color import profile_of, to_srgb
 
 RESIZE_FILTERS = {'box': PIL.Image.Resampling.BOX, 'bilinear': PIL.Image.Resampling.BILINEAR,
                   'lanczos': PIL.Image.Resampling.LANCZOS}
 TRANSFORMS = ('center-crop', 'center-crop-wide')
 WHITE = 65535                       # of 16 bits
+LEVELS = -2 ** 31, 2 ** 32 - 1      # of pixels
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0     # a tag of TIFF, and its value for negatives
 HEIC_BRANDS = (b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1')
 HEIC_REMEDY = "pip install pillow-heif (the extra [heif]), or export it as JPEG"
@@ -112,6 +115,13 @@ def to_rgb_or_grey(img: PIL.Image.Image, color: str | None = None, black: int = 
     if img.mode not in ('RGB', 'L'):
         img = img.convert('RGB')
     return img.convert({'rgb': 'RGB', 'grey': 'L', None: img.mode}[color])
+
+
+def check_levels(black: int, white: int) -> None:
+    """Raises UserError where `black` and `white` of `to_rgb_or_grey` are none."""
+    if black >= white:
+        raise UserError(f'--black={black} --white={white}: black must be the smaller value; pictures stored as '
+                        'negatives (TIFF) are turned anyway')
 
 
 def num_channels(mode: str) -> int:

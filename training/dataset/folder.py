@@ -138,11 +138,12 @@ class ImageFolderDataset(torch.utils.data.Dataset):
 
     def facts(self) -> dict:
         """Facts to store with everything that is made from these images: JSON-able, without paths of this machine."""
-        return dict(name=self.name, content_hash=self.content_hash(), images=self.num_images,
-                    resolution=self.resolution,
-                    channels=self.num_channels, mirrored=self.xflip, labels=self.has_labels,
-                    class_names=self.class_names,
-                    record=self.files.record, **(dict(held_out=self.num_held_out) if self.num_held_out else {}))
+        facts = dict(name=self.name, content_hash=self.content_hash(), images=self.num_images,
+                     resolution=self.resolution, channels=self.num_channels, mirrored=self.xflip,
+                     labels=self.has_labels, class_names=self.class_names, record=self.files.record)
+        if self.has_labels and not self.has_onehot_labels:
+            facts['label_vectors'] = True
+        return dict(facts, held_out=self.num_held_out) if self.num_held_out else facts
 
     def close(self) -> None:
         """Closes the archive in this process; reading opens it again."""

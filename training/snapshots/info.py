@@ -30,7 +30,7 @@ OPTIONS = dict(training_set_kwargs=dict(path=str, max_size=int, val_fraction=NUM
                G_opt_kwargs=dict(lr=NUMBER), D_opt_kwargs=dict(lr=NUMBER), G_kwargs={},
                loss_kwargs=dict(r1_gamma=NUMBER, kd_kwargs=DISTILLATION))
 DATASET = dict(name=str, content_hash=str, images=int, resolution=int, channels=int, mirrored=bool, labels=bool,
-               class_names=[str], record={}, held_out=int)
+               class_names=[str], record={}, held_out=int, label_vectors=bool)
 EVENT = Whole(event=str)
 EVENTS = dict(rollback=Whole(event=str, cur_nimg=NUMBER, to=NUMBER, lr_factor=NUMBER))      # with a form of their own
 FORM = dict(networks=dict(G_ema={}, G={}, D={}), project_version=str,
@@ -50,6 +50,9 @@ def check(info):
     if not networks or not networks.keys() <= FORM['networks'].keys():
         raise UnusableFile('it does not describe its networks, which are G_ema, G and D')
     training = info.get('training', {})
+    names, c_dim = training.get('class_names'), networks.get('G_ema', {}).get('c_dim')
+    if names and isinstance(c_dim, int) and len(names) < c_dim and not training.get('dataset', {}).get('label_vectors'):
+        raise UnusableFile(f'it has {len(names)} names for {c_dim} classes')
     for event in training.get('history') or []:
         _checked(event, EVENTS.get(event['event'], EVENT), 'history')
     return dict(info, training=training)
