@@ -106,6 +106,7 @@ ARMS = {                                    # name -> options of train.py
     'SPKD': calibrated(3, methods='spkd'),
     'paper x 0.1, random teacher': distilled(*scaled(0.1), '--kd-teacher=DIR/random_teacher'),
     'share 3, random teacher': calibrated(3, '--kd-teacher=DIR/random_teacher'),
+    'share 5, random teacher': calibrated(5, '--kd-teacher=DIR/random_teacher'),
     'paper x 0.1, teacher of drawings': distilled(*scaled(0.1), '--kd-teacher=demo'),
     'CHAIN': (*DA, *CHAIN),
     'FakeCLR': (*DA, '--fakeclr'),
@@ -153,8 +154,8 @@ PARTS = {
     'e': Part("Is it the teacher's knowledge?", 'cifar500',
               ('paper x 0.1', 'DA', 'paper x 0.1, random teacher', 'paper x 0.1, teacher of drawings'), 3,
               ((102.4, 4),)),
-    'e-share': Part('And where both teachers have the same share of the gradient?', 'cifar500',
-                    ('share 3', 'DA', 'share 3, random teacher'), 3, ((102.4, 3),)),
+    'e-share': Part('And where both teachers begin with the same share of the gradient?', 'cifar500',
+                    ('share 3', 'DA', 'share 3, random teacher', 'share 5, random teacher'), 3, ((102.4, 4),)),
     'more': Part('Two methods of others, alone and with distillation', 'cifar500',
                  ('DA', 'CHAIN', 'FakeCLR', 'CHAIN + paper x 0.1', 'FakeCLR + paper x 0.1'), 3, ((102.4, 5),)),
 }

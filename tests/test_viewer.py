@@ -111,7 +111,7 @@ def test_a_walk(classes, tmp_path):
 def test_files(classes, tmp_path):
     images, latents = classes.save(str(tmp_path), [3, 4], 1, PLAIN)
     with zipfile.ZipFile(images) as archive:
-        assert archive.namelist() == ['seed0003.png', 'seed0004.png']
+        assert archive.namelist() == ['seed0003-class0.png', 'seed0004-class1.png']
         found = [np.asarray(PIL.Image.open(io.BytesIO(archive.read(name)))) for name in archive.namelist()]
     assert (np.stack(found) == want(classes, [3, 4], [0, 1])).all()
     w = torch.from_numpy(np.load(latents)['w'])
