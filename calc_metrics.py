@@ -10,7 +10,7 @@ from dnnlib.commands import SETTINGS, PlainOrCommand, batch_option, device_optio
 from dnnlib.util import split_names, user_errors
 from inference import latents as sampling
 from inference.options import network_option
-from inference.trained_on import labels_are_vectors, measured_with, real_images, training_set
+from inference.trained_on import data_has_vectors, labels_are_vectors, measured_with, real_images, training_set
 from kd_plugin.options import DEFAULT_TEACHER
 from metrics import compare, metric_main, metric_utils
 from torch_utils import cpu_threads, distributed
@@ -64,9 +64,9 @@ def choose_sampling(bn, labels, G, info, names):
     return bn or batch_norm, uniform if labels is None else labels == 'uniform'
 
 
-def check_uniform(info, c_dim):
+def check_uniform(network, info, c_dim):
     """Raises UserError where labels of uniform classes are none that the network was trained with."""
-    if c_dim > 0 and labels_are_vectors(info):
+    if c_dim > 0 and (labels_are_vectors(info) or data_has_vectors(network, info)):
         raise UserError('--labels=uniform', 'draws classes, and the labels that the network was trained with are '
                         'vectors', 'use --labels=data')
 
@@ -89,7 +89,7 @@ def calculate(network, metrics, data, detector, vgg16, alexnet, lpips_heads, tea
             require(abilities_of(G), ability, f'--metrics={name}', 'leave it out of --metrics')
     batch_norm, uniform_labels = choose_sampling(bn, labels, G, info, names)
     if uniform_labels:
-        check_uniform(info, G.c_dim)
+        check_uniform(network, info, G.c_dim)
     data_kwargs = None
     if metric_main.needs_data(names, G.c_dim, uniform_labels):
         data_kwargs = real_images(data, '--ref', network, info, measured=True)

@@ -20,17 +20,9 @@ from dnnlib.errors import refuse_idle
 from inference import latents as sampling
 from inference import neighbors, options, video_files
 from inference import walk as latent_walk
-from inference.latents import (
-    classes_of,
-    labels_of,
-    latents_of_seeds,
-    load_projected_w,
-    parse_class,
-    parse_grid,
-    parse_seeds,
-    synthesize,
-)
+from inference.latents import classes_of, labels_of, latents_of_seeds, parse_class, parse_grid, parse_seeds
 from kd_plugin.options import DEFAULT_TEACHER
+from metrics import detectors
 from torch_utils import cpu_threads, image_grid
 from torch_utils.devices import torch_device
 from training import model_files
@@ -80,7 +72,7 @@ def generate(network, outdir, seeds, grid, labels, trunc, class_text, noise_mode
     G, info = load(network, device)
     torch.manual_seed(0)                    # of --noise-mode=random
     if projected_w is not None:
-        ws = load_projected_w(projected_w, G)
+        ws = sampling.load_projected_w(projected_w, G)
         parts, captions = ws.split(batch), [f'w {i}' for i in range(len(ws))]
         names = [f'proj{i:02d}.png' for i in range(len(ws))]
     else:
@@ -138,7 +130,7 @@ def sweep_truncation(network, outdir, seeds, trunc, class_text, noise_mode, batc
     classes = classes_of(seeds, 1, chosen, G.c_dim)
     ws = torch.stack([latents_of_seeds(G, seeds, classes, psi, device) for psi in psis], dim=1)
     torch.manual_seed(0)                    # of --noise-mode=random
-    imgs = synthesize(G, ws.flatten(0, 1), noise_mode, batch, device)
+    imgs = sampling.synthesize(G, ws.flatten(0, 1), noise_mode, batch, device)
     labels = labels_of(seeds, classes, info['training'].get('class_names'))
     captions = [f'{label}, {psi:g}' for label in labels for psi in psis]
     stems = sampling.file_stems(seeds, classes, chosen)
@@ -211,11 +203,12 @@ def make_video(network, outdir, seeds, projected_w, grid, space, interpolation, 
     sampling.check_noise(noise_mode, G)
     for psi in truncs:
         sampling.check_trunc(psi, G)
-    latents = sampling.z_of_seeds(G, seeds) if projected_w is None else load_projected_w(projected_w, G)
+    latents = sampling.z_of_seeds(G, seeds) if projected_w is None else sampling.load_projected_w(projected_w, G)
     if len(latents) % (columns * rows) != 0:
         raise UserError(f'--grid={grid}: {len(latents)} keyframes cannot be shared by {columns * rows} walks; each '
                         'takes as many as the others')
-    classes = classes_of(range(columns * rows), columns, parse_class(class_text, G, info), G.c_dim)
+    chosen = parse_class(class_text, G, info) if projected_w is None else 0         # w needs no class
+    classes = classes_of(range(columns * rows), columns, chosen, G.c_dim)
     keys, c = latent_walk.make_keys(G, latents, columns * rows, classes, space, device)
     center = latent_walk.center_of(G) if space == 'w' else None
     walk = latent_walk.Walk(keys, interpolation, steps, loop, center)
@@ -261,6 +254,15 @@ def show_neighbors(**opts):
         find_neighbors(**opts)
 
 
+def load_detector(teacher, device):
+    """Raises UserError if the teacher cannot be had."""
+    try:
+        return detectors.load_teacher_detector(device, dict(func_name='kd_plugin.teacher.load_teacher', name=teacher,
+                                                            option='--teacher'))
+    except UserError as err:
+        raise UserError(f'{err}, or --space=pixels') from err
+
+
 def find_neighbors(network, outdir, data, mirror, seeds, nearest, space, teacher, trunc, class_text, noise_mode,
                    batch, device):
     """What the command does; options as of the command."""
@@ -277,10 +279,10 @@ def find_neighbors(network, outdir, data, mirror, seeds, nearest, space, teacher
     if space == 'pixels':
         features, distance, identity = neighbors.pixel_features, neighbors.pixel_distance, None
     else:
-        detector = neighbors.load_detector(teacher or DEFAULT_TEACHER, device)
+        detector = load_detector(teacher or DEFAULT_TEACHER, device)
         features, distance, identity = neighbors.unit_features(detector), neighbors.cosine_distance, detector.identity
     torch.manual_seed(0)                    # of --noise-mode=random
-    imgs = synthesize(G, ws, noise_mode, batch, device)
+    imgs = sampling.synthesize(G, ws, noise_mode, batch, device)
     found = neighbors.find_neighbors(imgs, dataset, features, distance, nearest, batch, device)
     image_grid.save_sheet(neighbors.sheet(imgs, labels_of(seeds, classes, class_names), dataset, found),
                           'neighbors.png', outdir)

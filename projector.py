@@ -162,8 +162,8 @@ def project(network, target, outdir, space, class_text, num_steps, seed, percept
     G = snapshot.G_ema
     require(abilities_of(G), 'projection', f'--network={network}')
     c = choose_label(G, class_text, snapshot.info)
-    targets = projection_files.read_targets(target, G.img_resolution, G.img_channels,
-                                            *levels(snapshot.info, black, white))
+    black, white = levels(snapshot.info, black, white)
+    targets = projection_files.read_targets(target, G.img_resolution, G.img_channels, black, white)
     features, identity, default_weight = load_features(perceptual, device)
     protocol = dict(network=model_files.address_of(network), network_sha256=files.sha256_of_file(path), space=space,
                     **describe_label(c, snapshot.info), num_steps=num_steps, seed=seed,
@@ -171,6 +171,7 @@ def project(network, target, outdir, space, class_text, num_steps, seed, percept
                     pixel_weight=default_weight if pixel_weight is None else pixel_weight)
     settings = dict({k: v for k, v in protocol.items() if k != 'network'}, targets=describe_targets(targets),
                     batch=batch)
+    protocol.update(black=black, white=white)           # of 16-bit targets
     make_outdir(outdir)
     first, state, threads = projection_files.load_state(outdir, settings)
     cpu_threads.settle(device, threads)
@@ -204,7 +205,8 @@ def project(network, target, outdir, space, class_text, num_steps, seed, percept
 @click.option('--space', help='w: one latent for all layers, as the network draws them; w+: one for each layer, closer '
                               'and less editable',
               type=click.Choice(SPACES), default='w', show_default=True)
-@click.option('--class', 'class_text', help='Class of the targets, number or name, where the network has classes',
+@click.option('--class', 'class_text', help='Class of the targets, number or name, where the network has classes, '
+                                            'or the numbers of their label',
               metavar='CLASS')
 @click.option('--num-steps', help='Length of the search', type=click.IntRange(min=1), default=1000, show_default=True,
               metavar='INT')

@@ -41,7 +41,8 @@ def parse_layers(text, num_ws):
                                'coarser half if that is less]',
               metavar='LIST')
 @trunc_option
-@click.option('--class', 'class_text', help='Class number or name  [default: 0]', metavar='CLASS')
+@click.option('--class', 'class_text', metavar='CLASS',
+              help='Class number or name, or the numbers of a label  [default: 0]')
 @noise_option
 @batch_option
 @device_option

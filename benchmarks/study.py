@@ -35,6 +35,16 @@ def name_of(line):
     return study_runs.run_name(line['data'], line['arm'], line['seed'])
 
 
+def rank(line):
+    """Of several lines of a run the largest counts: one with the options that the arm has now, then the longest. So a
+    run that is begun anew counts once it has got as far."""
+    return has_present_options(line), line['kimg'][-1]
+
+
+def has_present_options(line):
+    return line['options'] == list(ARMS.get(line['arm'], []))
+
+
 def write_results(folder):
     """Puts a line for every run into results.jsonl; those of runs that are not in the folder, such as of another
     machine, stay. -> the lines."""
@@ -44,7 +54,7 @@ def write_results(folder):
     of_run = {}
     for line in (*metric_records.read_lines(path), *at_hand):
         before = of_run.setdefault(name_of(line), line)
-        if line['kimg'][-1] >= before['kimg'][-1]:          # one that is begun anew counts once it has got as far
+        if rank(line) >= rank(before):
             of_run[name_of(line)] = line
     lines = [of_run[name] for name in sorted(of_run)]
     if lines:
@@ -73,7 +83,7 @@ def check_part(folder, name, device):
 
 def is_elsewhere(folder, line, kimg):
     """Whether a run of results.jsonl got to `kimg` with the options that its arm has now, and is not in the folder."""
-    return (kimg in line['kimg'] and line['options'] == list(ARMS.get(line['arm'], []))
+    return (kimg in line['kimg'] and has_present_options(line)
             and not os.path.isdir(os.path.join(folder, 'runs', name_of(line))))
 
 

@@ -155,7 +155,8 @@ def read_run(run_dir):
     last = lambda name: next((record[name]['mean'] for record in reversed(stats) if name in record), None)
     curve = lambda name: [[record['Progress/kimg']['mean'], record[name]['mean']] for record in stats if name in record]
     kimgs, options = sorted(curves), read_options(run_dir) or {}
-    line.update(arithmetic=ARITHMETIC[options.get('device'), options.get('fp32')], protocol=protocol, kimg=kimgs,
+    line.update(arithmetic=ARITHMETIC.get((options.get('device'), options.get('fp32')), 'not recorded'),
+                protocol=protocol, kimg=kimgs,
                 **{column: [curves[kimg].get(column) for kimg in kimgs] for column in FIGURES},
                 nearness=metric_records.read_lines(os.path.join(run_dir, NEARNESS_FILE)),
                 r_t=curve('Loss/signs/real'), gradient_share=curve('KD/gradient_share'),

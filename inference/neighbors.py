@@ -7,8 +7,6 @@ import torch
 import tqdm
 
 import dnnlib
-from dnnlib import UserError
-from metrics import detectors
 from torch_utils import image_grid
 from torch_utils.images import check_fit
 
@@ -40,15 +38,6 @@ def pixel_features(img_uint8):
     """uint8 [N, C, H, W] -> [N, C * H * W], so scaled that the Euclidean distance is the root of the mean squared
     difference."""
     return img_uint8.flatten(1).to(torch.float32) / math.sqrt(img_uint8[0].numel())
-
-
-def load_detector(teacher, device):
-    """The features of a teacher. Raises UserError if it cannot be had."""
-    try:
-        return detectors.load_teacher_detector(device, dict(func_name='kd_plugin.teacher.load_teacher', name=teacher,
-                                                            option='--teacher'))
-    except UserError as err:
-        raise UserError(f'{err}, or --space=pixels') from err
 
 
 def unit_features(detector):

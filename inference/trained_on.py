@@ -1,10 +1,12 @@
 """Finds the images that a network was trained on: its snapshot has their name, its run the path."""
 
+import contextlib
 import os
 
 from dnnlib import UserError
 from dnnlib.published import without_folders
 from training import model_files
+from training.dataset import ImageFolderDataset
 from training.dataset import demo as demo_data
 from training.dataset.convert import WHITE, check_levels
 from training.dataset.folder import chosen_kwargs
@@ -72,6 +74,19 @@ def measured_with(info):
 def labels_are_vectors(info):
     """Whether a network was trained with labels that are vectors, not classes. info: of its snapshot."""
     return bool(info['training'].get('dataset', {}).get('label_vectors'))
+
+
+def data_has_vectors(network, info):
+    """The same by the training images themselves, for files that do not say it, such as training states; False where
+    they cannot be read any more. Args: as of `training_set`."""
+    path = training_set(network, info).get('path')
+    if not isinstance(path, str) or not os.path.exists(path):
+        return False
+    try:
+        with contextlib.closing(ImageFolderDataset(path, use_labels=True)) as dataset:
+            return dataset.has_labels and not dataset.has_onehot_labels
+    except UserError:
+        return False
 
 
 def levels(info, black=None, white=None):

@@ -13,7 +13,7 @@ from training.loss_terms import Term
 
 from .distillers.distiller import Pass
 from .distillers.heads import HEADS
-from .distillers.settings import Preset
+from .distillers.settings import PRESETS, Preset
 from .distillers.table import DISTILLERS
 from .distillers.targets import TARGETS, Raw
 from .feature_cache import MAX_IMAGES, real_features
@@ -35,12 +35,23 @@ def alike(text_feats):
     return bool((rows @ rows.T).min() > SAME_TEXTS)
 
 
+def encode_texts(teacher, texts):
+    """list of K str -> [K, M]. Raises UserError for a text that the teacher makes no numbers of."""
+    feats = teacher.encode_text(texts)
+    if not feats.isfinite().all():
+        bad = texts[int(torch.nonzero(~feats.isfinite().all(1))[0])]
+        raise UserError(f'{teacher.option}: its features of the text {bad!r} are infinite or NaN; use other '
+                        '--kd-texts, or another teacher')
+    return feats
+
+
 def _as_calibrated(settings):
-    """{field: value} of what is calibrated, numbers as floats, without later additions that are off: they change no run
-    begun before."""
+    """{field: value} of what is calibrated, numbers as a preset spells them (10 is 10.0 where an option gives it),
+    without later additions that are off: they change no run begun before."""
     later = Preset._field_defaults
-    number = lambda value: float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
-    return {field: number(value) for field, value in settings._asdict().items()
+    presets = PRESETS.values()
+    spelled = lambda field, value: next((own for preset in presets if (own := getattr(preset, field)) == value), value)
+    return {field: spelled(field, value) for field, value in settings._asdict().items()
             if field not in FACTORS and not (field in later and value == later[field])}
 
 
@@ -74,11 +85,8 @@ class Distillation(Term):
         rate = dict(lr_multiplier=settings.head_lr) if settings.head == 'linear' else {}
         self.head = HEADS[settings.head](feature_dim, teacher.dim, **rate)
         chosen = {name: method for name, method in DISTILLERS.items() if name in methods}
-        text_feats = teacher.encode_text(texts) if any(method.min_texts > 0 for method in chosen.values()) else None
-        if text_feats is not None and not text_feats.isfinite().all():
-            bad = texts[int(torch.nonzero(~text_feats.isfinite().all(1))[0])]
-            raise UserError(f'{teacher.option}: its features of the text {bad!r} are infinite or NaN; use other '
-                            '--kd-texts, or another teacher')
+        needs_texts = any(method.min_texts > 0 for method in chosen.values())
+        text_feats = encode_texts(teacher, texts) if needs_texts else None
         self.methods = torch.nn.ModuleDict({name: method(settings, text_feats, seed)
                                             for name, method in chosen.items()})
         self.cache = cache                              # no buffer: nothing changes it, and it may be large
@@ -241,6 +249,8 @@ def check_distillation(feature_dim, methods, teacher, texts, settings, **_others
     for name in methods:
         if DISTILLERS[name].min_texts > 0:
             loaded.check_texts(remedy=_without_texts(name))
+    if any(DISTILLERS[name].min_texts > 0 for name in methods):
+        encode_texts(loaded, texts)
 
 
 def check_choices(methods, teacher, texts, **_others):

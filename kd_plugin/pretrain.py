@@ -32,6 +32,7 @@ F = torch.nn.functional
 STATE_FILE, RECORD_FILE = 'pretraining-state.safetensors', 'pretraining.json'
 SAVE_SEC = 60               # between two states
 WHERE = 'device', 'out'     # options that a continued training may change
+LATER = dict(val_fraction=0.0)          # options that earlier records do not have: what they meant
 # Options without effect on drawings: defaults
 OF_IMAGES = dict(texts='classes', test_data=None, exclude_subset=0, val_fraction=0.0, mirror=True, shift=4)
 
@@ -199,8 +200,8 @@ def finish(training, folder, settings):
 def _check_same(path, before, now):
     before = without_folders(before)
     for name in now:
-        if before.get(name) != now[name]:
-            raise UserError(f'{path}: is of a training with {name} = {before.get(name)}, now it is {now[name]}; choose '
+        if (earlier := before.get(name, LATER.get(name))) != now[name]:
+            raise UserError(f'{path}: is of a training with {name} = {earlier}, now it is {now[name]}; choose '
                             'another --out, or remove the file')
 
 

@@ -7,6 +7,8 @@ import struct
 
 import numpy as np
 import PIL.Image
+import PIL.ImageCms
+import PIL.TiffImagePlugin
 import pytest
 from made_images import convert, make_folder, noise, read, refusal, run_tool
 
@@ -40,6 +42,18 @@ def test_negatives_are_turned(tmp_path):
     assert (got == np.round((4095 - np.minimum(values.astype(int), 4095)) / 4095 * 255)).all()
 
 
+def test_negatives_of_12_bits_are_noticed(tmp_path, capsys):
+    values = np.random.RandomState(0).randint(0, 4001, (8, 8)).astype(np.uint16)
+    values[0, 0] = 4000
+    source = make_folder(tmp_path / 'in', {f'{i}.tif': tiff(values, True) for i in range(3)})
+    note = ('the 16-bit images use only the values up to 4000 of 65535, so that all are almost white (at least 239 of '
+            '255); dataset_tool.py --white=4095 makes 4095 black, as 0 is white in them')
+    run_tool(source, tmp_path / 'white')
+    assert note in capsys.readouterr().err and note in ImageFolderDataset(str(source)).notes
+    run_tool(source, tmp_path / 'good', '--white=4095')
+    assert note not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('kind', ['16 bits', '32 bits'])
 def test_signed_values_need_black_and_white(tmp_path, capsys, kind):
     """As in CT: from -1024, air, to 3071."""
@@ -47,9 +61,9 @@ def test_signed_values_need_black_and_white(tmp_path, capsys, kind):
     picture = tiff(values, kind=SIGNED) if kind == '16 bits' else PIL.Image.fromarray(values)
     source = make_folder(tmp_path / 'in', {'a.tif': picture})
     refusal(source, tmp_path / 'out')
-    assert ('a.tif: has values from -1024 to 3071; dataset_tool.py --black=VALUE --white=VALUE say which of them '
-            'become black and white') in capsys.readouterr().err
-    with pytest.raises(DatasetError, match='has values from -1024 to 3071; dataset_tool.py --black'):
+    assert ('a.tif: has values from -1024 to 3071; --black=VALUE --white=VALUE say which of them become black and '
+            'white') in capsys.readouterr().err
+    with pytest.raises(DatasetError, match='has values from -1024 to 3071; --black.*; rebuild .* with dataset_tool.py'):
         ImageFolderDataset(str(source))[0]
     got = np.asarray(convert(tmp_path, picture, '--black=-1024', '--white=3071', name='a.tif')).astype(float)
     assert np.abs(got - (values + 1024) / 4095 * 255).max() <= 0.5
@@ -65,7 +79,50 @@ def test_black_is_below_white(tmp_path):
                                                                              '--white=9')
 
 
-@pytest.mark.parametrize('kind', ['tiff', 'gif', 'webp', 'png'])
+def pages_opened_anew(data):
+    """RGB arrays of a file's pages, whose colour profiles are left alone."""
+    with PIL.Image.open(io.BytesIO(data)) as opened:
+        count = opened.n_frames
+    for i in range(count):
+        with PIL.Image.open(io.BytesIO(data)) as opened:
+            opened.seek(i)
+            yield np.asarray(opened.convert('RGB'))
+
+
+def test_frames_that_build_on_others(tmp_path, monkeypatch):
+    """APNG that disposes of frames: each is as Pillow gives it of a file opened anew, whoever reads which."""
+    frames = [PIL.Image.fromarray(noise(8, 8, 4, seed=i), 'RGBA') for i in range(6)]
+    for frame in frames:
+        frame.putalpha(PIL.Image.fromarray((np.asarray(frame)[:, :, 3] > 128).astype(np.uint8) * 255))
+    frames[0].putalpha(255)
+    buffer = io.BytesIO()
+    frames[0].save(buffer, 'png', save_all=True, append_images=frames[1:], disposal=2, blend=1)
+    source = make_folder(tmp_path / 'in', {'a.png': buffer.getvalue()})
+    run_tool(source, tmp_path / 'out', '--pages=all', '--color=rgb')
+    got = [np.asarray(img) for img in read(tmp_path / 'out')[0].values()]
+    assert len(got) == 6
+    for i, image in enumerate(got):
+        with PIL.Image.open(io.BytesIO(buffer.getvalue())) as opened:
+            opened.seek(i)
+            white = PIL.Image.new('RGBA', opened.size, 'white')
+            assert (image == np.asarray(PIL.Image.alpha_composite(white, opened.convert('RGBA')).convert('RGB'))).all()
+
+
+def test_a_page_has_its_own_colour_profile(tmp_path):
+    """Not that of a page before it."""
+    pages = [PIL.Image.fromarray(noise(8, 8, 3, seed=i)) for i in range(3)]
+    profile = PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile('LAB')).tobytes()     # no profile of RGB
+    buffer = io.BytesIO()
+    with PIL.TiffImagePlugin.AppendingTiffWriter(buffer) as writer:
+        for i, page in enumerate(pages):
+            page.save(writer, 'tiff', **(dict(icc_profile=profile) if i == 1 else {}))
+            writer.newFrame()
+    source = FileSource(str(make_folder(tmp_path / 'in', {'a.tif': buffer.getvalue()})))
+    found = [scan._at_page(source, 'a.tif', i).info.get('icc_profile') for i in range(3)]
+    assert [profile is not None for profile in found] == [False, True, False]
+
+
+@pytest.mark.parametrize('kind', ['tiff', 'gif', 'webp'])
 def test_a_stack_is_opened_once_by_a_thread(tmp_path, monkeypatch, kind):
     """And its pages are those that Pillow gives of a file opened anew."""
     pages = [PIL.Image.fromarray(noise(8, 8, 3, seed=i)) for i in range(12)]
@@ -78,11 +135,8 @@ def test_a_stack_is_opened_once_by_a_thread(tmp_path, monkeypatch, kind):
     run_tool(source, tmp_path / 'out', '--pages=all')
     assert loads == [f'{name}.{kind}' for name in 'aabbab']                 # to see it and to go through it; to write
     got = [np.asarray(img) for img in read(tmp_path / 'out')[0].values()]
-    assert len(got) == 24
-    for i, image in enumerate(got):
-        with PIL.Image.open(io.BytesIO(buffer.getvalue())) as opened:
-            opened.seek(i % 12)
-            assert (image == np.asarray(opened.convert('RGB'))).all()
+    wanted = 2 * list(pages_opened_anew(buffer.getvalue()))
+    assert len(got) == 24 and all((a == b).all() for a, b in zip(got, wanted, strict=True))
 
 
 def test_a_file_may_be_large_in_a_folder_and_not_in_an_archive(tmp_path, monkeypatch, capsys):

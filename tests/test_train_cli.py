@@ -61,7 +61,7 @@ def test_half_precision_on_a_gpu_is_channels_last(args, wanted, tiny_data, monke
 @pytest.mark.parametrize('args', [['--fp32=1'], ['--cfg=low-shot']])
 def test_channels_last_where_it_does_nothing(args, tiny_data, monkeypatch):
     monkeypatch.setattr('torch.cuda.is_available', lambda: True)
-    with pytest.raises(UserError, match='--nhwc=1: has no effect in float32 on a GPU, where .*; leave it out'):
+    with pytest.raises(UserError, match='--nhwc=1: has no effect in float32 on a GPU, which .*; leave it out'):
         config_of(tiny_data, '--device=cuda', '--nhwc=1', *args)
 
 

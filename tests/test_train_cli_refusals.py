@@ -208,9 +208,10 @@ def test_the_same_command_finds_its_run(tmp_path):
     checkpoint.save(str(run / STATE_FILE), 'training-state', {}, dict(cur_nimg=2000))
     assert find() == (str(run), 'continue')             # the snapshot and its metric are missing
     (run / 'network-snapshot-000002.safetensors').touch()
-    (run / 'metric-fid5k_full.jsonl').write_text('{"snapshot": "network-snapshot-000001.safetensors"}\n')
+    record = '{{"snapshot": "network-snapshot-00000{}.safetensors", "cur_nimg": {}000}}\n'
+    (run / 'metric-fid5k_full.jsonl').write_text(record.format(1, 1))
     assert find() == (str(run), 'continue')
-    (run / 'metric-fid5k_full.jsonl').write_text('{"snapshot": "network-snapshot-000002.safetensors"}\n')
+    (run / 'metric-fid5k_full.jsonl').write_text(record.format(2, 2))
     assert find() == (str(run), 'continue')             # the model card is missing
     (run / 'model_card.md').touch()
     assert find() == (str(run), 'complete')

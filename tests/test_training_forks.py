@@ -19,6 +19,7 @@ from training.methods.lecam import LeCam
 from training.observers.observer import Observer
 from training.run import card as model_card
 from training.run import changes as run_changes
+from training.run import fork as run_fork
 from training.run import found_out
 from training.run.files import STATE_FILE
 from training.run.find import OPTIONS_FILE, find_run
@@ -112,6 +113,20 @@ def test_the_averages_of_the_optimisers_go_by_name(tiny_data, tmp_path):
                 assert torch.equal(opt.state[param]['exp_avg_sq'], before), name
             else:
                 assert param not in opt.state, name
+
+
+def test_averages_of_a_state_without_names_begin_anew(capsys):
+    """As earlier versions have left them: which parameter one belongs to is not known."""
+    weight = torch.nn.Parameter(torch.ones(2))
+    opt = torch.optim.Adam([('weight', weight)])
+    weight.grad = torch.ones(2)
+    opt.step()
+    state = opt.state_dict()
+    run_fork._take_averages(opt, state)
+    assert opt.state[weight]['exp_avg'].tolist() == state['state'][0]['exp_avg'].tolist()
+    del state['param_groups'][0]['param_names']
+    run_fork._take_averages(opt, state)
+    assert not opt.state and 'The averages of the optimisers begin anew' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('method', ['insgen', 'fakeclr'])

@@ -1,21 +1,29 @@
 """Continuing with other options, other images, or a configuration of an earlier version."""
 
+import os
 import pathlib
 import shutil
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import PIL.Image
+import pytest
 from half_runs import half_a_run  # noqa: F401  (a fixture)
 from resuming import read_json
 
 import dnnlib
+from dnnlib import UserError
 from dnnlib.metric_records import read_lines
 from torch_utils import devices
 from training.run import changes as run_changes
 from training.run import files as run_files
 from training.run.files import STATE_FILE
 from training.run.find import OPTIONS_FILE
-from training.run.lock import RunLock
+from training.run.lock import LOCK_FILE, RunLock
+
+TAKE = 'import os, sys, time; from training.run.lock import RunLock; lock = RunLock(sys.argv[1]); lock.take()'
 
 
 def test_other_options_are_refused_with_the_list_of_differences(half_a_run, tmp_path):  # noqa: F811
@@ -60,14 +68,34 @@ def test_moved_images_are_those_of_all_parts(half_a_run, tiny_data, tmp_path):  
 def test_one_command_at_a_time_trains_in_a_folder(half_a_run, tmp_path):  # noqa: F811
     run_dir = tmp_path / 'runs' / '00000-tiny-demo-kimg0.016-batch8'
     state = (run_dir / STATE_FILE).read_bytes()
-    other = RunLock(str(run_dir))
-    other.take()
+    hold = f'{TAKE}\nprint("held", flush=True); sys.stdin.read()'
+    other = subprocess.Popen([sys.executable, '-c', hold, str(run_dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout.readline() == b'held\n'
     code, output = half_a_run()
     assert code == 1 and (f'Error: {run_dir}: another process is training in this folder; wait until it has ended, or '
                           'use --new-run=1') in output
     assert (run_dir / STATE_FILE).read_bytes() == state
-    other.release()
+    other.communicate()
     assert half_a_run()[0] == 0
+
+
+def test_a_lock_that_cannot_be_written(tmp_path):
+    (tmp_path / LOCK_FILE).mkdir()
+    with pytest.raises(UserError, match=r'\.lock: .*Is a directory'):
+        RunLock(str(tmp_path)).take()
+
+
+def test_a_forked_process_has_no_part_in_the_lock(tmp_path):
+    """As DataLoader workers are, which live on for a while after their parent was killed."""
+    code = f'{TAKE}\nif not (child := os.fork()): os.close(1); time.sleep(60)\nprint(child, flush=True)\nos._exit(0)'
+    child = int(subprocess.run([sys.executable, '-W', 'ignore', '-c', code, str(tmp_path)], stdout=subprocess.PIPE,
+                               check=True).stdout)
+    try:
+        lock = RunLock(str(tmp_path))
+        lock.take()
+        lock.release()
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_a_snapshot_of_the_same_thousand_images_is_measured(half_a_run, tmp_path, monkeypatch):  # noqa: F811

@@ -141,7 +141,7 @@ def add_networks(config, opts, preset):
     half = has_half and half_suits(opts, config.device)
     config.fp32_auto = opts.fp32 is None and on_cpu     # a run keeps the precision of the processor that it began on
     if opts.nhwc and not (on_cpu or half):
-        refuse_idle('in float32 on a GPU, where channels_last is several times slower', nhwc=True)
+        refuse_idle('in float32 on a GPU, which convolves in the contiguous format there', nhwc=True)
     channels_last = on_cpu or half if opts.nhwc is None else opts.nhwc
     config.update(channels_last=channels_last, fp32=not half)
     if opts.freezed:

@@ -99,7 +99,7 @@ def to_rgb_or_grey(img: PIL.Image.Image, color: str | None = None, black: int = 
             Whatever Pillow raises for damaged files.
     """
     img.load()
-    profile, negative = profile_of(img), img.format == 'TIFF' and img.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO
+    profile, negative = profile_of(img), is_negative(img)
     if img.format != 'PNG':
         img = PIL.ImageOps.exif_transpose(img)
     if img.mode.startswith('I'):
@@ -124,17 +124,21 @@ def check_levels(black: int, white: int) -> None:
                         'negatives (TIFF) are turned anyway')
 
 
+def is_negative(img: PIL.Image.Image) -> bool:
+    """Whether the file says that 0 is white. Pillow turns such pictures of up to 8 bits itself."""
+    return img.format == 'TIFF' and img.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO
+
+
 def num_channels(mode: str) -> int:
     """1 or 3: what `to_rgb_or_grey` makes of Pillow's `mode`."""
     return 1 if mode in ('1', 'L', 'LA', 'La') or mode.startswith('I') else 3
 
 
 def _to_8_bit(img: PIL.Image.Image, black: int, white: int, negative: bool) -> PIL.Image.Image:
-    """negative: 0 is white; of up to 8 bits Pillow turns them itself."""
     value = np.asarray(img).astype(np.int64)
     if value.min() < 0 and black == 0 or value.max() > WHITE and white == WHITE:
-        raise UnusableImage(f'has values from {value.min()} to {value.max()}; dataset_tool.py --black=VALUE '
-                            '--white=VALUE say which of them become black and white')
+        raise UnusableImage(f'has values from {value.min()} to {value.max()}; --black=VALUE --white=VALUE say which of '
+                            'them become black and white')
     value, span = (white - value if negative else value - black), white - black
     return PIL.Image.fromarray(((2 * 255 * value + span) // (2 * span)).clip(0, 255).astype(np.uint8))
 

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 
 from .color import profile_problem
-from .convert import num_channels, open_image, to_rgb_or_grey
+from .convert import is_negative, num_channels, open_image, to_rgb_or_grey
 
 try:
     import pyspng
@@ -53,6 +53,10 @@ class ImageFile:
     def profile_problem(self) -> str | None:
         """As `color.profile_problem`."""
         return None if self._img is None else profile_problem(self._img)
+
+    def is_negative(self) -> bool:
+        """As `convert.is_negative`."""
+        return self._img is not None and is_negative(self._img)
 
     def largest_16_bit_value(self) -> int | None:
         """None for other than 16-bit grey pictures. Raises what decoders raise."""

@@ -93,10 +93,12 @@ def _header(files: ImageFiles, name: str) -> ImageFile:
 
 def _dark_16_bits(files: ImageFiles) -> list[str]:
     """A note, if the images have 16 bits of which they use few, by the look of a dozen of them."""
-    largest = []
+    largest, negative = [], []
     for name in files.names[::-(-len(files.names) // DOZEN)]:
         with contextlib.suppress(Exception):    # damaged ones are reported when they are read
-            largest.append(ImageFile(files.read(name)).largest_16_bit_value())
+            file = ImageFile(files.read(name))
+            largest.append(file.largest_16_bit_value())
+            negative.append(file.is_negative())
         if largest in ([], [None]):
             return []                           # one look is enough at most sets
-    return image_remarks.dark_16_bits([value for value in largest if value is not None])
+    return image_remarks.dark_16_bits([value for value in largest if value is not None], all(negative))

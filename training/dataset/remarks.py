@@ -8,6 +8,7 @@ import PIL.Image
 from dnnlib.text import some
 
 from .color import profile_problem
+from .convert import is_negative
 
 DARK = 64                           # of 255: a set without a brighter pixel is a mistake; night pictures have some
 FEW = 3                             # images that a network cannot learn from, only repeat
@@ -25,9 +26,9 @@ def num_pictures(img: PIL.Image.Image) -> int:
 
 def remarks_of(opened: PIL.Image.Image, result: PIL.Image.Image) -> dict[str, Any]:
     """What `remarks_on` wants to know of one picture, as it was opened and as it is used."""
-    sixteen = opened.mode.startswith('I')
-    return dict(profile=profile_problem(opened), largest=max(np.ravel(result.getextrema()).tolist()[1::2]),
-                largest16=int(np.asarray(opened).max()) if sixteen else None)
+    sixteen, extrema = opened.mode.startswith('I'), np.ravel(result.getextrema()).tolist()
+    return dict(profile=profile_problem(opened), smallest=min(extrema), largest=max(extrema),
+                negative=is_negative(opened), largest16=int(np.asarray(opened).max()) if sixteen else None)
 
 
 def remarks_on(names: list[str], remarks: list[dict[str, Any]]) -> list[str]:
@@ -35,8 +36,10 @@ def remarks_on(names: list[str], remarks: list[dict[str, Any]]) -> list[str]:
     notes = wrong_colors({name: remark['profile'] for name, remark in zip(names, remarks, strict=True)})
     largest = max(remark['largest'] for remark in remarks)
     sixteen = [remark['largest16'] for remark in remarks if remark['largest16'] is not None]
-    if largest < DARK and len(sixteen) == len(remarks):
-        return notes + dark_16_bits(sixteen)
+    negative = all(remark['negative'] for remark in remarks)
+    almost_white = negative and min(remark['smallest'] for remark in remarks) > 255 - DARK
+    if (almost_white or largest < DARK) and len(sixteen) == len(remarks):
+        return notes + dark_16_bits(sixteen, negative)
     if largest < DARK:
         notes.append(f'no pixel of the {len(remarks)} images is brighter than {largest} of 255: they are almost black; '
                      'if they have 16 bits of which they use 10 to 14, stretch their values to 0..65535 first')
@@ -53,14 +56,17 @@ def wrong_colors(problems: dict[str, str | None]) -> list[str]:
             for problem, names in by_problem.items()]
 
 
-def dark_16_bits(largest: list[int]) -> list[str]:
-    """A note, if 16-bit grey pictures hold 10, 12 or 14 bits. largest: the largest value of each picture."""
+def dark_16_bits(largest: list[int], negative: bool = False) -> list[str]:
+    """A note, if 16-bit grey pictures hold 10, 12 or 14 bits. largest: the largest value of each picture; negative:
+    whether 0 is white."""
     peak = max(largest, default=65535)
     if peak > 65535 * DARK // 255:
         return []
     white = max(255, (1 << peak.bit_length()) - 1)
-    return [f'the 16-bit images use only the values up to {peak} of 65535, so that all are almost black (at most '
-            f'{round(peak / 257)} of 255); dataset_tool.py --white={white} makes {white} white']
+    reached = round(peak / 257)
+    seen = f'white (at least {255 - reached} of 255)' if negative else f'black (at most {reached} of 255)'
+    return [f'the 16-bit images use only the values up to {peak} of 65535, so that all are almost {seen}; '
+            f'dataset_tool.py --white={white} makes {white} {"black, as 0 is white in them" if negative else "white"}']
 
 
 def more_pictures(names: list[str], left_out: int | None = None) -> list[str]:

@@ -62,7 +62,8 @@ def make_card(snapshot, title=None, load_as=None):
         *_header(title, architecture, options, data, metrics),
         f'# {title}', '', _summary(architecture, G_kwargs, options, data), '',
         *_samples(folder, name, nimg),
-        '## Use', '', '```python', *_use(load_as or name, architecture, G_kwargs['c_dim']), '```', '',
+        '## Use', '', '```python', *_use(load_as or name, architecture, G_kwargs['c_dim'],
+                                  data.get('label_vectors')), '```', '',
         '## Data', '', *table(_data_rows(data)), '',
         '## Training', '', *table(_training_rows(options, G_kwargs, nimg, _stats_at(folder, nimg),
                                                  training.get('history', []))), '',
@@ -136,10 +137,11 @@ def _samples(folder, name, nimg):
                                                          'selected, truncation psi 1.', '']
 
 
-def _use(load_as, architecture, c_dim):
+def _use(load_as, architecture, c_dim, vectors):
     truncation = ', truncation_psi=0.7' if 'truncation' in architecture.abilities else ''
-    label = (f'torch.eye({c_dim})[[0] * 4]          # four images of class 0' if c_dim > 0
-             else 'None          # there are no classes')
+    label = ('None          # there are no classes' if c_dim == 0
+             else f'torch.zeros(4, {c_dim})          # put in labels such as it was trained with' if vectors
+             else f'torch.eye({c_dim})[[0] * 4]          # four images of class 0')
     return ['import torch', 'from training.model_files import load_generator', '',
             f'G = load_generator({load_as!r}, device=\'cpu\')',
             f'c = {label}',

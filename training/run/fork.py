@@ -92,9 +92,12 @@ def _take_averages(opt, state):
     such as the learning rate stay."""
     names = lambda groups: {name: i for group in groups
                             for name, i in zip(group.get('param_names', []), group['params'], strict=False)}
-    before, own = names(state['param_groups']), opt.state_dict()
+    own = opt.state_dict()
+    places, before = names(own['param_groups']), names(state['param_groups'])
+    if not before:
+        distributed.print0('The averages of the optimisers begin anew: the state is of an earlier version, without the '
+                           'names of the parameters.')
     shapes = {name: param.shape for name, param in names(opt.param_groups).items()}
-    averages = {i: state['state'].get(before.get(name)) for name, i in names(own['param_groups']).items()}
-    fits = {i: averages[i] for name, i in names(own['param_groups']).items()
-            if averages[i] is not None and averages[i]['exp_avg'].shape == shapes[name]}
-    opt.load_state_dict(dict(own, state=fits))
+    averages = {name: state['state'].get(before.get(name)) for name in places}
+    opt.load_state_dict(dict(own, state={places[name]: found for name, found in averages.items()
+                                         if found is not None and found['exp_avg'].shape == shapes[name]}))

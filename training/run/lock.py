@@ -1,8 +1,9 @@
 """One command at a time trains in the folder of a run."""
 
+import errno
 import os
 
-from dnnlib import UserError
+from dnnlib import UserError, files
 
 try:
     import fcntl
@@ -10,6 +11,7 @@ except ImportError:             # Windows has other locks
     fcntl = None
 
 LOCK_FILE = '.lock'
+HELD = errno.EACCES, errno.EAGAIN
 
 
 class RunLock:
@@ -22,15 +24,18 @@ class RunLock:
         """Raises UserError if another process has it. Where the file system knows no locks there is none."""
         if fcntl is None:
             return
-        self.file = open(os.path.join(self.run_dir, LOCK_FILE), 'w')        # noqa: SIM115 (closed by `release`)
+        path = os.path.join(self.run_dir, LOCK_FILE)
         try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.release()
-            raise UserError(self.run_dir, 'another process is training in this folder',
-                            'wait until it has ended, or use --new-run=1 for a run of its own') from None
-        except OSError:
-            pass
+            self.file = open(path, 'w')                         # noqa: SIM115 (closed by `release`)
+        except OSError as err:
+            raise files.write_error(path, err) from err
+        try:
+            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)       # processes that are forked have no part in it
+        except OSError as err:
+            if err.errno in HELD:
+                self.release()
+                raise UserError(self.run_dir, 'another process is training in this folder',
+                                'wait until it has ended, or use --new-run=1 for a run of its own') from None
 
     def release(self):
         if self.file is not None:

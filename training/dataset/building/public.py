@@ -70,7 +70,7 @@ def check(data: PublicData, path: str) -> None:
         with contextlib.closing(ImageFiles(path)) as archive:
             for image in archive.names:                     # checked against their checksums
                 archive.read(image)
-    except (OSError, EOFError, RuntimeError, UserError, zlib.error, zipfile.BadZipFile) as err:
+    except (OSError, EOFError, RuntimeError, ValueError, UserError, zlib.error, zipfile.BadZipFile) as err:
         raise UnusableFile(f'is damaged or cannot be read ({type(err).__name__}: {err})') from err
     if len(archive.names) != data.images:
         raise UnusableFile(f'has {len(archive.names)} images, {data.images} are expected: it is damaged or '

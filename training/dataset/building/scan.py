@@ -19,7 +19,9 @@ from ..convert import HEIC_REMEDY, Resizer, UnusableImage, has_heif, to_rgb_or_g
 from ..names import HEIC_ENDINGS
 from . import subsets
 
-# The file whose pages a thread is going through: to open it for each would take a time that grows with their square
+# The file whose pages a thread is going through: to open it for each would take a time that grows with their square.
+# Not of PNG, whose frames build on those that were decoded before.
+WALKED = 'TIFF', 'GIF', 'WEBP'
 _paged = threading.local()
 
 
@@ -85,12 +87,19 @@ def check_packages(source, opts: dict) -> None:
 def load_picture(source, name: str, page: int | None, opts: dict) -> tuple[PIL.Image.Image, PIL.Image.Image]:
     """(a picture as Pillow opens it, as 8-bit RGB or grey). Raises what `source.load` and `to_rgb_or_grey` raise."""
     opened = source.load(name) if page is None else _at_page(source, name, page)
-    return opened, to_rgb_or_grey(opened, opts['color'], opts['black'], opts['white'])
+    try:
+        return opened, to_rgb_or_grey(opened, opts['color'], opts['black'], opts['white'])
+    except Exception:
+        _paged.file = None                      # the next page is read from a file that is opened anew
+        raise
 
 
 def _at_page(source, name: str, page: int) -> PIL.Image.Image:
     if getattr(_paged, 'file', None) != (source, name):
-        _paged.file, _paged.opened = (source, name), source.load(name)
+        opened = source.load(name)
+        _paged.file = (source, name) if opened.format in WALKED else None
+        _paged.opened, _paged.info = opened, dict(opened.info)
+    _paged.opened.info = dict(_paged.info)      # a page of a TIFF would keep the colour profile of one before it
     _paged.opened.seek(page)
     return _paged.opened
 
