@@ -105,7 +105,7 @@ def count_of_images(net, G):
     training = object.__new__(Training)
     training.__dict__.update(config=config, device=torch.device('cpu'), rank=0, cur_nimg=0, batch_idx=0, ada=None,
                              batch_rank=1, G=G, D=torch.nn.Linear(1, 1), G_ema=copy.deepcopy(G), loss=Mock())
-    training.loss.terms.parameters.return_value = []
+    training.loss.terms.named_parameters.return_value = []
     training.reals, training.prior = Mock(), Mock()
     training.reals.batch.return_value, training.prior.sample.return_value = (), (None, None)
     training._build_optimisers()

@@ -1,6 +1,8 @@
 """The number of threads: as many as cores are free, as the user has set it, or as a computation was begun with."""
 
 
+import contextlib
+
 import pytest
 import torch
 from conftest import run_cli
@@ -14,6 +16,7 @@ from torch_utils import cpu_threads
 from training import launch
 from training.run import changes as run_changes
 from training.run.find import read_options
+from training.run.lock import RunLock
 
 NETWORK = ['--network=none.safetensors', '--device=cpu']
 COMMANDS = {'images': (generate.main, *NETWORK, '--seeds=1'), 'video': (generate.main, 'video', *NETWORK),
@@ -93,7 +96,8 @@ def configuration(**others):
 
 def prepared(run_dir, **others):
     """What a training finds out in its run directory before it starts."""
-    return launch._prepare(configuration(**others), str(run_dir))['found_out']
+    with contextlib.closing(RunLock(str(run_dir))) as lock:
+        return launch._prepare(configuration(**others), str(run_dir), lock)['found_out']
 
 
 def test_a_run_that_is_continued_keeps_its_number(tmp_path, monkeypatch, capsys):

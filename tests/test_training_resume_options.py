@@ -93,7 +93,7 @@ def test_a_forked_process_has_no_part_in_the_lock(tmp_path):
     try:
         lock = RunLock(str(tmp_path))
         lock.take()
-        lock.release()
+        lock.close()
     finally:
         os.kill(child, signal.SIGKILL)
 

@@ -35,20 +35,19 @@ def launch(config, run_dir):
     if config.device == 'cuda' and 'RANK' not in os.environ and config.num_gpus > torch.cuda.device_count():
         raise UserError(f'--gpus={config.num_gpus}: this machine has {torch.cuda.device_count()}; use torchrun to '
                         'train on several machines')
-    made, lock = not os.path.exists(run_dir), RunLock(run_dir)
-    config.update(distributed.agree(lambda: _prepare(config, run_dir, lock)))
-    _check_shared(run_dir)
-    try:
-        if config.num_gpus > 1 and 'RANK' not in os.environ:
-            _spawn(config, run_dir)
-        else:
-            _train(config, run_dir)
-    except (UserError, SystemExit, distributed.PeerFailure):
-        if made and distributed.launched_rank() == 0 and not any(name in os.listdir(run_dir) for name in STARTED):
-            shutil.rmtree(run_dir)              # the run never began: leave nothing behind
-        raise
-    finally:
-        lock.release()
+    made = not os.path.exists(run_dir)
+    with contextlib.closing(RunLock(run_dir)) as lock:
+        config.update(distributed.agree(lambda: _prepare(config, run_dir, lock)))
+        _check_shared(run_dir)
+        try:
+            if config.num_gpus > 1 and 'RANK' not in os.environ:
+                _spawn(config, run_dir)
+            else:
+                _train(config, run_dir)
+        except (UserError, SystemExit, distributed.PeerFailure):
+            if made and distributed.launched_rank() == 0 and not any(name in os.listdir(run_dir) for name in STARTED):
+                shutil.rmtree(run_dir)              # the run never began: leave nothing behind
+            raise
 
 
 def _prepare(config, run_dir, lock):

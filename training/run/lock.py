@@ -26,18 +26,18 @@ class RunLock:
             return
         path = os.path.join(self.run_dir, LOCK_FILE)
         try:
-            self.file = open(path, 'w')                         # noqa: SIM115 (closed by `release`)
+            self.file = open(path, 'w')                         # noqa: SIM115 (closed by `close`)
         except OSError as err:
             raise files.write_error(path, err) from err
         try:
             fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)       # processes that are forked have no part in it
         except OSError as err:
             if err.errno in HELD:
-                self.release()
+                self.close()
                 raise UserError(self.run_dir, 'another process is training in this folder',
                                 'wait until it has ended, or use --new-run=1 for a run of its own') from None
 
-    def release(self):
+    def close(self):
         if self.file is not None:
             self.file.close()
             self.file = None
