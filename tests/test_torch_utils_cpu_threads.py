@@ -1,6 +1,5 @@
 """The number of threads: as many as cores are free, as the user has set it, or as a computation was begun with."""
 
-
 import contextlib
 
 import pytest
