@@ -66,7 +66,8 @@ def table(lines, part):
 
 def arithmetics(lines, part):
     """A sentence where not all arms were trained alike."""
-    of_arms = {arm: sorted({line['arithmetic'] for line in of_arm(lines, part, arm).values()}) for arm in part.arms}
+    of_arms = {arm: {line.get('arithmetic', 'not recorded') for line in of_arm(lines, part, arm).values()}
+               for arm in part.arms}
     kinds = sorted({kind for found in of_arms.values() for kind in found})
     if len(kinds) < 2:
         return []
