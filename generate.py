@@ -76,6 +76,7 @@ def generate(network, outdir, seeds, grid, labels, trunc, class_text, noise_mode
         parts, captions = ws.split(batch), [f'w {i}' for i in range(len(ws))]
         names = [f'proj{i:02d}.png' for i in range(len(ws))]
     else:
+        sampling.check_trunc(trunc, G)
         chosen = parse_class(class_text, G, info)
         classes = classes_of(seeds, columns, chosen, G.c_dim)
         parts = sampling.latents_in_parts(G, seeds, classes, trunc, batch, device)
@@ -83,6 +84,7 @@ def generate(network, outdir, seeds, grid, labels, trunc, class_text, noise_mode
         names = [f'{stem}.png' for stem in sampling.file_stems(seeds, classes, chosen)]
     if grid is not None and len(names) > columns * rows:
         raise UserError(f'--grid={grid}: holds {columns * rows} images, there are {len(names)}; use a larger grid')
+    sampling.check_noise(noise_mode, G)             # before a folder is made
     made = sampling.synthesize_parts(G, parts, len(names), noise_mode, device)
     if grid is None:
         return image_grid.save_images((img for part in made for img in part), names, outdir)

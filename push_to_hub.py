@@ -11,7 +11,7 @@ from dnnlib import UserError, metric_records
 from dnnlib.commands import SETTINGS, Command
 from dnnlib.published import without_folders
 from dnnlib.util import format_bytes, user_errors
-from inference.trained_on import labels_are_vectors
+from inference.trained_on import refuse_vectors
 from torch_utils import checkpoint
 from training.run import card as model_card
 from training.snapshots import files as snapshots
@@ -99,9 +99,8 @@ def push(run, network, repo, private, space, dry_run):
     if not hub.is_repo(repo):
         raise UserError(f'--repo={repo}: must be USER/NAME, of letters, digits, and - _ . between them')
     snapshot = choose_snapshot(run, network)
-    if space and labels_are_vectors(snapshots.load_info(snapshot)):
-        raise UserError('--space', 'the network was trained with vectors for labels, and the page knows classes',
-                        'leave it out')
+    if space:
+        refuse_vectors(snapshots.load_info(snapshot), '--space', 'leave it out')
     if run is not None and (note := note_on_better(run, snapshot)):
         print(note)
     with tempfile.TemporaryDirectory() as folder:

@@ -53,9 +53,7 @@ def write_results(folder):
     at_hand = [line for name in names if (line := study_runs.read_run(os.path.join(runs, name))) is not None]
     of_run = {}
     for line in (*metric_records.read_lines(path), *at_hand):
-        before = of_run.setdefault(name_of(line), line)
-        if rank(line) >= rank(before):
-            of_run[name_of(line)] = line
+        of_run[name_of(line)] = max(line, of_run.get(name_of(line), line), key=rank)        # of equals the later one
     lines = [of_run[name] for name in sorted(of_run)]
     if lines:
         files.write_text(path, ''.join(json.dumps(line) + '\n' for line in lines))

@@ -16,7 +16,7 @@ import jinja2
 from dnnlib import UserError, files
 from training.networks.architectures import abilities_of
 
-from .trained_on import labels_are_vectors
+from .trained_on import refuse_vectors
 
 HERE = os.path.join(os.path.dirname(__file__), 'web')
 MODEL_FILE = 'generator.onnx'
@@ -43,13 +43,11 @@ def folder(dest, runtime, export):
         dest:    must not be there, or be empty.
         runtime: as of `check_runtime`.
         export:  `export_files.Export`.
-    Raises:      UserError if it cannot be written; then nothing is left behind.
+    Raises:      UserError if it cannot be written, or the labels are vectors; then nothing is left behind.
     """
     if os.path.lexists(dest) and not (os.path.isdir(dest) and not os.listdir(dest)):
         raise UserError(f'--dest={dest}', 'is there already', 'name a new folder, or delete it')
-    if export.G.c_dim > 0 and labels_are_vectors(export.info):
-        raise UserError('--format=web', 'the network was trained with vectors for labels, and the page knows classes',
-                        'use --format=onnx')
+    refuse_vectors(export.info, '--format=web', 'use --format=onnx')
     parent, name = os.path.split(os.path.abspath(dest))
     try:
         with tempfile.TemporaryDirectory(prefix=f'{name}.', suffix='.tmp', dir=parent) as temp:

@@ -76,6 +76,13 @@ def labels_are_vectors(info):
     return bool(info['training'].get('dataset', {}).get('label_vectors'))
 
 
+def refuse_vectors(info, where, remedy):
+    """Raises UserError, which says `where` and the `remedy`, for a network that a page of classes cannot show: one that
+    was trained with vectors for labels. info: of its snapshot."""
+    if labels_are_vectors(info):
+        raise UserError(where, 'the network was trained with vectors for labels, and the page knows classes', remedy)
+
+
 def data_has_vectors(network, info):
     """The same by the training images themselves, for files that do not say it, such as training states; False where
     they cannot be read any more. Args: as of `training_set`."""

@@ -240,7 +240,8 @@ def _build_targets(kind, teacher, dataset, raw_input, cache):
 
 
 def check_distillation(feature_dim, methods, teacher, texts, settings, **_others):
-    """Raises UserError for whatever would stop `Distillation.build`: called before a run directory is made."""
+    """Raises UserError for what would stop `Distillation.build`, as far as no image or text has to be encoded: called
+    before a run directory is made."""
     check_choices(methods, teacher, texts)
     with distributed.main_process_first():
         loaded = load_teacher(teacher)
@@ -249,8 +250,6 @@ def check_distillation(feature_dim, methods, teacher, texts, settings, **_others
     for name in methods:
         if DISTILLERS[name].min_texts > 0:
             loaded.check_texts(remedy=_without_texts(name))
-    if any(DISTILLERS[name].min_texts > 0 for name in methods):
-        encode_texts(loaded, texts)
 
 
 def check_choices(methods, teacher, texts, **_others):

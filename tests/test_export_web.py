@@ -294,6 +294,7 @@ def test_a_server_that_gives_another_file(made, tmp_path, open_page):
         page = open_page(f'{server.address}/')
         said = 'It does not work: runtime/ort.wasm: the server gives something else under this name'
         page.get_by_text(said).wait_for()
+        assert page.get_by_text(said).count() == 1
 
 
 def test_the_page_says_what_it_knows(made):

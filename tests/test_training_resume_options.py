@@ -93,6 +93,8 @@ def test_a_forked_process_has_no_part_in_the_lock(tmp_path):
     try:
         lock = RunLock(str(tmp_path))
         lock.take()
+        os.kill(child, 0)                                                   # it lives, and does not hold the lock
+        assert lock.file is not None
         lock.close()
     finally:
         os.kill(child, signal.SIGKILL)

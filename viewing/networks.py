@@ -12,7 +12,7 @@ import torch
 from dnnlib import UserError, files
 from inference import latents as sampling
 from inference import neighbors, video_files, walk
-from inference.trained_on import labels_are_vectors
+from inference.trained_on import refuse_vectors
 from torch_utils import image_grid
 from training import model_files
 from training.networks.architectures import abilities_of
@@ -45,9 +45,7 @@ class Network:
         self.given, self.device = given, device
         self.snapshot = model_files.load_snapshot(given, device)
         self.G = self.snapshot.G_ema
-        if self.G.c_dim > 0 and labels_are_vectors(self.snapshot.info):
-            raise UserError(f'--network={given}', 'was trained with vectors for labels, and the page knows classes',
-                            'use generate.py --class=NUMBERS')
+        refuse_vectors(self.snapshot.info, f'--network={given}', 'use generate.py --class=NUMBERS')
         self.abilities = abilities_of(self.G)
         self.class_names = self.snapshot.info['training'].get('class_names')
         self.name = _short(given)
