@@ -8,6 +8,9 @@ from conftest import run_cli
 from small_generators import save
 
 import generate
+import push_to_hub
+from dnnlib import UserError
+from viewing.networks import Network
 
 
 @pytest.fixture(scope='module')
@@ -70,6 +73,16 @@ def test_vectors_for_labels(tmp_path):
     want = ((img[0] + 1) * 127.5).round().clamp(0, 255).permute(1, 2, 0).detach().numpy()
     assert np.abs(pixels(tmp_path / 'out' / 'seed0007.png').astype(int) - want).max() <= 1
     assert run(tmp_path / 'net.safetensors', tmp_path / 'out', '--class=0.3,-1,2', '--grid=2x1')[0] == 0
+
+
+def test_pages_know_classes_alone(tmp_path):
+    save(tmp_path / 'net.safetensors', dataset=dict(label_vectors=True))
+    said = 'the network was trained with vectors for labels, and the page knows classes'
+    with pytest.raises(UserError, match=f'--network=.*net.safetensors: {said}; use generate.py --class=NUMBERS'):
+        Network(str(tmp_path / 'net.safetensors'), 'cpu')
+    with pytest.raises(UserError, match=f'--space: {said}; leave it out'):
+        push_to_hub.push(None, str(tmp_path / 'net.safetensors'), 'me/x', False, True, True)
+    push_to_hub.push(None, str(tmp_path / 'net.safetensors'), 'me/x', False, False, True)
 
 
 def test_fewer_names_than_classes(tmp_path):
